@@ -1,0 +1,32 @@
+# `make demo` and `make test` set up everything they need in .venv; PYTHON=python3.12 chooses the interpreter.
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
+
+.PHONY: demo test lint format clean
+
+demo: .venv/.ready
+	$(RUN) bash examples/must_c/demo.sh
+
+test: lint
+	$(RUN) $(BIN)/python -m pytest
+
+lint: .venv/.ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+format: .venv/.ready
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# torch comes first and builds are not isolated, or pip would fetch a second torch to build fairseq with. fairseq for Python 3.10
+# needs an omegaconf whose metadata pip refuses from 24.1 on.
+.venv/.ready: setup.py constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -c 'import sys; sys.exit(sys.version_info >= (3, 11))' || $(BIN)/pip install "pip<24.1"
+	$(BIN)/pip install -c constraints.txt torch numpy cython setuptools wheel
+	$(BIN)/pip install -c constraints.txt --no-build-isolation -e ".[recipe,demo,test]"
+	touch $@
+
+clean:
+	rm -rf .venv demo

@@ -1,0 +1,147 @@
+"""Log-mel filterbanks of every segment, in one stored zip that fairseq reads by byte offset."""
+
+import io
+import os
+import struct
+import zipfile
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import kaldi_native_fbank
+import numpy as np
+import soundfile
+
+from must_c import RecipeError, Talk
+
+N_MEL_BINS = 80
+_LOCAL_HEADER = struct.Struct("<4s5H3I2H")  # zip specification (APPNOTE 4.3.7)
+
+
+class Entry(NamedTuple):
+    """Where an utterance's features lie in the zip, in bytes, and how many frames (10 ms each) they hold."""
+
+    offset: int
+    size: int
+    n_frames: int
+
+
+def filterbank(samples: np.ndarray, sample_rate: int) -> np.ndarray:
+    """Kaldi's log-mel filterbank, as fairseq's `extract_fbank_features` computes it.
+
+    Args:
+        samples: mono audio in [-1, 1], shape (n,).
+        sample_rate: in Hz.
+    Returns:
+        float32 of shape (frames, 80); frames of 25 ms every 10 ms, none if the audio is shorter than one.
+    """
+    options = kaldi_native_fbank.FbankOptions()
+    options.frame_opts.dither = 0.0
+    options.frame_opts.samp_freq = sample_rate
+    options.mel_opts.num_bins = N_MEL_BINS
+    computer = kaldi_native_fbank.OnlineFbank(options)
+    computer.accept_waveform(sample_rate, samples * 2**15)  # Kaldi expects the range of 16-bit integers
+    computer.input_finished()
+    frames = [computer.get_frame(index) for index in range(computer.num_frames_ready)]
+    return np.stack(frames) if frames else np.zeros((0, N_MEL_BINS), np.float32)
+
+
+def _extract(talk: Talk) -> tuple[list[tuple[str, bytes]], list[str]]:
+    """The talk's segments as .npy bytes, and what could not be read."""
+    features, problems = [], []
+    with soundfile.SoundFile(talk.wav) as recording:
+        for segment in talk.segments:
+            try:
+                recording.seek(segment.start)
+                samples = recording.read(segment.length, dtype="float32", always_2d=True).mean(axis=1)
+            except (soundfile.LibsndfileError, RuntimeError) as error:
+                problems.append(f"{talk.wav}, segment {segment.id}: cannot be read as audio ({error})")
+                continue
+            buffer = io.BytesIO()
+            np.save(buffer, filterbank(samples, talk.sample_rate))
+            features.append((segment.id, buffer.getvalue()))
+    return features, problems
+
+
+def write_features(talks: Iterable[Talk], path: Path, workers: int) -> Iterator[tuple[Talk, list[str]]]:
+    """Write the features of all talks to `path`, yielding each talk when it is done, with its problems.
+
+    The zip grows under the name `path.partial` and takes its name when it is whole. After an interruption, even by a power cut, the
+    next call keeps the complete entries and computes the rest.
+    """
+    partial = path.with_name(path.name + ".partial")
+    entries = _recover(partial) if partial.exists() else []
+    done = {entry.filename.removesuffix(".npy") for entry in entries}
+    with open(partial, "r+b" if entries else "wb") as file:
+        if entries:
+            file.truncate(file.seek(_data_offset(entries[-1]) + entries[-1].file_size))
+        # Entries are stored, not deflated, and have names in ASCII and no extra fields: fairseq seeks to header + 30 + len(name).
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive, ProcessPoolExecutor(workers) as pool:
+            for entry in entries:
+                archive.filelist.append(entry)
+                archive.NameToInfo[entry.filename] = entry
+            for talk, (features, problems) in _map_in_order(pool, talks, done, ahead=4 * workers):
+                for utterance, data in features:
+                    archive.writestr(zipfile.ZipInfo(f"{utterance}.npy"), data)  # ZipInfo's fixed date keeps the bytes the same
+                yield talk, problems
+        file.flush()
+        os.fsync(file.fileno())
+    partial.rename(path)
+
+
+def _map_in_order(pool: ProcessPoolExecutor, talks: Iterable[Talk], done: set[str], ahead: int):
+    """Extract what is not done, in order, reading only `ahead` talks in advance: memory does not grow with the corpus."""
+    pending = deque()
+    for talk in talks:
+        remaining = talk._replace(segments=[segment for segment in talk.segments if segment.id not in done])
+        pending.append((talk, pool.submit(_extract, remaining)))
+        if len(pending) > ahead:
+            talk, future = pending.popleft()
+            yield talk, future.result()
+    for talk, future in pending:
+        yield talk, future.result()
+
+
+def _data_offset(entry: zipfile.ZipInfo) -> int:
+    return entry.header_offset + _LOCAL_HEADER.size + len(entry.filename)
+
+
+def _recover(partial: Path) -> list[zipfile.ZipInfo]:
+    """The complete entries of a zip that was cut off before its central directory was written."""
+    entries = []
+    end = partial.stat().st_size
+    with open(partial, "rb") as file:
+        while True:
+            offset = file.tell()
+            header = file.read(_LOCAL_HEADER.size)
+            if len(header) < _LOCAL_HEADER.size:
+                return entries
+            signature, _, flags, method, _, _, crc, _, size, name_length, extra_length = _LOCAL_HEADER.unpack(header)
+            name = file.read(name_length)
+            data_end = file.tell() + size
+            if signature != zipfile.stringFileHeader or flags or method or extra_length or data_end > end:
+                return entries
+            data = file.read(size)
+            if zipfile.crc32(data) != crc:
+                return entries
+            entry = zipfile.ZipInfo(name.decode("ascii"))
+            entry.header_offset, entry.CRC, entry.compress_size, entry.file_size = offset, crc, size, size
+            entries.append(entry)
+
+
+def read_index(path: Path) -> dict[str, Entry]:
+    """Utterance id -> place in the zip, of a zip made by this recipe or by fairseq's."""
+    index = {}
+    try:
+        with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
+            for info in archive.infolist():
+                offset = _data_offset(info)
+                file.seek(offset)
+                np.lib.format.read_magic(file)
+                shape, _, _ = np.lib.format.read_array_header_1_0(file)
+                index[info.filename.removesuffix(".npy")] = Entry(offset, info.file_size, shape[0])
+    except (zipfile.BadZipFile, ValueError) as error:
+        raise RecipeError(f"{path} is not a stored zip of filterbanks ({error}); remove it to have it made again") from error
+    return index

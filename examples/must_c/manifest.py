@@ -1,0 +1,123 @@
+"""The files that fairseq's speech_to_text task reads: TSV manifests, a SentencePiece vocabulary and a data configuration."""
+
+import contextlib
+import csv
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import sentencepiece
+import yaml
+
+from features import N_MEL_BINS
+from must_c import RecipeError
+
+COLUMNS = ["id", "audio", "n_frames", "tgt_text", "speaker"]
+MIN_FRAMES, MAX_TRAIN_FRAMES = 5, 3000  # fairseq's length filters, in frames of 10 ms
+# SpecAugment (Park et al. 2019): fairseq's policies for one language and for joint data
+_SPECAUGMENT = {
+    "lb": {"freq_mask_F": 27, "freq_mask_N": 1, "time_mask_N": 1, "time_mask_T": 100, "time_mask_p": 1.0, "time_wrap_W": 0},
+    "ld": {"freq_mask_F": 27, "freq_mask_N": 2, "time_mask_N": 2, "time_mask_T": 100, "time_mask_p": 1.0, "time_wrap_W": 0},
+}
+
+
+@contextlib.contextmanager
+def write_atomically(path: Path) -> Iterator:
+    """Open a text file that appears under its name only when it is whole."""
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "w", encoding="utf-8", newline="") as file:
+        yield file
+    os.replace(partial, path)
+
+
+def write_manifest(rows: Iterable[dict], path: Path, columns: list[str] = COLUMNS) -> None:
+    """Write rows as fairseq's dataset reads them: tab-separated, one row a line, nothing quoted and nothing escaped.
+
+    (fairseq's own recipe escapes double quotes with a backslash, which its dataset then takes for a part of the sentence.)
+    """
+    with write_atomically(path) as file:
+        file.write("\t".join(columns) + "\n")
+        for row in rows:
+            file.write("\t".join(" ".join(str(row[column]).split()) for column in columns) + "\n")
+
+
+def read_manifest(path: Path) -> Iterator[dict]:
+    """Yield a manifest's rows. Raises RecipeError where a column of COLUMNS is missing."""
+    with open(path, encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        missing = [column for column in COLUMNS if column not in (reader.fieldnames or [])]
+        if missing:
+            raise RecipeError(f"{path} has no column `{missing[0]}`; a manifest has the columns {', '.join(COLUMNS)}")
+        yield from reader
+
+
+def rejection(row: dict, is_train: bool) -> str | None:
+    """Why fairseq's recipe leaves a row out of a manifest; None if it stays."""
+    if row["n_frames"] < MIN_FRAMES:
+        return f"short speech (<{MIN_FRAMES} frames)"
+    if not row["tgt_text"]:
+        return "empty sentence"
+    if is_train and row["n_frames"] > MAX_TRAIN_FRAMES:
+        return f"long speech (>{MAX_TRAIN_FRAMES} frames)"
+    return None
+
+
+def filter_rows(rows: Iterable[dict], is_train: bool, counts: Counter) -> Iterator[dict]:
+    """Pass on the rows that stay; count the others by reason, and those that stay as `kept`."""
+    for row in rows:
+        reason = rejection(row, is_train)
+        counts[reason or "kept"] += 1
+        if reason is None:
+            yield row
+
+
+def train_vocabulary(sentences: Iterable[str], prefix: Path, kind: str, size: int, symbols: list[str] | None = None) -> None:
+    """Train SentencePiece and write `prefix.model`, `prefix.vocab` and fairseq's dictionary `prefix.txt`.
+
+    Ids 0-3 are <s>, <pad>, </s> and <unk>, as in fairseq. Raises RecipeError where the text does not yield `size` pieces.
+    """
+    with tempfile.TemporaryDirectory(dir=prefix.parent) as scratch:
+        text, model = Path(scratch) / "text", Path(scratch) / "model"
+        with open(text, "w", encoding="utf-8") as file:
+            file.writelines(sentence + "\n" for sentence in sentences)
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                input=str(text),
+                model_prefix=str(model),
+                model_type=kind,
+                vocab_size=size,
+                character_coverage=1.0,
+                bos_id=0,
+                pad_id=1,
+                eos_id=2,
+                unk_id=3,
+                user_defined_symbols=symbols or [],
+                num_threads=os.cpu_count(),
+                minloglevel=2,
+            )
+        except (RuntimeError, OSError) as error:
+            reason = str(error).strip().splitlines()[-1].rpartition("] ")[2]
+            raise RecipeError(f"SentencePiece cannot make a {kind} vocabulary of {size}: {reason}") from error
+        processor = sentencepiece.SentencePieceProcessor(model_file=f"{model}.model")
+        with open(f"{model}.txt", "w", encoding="utf-8") as file:
+            file.writelines(f"{processor.id_to_piece(piece)} 1\n" for piece in range(4, processor.get_piece_size()))
+        for suffix in (".vocab", ".txt", ".model"):
+            os.replace(f"{model}{suffix}", f"{prefix}{suffix}")
+
+
+def write_config(path: Path, vocabulary: Path, policy: str, prepend_tgt_lang_tag: bool = False) -> None:
+    """Write the data configuration; `policy` is a SpecAugment policy, "lb" or "ld". CMVN is by utterance, at loading time."""
+    config = {
+        "bpe_tokenizer": {"bpe": "sentencepiece", "sentencepiece_model": str(vocabulary.with_suffix(".model").absolute())},
+        "input_channels": 1,
+        "input_feat_per_channel": N_MEL_BINS,
+        "specaugment": _SPECAUGMENT[policy],
+        "transforms": {"*": ["utterance_cmvn"], "_train": ["utterance_cmvn", "specaugment"]},
+        "vocab_filename": vocabulary.with_suffix(".txt").name,
+    }
+    if prepend_tgt_lang_tag:
+        config["prepend_tgt_lang_tag"] = True
+    with write_atomically(path) as file:
+        yaml.dump(config, file)

@@ -1,0 +1,129 @@
+"""Reading a MuST-C release: `ROOT/en-XX/data/SPLIT/{wav,txt}`, whose yaml cuts long talk recordings into segments."""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import soundfile
+import yaml
+
+SPLITS = ["train", "dev", "tst-COMMON", "tst-HE"]
+_REQUIRED = ("wav", "offset", "duration", "speaker_id")
+# Durations in the release are rounded, so a last segment may reach a little past the end of its recording.
+END_TOLERANCE_S = 0.1
+
+
+class RecipeError(Exception):
+    """Input that the recipe cannot use; the message is one sentence that names it and says what would be right."""
+
+
+class Segment(NamedTuple):
+    """One utterance: where its audio lies, in samples, and its texts."""
+
+    id: str
+    start: int
+    length: int
+    source: str
+    target: str
+    speaker: str
+
+
+class Talk(NamedTuple):
+    """One recording and its segments. `problems` names what cannot be used; those segments are not in `segments`."""
+
+    wav: Path
+    sample_rate: int
+    segments: list[Segment]
+    problems: list[str]
+
+
+def check_layout(language_root: Path, language: str) -> None:
+    """Raise RecipeError unless every file of the release that the recipe reads is there."""
+    for split in SPLITS:
+        txt = language_root / "data" / split / "txt"
+        needed = [language_root / "data" / split / "wav", *(txt / f"{split}.{end}" for end in ("yaml", "en", language))]
+        for path in needed:
+            if not path.exists():
+                raise RecipeError(
+                    f"{path} is missing; MuST-C unpacks to en-{language}/data/SPLIT/{{wav,txt}} for {', '.join(SPLITS)}"
+                )
+
+
+def read_talks(language_root: Path, language: str, split: str) -> Iterator[Talk]:
+    """Yield the talks of a split in the order of the release, holding one talk in memory at a time.
+
+    Segments are numbered within a talk as fairseq's recipe numbers them (by offset, compared as text), so that utterance ids agree.
+    Raises RecipeError where files do not match each other line by line.
+    """
+    root = language_root / "data" / split
+    seen = set()
+    for name, group in itertools.groupby(_read_lines(root / "txt", language, split), key=lambda line: line[0]["wav"]):
+        if name in seen:
+            raise RecipeError(
+                f"{root / 'txt' / split}.yaml: segments of {name} stand in two places; the release keeps a talk together"
+            )
+        seen.add(name)
+        yield _read_talk(root / "wav" / name, sorted(group, key=lambda line: line[0]["offset"]))
+
+
+def _read_lines(txt: Path, language: str, split: str) -> Iterator[tuple[dict, str, str]]:
+    paths = [txt / f"{split}.{end}" for end in ("yaml", "en", language)]
+    with open(paths[1], encoding="utf-8") as source, open(paths[2], encoding="utf-8") as target:
+        lines = itertools.zip_longest(_read_yaml(paths[0]), source, target)
+        for number, (segment, source_line, target_line) in enumerate(lines, 1):
+            for path, value in zip(paths, (segment, source_line, target_line)):
+                if value is None:
+                    raise RecipeError(
+                        f"{path} ends before line {number}, but {txt} must hold as many lines in every file of {split}"
+                    )
+            yield segment, source_line.strip(), target_line.strip()
+
+
+def _read_yaml(path: Path) -> Iterator[dict]:
+    """The items of a yaml list of flat mappings, one by one: the whole list of 250,000 would take minutes and gigabytes."""
+    loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
+    with open(path, encoding="utf-8") as file:
+        segment, scalars = None, []
+        try:
+            for event in yaml.parse(file, Loader=loader):
+                if isinstance(event, yaml.MappingStartEvent):
+                    segment, scalars = event, []
+                elif isinstance(event, yaml.ScalarEvent) and segment:
+                    scalars.append(event.value)
+                elif isinstance(event, yaml.MappingEndEvent):
+                    item = dict(zip(scalars[::2], scalars[1::2]))
+                    missing = [key for key in _REQUIRED if key not in item]
+                    if missing:
+                        line = segment.start_mark.line + 1
+                        raise RecipeError(f"{path}, line {line}: no `{missing[0]}`; a segment needs {', '.join(_REQUIRED)}")
+                    yield item
+        except yaml.YAMLError as error:
+            raise RecipeError(f"{path} is not the yaml of a MuST-C split: {' '.join(str(error).split())}") from error
+
+
+def _read_talk(wav: Path, lines: list[tuple[dict, str, str]]) -> Talk:
+    try:
+        info = soundfile.info(wav)
+    except (soundfile.LibsndfileError, OSError) as error:
+        reason = "is missing" if not wav.exists() else f"cannot be read as audio ({error})"
+        return Talk(wav, 0, [], [f"{wav} {reason}: {len(lines)} segments"])
+    segments, problems = [], []
+    for index, (fields, source, target) in enumerate(lines):
+        try:
+            start = int(float(fields["offset"]) * info.samplerate)
+            length = int(float(fields["duration"]) * info.samplerate)
+        except ValueError:
+            problems.append(
+                f"{wav}, segment {index}: offset {fields['offset']!r} or duration {fields['duration']!r} is not a number"
+            )
+            continue
+        if start < 0 or length <= 0 or start + length > info.frames + END_TOLERANCE_S * info.samplerate:
+            end = (start + length) / info.samplerate
+            held = info.frames / info.samplerate
+            problems.append(
+                f"{wav}, segment {index}: {start / info.samplerate:.2f}-{end:.2f} s, but the recording holds {held:.2f} s"
+            )
+            continue
+        segments.append(Segment(f"{wav.stem}_{index}", start, length, source, target, fields["speaker_id"]))
+    return Talk(wav, info.samplerate, segments, problems)

@@ -1,0 +1,178 @@
+"""Turn a MuST-C release into what fairseq trains on: filterbanks, manifests, a vocabulary and a data configuration.
+
+    python examples/must_c/prepare.py --data-root MUSTC_ROOT --languages de --task st --vocab-type unigram --vocab-size 8000
+
+The files are those of fairseq's prep_mustc_data.py, and a folder prepared by either can be used with either. It needs no torchaudio,
+runs on several processes, and goes on where it stopped.
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from tqdm import tqdm
+
+from features import read_index, write_features
+from manifest import COLUMNS, filter_rows, read_manifest, train_vocabulary, write_config, write_manifest
+from must_c import SPLITS, RecipeError, Talk, check_layout, read_talks
+
+SHOWN_PROBLEMS = 10
+
+
+def prepare_language(data_root: Path, language: str, args: argparse.Namespace) -> None:
+    """Write fbank80.zip, SPLIT_TASK.tsv, the vocabulary and config_TASK.yaml into `data_root/en-LANGUAGE`."""
+    root = data_root / f"en-{language}"
+    check_layout(root, language)
+    hours, problems = survey(root, language)
+    if not args.skip_bad:
+        refuse(problems)
+    archive = root / "fbank80.zip"
+    if archive.exists():
+        print(f"{archive} is there already and is used as it is")
+    else:
+        problems += extract_features(root, language, archive, hours, args.workers)
+        if not args.skip_bad:
+            refuse(problems)
+    index = read_index(archive)
+
+    def rows(split: str) -> Iterator[dict]:
+        for talk in read_talks(root, language, split):
+            for segment in talk.segments:
+                entry = index.get(segment.id)
+                if entry is None:
+                    if not args.skip_bad:
+                        raise RecipeError(f"{archive} holds no features of {segment.id}; remove it to have it made again")
+                    continue
+                yield {
+                    "id": segment.id,
+                    "audio": f"{archive.absolute()}:{entry.offset}:{entry.size}",
+                    "n_frames": entry.n_frames,
+                    "tgt_text": segment.source if args.task == "asr" else segment.target,
+                    "speaker": segment.speaker,
+                }
+
+    vocabulary = vocabulary_prefix(root, args)
+    train_vocabulary((row["tgt_text"] for row in rows("train")), vocabulary, args.vocab_type, args.vocab_size)
+    for split in SPLITS:
+        counts = Counter()
+        write_manifest(filter_rows(rows(split), split == "train", counts), root / f"{split}_{args.task}.tsv")
+        dropped = ", ".join(f"{reason}: {count}" for reason, count in counts.items() if reason != "kept") or "none"
+        print(f"{split}_{args.task}.tsv: {counts['kept']} segments; filtered: {dropped}")
+    write_config(root / f"config_{args.task}.yaml", vocabulary, "lb")
+    if problems:
+        show(problems)
+        print(f"skipped {len(problems)} of these")
+
+
+def survey(root: Path, language: str) -> tuple[float, list[str]]:
+    """Hours of usable audio, and everything that cannot be used, before any work is done."""
+    seconds, problems = 0.0, []
+    for split in SPLITS:
+        for talk in read_talks(root, language, split):
+            seconds += audio_seconds(talk)
+            problems += talk.problems
+    return seconds / 3600, problems
+
+
+def extract_features(root: Path, language: str, archive: Path, hours: float, workers: int) -> list[str]:
+    """Compute all filterbanks with a progress bar in hours of audio; returns what could not be read."""
+    talks = (talk for split in SPLITS for talk in read_talks(root, language, split))
+    problems, start = [], time.monotonic()
+    with tqdm(
+        total=round(hours, 2), unit="h", desc=f"filterbanks en-{language}", bar_format="{l_bar}{bar}| {n:.1f}/{total:.1f} h"
+    ) as bar:
+        for talk, talk_problems in write_features(talks, archive, workers):
+            problems += talk_problems
+            bar.update(audio_seconds(talk) / 3600)
+    minutes = (time.monotonic() - start) / 60
+    print(f"{hours:.2f} h of audio in {minutes:.1f} min: {hours / minutes:.0f} hours a minute on {workers} processes")
+    return problems
+
+
+def audio_seconds(talk: Talk) -> float:
+    return sum(segment.length for segment in talk.segments) / (talk.sample_rate or 1)
+
+
+def show(problems: list[str]) -> None:
+    for problem in problems[:SHOWN_PROBLEMS]:
+        print(problem, file=sys.stderr)
+    if len(problems) > SHOWN_PROBLEMS:
+        print(f"... and {len(problems) - SHOWN_PROBLEMS} more", file=sys.stderr)
+
+
+def refuse(problems: list[str]) -> None:
+    if problems:
+        show(problems)
+        raise RecipeError(f"{len(problems)} places in the release cannot be used; mend them, or leave them out with --skip-bad")
+
+
+def prepare_joint(data_root: Path, languages: list[str], args: argparse.Namespace) -> None:
+    """Write one vocabulary and configuration for several languages, and SPLIT_LANGUAGE_TASK.tsv, into `data_root`.
+
+    Rows of a translation manifest carry `tgt_lang`, from which fairseq takes the language tag.
+    """
+    for language in languages:
+        for split in SPLITS:
+            path = data_root / f"en-{language}" / f"{split}_{args.task}.tsv"
+            if not path.exists():
+                raise RecipeError(f"{path} is missing; prepare --languages {language} --task {args.task} without --joint first")
+    tagged = args.task == "st" and args.prepend_tgt_lang_tag
+    sentences = (
+        row["tgt_text"] for language in languages for row in read_manifest(data_root / f"en-{language}" / f"train_{args.task}.tsv")
+    )
+    vocabulary = vocabulary_prefix(data_root, args)
+    symbols = [f"<lang:{language}>" for language in languages] if tagged else None
+    train_vocabulary(sentences, vocabulary, args.vocab_type, args.vocab_size, symbols)
+    for language in languages:
+        for split in SPLITS:
+            rows = read_manifest(data_root / f"en-{language}" / f"{split}_{args.task}.tsv")
+            if args.task == "st":
+                rows = ({**row, "tgt_lang": language} for row in rows)
+            columns = [*COLUMNS, "tgt_lang"] if args.task == "st" else COLUMNS
+            write_manifest(rows, data_root / f"{split}_{language}_{args.task}.tsv", columns)
+    write_config(data_root / f"config_{args.task}.yaml", vocabulary, "ld", tagged)
+    print(f"{data_root}: joint {args.task} data of {', '.join(languages)}")
+
+
+def vocabulary_prefix(root: Path, args: argparse.Namespace) -> Path:
+    size = "" if args.vocab_type == "char" else args.vocab_size
+    return root / f"spm_{args.vocab_type}{size}_{args.task}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--data-root", "-d", required=True, type=Path, help="folder that holds en-XX/")
+    parser.add_argument("--languages", nargs="+", required=True, metavar="XX", help="target languages, such as de")
+    parser.add_argument("--task", choices=["asr", "st"], required=True, help="recognition or translation")
+    parser.add_argument("--vocab-type", choices=["bpe", "unigram", "char"], default="unigram")
+    parser.add_argument("--vocab-size", type=int, default=8000)
+    parser.add_argument("--joint", action="store_true", help="join languages that were prepared one by one")
+    parser.add_argument(
+        "--prepend-tgt-lang-tag",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="joint translation: start every target with its language's tag",
+    )
+    parser.add_argument("--skip-bad", action="store_true", help="leave out unusable segments instead of stopping")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one a core)")
+    args = parser.parse_args()
+    if args.workers < 1:
+        parser.error(f"--workers {args.workers} is not a number of processes; give 1 or more")
+    try:
+        if args.joint:
+            prepare_joint(args.data_root, args.languages, args)
+        else:
+            for language in args.languages:
+                prepare_language(args.data_root, language, args)
+    except RecipeError as error:
+        print(f"prepare.py: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

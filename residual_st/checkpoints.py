@@ -1,0 +1,51 @@
+"""Reading and writing fairseq checkpoint files."""
+
+import argparse
+import os
+import pickle
+from pathlib import Path
+
+import torch
+
+from residual_st.errors import InputError
+
+
+def load_checkpoint(path: str | Path) -> dict:
+    """Read a fairseq checkpoint onto the CPU, as data only: `model` (name -> tensor), `cfg` or `args`, and what else it holds.
+
+    Raises:
+        InputError: if the file is missing, damaged, carries Python objects other than flags and tensors, or is no fairseq checkpoint.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"{path} does not exist or is not a file; give a checkpoint that fairseq-train wrote")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file leads the unpickler to raise almost anything
+        if isinstance(error, pickle.UnpicklingError) and "nsupported global" in str(error).lower():
+            raise InputError(f"{path} is refused: it holds more than tensors and flags, and could run code when opened") from error
+        raise InputError(f"{path} cannot be read as a checkpoint; it is damaged or of another kind") from error
+    if not isinstance(state, dict) or "model" not in state:
+        raise InputError(f"{path} is not a fairseq checkpoint: it has no `model`")
+    return state
+
+
+def save_checkpoint(state: dict, path: str | Path) -> None:
+    """Write a checkpoint that appears under its name only when it is whole; a failed write leaves nothing behind."""
+    partial = Path(f"{path}.partial")
+    try:
+        torch.save(state, partial)
+        os.replace(partial, path)
+    except (OSError, RuntimeError) as error:
+        partial.unlink(missing_ok=True)
+        raise InputError(f"{path} cannot be written: {str(error).splitlines()[0]}") from error
+
+
+def model_flags(state: dict, path: str | Path) -> argparse.Namespace:
+    """The flags of the model in a checkpoint. Raises InputError where it has none."""
+    cfg = state.get("cfg")
+    flags = cfg["model"] if cfg else state.get("args")
+    if isinstance(flags, dict):
+        flags = argparse.Namespace(**flags)
+    if getattr(flags, "arch", None) is None:
+        raise InputError(f"{path} does not say which architecture it is of; it was not written by fairseq-train")
+    return flags

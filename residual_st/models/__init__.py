@@ -1,0 +1,3 @@
+"""fairseq models."""
+
+from residual_st.models import s2t_residual_transformer  # noqa: F401

@@ -1,0 +1,132 @@
+"""fairseq's `s2t_transformer` with an encoder whose layers share their matrices."""
+
+import argparse
+import logging
+
+from fairseq.models import ARCH_CONFIG_REGISTRY, register_model, register_model_architecture
+from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerEncoder, S2TTransformerModel
+
+from residual_st.errors import InputError
+from residual_st.models.pretrained import load_pretrained
+from residual_st.modules import share_layers
+from residual_st.sharing_plan import PATTERNS, SharingPlan
+
+logger = logging.getLogger(__name__)
+
+# Settings that other fairseq encoders have and the stock s2t encoder ignores, or that act on a weight the layer does not own.
+_UNSUPPORTED = {
+    "quant_noise_pq": "quantisation noise writes into each layer's own weight, and a shared one has none",
+    "encoder_layerdrop": "the s2t encoder, stock or residual, does not drop layers",
+    "checkpoint_activations": "the s2t encoder, stock or residual, does not checkpoint activations",
+}
+
+
+@register_model("s2t_residual_transformer")
+class S2TResidualTransformerModel(S2TTransformerModel):
+    """`s2t_transformer` with `W[l] = U[g(l)] + A[l] B[l] + diag(d[l])` in the encoder (arXiv 2310.02489).
+
+    Everything else, arguments included, is the stock model's. With `--encoder-group-size 1 --encoder-residual-rank 0
+    --no-encoder-residual-diagonal` it is the stock model, parameter for parameter and draw for draw.
+    """
+
+    @classmethod
+    def hub_models(cls):
+        return {}
+
+    @staticmethod
+    def add_args(parser):
+        S2TTransformerModel.add_args(parser)
+        parser.add_argument(
+            "--encoder-group-size", type=int, metavar="K", help="layers that share one matrix (default: 3; 1 shares nothing)"
+        )
+        parser.add_argument(
+            "--encoder-sharing-pattern",
+            metavar="PATTERN",
+            help=f"which layers share: {', '.join(PATTERNS)}, or each layer's group such as 0,0,1,1 (default: adjacent)",
+        )
+        parser.add_argument(
+            "--encoder-residual-rank",
+            type=int,
+            metavar="R",
+            help="rank of each layer's own low-rank matrix (default: 2; 0 for none)",
+        )
+        parser.add_argument(
+            "--encoder-residual-diagonal",
+            action=argparse.BooleanOptionalAction,
+            help="give each matrix of each layer a diagonal of its own (default: yes)",
+        )
+        parser.add_argument(
+            "--load-pretrained-decoder-from", metavar="STR", help="model to take decoder weights from (for initialization)"
+        )
+
+    @classmethod
+    def build_model(cls, args, task):
+        base_architecture(args)
+        return super().build_model(args, task)
+
+    @classmethod
+    def build_encoder(cls, args):
+        encoder = S2TResidualTransformerEncoder(args)
+        load_pretrained(encoder, args, "load_pretrained_encoder_from")
+        return encoder
+
+    @classmethod
+    def build_decoder(cls, args, task, embed_tokens):
+        decoder = super().build_decoder(args, task, embed_tokens)
+        load_pretrained(decoder, args, "load_pretrained_decoder_from")
+        return decoder
+
+
+class S2TResidualTransformerEncoder(S2TTransformerEncoder):
+    """The stock encoder, built as ever and then shared: `shared_weights` owns every U, `transformer_layers` the rest."""
+
+    def __init__(self, args):
+        super().__init__(args)
+        self.shared_weights = share_layers(
+            self.transformer_layers, sharing_plan(args), args.encoder_residual_rank, args.encoder_residual_diagonal
+        )
+
+
+def sharing_plan(args) -> SharingPlan:
+    """The plan that a model's flags describe."""
+    return SharingPlan.make(args.encoder_layers, args.encoder_group_size, args.encoder_sharing_pattern)
+
+
+def refuse_unsupported(args) -> None:
+    """Raise InputError for settings that would otherwise be ignored without a word."""
+    for name, reason in _UNSUPPORTED.items():
+        if getattr(args, name, None):
+            raise InputError(f"{name}={getattr(args, name)} does not work with s2t_residual_transformer: {reason}")
+
+
+@register_model_architecture("s2t_residual_transformer", "s2t_residual_transformer")
+def base_architecture(args):
+    args.encoder_group_size = getattr(args, "encoder_group_size", 3)
+    args.encoder_sharing_pattern = getattr(args, "encoder_sharing_pattern", "adjacent")
+    args.encoder_residual_rank = getattr(args, "encoder_residual_rank", 2)
+    args.encoder_residual_diagonal = getattr(args, "encoder_residual_diagonal", True)
+    ARCH_CONFIG_REGISTRY["s2t_transformer"](args)
+    # fairseq calls this while it parses flags, so what cannot work is refused before any data is read
+    sharing_plan(args)
+    refuse_unsupported(args)
+
+
+@register_model_architecture("s2t_residual_transformer", "s2t_residual_transformer_paper")
+def paper_architecture(args):
+    """The encoder of arXiv 2310.02489, section 3.1: 18 layers of width 512 with 8 heads and a feed-forward width of 2048."""
+    args.encoder_layers = getattr(args, "encoder_layers", 18)
+    args.encoder_embed_dim = getattr(args, "encoder_embed_dim", 512)
+    args.encoder_ffn_embed_dim = getattr(args, "encoder_ffn_embed_dim", 2048)
+    args.encoder_attention_heads = getattr(args, "encoder_attention_heads", 8)
+    base_architecture(args)
+
+
+def _register_size(suffix: str) -> None:
+    @register_model_architecture("s2t_residual_transformer", f"s2t_residual_transformer_{suffix}")
+    def architecture(args):
+        ARCH_CONFIG_REGISTRY[f"s2t_transformer_{suffix}"](args)
+        base_architecture(args)
+
+
+for _suffix in ("xs", "s", "sp", "m", "mp", "l", "lp"):
+    _register_size(_suffix)

@@ -1,0 +1,75 @@
+"""The equation of ResidualTransformer (Wang & Li, arXiv 2310.02489, section 2.2), as a linear layer."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class ResidualLinear(nn.Module):
+    """A linear layer whose weight is `U + up @ down + diag(diagonal)`.
+
+    `U`, shape (out, in), belongs to `owner`, a ParameterDict that several layers refer to and none registers: it is looked up by name
+    at each access, so that whatever moves, casts, copies or shards the owner's parameter is seen by all of them. `up` (out, rank),
+    `down` (rank, in), `diagonal` (min(out, in),) and `bias` (out,) belong to this layer.
+
+    At the start `up` and `diagonal` are 0, so the layer equals plain sharing, and `down` is drawn as LoRA draws its A (Hu et al.,
+    arXiv 2106.09685, section 4.1): with both factors 0 neither would ever receive a gradient. `diagonal` needs no such care.
+
+    Args:
+        owner: holds `U` under `name`.
+        name: key of `U` in `owner`.
+        bias: the layer's bias, or None.
+        rank: columns of `up` and rows of `down`; 0 for no low-rank term.
+        diagonal: whether there is a diagonal term.
+    """
+
+    def __init__(self, owner: nn.ParameterDict, name: str, bias: nn.Parameter | None, rank: int, diagonal: bool):
+        super().__init__()
+        self._owner = (owner,)  # in a tuple, because an attribute that is a module would be registered
+        self.name = name
+        like = self.shared_weight
+        self.out_features, self.in_features = like.shape
+        self.rank = rank
+        new = {"device": like.device, "dtype": like.dtype}
+        self.up = nn.Parameter(torch.zeros(self.out_features, rank, **new)) if rank else None
+        self.down = nn.Parameter(torch.empty(rank, self.in_features, **new)) if rank else None
+        self.diagonal = nn.Parameter(torch.zeros(min(like.shape), **new)) if diagonal else None
+        self.bias = bias
+        if rank:
+            nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
+
+    @property
+    def shared_weight(self) -> nn.Parameter:
+        """U, shape (out, in)."""
+        return self._owner[0][self.name]
+
+    @property
+    def weight(self) -> Tensor:
+        """The composed weight, shape (out, in). fairseq's attention reads this and never calls `forward`."""
+        weight = self.shared_weight
+        if self.rank:
+            weight = torch.addmm(weight, self.up, self.down)
+        if self.diagonal is not None:
+            weight = weight.diagonal_scatter(weight.diagonal() + self.diagonal)
+        return weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out)"""
+        return nn.functional.linear(x, self.weight, self.bias)
+
+    def residual_energy(self) -> Tensor:
+        """Squared Frobenius norm of `up @ down + diag(diagonal)`, without forming that matrix: O((out + in) rank²) operations."""
+        energy = self.shared_weight.new_zeros(())
+        if self.rank:
+            energy = ((self.up.T @ self.up) * (self.down @ self.down.T)).sum()
+        if self.diagonal is not None:
+            energy = energy + self.diagonal.square().sum()
+            if self.rank:
+                length = len(self.diagonal)
+                low_rank_diagonal = (self.up[:length] * self.down[:, :length].T).sum(1)
+                energy = energy + 2 * (low_rank_diagonal * self.diagonal).sum()
+        return energy
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, rank={self.rank}, diagonal={self.diagonal is not None}"
