@@ -6,6 +6,7 @@ import pickle
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from residual_st.errors import InputError
 
@@ -14,7 +15,7 @@ def load_checkpoint(path: str | Path) -> dict:
     """Read a fairseq checkpoint onto the CPU, as data only: `model` (name -> tensor), `cfg` or `args`, and what else it holds.
 
     Raises:
-        InputError: if the file is missing, damaged, carries Python objects other than flags and tensors, or is no fairseq checkpoint.
+        InputError: if the file is missing or damaged, holds more than flags and tensors, or is no fairseq checkpoint.
     """
     if not Path(path).is_file():
         raise InputError(f"{path} does not exist or is not a file; give a checkpoint that fairseq-train wrote")
@@ -49,3 +50,25 @@ def model_flags(state: dict, path: str | Path) -> argparse.Namespace:
     if getattr(flags, "arch", None) is None:
         raise InputError(f"{path} does not say which architecture it is of; it was not written by fairseq-train")
     return flags
+
+
+def first_difference(theirs: dict[str, Tensor], ours: dict[str, Tensor]) -> str | None:
+    """What first keeps the state dict `theirs` from being loaded into a model with the state dict `ours`, in words."""
+    if not theirs:
+        return "it holds no such part"
+    plan = next((key for key in {**ours, **theirs} if key.endswith("shared_weights.layer_groups")), None)
+    if plan:
+        sharing = [_sharing(state.get(plan)) for state in (theirs, ours)]
+        if sharing[0] != sharing[1]:
+            return f"it {sharing[0]}, this one {sharing[1]}"
+    for key, value in ours.items():
+        if key not in theirs:
+            return f"it has no {key}"
+        if theirs[key].shape != value.shape:
+            return f"its {key} is of shape {tuple(theirs[key].shape)}, this one's of {tuple(value.shape)}"
+    extra = next((key for key in theirs if key not in ours), None)
+    return f"it has {extra}, which this one lacks" if extra else None
+
+
+def _sharing(groups: Tensor | None) -> str:
+    return "has a dense encoder" if groups is None else f"shares its layers as {','.join(map(str, groups.tolist()))}"

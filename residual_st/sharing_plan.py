@@ -61,7 +61,7 @@ def _parse_list(pattern: str, layers: int) -> tuple[int, ...]:
         groups = tuple(int(group) for group in pattern.split(","))
     except ValueError:
         raise InputError(
-            f"sharing pattern {pattern!r} is not known; allowed are {', '.join(PATTERNS)}, or the group of each layer such as 0,0,1,1"
+            f"sharing pattern {pattern!r} is not known; allowed are {', '.join(PATTERNS)}, or each layer's group, such as 0,0,1,1"
         ) from None
     if len(groups) != layers:
         raise InputError(f"sharing pattern {pattern!r} names {len(groups)} layers, but the encoder has {layers}")

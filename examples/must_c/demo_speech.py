@@ -19,10 +19,13 @@ _UTF8 = 1
 ACCENTS = ["en-us", "en", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-rp", "en-029"]
 # A variant (a vocal tract) belongs to one split only, so that no test voice is ever heard in training.
 VARIANTS = {
-    "train": ["m1", "m2", "m3", "m4", "m5", "f1", "f2", "f3", "Andy", "Gene", "Lee", "Mario", "Michael", "adam", "antonio", "belinda", "benjamin", "david", "ed", "edward", "john", "linda", "max", "paul", "robert", "steph", "travis", "victor"],
-    "dev": ["m7", "f5", "Denis"],
-    "tst-COMMON": ["m6", "f4", "Alex", "Annie", "Hugo", "caleb"],
-    "tst-HE": ["m8", "Jacky", "norbert"],
+    "train": (
+        "m1 m2 m3 m4 m5 f1 f2 f3 Andy Gene Lee Mario Michael adam antonio belinda benjamin david ed edward john linda max paul "
+        "robert steph travis victor"
+    ).split(),
+    "dev": "m7 f5 Denis".split(),
+    "tst-COMMON": "m6 f4 Alex Annie Hugo caleb".split(),
+    "tst-HE": "m8 Jacky norbert".split(),
 }
 
 

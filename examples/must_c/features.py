@@ -14,7 +14,7 @@ import kaldi_native_fbank
 import numpy as np
 import soundfile
 
-from must_c import RecipeError, Talk
+from must_c import Problem, RecipeError, Talk
 
 N_MEL_BINS = 80
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")  # zip specification (APPNOTE 4.3.7)
@@ -48,16 +48,18 @@ def filterbank(samples: np.ndarray, sample_rate: int) -> np.ndarray:
     return np.stack(frames) if frames else np.zeros((0, N_MEL_BINS), np.float32)
 
 
-def _extract(talk: Talk) -> tuple[list[tuple[str, bytes]], list[str]]:
+def _extract(talk: Talk) -> tuple[list[tuple[str, bytes]], list[Problem]]:
     """The talk's segments as .npy bytes, and what could not be read."""
     features, problems = [], []
+    if not talk.segments:
+        return features, problems
     with soundfile.SoundFile(talk.wav) as recording:
         for segment in talk.segments:
             try:
                 recording.seek(segment.start)
                 samples = recording.read(segment.length, dtype="float32", always_2d=True).mean(axis=1)
             except (soundfile.LibsndfileError, RuntimeError) as error:
-                problems.append(f"{talk.wav}, segment {segment.id}: cannot be read as audio ({error})")
+                problems.append(Problem(f"{talk.wav}, segment {segment.id}: cannot be read as audio ({error})"))
                 continue
             buffer = io.BytesIO()
             np.save(buffer, filterbank(samples, talk.sample_rate))
@@ -65,7 +67,7 @@ def _extract(talk: Talk) -> tuple[list[tuple[str, bytes]], list[str]]:
     return features, problems
 
 
-def write_features(talks: Iterable[Talk], path: Path, workers: int) -> Iterator[tuple[Talk, list[str]]]:
+def write_features(talks: Iterable[Talk], path: Path, workers: int) -> Iterator[tuple[Talk, list[Problem]]]:
     """Write the features of all talks to `path`, yielding each talk when it is done, with its problems.
 
     The zip grows under the name `path.partial` and takes its name when it is whole. After an interruption, even by a power cut, the
@@ -84,7 +86,7 @@ def write_features(talks: Iterable[Talk], path: Path, workers: int) -> Iterator[
                 archive.NameToInfo[entry.filename] = entry
             for talk, (features, problems) in _map_in_order(pool, talks, done, ahead=4 * workers):
                 for utterance, data in features:
-                    archive.writestr(zipfile.ZipInfo(f"{utterance}.npy"), data)  # ZipInfo's fixed date keeps the bytes the same
+                    archive.writestr(_new_entry(f"{utterance}.npy"), data)
                 yield talk, problems
         file.flush()
         os.fsync(file.fileno())
@@ -102,6 +104,13 @@ def _map_in_order(pool: ProcessPoolExecutor, talks: Iterable[Talk], done: set[st
             yield talk, future.result()
     for talk, future in pending:
         yield talk, future.result()
+
+
+def _new_entry(name: str) -> zipfile.ZipInfo:
+    """An entry with a fixed date and fixed permissions, so that the same features make the same bytes."""
+    entry = zipfile.ZipInfo(name)
+    entry.external_attr = 0o644 << 16
+    return entry
 
 
 def _data_offset(entry: zipfile.ZipInfo) -> int:
@@ -126,7 +135,7 @@ def _recover(partial: Path) -> list[zipfile.ZipInfo]:
             data = file.read(size)
             if zipfile.crc32(data) != crc:
                 return entries
-            entry = zipfile.ZipInfo(name.decode("ascii"))
+            entry = _new_entry(name.decode("ascii"))
             entry.header_offset, entry.CRC, entry.compress_size, entry.file_size = offset, crc, size, size
             entries.append(entry)
 

@@ -29,13 +29,20 @@ class Segment(NamedTuple):
     speaker: str
 
 
+class Problem(NamedTuple):
+    """What cannot be used and why, and how many segments that concerns."""
+
+    message: str
+    segments: int = 1
+
+
 class Talk(NamedTuple):
-    """One recording and its segments. `problems` names what cannot be used; those segments are not in `segments`."""
+    """One recording and its segments. Segments that cannot be used are in `problems` instead of `segments`."""
 
     wav: Path
     sample_rate: int
     segments: list[Segment]
-    problems: list[str]
+    problems: list[Problem]
 
 
 def check_layout(language_root: Path, language: str) -> None:
@@ -107,23 +114,19 @@ def _read_talk(wav: Path, lines: list[tuple[dict, str, str]]) -> Talk:
         info = soundfile.info(wav)
     except (soundfile.LibsndfileError, OSError) as error:
         reason = "is missing" if not wav.exists() else f"cannot be read as audio ({error})"
-        return Talk(wav, 0, [], [f"{wav} {reason}: {len(lines)} segments"])
+        return Talk(wav, 0, [], [Problem(f"{wav} {reason}: {len(lines)} segments", len(lines))])
     segments, problems = [], []
     for index, (fields, source, target) in enumerate(lines):
+        where = f"{wav}, segment {index}"
         try:
-            start = int(float(fields["offset"]) * info.samplerate)
-            length = int(float(fields["duration"]) * info.samplerate)
+            offset, duration = float(fields["offset"]), float(fields["duration"])
         except ValueError:
-            problems.append(
-                f"{wav}, segment {index}: offset {fields['offset']!r} or duration {fields['duration']!r} is not a number"
-            )
+            problems.append(Problem(f"{where}: offset {fields['offset']!r} or duration {fields['duration']!r} is not a number"))
             continue
-        if start < 0 or length <= 0 or start + length > info.frames + END_TOLERANCE_S * info.samplerate:
-            end = (start + length) / info.samplerate
-            held = info.frames / info.samplerate
-            problems.append(
-                f"{wav}, segment {index}: {start / info.samplerate:.2f}-{end:.2f} s, but the recording holds {held:.2f} s"
-            )
+        if offset < 0 or duration <= 0 or offset + duration > info.duration + END_TOLERANCE_S:
+            span = f"{offset:.2f}-{offset + duration:.2f} s"
+            problems.append(Problem(f"{where}: {span}, but the recording holds {info.duration:.2f} s"))
             continue
+        start, length = int(offset * info.samplerate), int(duration * info.samplerate)
         segments.append(Segment(f"{wav.stem}_{index}", start, length, source, target, fields["speaker_id"]))
     return Talk(wav, info.samplerate, segments, problems)

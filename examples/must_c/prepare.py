@@ -2,8 +2,8 @@
 
     python examples/must_c/prepare.py --data-root MUSTC_ROOT --languages de --task st --vocab-type unigram --vocab-size 8000
 
-The files are those of fairseq's prep_mustc_data.py, and a folder prepared by either can be used with either. It needs no torchaudio,
-runs on several processes, and goes on where it stopped.
+The files are those of fairseq's prep_mustc_data.py, and a folder prepared by either can be used with either. It needs no
+torchaudio, runs on several processes, and goes on where it stopped.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from features import read_index, write_features
 from manifest import COLUMNS, filter_rows, read_manifest, train_vocabulary, write_config, write_manifest
-from must_c import SPLITS, RecipeError, Talk, check_layout, read_talks
+from must_c import SPLITS, Problem, RecipeError, Talk, check_layout, read_talks
 
 SHOWN_PROBLEMS = 10
 
@@ -65,20 +65,24 @@ def prepare_language(data_root: Path, language: str, args: argparse.Namespace) -
     write_config(root / f"config_{args.task}.yaml", vocabulary, "lb")
     if problems:
         show(problems)
-        print(f"skipped {len(problems)} of these")
+        print(f"skipped {n_segments(problems)} segments that cannot be used")
 
 
-def survey(root: Path, language: str) -> tuple[float, list[str]]:
+def survey(root: Path, language: str) -> tuple[float, list[Problem]]:
     """Hours of usable audio, and everything that cannot be used, before any work is done."""
-    seconds, problems = 0.0, []
+    seconds, problems, split_of = 0.0, [], {}
     for split in SPLITS:
         for talk in read_talks(root, language, split):
+            if split_of.setdefault(talk.wav.name, split) != split:
+                raise RecipeError(
+                    f"{talk.wav.name} stands in {split_of[talk.wav.name]} and in {split}, but names the utterances of one"
+                )
             seconds += audio_seconds(talk)
             problems += talk.problems
     return seconds / 3600, problems
 
 
-def extract_features(root: Path, language: str, archive: Path, hours: float, workers: int) -> list[str]:
+def extract_features(root: Path, language: str, archive: Path, hours: float, workers: int) -> list[Problem]:
     """Compute all filterbanks with a progress bar in hours of audio; returns what could not be read."""
     talks = (talk for split in SPLITS for talk in read_talks(root, language, split))
     problems, start = [], time.monotonic()
@@ -97,17 +101,21 @@ def audio_seconds(talk: Talk) -> float:
     return sum(segment.length for segment in talk.segments) / (talk.sample_rate or 1)
 
 
-def show(problems: list[str]) -> None:
+def show(problems: list[Problem]) -> None:
     for problem in problems[:SHOWN_PROBLEMS]:
-        print(problem, file=sys.stderr)
+        print(problem.message, file=sys.stderr)
     if len(problems) > SHOWN_PROBLEMS:
         print(f"... and {len(problems) - SHOWN_PROBLEMS} more", file=sys.stderr)
 
 
-def refuse(problems: list[str]) -> None:
+def n_segments(problems: list[Problem]) -> int:
+    return sum(problem.segments for problem in problems)
+
+
+def refuse(problems: list[Problem]) -> None:
     if problems:
         show(problems)
-        raise RecipeError(f"{len(problems)} places in the release cannot be used; mend them, or leave them out with --skip-bad")
+        raise RecipeError(f"{n_segments(problems)} segments cannot be used; mend them, or leave them out with --skip-bad")
 
 
 def prepare_joint(data_root: Path, languages: list[str], args: argparse.Namespace) -> None:

@@ -7,9 +7,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from residual_st.checkpoints import load_checkpoint, save_checkpoint
+from residual_st.checkpoints import first_difference, load_checkpoint, save_checkpoint
 from residual_st.errors import InputError
-from residual_st.models.pretrained import first_difference
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,8 +46,8 @@ def last_checkpoints(folders: list[str], pattern: str, count: int) -> list[Path]
 def average(paths: list[str | Path]) -> dict:
     """The first checkpoint with its weights replaced by the mean over all, summed in float64.
 
-    Integers, such as version numbers, are taken from the first. The optimizer's state is left out: it belongs to none of the averaged
-    weights, and would make the file three times as large. Half-precision weights become float32.
+    Integers, such as version numbers, are taken from the first. The optimizer's state is left out: it belongs to none of the
+    averaged weights, and would make the file three times as large. Half-precision weights become float32.
 
     Raises:
         InputError: if a checkpoint cannot be read, or is of another model than the first.

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     check_data(flags)
     # fairseq-train under the interpreter that runs now, whatever PATH says; it takes this process's place, and its signals
-    os.execv(sys.executable, [sys.executable, "-m", "fairseq_cli.train", *arguments])
+    return os.execv(sys.executable, [sys.executable, "-m", "fairseq_cli.train", *arguments])
 
 
 def read_config(path: Path, overrides: list[str]) -> dict:

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 class ResidualLinear(nn.Module):
     """A linear layer whose weight is `U + up @ down + diag(diagonal)`.
 
-    `U`, shape (out, in), belongs to `owner`, a ParameterDict that several layers refer to and none registers: it is looked up by name
-    at each access, so that whatever moves, casts, copies or shards the owner's parameter is seen by all of them. `up` (out, rank),
-    `down` (rank, in), `diagonal` (min(out, in),) and `bias` (out,) belong to this layer.
+    `U`, shape (out, in), belongs to `owner`, a ParameterDict that several layers refer to and none registers: it is looked up
+    by name at each access, so that whatever moves, casts, copies or shards the owner's parameter is seen by all of them. `up`
+    (out, rank), `down` (rank, in), `diagonal` (min(out, in),) and `bias` (out,) belong to this layer.
 
     At the start `up` and `diagonal` are 0, so the layer equals plain sharing, and `down` is drawn as LoRA draws its A (Hu et al.,
     arXiv 2106.09685, section 4.1): with both factors 0 neither would ever receive a gradient. `diagonal` needs no such care.
@@ -72,4 +72,5 @@ class ResidualLinear(nn.Module):
         return energy
 
     def extra_repr(self) -> str:
-        return f"in_features={self.in_features}, out_features={self.out_features}, rank={self.rank}, diagonal={self.diagonal is not None}"
+        terms = f"rank={self.rank}, diagonal={self.diagonal is not None}"
+        return f"in_features={self.in_features}, out_features={self.out_features}, {terms}"

@@ -13,18 +13,19 @@ from residual_st.sharing_plan import SharingPlan
 class SharedWeights(nn.ModuleDict):
     """The one owner of every shared weight: group -> matrix name -> parameter of shape (out, in).
 
-    In a state dict a weight appears once, as `GROUP.MATRIX`. The plan stands beside them as `layer_groups`, because two plans with as
-    many groups have the same keys and shapes, and loading one into the other would go unnoticed.
+    In a state dict a weight appears once, as `GROUP.MATRIX`. The plan stands beside them as `layer_groups`, because two
+    plans with as many groups have the same keys and shapes, and loading one into the other would go unnoticed.
     """
 
-    def __init__(self, plan: SharingPlan):
-        super().__init__()
+    def __init__(self, plan: SharingPlan, owners: dict[int, nn.ParameterDict]):
+        super().__init__({str(group): owner for group, owner in owners.items()})
         self.plan = plan
-        self.register_buffer("layer_groups", torch.tensor(plan.groups, device="cpu"))
+        if owners:
+            self.register_buffer("layer_groups", torch.tensor(plan.groups, device="cpu"))
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs):
         theirs = state_dict.get(f"{prefix}layer_groups")
-        if theirs is not None and tuple(theirs.tolist()) != self.plan.groups:
+        if theirs is not None and len(self) and tuple(theirs.tolist()) != self.plan.groups:
             groups = ",".join(map(str, theirs.tolist()))
             error_msgs.append(f"the checkpoint shares its layers as {groups}, this model as {self.plan}")
             state_dict = {**state_dict, f"{prefix}layer_groups": self.layer_groups}
@@ -46,10 +47,10 @@ def matrix_kind(name: str) -> str:
 def share_layers(layers: nn.ModuleList, plan: SharingPlan, rank: int, diagonal: bool) -> SharedWeights:
     """Replace every `nn.Linear` of `layers` by a ResidualLinear, in place, and return the owner of the shared weights.
 
-    The caller registers the result beside `layers`, so that both are saved and moved together. Each shared weight starts as that of
-    its group's first layer, so it is distributed as the layers' own initialisation has it; the other layers' weights are let go. Biases
-    and everything else stay with their layers. A layer that is alone in its group, with rank 0 and no diagonal, keeps its
-    `nn.Linear`: its weight is its own, and a plan of such layers leaves the stack as it was.
+    The caller registers the result beside `layers`, so that both are saved and moved together. Each shared weight starts as
+    that of its group's first layer, so it is distributed as the layers' own initialisation has it; the other layers' weights
+    are let go. Biases and everything else stay with their layers. A layer that is alone in its group, with rank 0 and no
+    diagonal, keeps its `nn.Linear`: its weight is its own, and a plan of such layers leaves the stack as it was.
 
     Args:
         layers: L layers with the same `nn.Linear`s, of any class. Containers that drop or wrap layers may hold them.
@@ -73,17 +74,15 @@ def share_layers(layers: nn.ModuleList, plan: SharingPlan, rank: int, diagonal: 
             f"residual rank {rank} does not fit matrices whose smaller side is {smallest}; allowed are 0 to {smallest}"
         )
 
-    shared = SharedWeights(plan)
+    owners = {}
     for group in range(plan.n_groups):
         members = [stack[index] for index in plan.layers_of(group)]
         if len(members) == 1 and not rank and not diagonal:
             continue
         # a parameter's name may not hold a dot
         owner = nn.ParameterDict({name.replace(".", "_"): linear.weight for name, linear in matrices(members[0])})
-        shared[str(group)] = owner
+        owners[group] = owner
         for layer in members:
             for name, linear in list(matrices(layer)):
                 layer.set_submodule(name, ResidualLinear(owner, name.replace(".", "_"), linear.bias, rank, diagonal))
-    if not len(shared):
-        del shared.layer_groups  # nothing is shared, and the state dict is that of the dense stack
-    return shared
+    return SharedWeights(plan, owners)

@@ -1,0 +1,91 @@
+import json
+import tracemalloc
+
+import pytest
+import torch
+from conftest import tiny_flags, tiny_model
+
+from residual_st.cli import main
+from residual_st.modules import ResidualLinear
+
+PAPER = "--arch s2t_residual_transformer --encoder-layers 18 --encoder-embed-dim 512 --encoder-ffn-embed-dim 2048".split()
+PAPER += "--encoder-attention-heads 8 --encoder-group-size 3 --json".split()
+
+
+def inspect(capsys, *arguments):
+    assert main(["inspect", *arguments]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(("rank", "fraction"), [(2, 0.340), (16, 0.381)])
+def test_the_papers_fractions(capsys, rank, fraction):
+    """arXiv 2310.02489, table 1: 34.0 % and 38.1 % of 56.6 M."""
+    figures = inspect(capsys, *PAPER, "--encoder-residual-rank", str(rank))
+    assert figures["encoder_weight_fraction"] == fraction
+    assert figures["dense_encoder_matrix_parameters"] == 56_623_104
+    assert figures["groups"] == [layer // 3 for layer in range(18)]
+    assert sum(part["parameters"] for part in figures["parts"].values()) == figures["total_parameters"]
+
+
+def test_an_architecture_takes_no_memory(capsys):
+    tracemalloc.start()
+    figures = inspect(capsys, *PAPER)
+    assert tracemalloc.get_traced_memory()[1] < 50e6
+    tracemalloc.stop()
+    assert figures["total_parameters"] > 40e6
+
+
+def test_counts_agree_with_the_model(capsys):
+    model = tiny_model(encoder_layers=7)
+    flags = "--arch s2t_residual_transformer_s --encoder-layers 7 --encoder-embed-dim 32 --encoder-ffn-embed-dim 48".split()
+    flags += "--decoder-layers 1 --conv-channels 32 --vocab-size 20 --json".split()
+    figures = inspect(capsys, *flags)
+    assert figures["total_parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    assert figures["encoder_parameters"] == sum(parameter.numel() for parameter in model.encoder.parameters())
+
+
+def test_a_dense_architecture_keeps_everything(capsys):
+    figures = inspect(capsys, "--arch", "s2t_transformer_s", "--json")
+    assert figures["encoder_weight_fraction"] == 1
+    assert figures["group_size"] == 1
+    assert figures["total_parameters"] == pytest.approx(31e6, rel=0.05), "fairseq's table says 31M with 8,000 words"
+
+
+def test_a_checkpoint(capsys, tmp_path):
+    model = tiny_model()
+    linears = [module for module in model.modules() if isinstance(module, ResidualLinear)]
+    for index, linear in enumerate(linears):
+        torch.nn.init.constant_(linear.diagonal, index)
+    flags = tiny_flags(tgt_dict_size=20)
+    path = tmp_path / "checkpoint.pt"
+    torch.save({"model": model.state_dict(), "cfg": {"model": flags}}, path)
+    figures = inspect(capsys, str(path), "--json")
+    assert figures["checkpoint_bytes"] == path.stat().st_size
+    assert figures["total_parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    energies = figures["residual_energy"]
+    assert len(energies) == 36
+    expected = [(linear.diagonal.square().sum() / linear.shared_weight.square().sum()).item() for linear in linears]
+    assert [row["residual_to_shared"] for row in energies] == pytest.approx(expected, rel=1e-3, abs=1e-6)
+    assert main(["inspect", str(path)]) == 0
+    assert "encoder shared weights" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give either one checkpoint"),
+        (["a.pt", "b.pt"], "give either one checkpoint"),
+        (["missing.pt"], "missing.pt does not exist"),
+        (["--arch", "lstm"], "'lstm' is not an s2t_transformer"),
+        (["--arch", "s2t_residual_transformer", "--encoder-groups", "3"], "unrecognized arguments: --encoder-groups 3"),
+        (
+            ["--arch", "s2t_residual_transformer_xs", "--encoder-group-size", "7"],
+            "group size 7 does not fit an encoder of 6 layers",
+        ),
+    ],
+)
+def test_refusals(capsys, arguments, message):
+    assert main(["inspect", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1

@@ -1,0 +1,149 @@
+"""Fixtures: a small synthetic corpus, prepared once, and fairseq's own commands run on it."""
+
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from fairseq import checkpoint_utils
+from fairseq.data import Dictionary
+from fairseq.logging import metrics
+from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
+from fairseq.tasks.speech_to_text import SpeechToTextTask
+from fairseq_cli import train as fairseq_cli_train
+
+import residual_st
+
+ROOT = Path(__file__).parent.parent
+RECIPE = ROOT / "examples" / "must_c"
+USER_DIR = Path(residual_st.__file__).parent
+torch.set_num_threads(2)
+
+TINY = {
+    "encoder_layers": 6,
+    "encoder_embed_dim": 32,
+    "encoder_ffn_embed_dim": 48,
+    "encoder_attention_heads": 4,
+    "decoder_layers": 1,
+    "decoder_attention_heads": 4,
+    "conv_channels": 32,
+}
+
+
+def to_flags(options: dict) -> list[str]:
+    """{"encoder_layers": 6, "report_accuracy": True} -> ["--encoder-layers", "6", "--report-accuracy"]"""
+    flags = []
+    for name, value in options.items():
+        flags.append("--" + name.replace("_", "-"))
+        if value is not True:
+            flags.append(str(value))
+    return flags
+
+
+def run(*command, check: bool = True, **options) -> subprocess.CompletedProcess:
+    """Run a command as a user would, and show what it printed if it fails."""
+    result = subprocess.run([str(part) for part in command], capture_output=True, text=True, **options)
+    if check and result.returncode != 0:
+        raise AssertionError(f"{command} exited {result.returncode}\n{result.stdout[-4000:]}\n{result.stderr[-4000:]}")
+    return result
+
+
+def run_recipe(script: str, *arguments, **options) -> subprocess.CompletedProcess:
+    return run(sys.executable, RECIPE / script, *arguments, **options)
+
+
+@pytest.fixture(scope="session")
+def release(tmp_path_factory) -> Path:
+    """A synthetic corpus in MuST-C's layout, not prepared: 124 training sentences."""
+    root = tmp_path_factory.mktemp("release") / "mustc"
+    run_recipe("make_demo_corpus.py", "--output", root, "--hours", "0.1")
+    return root
+
+
+@pytest.fixture(scope="session")
+def data(release) -> Path:
+    """The corpus prepared for both tasks; its training config has no SpecAugment, whose draws fairseq does not save."""
+    for task, size in (("st", 150), ("asr", 110)):
+        run_recipe("prepare.py", "-d", release, "--languages", "de", "--task", task, "--vocab-size", size)
+        config = release / "en-de" / f"config_{task}.yaml"
+        plain = config.read_text().replace("  - specaugment\n", "")
+        (release / "en-de" / f"config_{task}_plain.yaml").write_text(plain)
+    return release / "en-de"
+
+
+def tiny_flags(arch: str = "s2t_residual_transformer_s", **options) -> Namespace:
+    """The completed flags of a small model."""
+    flags = Namespace(arch=arch, input_feat_per_channel=80, max_source_positions=6000, max_target_positions=1024)
+    for name, value in {**TINY, **options}.items():
+        setattr(flags, name, value)
+    ARCH_CONFIG_REGISTRY[arch](flags)
+    return flags
+
+
+def tiny_model(arch: str = "s2t_residual_transformer_s", seed: int = 1, **options):
+    """A small model, built as fairseq builds it, with a dictionary of 20 words."""
+    torch.manual_seed(seed)
+    dictionary = Dictionary()
+    for index in range(16):
+        dictionary.add_symbol(str(index))
+    return ARCH_MODEL_REGISTRY[arch].build_model(tiny_flags(arch, **options), SimpleNamespace(target_dictionary=dictionary))
+
+
+@pytest.fixture
+def batch() -> dict:
+    """Input of two utterances of different length, and the target tokens behind them."""
+    generator = torch.Generator().manual_seed(1)
+    return {
+        "src_tokens": torch.randn(2, 60, 80, generator=generator),
+        "src_lengths": torch.tensor([60, 41]),
+        "prev_output_tokens": torch.randint(4, 20, (2, 7), generator=generator),
+    }
+
+
+@pytest.fixture
+def fairseq_train(monkeypatch):
+    """Run fairseq-train in this process; returns the exact loss of each update."""
+
+    def train(data: Path, save_dir: Path, task: str = "st", **options) -> list[float]:
+        losses = []
+        train_step = SpeechToTextTask.train_step
+
+        def recorded(self, *args, **kwargs):
+            loss, sample_size, logging_output = train_step(self, *args, **kwargs)
+            losses.append(float(loss.detach()))
+            return loss, sample_size, logging_output
+
+        defaults = {
+            **TINY,
+            "arch": "s2t_residual_transformer_s",
+            "user_dir": USER_DIR,
+            "task": "speech_to_text",
+            "config_yaml": f"config_{task}_plain.yaml",
+            "train_subset": f"train_{task}",
+            "valid_subset": f"dev_{task}",
+            "save_dir": save_dir,
+            "criterion": "label_smoothed_cross_entropy",
+            "label_smoothing": 0.1,
+            "optimizer": "adam",
+            "lr": 1e-3,
+            "lr_scheduler": "inverse_sqrt",
+            "warmup_updates": 10,
+            "max_tokens": 4000,
+            "seed": 1,
+            "num_workers": 0,
+            "cpu": True,
+            "no_epoch_checkpoints": True,
+        }
+        flags = to_flags({name: value for name, value in {**defaults, **options}.items() if value is not None})
+        with monkeypatch.context() as patch:
+            patch.setattr(SpeechToTextTask, "train_step", recorded)
+            patch.setattr(sys, "argv", ["fairseq-train", str(data), *flags])
+            metrics.reset()
+            vars(checkpoint_utils.save_checkpoint).pop("best", None)  # fairseq keeps the best score on the function
+            fairseq_cli_train.cli_main()
+        return losses
+
+    return train

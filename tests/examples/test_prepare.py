@@ -1,0 +1,261 @@
+import csv
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+
+import numpy as np
+import pytest
+import soundfile
+import yaml
+from conftest import RECIPE, run_recipe
+from fairseq.data.audio.audio_utils import get_features_or_waveform
+from fairseq.data.audio.data_cfg import S2TDataConfig
+
+SPLITS = ["train", "dev", "tst-COMMON", "tst-HE"]
+
+
+def manifest(root, name):
+    with open(root / f"{name}.tsv", encoding="utf-8") as file:
+        return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+
+
+def prepare(root, *flags, task="st", size=150, check=True):
+    return run_recipe("prepare.py", "-d", root, "--languages", "de", "--task", task, "--vocab-size", size, *flags, check=check)
+
+
+@pytest.fixture
+def small(release, tmp_path):
+    """A copy of the release that may be broken."""
+    root = tmp_path / "mustc"
+    shutil.copytree(release / "en-de" / "data", root / "en-de" / "data")
+    return root
+
+
+def test_features_are_read_by_fairseq_at_their_byte_offsets(data):
+    for split in SPLITS:
+        for row in manifest(data, f"{split}_st"):
+            features = get_features_or_waveform(row["audio"])
+            assert features.shape == (int(row["n_frames"]), 80)
+            assert features.dtype == np.float32
+    with zipfile.ZipFile(data / "fbank80.zip") as archive:
+        assert archive.testzip() is None
+        assert {info.compress_type for info in archive.infolist()} == {zipfile.ZIP_STORED}
+
+
+def test_features_are_kaldis(data, monkeypatch):
+    """Against the formulas of Kaldi's filterbank, written out in numpy for one segment."""
+    monkeypatch.syspath_prepend(RECIPE)
+    from features import filterbank
+
+    segment = yaml.safe_load((data / "data/dev/txt/dev.yaml").read_text())[0]
+    start, length = int(segment["offset"] * 16_000), int(segment["duration"] * 16_000)
+    samples, _ = soundfile.read(data / "data/dev/wav" / segment["wav"], start=start, frames=length)
+    frames = np.lib.stride_tricks.sliding_window_view(samples * 2**15, 400)[::160]
+    frames = frames - frames.mean(1, keepdims=True)
+    frames = frames - 0.97 * np.concatenate([frames[:, :1], frames[:, :-1]], 1)
+    window = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 399)) ** 0.85
+    power = np.abs(np.fft.rfft(frames * window, 512)) ** 2
+
+    def mel(hertz):
+        return 1127 * np.log1p(hertz / 700)
+
+    edges = np.linspace(mel(20), mel(8000), 82)
+    bins = mel(np.arange(257) * 16_000 / 512)
+    up = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
+    down = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1])[:, None]
+    banks = np.maximum(0, np.minimum(up, down))[:, :256]
+    expected = np.log(np.maximum(power[:, :256] @ banks.T, 1.19209e-07))
+    assert np.abs(filterbank(samples.astype(np.float32), 16_000) - expected).max() < 2e-2
+
+
+def test_manifests_follow_the_release(data):
+    segments = yaml.safe_load((data / "data/dev/txt/dev.yaml").read_text())
+    for task, language in (("st", "de"), ("asr", "en")):
+        rows = manifest(data, f"dev_{task}")
+        assert list(rows[0]) == ["id", "audio", "n_frames", "tgt_text", "speaker"]
+        texts = (data / f"data/dev/txt/dev.{language}").read_text().splitlines()
+        assert sorted(row["tgt_text"] for row in rows) == sorted(texts)
+        assert {row["speaker"] for row in rows} == {segment["speaker_id"] for segment in segments}
+        by_text = dict(zip(texts, segments))
+        for row in rows:
+            assert int(row["n_frames"]) == pytest.approx(by_text[row["tgt_text"]]["duration"] * 100, abs=3)
+
+
+def test_config_and_vocabulary_are_fairseqs(data):
+    config = S2TDataConfig(data / "config_st.yaml")
+    assert config.config["transforms"] == {"*": ["utterance_cmvn"], "_train": ["utterance_cmvn", "specaugment"]}
+    words = (data / config.vocab_filename).read_text().splitlines()
+    assert len(words) == 150 - 4
+    assert all(word.endswith(" 1") for word in words)
+
+
+def test_quotes_reach_the_model_as_they_are(small):
+    text = small / "en-de/data/train/txt/train.de"
+    lines = text.read_text().splitlines()
+    text.write_text("\n".join(['Er sagte: "Ja\tdoch".', *lines[1:]]) + "\n")
+    prepare(small)
+    assert 'Er sagte: "Ja doch".' in {row["tgt_text"] for row in manifest(small / "en-de", "train_st")}
+
+
+def test_length_filters_are_applied_and_counted(small):
+    txt = small / "en-de/data/train/txt"
+    lines = (txt / "train.de").read_text().splitlines()
+    (txt / "train.de").write_text("\n".join(["", *lines[1:]]) + "\n")
+    segments = yaml.safe_load((txt / "train.yaml").read_text())
+    segments[1]["duration"] = 0.05
+    recording = small / "en-de/data/train/wav" / segments[2]["wav"]
+    samples, rate = soundfile.read(recording)
+    soundfile.write(recording, np.concatenate([samples, np.zeros(31 * rate)]), rate, subtype="PCM_16")
+    segments[2]["duration"] = 31.0
+    (txt / "train.yaml").write_text("".join(f"- {yaml.safe_dump(s, default_flow_style=True, width=1000)}" for s in segments))
+    result = prepare(small)
+    for reason in ("empty sentence: 1", "short speech (<5 frames): 1", "long speech (>3000 frames): 1"):
+        assert reason in result.stdout
+    assert len(manifest(small / "en-de", "train_st")) == len(segments) - 3
+
+
+def damage(root, kind):
+    data = root / "en-de" / "data" / "train"
+    wav = sorted((data / "wav").iterdir())[0]
+    if kind == "missing":
+        wav.unlink()
+    elif kind == "not audio":
+        wav.write_text("this is no recording")
+    elif kind == "truncated":
+        wav.write_bytes(wav.read_bytes()[: wav.stat().st_size // 2])
+    elif kind == "past the end":
+        segments = yaml.safe_load((data / "txt/train.yaml").read_text())
+        segments[3]["offset"] = 1e6
+        (data / "txt/train.yaml").write_text(yaml.safe_dump(segments))
+    elif kind == "not a number":
+        path = data / "txt/train.yaml"
+        path.write_text(path.read_text().replace("duration: ", "duration: x", 1))
+    return wav
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("missing", "is missing: 4 segments"),
+        ("not audio", "cannot be read as audio"),
+        ("truncated", "but the recording holds"),
+        ("past the end", "but the recording holds"),
+        ("not a number", "is not a number"),
+    ],
+)
+def test_bad_audio_is_named_and_refused_or_skipped(small, kind, message):
+    wav = damage(small, kind)
+    before = sorted(path.name for path in (small / "en-de").iterdir())
+    refused = prepare(small, check=False)
+    assert refused.returncode == 2
+    assert message in refused.stderr
+    assert re.search(r"\d+ segments cannot be used; .*--skip-bad", refused.stderr.splitlines()[-1])
+    assert sorted(path.name for path in (small / "en-de").iterdir()) == before
+    skipped = prepare(small, "--skip-bad")
+    assert "skipped" in skipped.stdout
+    kept = manifest(small / "en-de", "train_st")
+    assert 0 < len(kept) < 124
+    if kind in ("missing", "not audio"):
+        assert not any(row["id"].startswith(f"{wav.stem}_") for row in kept)
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "message"),
+    [
+        ("txt/train.de", "eine Zeile\n", "train.de ends before line 2"),
+        ("txt/train.yaml", "- {wav: a.wav, offset: 1, speaker_id: s}\n", "line 1: no `duration`"),
+        ("txt/train.yaml", "- {wav: [", "is not the yaml of a MuST-C split"),
+        ("txt/train.en", None, "train.en is missing"),
+    ],
+)
+def test_files_that_do_not_match_are_refused(small, path, content, message):
+    path = small / "en-de/data/train" / path
+    path.unlink() if content is None else path.write_text(content)
+    result = prepare(small, "--skip-bad", check=False)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not list((small / "en-de").glob("*.tsv"))
+
+
+def test_a_recording_in_two_splits_is_refused(small):
+    """Utterances are named after their recording, so one of the two would get the other's features."""
+    data = small / "en-de" / "data"
+    wav = next((data / "dev" / "wav").iterdir())
+    shutil.copy(wav, data / "tst-HE" / "wav")
+    for name in ("yaml", "en", "de"):
+        shutil.copy(data / "dev" / "txt" / f"dev.{name}", data / "tst-HE" / "txt" / f"tst-HE.{name}")
+    result = prepare(small, check=False)
+    assert result.returncode == 2
+    assert f"{wav.name} stands in dev and in tst-HE" in result.stderr
+
+
+def test_a_vocabulary_that_cannot_be_made(small):
+    result = prepare(small, size=8000, check=False)
+    assert result.returncode == 2
+    assert "cannot make a unigram vocabulary of 8000: Vocabulary size too high (8000)" in result.stderr
+    assert not list((small / "en-de").glob("*.tsv"))
+
+
+def test_goes_on_after_being_killed(release, tmp_path):
+    whole = tmp_path / "whole"
+    shutil.copytree(release / "en-de" / "data", whole / "en-de" / "data")
+    prepare(whole)
+    killed = tmp_path / "killed"
+    shutil.copytree(release / "en-de" / "data", killed / "en-de" / "data")
+    command = [sys.executable, RECIPE / "prepare.py", "-d", killed, "--languages", "de", "--task", "st", "--vocab-size", "150"]
+    partial = killed / "en-de" / "fbank80.zip.partial"
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    while process.poll() is None and not (partial.exists() and partial.stat().st_size > 1e6):
+        time.sleep(0.002)  # polls for the moment to kill it
+    import os
+
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (killed / "en-de" / "fbank80.zip").exists(), "it was not killed in time to test anything"
+    assert not list((killed / "en-de").glob("*.tsv"))
+    with open(partial, "ab") as file:
+        file.write(b"PK\x03\x04 half an entry")
+    prepare(killed)
+    assert (killed / "en-de" / "fbank80.zip").read_bytes() == (whole / "en-de" / "fbank80.zip").read_bytes()
+    for split in SPLITS:
+        ours, theirs = (manifest(root / "en-de", f"{split}_st") for root in (killed, whole))
+        assert [{**row, "audio": row["audio"].rpartition("/")[2]} for row in ours] == [
+            {**row, "audio": row["audio"].rpartition("/")[2]} for row in theirs
+        ]
+
+
+def test_joint_languages(release, tmp_path):
+    root = tmp_path / "mustc"
+    for language in ("de", "nl"):
+        shutil.copytree(release / "en-de" / "data", root / f"en-{language}" / "data")
+        for path in (root / f"en-{language}" / "data").glob("*/txt/*.de"):
+            path.rename(path.with_suffix(f".{language}"))
+    flags = ["-d", root, "--languages", "de", "nl", "--task", "st", "--vocab-size", "150"]
+    result = run_recipe("prepare.py", *flags, "--joint", check=False)
+    assert result.returncode == 2
+    assert "en-de/train_st.tsv is missing" in result.stderr
+    run_recipe("prepare.py", *flags)
+    run_recipe("prepare.py", *flags, "--joint")
+    config = S2TDataConfig(root / "config_st.yaml")
+    assert config.prepend_tgt_lang_tag
+    assert config.config["specaugment"]["freq_mask_N"] == 2
+    words = (root / config.vocab_filename).read_text()
+    assert "<lang:de> 1" in words
+    assert "<lang:nl> 1" in words
+    assert {row["tgt_lang"] for row in manifest(root, "train_nl_st")} == {"nl"}
+    from types import SimpleNamespace
+
+    from fairseq.data.audio.speech_to_text_dataset import SpeechToTextDatasetCreator
+    from fairseq.tasks.speech_to_text import SpeechToTextTask
+
+    task = SpeechToTextTask.setup_task(SimpleNamespace(data=str(root), config_yaml="config_st.yaml", seed=1, train_subset="train"))
+    task.load_dataset("train_de_st,train_nl_st")
+    first = task.datasets["train_de_st,train_nl_st"][0].target[0]
+    assert task.target_dictionary[first] == "<lang:de>"
+    assert SpeechToTextDatasetCreator.KEY_TGT_LANG == "tgt_lang"

@@ -1,0 +1,71 @@
+import pytest
+import torch
+from conftest import tiny_model
+
+from residual_st.errors import InputError
+
+
+def save(model, path):
+    torch.save({"model": model.state_dict()}, path)
+    return str(path)
+
+
+def test_encoder_and_decoder_of_the_same_plan(tmp_path):
+    source = tiny_model(seed=2)
+    path = save(source, tmp_path / "source.pt")
+    model = tiny_model(seed=3, load_pretrained_encoder_from=path, load_pretrained_decoder_from=path)
+    for ours, theirs in zip(model.state_dict().values(), source.state_dict().values()):
+        assert torch.equal(ours, theirs)
+
+
+def test_the_new_models_flags_do_not_point_at_the_file(tmp_path):
+    from types import SimpleNamespace
+
+    from conftest import tiny_flags
+    from fairseq.data import Dictionary
+
+    from residual_st.models.s2t_residual_transformer import S2TResidualTransformerModel
+
+    flags = tiny_flags(load_pretrained_encoder_from=save(tiny_model(), tmp_path / "source.pt"))
+    S2TResidualTransformerModel.build_model(flags, SimpleNamespace(target_dictionary=Dictionary()))
+    assert flags.load_pretrained_encoder_from is None
+
+
+def test_ctc_projection_of_another_dictionary_is_left_out(tmp_path):
+    path = save(tiny_model(seed=2, ctc_weight=0.3), tmp_path / "asr.pt")
+    without = tiny_model(seed=3, load_pretrained_encoder_from=path)
+    assert without.encoder.ctc_proj is None
+    same_size = tiny_model(seed=3, ctc_weight=0.3, load_pretrained_encoder_from=path)
+    assert torch.equal(same_size.encoder.ctc_proj.weight, tiny_model(seed=2, ctc_weight=0.3).encoder.ctc_proj.weight)
+
+
+DENSE = {"encoder_group_size": 1, "encoder_residual_rank": 0, "encoder_residual_diagonal": False}
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "message"),
+    [
+        (DENSE, {}, "it has a dense encoder, this one shares its layers as 0,0,0,1,1,1"),
+        ({}, DENSE, "it shares its layers as 0,0,0,1,1,1, this one has a dense encoder"),
+        ({"encoder_group_size": 2}, {}, "it shares its layers as 0,0,1,1,2,2, this one shares its layers as 0,0,0,1,1,1"),
+        ({"encoder_sharing_pattern": "cycle"}, {}, "it shares its layers as 0,1,0,1,0,1, this one shares"),
+        (
+            {"encoder_residual_rank": 4},
+            {},
+            r"its transformer_layers.0.self_attn.k_proj.up is of shape \(32, 4\), this one's of \(32, 2\)",
+        ),
+        ({"encoder_residual_diagonal": False}, {}, "it has no transformer_layers.0.self_attn.k_proj.diagonal"),
+        ({"encoder_embed_dim": 64}, {}, "is of shape"),
+    ],
+)
+def test_refuses_another_model(tmp_path, theirs, ours, message):
+    path = save(tiny_model(**theirs), tmp_path / "source.pt")
+    with pytest.raises(
+        InputError, match=f"--load-pretrained-encoder-from .*source.pt is of another model than this one: .*{message}"
+    ):
+        tiny_model(load_pretrained_encoder_from=path, **ours)
+
+
+def test_refuses_a_missing_file():
+    with pytest.raises(InputError, match="nowhere.pt does not exist"):
+        tiny_model(load_pretrained_encoder_from="nowhere.pt")

@@ -1,0 +1,60 @@
+import pytest
+import torch
+from torch import nn
+
+from residual_st.modules import ResidualLinear
+
+
+def make(out_features, in_features, rank=2, diagonal=True, bias=True):
+    torch.manual_seed(1)
+    owner = nn.ParameterDict({"w": nn.Parameter(torch.randn(out_features, in_features, dtype=torch.float64))})
+    bias = nn.Parameter(torch.randn(out_features, dtype=torch.float64)) if bias else None
+    return ResidualLinear(owner, "w", bias, rank, diagonal), owner
+
+
+@pytest.mark.parametrize(("out_features", "in_features"), [(5, 5), (4, 7), (7, 4)])
+@pytest.mark.parametrize("rank", [0, 1, 3])
+@pytest.mark.parametrize("diagonal", [True, False])
+def test_the_equation(out_features, in_features, rank, diagonal):
+    linear, owner = make(out_features, in_features, rank, diagonal)
+    for parameter in linear.parameters():
+        nn.init.normal_(parameter)
+    residual = torch.zeros(out_features, in_features, dtype=torch.float64)
+    if rank:
+        residual += linear.up @ linear.down
+    if diagonal:
+        for index in range(min(out_features, in_features)):
+            residual[index, index] += linear.diagonal[index]
+    torch.testing.assert_close(linear.weight, owner["w"] + residual)
+    x = torch.randn(3, 2, in_features, dtype=torch.float64)
+    torch.testing.assert_close(linear(x), x @ (owner["w"] + residual).T + linear.bias)
+    torch.testing.assert_close(linear.residual_energy(), residual.square().sum())
+
+
+def test_starts_as_the_shared_weight_and_can_leave_it():
+    linear, owner = make(4, 6)
+    assert torch.equal(linear.weight, owner["w"])
+    linear(torch.randn(2, 6, dtype=torch.float64)).square().sum().backward()
+    assert linear.up.grad.any()
+    assert linear.diagonal.grad.any()
+    assert owner["w"].grad.any()
+    with torch.no_grad():
+        linear.up -= 0.1 * linear.up.grad
+    linear(torch.randn(2, 6, dtype=torch.float64)).square().sum().backward()
+    assert linear.down.grad.any()
+
+
+def test_the_shared_weight_is_not_a_parameter_of_the_layer():
+    linear, owner = make(4, 6)
+    assert sorted(dict(linear.named_parameters())) == ["bias", "diagonal", "down", "up"]
+    owner["w"] = nn.Parameter(torch.zeros(4, 6, dtype=torch.float64))
+    assert not linear.weight.any(), "the layer must see a parameter that was replaced"
+
+
+def test_gradients_are_those_of_the_equation():
+    linear, _ = make(4, 6, rank=2)
+    nn.init.normal_(linear.up)
+    x = torch.randn(3, 6, dtype=torch.float64)
+    parameters = [linear.shared_weight, linear.up, linear.down, linear.diagonal, linear.bias]
+    assert torch.autograd.gradcheck(lambda *_: linear(x), parameters)
+    assert torch.autograd.gradcheck(lambda *_: linear.residual_energy(), parameters[1:4])
