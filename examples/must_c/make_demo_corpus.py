@@ -60,7 +60,7 @@ def draw_talks(root: Path, hours: float, seed: int, difficulty: str) -> dict[str
                     sentences.append(pair)
             number += 1
             voice = draw_voice(rng, split, difficulty == "hard")
-            wav_dir = root / "en-de" / "data" / split / "wav"
+            wav_dir = root / "data" / split / "wav"
             talks[split].append(Talk(f"demo_{number}", f"{seed}/{difficulty}/{number}", voice, sentences, wav_dir))
     return talks
 
@@ -92,14 +92,14 @@ def record(talk: Talk) -> list[dict]:
 
 
 def make_corpus(output: Path, hours: float, seed: int, difficulty: str, workers: int) -> None:
-    """Write `output/en-de/data/SPLIT/{wav,txt}`. The corpus is built beside `output` and renamed when whole."""
-    partial = output.with_name(output.name + ".partial")
+    """Write `output/en-de/data/SPLIT/{wav,txt}`. `en-de` is built beside its place and takes its name when it is whole."""
+    partial = output / "en-de.partial"
     if partial.exists():
         shutil.rmtree(partial)
     talks = draw_talks(partial, hours, seed, difficulty)
     for split in talks:
         for folder in ("wav", "txt"):
-            (partial / "en-de" / "data" / split / folder).mkdir(parents=True)
+            (partial / "data" / split / folder).mkdir(parents=True)
     everything = [(split, talk) for split in talks for talk in talks[split]]
     segments = {split: [] for split in talks}
     # a fresh process for each talk: espeak-ng's output depends on what it said before
@@ -108,7 +108,7 @@ def make_corpus(output: Path, hours: float, seed: int, difficulty: str, workers:
         for (split, _), talk_segments in zip(everything, tqdm(recorded, total=len(everything), unit="talk", desc="speaking")):
             segments[split] += talk_segments
     for split in talks:
-        txt = partial / "en-de" / "data" / split / "txt"
+        txt = partial / "data" / split / "txt"
         pairs = [pair for talk in talks[split] for pair in talk.sentences]
         (txt / f"{split}.en").write_text("".join(pair.english + "\n" for pair in pairs), encoding="utf-8")
         (txt / f"{split}.de").write_text("".join(pair.german + "\n" for pair in pairs), encoding="utf-8")
@@ -117,19 +117,19 @@ def make_corpus(output: Path, hours: float, seed: int, difficulty: str, workers:
                 file.write("- " + yaml.safe_dump(segment, default_flow_style=True, width=10_000))
         seconds = sum(segment["duration"] for segment in segments[split])
         print(f"{split}: {len(pairs)} sentences, {len(talks[split])} talks, {seconds / 3600:.2f} h of synthetic speech")
-    partial.rename(output)
+    partial.rename(output / "en-de")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--output", required=True, type=Path, help="folder to make; it must not exist yet")
+    parser.add_argument("--output", required=True, type=Path, help="folder in which to make en-de/")
     parser.add_argument("--hours", type=float, default=4.0, help="hours of training speech (default: 4)")
     parser.add_argument("--difficulty", choices=["easy", "hard"], default="easy", help="hard: names, noise, echo, wide rates")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=multiprocessing.cpu_count(), help="processes (default: one a core)")
     args = parser.parse_args()
-    if args.output.exists():
-        parser.error(f"--output {args.output} exists already; name a new folder or remove it first")
+    if (args.output / "en-de").exists():
+        parser.error(f"{args.output / 'en-de'} exists already; name another folder or remove it first")
     if not args.hours > 0:
         parser.error(f"--hours {args.hours} is not a size; give a number above 0")
     if args.workers < 1:

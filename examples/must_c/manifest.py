@@ -11,13 +11,13 @@ from pathlib import Path
 import sentencepiece
 import yaml
 
-from features import N_MEL_BINS
 from must_c import RecipeError
+from residual_st.filterbank import N_MEL_BINS
 
 COLUMNS = ["id", "audio", "n_frames", "tgt_text", "speaker"]
 MIN_FRAMES, MAX_TRAIN_FRAMES = 5, 3000  # fairseq's length filters, in frames of 10 ms
-# SpecAugment (Park et al. 2019): fairseq's policies for one language and for joint data
-_SPECAUGMENT = {
+# SpecAugment (Park et al. 2019, arXiv 1904.08779): LibriSpeech basic and double, fairseq's choice for one language and for several
+SPECAUGMENT = {
     "lb": {"freq_mask_F": 27, "freq_mask_N": 1, "time_mask_N": 1, "time_mask_T": 100, "time_mask_p": 1.0, "time_wrap_W": 0},
     "ld": {"freq_mask_F": 27, "freq_mask_N": 2, "time_mask_N": 2, "time_mask_T": 100, "time_mask_p": 1.0, "time_wrap_W": 0},
 }
@@ -108,15 +108,17 @@ def train_vocabulary(sentences: Iterable[str], prefix: Path, kind: str, size: in
 
 
 def write_config(path: Path, vocabulary: Path, policy: str, prepend_tgt_lang_tag: bool = False) -> None:
-    """Write the data configuration; `policy` is a SpecAugment policy, "lb" or "ld". CMVN is by utterance, at loading time."""
+    """Write the data configuration; `policy` is one of SPECAUGMENT or "none". CMVN is by utterance, at loading time."""
     config = {
         "bpe_tokenizer": {"bpe": "sentencepiece", "sentencepiece_model": str(vocabulary.with_suffix(".model").absolute())},
         "input_channels": 1,
         "input_feat_per_channel": N_MEL_BINS,
-        "specaugment": _SPECAUGMENT[policy],
-        "transforms": {"*": ["utterance_cmvn"], "_train": ["utterance_cmvn", "specaugment"]},
+        "transforms": {"*": ["utterance_cmvn"], "_train": ["utterance_cmvn"]},
         "vocab_filename": vocabulary.with_suffix(".txt").name,
     }
+    if policy != "none":
+        config["specaugment"] = SPECAUGMENT[policy]
+        config["transforms"]["_train"].append("specaugment")
     if prepend_tgt_lang_tag:
         config["prepend_tgt_lang_tag"] = True
     with write_atomically(path) as file:

@@ -17,7 +17,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from features import read_index, write_features
-from manifest import COLUMNS, filter_rows, read_manifest, train_vocabulary, write_config, write_manifest
+from manifest import COLUMNS, SPECAUGMENT, filter_rows, read_manifest, train_vocabulary, write_config, write_manifest
 from must_c import SPLITS, Problem, RecipeError, Talk, check_layout, read_talks
 
 SHOWN_PROBLEMS = 10
@@ -62,7 +62,7 @@ def prepare_language(data_root: Path, language: str, args: argparse.Namespace) -
         write_manifest(filter_rows(rows(split), split == "train", counts), root / f"{split}_{args.task}.tsv")
         dropped = ", ".join(f"{reason}: {count}" for reason, count in counts.items() if reason != "kept") or "none"
         print(f"{split}_{args.task}.tsv: {counts['kept']} segments; filtered: {dropped}")
-    write_config(root / f"config_{args.task}.yaml", vocabulary, "lb")
+    write_config(root / f"config_{args.task}.yaml", vocabulary, args.specaugment or "lb")
     if problems:
         show(problems)
         print(f"skipped {n_segments(problems)} segments that cannot be used")
@@ -142,7 +142,7 @@ def prepare_joint(data_root: Path, languages: list[str], args: argparse.Namespac
                 rows = ({**row, "tgt_lang": language} for row in rows)
             columns = [*COLUMNS, "tgt_lang"] if args.task == "st" else COLUMNS
             write_manifest(rows, data_root / f"{split}_{language}_{args.task}.tsv", columns)
-    write_config(data_root / f"config_{args.task}.yaml", vocabulary, "ld", tagged)
+    write_config(data_root / f"config_{args.task}.yaml", vocabulary, args.specaugment or "ld", tagged)
     print(f"{data_root}: joint {args.task} data of {', '.join(languages)}")
 
 
@@ -164,6 +164,9 @@ def main() -> int:
         action=argparse.BooleanOptionalAction,
         default=True,
         help="joint translation: start every target with its language's tag",
+    )
+    parser.add_argument(
+        "--specaugment", choices=[*SPECAUGMENT, "none"], help="policy in training (default: lb, or ld with --joint)"
     )
     parser.add_argument("--skip-bad", action="store_true", help="leave out unusable segments instead of stopping")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one a core)")

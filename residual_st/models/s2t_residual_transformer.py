@@ -7,6 +7,7 @@ from fairseq.models import ARCH_CONFIG_REGISTRY, register_model, register_model_
 from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerEncoder, S2TTransformerModel
 
 from residual_st.errors import InputError
+from residual_st.models.hub_interface import S2TResidualHubInterface
 from residual_st.models.pretrained import load_pretrained
 from residual_st.modules import share_layers
 from residual_st.sharing_plan import PATTERNS, SharingPlan
@@ -32,6 +33,12 @@ class S2TResidualTransformerModel(S2TTransformerModel):
     @classmethod
     def hub_models(cls):
         return {}
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs) -> S2TResidualHubInterface:
+        """fairseq's `from_pretrained(folder, checkpoint_file, data_folder, config_yaml=...)`."""
+        hub = super().from_pretrained(*args, **kwargs)
+        return S2TResidualHubInterface(hub.cfg, hub.task, hub.model)
 
     @staticmethod
     def add_args(parser):

@@ -61,14 +61,15 @@ def test_the_same_bytes_each_time_whatever_the_number_of_processes(tmp_path, dif
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--output", "."], "--output . exists already"),
+        (["--output", "full"], "full/en-de exists already"),
         (["--output", "new", "--hours", "-1"], "--hours -1.0 is not a size"),
         (["--output", "new", "--workers", "0"], "--workers 0"),
         (["--output", "new", "--difficulty", "harder"], "invalid choice"),
     ],
 )
 def test_refusals(tmp_path, flags, message):
+    (tmp_path / "full" / "en-de").mkdir(parents=True)
     result = run_recipe("make_demo_corpus.py", *flags, check=False, cwd=tmp_path)
     assert result.returncode == 2
     assert message in result.stderr
-    assert not list(tmp_path.iterdir())
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["full", "full/en-de"]

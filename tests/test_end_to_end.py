@@ -1,0 +1,190 @@
+"""The commands of the README, as a user types them, in a folder that is not the checkout."""
+
+import json
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+import yaml
+from conftest import TINY, USER_DIR, run, to_flags
+
+BIN = Path(sys.executable).parent
+RESIDUAL = {"encoder_layers": 12, "decoder_embed_dim": 32, "decoder_ffn_embed_dim": 48}
+
+
+def config(data, **options):
+    return {
+        "data": str(data),
+        "config-yaml": "config_st.yaml",
+        "train-subset": "train_st",
+        "valid-subset": "dev_st",
+        "task": "speech_to_text",
+        "arch": "s2t_residual_transformer_s",
+        "criterion": "label_smoothed_cross_entropy_with_residual",
+        "label-smoothing": 0.1,
+        "ctc-weight": 0.3,
+        "optimizer": "adam",
+        "lr": 2e-3,
+        "max-tokens": 4000,
+        "num-workers": 1,
+        "cpu": True,
+        "save-dir": "run",
+        "max-update": 6,
+        "save-interval-updates": 3,
+        **{name.replace("_", "-"): value for name, value in {**TINY, **options}.items()},
+    }
+
+
+def generate(data, checkpoint, cwd, *flags, check=True):
+    command = [
+        BIN / "fairseq-generate",
+        data,
+        "--user-dir",
+        USER_DIR,
+        "--task",
+        "speech_to_text",
+        "--config-yaml",
+        "config_st.yaml",
+    ]
+    command += [
+        "--gen-subset",
+        "tst-HE_st",
+        "--path",
+        checkpoint,
+        "--max-tokens",
+        "20000",
+        "--beam",
+        "2",
+        "--max-len-b",
+        "30",
+        "--cpu",
+    ]
+    return run(*command, "--scoring", "sacrebleu", *flags, cwd=cwd, check=check)
+
+
+def hypotheses(output: str) -> dict[str, str]:
+    return dict(line.split("\t", 1) for line in output.splitlines() if line.startswith("H-"))
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("elsewhere")
+    for name, options in {"residual": {}, "dense": {"arch": "s2t_transformer_s"}}.items():
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(config(data, **options, save_dir=name)))
+        run(BIN / "residual-st", "train", f"{name}.yaml", cwd=folder)
+        run(BIN / "residual-st", "average", name, "--num-update-checkpoints", "2", "--output", f"{name}.pt", cwd=folder)
+    return folder
+
+
+def test_train_average_generate_and_score(data, trained):
+    output = generate(data, "residual.pt", trained).stdout
+    assert len(hypotheses(output)) == 24
+    assert re.search(r"Generate tst-HE_st with beam=2: BLEU = \d", output)
+
+
+def test_generate_needs_nothing_but_the_checkpoint(data, trained, tmp_path):
+    """Not the run's folder, not its config, not the current folder."""
+    shutil.copy(trained / "residual.pt", tmp_path / "copy.pt")
+    first = hypotheses(generate(data, "residual.pt", trained).stdout)
+    assert hypotheses(generate(data, tmp_path / "copy.pt", "/").stdout) == first
+
+
+def test_files_are_as_much_smaller_as_the_model(trained):
+    """Each U is in the file once; still so after averaging."""
+    figures = {}
+    for name in ("residual", "dense"):
+        for path in (trained / f"{name}.pt", trained / name / "checkpoint_last.pt"):
+            shown = run(BIN / "residual-st", "inspect", path, "--json")
+            figures[name, path.suffix and path.stem.startswith("checkpoint")] = json.loads(shown.stdout)
+    for kind in (True, False):
+        ours, dense = figures["residual", kind], figures["dense", kind]
+        tensors = sum(part["bytes"] for part in ours["parts"].values()), sum(part["bytes"] for part in dense["parts"].values())
+        assert tensors[0] / tensors[1] == pytest.approx(ours["total_parameters"] / dense["total_parameters"])
+    state = torch.load(trained / "residual.pt", weights_only=True)["model"]
+    storages = [value.untyped_storage().data_ptr() for name, value in state.items() if "shared_weights" in name]
+    assert len(storages) == len(set(storages)) == 2 * 6 + 1
+
+
+def test_the_hub_interface_translates_audio_as_generate_does(data, trained, tmp_path):
+    from residual_st.errors import InputError
+    from residual_st.models.s2t_residual_transformer import S2TResidualTransformerModel
+
+    hub = S2TResidualTransformerModel.from_pretrained(
+        str(trained), "residual.pt", str(data), config_yaml="config_st.yaml", beam=2, max_len_b=30
+    )
+    segment = yaml.safe_load((data / "data/tst-HE/txt/tst-HE.yaml").read_text())[0]
+    start, frames = int(segment["offset"] * 16_000), int(segment["duration"] * 16_000)
+    samples, rate = soundfile.read(data / "data/tst-HE/wav" / segment["wav"], start=start, frames=frames)
+    soundfile.write(tmp_path / "utterance.wav", samples, rate, subtype="PCM_16")
+    translation = hub.predict(str(tmp_path / "utterance.wav"))
+    generated = {line.split("\t")[2] for line in generate(data, "residual.pt", trained).stdout.splitlines() if line[:2] == "D-"}
+    assert translation in generated
+    assert hub.predict(torch.from_numpy(samples).float().unsqueeze(0)) == translation
+    with pytest.raises(InputError, match="nowhere.wav cannot be read as audio"):
+        hub.predict("nowhere.wav")
+
+
+def test_a_checkpoint_that_carries_code_is_refused_and_does_not_run(data, trained, tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'exploded'}",)
+
+    state = torch.load(trained / "residual.pt", weights_only=True)
+    torch.save({**state, "extra": Bomb()}, tmp_path / "bomb.pt")
+    result = generate(data, tmp_path / "bomb.pt", tmp_path, check=False)
+    assert result.returncode != 0
+    assert "weights_only" in result.stderr
+    for command in (["inspect", "bomb.pt"], ["average", "bomb.pt", "--output", "out.pt"]):
+        result = run(BIN / "residual-st", *command, cwd=tmp_path, check=False)
+        assert result.returncode == 2
+        assert "bomb.pt is refused" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["bomb.pt"]
+
+
+def test_translation_starts_from_a_recognition_encoder(fairseq_train, data, tmp_path):
+    criterion = {"criterion": "label_smoothed_cross_entropy_with_residual"}
+    fairseq_train(data, tmp_path / "asr", task="asr", max_update=3, ctc_weight=0.3, **criterion)
+    asr = tmp_path / "asr" / "checkpoint_last.pt"
+    cold = fairseq_train(data, tmp_path / "cold", max_update=1, **criterion)
+    warm = fairseq_train(data, tmp_path / "warm", max_update=1, load_pretrained_encoder_from=asr, **criterion)
+    assert warm != cold
+    asr.unlink()
+    assert "BLEU" in generate(data, tmp_path / "warm" / "checkpoint_last.pt", tmp_path).stdout
+
+
+@pytest.mark.parametrize("stop", [1, 4, 7])
+def test_resumed_training_is_the_uninterrupted_one(fairseq_train, data, tmp_path, stop):
+    """Stopped within an epoch or between two, the losses afterwards are the same to the last bit."""
+    options = {"max_update": 12, "criterion": "label_smoothed_cross_entropy_with_residual", "encoder_residual_rank": 3}
+    whole = fairseq_train(data, tmp_path / "whole", **options)
+    first = fairseq_train(data, tmp_path / "parts", **{**options, "max_update": stop})
+    rest = fairseq_train(data, tmp_path / "parts", **options)
+    assert first + rest == whole
+    last = [torch.load(tmp_path / run / "checkpoint_last.pt", weights_only=True)["model"] for run in ("whole", "parts")]
+    assert all(torch.equal(last[0][name], last[1][name]) for name in last[0])
+
+
+def test_resuming_under_another_plan_is_refused(fairseq_train, data, tmp_path, caplog):
+    fairseq_train(data, tmp_path / "run", max_update=1)
+    with pytest.raises(Exception, match="Cannot load model parameters") as refusal:
+        fairseq_train(data, tmp_path / "run", max_update=2, encoder_sharing_pattern="cycle")
+    assert "shares its layers as 0,0,0,1,1,1, this model as 0,1,0,1,0,1" in str(refusal.value.__context__)
+
+
+def test_every_way_to_name_the_user_dir(data, tmp_path):
+    shown = run(BIN / "residual-st", "user-dir", cwd=tmp_path).stdout.strip()
+    assert Path(shown) == USER_DIR
+    flags = to_flags(
+        {**TINY, "arch": "s2t_residual_transformer_s", "task": "speech_to_text", "max_update": 1, "max_tokens": 4000, "cpu": True}
+    )
+    flags += to_flags({"config_yaml": "config_st.yaml", "train_subset": "train_st", "valid_subset": "dev_st", "no_save": True})
+    flags += to_flags({"optimizer": "adam", "criterion": "label_smoothed_cross_entropy_with_residual", "num_workers": 0})
+    run(BIN / "fairseq-train", data, "--user-dir", "residual_st", *flags, cwd=USER_DIR.parent)
+    code = f"import residual_st, sys; sys.argv = {['fairseq-train', str(data), '--user-dir', shown, *flags]!r}\n"
+    code += "from fairseq_cli.train import cli_main; cli_main()"
+    assert "has already been imported" in run(sys.executable, "-c", code, cwd=tmp_path).stderr
