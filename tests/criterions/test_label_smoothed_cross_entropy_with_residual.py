@@ -21,7 +21,7 @@ def test_the_penalty_shrinks_residuals_and_the_log_shows_their_energy(fairseq_tr
         state = torch.load(tmp_path / name / "checkpoint_last.pt", weights_only=True)["model"]
         return sum(value.square().sum() for key, value in state.items() if key.endswith(("up", "diagonal")))
 
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", logger="fairseq")
     fairseq_train(data, tmp_path / "free", max_update=8, criterion=OURS)
     line = next(record.getMessage() for record in caplog.records if record.name == "train")
     for kind in ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"):
