@@ -1,9 +1,9 @@
 """The commands of the README, as a user types them, in a folder that is not the checkout."""
 
-import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,7 +14,6 @@ import yaml
 from conftest import TINY, USER_DIR, run, to_flags
 
 BIN = Path(sys.executable).parent
-RESIDUAL = {"encoder_layers": 12, "decoder_embed_dim": 32, "decoder_ffn_embed_dim": 48}
 
 
 def config(data, **options):
@@ -94,20 +93,22 @@ def test_generate_needs_nothing_but_the_checkpoint(data, trained, tmp_path):
     assert hypotheses(generate(data, tmp_path / "copy.pt", "/").stdout) == first
 
 
-def test_files_are_as_much_smaller_as_the_model(trained):
-    """Each U is in the file once; still so after averaging."""
-    figures = {}
-    for name in ("residual", "dense"):
-        for path in (trained / f"{name}.pt", trained / name / "checkpoint_last.pt"):
-            shown = run(BIN / "residual-st", "inspect", path, "--json")
-            figures[name, path.suffix and path.stem.startswith("checkpoint")] = json.loads(shown.stdout)
-    for kind in (True, False):
-        ours, dense = figures["residual", kind], figures["dense", kind]
-        tensors = sum(part["bytes"] for part in ours["parts"].values()), sum(part["bytes"] for part in dense["parts"].values())
-        assert tensors[0] / tensors[1] == pytest.approx(ours["total_parameters"] / dense["total_parameters"])
-    state = torch.load(trained / "residual.pt", weights_only=True)["model"]
-    storages = [value.untyped_storage().data_ptr() for name, value in state.items() if "shared_weights" in name]
-    assert len(storages) == len(set(storages)) == 2 * 6 + 1
+def test_two_processes_train_as_one_with_twice_the_batches(fairseq_train, data, tmp_path):
+    """Workers that exchange gradients keep one copy of every shared weight, and come to the same model."""
+    options = {"max_update": 3, "dropout": 0, "criterion": "label_smoothed_cross_entropy_with_residual"}
+    fairseq_train(data, tmp_path / "one", update_freq=2, **options)
+    flags = config(data, **{**options, "config-yaml": "config_st_plain.yaml", "ctc-weight": 0, "lr": 1e-3, "num-workers": 0})
+    flags |= {"lr-scheduler": "inverse_sqrt", "warmup-updates": 10, "seed": 1, "save-dir": tmp_path / "two", "user-dir": USER_DIR}
+    flags |= {"distributed-world-size": 2, "distributed-no-spawn": True, "distributed-backend": "gloo"}
+    flags |= {"distributed-init-method": f"file://{tmp_path}/meet", "ddp-backend": "legacy_ddp"}
+    command = [BIN / "fairseq-train", flags.pop("data"), *to_flags(flags), "--distributed-rank"]
+    workers = [subprocess.Popen([*map(str, command), str(rank)], stderr=subprocess.PIPE, text=True) for rank in range(2)]
+    errors = [worker.communicate(timeout=300)[1] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], errors[0][-3000:] + errors[1][-3000:]
+    one, two = (torch.load(tmp_path / name / "checkpoint_last.pt", weights_only=True)["model"] for name in ("one", "two"))
+    assert list(one) == list(two)
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], rtol=1e-3, atol=1e-4)
 
 
 def test_the_hub_interface_translates_audio_as_generate_does(data, trained, tmp_path):

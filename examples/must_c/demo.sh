@@ -38,5 +38,5 @@ fairseq-generate "$DEMO_ROOT/en-de" --user-dir residual_st --task speech_to_text
   >"$DEMO_ROOT/$name.txt"
 
 echo "== Result"
-residual-st inspect "$DEMO_ROOT/$name.pt" | sed -n '1,/^total/p'
+residual-st inspect "$DEMO_ROOT/$name.pt" | sed '/^residual . shared/,$d'
 python examples/must_c/show_translations.py "$DEMO_ROOT/$name.txt"

@@ -13,6 +13,7 @@ from tabulate import tabulate
 from torch import nn
 
 from residual_st.checkpoints import load_checkpoint, model_flags
+from residual_st.compat import reconcile_versions
 from residual_st.errors import InputError
 from residual_st.modules import ResidualLinear, matrices
 
@@ -40,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
         state = load_checkpoint(path)
         flags = model_flags(state, path)
         model = build_on_meta(flags)
+        reconcile_versions(state["model"], model.state_dict())
         try:
             nn.Module.load_state_dict(model, state["model"], assign=True)  # fairseq's own takes no `assign`
         except RuntimeError as error:

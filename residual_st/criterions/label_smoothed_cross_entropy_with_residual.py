@@ -89,5 +89,5 @@ def residual_energies(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
         with torch.no_grad():
             shared = {id(layer.shared_weight): layer.shared_weight.float().square().sum() for layer in layers}
             shared_energy = sum(shared[id(layer.shared_weight)] for layer in layers)
-        energies[kind] = (sum(layer.residual_energy().float() for layer in layers), shared_energy)
+        energies[kind] = (sum(layer.residual_energy() for layer in layers), shared_energy)
     return energies

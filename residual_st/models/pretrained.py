@@ -5,6 +5,7 @@ import logging
 from torch import nn
 
 from residual_st.checkpoints import first_difference, load_checkpoint
+from residual_st.compat import reconcile_versions
 from residual_st.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ def load_pretrained(component: nn.Module, args, flag: str) -> None:
     state = load_checkpoint(path)["model"]
     theirs = {key.removeprefix(f"{part}."): value for key, value in state.items() if key.startswith(f"{part}.")}
     ours = component.state_dict()
+    reconcile_versions(theirs, ours)
     for key in ("ctc_proj.weight", "ctc_proj.bias"):
         if key in theirs and (key not in ours or theirs[key].shape != ours[key].shape):
             logger.info(f"{key} is not taken from {path}: its dictionary is not this model's")

@@ -6,6 +6,7 @@ import logging
 from fairseq.models import ARCH_CONFIG_REGISTRY, register_model, register_model_architecture
 from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerEncoder, S2TTransformerModel
 
+from residual_st.compat import drop_fused_copies, reconcile_versions
 from residual_st.errors import InputError
 from residual_st.models.hub_interface import S2TResidualHubInterface
 from residual_st.models.pretrained import load_pretrained
@@ -83,6 +84,10 @@ class S2TResidualTransformerModel(S2TTransformerModel):
         load_pretrained(decoder, args, "load_pretrained_decoder_from")
         return decoder
 
+    def upgrade_state_dict_named(self, state_dict, name):
+        super().upgrade_state_dict_named(state_dict, name)
+        reconcile_versions(state_dict, self.state_dict())
+
 
 class S2TResidualTransformerEncoder(S2TTransformerEncoder):
     """The stock encoder, built as ever and then shared: `shared_weights` owns every U, `transformer_layers` the rest."""
@@ -92,6 +97,8 @@ class S2TResidualTransformerEncoder(S2TTransformerEncoder):
         self.shared_weights = share_layers(
             self.transformer_layers, sharing_plan(args), args.encoder_residual_rank, args.encoder_residual_diagonal
         )
+        if len(self.shared_weights):
+            drop_fused_copies(self.transformer_layers)
 
 
 def sharing_plan(args) -> SharingPlan:

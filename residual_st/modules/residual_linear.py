@@ -59,16 +59,21 @@ class ResidualLinear(nn.Module):
         return nn.functional.linear(x, self.weight, self.bias)
 
     def residual_energy(self) -> Tensor:
-        """Squared Frobenius norm of `up @ down + diag(diagonal)`, without forming that matrix: O((out + in) rank²) operations."""
-        energy = self.shared_weight.new_zeros(())
+        """Squared Frobenius norm of `up @ down + diag(diagonal)`, in float32 at least.
+
+        The matrix is not formed: this takes O((out + in) rank²) operations.
+        """
+        wide = torch.promote_types(self.shared_weight.dtype, torch.float32)
+        energy = torch.zeros((), dtype=wide, device=self.shared_weight.device)
         if self.rank:
-            energy = ((self.up.T @ self.up) * (self.down @ self.down.T)).sum()
+            up, down = self.up.to(wide), self.down.to(wide)
+            energy = ((up.T @ up) * (down @ down.T)).sum()
         if self.diagonal is not None:
-            energy = energy + self.diagonal.square().sum()
+            diagonal = self.diagonal.to(wide)
+            energy = energy + diagonal.square().sum()
             if self.rank:
-                length = len(self.diagonal)
-                low_rank_diagonal = (self.up[:length] * self.down[:, :length].T).sum(1)
-                energy = energy + 2 * (low_rank_diagonal * self.diagonal).sum()
+                length = len(diagonal)
+                energy = energy + 2 * ((up[:length] * down[:, :length].T).sum(1) * diagonal).sum()
         return energy
 
     def extra_repr(self) -> str:
