@@ -31,7 +31,8 @@ def build(arch: str, **flags):
     dictionary = Dictionary()
     for index in range(WORDS - len(dictionary)):
         dictionary.add_symbol(str(index))
-    args = Namespace(arch=arch, input_feat_per_channel=80, max_source_positions=6000, max_target_positions=1024, **flags)
+    args = Namespace(arch=arch, input_feat_per_channel=80, input_channels=1, max_source_positions=6000, **flags)
+    args.max_target_positions = 1024
     ARCH_CONFIG_REGISTRY[arch](args)
     return ARCH_MODEL_REGISTRY[arch].build_model(args, SimpleNamespace(target_dictionary=dictionary)).train()
 

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from conftest import tiny_flags, tiny_model
+from conftest import same_weights, tiny_flags, tiny_model
 
 from residual_st.checkpoints import first_difference, load_checkpoint, save_checkpoint
 from residual_st.cli.average import average
@@ -41,7 +41,7 @@ def test_a_loaded_checkpoint_shares_as_before(tmp_path):
     used = {id(linear.shared_weight) for layer in other.encoder.transformer_layers for _, linear in matrices(layer)}
     assert len(used) == 12
     assert first_difference(other.state_dict(), model.state_dict()) is None
-    assert all(torch.equal(value, model.state_dict()[name]) for name, value in other.state_dict().items())
+    assert same_weights(other.state_dict(), model.state_dict())
 
 
 def test_refuses_what_is_no_fairseq_checkpoint(tmp_path):

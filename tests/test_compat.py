@@ -1,5 +1,5 @@
 import torch
-from conftest import tiny_model
+from conftest import same_weights, tiny_model
 
 from residual_st.modules import matrices
 
@@ -15,7 +15,7 @@ def test_checkpoints_move_between_fairseq_versions():
     ):
         other = tiny_model(seed=2)
         other.load_state_dict(theirs)
-        assert all(torch.equal(value, state[name]) for name, value in other.state_dict().items())
+        assert same_weights(other.state_dict(), state)
 
 
 def test_no_encoder_layer_keeps_a_second_copy_of_its_weights():

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 import torch
 import yaml
-from conftest import TINY, USER_DIR, run, to_flags
+from conftest import TINY, USER_DIR, run, same_weights, to_flags
 
 BIN = Path(sys.executable).parent
 
@@ -107,7 +107,7 @@ def test_two_processes_train_as_one_with_twice_the_batches(fairseq_train, data, 
     assert [worker.returncode for worker in workers] == [0, 0], errors[0][-3000:] + errors[1][-3000:]
     one, two = (torch.load(tmp_path / name / "checkpoint_last.pt", weights_only=True)["model"] for name in ("one", "two"))
     assert list(one) == list(two)
-    for name in one:
+    for name in (name for name in one if not name.endswith("_float_tensor")):
         torch.testing.assert_close(one[name], two[name], rtol=1e-3, atol=1e-4)
 
 
@@ -115,16 +115,14 @@ def test_the_hub_interface_translates_audio_as_generate_does(data, trained, tmp_
     from residual_st.errors import InputError
     from residual_st.models.s2t_residual_transformer import S2TResidualTransformerModel
 
-    hub = S2TResidualTransformerModel.from_pretrained(
-        str(trained), "residual.pt", str(data), config_yaml="config_st.yaml", beam=2, max_len_b=30
-    )
+    hub = S2TResidualTransformerModel.from_pretrained(str(trained), "residual.pt", str(data), config_yaml="config_st.yaml")
     segment = yaml.safe_load((data / "data/tst-HE/txt/tst-HE.yaml").read_text())[0]
     start, frames = int(segment["offset"] * 16_000), int(segment["duration"] * 16_000)
     samples, rate = soundfile.read(data / "data/tst-HE/wav" / segment["wav"], start=start, frames=frames)
     soundfile.write(tmp_path / "utterance.wav", samples, rate, subtype="PCM_16")
     translation = hub.predict(str(tmp_path / "utterance.wav"))
-    generated = {line.split("\t")[2] for line in generate(data, "residual.pt", trained).stdout.splitlines() if line[:2] == "D-"}
-    assert translation in generated
+    output = generate(data, "residual.pt", trained, "--beam", "5", "--max-len-b", "200").stdout
+    assert translation in {line.split("\t")[2] for line in output.splitlines() if line.startswith("D-")}
     assert hub.predict(torch.from_numpy(samples).float().unsqueeze(0)) == translation
     with pytest.raises(InputError, match="nowhere.wav cannot be read as audio"):
         hub.predict("nowhere.wav")
@@ -167,7 +165,7 @@ def test_resumed_training_is_the_uninterrupted_one(fairseq_train, data, tmp_path
     rest = fairseq_train(data, tmp_path / "parts", **options)
     assert first + rest == whole
     last = [torch.load(tmp_path / run / "checkpoint_last.pt", weights_only=True)["model"] for run in ("whole", "parts")]
-    assert all(torch.equal(last[0][name], last[1][name]) for name in last[0])
+    assert same_weights(*last)
 
 
 def test_resuming_under_another_plan_is_refused(fairseq_train, data, tmp_path, caplog):

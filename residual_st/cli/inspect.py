@@ -84,7 +84,7 @@ def build_on_meta(flags: argparse.Namespace) -> BaseFairseqModel:
     dictionary = Dictionary()
     for index in range(flags.tgt_dict_size - len(dictionary)):
         dictionary.add_symbol(f"{index}")
-    defaults = {"input_feat_per_channel": 80, "max_source_positions": 6000, "max_target_positions": 1024}
+    defaults = {"input_feat_per_channel": 80, "input_channels": 1, "max_source_positions": 6000, "max_target_positions": 1024}
     flags = argparse.Namespace(
         **{**defaults, **vars(flags), "load_pretrained_encoder_from": None, "load_pretrained_decoder_from": None}
     )

@@ -3,7 +3,7 @@ from argparse import Namespace
 
 import pytest
 import torch
-from conftest import TINY, tiny_flags, tiny_model
+from conftest import TINY, same_weights, tiny_flags, tiny_model
 from fairseq.models import ARCH_CONFIG_REGISTRY
 
 from residual_st.errors import InputError
@@ -16,8 +16,7 @@ def test_group_size_one_is_the_stock_model(fairseq_train, data, tmp_path):
     """Same parameters, and the same loss at every one of 20 updates, to the last bit."""
     stock = tiny_model("s2t_transformer_s").state_dict()
     ours = tiny_model(**DENSE).state_dict()
-    assert list(stock) == list(ours)
-    assert all(torch.equal(stock[name], ours[name]) for name in stock)
+    assert same_weights(stock, ours)
     stock_losses = fairseq_train(data, tmp_path / "stock", arch="s2t_transformer_s", max_update=20)
     options = {"encoder_group_size": 1, "encoder_residual_rank": 0, "no_encoder_residual_diagonal": True}
     losses = fairseq_train(data, tmp_path / "ours", max_update=20, **options)
@@ -69,7 +68,7 @@ def test_sizes_match_the_stock_ones(suffix):
 def test_only_the_encoders_matrices_are_replaced():
     stock = tiny_model("s2t_transformer_s").state_dict()
     ours = tiny_model().state_dict()
-    gone = {name for name in stock if name not in ours}
+    gone = {name for name in stock if name not in ours and not name.endswith(("_weight", "_bias"))}  # 0.12.2's second copies
     matrix_names = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "fc1", "fc2")
     assert gone == {f"encoder.transformer_layers.{index}.{name}.weight" for index in range(6) for name in matrix_names}
 
