@@ -1,4 +1,5 @@
 # `make demo` and `make test` set up everything they need in .venv; PYTHON=python3.12 chooses the interpreter.
+# `make demo ARGS=--dense` trains the dense model the same way.
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
@@ -6,7 +7,7 @@ RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 .PHONY: demo test lint format clean
 
 demo: .venv/.ready
-	$(RUN) bash examples/must_c/demo.sh
+	$(RUN) bash examples/must_c/demo.sh $(ARGS)
 
 test: lint
 	$(RUN) $(BIN)/python -m pytest

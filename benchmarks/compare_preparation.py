@@ -26,7 +26,7 @@ def main() -> int:
     parser.add_argument("folders", nargs=2, type=Path)
     parser.add_argument("--task", choices=["asr", "st"], default="st")
     args = parser.parse_args()
-    largest, frames = 0.0, 0
+    largest, largest_audible, values, audible = 0.0, 0.0, 0, 0
     for split in SPLITS:
         pair = [read_rows(folder, split, args.task) for folder in args.folders]
         names = [list(rows[0]) for rows in pair]
@@ -35,9 +35,14 @@ def main() -> int:
         print(f"{split}: {len(pair[0])} and {len(pair[1])} rows; {'no column differs' if same else f'differing: {differing}'}")
         for a, b in zip(tqdm(pair[0], desc=split, leave=False), pair[1]):
             features = [get_features_or_waveform(row["audio"]) for row in (a, b)]
-            largest = max(largest, float(np.abs(features[0] - features[1]).max()))
-            frames += len(features[0])
-    print(f"filterbanks: largest absolute difference {largest:.2g} over {frames:,} frames of 80 values")
+            difference = np.abs(features[0] - features[1])
+            heard = features[0] > 0  # more power than one step of a 16-bit sample
+            largest = max(largest, difference.max())
+            largest_audible = max(largest_audible, difference[heard].max(initial=0))
+            values += heard.size
+            audible += heard.sum()
+    print(f"filterbanks: largest absolute difference {largest:.2g} over {values:,} values")
+    print(f"filterbanks above the resolution of 16 bits: {largest_audible:.2g} over {audible / values:.1%} of the values")
     configs = [yaml.safe_load((folder / f"config_{args.task}.yaml").read_text()) for folder in args.folders]
     for config in configs:
         config["bpe_tokenizer"]["sentencepiece_model"] = Path(config["bpe_tokenizer"]["sentencepiece_model"]).name

@@ -181,7 +181,15 @@ def test_every_way_to_name_the_user_dir(data, tmp_path):
     flags = to_flags(
         {**TINY, "arch": "s2t_residual_transformer_s", "task": "speech_to_text", "max_update": 1, "max_tokens": 4000, "cpu": True}
     )
-    flags += to_flags({"config_yaml": "config_st.yaml", "train_subset": "train_st", "valid_subset": "dev_st", "no_save": True})
+    flags += to_flags(
+        {
+            "config_yaml": "config_st.yaml",
+            "train_subset": "train_st",
+            "valid_subset": "dev_st",
+            "save_dir": tmp_path,
+            "no_save": True,
+        }
+    )
     flags += to_flags({"optimizer": "adam", "criterion": "label_smoothed_cross_entropy_with_residual", "num_workers": 0})
     run(BIN / "fairseq-train", data, "--user-dir", "residual_st", *flags, cwd=USER_DIR.parent)
     code = f"import residual_st, sys; sys.argv = {['fairseq-train', str(data), '--user-dir', shown, *flags]!r}\n"

@@ -25,7 +25,7 @@ from demo_grammar import Phrase
 from demo_speech import SAMPLE_RATE, Voice, draw_voice, record_in_room, speak
 
 SENTENCES_PER_TALK = 24
-SENTENCES_PER_HOUR = {"easy": 1240, "hard": 1240}
+SENTENCES_PER_HOUR = 1240
 # held-out splits in sentences, as shares of train, within bounds
 SHARES = {"dev": (0.04, 24, 400), "tst-COMMON": (0.05, 48, 400), "tst-HE": (0.02, 24, 200)}
 
@@ -43,7 +43,7 @@ class Talk(NamedTuple):
 def draw_talks(root: Path, hours: float, seed: int, difficulty: str) -> dict[str, list[Talk]]:
     """Choose every sentence and voice of the corpus. No sentence stands in two splits, and no voice of a test in train."""
     rng = Random(f"{seed}/{difficulty}")
-    train_size = max(SENTENCES_PER_TALK, round(hours * SENTENCES_PER_HOUR[difficulty]))
+    train_size = max(SENTENCES_PER_TALK, round(hours * SENTENCES_PER_HOUR))
     sizes = {"train": train_size}
     for split, (share, low, high) in SHARES.items():
         sizes[split] = min(high, max(low, round(share * train_size)))
@@ -123,7 +123,7 @@ def make_corpus(output: Path, hours: float, seed: int, difficulty: str, workers:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--output", required=True, type=Path, help="folder in which to make en-de/")
-    parser.add_argument("--hours", type=float, default=4.0, help="hours of training speech (default: 4)")
+    parser.add_argument("--hours", type=float, default=4.0, help="hours of training speech, within about a tenth (default: 4)")
     parser.add_argument("--difficulty", choices=["easy", "hard"], default="easy", help="hard: names, noise, echo, wide rates")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=multiprocessing.cpu_count(), help="processes (default: one a core)")
