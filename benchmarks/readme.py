@@ -10,7 +10,8 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from residual_st.cli.inspect import build_on_meta, describe, parse_model_flags
+from residual_st.cli.inspect import describe
+from residual_st.models.standalone import build_model, parse_model_flags
 
 README = Path(__file__).parent.parent / "README.md"
 RESULTS = Path(__file__).parent / "results"
@@ -27,8 +28,7 @@ def sizes() -> str:
     for size in SIZES:
         for rank in (2, 16):
             flags = parse_model_flags(f"s2t_residual_transformer_{size}", ["--encoder-residual-rank", str(rank)])
-            flags.tgt_dict_size = 8000
-            figures = describe(build_on_meta(flags), flags)
+            figures = describe(build_model(flags, 8000, "meta"), flags)
             dense = figures["dense_encoder_matrix_parameters"]
             saved = dense - figures["encoder_matrix_parameters"]
             whole = figures["total_parameters"]

@@ -10,31 +10,21 @@ import argparse
 import statistics
 import sys
 import time
-from argparse import Namespace
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
-from fairseq.data import Dictionary
-from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
 
-import residual_st  # noqa: F401  registers the models
 from provenance import append, provenance
 from residual_st.criterions.label_smoothed_cross_entropy_with_residual import residual_energies
+from residual_st.models.standalone import build_model, parse_model_flags
 
 RESULTS = Path(__file__).parent / "results" / "step_time.jsonl"
 FRAMES = 400  # an utterance of 4 s
 WORDS, TARGET_LENGTH = 8000, 20
 
 
-def build(arch: str, **flags):
-    dictionary = Dictionary()
-    for index in range(WORDS - len(dictionary)):
-        dictionary.add_symbol(str(index))
-    args = Namespace(arch=arch, input_feat_per_channel=80, input_channels=1, max_source_positions=6000, **flags)
-    args.max_target_positions = 1024
-    ARCH_CONFIG_REGISTRY[arch](args)
-    return ARCH_MODEL_REGISTRY[arch].build_model(args, SimpleNamespace(target_dictionary=dictionary)).train()
+def build(arch: str, *flags: str):
+    return build_model(parse_model_flags(arch, list(flags)), WORDS).train()
 
 
 def make_batch(frames: int) -> dict:
@@ -78,7 +68,7 @@ def main() -> int:
     batch = make_batch(args.frames)
     systems = {
         "stock": (build(f"s2t_transformer_{args.size}"), False),
-        "residual": (build(f"s2t_residual_transformer_{args.size}", encoder_group_size=3, encoder_residual_rank=args.rank), False),
+        "residual": (build(f"s2t_residual_transformer_{args.size}", "--encoder-residual-rank", str(args.rank)), False),
     }
     systems["residual+log"] = (systems["residual"][0], True)  # with the criterion's residual energies of each update
     optimizers = {id(model): torch.optim.Adam(model.parameters(), lr=1e-4) for model, _ in systems.values()}

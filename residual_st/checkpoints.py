@@ -42,13 +42,17 @@ def save_checkpoint(state: dict, path: str | Path) -> None:
 
 
 def model_flags(state: dict, path: str | Path) -> argparse.Namespace:
-    """The flags of the model in a checkpoint. Raises InputError where it has none."""
+    """The flags of the model in a checkpoint. Raises InputError where it has none.
+
+    Those that name a checkpoint to start from are cleared: its weights are in this one, and it may be gone.
+    """
     cfg = state.get("cfg")
     flags = cfg["model"] if cfg else state.get("args")
     if isinstance(flags, dict):
         flags = argparse.Namespace(**flags)
     if getattr(flags, "arch", None) is None:
         raise InputError(f"{path} does not say which architecture it is of; it was not written by fairseq-train")
+    flags.load_pretrained_encoder_from = flags.load_pretrained_decoder_from = None
     return flags
 
 

@@ -4,18 +4,17 @@ import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from fairseq import checkpoint_utils
-from fairseq.data import Dictionary
 from fairseq.logging import metrics
-from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
+from fairseq.models import ARCH_CONFIG_REGISTRY
 from fairseq.tasks.speech_to_text import SpeechToTextTask
 from fairseq_cli import train as fairseq_cli_train
 
 import residual_st
+from residual_st.models.standalone import build_model
 
 ROOT = Path(__file__).parent.parent
 RECIPE = ROOT / "examples" / "must_c"
@@ -77,9 +76,7 @@ def data(release) -> Path:
 
 def tiny_flags(arch: str = "s2t_residual_transformer_s", **options) -> Namespace:
     """The completed flags of a small model."""
-    flags = Namespace(arch=arch, input_feat_per_channel=80, input_channels=1, max_source_positions=6000, max_target_positions=1024)
-    for name, value in {**TINY, **options}.items():
-        setattr(flags, name, value)
+    flags = Namespace(arch=arch, **{**TINY, **options})
     ARCH_CONFIG_REGISTRY[arch](flags)
     return flags
 
@@ -87,10 +84,7 @@ def tiny_flags(arch: str = "s2t_residual_transformer_s", **options) -> Namespace
 def tiny_model(arch: str = "s2t_residual_transformer_s", seed: int = 1, **options):
     """A small model, built as fairseq builds it, with a dictionary of 20 words."""
     torch.manual_seed(seed)
-    dictionary = Dictionary()
-    for index in range(16):
-        dictionary.add_symbol(str(index))
-    return ARCH_MODEL_REGISTRY[arch].build_model(tiny_flags(arch, **options), SimpleNamespace(target_dictionary=dictionary))
+    return build_model(tiny_flags(arch, **options), 20)
 
 
 def same_weights(one: dict, two: dict) -> bool:

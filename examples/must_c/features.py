@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import soundfile
@@ -96,40 +96,55 @@ def _data_offset(entry: zipfile.ZipInfo) -> int:
     return entry.header_offset + _LOCAL_HEADER.size + len(entry.filename)
 
 
+def _walk(file: BinaryIO) -> Iterator[zipfile.ZipInfo]:
+    """Go from entry to entry of a stored zip, whole or cut off, with the file at the entry's data each time.
+
+    zipfile would hold all entries in memory, and reads only zips that are whole.
+    """
+    end = file.seek(0, io.SEEK_END)
+    offset = 0
+    while True:
+        file.seek(offset)
+        header = file.read(_LOCAL_HEADER.size)
+        if len(header) < _LOCAL_HEADER.size:
+            return
+        signature, _, flags, method, _, _, crc, _, size, name_length, extra_length = _LOCAL_HEADER.unpack(header)
+        if signature != zipfile.stringFileHeader or flags or method or extra_length:
+            return
+        entry = _new_entry(file.read(name_length).decode("ascii", "replace"))
+        entry.header_offset, entry.CRC, entry.compress_size, entry.file_size = offset, crc, size, size
+        offset = file.tell() + size
+        if offset > end:
+            return
+        yield entry
+
+
 def _recover(partial: Path) -> list[zipfile.ZipInfo]:
     """The complete entries of a zip that was cut off before its central directory was written."""
     entries = []
-    end = partial.stat().st_size
     with open(partial, "rb") as file:
-        while True:
-            offset = file.tell()
-            header = file.read(_LOCAL_HEADER.size)
-            if len(header) < _LOCAL_HEADER.size:
-                return entries
-            signature, _, flags, method, _, _, crc, _, size, name_length, extra_length = _LOCAL_HEADER.unpack(header)
-            name = file.read(name_length)
-            data_end = file.tell() + size
-            if signature != zipfile.stringFileHeader or flags or method or extra_length or data_end > end:
-                return entries
-            data = file.read(size)
-            if zipfile.crc32(data) != crc:
-                return entries
-            entry = _new_entry(name.decode("ascii"))
-            entry.header_offset, entry.CRC, entry.compress_size, entry.file_size = offset, crc, size, size
+        for entry in _walk(file):
+            if zipfile.crc32(file.read(entry.file_size)) != entry.CRC:
+                break
             entries.append(entry)
+    return entries
 
 
 def read_index(path: Path) -> dict[str, Entry]:
-    """Utterance id -> place in the zip, of a zip made by this recipe or by fairseq's."""
+    """Utterance id -> place in the zip, of a zip made by this recipe or by fairseq's.
+
+    Raises RecipeError if the file is no such zip.
+    """
     index = {}
-    try:
-        with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
-            for info in archive.infolist():
-                offset = _data_offset(info)
-                file.seek(offset)
+    with open(path, "rb") as file:
+        whole = zipfile.is_zipfile(file)
+        try:
+            for entry in _walk(file):
                 np.lib.format.read_magic(file)
                 shape, _, _ = np.lib.format.read_array_header_1_0(file)
-                index[info.filename.removesuffix(".npy")] = Entry(offset, info.file_size, shape[0])
-    except (zipfile.BadZipFile, ValueError) as error:
-        raise RecipeError(f"{path} is not a stored zip of filterbanks ({error}); remove it to have it made again") from error
+                index[entry.filename.removesuffix(".npy")] = Entry(_data_offset(entry), entry.file_size, shape[0])
+        except ValueError:
+            whole = False
+    if not whole or not index:
+        raise RecipeError(f"{path} is not a stored zip of filterbanks; remove it to have it made again")
     return index

@@ -3,18 +3,16 @@
 import argparse
 import json
 import os
-from types import SimpleNamespace
 
 import torch
-from fairseq.data import Dictionary
-from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY, BaseFairseqModel
-from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerModel
+from fairseq.models import BaseFairseqModel
 from tabulate import tabulate
 from torch import nn
 
 from residual_st.checkpoints import load_checkpoint, model_flags
 from residual_st.compat import reconcile_versions
 from residual_st.errors import InputError
+from residual_st.models.standalone import build_model, parse_model_flags
 from residual_st.modules import ResidualLinear, matrices
 
 TAKES_REST = True  # the checkpoint, or the flags of the architecture's own parser
@@ -32,64 +30,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.arch:
         flags = parse_model_flags(args.arch, args.rest)
-        flags.tgt_dict_size = args.vocab_size
-        figures = describe(build_on_meta(flags), flags)
+        figures = describe(build_model(flags, args.vocab_size, "meta"), flags)
     else:
         if len(args.rest) != 1:
             raise InputError("give either one checkpoint, which holds its own flags, or --arch NAME and flags")
         path = args.rest[0]
         state = load_checkpoint(path)
         flags = model_flags(state, path)
-        model = build_on_meta(flags)
+        precision = next(value.dtype for value in state["model"].values() if value.is_floating_point())
+        model = build_model(flags, device="meta").to(precision)
+        figures = describe(model, flags)  # before tensors are assigned, which unties tied embeddings
         reconcile_versions(state["model"], model.state_dict())
         try:
             nn.Module.load_state_dict(model, state["model"], assign=True)  # fairseq's own takes no `assign`
         except RuntimeError as error:
             raise InputError(f"{path} does not hold the model that its flags describe: {error}") from error
-        figures = describe(model, flags)
         figures["checkpoint_bytes"] = os.path.getsize(path)
         figures["residual_energy"] = residual_energy(model)
     print(json.dumps(figures, indent=2) if args.json else format_tables(figures))
     return 0
-
-
-def parse_model_flags(arch: str, arguments: list[str]) -> argparse.Namespace:
-    """The flags of a model as fairseq-train would complete them. Raises InputError for an unknown architecture or flag."""
-    _model_class(arch)
-
-    def refuse(message: str):
-        raise InputError(f"--arch {arch}: {message}")
-
-    parser = argparse.ArgumentParser(argument_default=argparse.SUPPRESS, add_help=False, allow_abbrev=False)
-    parser.error = refuse
-    ARCH_MODEL_REGISTRY[arch].add_args(parser)
-    flags = parser.parse_args(arguments)
-    flags.arch = arch
-    ARCH_CONFIG_REGISTRY[arch](flags)
-    return flags
-
-
-def _model_class(arch: str) -> type[S2TTransformerModel]:
-    model = ARCH_MODEL_REGISTRY.get(arch)
-    if model is None or not issubclass(model, S2TTransformerModel):
-        raise InputError(
-            f"{arch!r} is not an s2t_transformer; inspect knows s2t_transformer and s2t_residual_transformer in all sizes"
-        )
-    return model
-
-
-def build_on_meta(flags: argparse.Namespace) -> BaseFairseqModel:
-    """The model with shapes and no memory behind them."""
-    model_class = _model_class(flags.arch)
-    dictionary = Dictionary()
-    for index in range(flags.tgt_dict_size - len(dictionary)):
-        dictionary.add_symbol(f"{index}")
-    defaults = {"input_feat_per_channel": 80, "input_channels": 1, "max_source_positions": 6000, "max_target_positions": 1024}
-    flags = argparse.Namespace(
-        **{**defaults, **vars(flags), "load_pretrained_encoder_from": None, "load_pretrained_decoder_from": None}
-    )
-    with torch.device("meta"):
-        return model_class.build_model(flags, SimpleNamespace(target_dictionary=dictionary))
 
 
 def describe(model: BaseFairseqModel, flags: argparse.Namespace) -> dict:

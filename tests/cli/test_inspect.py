@@ -70,6 +70,17 @@ def test_a_checkpoint(capsys, tmp_path):
     assert "encoder shared weights" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_tied_embeddings_and_half_precision_are_counted_as_stored(capsys, tmp_path, dtype):
+    model = tiny_model(share_decoder_input_output_embed=True).to(dtype)
+    path = tmp_path / "checkpoint.pt"
+    flags = tiny_flags(tgt_dict_size=20, share_decoder_input_output_embed=True)
+    torch.save({"model": model.state_dict(), "cfg": {"model": flags}}, path)
+    figures = inspect(capsys, str(path), "--json")
+    assert figures["total_parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    assert sum(part["bytes"] for part in figures["parts"].values()) == figures["total_parameters"] * dtype.itemsize
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

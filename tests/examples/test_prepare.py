@@ -175,6 +175,15 @@ def test_a_vocabulary_that_cannot_be_made(small):
     assert not list((small / "en-de").glob("*.tsv"))
 
 
+def test_a_zip_of_something_else_is_not_used(small):
+    archive = small / "en-de" / "fbank80.zip"
+    for content in (b"no zip", (small / "en-de/data/dev/txt/dev.de").read_bytes()):
+        archive.write_bytes(content)
+        result = prepare(small, check=False)
+        assert result.returncode == 2
+        assert "fbank80.zip is not a stored zip of filterbanks" in result.stderr
+
+
 def test_goes_on_after_being_killed(release, tmp_path):
     whole = tmp_path / "whole"
     shutil.copytree(release / "en-de" / "data", whole / "en-de" / "data")

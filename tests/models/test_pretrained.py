@@ -1,8 +1,9 @@
 import pytest
 import torch
-from conftest import tiny_model
+from conftest import tiny_flags, tiny_model
 
 from residual_st.errors import InputError
+from residual_st.models.pretrained import load_pretrained
 
 
 def save(model, path):
@@ -19,15 +20,8 @@ def test_encoder_and_decoder_of_the_same_plan(tmp_path):
 
 
 def test_the_new_models_flags_do_not_point_at_the_file(tmp_path):
-    from types import SimpleNamespace
-
-    from conftest import tiny_flags
-    from fairseq.data import Dictionary
-
-    from residual_st.models.s2t_residual_transformer import S2TResidualTransformerModel
-
     flags = tiny_flags(load_pretrained_encoder_from=save(tiny_model(), tmp_path / "source.pt"))
-    S2TResidualTransformerModel.build_model(flags, SimpleNamespace(target_dictionary=Dictionary()))
+    load_pretrained(tiny_model().encoder, flags, "load_pretrained_encoder_from")
     assert flags.load_pretrained_encoder_from is None
 
 
