@@ -149,6 +149,8 @@ def test_translation_starts_from_a_recognition_encoder(fairseq_train, data, tmp_
     criterion = {"criterion": "label_smoothed_cross_entropy_with_residual"}
     fairseq_train(data, tmp_path / "asr", task="asr", max_update=3, ctc_weight=0.3, **criterion)
     asr = tmp_path / "asr" / "checkpoint_last.pt"
+    wer = ["--scoring", "wer", "--wer-tokenizer", "13a", "--wer-lowercase", "--wer-remove-punct"]
+    assert re.search(r"Generate tst-HE_asr with beam=2: WER: \d", generate(data, asr, tmp_path, *wer, task="asr").stdout)
     cold = fairseq_train(data, tmp_path / "cold", max_update=1, **criterion)
     warm = fairseq_train(data, tmp_path / "warm", max_update=1, load_pretrained_encoder_from=asr, **criterion)
     assert warm != cold
