@@ -20,15 +20,16 @@ format: .venv/.ready
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# torch comes first and builds are not isolated, or pip would fetch a second torch to build with. fairseq 0.12.2, for Python 3.10,
-# is the other way round: it must not see torch, or it builds extensions whose sources it does not ship; and it needs an omegaconf
-# whose metadata pip refuses from 24.1 on.
+# torch comes first. fairseq-fixed is then built with it, not in isolation, where pip would fetch a second torch. fairseq 0.12.2, for
+# Python 3.10, is the other way round: if it sees torch it builds extensions whose sources it does not ship; and it needs an
+# omegaconf whose metadata pip refuses from 24.1 on.
 .venv/.ready: setup.py constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || $(BIN)/pip install "pip<24.1"
 	$(BIN)/pip install -c constraints.txt torch numpy cython setuptools wheel
-	$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || $(BIN)/pip install -c constraints.txt fairseq==0.12.2
-	$(BIN)/pip install -c constraints.txt --no-build-isolation -e ".[recipe,demo,test]"
+	if $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))'; \
+	then $(BIN)/pip install -c constraints.txt --no-build-isolation fairseq-fixed; \
+	else $(BIN)/pip install "pip<24.1" && $(BIN)/pip install -c constraints.txt fairseq==0.12.2; fi
+	$(BIN)/pip install -c constraints.txt -e ".[recipe,demo,test]"
 	touch $@
 
 clean:

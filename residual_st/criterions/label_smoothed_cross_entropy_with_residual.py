@@ -87,7 +87,8 @@ def residual_energies(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
     energies = {}
     for kind, layers in by_kind.items():
         with torch.no_grad():
-            shared = {id(layer.shared_weight): layer.shared_weight.float().square().sum() for layer in layers}
-            shared_energy = sum(shared[id(layer.shared_weight)] for layer in layers)
+            weights = {id(layer.shared_weight): layer.shared_weight for layer in layers}
+            norms = {key: weight.float().square().sum() for key, weight in weights.items()}
+            shared_energy = sum(norms[id(layer.shared_weight)] for layer in layers)
         energies[kind] = (sum(layer.residual_energy() for layer in layers), shared_energy)
     return energies
