@@ -39,31 +39,20 @@ def config(data, **options):
     }
 
 
-def generate(data, checkpoint, cwd, *flags, check=True):
-    command = [
-        BIN / "fairseq-generate",
-        data,
-        "--user-dir",
-        USER_DIR,
-        "--task",
-        "speech_to_text",
-        "--config-yaml",
-        "config_st.yaml",
-    ]
-    command += [
-        "--gen-subset",
-        "tst-HE_st",
-        "--path",
-        checkpoint,
-        "--max-tokens",
-        "20000",
-        "--beam",
-        "2",
-        "--max-len-b",
-        "30",
-        "--cpu",
-    ]
-    return run(*command, "--scoring", "sacrebleu", *flags, cwd=cwd, check=check)
+def generate(data, checkpoint, cwd, *flags, task="st", check=True):
+    options = {
+        "user_dir": USER_DIR,
+        "task": "speech_to_text",
+        "config_yaml": f"config_{task}.yaml",
+        "gen_subset": f"tst-HE_{task}",
+        "path": checkpoint,
+        "max_tokens": 20000,
+        "beam": 2,
+        "max_len_b": 30,
+        "cpu": True,
+        "scoring": "sacrebleu",
+    }
+    return run(BIN / "fairseq-generate", data, *to_flags(options), *flags, cwd=cwd, check=check)
 
 
 def hypotheses(output: str) -> dict[str, str]:
