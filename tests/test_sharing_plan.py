@@ -10,7 +10,7 @@ from residual_st.sharing_plan import SharingPlan
         (6, 3, "adjacent", (0, 0, 0, 1, 1, 1)),
         (7, 3, "adjacent", (0, 0, 0, 1, 1, 1, 2)),
         (6, 2, "cycle", (0, 1, 2, 0, 1, 2)),
-        (6, 2, "cycle-reverse", (0, 1, 2, 2, 1, 0)),  # Takase & Kiyono 2021, figure 1
+        (6, 2, "cycle-reverse", (0, 1, 2, 2, 1, 0)),  # Takase & Kiyono 2021
         (9, 3, "cycle-reverse", (0, 1, 2, 0, 1, 2, 2, 1, 0)),
         (7, 3, "cycle", (0, 1, 2, 0, 1, 2, 0)),
         (7, 3, "cycle-reverse", (0, 1, 2, 0, 1, 2, 2)),

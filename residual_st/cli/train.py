@@ -11,6 +11,7 @@ from pathlib import Path
 
 import yaml
 from fairseq import options
+from fairseq.models import ARCH_MODEL_REGISTRY
 from fairseq.registry import REGISTRIES
 
 from residual_st.cli.user_dir import PACKAGE
@@ -50,12 +51,13 @@ def read_config(path: Path, overrides: list[str]) -> dict:
         raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(config, dict):
         raise InputError(f"{path} must be a mapping of fairseq-train's flags to values")
+    config = {str(key).replace("_", "-"): value for key, value in config.items()}
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or key.startswith("-"):
             raise InputError(f"{override!r} is not of the form key=value")
-        config[key] = yaml.safe_load(value)
-    config = {str(key).replace("_", "-"): _expand(value, path) for key, value in config.items() if value is not None}
+        config[key.replace("_", "-")] = yaml.safe_load(value)
+    config = {key: _expand(value, path) for key, value in config.items() if value is not None}
     if "data" not in config:
         raise InputError(f"{path} has no `data`; name the folder of manifests")
     return {"user-dir": str(PACKAGE), **config}
@@ -76,8 +78,6 @@ def to_arguments(config: dict) -> list[str]:
     parser = _parser()
     selected = [item for key in _SELECTORS if key in config for item in (f"--{key}", str(config[key]))]
     _check_choices(parser, {key: config[key] for key in ("task", "criterion", "optimizer") if key in config})
-    from fairseq.models import ARCH_MODEL_REGISTRY
-
     if "arch" in config:
         _check_choice("arch", config["arch"], ARCH_MODEL_REGISTRY)
     options.parse_args_and_arch(parser, [str(config["data"]), *selected], parse_known=True)

@@ -1,7 +1,6 @@
 """fairseq's `s2t_transformer` with an encoder whose layers share their matrices."""
 
 import argparse
-import logging
 
 from fairseq.models import ARCH_CONFIG_REGISTRY, register_model, register_model_architecture
 from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerEncoder, S2TTransformerModel
@@ -12,8 +11,6 @@ from residual_st.models.hub_interface import S2TResidualHubInterface
 from residual_st.models.pretrained import load_pretrained
 from residual_st.modules import share_layers
 from residual_st.sharing_plan import PATTERNS, SharingPlan
-
-logger = logging.getLogger(__name__)
 
 # Settings that other fairseq encoders have and the stock s2t encoder ignores, or that act on a weight the layer does not own.
 _UNSUPPORTED = {
@@ -127,7 +124,7 @@ def base_architecture(args):
 
 @register_model_architecture("s2t_residual_transformer", "s2t_residual_transformer_paper")
 def paper_architecture(args):
-    """The encoder of arXiv 2310.02489, section 3.1: 18 layers of width 512 with 8 heads and a feed-forward width of 2048."""
+    """The encoder of arXiv 2310.02489: 18 layers of width 512 with 8 heads and a feed-forward width of 2048."""
     args.encoder_layers = getattr(args, "encoder_layers", 18)
     args.encoder_embed_dim = getattr(args, "encoder_embed_dim", 512)
     args.encoder_ffn_embed_dim = getattr(args, "encoder_ffn_embed_dim", 2048)

@@ -1,4 +1,4 @@
-"""The equation of ResidualTransformer (Wang & Li, arXiv 2310.02489, section 2.2), as a linear layer."""
+"""The equation of ResidualTransformer (Wang & Li, arXiv 2310.02489), as a linear layer."""
 
 import math
 

@@ -19,7 +19,7 @@ def inspect(capsys, *arguments):
 
 @pytest.mark.parametrize(("rank", "fraction"), [(2, 0.340), (16, 0.381)])
 def test_the_papers_fractions(capsys, rank, fraction):
-    """arXiv 2310.02489, table 1: 34.0 % and 38.1 % of 56.6 M."""
+    """arXiv 2310.02489: 34.0 % and 38.1 % of 56.6 M."""
     figures = inspect(capsys, *PAPER, "--encoder-residual-rank", str(rank))
     assert figures["encoder_weight_fraction"] == fraction
     assert figures["dense_encoder_matrix_parameters"] == 56_623_104

@@ -41,13 +41,22 @@ def test_values_and_overrides(capsys, tmp_path):
     path = write(
         tmp_path, max_tokens=100, **{"encoder-residual-diagonal": False, "report-accuracy": True, "adam-betas": "(0.9, 0.98)"}
     )
-    overrides = ["max-tokens=200", "--dry-run", "optimizer=adam", "report-accuracy=false", "lr=[1e-3, 2e-3]"]
+    overrides = [
+        "max-tokens=200",
+        "--dry-run",
+        "optimizer=adam",
+        "report-accuracy=false",
+        "lr=[1e-3, 2e-3]",
+        "max_update=7",
+        "adam_betas=",
+    ]
     assert main(["train", str(path), *overrides]) == 0
     command = capsys.readouterr().out
     assert "--max-tokens 200" in command
     assert "--no-encoder-residual-diagonal" in command
     assert "--report-accuracy" not in command
-    assert "--adam-betas '(0.9, 0.98)'" in command
+    assert "--adam-betas" not in command
+    assert "--max-update 7" in command
     assert "--lr 1e-3,2e-3" in command
 
 
