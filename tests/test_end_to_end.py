@@ -147,13 +147,14 @@ def test_translation_starts_from_a_recognition_encoder(fairseq_train, data, tmp_
     assert "BLEU" in generate(data, tmp_path / "warm" / "checkpoint_last.pt", tmp_path).stdout
 
 
-@pytest.mark.parametrize("stop", [1, 4, 7])
+@pytest.mark.parametrize("stop", [{"max_update": 1}, {"max_update": 7}, {"max_epoch": 1}], ids=str)
 def test_resumed_training_is_the_uninterrupted_one(fairseq_train, data, tmp_path, stop):
     """Stopped within an epoch or between two, the losses afterwards are the same to the last bit."""
-    options = {"max_update": 12, "criterion": "label_smoothed_cross_entropy_with_residual", "encoder_residual_rank": 3}
-    whole = fairseq_train(data, tmp_path / "whole", **options)
-    first = fairseq_train(data, tmp_path / "parts", **{**options, "max_update": stop})
-    rest = fairseq_train(data, tmp_path / "parts", **options)
+    options = {"criterion": "label_smoothed_cross_entropy_with_residual", "encoder_residual_rank": 3}
+    whole = fairseq_train(data, tmp_path / "whole", max_update=18, **options)
+    first = fairseq_train(data, tmp_path / "parts", **stop, **options)
+    rest = fairseq_train(data, tmp_path / "parts", max_update=18, **options)
+    assert 0 < len(first) < len(whole)
     assert first + rest == whole
     last = [torch.load(tmp_path / run / "checkpoint_last.pt", weights_only=True)["model"] for run in ("whole", "parts")]
     assert same_weights(*last)
