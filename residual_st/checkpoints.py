@@ -1,7 +1,6 @@
 """Reading and writing fairseq checkpoint files."""
 
 import argparse
-import os
 import pickle
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 
 from residual_st.errors import InputError
+from residual_st.files import atomically
 
 
 def load_checkpoint(path: str | Path) -> dict:
@@ -32,12 +32,10 @@ def load_checkpoint(path: str | Path) -> dict:
 
 def save_checkpoint(state: dict, path: str | Path) -> None:
     """Write a checkpoint that appears under its name only when it is whole; a failed write leaves nothing behind."""
-    partial = Path(f"{path}.partial")
     try:
-        torch.save(state, partial)
-        os.replace(partial, path)
+        with atomically(path) as partial:
+            torch.save(state, partial)
     except (OSError, RuntimeError) as error:
-        partial.unlink(missing_ok=True)
         raise InputError(f"{path} cannot be written: {str(error).splitlines()[0]}") from error
 
 

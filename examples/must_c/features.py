@@ -13,7 +13,8 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 import soundfile
 
-from must_c import Problem, RecipeError, Talk
+from must_c import Problem, Talk
+from residual_st.errors import InputError
 from residual_st.filterbank import filterbank
 
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")  # zip specification (APPNOTE 4.3.7)
@@ -133,7 +134,7 @@ def _recover(partial: Path) -> list[zipfile.ZipInfo]:
 def read_index(path: Path) -> dict[str, Entry]:
     """Utterance id -> place in the zip, of a zip made by this recipe or by fairseq's.
 
-    Raises RecipeError if the file is no such zip.
+    Raises InputError if the file is no such zip.
     """
     index = {}
     with open(path, "rb") as file:
@@ -146,5 +147,5 @@ def read_index(path: Path) -> dict[str, Entry]:
         except ValueError:
             whole = False
     if not whole or not index:
-        raise RecipeError(f"{path} is not a stored zip of filterbanks; remove it to have it made again")
+        raise InputError(f"{path} is not a stored zip of filterbanks; remove it to have it made again")
     return index

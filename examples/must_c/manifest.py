@@ -1,6 +1,5 @@
 """The files that fairseq's speech_to_text task reads: TSV manifests, a SentencePiece vocabulary and a data configuration."""
 
-import contextlib
 import csv
 import os
 import tempfile
@@ -11,7 +10,8 @@ from pathlib import Path
 import sentencepiece
 import yaml
 
-from must_c import RecipeError
+from residual_st.errors import InputError
+from residual_st.files import atomically
 from residual_st.filterbank import N_MEL_BINS
 
 COLUMNS = ["id", "audio", "n_frames", "tgt_text", "speaker"]
@@ -23,33 +23,24 @@ SPECAUGMENT = {
 }
 
 
-@contextlib.contextmanager
-def write_atomically(path: Path) -> Iterator:
-    """Open a text file that appears under its name only when it is whole."""
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "w", encoding="utf-8", newline="") as file:
-        yield file
-    os.replace(partial, path)
-
-
 def write_manifest(rows: Iterable[dict], path: Path, columns: list[str] = COLUMNS) -> None:
     """Write rows as fairseq's dataset reads them: tab-separated, one row a line, nothing quoted and nothing escaped.
 
     (fairseq's own recipe escapes double quotes with a backslash, which its dataset then takes for a part of the sentence.)
     """
-    with write_atomically(path) as file:
+    with atomically(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
         file.write("\t".join(columns) + "\n")
         for row in rows:
             file.write("\t".join(" ".join(str(row[column]).split()) for column in columns) + "\n")
 
 
 def read_manifest(path: Path) -> Iterator[dict]:
-    """Yield a manifest's rows. Raises RecipeError where a column of COLUMNS is missing."""
+    """Yield a manifest's rows. Raises InputError where a column of COLUMNS is missing."""
     with open(path, encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
         missing = [column for column in COLUMNS if column not in (reader.fieldnames or [])]
         if missing:
-            raise RecipeError(f"{path} has no column `{missing[0]}`; a manifest has the columns {', '.join(COLUMNS)}")
+            raise InputError(f"{path} has no column `{missing[0]}`; a manifest has the columns {', '.join(COLUMNS)}")
         yield from reader
 
 
@@ -76,7 +67,7 @@ def filter_rows(rows: Iterable[dict], is_train: bool, counts: Counter) -> Iterat
 def train_vocabulary(sentences: Iterable[str], prefix: Path, kind: str, size: int, symbols: list[str] | None = None) -> None:
     """Train SentencePiece and write `prefix.model`, `prefix.vocab` and fairseq's dictionary `prefix.txt`.
 
-    Ids 0-3 are <s>, <pad>, </s> and <unk>, as in fairseq. Raises RecipeError where the text does not yield `size` pieces.
+    Ids 0-3 are <s>, <pad>, </s> and <unk>, as in fairseq. Raises InputError where the text does not yield `size` pieces.
     """
     with tempfile.TemporaryDirectory(dir=prefix.parent) as scratch:
         text, model = Path(scratch) / "text", Path(scratch) / "model"
@@ -99,7 +90,7 @@ def train_vocabulary(sentences: Iterable[str], prefix: Path, kind: str, size: in
             )
         except (RuntimeError, OSError) as error:
             reason = str(error).strip().splitlines()[-1].rpartition("] ")[2]
-            raise RecipeError(f"SentencePiece cannot make a {kind} vocabulary of {size}: {reason}") from error
+            raise InputError(f"SentencePiece cannot make a {kind} vocabulary of {size}: {reason}") from error
         processor = sentencepiece.SentencePieceProcessor(model_file=f"{model}.model")
         with open(f"{model}.txt", "w", encoding="utf-8") as file:
             file.writelines(f"{processor.id_to_piece(piece)} 1\n" for piece in range(4, processor.get_piece_size()))
@@ -121,5 +112,5 @@ def write_config(path: Path, vocabulary: Path, policy: str, prepend_tgt_lang_tag
         config["transforms"]["_train"].append("specaugment")
     if prepend_tgt_lang_tag:
         config["prepend_tgt_lang_tag"] = True
-    with write_atomically(path) as file:
+    with atomically(path) as partial, open(partial, "w", encoding="utf-8") as file:
         yaml.dump(config, file)

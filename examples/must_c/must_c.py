@@ -8,14 +8,12 @@ from typing import NamedTuple
 import soundfile
 import yaml
 
+from residual_st.errors import InputError
+
 SPLITS = ["train", "dev", "tst-COMMON", "tst-HE"]
 _REQUIRED = ("wav", "offset", "duration", "speaker_id")
 # Durations in the release are rounded, so a last segment may reach a little past the end of its recording.
 END_TOLERANCE_S = 0.1
-
-
-class RecipeError(Exception):
-    """Input that the recipe cannot use; the message is one sentence that names it and says what would be right."""
 
 
 class Segment(NamedTuple):
@@ -46,13 +44,13 @@ class Talk(NamedTuple):
 
 
 def check_layout(language_root: Path, language: str) -> None:
-    """Raise RecipeError unless every file of the release that the recipe reads is there."""
+    """Raise InputError unless every file of the release that the recipe reads is there."""
     for split in SPLITS:
         txt = language_root / "data" / split / "txt"
         needed = [language_root / "data" / split / "wav", *(txt / f"{split}.{end}" for end in ("yaml", "en", language))]
         for path in needed:
             if not path.exists():
-                raise RecipeError(
+                raise InputError(
                     f"{path} is missing; MuST-C unpacks to en-{language}/data/SPLIT/{{wav,txt}} for {', '.join(SPLITS)}"
                 )
 
@@ -61,13 +59,13 @@ def read_talks(language_root: Path, language: str, split: str) -> Iterator[Talk]
     """Yield the talks of a split in the order of the release, holding one talk in memory at a time.
 
     Segments are numbered within a talk as fairseq's recipe numbers them (by offset, compared as text), so that utterance ids agree.
-    Raises RecipeError where files do not match each other line by line.
+    Raises InputError where files do not match each other line by line.
     """
     root = language_root / "data" / split
     seen = set()
     for name, group in itertools.groupby(_read_lines(root / "txt", language, split), key=lambda line: line[0]["wav"]):
         if name in seen:
-            raise RecipeError(
+            raise InputError(
                 f"{root / 'txt' / split}.yaml: segments of {name} stand in two places; the release keeps a talk together"
             )
         seen.add(name)
@@ -81,7 +79,7 @@ def _read_lines(txt: Path, language: str, split: str) -> Iterator[tuple[dict, st
         for number, (segment, source_line, target_line) in enumerate(lines, 1):
             for path, value in zip(paths, (segment, source_line, target_line)):
                 if value is None:
-                    raise RecipeError(
+                    raise InputError(
                         f"{path} ends before line {number}, but {txt} must hold as many lines in every file of {split}"
                     )
             yield segment, source_line.strip(), target_line.strip()
@@ -103,10 +101,10 @@ def _read_yaml(path: Path) -> Iterator[dict]:
                     missing = [key for key in _REQUIRED if key not in item]
                     if missing:
                         line = segment.start_mark.line + 1
-                        raise RecipeError(f"{path}, line {line}: no `{missing[0]}`; a segment needs {', '.join(_REQUIRED)}")
+                        raise InputError(f"{path}, line {line}: no `{missing[0]}`; a segment needs {', '.join(_REQUIRED)}")
                     yield item
         except yaml.YAMLError as error:
-            raise RecipeError(f"{path} is not the yaml of a MuST-C split: {' '.join(str(error).split())}") from error
+            raise InputError(f"{path} is not the yaml of a MuST-C split: {' '.join(str(error).split())}") from error
 
 
 def _read_talk(wav: Path, lines: list[tuple[dict, str, str]]) -> Talk:

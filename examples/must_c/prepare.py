@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from features import read_index, write_features
 from manifest import COLUMNS, SPECAUGMENT, filter_rows, read_manifest, train_vocabulary, write_config, write_manifest
-from must_c import SPLITS, Problem, RecipeError, Talk, check_layout, read_talks
+from must_c import SPLITS, Problem, Talk, check_layout, read_talks
+from residual_st.errors import InputError
 
 SHOWN_PROBLEMS = 10
 
@@ -45,7 +46,7 @@ def prepare_language(data_root: Path, language: str, args: argparse.Namespace) -
                 entry = index.get(segment.id)
                 if entry is None:
                     if not args.skip_bad:
-                        raise RecipeError(f"{archive} holds no features of {segment.id}; remove it to have it made again")
+                        raise InputError(f"{archive} holds no features of {segment.id}; remove it to have it made again")
                     continue
                 yield {
                     "id": segment.id,
@@ -74,7 +75,7 @@ def survey(root: Path, language: str) -> tuple[float, list[Problem]]:
     for split in SPLITS:
         for talk in read_talks(root, language, split):
             if split_of.setdefault(talk.wav.name, split) != split:
-                raise RecipeError(
+                raise InputError(
                     f"{talk.wav.name} stands in {split_of[talk.wav.name]} and in {split}, but names the utterances of one"
                 )
             seconds += audio_seconds(talk)
@@ -115,7 +116,7 @@ def n_segments(problems: list[Problem]) -> int:
 def refuse(problems: list[Problem]) -> None:
     if problems:
         show(problems)
-        raise RecipeError(f"{n_segments(problems)} segments cannot be used; mend them, or leave them out with --skip-bad")
+        raise InputError(f"{n_segments(problems)} segments cannot be used; mend them, or leave them out with --skip-bad")
 
 
 def prepare_joint(data_root: Path, languages: list[str], args: argparse.Namespace) -> None:
@@ -123,25 +124,22 @@ def prepare_joint(data_root: Path, languages: list[str], args: argparse.Namespac
 
     Rows of a translation manifest carry `tgt_lang`, from which fairseq takes the language tag.
     """
-    for language in languages:
-        for split in SPLITS:
-            path = data_root / f"en-{language}" / f"{split}_{args.task}.tsv"
-            if not path.exists():
-                raise RecipeError(f"{path} is missing; prepare --languages {language} --task {args.task} without --joint first")
-    tagged = args.task == "st" and args.prepend_tgt_lang_tag
-    sentences = (
-        row["tgt_text"] for language in languages for row in read_manifest(data_root / f"en-{language}" / f"train_{args.task}.tsv")
-    )
+    manifests = {
+        (language, split): data_root / f"en-{language}" / f"{split}_{args.task}.tsv" for language in languages for split in SPLITS
+    }
+    for (language, _), path in manifests.items():
+        if not path.exists():
+            raise InputError(f"{path} is missing; prepare --languages {language} --task {args.task} without --joint first")
+    translating = args.task == "st"
+    tagged = translating and args.prepend_tgt_lang_tag
+    sentences = (row["tgt_text"] for language in languages for row in read_manifest(manifests[language, "train"]))
     vocabulary = vocabulary_prefix(data_root, args)
     symbols = [f"<lang:{language}>" for language in languages] if tagged else None
     train_vocabulary(sentences, vocabulary, args.vocab_type, args.vocab_size, symbols)
-    for language in languages:
-        for split in SPLITS:
-            rows = read_manifest(data_root / f"en-{language}" / f"{split}_{args.task}.tsv")
-            if args.task == "st":
-                rows = ({**row, "tgt_lang": language} for row in rows)
-            columns = [*COLUMNS, "tgt_lang"] if args.task == "st" else COLUMNS
-            write_manifest(rows, data_root / f"{split}_{language}_{args.task}.tsv", columns)
+    for (language, split), path in manifests.items():
+        rows = ({**row, "tgt_lang": language} for row in read_manifest(path))
+        columns = [*COLUMNS, "tgt_lang"] if translating else COLUMNS
+        write_manifest(rows, data_root / f"{split}_{language}_{args.task}.tsv", columns)
     write_config(data_root / f"config_{args.task}.yaml", vocabulary, args.specaugment or "ld", tagged)
     print(f"{data_root}: joint {args.task} data of {', '.join(languages)}")
 
@@ -179,7 +177,7 @@ def main() -> int:
         else:
             for language in args.languages:
                 prepare_language(args.data_root, language, args)
-    except RecipeError as error:
+    except InputError as error:
         print(f"prepare.py: {error}", file=sys.stderr)
         return 2
     return 0

@@ -65,7 +65,7 @@ def describe(model: BaseFairseqModel, flags: argparse.Namespace) -> dict:
     parameters = {name: list(part.parameters()) for name, part in parts.items()}
     counted = {id(parameter) for members in parameters.values() for parameter in members}
     parameters["encoder other"] = [parameter for parameter in model.encoder.parameters() if id(parameter) not in counted]
-    groups = getattr(shared, "plan", None)
+    plan = getattr(shared, "plan", None)
     return {
         "arch": flags.arch,
         "encoder_weight_fraction": round(kept_count / dense, 3),
@@ -77,7 +77,7 @@ def describe(model: BaseFairseqModel, flags: argparse.Namespace) -> dict:
         "residual_rank": getattr(flags, "encoder_residual_rank", 0),
         "residual_diagonal": getattr(flags, "encoder_residual_diagonal", False),
         "sharing_pattern": getattr(flags, "encoder_sharing_pattern", "adjacent"),
-        "groups": list(groups.groups if groups else range(len(layers))),
+        "groups": list(plan.groups if plan else range(len(layers))),
         "parts": {
             name: {
                 "parameters": sum(parameter.numel() for parameter in members),

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import yaml
 from fairseq import options
-from fairseq.models import ARCH_MODEL_REGISTRY
 from fairseq.registry import REGISTRIES
 
 from residual_st.cli.user_dir import PACKAGE
@@ -77,9 +76,7 @@ def to_arguments(config: dict) -> list[str]:
     """fairseq-train's command line. Raises InputError for a flag or a choice that does not exist, with the nearest that does."""
     parser = _parser()
     selected = [item for key in _SELECTORS if key in config for item in (f"--{key}", str(config[key]))]
-    _check_choices(parser, {key: config[key] for key in ("task", "criterion", "optimizer") if key in config})
-    if "arch" in config:
-        _check_choice("arch", config["arch"], ARCH_MODEL_REGISTRY)
+    _check_choices(parser, config)  # those that decide which flags there are; the rest once the parser knows them
     options.parse_args_and_arch(parser, [str(config["data"]), *selected], parse_known=True)
     known = parser._option_string_actions  # argparse has no public way to ask for its options
     arguments = [str(config["data"])]
@@ -107,13 +104,11 @@ def _to_argument(action: argparse.Action, key: str, value) -> list[str]:
 def _check_choices(parser: argparse.ArgumentParser, config: dict) -> None:
     for key, value in config.items():
         action = parser._option_string_actions.get(f"--{key}")
-        if action is not None and action.choices and not isinstance(value, list):
-            _check_choice(key, value, action.choices)
-
-
-def _check_choice(key: str, value, choices) -> None:
-    names = [str(choice) for choice in choices]
-    if str(value) not in names:
+        if action is None or not action.choices or isinstance(value, list):
+            continue
+        names = [str(choice) for choice in action.choices]
+        if str(value) in names:
+            continue
         hint = _nearest(str(value), names) if len(names) > 8 else f"; allowed are {', '.join(names)}"
         raise InputError(f"{key} {value!r} is not known{hint}")
 
