@@ -39,6 +39,14 @@ def save_checkpoint(state: dict, path: str | Path) -> None:
         raise InputError(f"{path} cannot be written: {str(error).splitlines()[0]}") from error
 
 
+def refuse_existing(path: str | Path, force: bool) -> None:
+    """Raise InputError, before any work, where an output would overwrite a file and `force` is not given, or has no folder."""
+    if Path(path).is_dir() or (Path(path).exists() and not force):
+        raise InputError(f"{path} exists already; name another output, or give --force to overwrite a file")
+    if not Path(path).absolute().parent.is_dir():
+        raise InputError(f"{path} cannot be written: there is no folder {Path(path).absolute().parent}")
+
+
 def model_flags(state: dict, path: str | Path) -> argparse.Namespace:
     """The flags of the model in a checkpoint. Raises InputError where it has none.
 

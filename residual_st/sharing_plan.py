@@ -52,6 +52,11 @@ class SharingPlan:
     def layers_of(self, group: int) -> list[int]:
         return [layer for layer, its_group in enumerate(self.groups) if its_group == group]
 
+    def to_flag(self) -> str:
+        """`adjacent` where `make` comes to this plan by it from the size of the largest group, else the list."""
+        largest = max(map(self.groups.count, self.groups))
+        return "adjacent" if self == SharingPlan.make(len(self.groups), largest) else str(self)
+
     def __str__(self) -> str:
         return ",".join(map(str, self.groups))
 

@@ -13,7 +13,7 @@ from residual_st.checkpoints import load_checkpoint, model_flags
 from residual_st.compat import reconcile_versions
 from residual_st.errors import InputError
 from residual_st.models.standalone import build_model, parse_model_flags
-from residual_st.modules import ResidualLinear, matrices
+from residual_st.modules import ResidualLinear, matrices, matrix_parameters
 
 TAKES_REST = True  # the checkpoint, or the flags of the architecture's own parser
 
@@ -56,8 +56,7 @@ def describe(model: BaseFairseqModel, flags: argparse.Namespace) -> dict:
     layers = model.encoder.transformer_layers
     linears = [linear for layer in layers for _, linear in matrices(layer)]
     dense = sum(linear.in_features * linear.out_features for linear in linears)
-    kept = {id(parameter): parameter for linear in linears for parameter in _matrix_parameters(linear)}
-    kept_count = sum(parameter.numel() for parameter in kept.values())
+    kept_count = matrix_parameters(layers)
     parts = {"encoder subsampler": model.encoder.subsample, "encoder layers": layers, "decoder": model.decoder}
     shared = getattr(model.encoder, "shared_weights", None)
     if shared is not None and len(shared):
@@ -86,13 +85,6 @@ def describe(model: BaseFairseqModel, flags: argparse.Namespace) -> dict:
             for name, members in parameters.items()
         },
     }
-
-
-def _matrix_parameters(linear: nn.Linear | ResidualLinear) -> list[nn.Parameter]:
-    if isinstance(linear, nn.Linear):
-        return [linear.weight]
-    own = (linear.up, linear.down, linear.diagonal)
-    return [linear.shared_weight, *(parameter for parameter in own if parameter is not None)]
 
 
 def residual_energy(model: BaseFairseqModel) -> list[dict]:

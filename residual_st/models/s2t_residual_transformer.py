@@ -10,7 +10,10 @@ from residual_st.errors import InputError
 from residual_st.models.hub_interface import S2TResidualHubInterface
 from residual_st.models.pretrained import load_pretrained
 from residual_st.modules import share_layers
+from residual_st.residual_ranks import ResidualRanks
 from residual_st.sharing_plan import PATTERNS, SharingPlan
+
+_MATRICES_OF_A_LAYER = 6  # k_proj, v_proj, q_proj, out_proj, fc1, fc2, in the order in which fairseq registers them
 
 # Settings that other fairseq encoders have and the stock s2t encoder ignores, or that act on a weight the layer does not own.
 _UNSUPPORTED = {
@@ -51,9 +54,10 @@ class S2TResidualTransformerModel(S2TTransformerModel):
         )
         parser.add_argument(
             "--encoder-residual-rank",
-            type=int,
+            type=ResidualRanks.flag,
             metavar="R",
-            help="rank of each layer's own low-rank matrix (default: 2; 0 for none)",
+            help="rank of each layer's own low-rank matrices (default: 2; 0 for none), or a list with an item for each layer: "
+            "a rank, or one for each of k_proj/v_proj/q_proj/out_proj/fc1/fc2",
         )
         parser.add_argument(
             "--encoder-residual-diagonal",
@@ -119,6 +123,7 @@ def base_architecture(args):
     ARCH_CONFIG_REGISTRY["s2t_transformer"](args)
     # fairseq calls this while it parses flags, so what cannot work is refused before any data is read
     sharing_plan(args)
+    ResidualRanks.make(args.encoder_residual_rank, args.encoder_layers, _MATRICES_OF_A_LAYER)
     refuse_unsupported(args)
 
 

@@ -45,6 +45,11 @@ class ResidualLinear(nn.Module):
         return self._owner[0][self.name]
 
     @property
+    def terms(self) -> list[nn.Parameter]:
+        """U and those of `up`, `down` and `diagonal` that there are."""
+        return [term for term in (self.shared_weight, self.up, self.down, self.diagonal) if term is not None]
+
+    @property
     def weight(self) -> Tensor:
         """The composed weight, shape (out, in). fairseq's attention reads this and never calls `forward`."""
         weight = self.shared_weight
@@ -57,6 +62,13 @@ class ResidualLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)"""
         return nn.functional.linear(x, self.weight, self.bias)
+
+    def to_linear(self) -> nn.Linear:
+        """An ordinary linear layer with the composed weight; the bias is the same parameter."""
+        linear = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
+        linear.weight = nn.Parameter(self.weight.detach())
+        linear.bias = self.bias
+        return linear.train(self.training)
 
     def residual_energy(self) -> Tensor:
         """Squared Frobenius norm of `up @ down + diag(diagonal)`, in float32 at least.

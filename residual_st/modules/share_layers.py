@@ -7,6 +7,7 @@ from torch import nn
 
 from residual_st.errors import InputError
 from residual_st.modules.residual_linear import ResidualLinear
+from residual_st.residual_ranks import ResidualRanks
 from residual_st.sharing_plan import SharingPlan
 
 
@@ -39,27 +40,38 @@ def matrices(layer: nn.Module) -> Iterator[tuple[str, nn.Linear | ResidualLinear
             yield name, module
 
 
+def matrix_parameters(layers: nn.ModuleList) -> int:
+    """Weights that a stack keeps in its matrices, shared ones counted once; biases are not counted."""
+    kept = {}
+    for layer in layers:
+        for _, linear in matrices(layer):
+            terms = (linear.weight,) if isinstance(linear, nn.Linear) else linear.terms
+            kept |= {id(parameter): parameter.numel() for parameter in terms}
+    return sum(kept.values())
+
+
 def matrix_kind(name: str) -> str:
     """The last part of a matrix's name: `self_attn.q_proj` -> `q_proj`."""
     return name.rpartition(".")[2]
 
 
-def share_layers(layers: nn.ModuleList, plan: SharingPlan, rank: int, diagonal: bool) -> SharedWeights:
+def share_layers(layers: nn.ModuleList, plan: SharingPlan, rank: int | str | ResidualRanks, diagonal: bool) -> SharedWeights:
     """Replace every `nn.Linear` of `layers` by a ResidualLinear, in place, and return the owner of the shared weights.
 
     The caller registers the result beside `layers`, so that both are saved and moved together. Each shared weight starts as
     that of its group's first layer, so it is distributed as the layers' own initialisation has it; the other layers' weights
-    are let go. Biases and everything else stay with their layers. A layer that is alone in its group, with rank 0 and no
-    diagonal, keeps its `nn.Linear`: its weight is its own, and a plan of such layers leaves the stack as it was.
+    are let go. Biases and everything else stay with their layers. A layer that is alone in its group, with ranks 0 and no
+    diagonal, keeps its `nn.Linear`s: its weights are its own, and a plan of such layers leaves the stack as it was.
 
     Args:
         layers: L layers with the same `nn.Linear`s, of any class. Containers that drop or wrap layers may hold them.
         plan: the group of each layer.
-        rank: R of every matrix, 0 or more.
+        rank: R of every matrix, 0 or more, or those of each layer and matrix as `ResidualRanks` has them.
         diagonal: whether every matrix has a diagonal of its own.
 
     Raises:
-        InputError: if the plan is for another number of layers, the layers differ, or the rank exceeds a matrix's smaller side.
+        InputError: if the plan or the ranks are for another number of layers, the layers differ, or a rank exceeds its matrix's
+            smaller side.
     """
     stack = [layers[index] for index in range(len(layers))]
     if len(stack) != len(plan.groups):
@@ -68,21 +80,25 @@ def share_layers(layers: nn.ModuleList, plan: SharingPlan, rank: int, diagonal: 
     for index, layer in enumerate(stack):
         if {name: tuple(linear.weight.shape) for name, linear in matrices(layer)} != shapes:
             raise InputError(f"layer {index} has other matrices than layer 0; only alike layers can share theirs")
-    smallest = min(min(shape) for shape in shapes.values())
-    if not 0 <= rank <= smallest:
-        raise InputError(
-            f"residual rank {rank} does not fit matrices whose smaller side is {smallest}; allowed are 0 to {smallest}"
-        )
+    ranks = ResidualRanks.make(rank, len(stack), len(shapes)).ranks
+    for row in ranks:
+        for rank_of_matrix, (name, shape) in zip(row, shapes.items()):
+            if rank_of_matrix > min(shape):
+                raise InputError(
+                    f"residual rank {rank_of_matrix} does not fit {name}, whose smaller side is {min(shape)}; "
+                    f"allowed are 0 to {min(shape)}"
+                )
 
     owners = {}
     for group in range(plan.n_groups):
-        members = [stack[index] for index in plan.layers_of(group)]
-        if len(members) == 1 and not rank and not diagonal:
+        members = plan.layers_of(group)
+        if len(members) == 1 and not any(ranks[members[0]]) and not diagonal:
             continue
         # a parameter's name may not hold a dot
-        owner = nn.ParameterDict({name.replace(".", "_"): linear.weight for name, linear in matrices(members[0])})
+        owner = nn.ParameterDict({name.replace(".", "_"): linear.weight for name, linear in matrices(stack[members[0]])})
         owners[group] = owner
-        for layer in members:
-            for name, linear in list(matrices(layer)):
-                layer.set_submodule(name, ResidualLinear(owner, name.replace(".", "_"), linear.bias, rank, diagonal))
+        for index in members:
+            for rank_of_matrix, (name, linear) in zip(ranks[index], list(matrices(stack[index]))):
+                residual = ResidualLinear(owner, name.replace(".", "_"), linear.bias, rank_of_matrix, diagonal)
+                stack[index].set_submodule(name, residual)
     return SharedWeights(plan, owners)

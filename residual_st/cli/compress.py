@@ -1,0 +1,126 @@
+"""Turn a trained dense checkpoint into a residual one that translates nearly as well at once."""
+
+import argparse
+import json
+from pathlib import Path
+
+from tabulate import tabulate
+
+from residual_st.checkpoints import refuse_existing, save_checkpoint
+from residual_st.compression import compress
+from residual_st.compression.calibration_data import CalibrationData
+from residual_st.compression.checkpoints import read_model, residual_checkpoint
+from residual_st.errors import InputError
+from residual_st.modules import matrix_parameters
+from residual_st.residual_ranks import ResidualRanks
+from residual_st.sharing_plan import PATTERNS
+
+BYTES = 4  # of a float32 weight
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", metavar="DENSE.pt", help="checkpoint of an s2t_transformer of any size")
+    parser.add_argument("--output", required=True, metavar="X.pt", help="file to write")
+    parser.add_argument("--force", action="store_true", help="overwrite the output")
+    parser.add_argument("--group-size", type=int, metavar="K", help="layers that share one matrix (default: 3, or by the budget)")
+    parser.add_argument(
+        "--sharing-pattern", default="adjacent", metavar="PATTERN", help=f"{', '.join(PATTERNS)}, or a list of groups"
+    )
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--residual-rank", type=ResidualRanks.flag, metavar="R", help="rank of the residuals (default: 2), or a list")
+    size.add_argument(
+        "--encoder-weight-fraction", type=float, metavar="F", help="kept matrix weights; chooses ranks and group size"
+    )
+    size.add_argument("--encoder-mbytes", type=float, metavar="MB", help="the whole encoder in float32, 1 MB being 10^6 bytes")
+    parser.add_argument("--diagonal", action=argparse.BooleanOptionalAction, default=True, help="residuals have a diagonal")
+    parser.add_argument("--calibration", type=Path, metavar="DATA", help="folder of manifests the model was trained on")
+    parser.add_argument("--calibration-batches", type=int, default=30, metavar="N", help="of 10,000 frames each (default: 30)")
+    parser.add_argument(
+        "--refine-updates",
+        type=int,
+        default=0,
+        metavar="N",
+        help="steps that bring layer outputs closer, without labels (default: 0)",
+    )
+    parser.add_argument("--seed", type=int, default=1, help="of the choice of calibration batches (default: 1)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    refuse_existing(args.output, args.force)
+    if args.calibration_batches < 1:
+        raise InputError(f"--calibration-batches {args.calibration_batches} is no number of batches; give 1 or more")
+    if args.refine_updates < 0 or (args.refine_updates and not args.calibration):
+        raise InputError(f"--refine-updates {args.refine_updates} needs --calibration DATA, and a number of steps from 0 on")
+    state, model = read_model(args.checkpoint, residual=False)
+    fraction = args.encoder_weight_fraction
+    if args.encoder_mbytes is not None:
+        fraction = fraction_of_bytes(model, args.encoder_mbytes)
+    data = CalibrationData(state, args.calibration) if args.calibration else None
+    before = data and data.likelihoods(model)
+    compressed = compress(
+        model,
+        group_size=args.group_size,
+        pattern=args.sharing_pattern,
+        rank=args.residual_rank,
+        weight_fraction=fraction,
+        diagonal=args.diagonal,
+        refine_updates=args.refine_updates,
+        calibration=data and data.calibration(args.calibration_batches, args.seed),
+    )
+    save_checkpoint(residual_checkpoint(state, model, compressed), args.output)
+    figures = {
+        "output": args.output,
+        "sharing_pattern": str(compressed.plan),
+        "residual_rank": str(compressed.ranks),
+        "residual_diagonal": compressed.diagonal,
+        "encoder_weight_fraction": round(compressed.parameters_after / compressed.parameters_before, 4),
+        "encoder_matrix_parameters": compressed.parameters_after,
+        "dense_encoder_matrix_parameters": compressed.parameters_before,
+        "encoder_bytes": BYTES * sum(parameter.numel() for parameter in model.encoder.parameters()),
+        "checkpoint_bytes": Path(args.output).stat().st_size,
+        "dense_checkpoint_bytes": Path(args.checkpoint).stat().st_size,
+        "relative_errors": [{name: round(error, 4) for name, error in row.items()} for row in compressed.errors],
+    }
+    if data:
+        figures |= {"dense": before, "compressed": data.likelihoods(model)}
+    print(json.dumps(figures, indent=2) if args.json else format_tables(figures))
+    return 0
+
+
+def fraction_of_bytes(model, megabytes: float) -> float:
+    """The weight fraction at which the encoder, in float32, has that size."""
+    matrices = matrix_parameters(model.encoder.transformer_layers)
+    rest = sum(parameter.numel() for parameter in model.encoder.parameters()) - matrices
+    fraction = (megabytes * 1e6 / BYTES - rest) / matrices
+    if fraction <= 0:
+        raise InputError(
+            f"--encoder-mbytes {megabytes:g} cannot be met: what no layer can share takes {rest * BYTES / 1e6:.2f} MB alone"
+        )
+    return fraction
+
+
+def format_tables(figures: dict) -> str:
+    names = list(figures["relative_errors"][0])
+    errors = [[layer, *row.values()] for layer, row in enumerate(figures["relative_errors"])]
+    sizes = [
+        ["encoder matrices", figures["dense_encoder_matrix_parameters"], figures["encoder_matrix_parameters"]],
+        ["checkpoint bytes", figures["dense_checkpoint_bytes"], figures["checkpoint_bytes"]],
+    ]
+    plan = [
+        ["groups", figures["sharing_pattern"]],
+        ["residual rank", figures["residual_rank"]],
+        ["residual diagonal", figures["residual_diagonal"]],
+        ["encoder weight fraction", figures["encoder_weight_fraction"]],
+    ]
+    tables = [
+        "relative error\n" + tabulate(errors, ["layer", *names], floatfmt=".3f"),
+        tabulate(plan, tablefmt="plain", disable_numparse=True),
+        tabulate(sizes, ["size", "dense", "residual"], intfmt=","),
+    ]
+    if "dense" in figures:
+        losses = [
+            [f"{name} on the validation subset", value, figures["compressed"][name]] for name, value in figures["dense"].items()
+        ]
+        tables.append(tabulate(losses, ["per token, base 2", "dense", "residual"], floatfmt=".3f"))
+    return "\n\n".join([*tables, f"wrote {figures['output']}"])

@@ -1,0 +1,21 @@
+"""Turn a residual checkpoint into a stock s2t_transformer one, which needs no plugin."""
+
+import argparse
+
+from residual_st.checkpoints import refuse_existing, save_checkpoint
+from residual_st.compression.checkpoints import dense_checkpoint, read_model
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", metavar="RESIDUAL.pt", help="checkpoint of an s2t_residual_transformer of any size")
+    parser.add_argument("--output", required=True, metavar="DENSE.pt", help="file to write")
+    parser.add_argument("--force", action="store_true", help="overwrite the output")
+
+
+def run(args: argparse.Namespace) -> int:
+    refuse_existing(args.output, args.force)
+    state, model = read_model(args.checkpoint, residual=True)
+    result = dense_checkpoint(state, model)
+    save_checkpoint(result, args.output)
+    print(f"{args.output}: {result['cfg']['model'].arch if result.get('cfg') else result['args'].arch}, every weight composed")
+    return 0

@@ -1,0 +1,113 @@
+"""Dense fairseq checkpoints to residual ones, and back."""
+
+import argparse
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
+from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerModel
+
+from residual_st.checkpoints import first_difference, load_checkpoint, model_flags
+from residual_st.compat import reconcile_versions
+from residual_st.compression.pipeline import Compressed
+from residual_st.errors import InputError
+from residual_st.models.s2t_residual_transformer import S2TResidualTransformerModel
+from residual_st.models.standalone import build_model
+from residual_st.modules import ResidualLinear, matrices
+
+_OUR_FLAGS = ("encoder_group_size", "encoder_sharing_pattern", "encoder_residual_rank", "encoder_residual_diagonal")
+_OUR_CRITERION = "label_smoothed_cross_entropy_with_residual"
+
+
+def read_model(path: str | Path, residual: bool) -> tuple[dict, S2TTransformerModel]:
+    """A checkpoint and the model in it, in evaluation mode.
+
+    Raises:
+        InputError: if the file cannot be read, or its model is not the one kind asked for: residual or stock.
+    """
+    state = load_checkpoint(path)
+    flags = model_flags(state, path)
+    wanted = S2TResidualTransformerModel if residual else S2TTransformerModel
+    found = ARCH_MODEL_REGISTRY.get(flags.arch)
+    if found is not wanted:
+        if found is S2TResidualTransformerModel:
+            raise InputError(f"{path} is a residual checkpoint already ({flags.arch}); residual-st expand makes it dense")
+        if found is S2TTransformerModel:
+            raise InputError(f"{path} is a dense checkpoint ({flags.arch}), which there is nothing to expand in")
+        raise InputError(f"{path} is of --arch {flags.arch}; only s2t_transformer of any size is known here, dense or residual")
+    model = build_model(flags)
+    weights = dict(state["model"])
+    reconcile_versions(weights, model.state_dict())
+    difference = first_difference(weights, model.state_dict())
+    if difference:
+        raise InputError(f"{path} does not hold the model that its flags describe: {difference}")
+    model.load_state_dict(weights)
+    return state, model.eval()
+
+
+def residual_checkpoint(state: dict, model: S2TTransformerModel, compressed: Compressed) -> dict:
+    """The checkpoint of a compressed model: `state`, the dense one's, with the new weights and flags and no optimizer state."""
+
+    def to_residual(flags: argparse.Namespace) -> None:
+        flags.arch = flags.arch.replace("s2t_transformer", "s2t_residual_transformer", 1)
+        flags.encoder_group_size = max(map(compressed.plan.groups.count, compressed.plan.groups))
+        flags.encoder_sharing_pattern = compressed.plan.to_flag()
+        flags.encoder_residual_rank = compressed.ranks.to_flag()
+        flags.encoder_residual_diagonal = compressed.diagonal
+
+    return _rewritten(state, model, to_residual)
+
+
+def dense_checkpoint(state: dict, model: S2TResidualTransformerModel) -> dict:
+    """The stock checkpoint of a residual model: every weight composed, no flag of the plugin left, no optimizer state."""
+    dense = copy.deepcopy(model)
+    expand(dense)
+
+    def to_stock(flags: argparse.Namespace) -> None:
+        stock = flags.arch.replace("s2t_residual_transformer", "s2t_transformer", 1)
+        flags.arch = stock if stock in ARCH_CONFIG_REGISTRY else "s2t_transformer"
+        for name in (*_OUR_FLAGS, "load_pretrained_decoder_from", "user_dir", "residual_penalty"):
+            vars(flags).pop(name, None)
+        if getattr(flags, "criterion", None) == _OUR_CRITERION:
+            flags.criterion = _stock_criterion(flags.ctc_weight)
+
+    result = _rewritten(state, dense, to_stock)
+    cfg = result.get("cfg")
+    if cfg:
+        criterion = cfg.get("criterion")
+        if isinstance(criterion, dict) and criterion.get("_name") == _OUR_CRITERION:
+            cfg["criterion"] = {key: value for key, value in criterion.items() if key != "residual_penalty"}
+            cfg["criterion"]["_name"] = _stock_criterion(criterion["ctc_weight"])
+        if isinstance(cfg.get("common"), dict):
+            cfg["common"]["user_dir"] = None
+    return result
+
+
+def expand(model: S2TResidualTransformerModel) -> None:
+    """Give every encoder layer its composed weights as plain `nn.Linear`s, in place."""
+    with torch.no_grad():
+        for layer in model.encoder.transformer_layers:
+            for name, linear in list(matrices(layer)):
+                if isinstance(linear, ResidualLinear):
+                    layer.set_submodule(name, linear.to_linear())
+    del model.encoder.shared_weights
+
+
+def _stock_criterion(ctc_weight: float) -> str:
+    return "label_smoothed_cross_entropy_with_ctc" if ctc_weight else "label_smoothed_cross_entropy"
+
+
+def _rewritten(state: dict, model: S2TTransformerModel, rewrite: Callable[[argparse.Namespace], None]) -> dict:
+    """`state` with the weights of `model`, and `rewrite` applied to each of its sets of flags."""
+    result = {key: copy.deepcopy(value) for key, value in state.items() if key not in ("model", "last_optimizer_state")}
+    for flags in filter(None, (result.get("args"), *((result.get("cfg") or {}).get(name) for name in ("model", "task")))):
+        namespace = argparse.Namespace(**flags) if isinstance(flags, dict) else flags
+        if hasattr(namespace, "arch"):
+            rewrite(namespace)
+        if isinstance(flags, dict):
+            flags.clear()
+            flags.update(vars(namespace))
+    result["model"] = {key: value.clone() for key, value in model.state_dict().items()}
+    return result

@@ -1,0 +1,117 @@
+"""What compression works on: the matrices of one layer in float64, each with the metric that its errors are measured in."""
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from residual_st.modules import matrices
+
+# of the mean diagonal, added to second moments: directions that were never seen are not free. Gradients say little about errors
+# that are not small, and count for less than they say.
+INPUT_DAMPING, OUTPUT_DAMPING = 1e-3, 0.1
+
+
+@dataclass(frozen=True)
+class Metric:
+    """The weighted squared size of an error E of a matrix: `scale * tr(G E S Eᵀ)`.
+
+    `inputs` S (in, in) are the centred second moments of the matrix's inputs, `outputs` G (out, out) those of the loss's gradient
+    with respect to its outputs. These are the two factors of K-FAC (Martens & Grosse, arXiv 1503.05671): errors of different
+    matrices become estimates of one thing, the increase of the loss. None stands for the identity.
+    """
+
+    inputs: Tensor | None = None
+    outputs: Tensor | None = None
+    scale: float = 1.0
+
+    def weigh(self, error: Tensor) -> Tensor:
+        """`scale * G E S`, half the gradient of the squared norm."""
+        if self.outputs is not None:
+            error = self.outputs @ error
+        if self.inputs is not None:
+            error = error @ self.inputs
+        return self.scale * error
+
+    def squared_norm(self, error: Tensor) -> float:
+        return (self.weigh(error) * error).sum().item()
+
+    def whiten(self, error: Tensor) -> Tensor:
+        """An error in coordinates where its weighted norm is the Frobenius norm over sqrt(scale)."""
+        if self.outputs is not None:
+            error = self._output_root.T @ error
+        if self.inputs is not None:
+            error = error @ self._input_root
+        return error
+
+    def whiten_rows(self, down: Tensor) -> Tensor:
+        """Rows of a low-rank factor (rank, in) in those coordinates."""
+        return down if self.inputs is None else down @ self._input_root
+
+    def colour(self, up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
+        """Take the factors of a whitened matrix back to the original coordinates."""
+        if self.outputs is not None:
+            up = torch.linalg.solve_triangular(self._output_root.T, up, upper=True)
+        if self.inputs is not None:
+            down = torch.linalg.solve_triangular(self._input_root, down, upper=False, left=False)
+        return up, down
+
+    @cached_property
+    def _input_root(self) -> Tensor:
+        return torch.linalg.cholesky(self.inputs)
+
+    @cached_property
+    def _output_root(self) -> Tensor:
+        return torch.linalg.cholesky(self.outputs)
+
+
+def damped(moments: Tensor, share: float = INPUT_DAMPING) -> Tensor:
+    """Second moments that can be inverted: with `share` of their mean diagonal added to it."""
+    ridge = share * moments.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny)
+    return moments + ridge * torch.eye(len(moments), dtype=moments.dtype)
+
+
+@dataclass
+class MatrixWeights:
+    """One matrix of one layer: `weight` (out, in), `bias` (out,) or None, and the mean of its inputs (in,), None if not known."""
+
+    weight: Tensor
+    bias: Tensor | None
+    input_mean: Tensor | None = None
+    metric: Metric = field(default_factory=Metric)
+
+    def with_outputs(self, basis) -> "MatrixWeights":
+        """The same matrix where its outputs y are called `basis(y)`."""
+        outputs = self.metric.outputs
+        metric = replace(self.metric, outputs=None if outputs is None else basis.covectors(outputs))
+        bias = None if self.bias is None else basis.rows(self.bias)
+        return MatrixWeights(basis.rows(self.weight), bias, self.input_mean, metric)
+
+    def with_inputs(self, basis) -> "MatrixWeights":
+        """The same matrix where its inputs x are called `basis(x)`."""
+        inputs = self.metric.inputs
+        metric = replace(self.metric, inputs=None if inputs is None else basis.vectors(inputs))
+        input_mean = None if self.input_mean is None else basis.rows(self.input_mean)
+        return MatrixWeights(basis.columns(self.weight), self.bias, input_mean, metric)
+
+
+LayerWeights = dict[str, MatrixWeights]  # by the matrix's name in the layer
+
+
+def read_layer(layer: nn.Module) -> LayerWeights:
+    """Copy a layer's matrices. Their names are those of `residual_st.modules.matrices`."""
+    with torch.no_grad():
+        return {
+            name: MatrixWeights(linear.weight.double().clone(), None if linear.bias is None else linear.bias.double().clone())
+            for name, linear in matrices(layer)
+        }
+
+
+def write_layer(layer: nn.Module, weights: LayerWeights) -> None:
+    """Copy matrices back into a layer of `nn.Linear`s."""
+    with torch.no_grad():
+        for name, linear in matrices(layer):
+            linear.weight.copy_(weights[name].weight)
+            if linear.bias is not None:
+                linear.bias.copy_(weights[name].bias)

@@ -1,0 +1,71 @@
+"""Stage 5: all terms of all layers together, by gradient, so that each layer's output comes closer to the dense one's.
+
+No labels are used, and no loss but the distance of the encoder's states. Everything of the layers that is not shared moves too:
+biases and norms.
+"""
+
+import contextlib
+from itertools import cycle, islice
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from residual_st.compression.moments import Calibration, padding_mask
+
+LEARNING_RATE = 2e-3
+WARM_UP = 10  # updates
+LAST = 1.0  # weight of the last layer's output, which the decoder reads, beside the mean over all layers
+
+
+def refine(
+    teacher: nn.Module,
+    teacher_layers: nn.ModuleList,
+    model: nn.Module,
+    layers: nn.ModuleList,
+    terms: list[nn.Parameter],
+    calibration: Calibration,
+    updates: int,
+) -> None:
+    """Move `terms` of `model` by Adam, so that the states of `layers` approach those of `teacher_layers`. In place."""
+    optimizer = torch.optim.Adam(terms, lr=LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, (step + 1) / WARM_UP) * (1 - step / updates))
+    modes = [(module, module.training) for module in (teacher, model)]
+    teacher.eval()
+    model.eval()
+    with tqdm(islice(cycle(calibration.batches), updates), total=updates, desc="refining", unit="update") as progress:
+        for batch in progress:
+            with torch.no_grad():
+                wanted = _states(teacher, teacher_layers, calibration, batch)
+            errors = [_error(state, target) for state, target in zip(_states(model, layers, calibration, batch), wanted)]
+            loss = sum(errors) / len(errors) + LAST * errors[-1]
+            gradients = torch.autograd.grad(loss, terms, allow_unused=True)
+            for term, gradient in zip(terms, gradients):
+                term.grad = gradient
+            optimizer.step()
+            schedule.step()
+            progress.set_postfix(error=f"{loss.item():.4f}")
+    for term in terms:
+        term.grad = None
+    for module, training in modes:
+        module.train(training)
+
+
+def _states(model: nn.Module, layers: nn.ModuleList, calibration: Calibration, batch) -> list[Tensor]:
+    """The output of each layer, shape (positions that are not padding, width)."""
+    states = []
+
+    def keep(_layer, arguments, keywords, output):
+        mask = padding_mask(arguments, keywords)
+        states.append(output.flatten(0, -2) if mask is None else output.flatten(0, -2)[~mask.T.flatten()])
+
+    with contextlib.ExitStack() as stack:
+        for layer in layers:
+            stack.callback(layer.register_forward_hook(keep, with_kwargs=True).remove)
+        calibration.encode(model, batch)
+    return states
+
+
+def _error(state: Tensor, target: Tensor) -> Tensor:
+    """Squared distance over the target's variance."""
+    return (state - target).square().sum() / (target - target.mean(0)).square().sum()

@@ -1,0 +1,59 @@
+"""The rank of each layer's low-rank residuals. Pure Python: no torch."""
+
+from dataclasses import dataclass
+
+from residual_st.errors import InputError
+
+
+@dataclass(frozen=True)
+class ResidualRanks:
+    """The rank R of each layer and matrix: `ranks[layer][matrix]`, matrices in the order in which a layer registers them.
+
+    For fairseq's layers that is k_proj, v_proj, q_proj, out_proj, fc1, fc2.
+
+    >>> ResidualRanks.make("2,4/4/4/4/8/8", layers=2, matrices=6).ranks
+    ((2, 2, 2, 2, 2, 2), (4, 4, 4, 4, 8, 8))
+    """
+
+    ranks: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def make(cls, ranks: "int | str | ResidualRanks", layers: int, matrices: int) -> "ResidualRanks":
+        """Complete one rank for all, or a list with an item for each layer: one rank, or one for each matrix joined by slashes.
+
+        Raises:
+            InputError: for a rank below 0, something that is no number, or a list of another length.
+        """
+        if isinstance(ranks, cls):
+            ranks = str(ranks)
+        items = str(ranks).split(",")
+        if len(items) not in (1, layers):
+            raise InputError(f"residual rank {ranks!r} names {len(items)} layers, but the encoder has {layers}")
+        rows = []
+        for item in items:
+            try:
+                row = tuple(int(rank) for rank in item.split("/"))
+            except ValueError:
+                row = (-1,)
+            if min(row) < 0:
+                raise InputError(
+                    f"residual rank {ranks!r} is not known; allowed are a number from 0 on, or a list with an item for each layer, "
+                    "which is a number, or one for each matrix such as 2/2/2/2/4/4"
+                )
+            if len(row) not in (1, matrices):
+                raise InputError(f"residual rank {item!r} is for {len(row)} matrices, but a layer has {matrices}")
+            rows.append(row * (matrices // len(row)))
+        return cls(tuple(rows * (layers // len(rows))))
+
+    @classmethod
+    def flag(cls, text: str) -> int | str:
+        """What `--encoder-residual-rank` holds: a plain number, or the list as it was given."""
+        return int(text) if text.isdecimal() else text
+
+    def to_flag(self) -> int | str:
+        """The shortest spelling: a number where all ranks are equal."""
+        return self.flag(str(self))
+
+    def __str__(self) -> str:
+        rows = ["/".join(map(str, row)) if len(set(row)) > 1 else str(row[0]) for row in self.ranks]
+        return ",".join(rows) if len(set(rows)) > 1 or "/" in rows[0] else rows[0]

@@ -1,0 +1,35 @@
+import pytest
+
+from residual_st.errors import InputError
+from residual_st.residual_ranks import ResidualRanks
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [(2, ((2,) * 6,) * 3), (0, ((0,) * 6,) * 3), ("1,2,3", ((1,) * 6, (2,) * 6, (3,) * 6)), ("4,1/2/3/4/5/6,0", None)],
+)
+def test_every_spelling_comes_back(text, rows):
+    ranks = ResidualRanks.make(text, layers=3, matrices=6)
+    assert str(ranks.to_flag()) == str(text)
+    assert ResidualRanks.make(ranks.to_flag(), 3, 6) == ranks
+    if rows:
+        assert ranks.ranks == rows
+
+
+def test_one_row_for_all_layers():
+    assert ResidualRanks.make("1/2", layers=3, matrices=2).ranks == ((1, 2),) * 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1,2", "names 2 layers, but the encoder has 3"),
+        (-1, "allowed are a number from 0 on"),
+        ("two", "'two' is not known"),
+        ("1,2,3/4", "is for 2 matrices, but a layer has 6"),
+        ("1,,2", "is not known"),
+    ],
+)
+def test_refusals(text, message):
+    with pytest.raises(InputError, match=message):
+        ResidualRanks.make(text, layers=3, matrices=6)
