@@ -19,6 +19,7 @@ setup(
         "numpy",
         "pyyaml",
         "sacrebleu>=2.0",
+        "scipy",
         "sentencepiece",
         "tabulate",
         "tqdm",
@@ -27,7 +28,7 @@ setup(
         # examples/must_c: filterbanks from audio, and word error rates in fairseq-generate
         "recipe": ["editdistance", "kaldi-native-fbank", "soundfile"],
         # the synthetic corpus
-        "demo": ["espeakng-loader", "scipy"],
+        "demo": ["espeakng-loader"],
         "test": ["pytest", "ruff", "tensorboard"],
     },
     entry_points={"console_scripts": ["residual-st = residual_st.cli:main"]},

@@ -24,6 +24,8 @@ from pathlib import Path
 import editdistance
 import torch
 from fairseq.dataclass.configs import GenerationConfig
+from omegaconf import OmegaConf
+from sacrebleu.metrics import BLEU
 
 from provenance import append, provenance
 from residual_st.checkpoints import save_checkpoint
@@ -57,6 +59,7 @@ class Subject:
     def __init__(self, path: Path, data: Path):
         self.path, self.folder = path, data
         self.state, self.dense = read_model(path, residual=False)
+        self.task = self.state["cfg"]["task"].train_subset.rpartition("_")[2]  # asr or st
         self.seed = self.state["cfg"]["common"]["seed"]
         self.data = CalibrationData(self.state, data)
         self._moments = None
@@ -146,7 +149,7 @@ class Subject:
     def decode(self, model, subset: str):
         """Yield (hypothesis, reference) of every utterance."""
         task = self.data.task
-        generator = task.build_generator([model], GenerationConfig(beam=5))
+        generator = task.build_generator([model], OmegaConf.structured(GenerationConfig(beam=5)))
         bpe = task.build_bpe(None)
         for batch in self.data.batches(subset):
             hypotheses = task.inference_step(generator, [model], batch)
@@ -155,14 +158,16 @@ class Subject:
                 yield text, task.dataset(subset).tgt_texts[index]
 
     def judge(self, model) -> dict:
-        """Losses on dev, and the word errors of each test utterance."""
-        errors, words = [], []
-        for test_set in TEST_SETS:
-            for hypothesis, reference in self.decode(model, f"{test_set}_asr"):
-                errors.append(editdistance.eval(hypothesis.split(), reference.split()))
-                words.append(len(reference.split()))
-        losses = {name: round(value, 4) for name, value in self.data.likelihoods(model).items()}
-        return {**losses, "wer": round(100 * sum(errors) / sum(words), 3), "errors": errors, "words": words}
+        """Losses on dev, and the word errors of each test utterance or BLEU over all."""
+        pairs = [pair for test_set in TEST_SETS for pair in self.decode(model, f"{test_set}_{self.task}")]
+        figures = {name: round(value, 4) for name, value in self.data.likelihoods(model).items()}
+        if self.task == "st":
+            bleu = BLEU()
+            score = bleu.corpus_score([hypothesis for hypothesis, _ in pairs], [[reference for _, reference in pairs]]).score
+            return {**figures, "bleu": round(score, 2), "signature": str(bleu.get_signature())}
+        errors = [editdistance.eval(hypothesis.split(), reference.split()) for hypothesis, reference in pairs]
+        words = [len(reference.split()) for _, reference in pairs]
+        return {**figures, "wer": round(100 * sum(errors) / sum(words), 3), "errors": errors, "words": words}
 
 
 def systems(subject: Subject, ladder: bool):
@@ -178,6 +183,8 @@ def systems(subject: Subject, ladder: bool):
     for size in SIZES:
         yield f"{size}: aligned + calibrated", None, best[size]
         yield f"{size}: refined", None, refined[size]
+    if subject.task == "st":
+        return
     for size in SIZES:
         yield f"{size}: refined, fine-tuned", None, partial(subject.fine_tuned, refined[size])
     for size in SIZES:
@@ -207,22 +214,23 @@ def main() -> int:
     torch.set_num_threads(args.threads)
     done = set()
     if RESULTS.exists():
-        done = {(row["seed"], row["system"]) for row in map(json.loads, RESULTS.read_text().splitlines())}
+        done = {(row["task"], row["seed"], row["system"]) for row in map(json.loads, RESULTS.read_text().splitlines())}
     for path in args.models:
         subject = Subject(path, args.data)
         for name, fraction, make in systems(subject, args.ladder):
-            if (subject.seed, name) in done:
+            if (subject.task, subject.seed, name) in done:
                 continue
-            done.add((subject.seed, name))
+            done.add((subject.task, subject.seed, name))
             made = make()
             model, result = made if isinstance(made, tuple) else (made, None)
-            row = {"system": name, "seed": subject.seed, "fraction": fraction}
+            row = {"system": name, "task": subject.task, "seed": subject.seed, "fraction": fraction}
             if result is not None:
                 row |= {"fraction": round(result.parameters_after / result.parameters_before, 4), "plan": str(result.plan)}
             row |= subject.judge(model)
             append(RESULTS, {**row, **provenance()})
             print(
-                {key: row[key] for key in ("system", "seed", "fraction", "nll_loss", "ctc_loss", "wer") if key in row}, flush=True
+                {key: row[key] for key in ("system", "seed", "fraction", "nll_loss", "ctc_loss", "wer", "bleu") if key in row},
+                flush=True,
             )
     return 0
 

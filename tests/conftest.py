@@ -19,7 +19,7 @@ from residual_st.models.standalone import build_model
 ROOT = Path(__file__).parent.parent
 RECIPE = ROOT / "examples" / "must_c"
 USER_DIR = Path(residual_st.__file__).parent
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 
 TINY = {
     "encoder_layers": 6,

@@ -10,7 +10,7 @@ from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
 from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerModel
 
 from residual_st.checkpoints import first_difference, load_checkpoint, model_flags
-from residual_st.compat import reconcile_versions
+from residual_st.compat import drop_fused_copies, reconcile_versions
 from residual_st.compression.pipeline import Compressed
 from residual_st.errors import InputError
 from residual_st.models.s2t_residual_transformer import S2TResidualTransformerModel
@@ -38,6 +38,7 @@ def read_model(path: str | Path, residual: bool) -> tuple[dict, S2TTransformerMo
             raise InputError(f"{path} is a dense checkpoint ({flags.arch}), which there is nothing to expand in")
         raise InputError(f"{path} is of --arch {flags.arch}; only s2t_transformer of any size is known here, dense or residual")
     model = build_model(flags)
+    drop_fused_copies(model.encoder.transformer_layers)
     weights = dict(state["model"])
     reconcile_versions(weights, model.state_dict())
     difference = first_difference(weights, model.state_dict())
@@ -105,9 +106,16 @@ def _rewritten(state: dict, model: S2TTransformerModel, rewrite: Callable[[argpa
     for flags in filter(None, (result.get("args"), *((result.get("cfg") or {}).get(name) for name in ("model", "task")))):
         namespace = argparse.Namespace(**flags) if isinstance(flags, dict) else flags
         if hasattr(namespace, "arch"):
+            before = namespace.arch
             rewrite(namespace)
+            if getattr(namespace, "_name", None) == before:  # by which fairseq finds the model's class
+                namespace._name = namespace.arch
         if isinstance(flags, dict):
             flags.clear()
             flags.update(vars(namespace))
-    result["model"] = {key: value.clone() for key, value in model.state_dict().items()}
+    precision = next(value.dtype for value in state["model"].values() if value.is_floating_point())
+    result["model"] = {
+        key: value.to(precision if value.is_floating_point() else value.dtype, copy=True)
+        for key, value in model.state_dict().items()
+    }
     return result

@@ -171,3 +171,9 @@ def truncated_svd(matrix: Tensor, rank: int, start: Tensor | None = None) -> tup
         basis, _ = torch.linalg.qr(matrix.T @ basis)
     left, values, right = torch.linalg.svd(matrix @ basis, full_matrices=False)
     return left[:, :rank], values[:rank], right[:rank] @ basis.T
+
+
+def squared_singular_values(matrix: Tensor) -> Tensor:
+    """(min(out, in),), falling. From the Gram matrix of the smaller side, several times faster than a decomposition."""
+    gram = matrix.T @ matrix if len(matrix) > matrix.shape[1] else matrix @ matrix.T
+    return torch.linalg.eigvalsh(gram).flip(0).clamp_min(0)

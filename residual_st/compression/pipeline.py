@@ -11,7 +11,7 @@ from tqdm import tqdm
 from residual_st.compat import drop_fused_copies
 from residual_st.compression.alignment import align_group, align_to, symmetries
 from residual_st.compression.allocation import Spectrum, allocate
-from residual_st.compression.factorization import Factors, factorize
+from residual_st.compression.factorization import Factors, factorize, squared_singular_values
 from residual_st.compression.layer_weights import LayerWeights, MatrixWeights, read_layer, write_layer
 from residual_st.compression.moments import Calibration, Moments, gather
 from residual_st.compression.refinement import refine
@@ -230,7 +230,7 @@ def _fit_ranks(weights, layers, plan, budget: int, diagonal: bool, align: bool, 
                 rest = matrix.weight - factors.shared
                 if diagonal:
                     rest.diagonal().sub_(factors.residuals[member].diagonal)
-                energies = matrix.metric.scale * torch.linalg.svdvals(matrix.metric.whiten(rest)).square()
+                energies = matrix.metric.scale * squared_singular_values(matrix.metric.whiten(rest))
                 spectra.append(Spectrum(energies, sum(rest.shape)))
         chosen = iter(allocate(spectra, budget))
         fit = _fit(fit.layers, layers, plan, [[next(chosen) for _ in shapes] for _ in weights], diagonal, align, rounds)

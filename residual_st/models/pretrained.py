@@ -7,7 +7,7 @@ from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerEncoder
 from torch import Tensor, nn
 
 from residual_st.checkpoints import first_difference, load_checkpoint
-from residual_st.compat import reconcile_versions
+from residual_st.compat import drop_fused_copies, reconcile_versions
 from residual_st.compression.pipeline import compress
 from residual_st.errors import InputError
 
@@ -48,11 +48,13 @@ def load_pretrained(component: nn.Module, args, flag: str) -> None:
             raise InputError(f"{option} {path} is of another model than this one: {difference}")
 
     if theirs and _is_shared(ours) and not _is_shared(theirs):
-        dense = _dense_encoder(args)
-        reconcile_versions(theirs, dense.state_dict())
-        refuse_other_than(dense.state_dict())
-        dense.load_state_dict(theirs)
-        theirs = _compressed(dense, args, path)
+        with torch.random.fork_rng(devices=[]):  # the draws of a model must not depend on where its encoder comes from
+            dense = S2TTransformerEncoder(args)
+            drop_fused_copies(dense.transformer_layers)
+            reconcile_versions(theirs, dense.state_dict())
+            refuse_other_than(dense.state_dict())
+            dense.load_state_dict(theirs)
+            theirs = _compressed(dense, args, path)
     refuse_other_than(ours)
     component.load_state_dict(theirs)
     logger.info(f"loaded pretrained {part} from: {path}")
@@ -61,11 +63,6 @@ def load_pretrained(component: nn.Module, args, flag: str) -> None:
 
 def _is_shared(state: dict[str, Tensor]) -> bool:
     return any(key.startswith("shared_weights.") for key in state)
-
-
-def _dense_encoder(args) -> S2TTransformerEncoder:
-    with torch.random.fork_rng(devices=[]):  # the draws of a model must not depend on where its encoder comes from
-        return S2TTransformerEncoder(args)
 
 
 def _compressed(dense: S2TTransformerEncoder, args, path: str) -> dict[str, Tensor]:

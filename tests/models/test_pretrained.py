@@ -1,7 +1,8 @@
 import pytest
 import torch
-from conftest import tiny_flags, tiny_model
+from conftest import same_weights, tiny_flags, tiny_model
 
+from residual_st.compression import compress
 from residual_st.errors import InputError
 from residual_st.models.pretrained import load_pretrained
 
@@ -39,7 +40,8 @@ DENSE = {"encoder_group_size": 1, "encoder_residual_rank": 0, "encoder_residual_
 @pytest.mark.parametrize(
     ("theirs", "ours", "message"),
     [
-        (DENSE, {}, "it has a dense encoder, this one shares its layers as 0,0,0,1,1,1"),
+        ({**DENSE, "encoder_layers": 5}, {}, "it has no transformer_layers.5"),
+        ({**DENSE, "encoder_ffn_embed_dim": 40}, {}, r"fc1.weight is of shape \(40, 32\), this one's of \(48, 32\)"),
         ({}, DENSE, "it shares its layers as 0,0,0,1,1,1, this one has a dense encoder"),
         ({"encoder_group_size": 2}, {}, "it shares its layers as 0,0,1,1,2,2, this one shares its layers as 0,0,0,1,1,1"),
         ({"encoder_sharing_pattern": "cycle"}, {}, "it shares its layers as 0,1,0,1,0,1, this one shares"),
@@ -58,6 +60,22 @@ def test_refuses_another_model(tmp_path, theirs, ours, message):
         InputError, match=f"--load-pretrained-encoder-from .*source.pt is of another model than this one: .*{message}"
     ):
         tiny_model(load_pretrained_encoder_from=path, **ours)
+
+
+def test_a_dense_encoder_is_compressed_on_the_way(tmp_path, caplog):
+    caplog.set_level("INFO")
+    source = tiny_model("s2t_transformer_s", seed=2, ctc_weight=0.3)
+    model = tiny_model(seed=3, load_pretrained_encoder_from=save(source, tmp_path / "dense.pt"), ctc_weight=0.3)
+    expected = compress(source, group_size=3, rank=2)
+    assert f"{expected.parameters_before:,} -> {expected.parameters_after:,}" in caplog.text
+    for name, value in source.encoder.state_dict().items():
+        assert torch.equal(model.encoder.state_dict()[name], value)
+
+
+def test_draws_do_not_depend_on_the_conversion(tmp_path):
+    path = save(tiny_model("s2t_transformer_s", seed=2), tmp_path / "dense.pt")
+    decoders = [tiny_model(seed=3, **options).decoder.state_dict() for options in ({}, {"load_pretrained_encoder_from": path})]
+    assert same_weights(*decoders)
 
 
 def test_refuses_a_missing_file():

@@ -7,7 +7,7 @@ from conftest import TINY, same_weights, tiny_flags, tiny_model
 from fairseq.models import ARCH_CONFIG_REGISTRY
 
 from residual_st.errors import InputError
-from residual_st.modules import ResidualLinear, matrices
+from residual_st.modules import ResidualLinear, matrices, matrix_kind
 
 DENSE = {"encoder_group_size": 1, "encoder_residual_rank": 0, "encoder_residual_diagonal": False}
 
@@ -125,3 +125,17 @@ def test_flags_are_completed_and_kept():
     ARCH_CONFIG_REGISTRY["s2t_residual_transformer_paper"](flags)
     shape = (flags.encoder_layers, flags.encoder_embed_dim, flags.encoder_ffn_embed_dim, flags.encoder_attention_heads)
     assert shape == (18, 512, 2048, 8)
+
+
+def test_ranks_by_layer_and_matrix():
+    model = tiny_model(encoder_residual_rank="0,1,2,3,4,1/2/3/4/5/6")
+    ranks = [[linear.rank for _, linear in matrices(layer)] for layer in model.encoder.transformer_layers]
+    assert ranks == [[0] * 6, [1] * 6, [2] * 6, [3] * 6, [4] * 6, [1, 2, 3, 4, 5, 6]]
+    names = [name for name, _ in matrices(model.encoder.transformer_layers[0])]
+    assert [matrix_kind(name) for name in names] == ["k_proj", "v_proj", "q_proj", "out_proj", "fc1", "fc2"]
+
+
+@pytest.mark.parametrize(("rank", "message"), [("1,2", "names 2 layers"), ("1/2", "is for 2 matrices"), ("x", "'x' is not known")])
+def test_refuses_bad_ranks_before_anything_is_built(rank, message):
+    with pytest.raises(InputError, match=message):
+        tiny_flags(encoder_residual_rank=rank)

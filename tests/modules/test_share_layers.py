@@ -150,9 +150,11 @@ def test_another_plan_with_the_same_shapes_is_not_loaded():
         Stack(layers=6, pattern="cycle").load_state_dict(Stack(layers=6).state_dict())
 
 
-@pytest.mark.parametrize("rank", [-1, 9])
-def test_refuses_a_rank_that_does_not_fit(rank):
-    with pytest.raises(InputError, match=f"rank {rank} .* smaller side is 8; allowed are 0 to 8"):
+@pytest.mark.parametrize(
+    ("rank", "message"), [(-1, "allowed are a number from 0 on"), (9, "smaller side is 8; allowed are 0 to 8")]
+)
+def test_refuses_a_rank_that_does_not_fit(rank, message):
+    with pytest.raises(InputError, match=f"residual rank {rank} .*{message}"):
         Stack(rank=rank)
 
 

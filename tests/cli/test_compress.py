@@ -1,0 +1,193 @@
+"""`compress` and `expand`, on small checkpoints and in the hands of fairseq's own commands."""
+
+import errno
+import json
+import os
+import re
+import shutil
+
+import pytest
+import torch
+import yaml
+from conftest import TINY, run, tiny_flags, tiny_model
+from test_end_to_end import BIN, config, generate, hypotheses
+
+from residual_st.cli import main
+
+DENSE = "s2t_transformer_s"
+
+
+def save(path, arch=DENSE, **options):
+    flags = tiny_flags(arch, tgt_dict_size=20, **options)
+    cfg = {"model": flags, "task": flags, "common": {"user_dir": None}, "criterion": None}
+    torch.save({"args": None, "cfg": cfg, "model": tiny_model(arch, **options).state_dict(), "last_optimizer_state": {}}, path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def asr(data, tmp_path_factory):
+    """A dense recognition model after a few updates of fairseq-train, its hypotheses, and what compress says of it."""
+    folder = tmp_path_factory.mktemp("asr")
+    options = {"config-yaml": "config_asr.yaml", "train-subset": "train_asr", "valid-subset": "dev_asr", "arch": DENSE}
+    options |= {"criterion": "label_smoothed_cross_entropy_with_ctc", "max-update": 12, "save-interval-updates": 0}
+    (folder / "asr.yaml").write_text(yaml.safe_dump(config(data, **options, save_dir="asr")))
+    run(BIN / "residual-st", "train", "asr.yaml", cwd=folder)
+    shutil.copy(folder / "asr" / "checkpoint_last.pt", folder / "dense.pt")
+    return folder
+
+
+def generate_without_the_plugin(data, checkpoint, cwd):
+    """fairseq-generate with no --user-dir, where the one thing that any fairseq checkpoint needs since torch 2.6 is allowed."""
+    (cwd / "site").mkdir(exist_ok=True)
+    allow = "import argparse, torch; torch.serialization.add_safe_globals([argparse.Namespace])"
+    (cwd / "site" / "sitecustomize.py").write_text(allow)
+    flags = "--task speech_to_text --config-yaml config_asr.yaml --gen-subset tst-HE_asr --max-tokens 20000 --beam 2 --cpu"
+    environment = {**os.environ, "PYTHONPATH": str(cwd / "site")}
+    return run(
+        BIN / "fairseq-generate", data, *flags.split(), "--max-len-b", 30, "--path", checkpoint, cwd=cwd, env=environment
+    ).stdout
+
+
+def same_hypotheses(one: str, two: str) -> bool:
+    """Whether two outputs of fairseq-generate have the same texts, and scores to 1e-4."""
+    one, two = ({key: line.split("\t") for key, line in hypotheses(output).items()} for output in (one, two))
+    assert len(one) == 24
+    return {key: text for key, (_, text) in one.items()} == {key: text for key, (_, text) in two.items()} and all(
+        abs(float(one[key][0]) - float(two[key][0])) <= 1e-4 for key in one
+    )
+
+
+def test_compress_calibrated_generate_and_expand(data, asr):
+    flags = ["--group-size", 2, "--residual-rank", 4, "--calibration", data, "--calibration-batches", 2, "--refine-updates", 3]
+    report = run(BIN / "residual-st", "compress", "dense.pt", "--output", "x.pt", *flags, "--json", cwd=asr).stdout
+    figures = json.loads(report)
+    assert figures["sharing_pattern"] == "0,0,1,1,2,2"
+    assert figures["compressed"]["nll_loss"] == pytest.approx(figures["dense"]["nll_loss"], rel=0.2)
+    assert len(figures["relative_errors"]) == 6
+    described = json.loads(run(BIN / "residual-st", "inspect", "x.pt", "--json", cwd=asr).stdout)
+    assert described["encoder_weight_fraction"] == pytest.approx(figures["encoder_weight_fraction"], abs=1e-3)
+    run(BIN / "residual-st", "expand", "x.pt", "--output", "expanded.pt", cwd=asr)
+    flags = torch.load(asr / "expanded.pt", weights_only=True)["cfg"]["model"]
+    assert flags.arch == flags._name == DENSE
+    assert not any("residual" in name or "sharing" in name for name in vars(flags))
+    output = generate(data, "x.pt", asr, task="asr").stdout
+    assert same_hypotheses(output, generate_without_the_plugin(data, "expanded.pt", asr))
+
+
+def test_a_compressed_model_trains_on(data, asr):
+    run(BIN / "residual-st", "compress", "dense.pt", "--output", "start.pt", "--encoder-weight-fraction", 0.7, cwd=asr)
+    flags = torch.load(asr / "start.pt", weights_only=True)["cfg"]["model"]
+    assert "/" in flags.encoder_residual_rank
+    options = {"encoder-group-size": flags.encoder_group_size, "encoder-residual-rank": flags.encoder_residual_rank}
+    options |= {
+        "config-yaml": "config_asr.yaml",
+        "train-subset": "train_asr",
+        "valid-subset": "dev_asr",
+        "save-interval-updates": 0,
+    }
+    for name, way in {
+        "finetuned": {"finetune-from-model": "start.pt", "max-update": 2},
+        "restored": {"restore-file": "start.pt", "reset-optimizer": True, "max-update": 14},
+    }.items():
+        (asr / f"{name}.yaml").write_text(yaml.safe_dump(config(data, **options, **way, save_dir=name)))
+        done = run(BIN / "residual-st", "train", f"{name}.yaml", cwd=asr)
+        assert re.search(r"oaded checkpoint start.pt|from.*start.pt", done.stdout + done.stderr)
+        weights = [torch.load(path, weights_only=True)["model"] for path in (asr / "start.pt", asr / name / "checkpoint_last.pt")]
+        assert list(weights[0]) == list(weights[1])
+        assert not torch.equal(weights[0]["encoder.shared_weights.0.fc1"], weights[1]["encoder.shared_weights.0.fc1"])
+
+
+def test_full_rank_gives_back_the_same_hypotheses(data, asr):
+    run(BIN / "residual-st", "compress", "dense.pt", "--output", "full.pt", "--residual-rank", TINY["encoder_embed_dim"], cwd=asr)
+    run(BIN / "residual-st", "expand", "full.pt", "--output", "back.pt", cwd=asr)
+    output = generate(data, "dense.pt", asr, task="asr").stdout
+    assert same_hypotheses(output, generate(data, "full.pt", asr, task="asr").stdout)
+    assert same_hypotheses(output, generate(data, "back.pt", asr, task="asr").stdout)
+
+
+def test_expand_gives_the_paper_encoder_a_stock_name(tmp_path):
+    sizes = {"encoder_layers": 6, "encoder_embed_dim": 32}
+    path = save(tmp_path / "paper.pt", "s2t_residual_transformer_paper", **sizes)
+    assert main(["expand", path, "--output", str(tmp_path / "dense.pt")]) == 0
+    flags = torch.load(tmp_path / "dense.pt", weights_only=True)["cfg"]["model"]
+    assert (flags.arch, flags.encoder_layers) == ("s2t_transformer", 6)
+
+
+def test_the_size_in_bytes(tmp_path, capsys):
+    path, output = save(tmp_path / "dense.pt"), str(tmp_path / "x.pt")
+    assert main(["compress", path, "--output", output, "--encoder-mbytes", "0.2", "--json"]) == 0
+    assert 0.19e6 < json.loads(capsys.readouterr().out)["encoder_bytes"] <= 0.2e6
+    assert main(["compress", path, "--output", output, "--force", "--encoder-mbytes", "0.01"]) == 2
+    assert "what no layer can share takes" in capsys.readouterr().err
+
+
+def test_the_table(tmp_path, capsys):
+    assert main(["compress", save(tmp_path / "dense.pt"), "--output", str(tmp_path / "x.pt")]) == 0
+    table = capsys.readouterr().out
+    assert "self_attn.out_proj" in table
+    assert "checkpoint bytes" in table
+
+
+def test_an_output_that_exists_is_kept(tmp_path, capsys):
+    path, output = save(tmp_path / "dense.pt"), tmp_path / "x.pt"
+    output.write_text("precious")
+    assert main(["compress", path, "--output", str(output)]) == 2
+    assert "x.pt exists already" in capsys.readouterr().err
+    assert output.read_text() == "precious"
+    assert main(["compress", path, "--output", str(output), "--force"]) == 0
+    assert main(["expand", str(output), "--output", path]) == 2
+    assert "dense.pt exists already" in capsys.readouterr().err
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path, capsys, monkeypatch):
+    def full(state, path):
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = save(tmp_path / "dense.pt")
+    monkeypatch.setattr(torch, "save", full)
+    assert main(["compress", path, "--output", str(tmp_path / "x.pt")]) == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["dense.pt"]
+
+
+@pytest.mark.parametrize(
+    ("command", "arch", "flags", "message"),
+    [
+        ("compress", "s2t_residual_transformer_s", [], "is a residual checkpoint already (s2t_residual_transformer_s)"),
+        ("expand", DENSE, [], "is a dense checkpoint (s2t_transformer_s)"),
+        ("compress", DENSE, ["--encoder-weight-fraction", "0.05"], "cannot be met: the smallest of these layers is 0."),
+        ("compress", DENSE, ["--residual-rank", "40"], "residual rank 40 does not fit self_attn.k_proj"),
+        ("compress", DENSE, ["--group-size", "9"], "group size 9 does not fit an encoder of 6 layers"),
+        ("compress", DENSE, ["--calibration", "nowhere"], "does not exist; calibration takes the data"),
+        ("compress", DENSE, ["--calibration-batches", "0"], "is no number of batches"),
+        ("compress", DENSE, ["--refine-updates", "3"], "needs --calibration DATA"),
+    ],
+)
+def test_refusals(tmp_path, capsys, command, arch, flags, message):
+    path = save(
+        tmp_path / "given.pt",
+        arch,
+        **({"config_yaml": "c", "train_subset": "a", "valid_subset": "b"} if "nowhere" in flags else {}),
+    )
+    assert main([command, path, "--output", str(tmp_path / "x.pt"), *flags]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert message in error
+    assert not (tmp_path / "x.pt").exists()
+
+
+def test_a_conformer_is_refused(tmp_path, capsys):
+    flags = tiny_flags(tgt_dict_size=20)
+    flags.arch = "s2t_conformer"
+    torch.save({"args": None, "cfg": {"model": flags}, "model": tiny_model(DENSE).state_dict()}, tmp_path / "conformer.pt")
+    assert main(["compress", str(tmp_path / "conformer.pt"), "--output", str(tmp_path / "x.pt")]) == 2
+    assert "is of --arch s2t_conformer; only s2t_transformer of any size is known here" in capsys.readouterr().err
+
+
+def test_another_dictionary_is_refused(data, asr, tmp_path, capsys):
+    shutil.copytree(data, tmp_path / "other", symlinks=True, ignore=shutil.ignore_patterns("data", "*.zip"))
+    config_file = tmp_path / "other" / "config_asr.yaml"
+    config_file.write_text((data / "config_st.yaml").read_text())
+    command = ["compress", str(asr / "dense.pt"), "--output", str(tmp_path / "x.pt"), "--calibration", str(tmp_path / "other")]
+    assert main(command) == 2
+    assert "has a dictionary of" in capsys.readouterr().err

@@ -1,0 +1,67 @@
+import pytest
+import torch
+from conftest import tiny_model
+from torch import nn
+
+from residual_st.compression.moments import Calibration, gather
+from residual_st.modules import matrices
+
+DENSE = "s2t_transformer_s"
+
+
+def loss(model, batch):
+    return model(**batch)[0].float().log_softmax(-1)[..., 5].sum()
+
+
+@pytest.fixture
+def model():
+    return tiny_model(DENSE).eval()
+
+
+def test_padding_does_not_count(model):
+    """Two utterances together, the shorter one padded, have the moments of the two apart."""
+    layers = model.encoder.transformer_layers
+    x, padding = torch.randn(9, 2, 32), torch.tensor([[False] * 9, [False] * 5 + [True] * 4])
+
+    def run(layers, batch):
+        x, padding = batch
+        for layer in layers:
+            x = layer(x, padding)
+        return (x if padding is None else x[~padding.T]).pow(3).sum()
+
+    apart = [(x[:, :1].clone(), None), (x[:5, 1:].clone(), None)]
+    one, two = (gather(layers, layers, Calibration(batches, run)) for batches in ([(x, padding)], apart))
+    for its_one, its_two in zip(one, two):
+        for name in its_one:
+            assert its_one[name].count == its_two[name].count == 14
+            for sums in ("input_squares", "gradient_squares"):
+                expected = getattr(its_two[name], sums)
+                tolerance = 1e-4 * expected.abs().max().item()
+                torch.testing.assert_close(getattr(its_one[name], sums), expected, rtol=1e-4, atol=tolerance)
+
+
+def test_gradients_are_those_of_the_biases(model, batch):
+    """The gradient of a bias is the sum of its outputs' gradients: those of every matrix are seen, the scaled queries' too."""
+    layers = model.encoder.transformer_layers
+    moments = gather(model, layers, Calibration([batch], loss))
+    assert all(moments[0][name].gradient_squares.diagonal().sum() > 0 for name, _ in matrices(layers[0]))
+    loss(model, batch).backward()
+    for layer, its_moments in zip(layers, moments):
+        for name, linear in matrices(layer):
+            # by Cauchy-Schwarz |sum of n gradients|² <= n * sum of squares
+            bound = its_moments[name].count * its_moments[name].gradient_squares.diagonal().sum()
+            assert linear.bias.grad.double().square().sum() <= bound * 1.01 + 1e-12
+
+
+def test_inputs_and_gradients_of_a_plain_layer():
+    torch.manual_seed(1)
+    linear = nn.Linear(3, 2)
+    layers = nn.ModuleList([nn.Sequential(linear)])
+    x = torch.randn(4, 5, 3)
+    moments = gather(layers, layers, Calibration([x], lambda layers, x: layers[0](x).square().sum()))[0]["0"]
+    rows = x.flatten(0, 1).double()
+    torch.testing.assert_close(moments.input_squares, rows.T @ rows, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(moments.input_mean, rows.mean(0), rtol=1e-5, atol=1e-6)
+    gradients = 2 * linear(x).detach().flatten(0, 1).double()
+    torch.testing.assert_close(moments.gradient_squares, gradients.T @ gradients, rtol=1e-5, atol=1e-5)
+    assert linear.weight.grad is None

@@ -1,0 +1,183 @@
+import copy
+
+import pytest
+import torch
+from conftest import tiny_model
+from torch import nn
+
+from residual_st.compression import Calibration, compress
+from residual_st.compression.checkpoints import expand
+from residual_st.errors import InputError
+from residual_st.modules import ResidualLinear, matrices
+
+DENSE = "s2t_transformer_s"
+
+
+@pytest.fixture
+def dense():
+    """A dense model whose every parameter is drawn, biases too."""
+    model = tiny_model(DENSE)
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
+    return model.eval()
+
+
+def loss(model, batch):
+    logits = model(**batch)[0].log_softmax(-1)
+    return -logits.gather(-1, batch["prev_output_tokens"][..., None]).sum()
+
+
+def encode(model, batch):
+    return model.encoder(batch["src_tokens"], batch["src_lengths"])["encoder_out"][0]
+
+
+@pytest.fixture
+def calibration(batch):
+    return Calibration([batch], loss, encode)
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+@pytest.mark.parametrize("diagonal", [False, True])
+def test_full_rank_gives_back_what_the_model_computes(dense, batch, calibration, calibrated, diagonal):
+    before = dense(**batch)[0]
+    result = compress(dense, rank=32, diagonal=diagonal, calibration=calibration if calibrated else None)
+    torch.testing.assert_close(dense(**batch)[0], before, rtol=1e-4, atol=1e-4)
+    assert max(error for row in result.errors for error in row.values()) < 1e-5
+
+
+def test_expand_computes_what_the_residual_model_does(dense, batch):
+    compress(dense, rank=4)
+    before = dense(**batch)[0]
+    expand(dense)
+    assert torch.equal(dense(**batch)[0], before)
+    assert not any(isinstance(module, ResidualLinear) for module in dense.modules())
+    assert list(dense.state_dict()) == [key for key in tiny_model(DENSE).state_dict() if key in dense.state_dict()]
+
+
+def test_the_result_is_a_model_of_the_flags_with_one_u_a_group(dense):
+    compress(dense, group_size=2, rank=3)
+    expected = tiny_model(encoder_group_size=2, encoder_residual_rank=3)
+    assert {key: value.shape for key, value in dense.state_dict().items()} == {
+        key: value.shape for key, value in expected.state_dict().items()
+    }
+    expected.load_state_dict(dense.state_dict())
+
+
+@pytest.mark.parametrize("method", [{}, {"calibration": True}])
+def test_alignment_and_rank_lower_the_error(dense, calibration, method):
+    def total(**options):
+        if "calibration" in method:
+            options["calibration"] = calibration
+        return sum(error**2 for row in compress(copy.deepcopy(dense), **options).errors for error in row.values())
+
+    assert total(rank=8) < total(rank=2) < total(rank=0) < total(rank=0, align=False)
+
+
+def test_refinement_brings_the_outputs_closer(dense, batch, calibration):
+    wanted = encode(dense, batch)
+
+    def distance(**options):
+        model = copy.deepcopy(dense)
+        compress(model, rank=2, **options)
+        return (encode(model, batch) - wanted).norm().item()
+
+    assert distance(calibration=calibration, refine_updates=20) < 0.8 * distance(calibration=calibration)
+
+
+def test_the_same_twice(dense, calibration):
+    states = []
+    for _ in range(2):
+        model = copy.deepcopy(dense)
+        compress(model, rank=2, calibration=calibration, refine_updates=2)
+        states.append(model.state_dict())
+    assert all(torch.equal(one, two) for one, two in zip(states[0].values(), states[1].values()))
+
+
+def test_calibration_leaves_the_model_as_it_was(dense, calibration):
+    dense.train()
+    compress(dense, calibration=calibration)
+    assert dense.training
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in dense.parameters())
+    assert not dense.encoder.transformer_layers[0].self_attn.skip_embed_dim_check
+
+
+@pytest.mark.parametrize("options", [{}, {"group_size": 3}, {"diagonal": False}])
+def test_a_budget_is_filled_and_not_exceeded(dense, options):
+    result = compress(dense, weight_fraction=0.6, **options)
+    assert 0.58 < result.parameters_after / result.parameters_before <= 0.6
+    kept = {
+        id(parameter): parameter.numel()
+        for layer in dense.encoder.transformer_layers
+        for _, m in matrices(layer)
+        for parameter in m.terms
+    }
+    assert sum(kept.values()) == result.parameters_after
+    if "group_size" in options:
+        assert str(result.plan) == "0,0,0,1,1,1"
+
+
+def test_a_budget_goes_where_it_matters(dense, calibration):
+    """A layer whose matrices the loss hardly feels is left with fewer ranks."""
+    with torch.no_grad():
+        last = dense.encoder.transformer_layers[5]
+        last.self_attn.out_proj.weight.mul_(0.01)
+        last.fc2.weight.mul_(0.01)
+    ranks = compress(dense, group_size=3, weight_fraction=0.6, calibration=calibration).ranks.ranks
+    assert sum(ranks[5]) < 0.5 * max(map(sum, ranks))
+
+
+def test_a_budget_that_cannot_be_met(dense):
+    with pytest.raises(InputError, match=r"encoder weight fraction 0.1 cannot be met: the smallest of these layers is 0\.\d+$"):
+        compress(dense, weight_fraction=0.1)
+    with pytest.raises(InputError, match=r"the smallest of these layers at group size 2 is 0.5\d+"):
+        compress(dense, weight_fraction=0.4, group_size=2)
+
+
+class Block(nn.Module):
+    """A layer that is not fairseq's."""
+
+    def __init__(self):
+        super().__init__()
+        self.wide, self.back = nn.Linear(6, 10), nn.Linear(10, 6, bias=False)
+
+    def forward(self, x):
+        return x + self.back(self.wide(x).relu())
+
+
+def test_a_plain_list_of_layers():
+    torch.manual_seed(1)
+    layers = nn.ModuleList(Block() for _ in range(4)).eval()
+    x = torch.randn(3, 5, 6)
+
+    def run(layers, x):
+        for layer in layers:
+            x = layer(x)
+        return x
+
+    before = run(layers, x)
+    calibration = Calibration([x], lambda layers, x: run(layers, x).square().sum(), run)
+    result = compress(layers, group_size=2, rank=6, calibration=calibration)
+    torch.testing.assert_close(run(layers, x), before, rtol=1e-4, atol=1e-5)
+    assert result.shared_weights["0"]["wide"] is layers[1].wide.shared_weight
+    assert {name.split(".")[1] for name, _ in layers.named_parameters()} == {"wide", "back"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rank": 33}, "residual rank 33 does not fit self_attn.k_proj, whose smaller side is 32"),
+        ({"group_size": 7}, "group size 7 does not fit an encoder of 6 layers"),
+        ({"rank": 2, "weight_fraction": 0.5}, "cannot both be given"),
+        ({"refine_updates": 5}, "refinement needs calibration data"),
+    ],
+)
+def test_refusals(dense, options, message):
+    with pytest.raises(InputError, match=message):
+        compress(dense, **options)
+
+
+def test_a_shared_model_is_refused():
+    with pytest.raises(InputError, match="shares its layers already"):
+        compress(tiny_model())
