@@ -82,9 +82,8 @@ class Subject:
     def refined(self, make):
         model, result = copy.deepcopy(make())
         calibration = self.data.calibration(REFINE_BATCHES, seed=2)
-        terms = [*dict.fromkeys([*model.encoder.transformer_layers.parameters(), *result.shared_weights.parameters()])]
-        layers = (self.dense.encoder.transformer_layers, model.encoder.transformer_layers)
-        refine(self.dense, layers[0], model, layers[1], terms, calibration, REFINE_UPDATES)
+        dense, shared = ((model, model.encoder.transformer_layers) for model in (self.dense, model))
+        refine(dense, shared, result.shared_weights, calibration, REFINE_UPDATES)
         return model, result
 
     def low_rank_alone(self, fraction: float):

@@ -34,8 +34,9 @@ class Factors:
     shared: Tensor
     residuals: list[Residual]
 
-    def composed(self) -> list[Tensor]:
-        return [self.shared + residual.dense() for residual in self.residuals]
+    def composed(self, layer: int) -> Tensor:
+        """The approximation of one layer's weight, (out, in)."""
+        return self.shared + self.residuals[layer].dense()
 
 
 def mean(weights: list[Tensor], metrics: list[Metric], start: Tensor | None = None) -> Tensor:

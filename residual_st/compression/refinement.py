@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from residual_st.compression.moments import Calibration, padding_mask
+from residual_st.modules import SharedWeights
 
 LEARNING_RATE = 2e-3
 WARM_UP = 10  # updates
@@ -19,15 +20,22 @@ LAST = 1.0  # weight of the last layer's output, which the decoder reads, beside
 
 
 def refine(
-    teacher: nn.Module,
-    teacher_layers: nn.ModuleList,
-    model: nn.Module,
-    layers: nn.ModuleList,
-    terms: list[nn.Parameter],
+    dense: tuple[nn.Module, nn.ModuleList],
+    shared: tuple[nn.Module, nn.ModuleList],
+    shared_weights: SharedWeights,
     calibration: Calibration,
     updates: int,
 ) -> None:
-    """Move `terms` of `model` by Adam, so that the states of `layers` approach those of `teacher_layers`. In place."""
+    """Move the layers of `shared`, and the weights they share, by Adam towards the states of the layers of `dense`. In place.
+
+    Args:
+        dense, shared: a model and the layers inside it.
+        shared_weights: the owner of the latter's U.
+        calibration: batches, which are gone through in turn, again and again, and `encode`.
+        updates: steps.
+    """
+    (teacher, teacher_layers), (model, layers) = dense, shared
+    terms = [*dict.fromkeys([*layers.parameters(), *shared_weights.parameters()])]
     optimizer = torch.optim.Adam(terms, lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, (step + 1) / WARM_UP) * (1 - step / updates))
     modes = [(module, module.training) for module in (teacher, model)]

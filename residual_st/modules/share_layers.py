@@ -55,6 +55,27 @@ def matrix_kind(name: str) -> str:
     return name.rpartition(".")[2]
 
 
+def check_alike(layers: nn.ModuleList) -> dict[str, tuple[int, int]]:
+    """The matrices that every layer has, name -> (out, in). Raises InputError where layers differ."""
+    shapes = None
+    for index in range(len(layers)):
+        found = {name: tuple(linear.weight.shape) for name, linear in matrices(layers[index])}
+        shapes = shapes or found
+        if found != shapes:
+            raise InputError(f"layer {index} has other matrices than layer 0; only alike layers can share theirs")
+    return shapes
+
+
+def check_ranks(ranks: ResidualRanks, shapes: dict[str, tuple[int, int]]) -> None:
+    """Raise InputError where a rank exceeds the smaller side of its matrix."""
+    for row in ranks.ranks:
+        for rank, (name, shape) in zip(row, shapes.items()):
+            if rank > min(shape):
+                raise InputError(
+                    f"residual rank {rank} does not fit {name}, whose smaller side is {min(shape)}; allowed are 0 to {min(shape)}"
+                )
+
+
 def share_layers(layers: nn.ModuleList, plan: SharingPlan, rank: int | str | ResidualRanks, diagonal: bool) -> SharedWeights:
     """Replace every `nn.Linear` of `layers` by a ResidualLinear, in place, and return the owner of the shared weights.
 
@@ -76,29 +97,20 @@ def share_layers(layers: nn.ModuleList, plan: SharingPlan, rank: int | str | Res
     stack = [layers[index] for index in range(len(layers))]
     if len(stack) != len(plan.groups):
         raise InputError(f"the plan {plan} is for {len(plan.groups)} layers, but the stack has {len(stack)}")
-    shapes = {name: tuple(linear.weight.shape) for name, linear in matrices(stack[0])}
-    for index, layer in enumerate(stack):
-        if {name: tuple(linear.weight.shape) for name, linear in matrices(layer)} != shapes:
-            raise InputError(f"layer {index} has other matrices than layer 0; only alike layers can share theirs")
-    ranks = ResidualRanks.make(rank, len(stack), len(shapes)).ranks
-    for row in ranks:
-        for rank_of_matrix, (name, shape) in zip(row, shapes.items()):
-            if rank_of_matrix > min(shape):
-                raise InputError(
-                    f"residual rank {rank_of_matrix} does not fit {name}, whose smaller side is {min(shape)}; "
-                    f"allowed are 0 to {min(shape)}"
-                )
+    shapes = check_alike(layers)
+    ranks = ResidualRanks.make(rank, len(stack), len(shapes))
+    check_ranks(ranks, shapes)
 
     owners = {}
     for group in range(plan.n_groups):
         members = plan.layers_of(group)
-        if len(members) == 1 and not any(ranks[members[0]]) and not diagonal:
+        if len(members) == 1 and not any(ranks.ranks[members[0]]) and not diagonal:
             continue
         # a parameter's name may not hold a dot
         owner = nn.ParameterDict({name.replace(".", "_"): linear.weight for name, linear in matrices(stack[members[0]])})
         owners[group] = owner
         for index in members:
-            for rank_of_matrix, (name, linear) in zip(ranks[index], list(matrices(stack[index]))):
+            for rank_of_matrix, (name, linear) in zip(ranks.ranks[index], list(matrices(stack[index]))):
                 residual = ResidualLinear(owner, name.replace(".", "_"), linear.bias, rank_of_matrix, diagonal)
                 stack[index].set_submodule(name, residual)
     return SharedWeights(plan, owners)

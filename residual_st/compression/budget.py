@@ -1,0 +1,50 @@
+"""Choosing the group size and the ranks for a budget of parameters."""
+
+import math
+
+from residual_st.compression.allocation import allocate
+from residual_st.compression.stack import Fit, Stack
+from residual_st.errors import InputError
+from residual_st.sharing_plan import SharingPlan
+
+SURVEY_ROUNDS = 6  # of factorization where group sizes are only compared
+ALLOCATIONS = 2  # of the ranks, each from the factors of the one before
+
+
+def fit_budget(stack: Stack, weight_fraction: float, group_size: int | None, pattern: str, rounds: int) -> Fit:
+    """The fit that loses least among those that keep no more than a fraction of the matrix weights.
+
+    Every group size that leaves room is surveyed, if none is given; the best is then fitted in full.
+
+    Raises:
+        InputError: if even the smallest is larger than the budget.
+    """
+    count, layer_size = len(stack.layers), sum(rows * columns for rows, columns in stack.shapes)
+    diagonals = count * sum(map(min, stack.shapes)) if stack.diagonal else 0
+    sizes = [group_size] if group_size else range(2, count + 1)
+    plans = dict.fromkeys(SharingPlan.make(count, size, pattern) for size in sizes)  # some sizes come to the same plan
+    fixed = {plan: plan.n_groups * layer_size + diagonals for plan in plans}
+    budget = int(weight_fraction * layer_size * count)
+    left = {plan: budget - size for plan, size in fixed.items() if size <= budget}
+    if not left:
+        smallest = math.ceil(1000 * min(fixed.values()) / (layer_size * count)) / 1000
+        at_size = f" at group size {group_size}" if group_size else ""
+        raise InputError(
+            f"encoder weight fraction {weight_fraction:g} cannot be met: the smallest of these layers{at_size} is {smallest:.3f}"
+        )
+    best = next(iter(left))
+    if len(left) > 1:
+        errors = {plan: _fit_ranks(stack, plan, room, SURVEY_ROUNDS, allocations=1).error() for plan, room in left.items()}
+        best = min(errors, key=errors.get)
+    return _fit_ranks(stack, best, left[best], rounds, ALLOCATIONS)
+
+
+def _fit_ranks(stack: Stack, plan: SharingPlan, budget: int, rounds: int, allocations: int) -> Fit:
+    """Fit with equal ranks, then with those that the fit before shows to be best."""
+    count, shapes = len(stack.layers), stack.shapes
+    equal = min(budget // (count * sum(map(sum, shapes))), min(map(min, shapes)))
+    fit = stack.fit(plan, [[equal] * len(shapes)] * count, rounds)
+    for _ in range(allocations):
+        chosen = iter(allocate(fit.spectra(), budget))
+        fit = stack.fit(plan, [[next(chosen) for _ in shapes] for _ in range(count)], rounds, fit.layers)
+    return fit

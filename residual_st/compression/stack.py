@@ -1,0 +1,134 @@
+"""Fitting a whole stack of layers: every group is aligned, then factored."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from residual_st.compression.alignment import AttentionHeads, FeedForwardUnits, align_group, align_to
+from residual_st.compression.allocation import Spectrum
+from residual_st.compression.factorization import Factors, Residual, factorize, squared_singular_values
+from residual_st.compression.layer_weights import LayerWeights
+from residual_st.sharing_plan import SharingPlan
+
+REALIGNMENTS = 1  # of each layer to its own approximation, residual included
+
+Ranks = list[list[int]]  # layer -> matrix -> R
+
+
+@dataclass
+class Fit:
+    """One way to share a stack.
+
+    Attributes:
+        plan, ranks: its form.
+        layers: the aligned weights.
+        shared: group -> matrix name -> U (out, in).
+        residuals: layer -> matrix name -> residual.
+    """
+
+    plan: SharingPlan
+    ranks: Ranks
+    layers: list[LayerWeights]
+    shared: list[dict[str, Tensor]]
+    residuals: list[dict[str, Residual]]
+
+    def difference(self, layer: int, name: str) -> Tensor:
+        """What the approximation lacks of an aligned weight, (out, in)."""
+        return self._without_shared(layer, name) - self.residuals[layer][name].dense()
+
+    def error(self) -> float:
+        """The summed squared error, in the metrics of the matrices."""
+        return sum(
+            matrix.metric.squared_norm(self.difference(index, name))
+            for index, layer in enumerate(self.layers)
+            for name, matrix in layer.items()
+        )
+
+    def spectra(self) -> list[Spectrum]:
+        """What ranks would win in each matrix of each layer in turn, where U and the diagonals are as they are."""
+        found = []
+        for index, layer in enumerate(self.layers):
+            for name, matrix in layer.items():
+                rest = self._without_shared(index, name)
+                diagonal = self.residuals[index][name].diagonal
+                if diagonal is not None:
+                    rest.diagonal().sub_(diagonal)
+                energies = matrix.metric.scale * squared_singular_values(matrix.metric.whiten(rest))
+                found.append(Spectrum(energies, sum(rest.shape)))
+        return found
+
+    def _without_shared(self, layer: int, name: str) -> Tensor:
+        return self.layers[layer][name].weight - self.shared[self.plan.groups[layer]][name]
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Trained layers, ready to be fitted.
+
+    Attributes:
+        layers: their weights, with metrics.
+        symmetries: what may be renamed in each of them.
+        diagonal: whether residuals have a diagonal.
+    """
+
+    layers: list[LayerWeights]
+    symmetries: list[AttentionHeads | FeedForwardUnits]
+    diagonal: bool
+
+    @property
+    def shapes(self) -> list[tuple[int, int]]:
+        return [tuple(matrix.weight.shape) for matrix in self.layers[0].values()]
+
+    def fit(self, plan: SharingPlan, ranks: Ranks, rounds: int, layers: list[LayerWeights] | None = None) -> Fit:
+        """Align and factorize group by group.
+
+        Args:
+            plan: the group of each layer.
+            ranks: R of each layer and matrix.
+            rounds: of factorization, at most.
+            layers: weights that are aligned for this plan already, from a fit before; by default the stack's own.
+        """
+        layers = list(self.layers if layers is None else layers)
+        shared, residuals = [], [{} for _ in layers]
+        largest = max(map(plan.groups.count, plan.groups))
+        for group in tqdm(range(plan.n_groups), desc=f"fitting groups of {largest}", unit="group"):
+            members = plan.layers_of(group)
+            group_ranks = [ranks[index] for index in members]
+            weights = align_group([layers[index] for index in members], self.symmetries)
+            factors = self._factorize(weights, group_ranks, rounds)
+            for _ in range(REALIGNMENTS if self.symmetries and len(members) > 1 else 0):
+                weights = [
+                    align_to(layer, {name: its.composed(member) for name, its in factors.items()}, self.symmetries)
+                    for member, layer in enumerate(weights)
+                ]
+                factors = self._factorize(weights, group_ranks, rounds, factors)
+            shared.append({name: its.shared for name, its in factors.items()})
+            for member, index in enumerate(members):
+                layers[index] = weights[member]
+                residuals[index] = {name: its.residuals[member] for name, its in factors.items()}
+        return Fit(plan, ranks, layers, shared, residuals)
+
+    def _factorize(
+        self, weights: list[LayerWeights], ranks: Ranks, rounds: int, start: dict[str, Factors] | None = None
+    ) -> dict[str, Factors]:
+        return {
+            name: factorize(
+                [layer[name].weight for layer in weights],
+                [layer[name].metric for layer in weights],
+                [row[matrix] for row in ranks],
+                self.diagonal,
+                rounds,
+                start and start[name],
+            )
+            for matrix, name in enumerate(weights[0])
+        }
+
+
+def relative_error(matrix, approximation: Tensor) -> float:
+    """The size of an approximation's error over that of the matrix, in its metric."""
+    with torch.no_grad():
+        squared = matrix.metric.squared_norm(matrix.weight - approximation.double())
+    return math.sqrt(max(squared, 0.0) / matrix.metric.squared_norm(matrix.weight))
