@@ -30,12 +30,12 @@ from sacrebleu.metrics import BLEU
 from provenance import append, provenance
 from residual_st.checkpoints import save_checkpoint
 from residual_st.compression.calibration_data import CalibrationData
-from residual_st.compression.checkpoints import read_model, residual_checkpoint
 from residual_st.compression.factorization import low_rank
 from residual_st.compression.layer_weights import read_layer
 from residual_st.compression.moments import gather
 from residual_st.compression.pipeline import Compressed, compress
 from residual_st.compression.refinement import refine
+from residual_st.models.conversion import read_model, residual_checkpoint
 from residual_st.modules import matrices
 
 RESULTS = Path(__file__).parent / "results" / "compression.jsonl"

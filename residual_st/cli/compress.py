@@ -5,12 +5,13 @@ import json
 from pathlib import Path
 
 from tabulate import tabulate
+from torch import Tensor
 
 from residual_st.checkpoints import refuse_existing, save_checkpoint
 from residual_st.compression import compress
 from residual_st.compression.calibration_data import CalibrationData
-from residual_st.compression.checkpoints import read_model, residual_checkpoint
 from residual_st.errors import InputError
+from residual_st.models.conversion import read_model, residual_checkpoint
 from residual_st.modules import matrix_parameters
 from residual_st.residual_ranks import ResidualRanks
 from residual_st.sharing_plan import PATTERNS
@@ -68,7 +69,8 @@ def run(args: argparse.Namespace) -> int:
         refine_updates=args.refine_updates,
         calibration=data and data.calibration(args.calibration_batches, args.seed),
     )
-    save_checkpoint(residual_checkpoint(state, model, compressed), args.output)
+    result = residual_checkpoint(state, model, compressed)
+    save_checkpoint(result, args.output)
     figures = {
         "output": args.output,
         "sharing_pattern": str(compressed.plan),
@@ -78,14 +80,18 @@ def run(args: argparse.Namespace) -> int:
         "encoder_matrix_parameters": compressed.parameters_after,
         "dense_encoder_matrix_parameters": compressed.parameters_before,
         "encoder_bytes": BYTES * sum(parameter.numel() for parameter in model.encoder.parameters()),
-        "checkpoint_bytes": Path(args.output).stat().st_size,
-        "dense_checkpoint_bytes": Path(args.checkpoint).stat().st_size,
+        "model_bytes": _tensor_bytes(result["model"]),
+        "dense_model_bytes": _tensor_bytes(state["model"]),  # the dense file may hold an optimizer too, which is no part of it
         "relative_errors": [{name: round(error, 4) for name, error in row.items()} for row in compressed.errors],
     }
     if data:
         figures |= {"dense": before, "compressed": data.likelihoods(model)}
     print(json.dumps(figures, indent=2) if args.json else format_tables(figures))
     return 0
+
+
+def _tensor_bytes(weights: dict[str, Tensor]) -> int:
+    return sum(value.numel() * value.element_size() for value in weights.values())
 
 
 def fraction_of_bytes(model, megabytes: float) -> float:
@@ -105,7 +111,7 @@ def format_tables(figures: dict) -> str:
     errors = [[layer, *row.values()] for layer, row in enumerate(figures["relative_errors"])]
     sizes = [
         ["encoder matrices", figures["dense_encoder_matrix_parameters"], figures["encoder_matrix_parameters"]],
-        ["checkpoint bytes", figures["dense_checkpoint_bytes"], figures["checkpoint_bytes"]],
+        ["whole model, bytes", figures["dense_model_bytes"], figures["model_bytes"]],
     ]
     plan = [
         ["groups", figures["sharing_pattern"]],

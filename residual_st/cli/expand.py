@@ -3,7 +3,7 @@
 import argparse
 
 from residual_st.checkpoints import refuse_existing, save_checkpoint
-from residual_st.compression.checkpoints import dense_checkpoint, read_model
+from residual_st.models.conversion import dense_checkpoint, read_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

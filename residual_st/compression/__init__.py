@@ -1,7 +1,6 @@
 """Trained dense layers to shared ones, and back.
 
-`compress` works on fairseq models and on plain lists of layers; `read_model`, `residual_checkpoint` and `dense_checkpoint` on
-checkpoints.
+`compress` works on fairseq models and on plain lists of layers. Checkpoints are the matter of `residual_st.models.conversion`.
 """
 
 from residual_st.compression.moments import Calibration

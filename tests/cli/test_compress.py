@@ -125,7 +125,7 @@ def test_the_table(tmp_path, capsys):
     assert main(["compress", save(tmp_path / "dense.pt"), "--output", str(tmp_path / "x.pt")]) == 0
     table = capsys.readouterr().out
     assert "self_attn.out_proj" in table
-    assert "checkpoint bytes" in table
+    assert "whole model, bytes" in table
 
 
 def test_an_output_that_exists_is_kept(tmp_path, capsys):

@@ -6,8 +6,8 @@ from conftest import tiny_model
 from torch import nn
 
 from residual_st.compression import Calibration, compress
-from residual_st.compression.checkpoints import expand
 from residual_st.errors import InputError
+from residual_st.models.conversion import expand
 from residual_st.modules import ResidualLinear, matrices
 
 DENSE = "s2t_transformer_s"
