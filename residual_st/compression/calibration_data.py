@@ -29,8 +29,11 @@ class CalibrationData:
     """
 
     def __init__(self, state: dict, data: str | Path):
-        cfg = state.get("cfg")
-        flags = argparse.Namespace(**vars((cfg or {}).get("task") or state["args"]))
+        cfg = state.get("cfg") or {}
+        flags = cfg.get("task") or state.get("args") or {}
+        flags = argparse.Namespace(**(flags if isinstance(flags, dict) else vars(flags)))
+        if not all(hasattr(flags, name) for name in ("task", "config_yaml", "train_subset", "valid_subset")):
+            raise InputError("the checkpoint does not say what it was trained on; calibration needs its task and subsets")
         flags.data = str(data)
         for name in (flags.config_yaml, f"{_first(flags.train_subset)}.tsv", f"{_first(flags.valid_subset)}.tsv"):
             if not (Path(data) / name).is_file():
@@ -43,7 +46,7 @@ class CalibrationData:
             raise InputError(
                 f"{data} has a dictionary of {theirs} words, the model one of {rows}; give the data that it was trained on"
             )
-        criterion = (cfg or {}).get("criterion") or flags
+        criterion = cfg.get("criterion") or flags
         self._criterion = criterions.build_criterion(
             OmegaConf.create(criterion) if isinstance(criterion, dict) else criterion, self.task
         )

@@ -160,6 +160,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, capsys, monkeypatch):
         ("compress", DENSE, ["--residual-rank", "40"], "residual rank 40 does not fit self_attn.k_proj"),
         ("compress", DENSE, ["--group-size", "9"], "group size 9 does not fit an encoder of 6 layers"),
         ("compress", DENSE, ["--calibration", "nowhere"], "does not exist; calibration takes the data"),
+        ("compress", DENSE, ["--calibration", "."], "does not say what it was trained on"),
         ("compress", DENSE, ["--calibration-batches", "0"], "is no number of batches"),
         ("compress", DENSE, ["--refine-updates", "3"], "needs --calibration DATA"),
     ],
@@ -168,7 +169,7 @@ def test_refusals(tmp_path, capsys, command, arch, flags, message):
     path = save(
         tmp_path / "given.pt",
         arch,
-        **({"config_yaml": "c", "train_subset": "a", "valid_subset": "b"} if "nowhere" in flags else {}),
+        **({"task": "speech_to_text", "config_yaml": "c", "train_subset": "a", "valid_subset": "b"} if "nowhere" in flags else {}),
     )
     assert main([command, path, "--output", str(tmp_path / "x.pt"), *flags]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
