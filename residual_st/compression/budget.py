@@ -7,7 +7,7 @@ from residual_st.compression.stack import Fit, Stack
 from residual_st.errors import InputError
 from residual_st.sharing_plan import SharingPlan
 
-SURVEY_ROUNDS = 6  # of factorization where group sizes are only compared
+SURVEY_ROUNDS = 4  # of factorization where group sizes are only compared
 ALLOCATIONS = 2  # of the ranks, each from the factors of the one before
 
 
@@ -34,17 +34,22 @@ def fit_budget(stack: Stack, weight_fraction: float, group_size: int | None, pat
         )
     best = next(iter(left))
     if len(left) > 1:
-        errors = {plan: _fit_ranks(stack, plan, room, SURVEY_ROUNDS, allocations=1).error() for plan, room in left.items()}
+        errors = {plan: _survey(stack, plan, room) for plan, room in left.items()}
         best = min(errors, key=errors.get)
-    return _fit_ranks(stack, best, left[best], rounds, ALLOCATIONS)
+    fit = _fit_equal_ranks(stack, best, left[best], rounds)
+    for _ in range(ALLOCATIONS):
+        chosen = iter(allocate(fit.spectra(), left[best]))
+        fit = stack.fit(best, [[next(chosen) for _ in stack.shapes] for _ in range(count)], rounds, fit.layers)
+    return fit
 
 
-def _fit_ranks(stack: Stack, plan: SharingPlan, budget: int, rounds: int, allocations: int) -> Fit:
-    """Fit with equal ranks, then with those that the fit before shows to be best."""
+def _survey(stack: Stack, plan: SharingPlan, budget: int) -> float:
+    """The error that would be left with the best ranks, as a quick fit with equal ones foretells it."""
+    spectra = _fit_equal_ranks(stack, plan, budget, SURVEY_ROUNDS).spectra()
+    return sum(spectrum.energies[rank:].sum().item() for spectrum, rank in zip(spectra, allocate(spectra, budget)))
+
+
+def _fit_equal_ranks(stack: Stack, plan: SharingPlan, budget: int, rounds: int) -> Fit:
     count, shapes = len(stack.layers), stack.shapes
     equal = min(budget // (count * sum(map(sum, shapes))), min(map(min, shapes)))
-    fit = stack.fit(plan, [[equal] * len(shapes)] * count, rounds)
-    for _ in range(allocations):
-        chosen = iter(allocate(fit.spectra(), budget))
-        fit = stack.fit(plan, [[next(chosen) for _ in shapes] for _ in range(count)], rounds, fit.layers)
-    return fit
+    return stack.fit(plan, [[equal] * len(shapes)] * count, rounds)

@@ -39,14 +39,6 @@ class Fit:
         """What the approximation lacks of an aligned weight, (out, in)."""
         return self._without_shared(layer, name) - self.residuals[layer][name].dense()
 
-    def error(self) -> float:
-        """The summed squared error, in the metrics of the matrices."""
-        return sum(
-            matrix.metric.squared_norm(self.difference(index, name))
-            for index, layer in enumerate(self.layers)
-            for name, matrix in layer.items()
-        )
-
     def spectra(self) -> list[Spectrum]:
         """What ranks would win in each matrix of each layer in turn, where U and the diagonals are as they are."""
         found = []
