@@ -116,6 +116,16 @@ def relative_change(ours: np.ndarray, theirs: np.ndarray) -> str:
     return f"{change(ours, theirs):+.1f} % ({interval.low:+.1f} to {interval.high:+.1f})"
 
 
+def translation() -> str:
+    """One seed: BLEU of a translation model that started from the recognition encoder, before and after."""
+    rows = [
+        [row["system"], f"{row['fraction']:.1%}", f"{row['nll_loss']:.3f}", f"{row['bleu']:.1f}"]
+        for row in read("compression")
+        if row["task"] == "st"
+    ]
+    return tabulate(rows, ["system", "kept", "dev nll", "BLEU"], tablefmt="github", disable_numparse=True)
+
+
 def ladder() -> str:
     """One seed: what alignment and calibration do at each rank."""
     rows_by = {row["system"]: row for row in read("compression") if row["task"] == "asr" and row["seed"] == 1}
@@ -130,7 +140,7 @@ def ladder() -> str:
 
 def main() -> int:
     text = README.read_text(encoding="utf-8")
-    for table in (sizes, step_time, demo, compression, ladder):
+    for table in (sizes, step_time, demo, compression, translation, ladder):
         start, end = f"<!-- {table.__name__} -->\n", "<!-- end -->"
         before, found, rest = text.partition(start)
         if not found:
