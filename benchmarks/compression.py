@@ -27,7 +27,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 import editdistance
@@ -66,22 +66,18 @@ class Subject:
     """A trained dense model, the data it is judged on, and what several systems need of it."""
 
     def __init__(self, path: Path, data: Path):
-        self.path, self.folder = path, data
+        self.folder = data
         self.state, self.dense = read_model(path, residual=False)
         self.task = self.state["cfg"]["task"].train_subset.rpartition("_")[2]  # asr or st
         self.seed = self.state["cfg"]["common"]["seed"]
         self.data = CalibrationData(self.state, data)
-        self._moments = None
 
     def model(self):
         return copy.deepcopy(self.dense)
 
-    @property
+    @cached_property
     def moments(self):
-        if self._moments is None:
-            calibration = self.data.calibration(CALIBRATION_BATCHES, seed=1)
-            self._moments = gather(self.dense, self.dense.encoder.transformer_layers, calibration)
-        return self._moments
+        return gather(self.dense, self.dense.encoder.transformer_layers, self.data.calibration(CALIBRATION_BATCHES, seed=1))
 
     def compressed(self, size: dict, align: bool, weigh: bool):
         model = self.model()
@@ -213,9 +209,7 @@ def systems(subject: Subject, ladder: bool):
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("data", type=Path, help="folder of manifests")
-    parser.add_argument(
-        "models", nargs="+", type=Path, help="dense checkpoints, one a seed; the first also climbs the ladder of ranks"
-    )
+    parser.add_argument("models", nargs="+", type=Path, help="dense checkpoints, one a seed")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--ladder", action="store_true", help="also the ladder of ranks")
     args = parser.parse_args()

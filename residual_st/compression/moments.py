@@ -105,17 +105,16 @@ def _observed(layers: nn.ModuleList, moments: Moments) -> Iterator[None]:
     for layer, its_moments in zip(layers, moments):
         handles.append(layer.register_forward_pre_hook(enter, with_kwargs=True))
         handles += [linear.register_forward_hook(observe(its_moments[name])) for name, linear in matrices(layer)]
-        # fairseq's attention otherwise hands its weights to torch's fused function and calls no projection
-        if hasattr(getattr(layer, "self_attn", None), "skip_embed_dim_check"):
-            layer.self_attn.skip_embed_dim_check = True
+    attentions = [layer.self_attn for layer in layers if hasattr(getattr(layer, "self_attn", None), "skip_embed_dim_check")]
+    for attention in attentions:  # fairseq's otherwise hands its weights to torch's fused function and calls no projection
+        attention.skip_embed_dim_check = True
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
-        for layer in layers:
-            if hasattr(getattr(layer, "self_attn", None), "skip_embed_dim_check"):
-                layer.self_attn.skip_embed_dim_check = False
+        for attention in attentions:
+            attention.skip_embed_dim_check = False
 
 
 @contextlib.contextmanager

@@ -98,7 +98,8 @@ def compress(
 
     before = matrix_parameters(layers)
     teacher = copy.deepcopy(model) if refine_updates else None
-    shared_weights = _install(layers, fit, diagonal)
+    ranks = ResidualRanks(tuple(map(tuple, fit.ranks)))
+    shared_weights = _install(layers, fit, ranks, diagonal)
     if model is not layers:
         model.encoder.shared_weights = shared_weights
     if teacher is not None:
@@ -108,7 +109,6 @@ def compress(
         {name: relative_error(weights[name], linear.weight) for name, linear in matrices(layer)}
         for layer, weights in zip(layers, fit.layers)
     ]
-    ranks = ResidualRanks(tuple(map(tuple, fit.ranks)))
     return Compressed(shared_weights, fit.plan, ranks, diagonal, errors, before, matrix_parameters(layers))
 
 
@@ -130,12 +130,12 @@ def _weigh(weights: list[LayerWeights], moments: Moments | None) -> list[LayerWe
     ]
 
 
-def _install(layers: nn.ModuleList, fit: Fit, diagonal: bool) -> SharedWeights:
+def _install(layers: nn.ModuleList, fit: Fit, ranks: ResidualRanks, diagonal: bool) -> SharedWeights:
     """Share the layers and write the fit into them."""
     drop_fused_copies(layers)
     for layer, weights in zip(layers, fit.layers):
         write_layer(layer, weights)
-    shared_weights = share_layers(layers, fit.plan, ResidualRanks(tuple(map(tuple, fit.ranks))), diagonal)
+    shared_weights = share_layers(layers, fit.plan, ranks, diagonal)
     with torch.no_grad():
         for index, layer in enumerate(layers):
             for name, linear in matrices(layer):
