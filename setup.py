@@ -27,6 +27,8 @@ setup(
     extras_require={
         # examples/must_c: filterbanks from audio, and word error rates in fairseq-generate
         "recipe": ["editdistance", "kaldi-native-fbank", "soundfile"],
+        # the plots of residual-st benchmark
+        "benchmark": ["matplotlib"],
         # the synthetic corpus
         "demo": ["espeakng-loader"],
         "test": ["pytest", "ruff", "tensorboard"],

@@ -36,7 +36,7 @@ from fairseq.dataclass.configs import GenerationConfig
 from omegaconf import OmegaConf
 from sacrebleu.metrics import BLEU
 
-from provenance import append, provenance
+from residual_st.benchmark.results import append, provenance
 from residual_st.checkpoints import save_checkpoint
 from residual_st.compression.calibration_data import CalibrationData
 from residual_st.compression.factorization import low_rank

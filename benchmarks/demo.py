@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from provenance import append, provenance
+from residual_st.benchmark.results import append, provenance
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results" / "demo.jsonl"

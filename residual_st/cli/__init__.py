@@ -7,10 +7,18 @@ import argparse
 import logging
 import sys
 
-from residual_st.cli import average, compress, expand, inspect, train, user_dir
+from residual_st.cli import average, benchmark, compress, expand, inspect, train, user_dir
 from residual_st.errors import InputError
 
-SUBCOMMANDS = {"user-dir": user_dir, "train": train, "inspect": inspect, "average": average, "compress": compress, "expand": expand}
+SUBCOMMANDS = {
+    "user-dir": user_dir,
+    "train": train,
+    "inspect": inspect,
+    "average": average,
+    "compress": compress,
+    "expand": expand,
+    "benchmark": benchmark,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -17,7 +17,13 @@ from residual_st.models.s2t_residual_transformer import S2TResidualTransformerMo
 from residual_st.models.standalone import build_model
 from residual_st.modules import ResidualLinear, matrices
 
-_OUR_FLAGS = ("encoder_group_size", "encoder_sharing_pattern", "encoder_residual_rank", "encoder_residual_diagonal")
+_OUR_FLAGS = (
+    "encoder_group_size",
+    "encoder_sharing_pattern",
+    "encoder_residual_rank",
+    "encoder_residual_diagonal",
+    "encoder_inference_mode",
+)
 _OUR_CRITERION = "label_smoothed_cross_entropy_with_residual"
 
 

@@ -3,17 +3,22 @@
 import argparse
 
 from fairseq.models import ARCH_CONFIG_REGISTRY, register_model, register_model_architecture
-from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerEncoder, S2TTransformerModel
+from fairseq.models.speech_to_text.s2t_transformer import Conv1dSubsampler, S2TTransformerEncoder, S2TTransformerModel
+from torch import nn
 
 from residual_st.compat import drop_fused_copies, reconcile_versions
 from residual_st.errors import InputError
+from residual_st.models.encoder_layer import ResidualTransformerEncoderLayer
 from residual_st.models.hub_interface import S2TResidualHubInterface
 from residual_st.models.pretrained import load_pretrained
-from residual_st.modules import share_layers
+from residual_st.models.subsampler import UnrolledSubsampler
+from residual_st.modules import alike_in_groups, share_layers, transpose_storage_
 from residual_st.residual_ranks import ResidualRanks
 from residual_st.sharing_plan import PATTERNS, SharingPlan
 
 _MATRICES_OF_A_LAYER = 6  # k_proj, v_proj, q_proj, out_proj, fc1, fc2, in the order in which fairseq registers them
+
+INFERENCE_MODES = ("compact", "fast")
 
 # Settings that other fairseq encoders have and the stock s2t encoder ignores, or that act on a weight the layer does not own.
 _UNSUPPORTED = {
@@ -65,6 +70,12 @@ class S2TResidualTransformerModel(S2TTransformerModel):
             help="give each matrix of each layer a diagonal of its own (default: yes)",
         )
         parser.add_argument(
+            "--encoder-inference-mode",
+            choices=INFERENCE_MODES,
+            help="for translation: compact keeps the shared form in memory; fast composes every weight once and takes the memory "
+            "of a dense encoder (default: compact)",
+        )
+        parser.add_argument(
             "--load-pretrained-decoder-from", metavar="STR", help="model to take decoder weights from (for initialization)"
         )
 
@@ -85,21 +96,42 @@ class S2TResidualTransformerModel(S2TTransformerModel):
         load_pretrained(decoder, args, "load_pretrained_decoder_from")
         return decoder
 
+    def prepare_for_inference_(self, cfg):
+        super().prepare_for_inference_(cfg)
+        self.encoder.prepare_for_inference_()
+
     def upgrade_state_dict_named(self, state_dict, name):
         super().upgrade_state_dict_named(state_dict, name)
         reconcile_versions(state_dict, self.state_dict())
 
 
 class S2TResidualTransformerEncoder(S2TTransformerEncoder):
-    """The stock encoder, built as ever and then shared: `shared_weights` owns every U, `transformer_layers` the rest."""
+    """The stock encoder with shared layers: `shared_weights` owns every U, `transformer_layers` the rest."""
 
     def __init__(self, args):
-        super().__init__(args)
-        self.shared_weights = share_layers(
-            self.transformer_layers, sharing_plan(args), args.encoder_residual_rank, args.encoder_residual_diagonal
-        )
+        plan, ranks = sharing_plan(args), args.encoder_residual_rank
+        if is_dense(args):
+            super().__init__(args)
+        else:
+            # without layers, so that a dense stack is never in memory
+            super().__init__(argparse.Namespace(**{**vars(args), "encoder_layers": 0}))
+            self.transformer_layers = alike_in_groups(plan, lambda: ResidualTransformerEncoderLayer(args))
+        self.inference_mode = args.encoder_inference_mode
+        self.shared_weights = share_layers(self.transformer_layers, plan, ranks, args.encoder_residual_diagonal)
         if len(self.shared_weights):
             drop_fused_copies(self.transformer_layers)
+
+    def prepare_for_inference_(self) -> None:
+        """Take the form for translation, for good: with `fast` every weight is composed and its terms are let go."""
+        if not len(self.shared_weights):
+            return
+        if isinstance(self.subsample, Conv1dSubsampler):
+            self.subsample = UnrolledSubsampler(self.subsample)
+        if self.inference_mode == "fast":
+            for layer in self.transformer_layers:
+                layer.compose_()
+            self.shared_weights = nn.ModuleDict()
+        transpose_storage_(self)
 
 
 def sharing_plan(args) -> SharingPlan:
@@ -107,8 +139,19 @@ def sharing_plan(args) -> SharingPlan:
     return SharingPlan.make(args.encoder_layers, args.encoder_group_size, args.encoder_sharing_pattern)
 
 
+def is_dense(args) -> bool:
+    """Whether a model's flags leave nothing to share or add: the stock encoder."""
+    ranks = ResidualRanks.make(args.encoder_residual_rank, args.encoder_layers, _MATRICES_OF_A_LAYER)
+    alone = sharing_plan(args).n_groups == args.encoder_layers
+    return alone and not args.encoder_residual_diagonal and not any(map(any, ranks.ranks))
+
+
 def refuse_unsupported(args) -> None:
     """Raise InputError for settings that would otherwise be ignored without a word."""
+    if args.encoder_inference_mode not in INFERENCE_MODES:  # argparse does not see those of --model-overrides
+        raise InputError(
+            f"encoder_inference_mode {args.encoder_inference_mode!r} is not known; allowed are {', '.join(INFERENCE_MODES)}"
+        )
     for name, reason in _UNSUPPORTED.items():
         if getattr(args, name, None):
             raise InputError(f"{name}={getattr(args, name)} does not work with s2t_residual_transformer: {reason}")
@@ -120,10 +163,10 @@ def base_architecture(args):
     args.encoder_sharing_pattern = getattr(args, "encoder_sharing_pattern", "adjacent")
     args.encoder_residual_rank = getattr(args, "encoder_residual_rank", 2)
     args.encoder_residual_diagonal = getattr(args, "encoder_residual_diagonal", True)
+    args.encoder_inference_mode = getattr(args, "encoder_inference_mode", "compact")
     ARCH_CONFIG_REGISTRY["s2t_transformer"](args)
     # fairseq calls this while it parses flags, so what cannot work is refused before any data is read
-    sharing_plan(args)
-    ResidualRanks.make(args.encoder_residual_rank, args.encoder_layers, _MATRICES_OF_A_LAYER)
+    is_dense(args)
     refuse_unsupported(args)
 
 

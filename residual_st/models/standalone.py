@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import torch
 from fairseq.data import Dictionary
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
-from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerModel
+from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerEncoder, S2TTransformerModel
 
 from residual_st.errors import InputError
 
@@ -42,9 +42,17 @@ def build_model(flags: argparse.Namespace, vocabulary_size: int | None = None, d
     dictionary = Dictionary()
     for index in range((vocabulary_size or flags.tgt_dict_size) - len(dictionary)):
         dictionary.add_symbol(str(index))
-    flags = argparse.Namespace(**{**_TASK_FLAGS, **vars(flags)})
     with torch.device(device):
-        return _model_class(flags.arch).build_model(flags, SimpleNamespace(target_dictionary=dictionary))
+        return _model_class(flags.arch).build_model(_with_task(flags), SimpleNamespace(target_dictionary=dictionary))
+
+
+def build_encoder(flags: argparse.Namespace) -> S2TTransformerEncoder:
+    """Build the encoder alone of a model with these flags."""
+    return _model_class(flags.arch).build_encoder(_with_task(flags))
+
+
+def _with_task(flags: argparse.Namespace) -> argparse.Namespace:
+    return argparse.Namespace(**{**_TASK_FLAGS, **vars(flags)})
 
 
 def _model_class(arch: str) -> type[S2TTransformerModel]:

@@ -1,8 +1,12 @@
 """The method itself: torch only, for any stack of layers that hold `nn.Linear`s."""
 
+from residual_st.modules.attention import self_attention
+from residual_st.modules.dropout import dropout, relu_dropout_
 from residual_st.modules.residual_linear import ResidualLinear
+from residual_st.modules.residual_product import transpose_storage_
 from residual_st.modules.share_layers import (
     SharedWeights,
+    alike_in_groups,
     check_alike,
     check_ranks,
     matrices,
@@ -14,10 +18,15 @@ from residual_st.modules.share_layers import (
 __all__ = [
     "ResidualLinear",
     "SharedWeights",
+    "alike_in_groups",
     "check_alike",
     "check_ranks",
+    "dropout",
     "matrices",
     "matrix_kind",
     "matrix_parameters",
+    "relu_dropout_",
+    "self_attention",
     "share_layers",
+    "transpose_storage_",
 ]

@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from residual_st.modules.residual_product import compose, product
+
 
 class ResidualLinear(nn.Module):
     """A linear layer whose weight is `U + up @ down + diag(diagonal)`.
@@ -45,23 +47,22 @@ class ResidualLinear(nn.Module):
         return self._owner[0][self.name]
 
     @property
+    def _terms(self) -> tuple[nn.Parameter | None, ...]:
+        return self.shared_weight, self.up, self.down, self.diagonal
+
+    @property
     def terms(self) -> list[nn.Parameter]:
         """U and those of `up`, `down` and `diagonal` that there are."""
-        return [term for term in (self.shared_weight, self.up, self.down, self.diagonal) if term is not None]
+        return [term for term in self._terms if term is not None]
 
     @property
     def weight(self) -> Tensor:
-        """The composed weight, shape (out, in). fairseq's attention reads this and never calls `forward`."""
-        weight = self.shared_weight
-        if self.rank:
-            weight = torch.addmm(weight, self.up, self.down)
-        if self.diagonal is not None:
-            weight = weight.diagonal_scatter(weight.diagonal() + self.diagonal)
-        return weight
+        """The composed weight, shape (out, in). Whoever reads this, as fairseq's own attention does, pays for composing it."""
+        return compose(*self._terms)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)"""
-        return nn.functional.linear(x, self.weight, self.bias)
+        return product(x, self.bias, *self._terms)
 
     def to_linear(self) -> nn.Linear:
         """An ordinary linear layer with the composed weight; the bias is the same parameter."""

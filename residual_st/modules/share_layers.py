@@ -1,6 +1,7 @@
 """Turn a stack of alike layers into one that shares its matrices."""
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
@@ -74,6 +75,22 @@ def check_ranks(ranks: ResidualRanks, shapes: dict[str, tuple[int, int]]) -> Non
                 raise InputError(
                     f"residual rank {rank} does not fit {name}, whose smaller side is {min(shape)}; allowed are 0 to {min(shape)}"
                 )
+
+
+def alike_in_groups(plan: SharingPlan, build: Callable[[], nn.Module]) -> nn.ModuleList:
+    """A stack for `share_layers`: the layers of a group start alike, with the same tensors for weights, and biases of their own.
+
+    `build` makes a layer, and is called once a group, so that as many layers have their weights in memory at most.
+    """
+    first = [build() for _ in range(plan.n_groups)]
+    layers = nn.ModuleList()
+    for index, group in enumerate(plan.groups):
+        if plan.layers_of(group)[0] == index:
+            layers.append(first[group])
+        else:
+            kept = {id(linear.weight): linear.weight for _, linear in matrices(first[group])}
+            layers.append(copy.deepcopy(first[group], kept))
+    return layers
 
 
 def share_layers(layers: nn.ModuleList, plan: SharingPlan, rank: int | str | ResidualRanks, diagonal: bool) -> SharedWeights:

@@ -61,6 +61,7 @@ def test_sizes_match_the_stock_ones(suffix):
         "encoder_residual_rank": 2,
         "encoder_residual_diagonal": True,
         "encoder_sharing_pattern": "adjacent",
+        "encoder_inference_mode": "compact",
     }
     assert {**vars(ours), **vars(stock)} == vars(ours)
 

@@ -1,0 +1,1 @@
+"""Measurements of residual models side by side with the stock ones that they replace."""

@@ -1,0 +1,112 @@
+"""Memory of residual models against stock, each in a process of its own, and the time from file to first output."""
+
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from residual_st.benchmark.footprint import PARTS
+from residual_st.benchmark.systems import FRAMES_PER_SECOND, Shape, build_pair
+from residual_st.errors import InputError
+
+SECONDS = 5  # of speech in the first utterance
+
+
+@dataclass(frozen=True)
+class Case:
+    """A part of a model whose memory is measured."""
+
+    part: str  # one of PARTS
+    shape: Shape
+    device: str = "cpu"
+
+    def row(self) -> dict:
+        shape = self.shape.row()
+        del shape["dropout"]
+        return {"part": self.part, "device": self.device, **shape}
+
+    @property
+    def systems(self) -> tuple[str, ...]:
+        return ("stock", "compact") if self.part == "training" else ("stock", "compact", "fast")
+
+
+def cases(widths: list[int], ranks: list[int], group_sizes: list[int], layers: list[int]) -> list[Case]:
+    """Every part of a 12-layer model, and the stack of layers against their number, with the number of groups kept at four."""
+    if not Path("/proc/self/clear_refs").exists():
+        raise InputError("benchmark memory reads the memory of processes from /proc, which only Linux has")
+    places = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    whole = [
+        Case(part, Shape(width, 12, group_sizes[0], rank), device)
+        for device in places
+        for width in widths
+        for rank in ranks
+        for part in PARTS
+    ]
+    deep = [
+        Case("layers", Shape(width, count, count // 4, rank), device)
+        for device in places
+        for width in widths
+        for rank in ranks
+        for count in layers
+    ]
+    return list(dict.fromkeys([*whole, *deep]))
+
+
+def measure(case: Case, repeats: int) -> list[dict]:
+    """One row of results for each residual system, with the ratios of medians to stock; systems take turns."""
+    torch.manual_seed(1)
+    with tempfile.TemporaryDirectory() as folder:
+        paths = _checkpoints(case, Path(folder))
+        figures = {name: [] for name in case.systems}
+        for _ in range(repeats):
+            for name in case.systems:
+                figures[name].append(_footprint(case, paths[name]))
+        sizes = {name: paths[name].stat().st_size for name in case.systems}
+    stock = _summary(figures["stock"])
+    rows = []
+    for name in case.systems[1:]:
+        ours = _summary(figures[name])
+        row = {"system": name, "seed": 1, **case.row(), **ours, **{f"stock_{key}": value for key, value in stock.items()}}
+        row |= {f"{key}_ratio": round(ours[key] / stock[key], 4) for key in ours}
+        spread = [one["steady_bytes"] / other["steady_bytes"] for one, other in zip(figures[name], figures["stock"])]
+        row |= {"ratio_low": round(min(spread), 4), "ratio_high": round(max(spread), 4), "repeats": repeats}
+        row |= {"file_ratio": round(sizes[name] / sizes["stock"], 4)}
+        rows.append(row)
+    return rows
+
+
+def _summary(figures: list[dict]) -> dict:
+    return {key: round(median(one[key] for one in figures), 4) for key in figures[0]}
+
+
+def _checkpoints(case: Case, folder: Path) -> dict[str, Path]:
+    """A file for each system, as fairseq writes them but without an optimizer's state; of the encoder alone where that is all."""
+    paths = {}
+    stock, residual = build_pair(case.shape)
+    for name in case.systems:
+        model = stock if name == "stock" else residual
+        part = model.encoder if case.part in ("layers", "encoder") else model
+        paths[name] = folder / f"{name}.pt"
+        torch.save({"args": case.shape.flags(name), "model": part.state_dict()}, paths[name])
+    return paths
+
+
+def _footprint(case: Case, path: Path) -> dict:
+    request = {
+        "part": case.part,
+        "checkpoint": str(path),
+        "device": case.device,
+        "width": case.shape.width,
+        "frames": SECONDS * FRAMES_PER_SECOND,
+        "threads": 1,
+    }
+    command = [sys.executable, "-m", "residual_st.benchmark.footprint", json.dumps(request)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{result.stderr[-2000:]}")
+    return json.loads(result.stdout.splitlines()[-1])

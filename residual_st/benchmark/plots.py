@@ -1,0 +1,130 @@
+"""Pictures of benchmark rows."""
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from residual_st.errors import InputError
+
+try:
+    import matplotlib
+except ImportError as error:
+    raise InputError("--plot needs matplotlib: pip install 'residual-st[benchmark]'") from error
+matplotlib.use("Agg")
+logging.getLogger("matplotlib").setLevel(logging.WARNING)  # fairseq turns every library's debugging on
+from matplotlib import pyplot  # noqa: E402
+from matplotlib.axes import Axes  # noqa: E402
+
+_COLOURS = {"stock": "#444444", "compact": "#1f6fb4", "fast": "#e08214", "residual": "#1f6fb4"}
+_GROUPS = 4  # of the sweep over layers
+
+
+def draw(benchmark: str, rows: list[dict], path: Path) -> None:
+    """Write PATH.png and PATH.svg. Only rows of a CPU are drawn; the others are in the file."""
+    rows = [row for row in rows if row["device"] == "cpu"]
+    panels = _speed_panels(rows) if benchmark == "speed" else _memory_panels(rows)
+    if not panels:
+        raise InputError("there is nothing to draw: no row varies the audio's length, the number of layers or the batch")
+    figure, axes = pyplot.subplots(1, len(panels), figsize=(4.6 * len(panels), 3.8), layout="constrained", squeeze=False)
+    for axis, panel in zip(axes[0], panels):
+        panel(axis)
+        axis.spines[["top", "right"]].set_visible(False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for kind in ("png", "svg"):
+        figure.savefig(f"{path}.{kind}", dpi=130, metadata={"Date": None} if kind == "svg" else None)
+    pyplot.close(figure)
+
+
+def _speed_panels(rows: list[dict]) -> list[Callable[[Axes], None]]:
+    encoder = [row for row in rows if row["measure"] == "encoder"]
+    panels = []
+    for width in sorted({row["width"] for row in encoder}):
+        alone = [row for row in encoder if row["width"] == width and row["batch"] == 1]
+        alone = [row for row in alone if row["threads"] == max(row["threads"] for row in alone)]
+        place = f"d = {width}, batch 1, {alone[0]['threads']} threads"
+        longer = _alike(alone, "rank", "group_size", "layers")
+        if len({row["seconds"] for row in longer}) > 1:
+            panels.append(partial(_lines, rows=longer, x="seconds", label="audio, s", title=place, logarithmic=True))
+        deeper = _in_four_groups(alone)
+        if len({row["layers"] for row in deeper}) > 1:
+            title = f"{place}, {deeper[0]['seconds']:g} s"
+            panels.append(partial(_lines, rows=deeper, x="layers", label="layers in four groups", title=title))
+    updates = [row for row in rows if row["measure"] == "update" and row["system"] == "residual"]
+    if updates:
+        panels.append(lambda axis: _updates(axis, updates))
+    return panels
+
+
+def _memory_panels(rows: list[dict]) -> list[Callable[[Axes], None]]:
+    compact = [row for row in rows if row["system"] == "compact"]
+    panels = []
+    for width in sorted({row["width"] for row in compact}):
+        stack = [row for row in compact if row["width"] == width and row["part"] == "layers"]
+        deeper = [row for row in stack if row["layers"] == _GROUPS * row["group_size"]]
+        if len({row["layers"] for row in deeper}) > 1:
+            panels.append(partial(_depth, rows=deeper, title=f"d = {width}: the stack of layers"))
+    whole = [row for row in compact if row["part"] != "layers" or row["layers"] == compact[0]["layers"]]
+    if whole:
+        panels.append(partial(_parts, rows=whole))
+    return panels
+
+
+def _alike(rows: list[dict], *keys: str) -> list[dict]:
+    """Rows that agree with the first in these."""
+    return [row for row in rows if all(row[key] == rows[0][key] for key in keys)]
+
+
+def _in_four_groups(rows: list[dict]) -> list[dict]:
+    rows = [row for row in rows if row["layers"] == _GROUPS * row["group_size"]]
+    return rows and _alike(sorted(rows, key=lambda row: -row["layers"]), "rank", "seconds")
+
+
+def _lines(axis: Axes, rows: list[dict], x: str, label: str, title: str, logarithmic: bool = False) -> None:
+    """Encoder latency of stock and of each residual system."""
+    for system in ("stock", *dict.fromkeys(row["system"] for row in rows)):
+        of_system = [row for row in rows if row["system"] == (rows[0]["system"] if system == "stock" else system)]
+        of_system.sort(key=lambda row: row[x])
+        key = "stock_seconds" if system == "stock" else "median_seconds"
+        axis.plot([row[x] for row in of_system], [1e3 * row[key] for row in of_system], "o-", color=_COLOURS[system], label=system)
+    axis.set(xlabel=label, ylabel="encoder, ms", title=title)
+    if logarithmic:
+        axis.set_xscale("log")
+        axis.set_yscale("log")
+    else:
+        axis.set_ylim(bottom=0)
+    axis.set_xticks(sorted({row[x] for row in rows}), [f"{tick:g}" for tick in sorted({row[x] for row in rows})])
+    axis.minorticks_off()
+    axis.legend(frameon=False)
+
+
+def _updates(axis: Axes, rows: list[dict]) -> None:
+    labels = [f"d = {row['width']}\n{row['frames'] // 1000}k frames\ndropout {row['dropout']:g}" for row in rows]
+    ratios = [row["ratio"] for row in rows]
+    spread = [[row["ratio"] - row["ratio_low"] for row in rows], [row["ratio_high"] - row["ratio"] for row in rows]]
+    axis.bar(labels, ratios, yerr=spread, capsize=3, color=_COLOURS["residual"])
+    axis.axhline(1, color=_COLOURS["stock"], linestyle="--", linewidth=1)
+    axis.tick_params(axis="x", labelsize=6)
+    axis.set(ylabel="residual / stock", title="training update")
+
+
+def _depth(axis: Axes, rows: list[dict], title: str) -> None:
+    for rank, style in zip(sorted({row["rank"] for row in rows}), ("o-", "s--", "^:", "v-.")):
+        ours = sorted((row for row in rows if row["rank"] == rank), key=lambda row: row["layers"])
+        layers = [row["layers"] for row in ours]
+        axis.plot(
+            layers, [row["steady_bytes"] / 1e6 for row in ours], style, color=_COLOURS["compact"], label=f"compact, R = {rank}"
+        )
+    axis.plot(layers, [row["stock_steady_bytes"] / 1e6 for row in ours], "o-", color=_COLOURS["stock"], label="stock")
+    axis.set_xticks(layers)
+    axis.set_ylim(bottom=0)
+    axis.set(xlabel="layers in four groups", ylabel="memory of the process, MB", title=title)
+    axis.legend(frameon=False)
+
+
+def _parts(axis: Axes, rows: list[dict]) -> None:
+    labels = [f"{row['part']}\nd = {row['width']}\nR = {row['rank']}" for row in rows]
+    axis.bar(labels, [row["steady_bytes_ratio"] for row in rows], color=_COLOURS["compact"])
+    axis.axhline(1, color=_COLOURS["stock"], linestyle="--", linewidth=1)
+    axis.tick_params(axis="x", labelsize=5)
+    axis.set(ylabel="compact / stock", title="memory of the process")

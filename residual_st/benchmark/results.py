@@ -1,0 +1,55 @@
+"""Rows of results, one JSON object a line, and where they come from."""
+
+import json
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from residual_st.errors import InputError
+
+
+def provenance() -> dict:
+    """Versions, machine and, in a checkout, the commit, for a row of results."""
+    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
+    except FileNotFoundError:
+        commit = ""
+    return {
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "residual_st": version("residual-st"),
+        "commit": commit,
+    }
+
+
+def append(path: str | Path, row: dict) -> None:
+    """Add one JSON line."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def read(path: str | Path) -> list[dict]:
+    """All rows of a file; none where there is no such file. Raises InputError for a line that is no row."""
+    if not Path(path).exists():
+        return []
+    rows = []
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            rows.append(dict(json.loads(line)))
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{path}, line {number} is not a row of results: {line[:80]!r}") from error
+    return rows
+
+
+def cpu_name() -> str:
+    """What the processor calls itself."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

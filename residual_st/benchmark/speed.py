@@ -1,0 +1,149 @@
+"""Encoder latency and training updates, residual against stock."""
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+from torch import Tensor, nn
+
+from residual_st.benchmark.systems import BINS, FRAMES_PER_SECOND, VOCABULARY, Shape, build_pair
+from residual_st.benchmark.timing import alternate, ratios_to
+from residual_st.criterions.label_smoothed_cross_entropy_with_residual import residual_energies
+
+TOLERANCE = 1e-4  # of encoder outputs in float32, which are of unit variance
+_UTTERANCE = 400  # frames of each in a training batch
+_TARGET_LENGTH = 20
+
+
+@dataclass(frozen=True)
+class Case:
+    """One cell of a benchmark: what is timed, on what, and how many threads it may use."""
+
+    measure: str  # "encoder" or "update"
+    shape: Shape
+    threads: int
+    batch: int = 1
+    seconds: float = 0.0  # of each utterance, for "encoder"
+    frames: int = 0  # of the whole batch, for "update"
+    device: str = "cpu"
+    precision: str = "float32"
+
+    def row(self) -> dict:
+        kept = ("batch", "seconds") if self.measure == "encoder" else ("frames",)
+        case = {name: getattr(self, name) for name in ("measure", "threads", *kept, "device", "precision")}
+        shape = self.shape.row()
+        if self.measure == "encoder":
+            del shape["dropout"]
+        return {**case, **shape}
+
+
+def cases(
+    widths: list[int], ranks: list[int], group_sizes: list[int], layers: list[int], seconds: list[float], batches: list[int],
+    threads: list[int], frames: list[int], dropouts: list[float], measures: list[str],
+) -> Iterator[Case]:  # fmt: skip
+    """Latency against length, batch, width and threads; against R and K; against the number of layers; and training updates.
+
+    The first of `ranks` and `group_sizes` is that of the sweeps over other things, which have 12 layers. The sweep over layers
+    keeps the number of groups: K grows with L.
+    """
+    rank, group_size, most = ranks[0], group_sizes[0], max(threads)
+    middle = sorted(seconds)[len(seconds) // 2]
+    for device, precision in _places():
+        place = {"device": device, "precision": precision}
+        if "encoder" in measures:
+            for width, count, batch, length in product(widths, threads, batches, seconds):
+                yield Case("encoder", Shape(width, 12, group_size, rank), count, batch, length, **place)
+            for width, other_rank, other_size in product(widths, ranks, group_sizes):
+                yield Case("encoder", Shape(width, 12, other_size, other_rank), most, 1, middle, **place)
+        if "layers" in measures:
+            for width, count in product(widths, layers):
+                yield Case("encoder", Shape(width, count, count // 4, rank), most, 1, middle, **place)
+        if "update" in measures:
+            for width, size, dropout in product(widths, frames, dropouts):
+                yield Case("update", Shape(width, 12, group_size, rank, dropout), most, frames=size, **place)
+
+
+def _places() -> list[tuple[str, str]]:
+    places = [("cpu", "float32")]
+    if torch.cuda.is_available():
+        places += [("cuda", precision) for precision in ("float32", "float16", "bfloat16")]
+    return places
+
+
+def measure(case: Case, repeats: int) -> list[dict]:
+    """One row of results for each residual system: times and ratios to stock. Raises AssertionError if outputs differ."""
+    torch.manual_seed(1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(case.threads)
+    try:
+        functions = (_encoders if case.measure == "encoder" else _updates)(case)
+        wait = torch.cuda.synchronize if case.device == "cuda" else lambda: None
+        compared = ratios_to("stock", alternate(functions, repeats, wait))
+    finally:
+        torch.set_num_threads(before)
+    return [{"system": name, "seed": 1, **case.row(), **figures} for name, figures in compared.items()]
+
+
+def _encoders(case: Case) -> dict[str, Callable[[], Tensor]]:
+    stock, compact = (model.encoder.eval() for model in build_pair(case.shape))
+    fast = copy.deepcopy(compact)
+    fast.inference_mode = "fast"
+    encoders = {"stock": stock, "compact": compact, "fast": fast}
+    dtype = getattr(torch, case.precision)
+    for encoder in encoders.values():
+        encoder.to(case.device, dtype)
+    compact.prepare_for_inference_()
+    fast.prepare_for_inference_()
+    length = round(case.seconds * FRAMES_PER_SECOND)
+    frames = torch.randn(case.batch, length, BINS, device=case.device, dtype=dtype)
+    lengths = torch.full((case.batch,), length, device=case.device)
+
+    def function_of(encoder: nn.Module) -> Callable[[], Tensor]:
+        def encode() -> Tensor:
+            with torch.no_grad():
+                return encoder(frames, lengths)["encoder_out"][0]
+
+        return encode
+
+    functions = {name: function_of(encoder) for name, encoder in encoders.items()}
+    if case.precision == "float32":
+        expected = functions["stock"]()
+        for function in functions.values():
+            torch.testing.assert_close(function(), expected, rtol=0, atol=TOLERANCE)
+    return functions
+
+
+def _updates(case: Case) -> dict[str, Callable[[], None]]:
+    size = max(case.frames // _UTTERANCE, 1)
+    batch = {
+        "src_tokens": torch.randn(size, _UTTERANCE, BINS, device=case.device),
+        "src_lengths": torch.full((size,), _UTTERANCE, device=case.device),
+        "prev_output_tokens": torch.randint(4, VOCABULARY, (size, _TARGET_LENGTH), device=case.device),
+    }
+    dtype = getattr(torch, case.precision)
+
+    def function_of(model: nn.Module, log_energies: bool) -> Callable[[], None]:
+        def update() -> None:
+            optimizer = optimizers[id(model)]
+            optimizer.zero_grad()
+            with torch.autocast(case.device, dtype, enabled=dtype != torch.float32):
+                logits, _ = model(**batch)
+                loss = nn.functional.cross_entropy(logits.flatten(0, 1), batch["prev_output_tokens"].flatten())
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+            if log_energies:
+                with torch.no_grad():
+                    residual_energies(model)
+            optimizer.step()
+
+        return update
+
+    stock, residual = (model.train().to(case.device) for model in build_pair(case.shape))
+    optimizers = {id(model): torch.optim.Adam(model.parameters(), lr=1e-4) for model in (stock, residual)}
+    return {
+        "stock": function_of(stock, False),
+        "residual": function_of(residual, False),
+        "residual + log": function_of(residual, True),  # with the energies that the criterion logs at each update
+    }

@@ -1,0 +1,71 @@
+"""Stock and residual models of one shape that compute the same function, so that their speeds can be compared."""
+
+import argparse
+import copy
+from dataclasses import asdict, dataclass
+
+import torch
+from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerModel
+
+from residual_st.models.conversion import expand
+from residual_st.models.s2t_residual_transformer import S2TResidualTransformerModel
+from residual_st.models.standalone import build_model, parse_model_flags
+
+VOCABULARY = 8000
+FRAMES_PER_SECOND = 100
+BINS = 80
+_HEAD_WIDTH = 64
+
+
+@dataclass(frozen=True)
+class Shape:
+    """An encoder: `s2t_transformer_s` but for these. The decoder has six layers of the same width."""
+
+    width: int
+    layers: int
+    group_size: int
+    rank: int
+    dropout: float = 0.1
+
+    def flags(self, system: str) -> argparse.Namespace:
+        """The completed flags of a model: "stock", "compact" or "fast"."""
+        options = {
+            "--encoder-embed-dim": self.width,
+            "--encoder-layers": self.layers,
+            "--encoder-attention-heads": max(self.width // _HEAD_WIDTH, 1),
+            "--decoder-attention-heads": max(self.width // _HEAD_WIDTH, 1),
+            "--dropout": self.dropout,
+        }
+        arch = "s2t_transformer_s"
+        if system != "stock":
+            arch = "s2t_residual_transformer_s"
+            options |= {
+                "--encoder-group-size": self.group_size,
+                "--encoder-residual-rank": self.rank,
+                "--encoder-inference-mode": system,
+            }
+        flags = parse_model_flags(arch, [str(part) for option in options.items() for part in option])
+        flags.tgt_dict_size = VOCABULARY
+        return flags
+
+    def row(self) -> dict:
+        return asdict(self)
+
+
+def build_residual(shape: Shape) -> S2TResidualTransformerModel:
+    """With random residuals, which a new model does not have."""
+    model = build_model(shape.flags("compact"))
+    with torch.no_grad():
+        for name, parameter in model.encoder.named_parameters():
+            if name.endswith((".up", ".diagonal")):
+                parameter.normal_(std=0.02)
+    return model
+
+
+def build_pair(shape: Shape) -> tuple[S2TTransformerModel, S2TResidualTransformerModel]:
+    """A residual model, and the stock model that it expands to."""
+    residual, stock = build_residual(shape), build_model(shape.flags("stock"))
+    expanded = copy.deepcopy(residual)
+    expand(expanded)
+    stock.load_state_dict(expanded.state_dict())
+    return stock, residual

@@ -1,0 +1,50 @@
+"""Timing of functions that take turns, so that a machine that slows down slows all of them."""
+
+import statistics
+import time
+from collections.abc import Callable
+
+LEAST_SECONDS = 0.1  # of a repeat: shorter ones call their function several times
+
+
+def alternate(functions: dict[str, Callable[[], object]], repeats: int, wait: Callable[[], None]) -> dict[str, list[float]]:
+    """Seconds of each call of each function, by name: the mean of a repeat, in every other repeat the other way round.
+
+    `wait` returns when what the functions started is done: nothing to do on a CPU, a synchronisation on a GPU.
+    """
+
+    def seconds(function: Callable[[], object], calls: int) -> float:
+        wait()
+        start = time.perf_counter()
+        for _ in range(calls):
+            function()
+        wait()
+        return (time.perf_counter() - start) / calls
+
+    calls = {}
+    for name, function in functions.items():
+        seconds(function, 2)  # what is allocated, compiled or looked up but once
+        calls[name] = max(1, round(LEAST_SECONDS / seconds(function, 1)))
+    times = {name: [] for name in functions}
+    for repeat in range(repeats):
+        for name in sorted(functions, key=list(functions).index, reverse=repeat % 2 == 1):
+            times[name].append(seconds(functions[name], calls[name]))
+    return times
+
+
+def ratios_to(base: str, times: dict[str, list[float]]) -> dict[str, dict]:
+    """For every other system, seconds and the ratio to `base` within each repeat: median, least and greatest."""
+    rows = {}
+    for name, values in times.items():
+        if name == base:
+            continue
+        ratios = [value / reference for value, reference in zip(values, times[base])]
+        rows[name] = {
+            "median_seconds": round(statistics.median(values), 6),
+            f"{base}_seconds": round(statistics.median(times[base]), 6),
+            "ratio": round(statistics.median(ratios), 4),
+            "ratio_low": round(min(ratios), 4),
+            "ratio_high": round(max(ratios), 4),
+            "repeats": len(ratios),
+        }
+    return rows

@@ -1,0 +1,97 @@
+"""Measure speed or memory side by side with the stock model."""
+
+import argparse
+from pathlib import Path
+
+from tabulate import tabulate
+from tqdm import tqdm
+
+from residual_st.benchmark import memory, speed
+from residual_st.benchmark.results import append, cpu_name, provenance, read
+from residual_st.errors import InputError
+
+_MEASURES = ("encoder", "layers", "update")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    kinds = parser.add_subparsers(dest="benchmark", required=True, metavar="speed|memory")
+    fast = kinds.add_parser("speed", help="encoder latency and training updates")
+    fast.add_argument(
+        "--measures", type=_list_of(str), default=list(_MEASURES), metavar="M,…", help=f"of {', '.join(_MEASURES)} (default: all)"
+    )
+    fast.add_argument("--seconds", type=_list_of(float), default=[1, 5, 20], metavar="S,…", help="of audio (default: 1,5,20)")
+    fast.add_argument("--batches", type=_list_of(int), default=[1, 8], metavar="N,…", help="utterances at once (default: 1,8)")
+    fast.add_argument("--threads", type=_list_of(int), default=[1, 2], metavar="N,…", help="of torch (default: 1,2)")
+    fast.add_argument("--frames", type=_list_of(int), default=[10_000, 40_000], metavar="N,…", help="of a training batch")
+    fast.add_argument("--dropouts", type=_list_of(float), default=[0.1, 0.0], metavar="P,…", help="in training (default: 0.1,0)")
+    slow = kinds.add_parser("memory", help="memory of processes, bytes read, and time from file to first output")
+    for kind in (fast, slow):
+        kind.add_argument(
+            "--widths", type=_list_of(int), default=[256, 512], metavar="D,…", help="of the encoder (default: 256,512)"
+        )
+        kind.add_argument("--ranks", type=_list_of(int), default=[16, 2], metavar="R,…", help="residual ranks (default: 16,2)")
+        kind.add_argument("--group-sizes", type=_list_of(int), default=[3], metavar="K,…", help="group sizes (default: 3)")
+        kind.add_argument(
+            "--layers", type=_list_of(int), default=[8, 12, 24, 48], metavar="L,…", help="in four groups (default: 8,12,24,48)"
+        )
+        kind.add_argument("--repeats", type=int, default=7, help="of each measurement (default: 7)")
+        kind.add_argument("--output", type=Path, metavar="FILE", help="rows of results are added here (default: KIND.jsonl)")
+        kind.add_argument("--plot", type=Path, metavar="NAME", help="draw NAME.png and NAME.svg from all rows of the file")
+
+
+def run(args: argparse.Namespace) -> int:
+    output = args.output or Path(f"{args.benchmark}.jsonl")
+    if args.repeats < 1:
+        raise InputError(f"--repeats {args.repeats}: at least one is needed")
+    shape = {"widths": args.widths, "ranks": args.ranks, "group_sizes": args.group_sizes, "layers": args.layers}
+    if args.benchmark == "speed":
+        module = speed
+        unknown = set(args.measures) - set(_MEASURES)
+        if unknown:
+            raise InputError(f"--measures {unknown.pop()!r} is not known; allowed are {', '.join(_MEASURES)}")
+        work = {name: getattr(args, name) for name in ("seconds", "batches", "threads", "frames", "dropouts", "measures")}
+        cases = speed.cases(**shape, **work)
+    else:
+        module = memory
+        cases = memory.cases(**shape)
+    if args.plot:
+        from residual_st.benchmark import plots  # before any work: it may lack its library
+    source = provenance()
+    del source["machine"]  # a case states its own threads
+    source |= {"machine": cpu_name()}
+    found = read(output)
+    fresh = []
+    for case in tqdm(list(dict.fromkeys(cases)), desc=f"benchmark {args.benchmark}", unit="case", disable=None):
+        known = [row for row in found if _is_of(row, {**case.row(), **source})]
+        rows = known or [{"benchmark": args.benchmark, **row, **source} for row in module.measure(case, args.repeats)]
+        if not known:
+            for row in rows:
+                append(output, row)
+        fresh += rows
+    if args.plot:
+        plots.draw(args.benchmark, fresh, args.plot)
+    print(tabulate([_brief(row, source) for row in fresh], headers="keys", tablefmt="simple"))
+    return 0
+
+
+def _is_of(row: dict, case: dict) -> bool:
+    """Whether a row of results is of a case: a benchmark that was stopped goes on where it was."""
+    return all(row.get(key) == value for key, value in case.items())
+
+
+def _brief(row: dict, source: dict) -> dict:
+    """What of a row a person wants to see: the case and the ratios."""
+    hidden = {"benchmark", "seed", "repeats", *source}
+    return {
+        key: value
+        for key, value in row.items()
+        if key not in hidden and not key.startswith("stock_") and not key.endswith("_bytes")
+    }
+
+
+def _list_of(kind: type):
+    def parse(text: str) -> list:
+        return [kind(item) for item in text.split(",")]
+
+    parse.__name__ = f"comma-separated list of {kind.__name__}"  # argparse names it when it refuses a value
+    return parse

@@ -1,0 +1,40 @@
+"""fairseq's convolutional subsampler as matrix products, for inference."""
+
+from fairseq.models.speech_to_text.s2t_transformer import Conv1dSubsampler
+from torch import Tensor, nn
+from torch.nn.functional import glu
+
+
+class UnrolledSubsampler(nn.Module):
+    """The subsampler's strided convolutions, each as one product of its weights with overlapping windows of its input.
+
+    Frames lie one after the other in memory, so a window is a row that starts `stride` frames after the one before, and nothing has
+    to be copied. torch's convolution rearranges its weights at each call instead, which takes longer than a second of speech.
+    """
+
+    def __init__(self, subsampler: Conv1dSubsampler):
+        super().__init__()
+        self.lengths_after = subsampler.get_out_seq_lens_tensor
+        self.windows = [(*conv.kernel_size, *conv.stride, *conv.padding) for conv in subsampler.conv_layers]
+        self.linears = nn.ModuleList(_linear(conv) for conv in subsampler.conv_layers)
+
+    def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Frames (batch, time, bins) and their number (batch,) -> (shorter time, batch, width) and its lengths (batch,)."""
+        x = frames
+        for linear, (size, stride, padding) in zip(self.linears, self.windows):
+            batch, length, width = x.shape
+            rows = -(-(length + 2 * padding) // stride)  # of windows for each utterance; the last may reach into the next one
+            padded = x.new_zeros(batch * rows * stride + size - stride, width)
+            padded[: batch * rows * stride].view(batch, -1, width)[:, padding : padding + length] = x
+            windows = padded.as_strided((batch * rows, size * width), (stride * width, 1))
+            wanted = (length + 2 * padding - size) // stride + 1
+            x = glu(linear(windows)).view(batch, rows, -1)[:, :wanted]
+        return x.transpose(0, 1).contiguous(), self.lengths_after(lengths)
+
+
+def _linear(conv: nn.Conv1d) -> nn.Linear:
+    """(out, in, size) -> (out, size * in)"""
+    linear = nn.Linear(conv.in_channels * conv.kernel_size[0], conv.out_channels, device="meta")
+    linear.weight = nn.Parameter(conv.weight.detach().transpose(1, 2).flatten(1))
+    linear.bias = conv.bias
+    return linear
