@@ -1,9 +1,9 @@
-"""Fill the tables of README.md from results/*.jsonl and from the architectures themselves.
+"""Fill the tables of README.md and docs/ from results/*.jsonl and from the architectures themselves.
 
 python benchmarks/readme.py
 """
 
-import json
+import re
 import statistics
 import sys
 from pathlib import Path
@@ -12,6 +12,8 @@ import numpy as np
 from scipy import stats
 from tabulate import tabulate
 
+from residual_st.benchmark import results
+from residual_st.benchmark.footprint import PARTS
 from residual_st.cli.inspect import describe
 from residual_st.models.standalone import build_model, parse_model_flags
 
@@ -32,7 +34,7 @@ SIZES = ["xs", "s", "m", "l", "paper"]
 
 
 def read(name: str) -> list[dict]:
-    return [json.loads(line) for line in (RESULTS / f"{name}.jsonl").read_text().splitlines()]
+    return results.read(RESULTS / f"{name}.jsonl")
 
 
 def sizes() -> str:
@@ -52,18 +54,124 @@ def sizes() -> str:
     return tabulate(rows, ["size", "layers × d", "R", "encoder matrices", "kept", "whole model"], tablefmt="github")
 
 
-def step_time() -> str:
-    """The latest step time ratios against stock, by system."""
-    by_system = {}
-    for row in read("step_time"):
-        by_system.setdefault((row["system"], row["size"], row["frames"], row["machine"], row["commit"]), []).append(row["ratio"])
-    rows = [
-        [system, f"`_{size}`", f"{frames:,}", f"{statistics.median(ratios):.2f}", f"{min(ratios):.2f}–{max(ratios):.2f}", machine]
-        for (system, size, frames, machine, _), ratios in by_system.items()
+def latency() -> str:
+    """Encoder latency of the two inference modes over stock's, by length of audio."""
+    rows = {}
+    lengths = sorted({row["seconds"] for row in of_encoder()})
+    for row in of_encoder():
+        if row["layers"] == 12 and row["rank"] == 16:
+            key = (row["width"], row["threads"], row["batch"])
+            rows.setdefault(key, {})[row["system"], row["seconds"]] = with_range(row)
+    systems = [(system, length) for system in ("compact", "fast") for length in lengths]
+    table = [[*key, *(cells.get(column, "") for column in systems)] for key, cells in sorted(rows.items())]
+    headers = ["d", "threads", "batch", *(f"{system}, {length:g} s" for system, length in systems)]
+    return tabulate(table, headers, tablefmt="github", disable_numparse=True)
+
+
+def depth() -> str:
+    """Latency and memory of the stack against the number of layers, four groups throughout."""
+    times = {}
+    for row in of_encoder():
+        if row["layers"] == 4 * row["group_size"] and row["system"] == "compact" and row["rank"] == 16 and row["batch"] == 1:
+            times.setdefault((row["width"], row["layers"]), {})[row["seconds"], row["threads"]] = with_range(row)
+    table = []
+    for row in sorted(read("memory"), key=lambda row: (row["width"], row["rank"], row["layers"])):
+        if row["part"] == "layers" and row["system"] == "compact" and row["layers"] == 4 * row["group_size"]:
+            time = times.get((row["width"], row["layers"]), {}).get((5, 2), "") if row["rank"] == 16 else ""
+            megabytes = [f"{row[key] / 1e6:.0f}" for key in ("stock_steady_bytes", "steady_bytes")]
+            table.append([row["width"], row["rank"], row["layers"], *megabytes, f"{row['steady_bytes_ratio']:.2f}", time])
+    headers = ["d", "R", "layers", "stock, MB", "compact, MB", "memory ratio", "latency ratio, 5 s"]
+    return tabulate(table, headers, tablefmt="github", disable_numparse=True)
+
+
+def forms() -> str:
+    """Latency at other ranks."""
+    table = []
+    for row in of_encoder():
+        if row["layers"] == 12 and row["seconds"] == 5 and row["batch"] == 1 and row["threads"] == 2:
+            table.append([row["width"], row["group_size"], row["rank"], row["system"], with_range(row)])
+    return tabulate(sorted(table), ["d", "K", "R", "mode", "encoder / stock"], tablefmt="github", disable_numparse=True)
+
+
+def updates() -> str:
+    """Training updates over stock's."""
+    by_case = {}
+    for row in newest("speed"):
+        if row["measure"] == "update":
+            by_case.setdefault((row["width"], row["frames"], row["dropout"]), {})[row["system"]] = with_range(row)
+    table = [
+        [width, f"{frames:,}", f"{dropout:g}", cells["residual"], cells["residual + log"]]
+        for (width, frames, dropout), cells in sorted(by_case.items())
     ]
-    return tabulate(
-        rows, ["system", "size", "frames", "update / stock", "range", "machine"], tablefmt="github", disable_numparse=True
-    )
+    headers = ["d", "frames", "dropout", "update / stock", "with the criterion's log"]
+    return tabulate(table, headers, tablefmt="github", disable_numparse=True)
+
+
+def memory() -> str:
+    """Memory of processes, and the way from the file to the first output."""
+    table = []
+    for row in sorted(read("memory"), key=lambda row: (row["width"], -row["rank"], PARTS.index(row["part"]), row["system"])):
+        if row["layers"] != 12:
+            continue
+        held = f"{row['stock_steady_bytes'] / 1e6:.0f} → {row['steady_bytes'] / 1e6:.0f}"
+        ratio = f"{row['steady_bytes_ratio']:.2f} ({row['ratio_low']:.2f}–{row['ratio_high']:.2f})"
+        first = f"{row['seconds_to_first_output_ratio']:.2f}" if "seconds_to_first_output_ratio" in row else ""
+        part = row["part"] if row["part"] == "training" else f"{row['part']}, {row['system']}"
+        read_ratio = f"{row['bytes_read_ratio']:.2f}"
+        table.append([row["width"], row["rank"], part, held, ratio, f"{row['peak_bytes_ratio']:.2f}", read_ratio, first])
+    headers = ["d", "R", "what", "MB held", "held", "peak", "bytes read", "time to first output"]
+    return tabulate(table, headers, tablefmt="github", disable_numparse=True)
+
+
+def generate() -> str:
+    """fairseq-generate from end to end."""
+    table = [
+        [row["checkpoint"], row["system"], row["sentences"], row["different_translations"], with_range(row)]
+        for row in read("generate")
+    ]
+    headers = ["checkpoint", "mode", "sentences", "translated otherwise", "time / stock"]
+    return tabulate(table, headers, tablefmt="github", disable_numparse=True)
+
+
+def exchange() -> str:
+    """Bytes of an update, counted between two processes, and of what it leaves behind."""
+    table = []
+    for row in read("gradient_exchange"):
+        name = f"{row['layers']} × {row['width']}, R={row['rank']}"
+        for label, key in (
+            ("gradients exchanged", "exchanged_bytes"),
+            ("of the encoder's layers", "of_encoder_layers_bytes"),
+            ("optimizer state", "optimizer_bytes"),
+            ("checkpoint", "checkpoint_bytes"),
+            ("checkpoint with optimizer", "checkpoint_with_optimizer_bytes"),
+        ):
+            stock, ours = row[f"stock_{key}"], row[key]
+            table.append([name, label, f"{stock / 1e6:.0f}", f"{ours / 1e6:.0f}", f"{ours / stock:.3f}"])
+    return tabulate(table, ["encoder", "MB", "stock", "residual", "ratio"], tablefmt="github", disable_numparse=True)
+
+
+def network() -> str:
+    """Time that a ring of eight takes for the counted gradients of the paper's encoder, by what one link carries."""
+    row = next(row for row in read("gradient_exchange") if row["layers"] == 18 and row["rank"] == 2)
+    table = []
+    for name, bytes_a_second in (("1 Gb/s", 1.25e8), ("10 Gb/s", 1.25e9), ("100 Gb/s", 1.25e10), ("NVLink, 300 GB/s", 3e11)):
+        times = [1e3 * 2 * 7 / 8 * row[key] / bytes_a_second for key in ("stock_exchanged_bytes", "exchanged_bytes")]
+        table.append([name, *(f"{time:,.1f}" for time in times)])
+    return tabulate(table, ["link", "stock, ms", "residual, ms"], tablefmt="github", disable_numparse=True)
+
+
+def with_range(row: dict) -> str:
+    return f"{row['ratio']:.2f} ({row['ratio_low']:.2f}–{row['ratio_high']:.2f})"
+
+
+def of_encoder() -> list[dict]:
+    return [row for row in newest("speed") if row["measure"] == "encoder"]
+
+
+def newest(name: str) -> list[dict]:
+    """The last row of each case of a benchmark on a CPU."""
+    cases = ("system", "measure", "threads", "batch", "seconds", "frames", "width", "layers", "group_size", "rank", "dropout")
+    return list({tuple(row.get(key) for key in cases): row for row in read(name) if row["device"] == "cpu"}.values())
 
 
 def demo() -> str:
@@ -138,16 +246,26 @@ def ladder() -> str:
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
 
 
+TABLES = (
+    sizes, latency, depth, forms, updates, memory, generate, exchange, network, demo, compression, translation, ladder
+)  # fmt: skip
+
+
 def main() -> int:
-    text = README.read_text(encoding="utf-8")
-    for table in (sizes, step_time, demo, compression, translation, ladder):
-        start, end = f"<!-- {table.__name__} -->\n", "<!-- end -->"
-        before, found, rest = text.partition(start)
-        if not found:
-            print(f"README.md has no place for {table.__name__}", file=sys.stderr)
-            return 2
-        text = before + start + table() + "\n" + end + rest.partition(end)[2]
-    README.write_text(text, encoding="utf-8")
+    tables = {table.__name__: table for table in TABLES}
+    root = README.parent
+    for path in (README, *sorted((root / "docs").glob("*.md"))):
+        text = path.read_text(encoding="utf-8")
+        for name in re.findall(r"^<!-- (\w+) -->$", text, re.MULTILINE):
+            if name == "end":
+                continue
+            if name not in tables:
+                print(f"{path.name} has a place for {name}, which is no table", file=sys.stderr)
+                return 2
+            start, end = f"<!-- {name} -->\n", "<!-- end -->"
+            before, _, rest = text.partition(start)
+            text = before + start + tables[name]() + "\n" + end + rest.partition(end)[2]
+        path.write_text(text, encoding="utf-8")
     return 0
 
 

@@ -43,6 +43,9 @@ def run(args: argparse.Namespace) -> int:
     output = args.output or Path(f"{args.benchmark}.jsonl")
     if args.repeats < 1:
         raise InputError(f"--repeats {args.repeats}: at least one is needed")
+    for layers in args.layers:
+        if layers < 4 or layers % 4:
+            raise InputError(f"--layers {layers} does not fit four groups; give multiples of 4")
     shape = {"widths": args.widths, "ranks": args.ranks, "group_sizes": args.group_sizes, "layers": args.layers}
     if args.benchmark == "speed":
         module = speed

@@ -18,6 +18,8 @@ from residual_st.modules import ResidualLinear, dropout, matrices, relu_dropout_
 class ResidualTransformerEncoderLayer(TransformerEncoderLayer):
     """`TransformerEncoderLayer`: same parameters, and same outputs up to rounding. Which elements dropout hits differs."""
 
+    is_composed = False
+
     def compose_(self) -> None:
         """Replace the terms of every weight by the weight, and queries, keys and values by one matrix. It cannot be undone."""
         for name, linear in list(matrices(self)):
@@ -26,6 +28,7 @@ class ResidualTransformerEncoderLayer(TransformerEncoderLayer):
         attention = self.self_attn
         attention.qkv_proj = stacked([attention.q_proj, attention.k_proj, attention.v_proj])
         del attention.q_proj, attention.k_proj, attention.v_proj
+        self.is_composed = True
 
     def forward(self, x: Tensor, encoder_padding_mask: Tensor | None, attn_mask: Tensor | None = None) -> Tensor:
         """(time, batch, width) -> (time, batch, width); the mask is (batch, time), True for padding."""
@@ -43,7 +46,7 @@ class ResidualTransformerEncoderLayer(TransformerEncoderLayer):
 
     def _attend(self, x: Tensor, batch: int, padding: Tensor | None) -> Tensor:
         attention = self.self_attn
-        if hasattr(attention, "qkv_proj"):
+        if self.is_composed:
             projected = attention.qkv_proj(x).chunk(3, -1)
         else:
             projected = attention.q_proj(x), attention.k_proj(x), attention.v_proj(x)

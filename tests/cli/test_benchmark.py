@@ -1,0 +1,90 @@
+import json
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+from conftest import ROOT
+
+from residual_st.benchmark.results import read
+from residual_st.benchmark.timing import alternate, ratios_to
+from residual_st.cli import main
+
+SMALL = ["--widths", "64", "--ranks", "4", "--layers", "8,12", "--repeats", "1"]
+SPEED = ["benchmark", "speed", *SMALL, "--seconds", "0.3,0.5", "--batches", "1", "--threads", "1", "--frames", "400"]
+
+
+def test_speed_compares_with_stock_goes_on_where_it_stopped_and_draws(tmp_path, capsys):
+    output = tmp_path / "speed.jsonl"
+    assert main([*SPEED, "--dropouts", "0.1", "--output", str(output), "--plot", str(tmp_path / "picture")]) == 0
+    table = capsys.readouterr().out
+    rows = read(output)
+    assert {row["system"] for row in rows} == {"compact", "fast", "residual", "residual + log"}
+    for row in rows:
+        assert row["ratio_low"] <= row["ratio"] <= row["ratio_high"]
+        assert row["median_seconds"] > 0 and row["stock_seconds"] > 0
+        assert {"torch", "machine", "threads", "seed", "rank", "group_size"} <= row.keys()
+        assert f"{row['ratio']:g}" in table
+    assert {row["layers"] for row in rows} == {8, 12}
+    ElementTree.parse(tmp_path / "picture.svg")
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+    kept = output.read_text().splitlines()[:2]  # as if it had been stopped
+    output.write_text("\n".join(kept) + "\n")
+    assert main([*SPEED, "--dropouts", "0.1", "--output", str(output)]) == 0
+    assert output.read_text().splitlines()[:2] == kept
+    assert len(read(output)) == len(rows)
+
+
+def test_memory_finds_the_shared_form_smaller(tmp_path, capsys):
+    output = tmp_path / "memory.jsonl"
+    flags = [*SMALL, "--widths", "512", "--layers", "12", "--output", str(output), "--plot", str(tmp_path / "picture")]
+    assert main(["benchmark", "memory", *flags]) == 0
+    rows = {(row["part"], row["system"]): row for row in read(output)}
+    assert {part for part, _ in rows} == {"layers", "encoder", "model", "training"}
+    compact, fast = rows["layers", "compact"], rows["layers", "fast"]
+    assert compact["steady_bytes_ratio"] < 0.45  # 0.352 of the weights
+    assert 0.9 < fast["steady_bytes_ratio"] < 1.1
+    assert compact["stock_steady_bytes"] > 12 * 12 * 512**2 * 4, "all of stock's weights are in the process"
+    assert 0.9 < compact["bytes_read_ratio"] / compact["file_ratio"] < 1.1
+    assert rows["training", "compact"]["steady_bytes_ratio"] < 0.75
+    assert (tmp_path / "picture.svg").exists()
+
+
+def test_takes_turns_and_takes_ratios_within_a_repeat():
+    calls = []
+    times = alternate({"stock": lambda: calls.append("s"), "ours": lambda: calls.append("o")}, 2, lambda: None)
+    assert {name: len(values) for name, values in times.items()} == {"stock": 2, "ours": 2}
+    order = "".join(calls).replace("ss", "s").replace("oo", "o")
+    while "ss" in order or "oo" in order:
+        order = order.replace("ss", "s").replace("oo", "o")
+    assert order.endswith("sos"), "the second repeat goes the other way round"
+    rows = ratios_to("stock", {"stock": [1.0, 2.0, 4.0], "ours": [2.0, 2.0, 2.0]})
+    assert list(rows) == ["ours"]
+    figures = {key: rows["ours"][key] for key in ("ratio", "ratio_low", "ratio_high", "stock_seconds", "repeats")}
+    assert figures == {"ratio": 1.0, "ratio_low": 0.5, "ratio_high": 2.0, "stock_seconds": 2.0, "repeats": 3}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--measures", "latency"], "--measures 'latency' is not known; allowed are encoder, layers, update"),
+        (["--repeats", "0"], "--repeats 0: at least one is needed"),
+        (["--layers", "10"], "--layers 10 does not fit four groups"),
+    ],
+)
+def test_refusals(flags, message, capsys):
+    assert main([*SPEED, *flags]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_refuses_a_file_of_something_else(tmp_path, capsys):
+    (tmp_path / "speed.jsonl").write_text(json.dumps({"a": 1}) + "\nnot a row\n")
+    assert main([*SPEED, "--output", str(tmp_path / "speed.jsonl")]) == 2
+    assert "line 2 is not a row of results: 'not a row'" in capsys.readouterr().err
+
+
+def test_committed_results_are_rows_and_say_where_they_come_from():
+    files = list((ROOT / "benchmarks" / "results").glob("*.jsonl"))
+    assert files
+    for file in files:
+        for row in read(file):
+            assert {"system", "seed", "torch", "python", "machine", "commit"} <= row.keys(), file
