@@ -95,16 +95,12 @@ def forms() -> str:
 
 def updates() -> str:
     """Training updates over stock's."""
-    by_case = {}
-    for row in newest("speed"):
-        if row["measure"] == "update":
-            by_case.setdefault((row["width"], row["frames"], row["dropout"]), {})[row["system"]] = with_range(row)
-    table = [
-        [width, f"{frames:,}", f"{dropout:g}", cells["residual"], cells["residual + log"]]
-        for (width, frames, dropout), cells in sorted(by_case.items())
-    ]
-    headers = ["d", "frames", "dropout", "update / stock", "with the criterion's log"]
-    return tabulate(table, headers, tablefmt="github", disable_numparse=True)
+    rows = sorted(
+        (row for row in newest("speed") if row["measure"] == "update"),
+        key=lambda row: (row["width"], row["frames"], -row["dropout"]),
+    )
+    table = [[row["width"], f"{row['frames']:,}", f"{row['dropout']:g}", with_range(row)] for row in rows]
+    return tabulate(table, ["d", "frames", "dropout", "update / stock"], tablefmt="github", disable_numparse=True)
 
 
 def memory() -> str:

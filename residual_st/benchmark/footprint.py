@@ -90,17 +90,12 @@ def _load(path: str, build) -> nn.Module:
 
 def _translate(request: dict, start: float) -> tuple[nn.Module, float]:
     """Load, prepare for translation and encode. Returns what stays in memory, and when the first output was there."""
-    part, device = request["part"], request["device"]
-    model = _load(request["checkpoint"], build_model if part == "model" else build_encoder).to(device).eval()
-    encoder = model.encoder if part == "model" else model
+    device, whole = request["device"], request["part"] == "model"
+    model = _load(request["checkpoint"], build_model if whole else build_encoder).to(device).eval()
+    encoder = model.encoder if whole else model
     if hasattr(encoder, "prepare_for_inference_"):
         encoder.prepare_for_inference_()
-    positions = torch.randn(request["frames"] // 4, 1, request["width"], device=device)
-    if part == "layers":  # the stack alone: what is neither shared nor composed is not counted
-        encoder.subsample = encoder.embed_positions = None
-        output = _through_layers(encoder, positions)
-    else:
-        output = _encode(encoder, torch.randn(1, request["frames"], BINS, device=device))
+    output = _encode(encoder, torch.randn(1, request["frames"], BINS, device=device))
     float(output.sum())  # waits for a GPU
     return model, time.perf_counter() - start
 
@@ -108,13 +103,6 @@ def _translate(request: dict, start: float) -> tuple[nn.Module, float]:
 def _encode(encoder: nn.Module, frames: Tensor) -> Tensor:
     with torch.no_grad():
         return encoder(frames, torch.tensor([frames.size(1)], device=frames.device))["encoder_out"][0]
-
-
-def _through_layers(encoder: nn.Module, x: Tensor) -> Tensor:
-    with torch.no_grad():
-        for layer in encoder.transformer_layers:
-            x = layer(x, None)
-    return x
 
 
 def _train(model: nn.Module) -> None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from statistics import median
 
@@ -24,37 +25,27 @@ class Case:
     part: str  # one of PARTS
     shape: Shape
     device: str = "cpu"
+    systems: tuple[str, ...] = ("stock", "compact")
 
     def row(self) -> dict:
-        shape = self.shape.row()
-        del shape["dropout"]
-        return {"part": self.part, "device": self.device, **shape}
-
-    @property
-    def systems(self) -> tuple[str, ...]:
-        return ("stock", "compact") if self.part == "training" else ("stock", "compact", "fast")
+        return {"part": self.part, "device": self.device, **self.shape.row()}
 
 
 def cases(widths: list[int], ranks: list[int], group_sizes: list[int], layers: list[int]) -> list[Case]:
-    """Every part of a 12-layer model, and the stack of layers against their number, with the number of groups kept at four."""
+    """Every part of a 12-layer model at the first rank, and the stack of layers against their number, in four groups throughout."""
     if not Path("/proc/self/clear_refs").exists():
         raise InputError("benchmark memory reads the memory of processes from /proc, which only Linux has")
     places = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    whole = [
-        Case(part, Shape(width, 12, group_sizes[0], rank), device)
-        for device in places
-        for width in widths
-        for rank in ranks
-        for part in PARTS
-    ]
-    deep = [
-        Case("layers", Shape(width, count, count // 4, rank), device)
-        for device in places
-        for width in widths
-        for rank in ranks
-        for count in layers
-    ]
-    return list(dict.fromkeys([*whole, *deep]))
+    all_systems = ("stock", "compact", "fast")
+    found = {}
+    for device, width in product(places, widths):
+        for part in PARTS:
+            shape = Shape(width, 12, group_sizes[0], ranks[0], bare=part == "layers")
+            found[part, shape, device] = Case(part, shape, device, all_systems if part != "training" else all_systems[:2])
+        for rank, count in product(ranks, layers):
+            shape = Shape(width, count, count // 4, rank, bare=True)
+            found.setdefault(("layers", shape, device), Case("layers", shape, device))
+    return list(found.values())
 
 
 def measure(case: Case, repeats: int) -> list[dict]:
@@ -101,7 +92,6 @@ def _footprint(case: Case, path: Path) -> dict:
         "part": case.part,
         "checkpoint": str(path),
         "device": case.device,
-        "width": case.shape.width,
         "frames": SECONDS * FRAMES_PER_SECOND,
         "threads": 1,
     }

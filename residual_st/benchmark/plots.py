@@ -7,14 +7,15 @@ from pathlib import Path
 
 from residual_st.errors import InputError
 
+logging.getLogger("matplotlib").setLevel(logging.WARNING)  # fairseq turns every library's debugging on
 try:
     import matplotlib
 except ImportError as error:
     raise InputError("--plot needs matplotlib: pip install 'residual-st[benchmark]'") from error
 matplotlib.use("Agg")
-logging.getLogger("matplotlib").setLevel(logging.WARNING)  # fairseq turns every library's debugging on
 from matplotlib import pyplot  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.ticker import LogLocator, ScalarFormatter  # noqa: E402
 
 _COLOURS = {"stock": "#444444", "compact": "#1f6fb4", "fast": "#e08214", "residual": "#1f6fb4"}
 _GROUPS = 4  # of the sweep over layers
@@ -26,8 +27,11 @@ def draw(benchmark: str, rows: list[dict], path: Path) -> None:
     panels = _speed_panels(rows) if benchmark == "speed" else _memory_panels(rows)
     if not panels:
         raise InputError("there is nothing to draw: no row varies the audio's length, the number of layers or the batch")
-    figure, axes = pyplot.subplots(1, len(panels), figsize=(4.6 * len(panels), 3.8), layout="constrained", squeeze=False)
-    for axis, panel in zip(axes[0], panels):
+    columns = 2 if len(panels) in (2, 4) else min(len(panels), 3)
+    rows_of_panels = -(-len(panels) // columns)
+    figure = pyplot.figure(figsize=(4.6 * columns, 3.6 * rows_of_panels), layout="constrained")
+    for place, panel in enumerate(panels, start=1):
+        axis = figure.add_subplot(rows_of_panels, columns, place)
         panel(axis)
         axis.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,6 +95,8 @@ def _lines(axis: Axes, rows: list[dict], x: str, label: str, title: str, logarit
     if logarithmic:
         axis.set_xscale("log")
         axis.set_yscale("log")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter(ScalarFormatter())
     else:
         axis.set_ylim(bottom=0)
     axis.set_xticks(sorted({row[x] for row in rows}), [f"{tick:g}" for tick in sorted({row[x] for row in rows})])

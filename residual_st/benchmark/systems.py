@@ -2,7 +2,7 @@
 
 import argparse
 import copy
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerModel
@@ -26,6 +26,7 @@ class Shape:
     group_size: int
     rank: int
     dropout: float = 0.1
+    bare: bool = False  # next to no subsampler and table of positions: an encoder that is its layers
 
     def flags(self, system: str) -> argparse.Namespace:
         """The completed flags of a model: "stock", "compact" or "fast"."""
@@ -46,10 +47,13 @@ class Shape:
             }
         flags = parse_model_flags(arch, [str(part) for option in options.items() for part in option])
         flags.tgt_dict_size = VOCABULARY
+        if self.bare:
+            flags.conv_channels, flags.max_source_positions = 16, 1024
         return flags
 
     def row(self) -> dict:
-        return asdict(self)
+        """What tells one shape from another in a row of results."""
+        return {"width": self.width, "layers": self.layers, "group_size": self.group_size, "rank": self.rank}
 
 
 def build_residual(shape: Shape) -> S2TResidualTransformerModel:

@@ -23,7 +23,7 @@ def alternate(functions: dict[str, Callable[[], object]], repeats: int, wait: Ca
 
     calls = {}
     for name, function in functions.items():
-        seconds(function, 2)  # what is allocated, compiled or looked up but once
+        seconds(function, 1)  # what is allocated, compiled or looked up but once
         calls[name] = max(1, round(LEAST_SECONDS / seconds(function, 1)))
     times = {name: [] for name in functions}
     for repeat in range(repeats):

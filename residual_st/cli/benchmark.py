@@ -1,6 +1,7 @@
 """Measure speed or memory side by side with the stock model."""
 
 import argparse
+import json
 from pathlib import Path
 
 from tabulate import tabulate
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
         kind.add_argument("--repeats", type=int, default=7, help="of each measurement (default: 7)")
         kind.add_argument("--output", type=Path, metavar="FILE", help="rows of results are added here (default: KIND.jsonl)")
+        kind.add_argument("--json", action="store_true", help="print JSON")
         kind.add_argument("--plot", type=Path, metavar="NAME", help="draw NAME.png and NAME.svg from all rows of the file")
 
 
@@ -73,7 +75,11 @@ def run(args: argparse.Namespace) -> int:
         fresh += rows
     if args.plot:
         plots.draw(args.benchmark, fresh, args.plot)
-    print(tabulate([_brief(row, source) for row in fresh], headers="keys", tablefmt="simple"))
+    print(
+        json.dumps(fresh, indent=2)
+        if args.json
+        else tabulate([_brief(row, source) for row in fresh], headers="keys", tablefmt="simple")
+    )
     return 0
 
 

@@ -17,7 +17,7 @@ def test_speed_compares_with_stock_goes_on_where_it_stopped_and_draws(tmp_path, 
     assert main([*SPEED, "--dropouts", "0.1", "--output", str(output), "--plot", str(tmp_path / "picture")]) == 0
     table = capsys.readouterr().out
     rows = read(output)
-    assert {row["system"] for row in rows} == {"compact", "fast", "residual", "residual + log"}
+    assert {row["system"] for row in rows} == {"compact", "fast", "residual"}
     for row in rows:
         assert row["ratio_low"] <= row["ratio"] <= row["ratio_high"]
         assert row["median_seconds"] > 0 and row["stock_seconds"] > 0
