@@ -1,4 +1,4 @@
-"""Fill the tables of README.md and docs/ from results/*.jsonl and from the architectures themselves.
+"""Fill the tables of README.md and docs/, and draw the pictures, from results/*.jsonl and from the architectures themselves.
 
 python benchmarks/readme.py
 """
@@ -12,7 +12,7 @@ import numpy as np
 from scipy import stats
 from tabulate import tabulate
 
-from residual_st.benchmark import results
+from residual_st.benchmark import plots, results
 from residual_st.benchmark.footprint import PARTS
 from residual_st.cli.inspect import describe
 from residual_st.models.standalone import build_model, parse_model_flags
@@ -116,6 +116,16 @@ def memory() -> str:
         read_ratio = f"{row['bytes_read_ratio']:.2f}"
         table.append([row["width"], row["rank"], part, held, ratio, f"{row['peak_bytes_ratio']:.2f}", read_ratio, first])
     headers = ["d", "R", "what", "MB held", "held", "peak", "bytes read", "time to first output"]
+    return tabulate(table, headers, tablefmt="github", disable_numparse=True)
+
+
+def recompute() -> str:
+    """W composed again in the backward pass, against W kept."""
+    table = []
+    for row in read("recompute"):
+        held = f"{row['kept_held_bytes'] / 1e6:,.0f} → {row['held_bytes'] / 1e6:,.0f}"
+        table.append([row["width"], f"{row['frames']:,}", with_range(row), held])
+    headers = ["d", "frames", "time, recomputed / kept", "MB held for the backward pass, kept → recomputed"]
     return tabulate(table, headers, tablefmt="github", disable_numparse=True)
 
 
@@ -243,7 +253,7 @@ def ladder() -> str:
 
 
 TABLES = (
-    sizes, latency, depth, forms, updates, memory, generate, exchange, network, demo, compression, translation, ladder
+    sizes, latency, depth, forms, updates, memory, recompute, generate, exchange, network, demo, compression, translation, ladder
 )  # fmt: skip
 
 
@@ -262,6 +272,8 @@ def main() -> int:
             before, _, rest = text.partition(start)
             text = before + start + tables[name]() + "\n" + end + rest.partition(end)[2]
         path.write_text(text, encoding="utf-8")
+    plots.draw("speed", newest("speed"), root / "docs" / "speed")
+    plots.draw("memory", read("memory"), root / "docs" / "memory")
     return 0
 
 

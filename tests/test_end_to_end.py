@@ -82,6 +82,18 @@ def test_generate_needs_nothing_but_the_checkpoint(data, trained, tmp_path):
     assert hypotheses(generate(data, tmp_path / "copy.pt", "/").stdout) == first
 
 
+def test_both_inference_modes_translate_alike(data, trained):
+    compact, fast = (
+        hypotheses(generate(data, "residual.pt", trained, "--model-overrides", str({"encoder_inference_mode": mode})).stdout)
+        for mode in ("compact", "fast")
+    )
+    assert compact.keys() == fast.keys()
+    for key, line in compact.items():
+        (score, text), (other_score, other_text) = line.split("\t", 1), fast[key].split("\t", 1)
+        assert text == other_text
+        assert abs(float(score) - float(other_score)) < 1e-3
+
+
 def test_two_processes_train_as_one_with_twice_the_batches(fairseq_train, data, tmp_path):
     """Workers that exchange gradients keep one copy of every shared weight, and come to the same model."""
     options = {"max_update": 3, "dropout": 0, "criterion": "label_smoothed_cross_entropy_with_residual"}

@@ -105,13 +105,18 @@ def _lines(axis: Axes, rows: list[dict], x: str, label: str, title: str, logarit
 
 
 def _updates(axis: Axes, rows: list[dict]) -> None:
-    labels = [f"d = {row['width']}\n{row['frames'] // 1000}k frames\ndropout {row['dropout']:g}" for row in rows]
+    labels = [f"d = {row['width']}, {row['frames'] // 1000}k frames, dropout {row['dropout']:g}" for row in rows]
     ratios = [row["ratio"] for row in rows]
     spread = [[row["ratio"] - row["ratio_low"] for row in rows], [row["ratio_high"] - row["ratio"] for row in rows]]
-    axis.bar(labels, ratios, yerr=spread, capsize=3, color=_COLOURS["residual"])
-    axis.axhline(1, color=_COLOURS["stock"], linestyle="--", linewidth=1)
-    axis.tick_params(axis="x", labelsize=6)
-    axis.set(ylabel="residual / stock", title="training update")
+    _bars(axis, labels, ratios, _COLOURS["residual"], xerr=spread, capsize=3)
+    axis.set(xlabel="residual / stock", title="training update")
+
+
+def _bars(axis: Axes, labels: list[str], ratios: list[float], colour: str, **options) -> None:
+    axis.barh(labels, ratios, color=colour, **options)
+    axis.axvline(1, color=_COLOURS["stock"], linestyle="--", linewidth=1)
+    axis.invert_yaxis()
+    axis.tick_params(axis="y", labelsize=7)
 
 
 def _depth(axis: Axes, rows: list[dict], title: str) -> None:
@@ -129,8 +134,6 @@ def _depth(axis: Axes, rows: list[dict], title: str) -> None:
 
 
 def _parts(axis: Axes, rows: list[dict]) -> None:
-    labels = [f"{row['part']}\nd = {row['width']}\nR = {row['rank']}" for row in rows]
-    axis.bar(labels, [row["steady_bytes_ratio"] for row in rows], color=_COLOURS["compact"])
-    axis.axhline(1, color=_COLOURS["stock"], linestyle="--", linewidth=1)
-    axis.tick_params(axis="x", labelsize=5)
-    axis.set(ylabel="compact / stock", title="memory of the process")
+    labels = [f"{row['part']}, d = {row['width']}, R = {row['rank']}" for row in rows]
+    _bars(axis, labels, [row["steady_bytes_ratio"] for row in rows], _COLOURS["compact"])
+    axis.set(xlabel="compact / stock", title="memory of the process")
