@@ -110,7 +110,7 @@ def _train(model: nn.Module) -> None:
     device = next(model.parameters()).device
     if not hasattr(model, "optimizer"):
         model.optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
-    model.optimizer.zero_grad(set_to_none=False)
+    model.optimizer.zero_grad()
     logits, _ = model.train()(
         torch.randn(1, 40, BINS, device=device), torch.tensor([40], device=device), torch.tensor([[4, 5]], device=device)
     )
