@@ -75,7 +75,7 @@ def depth() -> str:
         if row["layers"] == 4 * row["group_size"] and row["system"] == "compact" and row["rank"] == 16 and row["batch"] == 1:
             times.setdefault((row["width"], row["layers"]), {})[row["seconds"], row["threads"]] = with_range(row)
     table = []
-    for row in sorted(read("memory"), key=lambda row: (row["width"], row["rank"], row["layers"])):
+    for row in sorted(newest("memory"), key=lambda row: (row["width"], row["rank"], row["layers"])):
         if row["part"] == "layers" and row["system"] == "compact" and row["layers"] == 4 * row["group_size"]:
             time = times.get((row["width"], row["layers"]), {}).get((5, 2), "") if row["rank"] == 16 else ""
             megabytes = [f"{row[key] / 1e6:.0f}" for key in ("stock_steady_bytes", "steady_bytes")]
@@ -106,7 +106,7 @@ def updates() -> str:
 def memory() -> str:
     """Memory of processes, and the way from the file to the first output."""
     table = []
-    for row in sorted(read("memory"), key=lambda row: (row["width"], -row["rank"], PARTS.index(row["part"]), row["system"])):
+    for row in sorted(newest("memory"), key=lambda row: (row["width"], -row["rank"], PARTS.index(row["part"]), row["system"])):
         if row["layers"] != 12:
             continue
         held = f"{row['stock_steady_bytes'] / 1e6:.0f} → {row['steady_bytes'] / 1e6:.0f}"
@@ -176,7 +176,20 @@ def of_encoder() -> list[dict]:
 
 def newest(name: str) -> list[dict]:
     """The last row of each case of a benchmark on a CPU."""
-    cases = ("system", "measure", "threads", "batch", "seconds", "frames", "width", "layers", "group_size", "rank", "dropout")
+    cases = (
+        "system",
+        "part",
+        "measure",
+        "threads",
+        "batch",
+        "seconds",
+        "frames",
+        "width",
+        "layers",
+        "group_size",
+        "rank",
+        "dropout",
+    )
     return list({tuple(row.get(key) for key in cases): row for row in read(name) if row["device"] == "cpu"}.values())
 
 
@@ -273,7 +286,7 @@ def main() -> int:
             text = before + start + tables[name]() + "\n" + end + rest.partition(end)[2]
         path.write_text(text, encoding="utf-8")
     plots.draw("speed", newest("speed"), root / "docs" / "speed")
-    plots.draw("memory", read("memory"), root / "docs" / "memory")
+    plots.draw("memory", newest("memory"), root / "docs" / "memory")
     return 0
 
 
