@@ -76,6 +76,20 @@ def test_refusals(flags, message, capsys):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("flags", [["--threads", "0"], ["--seconds", "1,-1"], ["--frames", "many"], ["--ranks", "-1"]])
+def test_refuses_numbers_out_of_range(flags, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main([*SPEED, *flags])
+    assert exit_.value.code == 2
+    assert f"argument {flags[0]}: " in capsys.readouterr().err
+
+
+def test_refuses_an_output_that_cannot_be_written_before_it_measures(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main([*SPEED, "--output", str(tmp_path / "file" / "speed.jsonl")]) == 2
+    assert "speed.jsonl cannot be written: " in capsys.readouterr().err
+
+
 def test_refuses_a_file_of_something_else(tmp_path, capsys):
     (tmp_path / "speed.jsonl").write_text(json.dumps({"a": 1}) + "\nnot a row\n")
     assert main([*SPEED, "--output", str(tmp_path / "speed.jsonl")]) == 2
