@@ -111,11 +111,11 @@ def memory() -> str:
             continue
         held = f"{row['stock_steady_bytes'] / 1e6:.0f} → {row['steady_bytes'] / 1e6:.0f}"
         ratio = f"{row['steady_bytes_ratio']:.2f} ({row['ratio_low']:.2f}–{row['ratio_high']:.2f})"
-        first = f"{row['seconds_to_first_output_ratio']:.2f}" if "seconds_to_first_output_ratio" in row else ""
+        times = [f"{row[key]:.2f}" if key in row else "" for key in ("seconds_to_load_ratio", "seconds_to_first_output_ratio")]
         part = row["part"] if row["part"] == "training" else f"{row['part']}, {row['system']}"
         read_ratio = f"{row['bytes_read_ratio']:.2f}"
-        table.append([row["width"], row["rank"], part, held, ratio, f"{row['peak_bytes_ratio']:.2f}", read_ratio, first])
-    headers = ["d", "R", "what", "MB held", "held", "peak", "bytes read", "time to first output"]
+        table.append([row["width"], row["rank"], part, held, ratio, f"{row['peak_bytes_ratio']:.2f}", read_ratio, *times])
+    headers = ["d", "R", "what", "MB held", "held", "peak", "bytes read", "time to load", "to first output"]
     return tabulate(table, headers, tablefmt="github", disable_numparse=True)
 
 

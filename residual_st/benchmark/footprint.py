@@ -31,16 +31,14 @@ def main() -> int:
     _encode(tiny.eval().encoder, torch.randn(1, 50, BINS, device=device))
     del tiny
     meter = Meter(device)
-    start = time.perf_counter()
+    start, seconds = time.perf_counter(), {}
     if request["part"] == "training":
         kept = _load(request["checkpoint"], build_model).to(device)
         for _ in range(2):
             _train(kept)
     else:
         kept, seconds = _translate(request, start)
-    figures = meter.read()
-    if request["part"] != "training":
-        figures["seconds_to_first_output"] = seconds
+    figures = {**meter.read(), **seconds}
     del kept
     print(json.dumps(figures))
     return 0
@@ -88,16 +86,17 @@ def _load(path: str, build) -> nn.Module:
     return model
 
 
-def _translate(request: dict, start: float) -> tuple[nn.Module, float]:
-    """Load, prepare for translation and encode. Returns what stays in memory, and when the first output was there."""
+def _translate(request: dict, start: float) -> tuple[nn.Module, dict]:
+    """Load, prepare for translation and encode. Returns what stays in memory, and how long each took since the start."""
     device, whole = request["device"], request["part"] == "model"
     model = _load(request["checkpoint"], build_model if whole else build_encoder).to(device).eval()
     encoder = model.encoder if whole else model
     if hasattr(encoder, "prepare_for_inference_"):
         encoder.prepare_for_inference_()
+    loaded = time.perf_counter() - start
     output = _encode(encoder, torch.randn(1, request["frames"], BINS, device=device))
     float(output.sum())  # waits for a GPU
-    return model, time.perf_counter() - start
+    return model, {"seconds_to_load": loaded, "seconds_to_first_output": time.perf_counter() - start}
 
 
 def _encode(encoder: nn.Module, frames: Tensor) -> Tensor:
