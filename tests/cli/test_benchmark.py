@@ -45,6 +45,7 @@ def test_memory_finds_the_shared_form_smaller(tmp_path, capsys):
     assert 0.9 < fast["steady_bytes_ratio"] < 1.1
     assert compact["stock_steady_bytes"] > 12 * 12 * 512**2 * 4, "all of stock's weights are in the process"
     assert 0.9 < compact["bytes_read_ratio"] / compact["file_ratio"] < 1.1
+    assert 0 < compact["seconds_to_load"] < compact["seconds_to_first_output"]
     assert rows["training", "compact"]["steady_bytes_ratio"] < 0.75
     assert (tmp_path / "picture.svg").exists()
 
