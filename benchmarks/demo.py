@@ -1,6 +1,6 @@
 """Run the demo for the residual and the dense model, and append what came out to results/demo.jsonl.
 
-    python benchmarks/demo.py
+    python benchmarks/demo.py [residual] [dense]
 
 What DEMO_ROOT holds already is used as it is. One seed on an easy synthetic task: it shows that the pipeline works and how large
 its files are, and says nothing on quality.
@@ -21,7 +21,7 @@ RESULTS = Path(__file__).parent / "results" / "demo.jsonl"
 
 def main() -> int:
     demo_root = Path(os.environ.get("DEMO_ROOT", ROOT / "demo"))
-    for system in ("residual", "dense"):
+    for system in sys.argv[1:] or ("residual", "dense"):
         subprocess.run(["bash", ROOT / "examples/must_c/demo.sh", *(["--dense"] if system == "dense" else [])], check=True)
         score = re.search(r"BLEU = ([\d.]+)", (demo_root / f"{system}.txt").read_text())
         command = [sys.executable, "-m", "residual_st", "inspect", demo_root / f"{system}.pt", "--json"]
