@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         kind.add_argument("--repeats", type=int, default=7, help="of each measurement (default: 7)")
         kind.add_argument("--output", type=Path, metavar="FILE", help="rows of results are added here (default: KIND.jsonl)")
         kind.add_argument("--json", action="store_true", help="print JSON")
-        kind.add_argument("--plot", type=Path, metavar="NAME", help="draw NAME.png and NAME.svg from all rows of the file")
+        kind.add_argument("--plot", type=Path, metavar="NAME", help="draw NAME.png and NAME.svg from this run's cases")
 
 
 def run(args: argparse.Namespace) -> int:

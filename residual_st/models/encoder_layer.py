@@ -12,7 +12,7 @@ from fairseq.modules.transformer_layer import TransformerEncoderLayer
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from residual_st.modules import ResidualLinear, dropout, matrices, relu_dropout_, self_attention
+from residual_st.modules import ResidualLinear, dropout, linear_of, matrices, relu_dropout_, self_attention
 
 
 class ResidualTransformerEncoderLayer(TransformerEncoderLayer):
@@ -65,10 +65,8 @@ class ResidualTransformerEncoderLayer(TransformerEncoderLayer):
 
 def stacked(linears: list[nn.Linear]) -> nn.Linear:
     """One layer that computes what several of the same input do, side by side."""
-    one = nn.Linear(linears[0].in_features, sum(linear.out_features for linear in linears), device="meta")
-    one.weight = nn.Parameter(torch.cat([linear.weight for linear in linears]).detach())
-    one.bias = nn.Parameter(torch.cat([linear.bias for linear in linears]).detach())
-    return one.train(linears[0].training)
+    weight, bias = (torch.cat([getattr(linear, name) for linear in linears]) for name in ("weight", "bias"))
+    return linear_of(weight, bias).train(linears[0].training)
 
 
 def _may_hold_padding(padding: Tensor) -> bool:

@@ -4,6 +4,8 @@ from fairseq.models.speech_to_text.s2t_transformer import Conv1dSubsampler
 from torch import Tensor, nn
 from torch.nn.functional import glu
 
+from residual_st.modules import linear_of
+
 
 class UnrolledSubsampler(nn.Module):
     """The subsampler's strided convolutions, each as one product of its weights with overlapping windows of its input.
@@ -34,7 +36,4 @@ class UnrolledSubsampler(nn.Module):
 
 def _linear(conv: nn.Conv1d) -> nn.Linear:
     """(out, in, size) -> (out, size * in)"""
-    linear = nn.Linear(conv.in_channels * conv.kernel_size[0], conv.out_channels, device="meta")
-    linear.weight = nn.Parameter(conv.weight.detach().transpose(1, 2).flatten(1))
-    linear.bias = conv.bias
-    return linear
+    return linear_of(conv.weight.transpose(1, 2).flatten(1), conv.bias)

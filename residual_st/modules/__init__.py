@@ -2,7 +2,7 @@
 
 from residual_st.modules.attention import self_attention
 from residual_st.modules.dropout import dropout, relu_dropout_
-from residual_st.modules.residual_linear import ResidualLinear
+from residual_st.modules.residual_linear import ResidualLinear, linear_of
 from residual_st.modules.residual_product import transpose_storage_
 from residual_st.modules.share_layers import (
     SharedWeights,
@@ -22,6 +22,7 @@ __all__ = [
     "check_alike",
     "check_ranks",
     "dropout",
+    "linear_of",
     "matrices",
     "matrix_kind",
     "matrix_parameters",

@@ -66,10 +66,7 @@ class ResidualLinear(nn.Module):
 
     def to_linear(self) -> nn.Linear:
         """An ordinary linear layer with the composed weight; the bias is the same parameter."""
-        linear = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
-        linear.weight = nn.Parameter(self.weight.detach())
-        linear.bias = self.bias
-        return linear.train(self.training)
+        return linear_of(self.weight, self.bias).train(self.training)
 
     def residual_energy(self) -> Tensor:
         """Squared Frobenius norm of `up @ down + diag(diagonal)`, in float32 at least.
@@ -92,3 +89,11 @@ class ResidualLinear(nn.Module):
     def extra_repr(self) -> str:
         terms = f"rank={self.rank}, diagonal={self.diagonal is not None}"
         return f"in_features={self.in_features}, out_features={self.out_features}, {terms}"
+
+
+def linear_of(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """An ordinary linear layer with this weight, detached, and this bias, which stays the same parameter if it is one."""
+    linear = nn.Linear(weight.size(1), weight.size(0), bias=bias is not None, device="meta")
+    linear.weight = nn.Parameter(weight.detach())
+    linear.bias = bias if bias is None or isinstance(bias, nn.Parameter) else nn.Parameter(bias.detach())
+    return linear
