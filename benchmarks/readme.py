@@ -14,6 +14,7 @@ from tabulate import tabulate
 
 from residual_st.benchmark import plots, results
 from residual_st.benchmark.footprint import PARTS
+from residual_st.benchmark.systems import GROUPS
 from residual_st.cli.inspect import describe
 from residual_st.models.standalone import build_model, parse_model_flags
 
@@ -72,11 +73,11 @@ def depth() -> str:
     """Latency and memory of the stack against the number of layers, four groups throughout."""
     times = {}
     for row in of_encoder():
-        if row["layers"] == 4 * row["group_size"] and row["system"] == "compact" and row["rank"] == 16 and row["batch"] == 1:
+        if row["layers"] == GROUPS * row["group_size"] and row["system"] == "compact" and row["rank"] == 16 and row["batch"] == 1:
             times.setdefault((row["width"], row["layers"]), {})[row["seconds"], row["threads"]] = with_range(row)
     table = []
     for row in sorted(newest("memory"), key=lambda row: (row["width"], row["rank"], row["layers"])):
-        if row["part"] == "layers" and row["system"] == "compact" and row["layers"] == 4 * row["group_size"]:
+        if row["part"] == "layers" and row["system"] == "compact" and row["layers"] == GROUPS * row["group_size"]:
             time = times.get((row["width"], row["layers"]), {}).get((5, 2), "") if row["rank"] == 16 else ""
             megabytes = [f"{row[key] / 1e6:.0f}" for key in ("stock_steady_bytes", "steady_bytes")]
             table.append([row["width"], row["rank"], row["layers"], *megabytes, f"{row['steady_bytes_ratio']:.2f}", time])

@@ -12,7 +12,7 @@ from statistics import median
 import torch
 
 from residual_st.benchmark.footprint import PARTS
-from residual_st.benchmark.systems import FRAMES_PER_SECOND, Shape, build_pair
+from residual_st.benchmark.systems import FRAMES_PER_SECOND, GROUPS, Shape, build_pair
 from residual_st.errors import InputError
 
 SECONDS = 5  # of speech in the first utterance
@@ -43,7 +43,7 @@ def cases(widths: list[int], ranks: list[int], group_sizes: list[int], layers: l
             shape = Shape(width, 12, group_sizes[0], ranks[0], bare=part == "layers")
             found[part, shape, device] = Case(part, shape, device, all_systems if part != "training" else all_systems[:2])
         for rank, count in product(ranks, layers):
-            shape = Shape(width, count, count // 4, rank, bare=True)
+            shape = Shape(width, count, count // GROUPS, rank, bare=True)
             found.setdefault(("layers", shape, device), Case("layers", shape, device))
     return list(found.values())
 

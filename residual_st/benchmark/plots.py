@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from residual_st.benchmark.systems import GROUPS
 from residual_st.errors import InputError
 
 logging.getLogger("matplotlib").setLevel(logging.WARNING)  # fairseq turns every library's debugging on
@@ -13,12 +14,12 @@ try:
 except ImportError as error:
     raise InputError("--plot needs matplotlib: pip install 'residual-st[benchmark]'") from error
 matplotlib.use("Agg")
+matplotlib.rcParams["svg.hashsalt"] = "residual-st"  # the same rows give the same file
 from matplotlib import pyplot  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.ticker import LogLocator, ScalarFormatter  # noqa: E402
 
 _COLOURS = {"stock": "#444444", "compact": "#1f6fb4", "fast": "#e08214", "residual": "#1f6fb4"}
-_GROUPS = 4  # of the sweep over layers
 
 
 def draw(benchmark: str, rows: list[dict], path: Path) -> None:
@@ -65,7 +66,7 @@ def _memory_panels(rows: list[dict]) -> list[Callable[[Axes], None]]:
     panels = []
     for width in sorted({row["width"] for row in compact}):
         stack = [row for row in compact if row["width"] == width and row["part"] == "layers"]
-        deeper = [row for row in stack if row["layers"] == _GROUPS * row["group_size"]]
+        deeper = [row for row in stack if row["layers"] == GROUPS * row["group_size"]]
         if len({row["layers"] for row in deeper}) > 1:
             panels.append(partial(_depth, rows=deeper, title=f"d = {width}: the stack of layers"))
     whole = [row for row in compact if row["part"] != "layers" or row["layers"] == compact[0]["layers"]]
@@ -80,7 +81,7 @@ def _alike(rows: list[dict], *keys: str) -> list[dict]:
 
 
 def _in_four_groups(rows: list[dict]) -> list[dict]:
-    rows = [row for row in rows if row["layers"] == _GROUPS * row["group_size"]]
+    rows = [row for row in rows if row["layers"] == GROUPS * row["group_size"]]
     return rows and _alike(sorted(rows, key=lambda row: -row["layers"]), "rank", "seconds")
 
 

@@ -8,7 +8,7 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
-from residual_st.benchmark.systems import BINS, FRAMES_PER_SECOND, VOCABULARY, Shape, build_pair
+from residual_st.benchmark.systems import BINS, FRAMES_PER_SECOND, GROUPS, VOCABULARY, Shape, build_pair
 from residual_st.benchmark.timing import alternate, ratios_to
 from residual_st.criterions.label_smoothed_cross_entropy_with_residual import residual_energies
 
@@ -58,7 +58,7 @@ def cases(
                 yield Case("encoder", Shape(width, 12, other_size, other_rank), most, 1, middle, **place)
         if "layers" in measures:
             for width, count in product(widths, layers):
-                yield Case("encoder", Shape(width, count, count // 4, rank), most, 1, middle, **place)
+                yield Case("encoder", Shape(width, count, count // GROUPS, rank), most, 1, middle, **place)
         if "update" in measures:
             for width, size, dropout in product(widths, frames, dropouts):
                 yield Case("update", Shape(width, 12, group_size, rank, dropout), most, frames=size, **place)

@@ -14,6 +14,7 @@ from residual_st.models.standalone import build_model, parse_model_flags
 VOCABULARY = 8000
 FRAMES_PER_SECOND = 100
 BINS = 80
+GROUPS = 4  # of the sweep over the number of layers
 _HEAD_WIDTH = 64
 
 

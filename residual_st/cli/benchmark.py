@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from residual_st.benchmark import memory, speed
 from residual_st.benchmark.results import append, cpu_name, provenance, read
+from residual_st.benchmark.systems import GROUPS
 from residual_st.errors import InputError
 
 _MEASURES = ("encoder", "layers", "update")
@@ -46,8 +47,8 @@ def run(args: argparse.Namespace) -> int:
     if args.repeats < 1:
         raise InputError(f"--repeats {args.repeats}: at least one is needed")
     for layers in args.layers:
-        if layers < 4 or layers % 4:
-            raise InputError(f"--layers {layers} does not fit four groups; give multiples of 4")
+        if layers % GROUPS:
+            raise InputError(f"--layers {layers} does not fit four groups; give multiples of {GROUPS}")
     shape = {"widths": args.widths, "ranks": args.ranks, "group_sizes": args.group_sizes, "layers": args.layers}
     if args.benchmark == "speed":
         module = speed
