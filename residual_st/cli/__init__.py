@@ -7,7 +7,7 @@ import argparse
 import logging
 import sys
 
-from residual_st.cli import average, benchmark, compress, expand, inspect, train, user_dir
+from residual_st.cli import average, benchmark, cache_teacher, compress, expand, inspect, train, user_dir
 from residual_st.errors import InputError
 
 SUBCOMMANDS = {
@@ -17,6 +17,7 @@ SUBCOMMANDS = {
     "average": average,
     "compress": compress,
     "expand": expand,
+    "cache-teacher": cache_teacher,
     "benchmark": benchmark,
 }
 

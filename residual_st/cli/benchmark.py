@@ -1,4 +1,4 @@
-"""Measure speed or memory side by side with the stock model."""
+"""Measure speed or memory side by side with the stock model, or quality against the dense one."""
 
 import argparse
 import json
@@ -10,13 +10,14 @@ from tqdm import tqdm
 from residual_st.benchmark import memory, speed
 from residual_st.benchmark.results import append, cpu_name, provenance, read
 from residual_st.benchmark.systems import GROUPS
+from residual_st.cli import benchmark_quality
 from residual_st.errors import InputError
 
 _MEASURES = ("encoder", "layers", "update")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    kinds = parser.add_subparsers(dest="benchmark", required=True, metavar="speed|memory")
+    kinds = parser.add_subparsers(dest="benchmark", required=True, metavar="speed|memory|quality")
     fast = kinds.add_parser("speed", help="encoder latency and training updates")
     fast.add_argument(
         "--measures", type=_list_of(str), default=list(_MEASURES), metavar="M,…", help=f"of {', '.join(_MEASURES)} (default: all)"
@@ -27,6 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fast.add_argument("--frames", type=_list_of(int), default=[10_000, 40_000], metavar="N,…", help="of a training batch")
     fast.add_argument("--dropouts", type=_list_of(float, 0), default=[0.1, 0.0], metavar="P,…", help="in training (default: 0.1,0)")
     slow = kinds.add_parser("memory", help="memory of processes, bytes read, and time from file to first output")
+    summary = benchmark_quality.__doc__
+    benchmark_quality.add_arguments(kinds.add_parser("quality", help="a matrix of training runs", description=summary))
     for kind in (fast, slow):
         kind.add_argument(
             "--widths", type=_list_of(int), default=[256, 512], metavar="D,…", help="of the encoder (default: 256,512)"
@@ -43,6 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.benchmark == "quality":
+        return benchmark_quality.run(args)
     output = args.output or Path(f"{args.benchmark}.jsonl")
     if args.repeats < 1:
         raise InputError(f"--repeats {args.repeats}: at least one is needed")

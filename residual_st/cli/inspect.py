@@ -7,12 +7,10 @@ import os
 import torch
 from fairseq.models import BaseFairseqModel
 from tabulate import tabulate
-from torch import nn
 
-from residual_st.checkpoints import load_checkpoint, model_flags
-from residual_st.compat import reconcile_versions
+from residual_st.checkpoints import model_flags
 from residual_st.errors import InputError
-from residual_st.models.standalone import build_model, parse_model_flags
+from residual_st.models.standalone import build_model, load_model, parse_model_flags
 from residual_st.modules import ResidualLinear, matrices, matrix_parameters
 
 TAKES_REST = True  # the checkpoint, or the flags of the architecture's own parser
@@ -35,16 +33,8 @@ def run(args: argparse.Namespace) -> int:
         if len(args.rest) != 1:
             raise InputError("give either one checkpoint, which holds its own flags, or --arch NAME and flags")
         path = args.rest[0]
-        state = load_checkpoint(path)
-        flags = model_flags(state, path)
-        precision = next(value.dtype for value in state["model"].values() if value.is_floating_point())
-        model = build_model(flags, device="meta").to(precision)
-        figures = describe(model, flags)  # before tensors are assigned, which unties tied embeddings
-        reconcile_versions(state["model"], model.state_dict())
-        try:
-            nn.Module.load_state_dict(model, state["model"], assign=True)  # fairseq's own takes no `assign`
-        except RuntimeError as error:
-            raise InputError(f"{path} does not hold the model that its flags describe: {error}") from error
+        state, model = load_model(path, as_stored=True)
+        figures = describe(model, model_flags(state, path))
         figures["checkpoint_bytes"] = os.path.getsize(path)
         figures["residual_energy"] = residual_energy(model)
     print(json.dumps(figures, indent=2) if args.json else format_tables(figures))

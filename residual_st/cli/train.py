@@ -13,12 +13,23 @@ import yaml
 from fairseq import options
 from fairseq.registry import REGISTRIES
 
+from residual_st.checkpoints import load_checkpoint, model_flags
 from residual_st.cli.user_dir import PACKAGE
 from residual_st.errors import InputError
 
 # flags that decide which other flags there are
 _SELECTORS = ["user-dir", "task", "arch", *(name.replace("_", "-") for name in REGISTRIES)]
 TAKES_REST = True  # overrides on the far side of an option, which argparse does not give to a list of positionals
+# the form of an encoder: a checkpoint can be fine-tuned in its own only
+_FORM_FLAGS = [
+    "arch",
+    "encoder-layers",
+    "encoder-group-size",
+    "encoder-sharing-pattern",
+    "encoder-residual-rank",
+    "encoder-residual-diagonal",
+    "encoder-weight-fraction",
+]
 _MANIFEST_COLUMNS = ["id", "audio", "n_frames", "tgt_text"]
 
 
@@ -29,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    config = read_config(args.config, args.overrides + args.rest)
+    config = take_form(read_config(args.config, args.overrides + args.rest))
     arguments = to_arguments(config)
     flags = validate(arguments)
     print(format_command(arguments), flush=True)
@@ -60,6 +71,17 @@ def read_config(path: Path, overrides: list[str]) -> dict:
     if "data" not in config:
         raise InputError(f"{path} has no `data`; name the folder of manifests")
     return {"user-dir": str(PACKAGE), **config}
+
+
+def take_form(config: dict) -> dict:
+    """The config with the encoder's form, which compression may have chosen, from the checkpoint that it fine-tunes, if any."""
+    start = config.get("finetune-from-model")
+    if not start:
+        return config
+    flags = vars(model_flags(load_checkpoint(start), start))
+    form = {name: flags.get(name.replace("-", "_")) for name in _FORM_FLAGS}
+    others = {key: value for key, value in config.items() if key not in (*_FORM_FLAGS, "load-pretrained-encoder-from")}
+    return {**others, **{name: value for name, value in form.items() if value is not None}}
 
 
 def _expand(value, path: Path):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from fairseq import criterions, tasks
+from fairseq.data.audio.feature_transforms import CompositeAudioFeatureTransform
 from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerModel
 from omegaconf import OmegaConf
 from torch import Tensor
@@ -51,6 +52,10 @@ class CalibrationData:
             OmegaConf.create(criterion) if isinstance(criterion, dict) else criterion, self.task
         )
 
+    @property
+    def train_subset(self) -> str:
+        return self._flags.train_subset
+
     def calibration(self, batches: int, seed: int) -> Calibration:
         """Random batches of the training subset, of at most 10,000 frames each."""
         chosen = list(islice(self.batches(self._flags.train_subset, seed, shuffle=True), batches))
@@ -74,10 +79,14 @@ class CalibrationData:
                         totals[name] = totals.get(name, 0.0) + float(log[name])
         return {name: total / tokens / math.log(2) for name, total in totals.items()}
 
-    def batches(self, subsets: str, seed: int = 1, shuffle: bool = False):
-        """An iterator over the batches of a subset, the first of several."""
+    def batches(self, subsets: str, seed: int = 1, shuffle: bool = False, augment: bool = True):
+        """An iterator over the batches of a subset, the first of several; `augment` as in training, where it is a training set."""
         subset = _first(subsets)
         self.task.load_dataset(subset)
+        if not augment:
+            dataset = self.task.dataset(subset)
+            transforms = dataset.cfg.get_feature_transforms(subset, is_train=False)
+            dataset.feature_transforms = CompositeAudioFeatureTransform.from_config_dict(transforms)
         iterator = self.task.get_batch_iterator(
             self.task.dataset(subset),
             max_tokens=BATCH_FRAMES,

@@ -1,7 +1,10 @@
-"""fairseq's label-smoothed loss, with optional CTC, for models whose layers carry residuals."""
+"""fairseq's label-smoothed loss, with optional CTC and a teacher, for models whose layers carry residuals."""
 
+import contextlib
+import math
 from collections import defaultdict
 from dataclasses import dataclass, field
+from typing import Optional
 
 import torch
 from fairseq.criterions import register_criterion
@@ -12,6 +15,8 @@ from fairseq.criterions.label_smoothed_cross_entropy_with_ctc import (
 from fairseq.logging import metrics
 from torch import Tensor, nn
 
+from residual_st.distillation import open_teacher, recorded_states, state_difference, word_divergence
+from residual_st.distillation.states import find_encoder
 from residual_st.errors import InputError
 from residual_st.modules import ResidualLinear, matrix_kind
 
@@ -22,26 +27,74 @@ class LabelSmoothedCrossEntropyWithResidualCriterionConfig(LabelSmoothedCrossEnt
     residual_penalty: float = field(
         default=0.0, metadata={"help": "weight of the residuals' energy ||A B + diag(d)||^2, summed over matrices and layers"}
     )
+    distill_from: Optional[str] = field(  # noqa: UP045 - fairseq makes flags of this form only
+        default=None, metadata={"help": "teacher: a checkpoint, or a folder that residual-st cache-teacher wrote"}
+    )
+    distill_weight: float = field(
+        default=0.5, metadata={"help": "share of the loss on words that comes from the teacher, the rest from the labels"}
+    )
+    distill_temperature: float = field(default=1.0, metadata={"help": "of both models' distributions where they are compared"})
+    distill_encoder_weight: float = field(
+        default=0.0, metadata={"help": "weight of the differences between the encoders' states; needs the teacher's checkpoint"}
+    )
 
 
 @register_criterion("label_smoothed_cross_entropy_with_residual", dataclass=LabelSmoothedCrossEntropyWithResidualCriterionConfig)
 class LabelSmoothedCrossEntropyWithResidualCriterion(LabelSmoothedCrossEntropyWithCtcCriterion):
-    """Label-smoothed cross entropy + `ctc_weight` CTC + `residual_penalty` residual energy.
+    """Label-smoothed cross entropy + `ctc_weight` CTC + `residual_penalty` residual energy, and what a teacher adds.
 
-    With both weights at 0 it is fairseq's `label_smoothed_cross_entropy`. In training it logs, for each kind of matrix, the energy
+    With all weights at 0 it is fairseq's `label_smoothed_cross_entropy`. In training it logs, for each kind of matrix, the energy
     (squared Frobenius norm) of the residuals over that of the shared weights they are added to, as `residual_KIND`.
+
+    With `distill_from`, in training, the cross entropy becomes `(1 - distill_weight)` of itself + `distill_weight` times
+    `word_divergence`, and `distill_encoder_weight` times the mean `state_difference` of `layer_map`'s pairs of layers is added for
+    each unit of sample size. The validation loss has no part of a teacher, so that it compares with that of other runs.
     """
 
-    def __init__(self, task, sentence_avg, label_smoothing, ignore_prefix_size, report_accuracy, ctc_weight, residual_penalty):
+    def __init__(
+        self, task, sentence_avg, label_smoothing, ignore_prefix_size, report_accuracy, ctc_weight, residual_penalty,
+        distill_from, distill_weight, distill_temperature, distill_encoder_weight,
+    ):  # fmt: skip
         super().__init__(task, sentence_avg, label_smoothing, ignore_prefix_size, report_accuracy, ctc_weight)
         self.residual_penalty = residual_penalty
+        self.distill_from = distill_from
+        self.distill_weight, self.distill_temperature = distill_weight, distill_temperature
+        self.distill_encoder_weight = distill_encoder_weight
+        self._check_distillation()
+        self._vocabulary_size = len(task.target_dictionary)
+        self._teacher, self._layer_map = None, []
+        self._spoken = self._word_loss = None  # of the batch at hand
+
+    def _check_distillation(self) -> None:
+        flags = (self.distill_weight, self.distill_temperature, self.distill_encoder_weight)
+        if self.distill_from is None and flags != (0.5, 1.0, 0.0):
+            raise InputError("--distill-weight, --distill-temperature and --distill-encoder-weight need a teacher: --distill-from")
+        if not 0 <= self.distill_weight <= 1:
+            raise InputError(f"--distill-weight {self.distill_weight} is a share of the loss; allowed are 0 to 1")
+        if self.distill_temperature <= 0 or self.distill_encoder_weight < 0:
+            raise InputError("--distill-temperature must be above 0 and --distill-encoder-weight 0 or more")
 
     def forward(self, model, sample, reduce=True):
-        loss, sample_size, logging_output = super().forward(model, sample, reduce)
+        distills = model.training and self.distill_from is not None
+        pairs = self._prepare_teacher(model) if distills else []
+        states = contextlib.nullcontext({})
+        if pairs:
+            states = recorded_states(find_encoder(model).transformer_layers, [own for own, _ in pairs])
+        words, log_probs, theirs = self._teacher(sample, [other for _, other in pairs]) if distills else (None, None, {})
+        self._spoken = (words, log_probs) if distills else None
+        with states as ours:
+            loss, sample_size, logging_output = super().forward(model, sample, reduce)
         if not self.ctc_weight:
             del logging_output["ctc_loss"]
         if not model.training:
             return loss, sample_size, logging_output
+        if distills:
+            logging_output["distill_loss"] = self._word_loss.detach() / math.log(2)  # fairseq logs losses in bits
+        if pairs:
+            differences = [state_difference(ours[own][0], theirs[other], ours[own][1]) for own, other in pairs]
+            difference = sum(differences) / len(differences)
+            loss = loss + self.distill_encoder_weight * difference.to(loss.dtype) * sample_size
+            logging_output["distill_encoder_loss"] = difference.detach() * sample_size
         with torch.set_grad_enabled(self.residual_penalty > 0):
             energies = residual_energies(model)
         if self.residual_penalty > 0:
@@ -56,14 +109,35 @@ class LabelSmoothedCrossEntropyWithResidualCriterion(LabelSmoothedCrossEntropyWi
             logging_output[f"shared_energy_{kind}"] = shared
         return loss, sample_size, logging_output
 
+    def _prepare_teacher(self, model: nn.Module) -> list[tuple[int, int]]:
+        """Open the teacher at the first update, not before: a checkpoint is read again where its teacher is gone.
+
+        Returns the pairs of layers (student's, teacher's) whose states are compared.
+        """
+        if self._teacher is None:
+            self._teacher = open_teacher(self.distill_from, self._vocabulary_size)
+            self._layer_map = self._teacher.map_layers(model) if self.distill_encoder_weight else []
+        return self._layer_map
+
+    def compute_loss(self, model, net_output, sample, reduce=True):
+        loss, nll_loss = super().compute_loss(model, net_output, sample, reduce)
+        if self._spoken is not None:
+            counted = sample["target"].ne(self.padding_idx)
+            counted[:, : self.ignore_prefix_size] = False
+            words, log_probs = self._spoken
+            self._word_loss = word_divergence(net_output[0], log_probs, words, counted, self.distill_temperature)
+            loss = (1 - self.distill_weight) * loss + self.distill_weight * self._word_loss.to(loss.dtype)
+        return loss, nll_loss
+
     @classmethod
     def reduce_metrics(cls, logging_outputs) -> None:
         first = logging_outputs[0] if logging_outputs else {}
         stock = super() if "ctc_loss" in first else super(LabelSmoothedCrossEntropyWithCtcCriterion, cls)
         stock.reduce_metrics(logging_outputs)
-        if "residual_penalty" in first:
-            sample_size = sum(log["sample_size"] for log in logging_outputs)
-            metrics.log_scalar("residual_penalty", _total(logging_outputs, "residual_penalty") / sample_size, sample_size, round=4)
+        sample_size = sum(log["sample_size"] for log in logging_outputs)
+        for key in ("residual_penalty", "distill_loss", "distill_encoder_loss"):
+            if key in first:
+                metrics.log_scalar(key, _total(logging_outputs, key) / sample_size, sample_size, round=4)
         for key in first:
             if key.startswith("residual_energy_"):
                 kind = key.removeprefix("residual_energy_")

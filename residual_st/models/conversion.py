@@ -6,15 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
+from fairseq.models import ARCH_CONFIG_REGISTRY
 from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerModel
 
-from residual_st.checkpoints import first_difference, load_checkpoint, model_flags
-from residual_st.compat import drop_fused_copies, reconcile_versions
+from residual_st.checkpoints import model_flags
 from residual_st.compression.pipeline import Compressed
 from residual_st.errors import InputError
 from residual_st.models.s2t_residual_transformer import S2TResidualTransformerModel
-from residual_st.models.standalone import build_model
+from residual_st.models.standalone import load_model
 from residual_st.modules import ResidualLinear, matrices
 
 _OUR_FLAGS = (
@@ -25,33 +24,28 @@ _OUR_FLAGS = (
     "encoder_inference_mode",
 )
 _OUR_CRITERION = "label_smoothed_cross_entropy_with_residual"
+_OUR_CRITERION_FLAGS = ("residual_penalty", "distill_from", "distill_weight", "distill_temperature", "distill_encoder_weight")
 
 
 def read_model(path: str | Path, residual: bool) -> tuple[dict, S2TTransformerModel]:
     """A checkpoint and the model in it, in evaluation mode.
 
+    Args:
+        residual: whether it is to be of an s2t_residual_transformer, whatever it shares; otherwise of an encoder that shares
+            nothing and has no residuals, under either name.
+
     Raises:
-        InputError: if the file cannot be read, or its model is not the one kind asked for: residual or stock.
+        InputError: if the file cannot be read, or its model is of the other kind.
     """
-    state = load_checkpoint(path)
-    flags = model_flags(state, path)
-    wanted = S2TResidualTransformerModel if residual else S2TTransformerModel
-    found = ARCH_MODEL_REGISTRY.get(flags.arch)
-    if found is not wanted:
-        if found is S2TResidualTransformerModel:
-            raise InputError(f"{path} is a residual checkpoint already ({flags.arch}); residual-st expand makes it dense")
-        if found is S2TTransformerModel:
-            raise InputError(f"{path} is a dense checkpoint ({flags.arch}), which there is nothing to expand in")
-        raise InputError(f"{path} is of --arch {flags.arch}; only s2t_transformer of any size is known here, dense or residual")
-    model = build_model(flags)
-    drop_fused_copies(model.encoder.transformer_layers)
-    weights = dict(state["model"])
-    reconcile_versions(weights, model.state_dict())
-    difference = first_difference(weights, model.state_dict())
-    if difference:
-        raise InputError(f"{path} does not hold the model that its flags describe: {difference}")
-    model.load_state_dict(weights)
-    return state, model.eval()
+    state, model = load_model(path)
+    arch = model_flags(state, path).arch
+    if type(model) not in (S2TTransformerModel, S2TResidualTransformerModel):
+        raise InputError(f"{path} is of --arch {arch}; only s2t_transformer of any size, dense or residual, can be converted")
+    if residual and not isinstance(model, S2TResidualTransformerModel):
+        raise InputError(f"{path} is a dense checkpoint ({arch}), which there is nothing to expand in")
+    if not residual and any(isinstance(module, ResidualLinear) for module in model.encoder.modules()):
+        raise InputError(f"{path} is a residual checkpoint already ({arch}); residual-st expand makes it dense")
+    return state, model
 
 
 def residual_checkpoint(state: dict, model: S2TTransformerModel, compressed: Compressed) -> dict:
@@ -64,7 +58,7 @@ def residual_checkpoint(state: dict, model: S2TTransformerModel, compressed: Com
         flags.encoder_residual_rank = compressed.ranks.to_flag()
         flags.encoder_residual_diagonal = compressed.diagonal
 
-    return _rewritten(state, model, to_residual)
+    return rewritten(state, model, to_residual)
 
 
 def dense_checkpoint(state: dict, model: S2TResidualTransformerModel) -> dict:
@@ -75,17 +69,17 @@ def dense_checkpoint(state: dict, model: S2TResidualTransformerModel) -> dict:
     def to_stock(flags: argparse.Namespace) -> None:
         stock = flags.arch.replace("s2t_residual_transformer", "s2t_transformer", 1)
         flags.arch = stock if stock in ARCH_CONFIG_REGISTRY else "s2t_transformer"
-        for name in (*_OUR_FLAGS, "load_pretrained_decoder_from", "user_dir", "residual_penalty"):
+        for name in (*_OUR_FLAGS, *_OUR_CRITERION_FLAGS, "load_pretrained_decoder_from", "user_dir"):
             vars(flags).pop(name, None)
         if getattr(flags, "criterion", None) == _OUR_CRITERION:
             flags.criterion = _stock_criterion(flags.ctc_weight)
 
-    result = _rewritten(state, dense, to_stock)
+    result = rewritten(state, dense, to_stock)
     cfg = result.get("cfg")
     if cfg:
         criterion = cfg.get("criterion")
         if isinstance(criterion, dict) and criterion.get("_name") == _OUR_CRITERION:
-            cfg["criterion"] = {key: value for key, value in criterion.items() if key != "residual_penalty"}
+            cfg["criterion"] = {key: value for key, value in criterion.items() if key not in _OUR_CRITERION_FLAGS}
             cfg["criterion"]["_name"] = _stock_criterion(criterion["ctc_weight"])
         if isinstance(cfg.get("common"), dict):
             cfg["common"]["user_dir"] = None
@@ -106,7 +100,7 @@ def _stock_criterion(ctc_weight: float) -> str:
     return "label_smoothed_cross_entropy_with_ctc" if ctc_weight else "label_smoothed_cross_entropy"
 
 
-def _rewritten(state: dict, model: S2TTransformerModel, rewrite: Callable[[argparse.Namespace], None]) -> dict:
+def rewritten(state: dict, model: S2TTransformerModel, rewrite: Callable[[argparse.Namespace], None]) -> dict:
     """`state` with the weights of `model`, and `rewrite` applied to each of its sets of flags."""
     result = {key: copy.deepcopy(value) for key, value in state.items() if key not in ("model", "last_optimizer_state")}
     for flags in filter(None, (result.get("args"), *((result.get("cfg") or {}).get(name) for name in ("model", "task")))):

@@ -1,6 +1,7 @@
-"""A speech-to-text model from its flags alone, without a task or data."""
+"""A speech-to-text model from its flags or its checkpoint alone, without a task or data."""
 
 import argparse
+from pathlib import Path
 from types import SimpleNamespace
 
 import torch
@@ -8,6 +9,8 @@ from fairseq.data import Dictionary
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
 from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerEncoder, S2TTransformerModel
 
+from residual_st.checkpoints import first_difference, load_checkpoint, model_flags
+from residual_st.compat import drop_fused_copies, reconcile_versions
 from residual_st.errors import InputError
 
 # what the speech_to_text task adds to a model's flags
@@ -46,6 +49,29 @@ def build_model(flags: argparse.Namespace, vocabulary_size: int | None = None, d
         return _model_class(flags.arch).build_model(_with_task(flags), SimpleNamespace(target_dictionary=dictionary))
 
 
+def load_model(path: str | Path, as_stored: bool = False) -> tuple[dict, S2TTransformerModel]:
+    """A checkpoint, of a dense or residual model, and the model in it, in evaluation mode.
+
+    Args:
+        as_stored: keep the file's precision; otherwise the model is float32.
+
+    Raises:
+        InputError: if the file cannot be read, is of another architecture, or does not hold what its flags describe.
+    """
+    state = load_checkpoint(path)
+    model = build_model(model_flags(state, path))
+    drop_fused_copies(model.encoder.transformer_layers)
+    weights = dict(state["model"])
+    reconcile_versions(weights, model.state_dict())
+    difference = first_difference(weights, model.state_dict())
+    if difference:
+        raise InputError(f"{path} does not hold the model that its flags describe: {difference}")
+    if as_stored:
+        model.to(next(value.dtype for value in weights.values() if value.is_floating_point()))
+    model.load_state_dict(weights)
+    return state, model.eval()
+
+
 def build_encoder(flags: argparse.Namespace) -> S2TTransformerEncoder:
     """Build the encoder alone of a model with these flags."""
     return _model_class(flags.arch).build_encoder(_with_task(flags))
@@ -58,5 +84,5 @@ def _with_task(flags: argparse.Namespace) -> argparse.Namespace:
 def _model_class(arch: str) -> type[S2TTransformerModel]:
     model = ARCH_MODEL_REGISTRY.get(arch)
     if model is None or not issubclass(model, S2TTransformerModel):
-        raise InputError(f"{arch!r} is not an s2t_transformer or s2t_residual_transformer of any size")
+        raise InputError(f"{arch!r} is not an s2t_transformer or s2t_residual_transformer of any size, which alone are known here")
     return model

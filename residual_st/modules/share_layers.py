@@ -46,8 +46,8 @@ def matrix_parameters(layers: nn.ModuleList) -> int:
     kept = {}
     for layer in layers:
         for _, linear in matrices(layer):
-            terms = (linear.weight,) if isinstance(linear, nn.Linear) else linear.terms
-            kept |= {id(parameter): parameter.numel() for parameter in terms}
+            terms = linear.terms if isinstance(linear, ResidualLinear) else linear.parameters()
+            kept |= {id(parameter): parameter.numel() for parameter in terms if parameter is not linear.bias}
     return sum(kept.values())
 
 

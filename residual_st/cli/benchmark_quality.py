@@ -1,0 +1,70 @@
+"""Carry out a matrix of training runs, and compare every system with the dense one."""
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from tabulate import tabulate
+from tqdm import tqdm
+
+from residual_st.benchmark.comparison import compare
+from residual_st.benchmark.quality import carry_out, checkpoint_of, read_matrix
+from residual_st.benchmark.results import read
+from residual_st.errors import InputError
+
+SANITY = ("dense", "bypassed", "every-third-layer", "four-layers")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("matrix", type=Path, metavar="MATRIX.yaml", help="the systems, such as configs/quality.yaml")
+    parser.add_argument("--data", type=Path, required=True, help="folder of manifests for all tasks")
+    parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="folder for checkpoints, logs and translations")
+    parser.add_argument("--output", type=Path, default=Path("quality.jsonl"), metavar="FILE", help="rows of results are added here")
+    parser.add_argument("--tasks", type=_names, metavar="T,…", help="only these")
+    parser.add_argument("--systems", type=_names, metavar="S,…", help="only these, and what they need")
+    parser.add_argument("--seeds", type=_numbers, metavar="N,…", help="only these")
+    parser.add_argument("--sanity", action="store_true", help=f"only what shows that the task can tell: {', '.join(SANITY)}")
+    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="single-threaded processes at a time (default: 2)")
+    parser.add_argument("--dry-run", action="store_true", help="list the runs and stop")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _names(text: str) -> list[str]:
+    return text.split(",")
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(item) for item in text.split(",")]
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.jobs < 1:
+        raise InputError(f"--jobs {args.jobs}: at least one is needed")
+    if args.sanity and args.systems:
+        raise InputError("--sanity chooses the systems itself; leave --systems out")
+    matrix = read_matrix(args.matrix)
+    runs = matrix.chosen(args.tasks, list(SANITY) if args.sanity else args.systems, args.seeds)
+    if args.dry_run:
+        lines = [[run.name, "made" if checkpoint_of(args.work / run.name).exists() else ""] for run in runs]
+        print(tabulate(lines, ["run", ""], tablefmt="plain"))
+        return 0
+    if not args.data.is_dir():
+        raise InputError(f"--data {args.data} is not a folder; examples/must_c/prepare.py makes one")
+    bar = tqdm(total=len(runs), desc="benchmark quality", unit="run", disable=None)
+
+    def report(run, event: str) -> None:
+        tqdm.write(f"{run.name} {event}")
+        bar.update(event == "finished")
+
+    failed = carry_out(matrix, runs, args.data.absolute(), args.work.absolute(), args.output, args.jobs, report)
+    bar.close()
+    chosen = {(run.task, run.system) for run in runs}
+    table = [entry for entry in compare(read(args.output)) if (entry["task"], entry["system"]) in chosen]
+    print(json.dumps(table, indent=2, default=asdict) if args.json else tabulate([_brief(entry) for entry in table], "keys"))
+    return 1 if failed else 0
+
+
+def _brief(entry: dict) -> dict:
+    shown = {**entry, "by_seed": " ".join(f"{score:.2f}" for score in entry["by_seed"]), "chrf": round(entry["chrf"], 2)}
+    return {key: "" if value is None else str(value) for key, value in shown.items()}

@@ -1,0 +1,53 @@
+"""Write down a teacher's likeliest words for the training set, so that students learn from it without running it."""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from tabulate import tabulate
+from tqdm import tqdm
+
+from residual_st.compression.calibration_data import CalibrationData
+from residual_st.distillation.cache import write_cache
+from residual_st.distillation.teacher import LiveTeacher
+from residual_st.errors import InputError
+from residual_st.models.standalone import load_model
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", metavar="TEACHER.pt", help="checkpoint of a trained model, dense or residual")
+    parser.add_argument("--data", required=True, type=Path, metavar="DATA", help="folder of manifests it was trained on")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to write, for --distill-from")
+    parser.add_argument("--subset", metavar="NAME", help="manifest that students will train on (default: the teacher's)")
+    parser.add_argument("--top-k", type=int, default=8, metavar="K", help="words kept at each position (default: 8)")
+    parser.add_argument("--force", action="store_true", help="overwrite a cache that is there already")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.output.exists() and not (args.force and (args.output / "meta.json").is_file()):
+        raise InputError(f"{args.output} exists already; name another output, or give --force to overwrite a cache")
+    if not args.output.absolute().parent.is_dir():
+        raise InputError(f"{args.output} cannot be written: there is no folder {args.output.absolute().parent}")
+    state, model = load_model(args.checkpoint)
+    teacher = LiveTeacher(model, args.checkpoint)
+    if not 1 <= args.top_k <= teacher.vocabulary_size:
+        raise InputError(f"--top-k {args.top_k} does not fit a dictionary of {teacher.vocabulary_size} words")
+    data = CalibrationData(state, args.data)
+    subset = args.subset or data.train_subset
+    if "," in subset:
+        raise InputError(
+            f"{subset} is several manifests, whose sentences a cache cannot tell apart; join them, or give one --subset"
+        )
+    batches = data.batches(subset, augment=False)
+    spoken = (
+        (batch["id"], batch["target"], teacher(batch, [])[1])
+        for batch in tqdm(batches, desc="listening to the teacher", unit="batch", disable=None)
+    )
+    origin = {"teacher": str(args.checkpoint), "subset": subset, "torch": torch.__version__}
+    sentences = len(data.task.dataset(subset))
+    figures = write_cache(args.output, sentences, spoken, args.top_k, teacher.vocabulary_size, **origin)
+    figures = {"output": str(args.output), "skipped": sentences - figures["sentences"], **figures}
+    print(json.dumps(figures, indent=2) if args.json else tabulate(figures.items(), tablefmt="plain", intfmt=","))
+    return 0

@@ -1,0 +1,119 @@
+"""A teacher's likeliest words for every target position of a training set, in files that are mapped into memory."""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from residual_st.errors import InputError
+
+_PAD = 1  # fairseq's index of it
+_FORMAT = 1
+
+
+class TeacherCache:
+    """A folder with `meta.json`, `spans.npy` and three arrays without headers, which grow as a teacher goes through the data.
+
+    `spans` (sentences, 2) has, for each line of the manifest, the first of its positions in the arrays and their number, 0 where
+    the teacher skipped it. `targets` (positions) are the words that the teacher was shown, by which a cache of other data or
+    another dictionary is told; `words` and `log_probs` (positions, k) are its likeliest next words, in float16. Only pages that
+    a batch needs are read, and processes on one machine share them.
+
+    Raises:
+        InputError: if the folder is not a whole cache.
+    """
+
+    def __init__(self, path: str | Path):
+        path = Path(path)
+        try:
+            meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
+            if meta["format"] == _FORMAT:
+                self.vocabulary_size, self.top_k = meta["vocabulary_size"], meta["top_k"]
+                self._spans = np.load(path / "spans.npy")
+                shape = (int(self._spans[:, 1].sum()), self.top_k)
+                kinds = _kinds(self.vocabulary_size)
+                self._targets = np.memmap(path / "targets.bin", kinds["targets"], "r", shape=shape[:1])
+                self._words = np.memmap(path / "words.bin", kinds["words"], "r", shape=shape)
+                self._log_probs = np.memmap(path / "log_probs.bin", kinds["log_probs"], "r", shape=shape)
+        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+            raise InputError(f"{path} is not a teacher's cache; residual-st cache-teacher writes one") from error
+        if meta["format"] != _FORMAT:
+            raise InputError(f"{path} is a teacher's cache of format {meta['format']}, and {_FORMAT} is read here; make it again")
+        self.path = path
+
+    def lookup(self, ids: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Word indices and log-probabilities (batch, length, k), on the device of `target`; zeros where it is padded.
+
+        Args:
+            ids: lines of the manifest (batch,), from 0.
+            target: (batch, length), padded on the right.
+
+        Raises:
+            InputError: if the teacher was not shown this sentence, or with another target.
+        """
+        words = np.zeros((*target.shape, self.top_k), np.int64)
+        log_probs = np.zeros((*target.shape, self.top_k), np.float32)
+        for row, (sentence, shown) in enumerate(zip(ids.tolist(), target.cpu().numpy())):
+            start, length = self._spans[sentence] if sentence < len(self._spans) else (0, 0)
+            span = slice(start, start + length)
+            if not np.array_equal(shown[shown != _PAD], self._targets[span]):
+                raise InputError(
+                    f"{self.path} does not hold sentence {sentence} of the training set with the target it has here; "
+                    "make the cache from the same manifest and dictionary"
+                )
+            words[row, :length] = self._words[span]
+            log_probs[row, :length] = self._log_probs[span]
+        return torch.from_numpy(words).to(target.device), torch.from_numpy(log_probs).to(target.device)
+
+
+def write_cache(
+    path: str | Path, sentences: int, batches: Iterable[tuple[Tensor, Tensor, Tensor]], top_k: int, vocabulary_size: int, **origin
+) -> dict[str, int]:
+    """Write a cache, which takes its name when it is whole. Returns how many sentences and positions it holds, and its bytes.
+
+    Args:
+        sentences: lines of the manifest.
+        batches: ids (batch,), targets (batch, length) and log-probabilities (batch, length, vocabulary).
+        origin: where it comes from, for `meta.json`.
+
+    Raises:
+        InputError: if the folder cannot be written.
+    """
+    kinds, spans, position = _kinds(vocabulary_size), np.zeros((sentences, 2), np.int64), 0
+    partial = Path(f"{path}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        with contextlib.ExitStack() as stack:
+            files = {name: stack.enter_context(open(partial / f"{name}.bin", "wb")) for name in kinds}
+            for ids, targets, log_probs in batches:
+                real = targets.ne(_PAD)
+                best = log_probs[real].topk(top_k)
+                arrays = {"targets": targets[real], "words": best.indices, "log_probs": best.values}
+                for name, values in arrays.items():
+                    files[name].write(values.cpu().numpy().astype(kinds[name]).tobytes())
+                for sentence, length in zip(ids.tolist(), real.sum(1).tolist()):
+                    spans[sentence] = position, length
+                    position += length
+        np.save(partial / "spans.npy", spans)
+        meta = {"format": _FORMAT, "vocabulary_size": vocabulary_size, "top_k": top_k, **origin}
+        (partial / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(partial, path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    size = sum(file.stat().st_size for file in Path(path).iterdir())
+    return {"sentences": int((spans[:, 1] > 0).sum()), "positions": position, "bytes": size}
+
+
+def _kinds(vocabulary_size: int) -> dict[str, type]:
+    index = np.uint16 if vocabulary_size <= 2**16 else np.int32
+    return {"targets": index, "words": index, "log_probs": np.float16}

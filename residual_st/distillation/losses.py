@@ -1,0 +1,40 @@
+"""What a student pays for differing from its teacher."""
+
+from torch import Tensor
+
+
+def word_divergence(student: Tensor, teacher: Tensor, words: Tensor | None, counted: Tensor, temperature: float = 1.0) -> Tensor:
+    """`T^2 KL(teacher || student)` of the next word's distributions at temperature T (Hinton et al., arXiv 1503.02531, section 2),
+    summed over positions.
+
+    Args:
+        student: logits or log-probabilities (batch, length, vocabulary).
+        teacher: log-probabilities of all words, in the student's shape; or, with `words`, of the teacher's k likeliest
+            (batch, length, k), which then stand for its whole distribution: they are brought to a sum of 1.
+        words: None, or those words' indices (batch, length, k).
+        counted: which positions count (batch, length), bool.
+        temperature: T, above 0.
+    """
+    ours = (student.float() / temperature).log_softmax(-1)
+    if words is not None:
+        ours = ours.gather(-1, words)
+    theirs = (teacher.float() / temperature).log_softmax(-1)
+    divergence = (theirs.exp() * (theirs - ours)).sum(-1)
+    return temperature**2 * divergence.masked_fill(~counted, 0).sum()
+
+
+def state_difference(student: Tensor, teacher: Tensor, padding: Tensor | None) -> Tensor:
+    """Squared distance of two layers' states over the variance of the teacher's: 0 where they are equal, about 2 for strangers.
+
+    Args:
+        student, teacher: (positions, batch, width).
+        padding: (batch, positions), True where there is nothing; None if there is something everywhere.
+    """
+    student, teacher = student.float(), teacher.float()
+    if padding is not None:
+        real = ~padding.t()
+        student, teacher = student[real], teacher[real]
+    else:
+        student, teacher = student.flatten(0, 1), teacher.flatten(0, 1)
+    variance = (teacher - teacher.mean(0)).square().sum()
+    return (student - teacher).square().sum() / variance.clamp_min(1e-8)

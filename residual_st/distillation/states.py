@@ -1,0 +1,50 @@
+"""Which layers a student takes after, and what those layers say."""
+
+import contextlib
+from collections.abc import Iterator
+
+from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerEncoder
+from torch import Tensor, nn
+
+from residual_st.errors import InputError
+
+
+def find_encoder(model: nn.Module) -> S2TTransformerEncoder:
+    """The encoder of a speech-to-text model, which may be wrapped for distributed training. Raises InputError without one."""
+    encoder = next((module for module in model.modules() if isinstance(module, S2TTransformerEncoder)), None)
+    if encoder is None:
+        raise InputError("--distill-encoder-weight needs an s2t_transformer of any size, dense or residual")
+    return encoder
+
+
+def layer_map(student_layers: int, teacher_layers: int, groups: tuple[int, ...] | None = None) -> list[tuple[int, int]]:
+    """Pairs (layer of the student, layer of the teacher), both from 0, of equal depth.
+
+    Layer i of L, from 1, stands at depth i / L and takes after the teacher's layer nearest to it; the last after the last.
+    Of layers that share their matrices only a group's last has a counterpart, so that those before it are free.
+
+    Args:
+        groups: the student's layer -> group; None for a dense student, each of whose layers has a counterpart.
+    """
+    groups = groups or tuple(range(student_layers))
+    last = {group: layer for layer, group in enumerate(groups)}
+    return [(layer, max(1, round((layer + 1) * teacher_layers / student_layers)) - 1) for layer in sorted(last.values())]
+
+
+@contextlib.contextmanager
+def recorded_states(layers: nn.ModuleList, chosen: list[int]) -> Iterator[dict[int, tuple[Tensor, Tensor | None]]]:
+    """Fill a dict, while the block runs, with layer -> (its output, padding mask) of `chosen` layers' latest call."""
+    states = {}
+
+    def record(layer: int):
+        def hook(_module, inputs, output):
+            states[layer] = (output, inputs[1])
+
+        return hook
+
+    handles = [layers[layer].register_forward_hook(record(layer)) for layer in chosen]
+    try:
+        yield states
+    finally:
+        for handle in handles:
+            handle.remove()

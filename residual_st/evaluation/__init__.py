@@ -1,0 +1,1 @@
+"""What models said, and how well."""

@@ -1,0 +1,39 @@
+"""The output of fairseq-generate, anyone's."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from residual_st.errors import InputError
+
+
+class Sentence(NamedTuple):
+    """One sentence of a test set: what should have been said, and what was."""
+
+    reference: str
+    hypothesis: str
+
+
+def read_generated(path: str | Path) -> dict[int, Sentence]:
+    """Line of the manifest, from 0 -> sentence, in the manifest's order.
+
+    Takes the detokenized text (`D-`), as sacreBLEU wants it, and the best of several hypotheses.
+
+    Raises:
+        InputError: if the file cannot be read, or is not the whole output of fairseq-generate.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    references, hypotheses = {}, {}
+    for line in lines:
+        kind, _, rest = line.partition("-")
+        number, _, text = rest.partition("\t")
+        if kind == "T" and number.isdigit():
+            references[int(number)] = text
+        elif kind == "D" and number.isdigit():
+            hypotheses.setdefault(int(number), text.partition("\t")[2])
+    whole = any(line.startswith("Generate ") for line in lines)
+    if not whole or not hypotheses or set(hypotheses) != set(references):
+        raise InputError(f"{path} is not the whole output of fairseq-generate, with T- and D- lines and a score at its end")
+    return {number: Sentence(references[number], hypotheses[number]) for number in sorted(hypotheses)}

@@ -1,0 +1,34 @@
+import pytest
+
+from residual_st.errors import InputError
+from residual_st.evaluation.generated import Sentence, read_generated
+
+OUTPUT = """\
+T-1\tzwei Bücher
+H-1\t-0.4\t▁zwei ▁Bücher
+D-1\t-0.4\tzwei Bücher
+P-1\t-0.1 -0.2
+T-0\tein\tTab und D-7
+H-0\t-0.5\t▁ein
+D-0\t-0.5\tein Tab
+D-0\t-0.9\tkein Tab
+P-0\t-0.1
+Generate tst_st with beam=5: BLEU = 43.1
+"""
+
+
+def test_reads_the_best_hypotheses_in_the_manifests_order(tmp_path):
+    (tmp_path / "out.txt").write_text(OUTPUT)
+    assert list(read_generated(tmp_path / "out.txt").items()) == [
+        (0, Sentence("ein\tTab und D-7", "ein Tab")),
+        (1, Sentence("zwei Bücher", "zwei Bücher")),
+    ]
+
+
+@pytest.mark.parametrize("cut", ["D-1", "T-0", "Generate"])
+def test_refuses_what_is_not_whole(tmp_path, cut):
+    (tmp_path / "out.txt").write_text("".join(line + "\n" for line in OUTPUT.splitlines() if not line.startswith(cut)))
+    with pytest.raises(InputError, match="not the whole output of fairseq-generate"):
+        read_generated(tmp_path / "out.txt")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_generated(tmp_path / "none.txt")
