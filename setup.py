@@ -10,6 +10,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     packages=find_packages(include=["residual_st", "residual_st.*"]),
+    package_data={"residual_st.report": ["page.html.j2"]},
     python_requires=">=3.10,<3.14",
     install_requires=[
         # fairseq's last release does not import on Python 3.11 and later; fairseq-fixed is the same code, repaired
@@ -27,8 +28,10 @@ setup(
     extras_require={
         # examples/must_c: filterbanks from audio, and word error rates in fairseq-generate
         "recipe": ["editdistance", "kaldi-native-fbank", "soundfile"],
-        # the plots of residual-st benchmark
-        "benchmark": ["matplotlib"],
+        # residual-st benchmark: plots and word error rates
+        "benchmark": ["editdistance", "matplotlib"],
+        # residual-st report
+        "report": ["editdistance", "jinja2", "matplotlib", "soundfile"],
         # the synthetic corpus
         "demo": ["espeakng-loader"],
         "test": ["pytest", "ruff", "tensorboard"],

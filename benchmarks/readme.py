@@ -15,7 +15,7 @@ from tabulate import tabulate
 from residual_st.benchmark import plots, results
 from residual_st.benchmark.footprint import PARTS
 from residual_st.benchmark.systems import GROUPS
-from residual_st.cli.inspect import describe
+from residual_st.models.description import describe
 from residual_st.models.standalone import build_model, parse_model_flags
 
 README = Path(__file__).parent.parent / "README.md"

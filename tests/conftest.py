@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from fairseq import checkpoint_utils
 from fairseq.logging import metrics
 from fairseq.models import ARCH_CONFIG_REGISTRY
@@ -72,6 +73,35 @@ def data(release) -> Path:
         config.rename(config.with_stem(f"config_{task}_plain"))
         run_recipe("prepare.py", *flags)
     return release / "en-de"
+
+
+MATRIX = """\
+tasks: {asr: asr.yaml}
+test-sets: [tst-HE]
+systems:
+  dense: {seeds: [1, 2]}
+  bypassed: {from: "@dense", keep-layers: [], flags: null}
+  low-rank: {from: "@dense", low-rank: 0.4, flags: {max-update: 2}}
+  distilled:
+    from: "@dense"
+    compress: {group-size: 3, residual-rank: 2}
+    flags: {max-update: 2, distill-from: "@dense", distill-encoder-weight: 1}
+"""
+
+
+@pytest.fixture(scope="session")
+def matrix_run(data, tmp_path_factory) -> tuple[Path, list]:
+    """A small matrix carried out for one seed: its folder, with work/ and rows.jsonl, and the arguments that did it."""
+    folder = tmp_path_factory.mktemp("quality")
+    (folder / "matrix.yaml").write_text(MATRIX)
+    config = yaml.safe_load((ROOT / "configs" / "quality_asr.yaml").read_text())
+    config |= {name.replace("_", "-"): value for name, value in TINY.items()}
+    config |= {"decoder-embed-dim": 32, "decoder-ffn-embed-dim": 48, "config-yaml": "config_asr_plain.yaml", "data": "unused"}
+    config |= {"max-update": 8, "total-num-update": 8, "warmup-updates": 2, "log-interval": 2}
+    (folder / "asr.yaml").write_text(yaml.safe_dump(config))
+    arguments = [folder / "matrix.yaml", "--data", data, "--work", folder / "work", "--output", folder / "rows.jsonl"]
+    run(sys.executable, "-m", "residual_st", "benchmark", "quality", *arguments, "--seeds", "1")
+    return folder, arguments
 
 
 def tiny_flags(arch: str = "s2t_residual_transformer_s", **options) -> Namespace:

@@ -1,23 +1,12 @@
 """Pictures of benchmark rows."""
 
-import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from residual_st.benchmark.systems import GROUPS
 from residual_st.errors import InputError
-
-logging.getLogger("matplotlib").setLevel(logging.WARNING)  # fairseq turns every library's debugging on
-try:
-    import matplotlib
-except ImportError as error:
-    raise InputError("--plot needs matplotlib: pip install 'residual-st[benchmark]'") from error
-matplotlib.use("Agg")
-matplotlib.rcParams["svg.hashsalt"] = "residual-st"  # the same rows give the same file
-from matplotlib import pyplot  # noqa: E402
-from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.ticker import LogLocator, ScalarFormatter  # noqa: E402
+from residual_st.plotting import Axes, LogLocator, ScalarFormatter, pyplot
 
 _COLOURS = {"stock": "#444444", "compact": "#1f6fb4", "fast": "#e08214", "residual": "#1f6fb4"}
 

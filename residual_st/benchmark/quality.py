@@ -14,6 +14,7 @@ import yaml
 from residual_st.benchmark.results import append, provenance, read
 from residual_st.errors import InputError
 from residual_st.evaluation.generated import read_generated
+from residual_st.evaluation.logs import read_log
 from residual_st.evaluation.scores import corpus_scores
 from residual_st.models.standalone import load_model
 from residual_st.modules import matrix_parameters
@@ -286,11 +287,9 @@ def _command(command: list, log: Path) -> None:
 
 
 def _last_validation(log: Path) -> dict:
-    """The last validation's losses per token, base 2, from fairseq's simple log, and the updates before it."""
-    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-    lines = [line for line in lines if " | valid on " in line]
-    if not lines:
+    """The last validation's losses per token, base 2, and the updates before it; nothing where nothing was trained."""
+    if not log.exists():
         return {}
-    figures = dict(part.split(" ", 1) for part in lines[-1].split(" | ")[4:] if " " in part)
-    kept = {f"dev_{name}": float(figures[name]) for name in ("nll_loss", "ctc_loss") if name in figures}
-    return {**kept, "updates": int(figures["num_updates"])}
+    curves = read_log(log).validation
+    kept = {f"dev_{name}": curves[name][-1][1] for name in ("nll_loss", "ctc_loss") if name in curves}
+    return {**kept, "updates": curves["loss"][-1][0]}

@@ -7,7 +7,7 @@ import argparse
 import logging
 import sys
 
-from residual_st.cli import average, benchmark, cache_teacher, compress, expand, inspect, train, user_dir
+from residual_st.cli import average, benchmark, cache_teacher, compress, expand, inspect, report, train, user_dir
 from residual_st.errors import InputError
 
 SUBCOMMANDS = {
@@ -19,6 +19,7 @@ SUBCOMMANDS = {
     "expand": expand,
     "cache-teacher": cache_teacher,
     "benchmark": benchmark,
+    "report": report,
 }
 
 

@@ -8,7 +8,7 @@ from tabulate import tabulate
 from torch import Tensor
 
 from residual_st.checkpoints import refuse_existing, save_checkpoint
-from residual_st.compression import compress
+from residual_st.compression import compress, plan_form
 from residual_st.compression.calibration_data import CalibrationData
 from residual_st.errors import InputError
 from residual_st.models.conversion import read_model, residual_checkpoint
@@ -57,15 +57,19 @@ def run(args: argparse.Namespace) -> int:
     fraction = args.encoder_weight_fraction
     if args.encoder_mbytes is not None:
         fraction = fraction_of_bytes(model, args.encoder_mbytes)
+    form = {
+        "group_size": args.group_size,
+        "pattern": args.sharing_pattern,
+        "rank": args.residual_rank,
+        "weight_fraction": fraction,
+        "diagonal": args.diagonal,
+    }
+    plan_form(model, **form)  # refused before minutes of calibration
     data = CalibrationData(state, args.calibration) if args.calibration else None
     before = data and data.likelihoods(model)
     compressed = compress(
         model,
-        group_size=args.group_size,
-        pattern=args.sharing_pattern,
-        rank=args.residual_rank,
-        weight_fraction=fraction,
-        diagonal=args.diagonal,
+        **form,
         refine_updates=args.refine_updates,
         calibration=data and data.calibration(args.calibration_batches, args.seed),
     )

@@ -4,6 +4,6 @@
 """
 
 from residual_st.compression.moments import Calibration
-from residual_st.compression.pipeline import Compressed, compress
+from residual_st.compression.pipeline import Compressed, compress, plan_form
 
-__all__ = ["Calibration", "Compressed", "compress"]
+__all__ = ["Calibration", "Compressed", "compress", "plan_form"]

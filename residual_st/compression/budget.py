@@ -11,16 +11,19 @@ SURVEY_ROUNDS = 4  # of factorization where group sizes are only compared
 ALLOCATIONS = 2  # of the ranks, each from the factors of the one before
 
 
-def fit_budget(stack: Stack, weight_fraction: float, group_size: int | None, pattern: str, rounds: int) -> Fit:
-    """The fit that loses least among those that keep no more than a fraction of the matrix weights.
+def plans_within(
+    shapes: list[tuple[int, int]], count: int, diagonal: bool, weight_fraction: float, group_size: int | None, pattern: str
+) -> dict[SharingPlan, int]:
+    """Plan -> parameters left for low-rank residuals, for every group size that leaves room, or for the one given.
 
-    Every group size that leaves room is surveyed, if none is given; the best is then fitted in full.
+    Args:
+        shapes: of the matrices of each of `count` layers.
 
     Raises:
         InputError: if even the smallest is larger than the budget.
     """
-    count, layer_size = len(stack.layers), sum(rows * columns for rows, columns in stack.shapes)
-    diagonals = count * sum(map(min, stack.shapes)) if stack.diagonal else 0
+    layer_size = sum(rows * columns for rows, columns in shapes)
+    diagonals = count * sum(map(min, shapes)) if diagonal else 0
     sizes = [group_size] if group_size else range(2, count + 1)
     plans = dict.fromkeys(SharingPlan.make(count, size, pattern) for size in sizes)  # some sizes come to the same plan
     fixed = {plan: plan.n_groups * layer_size + diagonals for plan in plans}
@@ -32,6 +35,14 @@ def fit_budget(stack: Stack, weight_fraction: float, group_size: int | None, pat
         raise InputError(
             f"encoder weight fraction {weight_fraction:g} cannot be met: the smallest of these layers{at_size} is {smallest:.3f}"
         )
+    return left
+
+
+def fit_budget(stack: Stack, left: dict[SharingPlan, int], rounds: int) -> Fit:
+    """The fit that loses least among plans, each with the parameters that `plans_within` leaves for its residuals.
+
+    Where there are several they are surveyed first, and the best is fitted in full.
+    """
     best = next(iter(left))
     if len(left) > 1:
         errors = {plan: _survey(stack, plan, room) for plan, room in left.items()}
@@ -39,7 +50,7 @@ def fit_budget(stack: Stack, weight_fraction: float, group_size: int | None, pat
     fit = _fit_equal_ranks(stack, best, left[best], rounds)
     for _ in range(ALLOCATIONS):
         chosen = iter(allocate(fit.spectra(), left[best]))
-        fit = stack.fit(best, [[next(chosen) for _ in stack.shapes] for _ in range(count)], rounds, fit.layers)
+        fit = stack.fit(best, [[next(chosen) for _ in stack.shapes] for _ in stack.layers], rounds, fit.layers)
     return fit
 
 

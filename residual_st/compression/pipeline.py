@@ -8,7 +8,7 @@ from torch import nn
 
 from residual_st.compat import drop_fused_copies
 from residual_st.compression.alignment import symmetries
-from residual_st.compression.budget import fit_budget
+from residual_st.compression.budget import fit_budget, plans_within
 from residual_st.compression.layer_weights import LayerWeights, read_layer, write_layer
 from residual_st.compression.moments import Calibration, Moments, gather
 from residual_st.compression.refinement import refine
@@ -75,26 +75,19 @@ def compress(
     Raises:
         InputError: if the layers differ or share their matrices already, or a plan, a rank or a budget does not fit them.
     """
-    layers = model if isinstance(model, nn.ModuleList) else model.encoder.transformer_layers
-    if any(isinstance(module, ResidualLinear) for module in layers.modules()):
-        raise InputError("the model shares its layers already; expand it first")
     if refine_updates and (calibration is None or calibration.encode is None):
         raise InputError("refinement needs calibration data, to compare the layers' outputs on")
-    if rank is not None and weight_fraction is not None:
-        raise InputError("a rank and a weight fraction cannot both be given: the fraction chooses the ranks")
-    shapes = check_alike(layers)
-    plan = SharingPlan.make(len(layers), group_size or 3, pattern) if weight_fraction is None else None
-    ranks = ResidualRanks.make(2 if rank is None else rank, len(layers), len(shapes))
-    check_ranks(ranks, shapes)
-
+    layers = model if isinstance(model, nn.ModuleList) else model.encoder.transformer_layers
+    form = plan_form(model, group_size, pattern, rank, weight_fraction, diagonal)
     if moments is None and calibration is not None:
         moments = gather(model, layers, calibration)
     weights = _weigh([read_layer(layer) for layer in layers], moments)
     stack = Stack(weights, symmetries(layers[0]) if align else [], diagonal)
-    if plan is not None:
+    if weight_fraction is None:
+        plan, ranks = form
         fit = stack.fit(plan, [list(row) for row in ranks.ranks], ROUNDS)
     else:
-        fit = fit_budget(stack, weight_fraction, group_size, pattern, ROUNDS)
+        fit = fit_budget(stack, form, ROUNDS)
 
     before = matrix_parameters(layers)
     teacher = copy.deepcopy(model) if refine_updates else None
@@ -110,6 +103,33 @@ def compress(
         for layer, weights in zip(layers, fit.layers)
     ]
     return Compressed(shared_weights, fit.plan, ranks, diagonal, errors, before, matrix_parameters(layers))
+
+
+def plan_form(
+    model: nn.Module,
+    group_size: int | None,
+    pattern: str,
+    rank: int | str | ResidualRanks | None,
+    weight_fraction: float | None,
+    diagonal: bool,
+) -> tuple[SharingPlan, ResidualRanks] | dict[SharingPlan, int]:
+    """What `compress` would make of a model, which costs nothing to know: a plan and ranks, or the plans that fit a budget.
+
+    Raises:
+        InputError: as `compress` does.
+    """
+    layers = model if isinstance(model, nn.ModuleList) else model.encoder.transformer_layers
+    if any(isinstance(module, ResidualLinear) for module in layers.modules()):
+        raise InputError("the model shares its layers already; expand it first")
+    if rank is not None and weight_fraction is not None:
+        raise InputError("a rank and a weight fraction cannot both be given: the fraction chooses the ranks")
+    shapes = check_alike(layers)
+    if weight_fraction is not None:
+        return plans_within(list(shapes.values()), len(layers), diagonal, weight_fraction, group_size, pattern)
+    plan = SharingPlan.make(len(layers), group_size or 3, pattern)
+    ranks = ResidualRanks.make(2 if rank is None else rank, len(layers), len(shapes))
+    check_ranks(ranks, shapes)
+    return plan, ranks
 
 
 def _weigh(weights: list[LayerWeights], moments: Moments | None) -> list[LayerWeights]:

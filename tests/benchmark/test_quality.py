@@ -1,31 +1,16 @@
 """A small matrix, carried out with real commands."""
 
 import json
-import shutil
 import sys
 from pathlib import Path
 
 import pytest
-import yaml
-from conftest import TINY, run
+from conftest import run
 
 from residual_st.benchmark.comparison import compare
 from residual_st.benchmark.quality import read_matrix
 from residual_st.benchmark.results import read
 from residual_st.errors import InputError
-
-MATRIX = """\
-tasks: {asr: asr.yaml}
-test-sets: [tst-HE]
-systems:
-  dense: {seeds: [1, 2]}
-  bypassed: {from: "@dense", keep-layers: [], flags: null}
-  low-rank: {from: "@dense", low-rank: 0.4, flags: {max-update: 2}}
-  distilled:
-    from: "@dense"
-    compress: {group-size: 3, residual-rank: 2}
-    flags: {max-update: 2, distill-from: "@dense", distill-encoder-weight: 1}
-"""
 
 
 def cli(*arguments, check=True):
@@ -33,28 +18,21 @@ def cli(*arguments, check=True):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("quality")
-    (folder / "matrix.yaml").write_text(MATRIX)
-    config = yaml.safe_load(Path("configs/quality_asr.yaml").read_text())
-    config |= {name.replace("_", "-"): value for name, value in TINY.items()} | {
-        "decoder-embed-dim": 32,
-        "decoder-ffn-embed-dim": 48,
-    }
-    config |= {"config-yaml": "config_asr_plain.yaml", "max-update": 8, "total-num-update": 8, "warmup-updates": 2, "data": "x"}
-    (folder / "asr.yaml").write_text(yaml.safe_dump(config))
-    return folder
+def folder(matrix_run):
+    return matrix_run[0]
 
 
 @pytest.fixture(scope="module")
-def flags(folder, data):
-    return [folder / "matrix.yaml", "--data", data, "--work", folder / "work", "--output", folder / "rows.jsonl"]
+def flags(matrix_run):
+    return matrix_run[1]
 
 
 def test_runs_are_made_scored_compared_and_not_made_again(folder, flags):
-    printed = cli(*flags, "--seeds", "1", "--json").stdout
     rows = {row["system"]: row for row in read(folder / "rows.jsonl")}
     assert list(rows) == ["dense", "bypassed", "low-rank", "distilled"]
+    before = (folder / "rows.jsonl").read_bytes()
+    printed = cli(*flags, "--seeds", "1", "--json").stdout
+    assert (folder / "rows.jsonl").read_bytes() == before
     table = {entry["system"]: entry for entry in json.loads(printed[printed.index("[\n") :])}
     assert table["dense"]["change_percent"] is None
     assert table["bypassed"]["fraction"] == 0
@@ -64,9 +42,6 @@ def test_runs_are_made_scored_compared_and_not_made_again(folder, flags):
         assert row["commit"] and row["torch"] and row["core_minutes"] > 0
     assert rows["distilled"]["updates"] == 2
     assert "distill_encoder_loss" in (folder / "work" / "asr" / "distilled" / "1" / "train.log").read_text()
-    before = (folder / "rows.jsonl").read_bytes()
-    cli(*flags, "--seeds", "1")
-    assert (folder / "rows.jsonl").read_bytes() == before
 
 
 def test_a_stopped_matrix_goes_on(folder, flags):
@@ -82,10 +57,10 @@ def test_a_stopped_matrix_goes_on(folder, flags):
 
 
 def test_a_failure_is_reported_with_its_log_and_spares_the_rest(folder, flags):
-    shutil.rmtree(folder / "work" / "asr" / "dense" / "2", ignore_errors=True)
     broken = folder / "broken.yaml"
     broken.write_text(
-        MATRIX + '  broken: {flags: {lr-scheduler: "none"}}\n  after: {from: "@broken", keep-layers: [0], flags: null}\n'
+        flags[0].read_text()
+        + '  broken: {flags: {lr-scheduler: "none"}}\n  after: {from: "@broken", keep-layers: [0], flags: null}\n'
     )
     result = cli(broken, *flags[1:], "--systems", "after,dense", "--seeds", "1", check=False)
     assert result.returncode == 1
@@ -104,8 +79,8 @@ def test_a_failure_is_reported_with_its_log_and_spares_the_rest(folder, flags):
         (("test-sets", "tests"), "not a matrix with tasks, test-sets and systems"),
     ],
 )
-def test_refuses_a_matrix_that_cannot_be_made(folder, change, sentence):
-    (folder / "wrong.yaml").write_text(MATRIX.replace(*change))
+def test_refuses_a_matrix_that_cannot_be_made(folder, flags, change, sentence):
+    (folder / "wrong.yaml").write_text(flags[0].read_text().replace(*change))
     with pytest.raises(InputError, match=sentence):
         read_matrix(folder / "wrong.yaml")
 

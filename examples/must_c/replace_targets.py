@@ -1,0 +1,62 @@
+"""Put a teacher's translations in place of a training manifest's own: sequence-level distillation (arXiv 1606.07947).
+
+    cp mustc/en-de/train_st.tsv mustc/en-de/teach_st.tsv    # a name that does not begin with `train`: no SpecAugment
+    fairseq-generate mustc/en-de --gen-subset teach_st --path teacher.pt --results-path teach ...
+    python examples/must_c/replace_targets.py mustc/en-de/train_st.tsv teach/generate-teach_st.txt mustc/en-de/train_taught_st.tsv
+
+The new manifest is a `train-subset` like any other. Sentences that the teacher was not given, or left empty, keep their own text.
+"""
+
+import argparse
+import csv
+import sys
+from pathlib import Path
+
+from manifest import read_manifest, write_manifest
+from residual_st.errors import InputError
+from residual_st.evaluation.generated import read_generated
+
+
+def replace_targets(manifest: Path, generated: Path, output: Path) -> tuple[int, int]:
+    """Write the manifest with other targets. Returns how many sentences it has and how many of them were replaced.
+
+    Raises:
+        InputError: if a file cannot be read, or the translations are of other sentences.
+    """
+    if output.resolve() == manifest.resolve():
+        raise InputError(f"{output} is the manifest itself; name another output")
+    try:
+        rows = list(read_manifest(manifest))
+        with open(manifest, encoding="utf-8", newline="") as file:
+            columns = next(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    except OSError as error:
+        raise InputError(f"{manifest} cannot be read: {error.strerror}") from error
+    sentences = read_generated(generated)
+    if max(sentences) >= len(rows) or not any(rows[line]["tgt_text"] == its.reference for line, its in sentences.items()):
+        raise InputError(f"{generated} is not of {manifest}: their references differ; generate from a copy of that manifest")
+    replaced = 0
+    for line, sentence in sentences.items():
+        if sentence.hypothesis.strip():
+            rows[line]["tgt_text"] = sentence.hypothesis
+            replaced += 1
+    write_manifest(rows, output, columns)
+    return len(rows), replaced
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("manifest", type=Path, help="the training manifest")
+    parser.add_argument("generated", type=Path, help="what fairseq-generate wrote of a copy of it")
+    parser.add_argument("output", type=Path, help="manifest to write")
+    args = parser.parse_args()
+    try:
+        sentences, replaced = replace_targets(args.manifest, args.generated, args.output)
+    except InputError as error:
+        print(f"replace_targets.py: {error}", file=sys.stderr)
+        return 2
+    print(f"wrote {args.output}: {sentences} sentences, {replaced} with the teacher's text")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""Write one page on some runs: size and quality, training curves, the layers' residuals, and translations to read and hear."""
+
+import argparse
+from pathlib import Path
+
+from residual_st.benchmark.comparison import METRIC, compare
+from residual_st.benchmark.results import read
+from residual_st.errors import InputError
+from residual_st.files import atomically
+from residual_st.report.runs import read_run
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "runs",
+        nargs="*",
+        metavar="[NAME=]RUN",
+        help="folder with a run's log, checkpoint and translations (generate-*.txt), or one of these files, of fairseq's models "
+        "or ours; runs of one NAME are seeds of one system, and the first is what others are compared with",
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("report.html"), metavar="FILE", help="page to write (default: report.html)"
+    )
+    parser.add_argument("--results", type=Path, metavar="FILE", help="rows of residual-st benchmark quality, for table and picture")
+    parser.add_argument("--metric", choices=["bleu", "wer"], default="bleu", help="what is compared (default: bleu)")
+    parser.add_argument("--test-set", metavar="NAME", help="which generate-NAME.txt of folders to take")
+    parser.add_argument("--manifest", type=Path, metavar="TSV", help="the test set's manifest, to listen to its speech")
+    parser.add_argument(
+        "--release", type=Path, metavar="DIR", help="its folder with wav/ and txt/, where the manifest names features"
+    )
+    parser.add_argument("--samples", type=int, default=12, metavar="N", help="translations on the page (default: 12)")
+    parser.add_argument("--title", default="Residual encoders", help="of the page")
+
+
+def run(args: argparse.Namespace) -> int:
+    if not args.runs and not args.results:
+        raise InputError("give a run's folder, or --results of residual-st benchmark quality")
+    if args.samples < 0:
+        raise InputError(f"--samples {args.samples}: 0 or more")
+    if args.release and not args.manifest:
+        raise InputError("--release is of use with --manifest only, which says what of it is in the test set")
+    try:
+        from residual_st.report.audio import Recordings
+        from residual_st.report.page import make_page
+    except ImportError as error:
+        raise InputError(f"residual-st report needs {error.name}: pip install 'residual-st[report]'") from error
+    results = []
+    if args.results:
+        if not args.results.is_file():
+            raise InputError(f"--results {args.results} does not exist")
+        results = [entry for entry in compare(read(args.results)) if METRIC[entry["task"]] == args.metric]
+    runs = [read_run(argument, args.test_set) for argument in args.runs]
+    recordings = Recordings(args.manifest, args.release) if args.manifest else None
+    page = make_page(runs, args.metric, args.title, args.samples, recordings, results)
+    try:
+        with atomically(args.output) as partial:
+            partial.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{args.output} cannot be written: {error.strerror}") from error
+    print(f"wrote {args.output}, {len(page) / 1e6:.1f} MB")
+    return 0

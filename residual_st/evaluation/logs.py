@@ -1,0 +1,73 @@
+"""The logs of fairseq-train, anyone's, as curves."""
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from residual_st.errors import InputError
+
+Curve = list[tuple[int, float]]  # (update, value), in order
+
+_JSON = re.compile(r"(\{.*\})\s*$")
+_TRAINING = re.compile(r"epoch \d+: +\d+ / \d+ ")
+_PAIR = re.compile(r"\b(\w+)[= ](-?[\d.]+(?:e[-+]?\d+)?|nan|inf)(?=,| \||\s*$)")
+
+
+@dataclass
+class Log:
+    """Metric -> curve, of training and of validation. Losses are per token and base 2, fairseq's way."""
+
+    training: dict[str, Curve] = field(default_factory=dict)
+    validation: dict[str, Curve] = field(default_factory=dict)
+
+
+def read_log(path: str | Path) -> Log:
+    """Read what `--log-format simple`, `json` or `tqdm` wrote. Where a run was resumed, the later line of an update counts.
+
+    Raises:
+        InputError: if the file cannot be read or holds no line of a training run.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    points = {"training": {}, "validation": {}}
+    for line in lines:
+        kind, figures = _figures(line)
+        if kind and "num_updates" in figures:
+            update = int(figures.pop("num_updates"))
+            for name, value in figures.items():
+                points[kind].setdefault(name, {})[update] = value
+    if not points["training"] and not points["validation"]:
+        raise InputError(f"{path} has no line that fairseq-train writes of its updates or validations; is it the log of a run?")
+    return Log(**{kind: {name: sorted(its.items()) for name, its in found.items()} for kind, found in points.items()})
+
+
+def _figures(line: str) -> tuple[str | None, dict[str, float]]:
+    """What a line is of, "training", "validation" or None, and its figures; whether or not the logger's name stands before it."""
+    if '{"epoch"' in line:
+        try:
+            found = json.loads(_JSON.search(line)[1])
+        except (ValueError, TypeError):
+            return None, {}
+        numbers = {key: number for key, value in found.items() if (number := _number(value)) is not None}
+        if "train_num_updates" in found:  # the summary of an epoch
+            return None, {}
+        if "valid_num_updates" in found:
+            return "validation", {key.removeprefix("valid_"): number for key, number in numbers.items()}
+        return "training", numbers
+    if " valid on " in line:
+        kind = "validation"
+    elif _TRAINING.search(line):
+        kind = "training"
+    else:
+        return None, {}
+    return kind, {name: float(value) for name, value in _PAIR.findall(line)}
+
+
+def _number(value) -> float | None:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None

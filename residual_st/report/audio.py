@@ -1,0 +1,84 @@
+"""The speech behind the lines of a manifest, as wav files in text."""
+
+import base64
+import csv
+import io
+from pathlib import Path
+
+import soundfile
+import yaml
+
+from residual_st.errors import InputError
+
+
+class Recordings:
+    """The segments of a test set in MuST-C's layout, by line of the manifest.
+
+    Args:
+        manifest: the test set's .tsv. An `audio` of its that is a wav, or PATH.wav:OFFSET:LENGTH in samples, is taken as it is.
+        release: the folder with `wav/` and `txt/*.yaml` that the manifest was made from, where `audio` names features.
+
+    Raises:
+        InputError: if a file or a column is missing.
+    """
+
+    def __init__(self, manifest: Path, release: Path | None):
+        try:
+            with open(manifest, encoding="utf-8", newline="") as file:
+                rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+            self._rows = [(row["id"], row["audio"]) for row in rows]
+        except OSError as error:
+            raise InputError(f"{manifest} cannot be read: {error.strerror}") from error
+        except KeyError as error:
+            raise InputError(f"{manifest} has no column `{error.args[0]}`; it is not a manifest") from error
+        self._manifest = manifest
+        self._segments = _segments(release) if release else {}
+
+    def wav(self, line: int) -> str:
+        """The speech as a data: address of a 16-bit wav. InputError where it is not to be had."""
+        if not 0 <= line < len(self._rows):
+            raise InputError(f"{self._manifest} has {len(self._rows)} lines, and none numbered {line}; it is of another test set")
+        name, audio = self._rows[line]
+        if name in self._segments:
+            path, offset, duration = self._segments[name]
+            with _opened(path) as file:
+                rate = file.samplerate
+                file.seek(round(offset * rate))
+                samples = file.read(round(duration * rate), dtype="int16")
+        else:
+            path, _, span = audio.partition(":")
+            if Path(path).suffix not in (".wav", ".flac", ".ogg"):
+                raise InputError(
+                    f"{self._manifest} names features, which cannot be listened to; give --release, the folder with wav/ and txt/ "
+                    "of this test set"
+                )
+            with _opened(self._manifest.parent / path) as file:
+                rate = file.samplerate
+                start, _, length = span.partition(":")
+                file.seek(int(start or 0))
+                samples = file.read(int(length) if length else -1, dtype="int16")
+        buffer = io.BytesIO()
+        soundfile.write(buffer, samples, rate, format="WAV", subtype="PCM_16")
+        return "data:audio/wav;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _opened(path: Path) -> soundfile.SoundFile:
+    try:
+        return soundfile.SoundFile(path)
+    except soundfile.LibsndfileError as error:
+        raise InputError(f"{path} cannot be read as audio") from error
+
+
+def _segments(release: Path) -> dict[str, tuple[Path, float, float]]:
+    """Utterance id, `WAV_NUMBER` as fairseq's preparation numbers them -> (wav, offset and duration in seconds)."""
+    lists = sorted((release / "txt").glob("*.yaml"))
+    if len(lists) != 1:
+        raise InputError(f"{release} is not a test set in MuST-C's layout: it has no txt/ with one .yaml")
+    by_wav = {}
+    for segment in yaml.load(lists[0].read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        by_wav.setdefault(segment["wav"], []).append((float(segment["offset"]), float(segment["duration"])))
+    return {
+        f"{Path(wav).stem}_{number}": (release / "wav" / wav, *span)
+        for wav, spans in by_wav.items()
+        for number, span in enumerate(sorted(spans))
+    }

@@ -1,0 +1,193 @@
+"""Put a page together: one file, without network."""
+
+import math
+from collections import defaultdict
+from importlib.resources import files
+from typing import NamedTuple
+
+import jinja2
+
+from residual_st.errors import InputError
+from residual_st.evaluation.generated import Sentence
+from residual_st.evaluation.scores import COUNTS, corpus_scores, relative_change, score_interval
+from residual_st.report.audio import Recordings
+from residual_st.report.differences import mark
+from residual_st.report.figures import pareto, training_curves
+from residual_st.report.runs import RunFiles
+
+_LOSS = {"nll_loss": "negative log-likelihood per word piece, bits", "ctc_loss": "CTC loss per word piece, bits, times its weight"}
+
+
+def make_page(
+    runs: list[RunFiles], metric: str, title: str, samples: int, recordings: Recordings | None, results: list[dict]
+) -> str:
+    """The page on some runs. Runs of one name are seeds of one system; the first is what the others are compared with.
+
+    Args:
+        results: further entries, as `residual_st.benchmark.comparison.compare` makes them.
+
+    Raises:
+        InputError: if translations are not of the same sentences.
+    """
+    systems = defaultdict(list)
+    for run in runs:
+        systems[run.name].append(run)
+    entries = [*_entries(systems, metric), *results]
+    reference = next((entry["system"] for entry in entries if entry["change_percent"] is None), "")
+    placed = [entry for entry in entries if entry["fraction"] is not None]
+    template = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined).from_string(
+        files(__package__).joinpath("page.html.j2").read_text(encoding="utf-8")
+    )
+    return template.render(
+        title=title,
+        summary=_summary(systems),
+        reference=reference,
+        table=[_shown(entry, systems.get(entry["system"], [None])[0]) for entry in entries],
+        pareto=pareto(placed, metric, reference) if len(placed) > 1 else None,
+        curves=_curves(systems),
+        heat_maps=[_heat_map(name, its[0].energies) for name, its in systems.items() if its[0].energies],
+        samples=_samples(systems, samples, recordings),
+    )
+
+
+def _summary(systems: dict[str, list[RunFiles]]) -> str:
+    said = [f"{name} ({len(its)} seeds)" if len(its) > 1 else name for name, its in systems.items()]
+    sentences = {len(run.sentences) for its in systems.values() for run in its if run.sentences}
+    return "Runs: " + ", ".join(said) + (f". Test set of {sentences.pop()} sentences." if len(sentences) == 1 else ".")
+
+
+def _entries(systems: dict[str, list[RunFiles]], metric: str) -> list[dict]:
+    """One entry for each system with translations, in the form of `compare`."""
+    spoken = {name: its for name, its in systems.items() if all(run.sentences for run in its)}
+    if not spoken:
+        return []
+    reference = next(iter(spoken))
+    texts = [sentence.reference for sentence in spoken[reference][0].sentences.values()]
+    counts = {}
+    for name, its in spoken.items():
+        for run in its:
+            if [sentence.reference for sentence in run.sentences.values()] != texts:
+                raise InputError(f"{name} has translations of other sentences than {reference}; take outputs of one test set")
+        counts[name] = [COUNTS[metric](list(run.sentences.values())) for run in its]
+    sizes = {name: its[0].model["encoder_matrix_parameters"] for name, its in spoken.items() if its[0].model}
+    entries = []
+    for name, its in spoken.items():
+        paired = min(len(counts[name]), len(counts[reference]))
+        change = None if name == reference else relative_change(metric, counts[name][:paired], counts[reference][:paired])
+        entries.append(
+            {
+                "system": name,
+                "fraction": sizes[name] / sizes[reference] if name in sizes and reference in sizes else None,
+                "metric": metric,
+                "seeds": len(its),
+                "score": score_interval(metric, counts[name]),
+                "change_percent": change,
+                "chrf": sum(corpus_scores(list(run.sentences.values()))["chrf"] for run in its) / len(its),
+            }
+        )
+    return entries
+
+
+def _shown(entry: dict, run: RunFiles | None) -> dict[str, str]:
+    """A line of the table. The sharing stands in it only where the run's checkpoint is there to say."""
+    model = (run and run.model) or {}
+    sharing = "dense" if model and not run.energies else ""
+    if model and run.energies:
+        rank = str(model["residual_rank"])
+        sharing = f"K={model['group_size']}, R={rank if len(rank) < 6 else 'by layer'}"
+        sharing += ", diagonal" if model["residual_diagonal"] else ""
+    return {
+        "system": entry["system"],
+        "encoder": "" if entry["fraction"] is None else f"{100 * entry['fraction']:.1f} %",
+        "sharing": sharing,
+        entry["metric"].upper(): str(entry["score"]),
+        "change, %": "" if entry["change_percent"] is None else str(entry["change_percent"]),
+        "chrF": f"{entry['chrf']:.1f}",
+        "seeds": str(entry["seeds"]),
+    }
+
+
+class Figure(NamedTuple):
+    svg: str
+    caption: str
+
+
+def _curves(systems: dict[str, list[RunFiles]]) -> list[Figure]:
+    figures = []
+    for part in ("validation", "training"):
+        for metric, label in _LOSS.items():
+            curves = {}
+            for name, its in systems.items():
+                found = [getattr(run.log, part)[metric] for run in its if run.log and metric in getattr(run.log, part)]
+                if found:
+                    curves[name] = found
+            if curves:
+                figures.append(Figure(training_curves(curves, label), f"{part.capitalize()}: {label}, one line for each seed."))
+    return figures
+
+
+class Cell(NamedTuple):
+    text: str
+    colour: str
+    ink: str
+
+
+class HeatMap(NamedTuple):
+    name: str
+    matrices: list[str]
+    rows: list[list[Cell]]
+
+
+def _heat_map(name: str, energies: list[dict]) -> HeatMap:
+    matrices = list(dict.fromkeys(row["matrix"] for row in energies))
+    values = {(row["layer"], row["matrix"]): row["residual_to_shared"] for row in energies}
+    layers = sorted({layer for layer, _ in values})
+    return HeatMap(
+        name,
+        [matrix.rpartition(".")[2] for matrix in matrices],
+        [[_cell(values.get((layer, matrix))) for matrix in matrices] for layer in layers],
+    )
+
+
+def _cell(ratio: float | None) -> Cell:
+    """From 0.1 % (white) to 100 % (dark), on a logarithmic scale."""
+    if ratio is None:
+        return Cell("", "#fff", "#000")
+    depth = min(max((math.log10(max(ratio, 1e-6)) + 3) / 3, 0), 1)
+    channels = [round(255 + depth * (end - 255)) for end in (24, 78, 119)]
+    text = f"{100 * ratio:.1f}" if ratio < 10 else f"{100 * ratio:.0f}"
+    return Cell(text, "rgb({}, {}, {})".format(*channels), "#fff" if depth > 0.55 else "#222")
+
+
+class Sample(NamedTuple):
+    number: int
+    reference: str
+    outputs: list[tuple[str, list]]
+    audio: str | None
+
+
+def _samples(systems: dict[str, list[RunFiles]], count: int, recordings: Recordings | None) -> list[Sample]:
+    """Sentences from all over the test set, those on which systems disagree before others."""
+    spoken: dict[str, dict[int, Sentence]] = {name: its[0].sentences for name, its in systems.items() if its[0].sentences}
+    if not spoken or not count:
+        return []
+    common = sorted(set.intersection(*(set(sentences) for sentences in spoken.values())))
+    disputed = [number for number in common if len({sentences[number].hypothesis for sentences in spoken.values()}) > 1]
+    rest = [number for number in common if number not in set(disputed)]
+    chosen = sorted((_spread(disputed, count) + _spread(rest, count))[:count])
+    return [
+        Sample(
+            number,
+            next(iter(spoken.values()))[number].reference,
+            [(name, mark(*sentences[number])) for name, sentences in spoken.items()],
+            recordings.wav(number) if recordings else None,
+        )
+        for number in chosen
+    ]
+
+
+def _spread(numbers: list[int], count: int) -> list[int]:
+    """At most `count` of the numbers, evenly spaced."""
+    if len(numbers) <= count:
+        return list(numbers)
+    return [numbers[index * len(numbers) // count] for index in range(count)]

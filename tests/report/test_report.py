@@ -1,0 +1,137 @@
+"""One page on real runs."""
+
+import re
+import sys
+
+import pytest
+from conftest import run
+
+from residual_st.errors import InputError
+from residual_st.evaluation.logs import read_log
+from residual_st.report.differences import Piece, mark
+
+
+def report(*arguments, check=True):
+    return run(sys.executable, "-m", "residual_st", "report", *arguments, check=check)
+
+
+@pytest.fixture(scope="module")
+def runs(matrix_run):
+    return matrix_run[0] / "work" / "asr"
+
+
+@pytest.fixture(scope="module")
+def page(runs, data, tmp_path_factory) -> str:
+    output = tmp_path_factory.mktemp("report") / "page.html"
+    speech = ["--manifest", data / "tst-HE_asr.tsv", "--release", data / "data" / "tst-HE"]
+    systems = [f"dense={runs}/dense/1", f"shared & taught={runs}/distilled/1", f"bypassed={runs}/bypassed/1"]
+    report(*systems, "--metric", "wer", "--samples", "5", *speech, "--output", output)
+    return output.read_text()
+
+
+def test_the_page_stands_alone(page):
+    addresses = re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?([^"')\s>]+)""", page)
+    assert [address for address in addresses if not address.startswith(("#", "data:"))] == []
+    assert "<script" not in page
+    assert "width=device-width" in page
+
+
+def test_the_page_has_every_part(page):
+    assert page.count("<svg") >= 3  # size and quality; validation and training curves
+    assert page.count('class="sample"') == 5
+    assert page.count("data:audio/wav;base64,UklGR") == 5
+    for heading in ("Size and quality", "Training", "What layers keep of their own", "What they say"):
+        assert f"<h2>{heading}</h2>" in page
+    table = page[page.index("<tbody>") : page.index("</tbody>")]
+    rows = [re.findall(r"<td>(.*?)</td>", row) for row in table.split("</tr>")]
+    assert [row[0] for row in rows if row] == ["dense", "shared &amp; taught", "bypassed"]
+    assert rows[0][1:3] == ["100.0 %", "dense"]
+    assert rows[1][2].startswith("K=3, R=2, diagonal")
+    assert rows[2][1] == "0.0 %"
+    heat = page[page.index('class="heat"') :]
+    assert heat[: heat.index("</table>")].count("<tr>") == 1 + 6  # layers
+
+
+def test_reads_logs_and_translations_alone_and_results_of_the_benchmark(matrix_run, runs, tmp_path):
+    folder = runs / "dense" / "1"
+    report(folder / "train.log", "--output", tmp_path / "log.html")
+    assert "What they say" not in (tmp_path / "log.html").read_text()
+    report(f"mine={folder}/generate-tst-HE_asr.txt", "--output", tmp_path / "text.html")
+    assert "<h2>Training</h2>" not in (tmp_path / "text.html").read_text()
+    report("--results", matrix_run[0] / "rows.jsonl", "--metric", "wer", "--output", tmp_path / "results.html")
+    assert "low-rank" in (tmp_path / "results.html").read_text()
+
+
+def test_runs_of_one_name_are_seeds_of_one_system(runs, tmp_path):
+    dense = runs / "dense" / "1"
+    report(f"dense={dense}", f"dense={dense}", f"other={runs}/distilled/1", "--output", tmp_path / "page.html")
+    assert "dense (2 seeds)" in (tmp_path / "page.html").read_text()
+
+
+def test_refuses_in_one_sentence_and_writes_nothing(runs, data, tmp_path):
+    dense, other = runs / "dense" / "1", tmp_path / "other.txt"
+    other.write_text("T-0\tx\nD-0\t-1\tx\nGenerate a with beam=5: BLEU = 1\n")
+    (tmp_path / "empty").mkdir()
+    for arguments, sentence in (
+        ([], "give a run's folder"),
+        ([tmp_path / "none"], "does not exist"),
+        ([tmp_path / "empty"], "holds nothing of a run"),
+        ([data / "config_asr.yaml"], "has no line that fairseq-train writes"),
+        ([dense, other], "translations of other sentences"),
+        ([dense, "--manifest", data / "tst-HE_asr.tsv"], "give --release"),
+        ([dense, "--release", data], "is of use with --manifest only"),
+        ([dense, "--manifest", data / "tst-HE_asr.tsv", "--release", data], "not a test set in MuST-C's layout"),
+        (["--results", tmp_path / "none.jsonl"], "does not exist"),
+        ([dense, "--samples", "-1"], "0 or more"),
+        ([dense, "--output", tmp_path / "no" / "page.html"], "cannot be written"),
+    ):
+        output = [] if "--output" in arguments else ["--output", tmp_path / "page.html"]
+        result = report(*arguments, *output, check=False)
+        assert result.returncode == 2, result.stderr
+        assert sentence in result.stderr
+        assert len(result.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_a_folder_with_several_test_sets_asks_which(runs, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"generate-{name}.txt").write_text((runs / "dense" / "1" / "generate-tst-HE_asr.txt").read_text())
+    result = report(tmp_path, "--output", tmp_path / "page.html", check=False)
+    assert result.returncode == 2
+    assert "choose one of a, b by --test-set" in result.stderr
+    report(tmp_path, "--test-set", "b", "--output", tmp_path / "page.html")
+
+
+def test_words_are_marked_where_they_depart():
+    pieces = mark("der alte Mann sieht das Haus", "der Mann sieht ein Haus heute")
+    assert pieces == [
+        Piece("der", True),
+        Piece("", False),  # alte
+        Piece("Mann sieht", True),
+        Piece("ein", False),
+        Piece("Haus", True),
+        Piece("heute", False),
+    ]
+    assert mark("gleich", "gleich") == [Piece("gleich", True)]
+
+
+@pytest.mark.parametrize("style", ["simple", "json", "tqdm"])
+def test_reads_every_format_of_fairseqs_logs(fairseq_train, data, tmp_path, style):
+    log = tmp_path / "train.log"
+    options = {"log_format": style, "log_interval": 2, "log_file": log, "max_update": 20}
+    fairseq_train(data, tmp_path / "run", **options)
+    curves = read_log(log)
+    assert [update for update, _ in curves.validation["nll_loss"]] == [14, 20]
+    if style != "tqdm":  # whose bars do not go into files
+        assert [update for update, _ in curves.training["loss"]] == list(range(2, 21, 2))
+    assert curves.validation["nll_loss"][-1][1] < curves.validation["nll_loss"][0][1]
+    assert all(value > 0 for _, value in curves.validation["loss"])
+
+
+def test_a_resumed_run_has_one_curve_and_the_later_line_counts(tmp_path):
+    line = "2026-01-01 | INFO | train_inner | epoch 001: {0} / 9 loss={1}, nll_loss=1.5, num_updates={0}, lr=1e-05\n"
+    (tmp_path / "a.log").write_text(line.format(2, 9.0) + line.format(4, 8.0) + line.format(4, 7.5) + line.format(6, 7.0))
+    assert read_log(tmp_path / "a.log").training["loss"] == [(2, 9.0), (4, 7.5), (6, 7.0)]
+    (tmp_path / "b.log").write_text("nothing of the kind\n")
+    with pytest.raises(InputError, match="is it the log of a run"):
+        read_log(tmp_path / "b.log")
