@@ -68,7 +68,7 @@ def _strings(value) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Matrix:
-    """A file such as configs/quality.yaml."""
+    """A file such as benchmarks/quality.yaml."""
 
     configs: dict[str, Path]  # task -> config of residual-st train
     test_sets: list[str]

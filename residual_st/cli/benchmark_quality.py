@@ -17,7 +17,7 @@ SANITY = ("dense", "bypassed", "every-third-layer", "four-layers")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("matrix", type=Path, metavar="MATRIX.yaml", help="the systems, such as configs/quality.yaml")
+    parser.add_argument("matrix", type=Path, metavar="MATRIX.yaml", help="the systems, such as benchmarks/quality.yaml")
     parser.add_argument("--data", type=Path, required=True, help="folder of manifests for all tasks")
     parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="folder for checkpoints, logs and translations")
     parser.add_argument("--output", type=Path, default=Path("quality.jsonl"), metavar="FILE", help="rows of results are added here")

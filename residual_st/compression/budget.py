@@ -24,7 +24,7 @@ def plans_within(
     """
     layer_size = sum(rows * columns for rows, columns in shapes)
     diagonals = count * sum(map(min, shapes)) if diagonal else 0
-    sizes = [group_size] if group_size else range(2, count + 1)
+    sizes = range(2, count + 1) if group_size is None else [group_size]
     plans = dict.fromkeys(SharingPlan.make(count, size, pattern) for size in sizes)  # some sizes come to the same plan
     fixed = {plan: plan.n_groups * layer_size + diagonals for plan in plans}
     budget = int(weight_fraction * layer_size * count)

@@ -126,7 +126,7 @@ def plan_form(
     shapes = check_alike(layers)
     if weight_fraction is not None:
         return plans_within(list(shapes.values()), len(layers), diagonal, weight_fraction, group_size, pattern)
-    plan = SharingPlan.make(len(layers), group_size or 3, pattern)
+    plan = SharingPlan.make(len(layers), 3 if group_size is None else group_size, pattern)
     ranks = ResidualRanks.make(2 if rank is None else rank, len(layers), len(shapes))
     check_ranks(ranks, shapes)
     return plan, ranks

@@ -52,11 +52,10 @@ def _figures(line: str) -> tuple[str | None, dict[str, float]]:
         except (ValueError, TypeError):
             return None, {}
         numbers = {key: number for key, value in found.items() if (number := _number(value)) is not None}
-        if "train_num_updates" in found:  # the summary of an epoch
+        prefix = next((key.removesuffix("num_updates") for key in found if key.endswith("_num_updates")), "")
+        if prefix == "train_":  # the summary of an epoch
             return None, {}
-        if "valid_num_updates" in found:
-            return "validation", {key.removeprefix("valid_"): number for key, number in numbers.items()}
-        return "training", numbers
+        return "validation" if prefix else "training", {key.removeprefix(prefix): number for key, number in numbers.items()}
     if " valid on " in line:
         kind = "validation"
     elif _TRAINING.search(line):

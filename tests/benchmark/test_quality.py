@@ -99,7 +99,7 @@ def test_refuses_in_one_sentence(folder, flags, tmp_path):
 
 
 def test_the_projects_own_matrix_is_whole():
-    matrix = read_matrix(Path("configs/quality.yaml"))
+    matrix = read_matrix(Path("benchmarks/quality.yaml"))
     names = [run.name for run in matrix.chosen(None, None, None)]
     assert names.index("asr/dense/1") < names.index("st/dense/1")
     assert len(names) == len(set(names)) == len(matrix.runs)

@@ -192,3 +192,36 @@ def test_another_dictionary_is_refused(data, asr, tmp_path, capsys):
     command = ["compress", str(asr / "dense.pt"), "--output", str(tmp_path / "x.pt"), "--calibration", str(tmp_path / "other")]
     assert main(command) == 2
     assert "has a dictionary of" in capsys.readouterr().err
+
+
+def test_a_form_that_cannot_be_is_refused_before_any_calibration(data, asr, tmp_path, capsys, monkeypatch):
+    def too_late(*_args, **_kwargs):
+        raise AssertionError("the data was asked for first")
+
+    monkeypatch.setattr("residual_st.cli.compress.CalibrationData", too_late)
+    for flags, message in (
+        (["--residual-rank", "500"], "residual rank 500 does not fit"),
+        (["--group-size", "0"], "group size"),
+        (["--encoder-weight-fraction", "0.01"], "cannot be met"),
+    ):
+        arguments = ["compress", str(asr / "dense.pt"), "--output", str(tmp_path / "x.pt"), "--calibration", str(data), *flags]
+        assert main(arguments) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_dense_encoder_under_our_name_is_compressed_too(tmp_path, capsys):
+    dense = {"encoder_group_size": 1, "encoder_residual_rank": 0, "encoder_residual_diagonal": False}
+    path = save(tmp_path / "dense.pt", "s2t_residual_transformer_s", **dense)
+    assert main(["compress", path, "--output", str(tmp_path / "shared.pt"), "--residual-rank", "3"]) == 0
+    capsys.readouterr()
+    assert main(["inspect", str(tmp_path / "shared.pt"), "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["arch"] == "s2t_residual_transformer_s"
+    assert figures["groups"] == [0, 0, 0, 1, 1, 1]
+
+
+def test_low_rank_models_are_not_converted(tmp_path, capsys):
+    path = save(tmp_path / "rival.pt", "s2t_low_rank_transformer_s")
+    for command in ("compress", "expand"):
+        assert main([command, path, "--output", str(tmp_path / "x.pt")]) == 2
+        assert "only s2t_transformer of any size, dense or residual, can be converted" in capsys.readouterr().err

@@ -1,8 +1,9 @@
 import re
 
 import pytest
+import torch
 import yaml
-from conftest import ROOT, USER_DIR
+from conftest import ROOT, USER_DIR, tiny_flags
 
 from residual_st.cli import main
 
@@ -107,3 +108,17 @@ def test_refuses_missing_data_and_wrong_columns(capsys, tmp_path):
     (tmp_path / "train_st.tsv").write_text("id\taudio\tframes\ttgt_text\tspeaker\n")
     assert main(["train", config]) == 2
     assert "train_st.tsv has no column `n_frames`" in capsys.readouterr().err
+
+
+def test_fine_tuning_takes_the_form_of_its_checkpoint(capsys, tmp_path):
+    """Compression chooses it, often layer by layer, and no other fits."""
+    flags = tiny_flags(encoder_sharing_pattern="0,0,1,1,1,1", encoder_residual_rank="3,3,3,3,2,2", tgt_dict_size=20)
+    torch.save({"cfg": {"model": flags}, "args": None, "model": {}}, tmp_path / "start.pt")
+    config = write(tmp_path, **{"arch": "s2t_transformer_s", "load-pretrained-encoder-from": "asr.pt"})
+    assert main(["train", str(config), f"finetune-from-model={tmp_path}/start.pt", "--dry-run"]) == 0
+    command = " ".join(capsys.readouterr().out.replace("\\\n", "").split())
+    assert "--arch s2t_residual_transformer_s" in command
+    assert "--encoder-sharing-pattern 0,0,1,1,1,1 --encoder-residual-rank 3,3,3,3,2,2" in command
+    assert "load-pretrained" not in command
+    assert main(["train", str(config), f"finetune-from-model={tmp_path}/none.pt", "--dry-run"]) == 2
+    assert "none.pt does not exist" in capsys.readouterr().err
