@@ -6,6 +6,7 @@ python benchmarks/readme.py
 import re
 import statistics
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from scipy import stats
 from tabulate import tabulate
 
 from residual_st.benchmark import plots, results
+from residual_st.benchmark.comparison import METRICS, compare
 from residual_st.benchmark.footprint import PARTS
 from residual_st.benchmark.systems import GROUPS
 from residual_st.models.description import describe
@@ -21,6 +23,7 @@ from residual_st.models.standalone import build_model, parse_model_flags
 README = Path(__file__).parent.parent / "README.md"
 RESULTS = Path(__file__).parent / "results"
 SANITY = ("dense", "all layers bypassed", "first third of the layers", "every third layer")
+SANITY_SYSTEMS = ("dense", "bypassed", "every-third-layer", "four-layers")
 SIZES_MEASURED = ("K=3 R=16", "budget 0.36", "K=3 R=2")
 METHODS = (
     "plain",
@@ -266,7 +269,53 @@ def ladder() -> str:
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
 
 
+@cache
+def compared() -> list[dict]:
+    return compare(read("quality"), significance=True)
+
+
+def sanity() -> str:
+    """Whether the task can tell: the dense model without its layers, with a third of them, and one trained with a third."""
+    return _quality([entry for entry in compared() if entry["system"] in SANITY_SYSTEMS])
+
+
+def quality() -> str:
+    """Every other system against the dense one."""
+    return _quality([entry for entry in compared() if entry["system"] not in SANITY_SYSTEMS[1:]])
+
+
+def _quality(entries: list[dict]) -> str:
+    rows = []
+    for entry in sorted(entries, key=lambda entry: (entry["task"], METRICS[entry["task"]].index(entry["metric"]))):
+        change, score = entry["change_percent"], entry["score"]
+        rows.append(
+            [
+                {"wer": "WER", "ctc_wer": "WER, encoder alone", "bleu": "BLEU"}[entry["metric"]],
+                entry["system"],
+                f"{entry['fraction']:.1%}",
+                f"{score.value:.2f} ({score.low:.2f} to {score.high:.2f})",
+                "" if change is None else f"{change.value:+.1f} % ({change.low:+.1f} to {change.high:+.1f})",
+                " ".join(f"{value:.1f}" for value in entry["by_seed"]),
+                f"{entry['core_minutes']:.0f}",
+            ]
+        )
+    headers = ["measure", "system", "kept", "score (95 %)", "against dense (95 %)", "by seed", "core minutes"]
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+
+
+def distillation() -> str:
+    """What an update costs with a teacher."""
+    rows = []
+    for row in read("distillation_cost"):
+        ratios = [row[name] for name in ("cached", "live", "live, states")]
+        cells = [f"{ratio['ratio']:.2f} ({ratio['ratio_low']:.2f}–{ratio['ratio_high']:.2f})" for ratio in ratios]
+        rows.append([f"{row['layers']} × {row['width']}", row["frames"], row["dropout"], *cells])
+    headers = ["layers × d", "frames", "dropout", "cached words", "live, words", "live, words and states"]
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+
+
 TABLES = (
+    sanity, quality, distillation,
     sizes, latency, depth, forms, updates, memory, recompute, generate, exchange, network, demo, compression, translation, ladder
 )  # fmt: skip
 

@@ -1,16 +1,14 @@
-"""The matrix of training runs behind every claim on quality: what it holds, and carrying it out."""
+"""Carrying out the matrix of training runs that is behind every claim on quality."""
 
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
+from residual_st.benchmark.matrix import STARTS, Matrix, Run, checkpoint_of
 from residual_st.benchmark.results import append, provenance, read
 from residual_st.errors import InputError
 from residual_st.evaluation.generated import read_generated
@@ -19,124 +17,8 @@ from residual_st.evaluation.scores import corpus_scores
 from residual_st.models.standalone import load_model
 from residual_st.modules import matrix_parameters
 
-REFERENCE = "dense"
-_STARTS = ("compress", "low-rank", "keep-layers")
 _BEAM, _BATCH_FRAMES = 5, 20_000
 _SECONDS = "core_seconds.txt"  # beside each log: what its commands took, so that a stopped run's add up
-
-
-@dataclass(frozen=True)
-class Run:
-    """One system of the matrix, made for one task and seed. `@NAME` and `@TASK/NAME` in it are other systems' checkpoints."""
-
-    task: str
-    system: str
-    seed: int
-    start: dict  # the checkpoint that training begins with: `from`, and one of `_STARTS` for what is done to it; empty for none
-    flags: dict | None  # of training, over the task's config; None for no training
-
-    @property
-    def name(self) -> str:
-        return f"{self.task}/{self.system}/{self.seed}"
-
-    def needs(self) -> set[str]:
-        """The names of runs whose checkpoints this one takes."""
-        return {self._referred(value) for value in _strings([self.start, self.flags]) if value.startswith("@")}
-
-    def _referred(self, value: str) -> str:
-        task, _, system = value[1:].rpartition("/")
-        return f"{task or self.task}/{system}/{self.seed}"
-
-    def resolve(self, value, work: Path):
-        """`value` with the path of the checkpoint in place of a reference."""
-        if isinstance(value, str) and value.startswith("@"):
-            return checkpoint_of(work / self._referred(value))
-        return value
-
-    def row(self) -> dict:
-        """What tells this run from others in a row of results."""
-        return {"task": self.task, "system": self.system, "seed": self.seed, "start": self.start, "flags": self.flags}
-
-
-def _strings(value) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, (dict, list)):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _strings(item)
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """A file such as benchmarks/quality.yaml."""
-
-    configs: dict[str, Path]  # task -> config of residual-st train
-    test_sets: list[str]
-    runs: list[Run]
-
-    def chosen(self, tasks: list[str] | None, systems: list[str] | None, seeds: list[int] | None) -> list[Run]:
-        """The runs of these tasks, systems and seeds, and those that they need, needed ones first.
-
-        Raises:
-            InputError: for a name that the matrix does not have.
-        """
-        for kind, names in (("task", tasks), ("system", systems)):
-            known = list(dict.fromkeys(getattr(run, kind) for run in self.runs))
-            for name in names or []:
-                if name not in known:
-                    raise InputError(f"the matrix has no {kind} {name!r}; it has {', '.join(known)}")
-        by_name = {run.name: run for run in self.runs}
-        ordered = {}
-
-        def add(run: Run) -> None:
-            for name in sorted(run.needs()):
-                add(by_name[name])
-            ordered.setdefault(run.name, run)
-
-        for run in self.runs:
-            if run.task in (tasks or [run.task]) and run.system in (systems or [run.system]) and run.seed in (seeds or [run.seed]):
-                add(run)
-        return list(ordered.values())
-
-
-def read_matrix(path: Path) -> Matrix:
-    """Read a matrix. Raises InputError for one that names a file, a system or a key that is not there."""
-    try:
-        text = yaml.safe_load(path.read_text(encoding="utf-8"))
-        configs = {task: path.parent / config for task, config in text["tasks"].items()}
-        test_sets = list(text["test-sets"])
-        runs = [run for name, system in text["systems"].items() for run in _runs(name, system or {}, list(configs))]
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is not a matrix with tasks, test-sets and systems: {' '.join(str(error).split())}") from error
-    names = {run.name for run in runs}
-    for run in runs:
-        for needed in sorted(run.needs() - names):
-            raise InputError(f"{path}: {run.name} needs {needed}, which the matrix does not make")
-    for config in configs.values():
-        if not config.is_file():
-            raise InputError(f"{path} names {config}, which does not exist")
-    return Matrix(configs, test_sets, runs)
-
-
-def _runs(name: str, system: dict, tasks: list[str]) -> Iterator[Run]:
-    unknown = set(system) - {"tasks", "seeds", "from", *_STARTS, "flags", *(f"{task}-flags" for task in tasks)}
-    if unknown:
-        raise InputError(f"system {name!r} has an unknown key {sorted(unknown)[0]!r}")
-    start = {key: system[key] for key in ("from", *_STARTS) if key in system}
-    for task in system.get("tasks", tasks):
-        flags = system.get("flags", {})
-        if flags is not None:
-            flags = {**flags, **system.get(f"{task}-flags", {})}
-        for seed in system.get("seeds", [1]):
-            yield Run(task, name, seed, start, flags)
-
-
-def checkpoint_of(folder: Path) -> Path:
-    """The checkpoint that a finished run has left."""
-    trained = folder / "checkpoint_last.pt"
-    return trained if trained.exists() else folder / "start.pt"
 
 
 def carry_out(
@@ -154,8 +36,10 @@ def carry_out(
     Returns:
         The runs that failed, or needed one that did.
     """
-    done = {_key(row) for row in read(output) if "system" in row}
+    done = {_key(row) for row in read(output)}
     ended = {run.name for run in runs if _key(run.row()) in done and checkpoint_of(work / run.name).exists()}
+    for run in runs:
+        _claim(run, work / run.name)
     waiting = [run for run in runs if run.name not in ended]
     failed, running = [], {}
     with ThreadPoolExecutor(jobs) as pool:
@@ -186,7 +70,16 @@ def carry_out(
 
 
 def _key(row: dict) -> str:
-    return json.dumps([row[name] for name in ("task", "system", "seed", "start", "flags")], sort_keys=True)
+    return json.dumps([row.get(name) for name in ("task", "system", "seed", "start", "flags", "config")], sort_keys=True)
+
+
+def _claim(run: Run, folder: Path) -> None:
+    """Make a run's folder. Raises InputError where it holds what was made by other flags, which must not be taken for this run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    claim, content = folder / "run.json", json.dumps(run.row(), indent=2) + "\n"
+    if claim.exists() and claim.read_text(encoding="utf-8") != content:
+        raise InputError(f"{folder} holds a run with other flags or another config; choose another --work, or delete that folder")
+    claim.write_text(content, encoding="utf-8")
 
 
 class RunFailed(RuntimeError):
@@ -196,7 +89,6 @@ class RunFailed(RuntimeError):
 def make(run: Run, matrix: Matrix, data: Path, work: Path) -> dict:
     """Start, train, translate and score one run. Returns its row."""
     folder = work / run.name
-    folder.mkdir(parents=True, exist_ok=True)
     config = matrix.configs[run.task]
     start = run.resolve(run.start["from"], work) if run.start else None
     if len(run.start) > 1:
@@ -205,12 +97,16 @@ def make(run: Run, matrix: Matrix, data: Path, work: Path) -> dict:
             _command(_start_command(run, data, source, start), folder / "start.log")
     if run.flags is not None:
         _command(_train_command(run, config, data, work, start), folder / "train.log")
-    checkpoint, sentences = checkpoint_of(folder), []
-    for test_set in matrix.test_sets:
-        generated = folder / f"generate-{test_set}_{run.task}.txt"
-        _command(_generate_command(run, config, data, checkpoint, test_set), folder / "generate.log")
-        sentences += read_generated(generated).values()
+    checkpoint, sentences, alone = checkpoint_of(folder), [], []
     model = load_model(checkpoint)[1]
+    for test_set in matrix.test_sets:
+        subset, log = f"{test_set}_{run.task}", folder / "generate.log"
+        _command(_generate_command(run, data, checkpoint, subset, folder), log)
+        sentences += read_generated(folder / f"generate-{subset}.txt").values()
+        if model.encoder.ctc_proj is not None:
+            heard = folder / f"ctc-{subset}.txt"
+            _command(["residual_st.evaluation.ctc", checkpoint, data, subset, heard], log)
+            alone += read_generated(heard).values()
     return {
         "benchmark": "quality",
         **run.row(),
@@ -219,6 +115,7 @@ def make(run: Run, matrix: Matrix, data: Path, work: Path) -> dict:
         **_last_validation(folder / "train.log"),
         "core_minutes": round(sum(map(float, (folder / _SECONDS).read_text().split())) / 60, 1),
         "hypotheses": [sentence.hypothesis for sentence in sentences],
+        "ctc_hypotheses": [sentence.hypothesis for sentence in alone],
         "references": [sentence.reference for sentence in sentences],
         **provenance(),
     }
@@ -228,7 +125,7 @@ def _start_command(run: Run, data: Path, source: Path, output: Path) -> list:
     if "compress" in run.start:
         options = {"calibration": data, "seed": run.seed, **run.start["compress"]}
         return ["residual_st", "compress", source, "--output", output, "--force", *_options(options)]
-    kind = next(key for key in _STARTS if key in run.start)
+    kind = next(key for key in STARTS if key in run.start)
     arguments = run.start[kind] if kind == "keep-layers" else [run.start[kind], data]
     return ["residual_st.benchmark.starts", kind, source, output, *arguments]
 
@@ -252,15 +149,14 @@ def _yaml(value) -> str:
     return f"'{value}'" if isinstance(value, str) else str(value)
 
 
-def _generate_command(run: Run, config: Path, data: Path, checkpoint: Path, test_set: str) -> list:
-    text = yaml.safe_load(config.read_text(encoding="utf-8"))
+def _generate_command(run: Run, data: Path, checkpoint: Path, subset: str, results: Path) -> list:
     options = {
         "user-dir": Path(__file__).parent.parent,
-        "task": text["task"],
-        "config-yaml": text["config-yaml"],
-        "gen-subset": f"{test_set}_{run.task}",
+        "task": run.config["task"],
+        "config-yaml": run.config["config-yaml"],
+        "gen-subset": subset,
         "path": checkpoint,
-        "results-path": checkpoint.parent,
+        "results-path": results,
         "beam": _BEAM,
         "max-tokens": _BATCH_FRAMES,
         "num-workers": 0,

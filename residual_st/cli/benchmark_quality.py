@@ -9,7 +9,8 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from residual_st.benchmark.comparison import compare
-from residual_st.benchmark.quality import carry_out, checkpoint_of, read_matrix
+from residual_st.benchmark.matrix import checkpoint_of, read_matrix
+from residual_st.benchmark.quality import carry_out
 from residual_st.benchmark.results import read
 from residual_st.errors import InputError
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from residual_st.benchmark.comparison import METRIC, compare
+from residual_st.benchmark.comparison import compare
 from residual_st.benchmark.results import read
 from residual_st.errors import InputError
 from residual_st.files import atomically
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     if args.results:
         if not args.results.is_file():
             raise InputError(f"--results {args.results} does not exist")
-        results = [entry for entry in compare(read(args.results)) if METRIC[entry["task"]] == args.metric]
+        results = [entry for entry in compare(read(args.results)) if entry["metric"] == args.metric]
     runs = [read_run(argument, args.test_set) for argument in args.runs]
     recordings = Recordings(args.manifest, args.release) if args.manifest else None
     page = make_page(runs, args.metric, args.title, args.samples, recordings, results)

@@ -166,7 +166,10 @@ def format_command(arguments: list[str]) -> str:
 
 
 def check_data(flags: argparse.Namespace) -> None:
-    """Raise InputError unless the data configuration and manifests are there and have the columns that fairseq reads."""
+    """Raise InputError unless data configuration, manifests and teacher are there, and manifests have the columns fairseq reads."""
+    teacher = getattr(flags, "distill_from", None)
+    if teacher and not Path(teacher).exists():
+        raise InputError(f"distill-from {teacher} does not exist; give a checkpoint, or what residual-st cache-teacher wrote")
     root = Path(flags.data)
     needed = [root / flags.config_yaml]
     subsets = [subset for split in (flags.train_subset, flags.valid_subset) for subset in split.split(",")]

@@ -8,7 +8,7 @@ import pytest
 from conftest import run
 
 from residual_st.benchmark.comparison import compare
-from residual_st.benchmark.quality import read_matrix
+from residual_st.benchmark.matrix import read_matrix
 from residual_st.benchmark.results import read
 from residual_st.errors import InputError
 
@@ -33,12 +33,14 @@ def test_runs_are_made_scored_compared_and_not_made_again(folder, flags):
     before = (folder / "rows.jsonl").read_bytes()
     printed = cli(*flags, "--seeds", "1", "--json").stdout
     assert (folder / "rows.jsonl").read_bytes() == before
-    table = {entry["system"]: entry for entry in json.loads(printed[printed.index("[\n") :])}
+    entries = json.loads(printed[printed.index("[\n") :])
+    assert [entry["metric"] for entry in entries[:2]] == ["wer", "ctc_wer"]
+    table = {entry["system"]: entry for entry in entries if entry["metric"] == "wer"}
     assert table["dense"]["change_percent"] is None
     assert table["bypassed"]["fraction"] == 0
     assert 0.3 < table["low-rank"]["fraction"] <= 0.4
     for row in rows.values():
-        assert len(row["hypotheses"]) == len(row["references"]) == 24
+        assert len(row["hypotheses"]) == len(row["ctc_hypotheses"]) == len(row["references"]) == 24
         assert row["commit"] and row["torch"] and row["core_minutes"] > 0
     assert rows["distilled"]["updates"] == 2
     assert "distill_encoder_loss" in (folder / "work" / "asr" / "distilled" / "1" / "train.log").read_text()
@@ -73,7 +75,7 @@ def test_a_failure_is_reported_with_its_log_and_spares_the_rest(folder, flags):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (("asr.yaml", "none.yaml"), "none.yaml, which does not exist"),
+        (("asr.yaml", "none.yaml"), "none.yaml cannot be read: No such file"),
         (('"@dense", low-rank', '"@danse", low-rank'), "asr/low-rank/1 needs asr/danse/1, which the matrix does not make"),
         (("keep-layers", "keep-layer"), "unknown key 'keep-layer'"),
         (("test-sets", "tests"), "not a matrix with tasks, test-sets and systems"),
@@ -83,6 +85,14 @@ def test_refuses_a_matrix_that_cannot_be_made(folder, flags, change, sentence):
     (folder / "wrong.yaml").write_text(flags[0].read_text().replace(*change))
     with pytest.raises(InputError, match=sentence):
         read_matrix(folder / "wrong.yaml")
+
+
+def test_a_folder_of_another_run_is_not_taken_for_this_one(folder, flags):
+    changed = folder / "changed.yaml"
+    changed.write_text(flags[0].read_text().replace("low-rank: 0.4", "low-rank: 0.5"))
+    result = cli(changed, *flags[1:], "--seeds", "1", check=False)
+    assert result.returncode == 2
+    assert "low-rank/1 holds a run with other flags" in result.stderr
 
 
 def test_refuses_in_one_sentence(folder, flags, tmp_path):
@@ -109,7 +119,7 @@ def test_compares_over_the_seeds_that_both_have_and_takes_the_latest_row():
     def row(system, seed, hypotheses, size=100, **more):
         return {
             "task": "asr", "system": system, "seed": seed, "hypotheses": hypotheses, "references": ["a b", "c d"],
-            "encoder_matrix_parameters": size, "wer": 0.0, "chrf": 1.0, "core_minutes": 1.0, **more,
+            "ctc_hypotheses": [], "encoder_matrix_parameters": size, "wer": 0.0, "chrf": 1.0, "core_minutes": 1.0, **more,
         }  # fmt: skip
 
     rows = [

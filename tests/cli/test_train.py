@@ -110,6 +110,11 @@ def test_refuses_missing_data_and_wrong_columns(capsys, tmp_path):
     assert "train_st.tsv has no column `n_frames`" in capsys.readouterr().err
 
 
+def test_refuses_a_teacher_that_is_not_there(capsys, tmp_path):
+    assert main(["train", str(write(tmp_path)), "distill-from=nowhere.pt"]) == 2
+    assert "distill-from nowhere.pt does not exist" in capsys.readouterr().err
+
+
 def test_fine_tuning_takes_the_form_of_its_checkpoint(capsys, tmp_path):
     """Compression chooses it, often layer by layer, and no other fits."""
     flags = tiny_flags(encoder_sharing_pattern="0,0,1,1,1,1", encoder_residual_rank="3,3,3,3,2,2", tgt_dict_size=20)

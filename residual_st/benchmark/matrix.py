@@ -1,0 +1,128 @@
+"""What `residual-st benchmark quality` makes: systems, each for several tasks and seeds, and what they need of one another."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from residual_st.errors import InputError
+
+STARTS = ("compress", "low-rank", "keep-layers")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One system of the matrix, made for one task and seed. `@NAME` and `@TASK/NAME` in it are other systems' checkpoints."""
+
+    task: str
+    system: str
+    seed: int
+    start: dict  # the checkpoint that training begins with: `from`, and one of `STARTS` for what is done to it; empty for none
+    flags: dict | None  # of training, over `config`; None for no training
+    config: dict  # the task's, as residual-st train reads it, but for where the data are
+
+    @property
+    def name(self) -> str:
+        return f"{self.task}/{self.system}/{self.seed}"
+
+    def needs(self) -> set[str]:
+        """The names of runs whose checkpoints this one takes."""
+        return {self._referred(value) for value in _strings([self.start, self.flags]) if value.startswith("@")}
+
+    def _referred(self, value: str) -> str:
+        task, _, system = value[1:].rpartition("/")
+        return f"{task or self.task}/{system}/{self.seed}"
+
+    def resolve(self, value, work: Path):
+        """`value` with the path of the checkpoint in place of a reference."""
+        if isinstance(value, str) and value.startswith("@"):
+            return checkpoint_of(work / self._referred(value))
+        return value
+
+    def row(self) -> dict:
+        """What tells this run from others in a row of results."""
+        return {name: getattr(self, name) for name in ("task", "system", "seed", "start", "flags", "config")}
+
+
+def _strings(value) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (dict, list)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _strings(item)
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A file such as benchmarks/quality.yaml."""
+
+    configs: dict[str, Path]  # task -> file of its config
+    test_sets: list[str]
+    runs: list[Run]
+
+    def chosen(self, tasks: list[str] | None, systems: list[str] | None, seeds: list[int] | None) -> list[Run]:
+        """The runs of these tasks, systems and seeds, and those that they need, needed ones first.
+
+        Raises:
+            InputError: for a name that the matrix does not have.
+        """
+        for kind, names in (("task", tasks), ("system", systems)):
+            known = list(dict.fromkeys(getattr(run, kind) for run in self.runs))
+            for name in names or []:
+                if name not in known:
+                    raise InputError(f"the matrix has no {kind} {name!r}; it has {', '.join(known)}")
+        by_name = {run.name: run for run in self.runs}
+        ordered = {}
+
+        def add(run: Run) -> None:
+            for name in sorted(run.needs()):
+                add(by_name[name])
+            ordered.setdefault(run.name, run)
+
+        for run in self.runs:
+            if run.task in (tasks or [run.task]) and run.system in (systems or [run.system]) and run.seed in (seeds or [run.seed]):
+                add(run)
+        return list(ordered.values())
+
+
+def read_matrix(path: Path) -> Matrix:
+    """Read a matrix. Raises InputError for one that names a file, a system or a key that is not there."""
+    try:
+        text = yaml.safe_load(path.read_text(encoding="utf-8"))
+        configs = {task: path.parent / config for task, config in text["tasks"].items()}
+        test_sets = list(text["test-sets"])
+        texts = {task: _config(config) for task, config in configs.items()}
+        runs = [run for name, system in text["systems"].items() for run in _runs(name, system or {}, texts)]
+    except OSError as error:
+        raise InputError(f"{error.filename} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is not a matrix with tasks, test-sets and systems: {' '.join(str(error).split())}") from error
+    names = {run.name for run in runs}
+    for run in runs:
+        for needed in sorted(run.needs() - names):
+            raise InputError(f"{path}: {run.name} needs {needed}, which the matrix does not make")
+    return Matrix(configs, test_sets, runs)
+
+
+def _config(path: Path) -> dict:
+    return {key: value for key, value in yaml.safe_load(path.read_text(encoding="utf-8")).items() if key != "data"}
+
+
+def _runs(name: str, system: dict, configs: dict[str, dict]) -> Iterator[Run]:
+    unknown = set(system) - {"tasks", "seeds", "from", *STARTS, "flags", *(f"{task}-flags" for task in configs)}
+    if unknown:
+        raise InputError(f"system {name!r} has an unknown key {sorted(unknown)[0]!r}")
+    start = {key: system[key] for key in ("from", *STARTS) if key in system}
+    for task in system.get("tasks", configs):
+        flags = system.get("flags", {})
+        if flags is not None:
+            flags = {**flags, **system.get(f"{task}-flags", {})}
+        for seed in system.get("seeds", [1]):
+            yield Run(task, name, seed, start, flags, configs[task])
+
+
+def checkpoint_of(folder: Path) -> Path:
+    """The checkpoint that a finished run has left."""
+    trained = folder / "checkpoint_last.pt"
+    return trained if trained.exists() else folder / "start.pt"

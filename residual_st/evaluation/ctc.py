@@ -1,0 +1,63 @@
+"""What an encoder hears by itself: its CTC output read greedily, no decoder and no search.
+
+    python -m residual_st.evaluation.ctc CHECKPOINT DATA SUBSET OUTPUT
+
+writes lines as fairseq-generate does, so that they are read and scored alike. The decoder of a joint model can make up for a poor
+encoder by what it knows of the language; this figure has no such help.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerModel
+from torch import Tensor
+
+from residual_st.compression.calibration_data import CalibrationData
+from residual_st.errors import InputError
+from residual_st.files import atomically
+from residual_st.models.standalone import load_model
+
+_BLANK = 0  # fairseq's CTC loss takes the dictionary's first symbol
+
+
+@torch.no_grad()
+def best_paths(model: S2TTransformerModel, batch: dict) -> Iterator[Tensor]:
+    """Yield for each utterance the words of the likeliest symbol at each position, repetitions and blanks left out.
+
+    Raises:
+        InputError: if the encoder was trained without CTC.
+    """
+    if model.encoder.ctc_proj is None:
+        raise InputError("the encoder was trained without CTC, and says nothing by itself")
+    encoded = model.encoder(batch["net_input"]["src_tokens"], batch["net_input"]["src_lengths"])
+    scores, lengths = model.get_ctc_output((None, {"encoder_out": encoded}), batch)
+    for symbols, length in zip(scores.argmax(-1).t(), lengths.tolist()):
+        path = torch.unique_consecutive(symbols[:length])
+        yield path[path != _BLANK]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("subset")
+    parser.add_argument("output", type=Path)
+    args = parser.parse_args()
+    state, model = load_model(args.checkpoint)
+    data = CalibrationData(state, args.data)
+    bpe, dictionary = data.task.build_bpe(None), data.task.target_dictionary
+    with atomically(args.output) as partial, open(partial, "w", encoding="utf-8") as file:
+        for batch in data.batches(args.subset):
+            references = data.task.dataset(args.subset).tgt_texts
+            for number, path in zip(batch["id"].tolist(), best_paths(model, batch)):
+                text = bpe.decode(dictionary.string(path))
+                file.write(f"T-{number}\t{references[number]}\nD-{number}\t0\t{text}\n")
+        file.write(f"Generate {args.subset} with CTC, greedily\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
