@@ -15,15 +15,16 @@ from tabulate import tabulate
 
 from residual_st.benchmark import plots, results
 from residual_st.benchmark.comparison import METRICS, compare
+from residual_st.benchmark.comparison import SANITY as SANITY_SYSTEMS
 from residual_st.benchmark.footprint import PARTS
 from residual_st.benchmark.systems import GROUPS
 from residual_st.models.description import describe
 from residual_st.models.standalone import build_model, parse_model_flags
+from residual_st.report.figures import pareto
 
 README = Path(__file__).parent.parent / "README.md"
 RESULTS = Path(__file__).parent / "results"
 SANITY = ("dense", "all layers bypassed", "first third of the layers", "every third layer")
-SANITY_SYSTEMS = ("dense", "bypassed", "every-third-layer", "four-layers")
 SIZES_MEASURED = ("K=3 R=16", "budget 0.36", "K=3 R=2")
 METHODS = (
     "plain",
@@ -335,6 +336,8 @@ def main() -> int:
             before, _, rest = text.partition(start)
             text = before + start + tables[name]() + "\n" + end + rest.partition(end)[2]
         path.write_text(text, encoding="utf-8")
+    shown = [entry for entry in compared() if entry["metric"] == "ctc_wer" and entry["system"] != "bypassed"]
+    (root / "docs" / "quality.svg").write_text(pareto(shown, "ctc_wer", "dense"), encoding="utf-8")
     plots.draw("speed", newest("speed"), root / "docs" / "speed")
     plots.draw("memory", newest("memory"), root / "docs" / "memory")
     return 0

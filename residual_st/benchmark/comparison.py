@@ -9,6 +9,7 @@ from sacrebleu.significance import PairedTest
 from residual_st.evaluation.generated import Sentence
 from residual_st.evaluation.scores import COUNTS, RATES, relative_change, score_interval
 
+SANITY = ("dense", "bypassed", "every-third-layer", "four-layers")
 METRICS = {"asr": ("wer", "ctc_wer"), "st": ("bleu",)}  # of tasks of other names, BLEU
 
 
@@ -49,6 +50,34 @@ def compare(rows: Iterable[dict], reference: str = "dense", significance: bool =
                 entry["p_value"] = _p_value(ours, theirs)
             table.append(entry)
     return table
+
+
+def verdicts(entries: list[dict]) -> list[dict]:
+    """For each task and metric whether it can tell encoders apart, from what `compare` makes of the `SANITY` systems.
+
+    Without its layers the trained model is to be destroyed: word errors over 90 %, or BLEU under a fifth. With every third it is to be
+    harmed greatly: half as many errors again, or half the BLEU. A model with a third of the layers, trained the same way, is to have 10 %
+    more errors or 3 BLEU less, with an interval that excludes 0.
+    """
+    by_system = {(entry["task"], entry["metric"], entry["system"]): entry for entry in entries}
+    found = []
+    for task, metric in dict.fromkeys((task, metric) for task, metric, _ in by_system):
+        systems = [by_system.get((task, metric, system)) for system in SANITY]
+        if None in systems:
+            continue
+        dense, bypassed, third, shallow = systems
+        change = shallow["change_percent"]
+        if metric == "bleu":
+            destroyed = bypassed["score"].value < dense["score"].value / 5
+            harmed = third["score"].value < dense["score"].value / 2
+            missed = dense["score"].value - shallow["score"].value >= 3 and change.high < 0
+        else:
+            destroyed = bypassed["score"].value > 90
+            harmed = third["change_percent"].value >= 50
+            missed = change.value >= 10 and change.low > 0
+        answers = {"destroyed without layers": destroyed, "harmed with a third": harmed, "worse trained with a third": missed}
+        found.append({"task": task, "metric": metric, **answers, "can tell": destroyed and harmed and missed})
+    return found
 
 
 def _sentences(row: dict, texts: str) -> list[Sentence]:

@@ -8,13 +8,11 @@ from pathlib import Path
 from tabulate import tabulate
 from tqdm import tqdm
 
-from residual_st.benchmark.comparison import compare
+from residual_st.benchmark.comparison import SANITY, compare, verdicts
 from residual_st.benchmark.matrix import checkpoint_of, read_matrix
 from residual_st.benchmark.quality import carry_out
 from residual_st.benchmark.results import read
 from residual_st.errors import InputError
-
-SANITY = ("dense", "bypassed", "every-third-layer", "four-layers")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,8 +60,18 @@ def run(args: argparse.Namespace) -> int:
     bar.close()
     chosen = {(run.task, run.system) for run in runs}
     table = [entry for entry in compare(read(args.output)) if (entry["task"], entry["system"]) in chosen]
-    print(json.dumps(table, indent=2, default=asdict) if args.json else tabulate([_brief(entry) for entry in table], "keys"))
+    answers = verdicts(table) if args.sanity else []
+    if args.json:
+        print(json.dumps([*table, *answers], indent=2, default=asdict))
+    else:
+        print(tabulate([_brief(entry) for entry in table], "keys"))
+        if answers:
+            print("\n" + tabulate([{key: _word(value) for key, value in answer.items()} for answer in answers], "keys"))
     return 1 if failed else 0
+
+
+def _word(value: bool | str) -> str:
+    return value if isinstance(value, str) else ("yes" if value else "no")
 
 
 def _brief(entry: dict) -> dict:

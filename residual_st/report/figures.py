@@ -6,29 +6,46 @@ from collections.abc import Callable
 from residual_st.evaluation.logs import Curve
 from residual_st.plotting import Axes, pyplot
 
-_SIZE = (5.2, 3.5)  # inches; small, so that lettering is still read on a telephone
+_SIZE = (5.2, 3.8)  # inches; small, so that lettering is still read on a telephone
 _COLOURS = ("#333333", "#1f6fb4", "#e08214", "#2a9d5c", "#b2397f", "#7a5cc9", "#8c6d31", "#00a0b0")
-_LABEL = {"wer": "word error rate, %", "bleu": "BLEU"}
+_MARKERS = "os^"
+_LABEL = {"wer": "word error rate, %", "ctc_wer": "WER of the encoder alone, %", "bleu": "BLEU"}
 
 
 def pareto(entries: list[dict], metric: str, reference: str) -> str:
-    """Size of the encoder's matrices against the score, with its 95 % interval. Entries as `compare` makes them."""
+    """Size of the encoder's matrices against the score, with its 95 % interval. Entries as `compare` makes them.
+
+    Systems of nearly one size are set side by side.
+    """
 
     def draw(axis: Axes) -> None:
-        for index, entry in enumerate(entries):
+        places = _side_by_side([100 * entry["fraction"] for entry in entries])
+        for index, (entry, place) in enumerate(zip(entries, places)):
             score = entry["score"]
-            size = 100 * entry["fraction"]
             bars = [[score.value - score.low], [score.high - score.value]]
-            colour = _COLOURS[0] if entry["system"] == reference else _COLOURS[1 + index % (len(_COLOURS) - 1)]
-            axis.errorbar(size, score.value, yerr=bars, fmt="o", color=colour, capsize=3, markersize=5)
-            axis.annotate(entry["system"], (size, score.value), (6, 4), textcoords="offset points", fontsize=8, color=colour)
+            style = {"color": _COLOURS[index % len(_COLOURS)], "fmt": _MARKERS[index // len(_COLOURS) % len(_MARKERS)]}
+            axis.errorbar(place, score.value, yerr=bars, capsize=3, markersize=5, label=entry["system"], **style)
         axis.set_xlabel(f"encoder matrices, % of {reference}'s")
         axis.set_ylabel(_LABEL[metric])
-        axis.margins(x=0.18, y=0.12)
-        if metric == "wer":
+        axis.legend(frameon=False, fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.16))
+        if metric.endswith("wer"):
             axis.invert_yaxis()  # better is up
 
     return _svg(draw)
+
+
+def _side_by_side(sizes: list[float], gap: float = 1.6) -> list[float]:
+    """Sizes in percent with those that would cover one another moved apart, around where they are."""
+    places = list(sizes)
+    order = sorted(range(len(sizes)), key=sizes.__getitem__)
+    cluster = []
+    for index in [*order, None]:
+        if cluster and (index is None or sizes[index] - sizes[cluster[-1]] > gap):
+            for rank, member in enumerate(cluster):
+                places[member] = sum(sizes[each] for each in cluster) / len(cluster) + gap * (rank - (len(cluster) - 1) / 2)
+            cluster = []
+        cluster.append(index)
+    return places
 
 
 def training_curves(curves: dict[str, list[Curve]], label: str) -> str:

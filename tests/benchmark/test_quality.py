@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from conftest import run
 
-from residual_st.benchmark.comparison import compare
+from residual_st.benchmark.comparison import compare, verdicts
 from residual_st.benchmark.matrix import read_matrix
 from residual_st.benchmark.results import read
 from residual_st.errors import InputError
+from residual_st.evaluation.scores import Estimate
 
 
 def cli(*arguments, check=True):
@@ -131,3 +132,33 @@ def test_compares_over_the_seeds_that_both_have_and_takes_the_latest_row():
     entry = next(entry for entry in compare(rows) if entry["system"] == "small")
     assert (entry["seeds"], entry["fraction"], entry["score"].value) == (1, 0.3, 50.0)
     assert entry["change_percent"].value == 100.0
+
+
+@pytest.mark.parametrize(
+    ("metric", "scores", "shallow", "expected"),
+    [
+        ("wer", (20, 110, 60), (23, 15, 12), True),
+        ("wer", (20, 70, 60), (23, 15, 12), False),  # the decoder knows the language
+        ("wer", (20, 110, 25), (23, 15, 12), False),
+        ("wer", (20, 110, 60), (23, 15, -1), False),  # may be chance
+        ("wer", (20, 110, 60), (21, 5, 2), False),
+        ("bleu", (60, 10, 25), (55, -8, -12), True),
+        ("bleu", (60, 13, 25), (55, -8, -12), False),
+        ("bleu", (60, 10, 25), (58, -4, -6), False),
+    ],
+)
+def test_says_whether_a_task_can_tell(metric, scores, shallow, expected):
+    def entry(system, score, change=0.0, low=None):
+        width = abs(change - low) if low is not None else 1.0
+        estimate = Estimate(change, change - width, change + width)
+        return {"task": "t", "metric": metric, "system": system, "score": Estimate(score, score, score), "change_percent": estimate}
+
+    dense, bypassed, third = scores
+    entries = [
+        entry("dense", dense),
+        entry("bypassed", bypassed),
+        entry("every-third-layer", third, 100 * (third / dense - 1)),
+        entry("four-layers", shallow[0], shallow[1], shallow[2]),
+    ]
+    assert [answer["can tell"] for answer in verdicts(entries)] == [expected]
+    assert verdicts(entries[:3]) == []
