@@ -55,9 +55,9 @@ def compare(rows: Iterable[dict], reference: str = "dense", significance: bool =
 def verdicts(entries: list[dict]) -> list[dict]:
     """For each task and metric whether it can tell encoders apart, from what `compare` makes of the `SANITY` systems.
 
-    Without its layers the trained model is to be destroyed: word errors over 90 %, or BLEU under a fifth. With every third it is to be
-    harmed greatly: half as many errors again, or half the BLEU. A model with a third of the layers, trained the same way, is to have 10 %
-    more errors or 3 BLEU less, with an interval that excludes 0.
+    Without its layers the trained model is to be destroyed: word errors over 90 %, or BLEU under a fifth. With every third it is to
+    be harmed greatly: half as many errors again, or half the BLEU. A model with a third of the layers, trained the same way, is to
+    have 10 % more errors or 3 BLEU less, with an interval that excludes 0.
     """
     by_system = {(entry["task"], entry["metric"], entry["system"]): entry for entry in entries}
     found = []
