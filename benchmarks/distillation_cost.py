@@ -22,8 +22,8 @@ from residual_st.compression.calibration_data import BATCH_FRAMES, CalibrationDa
 from residual_st.criterions.label_smoothed_cross_entropy_with_residual import (
     LabelSmoothedCrossEntropyWithResidualCriterion as Criterion,
 )
-from residual_st.distillation import LiveTeacher
 from residual_st.distillation.cache import write_cache
+from residual_st.distillation.teacher import LiveTeacher
 from residual_st.models.standalone import build_model, load_model, model_flags
 
 RESULTS = Path(__file__).parent / "results" / "distillation_cost.jsonl"

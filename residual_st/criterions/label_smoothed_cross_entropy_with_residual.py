@@ -1,7 +1,6 @@
 """fairseq's label-smoothed loss, with optional CTC and a teacher, for models whose layers carry residuals."""
 
 import contextlib
-import math
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Optional
@@ -15,8 +14,7 @@ from fairseq.criterions.label_smoothed_cross_entropy_with_ctc import (
 from fairseq.logging import metrics
 from torch import Tensor, nn
 
-from residual_st.distillation import open_teacher, recorded_states, state_difference, word_divergence
-from residual_st.distillation.states import find_encoder
+from residual_st.distillation import Distillation
 from residual_st.errors import InputError
 from residual_st.modules import ResidualLinear, matrix_kind
 
@@ -57,44 +55,23 @@ class LabelSmoothedCrossEntropyWithResidualCriterion(LabelSmoothedCrossEntropyWi
     ):  # fmt: skip
         super().__init__(task, sentence_avg, label_smoothing, ignore_prefix_size, report_accuracy, ctc_weight)
         self.residual_penalty = residual_penalty
-        self.distill_from = distill_from
-        self.distill_weight, self.distill_temperature = distill_weight, distill_temperature
-        self.distill_encoder_weight = distill_encoder_weight
-        self._check_distillation()
-        self._vocabulary_size = len(task.target_dictionary)
-        self._teacher, self._layer_map = None, []
-        self._spoken = self._word_loss = None  # of the batch at hand
-
-    def _check_distillation(self) -> None:
-        flags = (self.distill_weight, self.distill_temperature, self.distill_encoder_weight)
-        if self.distill_from is None and flags != (0.5, 1.0, 0.0):
+        flags = (distill_weight, distill_temperature, distill_encoder_weight)
+        if distill_from is None and flags != (0.5, 1.0, 0.0):
             raise InputError("--distill-weight, --distill-temperature and --distill-encoder-weight need a teacher: --distill-from")
-        if not 0 <= self.distill_weight <= 1:
-            raise InputError(f"--distill-weight {self.distill_weight} is a share of the loss; allowed are 0 to 1")
-        if self.distill_temperature <= 0 or self.distill_encoder_weight < 0:
-            raise InputError("--distill-temperature must be above 0 and --distill-encoder-weight 0 or more")
+        self._distillation = distill_from and Distillation(distill_from, *flags, len(task.target_dictionary))
+        self._lesson = None  # of the batch at hand
 
     def forward(self, model, sample, reduce=True):
-        distills = model.training and self.distill_from is not None
-        pairs = self._prepare_teacher(model) if distills else []
-        states = contextlib.nullcontext({})
-        if pairs:
-            states = recorded_states(find_encoder(model).transformer_layers, [own for own, _ in pairs])
-        words, log_probs, theirs = self._teacher(sample, [other for _, other in pairs]) if distills else (None, None, {})
-        self._spoken = (words, log_probs) if distills else None
-        with states as ours:
+        taught = model.training and self._distillation
+        with self._distillation.lesson(model, sample) if taught else contextlib.nullcontext() as self._lesson:
             loss, sample_size, logging_output = super().forward(model, sample, reduce)
         if not self.ctc_weight:
             del logging_output["ctc_loss"]
         if not model.training:
             return loss, sample_size, logging_output
-        if distills:
-            logging_output["distill_loss"] = self._word_loss.detach() / math.log(2)  # fairseq logs losses in bits
-        if pairs:
-            differences = [state_difference(ours[own][0], theirs[other], ours[own][1]) for own, other in pairs]
-            difference = sum(differences) / len(differences)
-            loss = loss + self.distill_encoder_weight * difference.to(loss.dtype) * sample_size
-            logging_output["distill_encoder_loss"] = difference.detach() * sample_size
+        if taught:
+            loss = loss + self._lesson.state_penalty() * sample_size
+            logging_output |= self._lesson.log(sample_size)
         with torch.set_grad_enabled(self.residual_penalty > 0):
             energies = residual_energies(model)
         if self.residual_penalty > 0:
@@ -109,24 +86,12 @@ class LabelSmoothedCrossEntropyWithResidualCriterion(LabelSmoothedCrossEntropyWi
             logging_output[f"shared_energy_{kind}"] = shared
         return loss, sample_size, logging_output
 
-    def _prepare_teacher(self, model: nn.Module) -> list[tuple[int, int]]:
-        """Open the teacher at the first update, not before: a checkpoint is read again where its teacher is gone.
-
-        Returns the pairs of layers (student's, teacher's) whose states are compared.
-        """
-        if self._teacher is None:
-            self._teacher = open_teacher(self.distill_from, self._vocabulary_size)
-            self._layer_map = self._teacher.map_layers(model) if self.distill_encoder_weight else []
-        return self._layer_map
-
     def compute_loss(self, model, net_output, sample, reduce=True):
         loss, nll_loss = super().compute_loss(model, net_output, sample, reduce)
-        if self._spoken is not None:
+        if self._lesson is not None:
             counted = sample["target"].ne(self.padding_idx)
             counted[:, : self.ignore_prefix_size] = False
-            words, log_probs = self._spoken
-            self._word_loss = word_divergence(net_output[0], log_probs, words, counted, self.distill_temperature)
-            loss = (1 - self.distill_weight) * loss + self.distill_weight * self._word_loss.to(loss.dtype)
+            loss = self._lesson.mix(loss, net_output[0], counted)
         return loss, nll_loss
 
     @classmethod

@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import run, same_weights
 
+from residual_st.distillation import lessons
 from residual_st.distillation.cache import TeacherCache, write_cache
 from residual_st.errors import InputError
 from residual_st.models.standalone import load_model
@@ -74,11 +75,9 @@ def json_of(line: str) -> dict[str, float]:
 
 
 def test_the_teacher_is_left_as_it_was_and_opened_once(fairseq_train, data, teacher, tmp_path, monkeypatch):
-    from residual_st.criterions import label_smoothed_cross_entropy_with_residual as criterion
-
     opened = []
-    original = criterion.open_teacher
-    monkeypatch.setattr(criterion, "open_teacher", lambda *args: opened.append(original(*args)) or opened[-1])
+    original = lessons.open_teacher
+    monkeypatch.setattr(lessons, "open_teacher", lambda *args: opened.append(original(*args)) or opened[-1])
 
     before = load_model(teacher)[1].state_dict()
     fairseq_train(data, tmp_path, distill_from=teacher, max_update=20, **STUDENT)  # more than an epoch

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from residual_st.distillation import layer_map, state_difference, word_divergence
+from residual_st.distillation.losses import state_difference, word_divergence
+from residual_st.distillation.states import layer_map
 
 
 @pytest.fixture
