@@ -164,6 +164,7 @@ def fairseq_train(monkeypatch):
             "max_tokens": 4000,
             "seed": 1,
             "num_workers": 0,
+            "data_buffer_size": 0,  # no thread that reads ahead, and may be at it when a test has ended
             "cpu": True,
             "no_epoch_checkpoints": True,
         }
