@@ -337,7 +337,8 @@ def main() -> int:
             text = before + start + tables[name]() + "\n" + end + rest.partition(end)[2]
         path.write_text(text, encoding="utf-8")
     shown = [entry for entry in compared() if entry["metric"] == "ctc_wer" and entry["system"] != "bypassed"]
-    (root / "docs" / "quality.svg").write_text(pareto(shown, "ctc_wer", "dense"), encoding="utf-8")
+    if shown:
+        (root / "docs" / "quality.svg").write_text(pareto(shown, "ctc_wer", "dense"), encoding="utf-8")
     plots.draw("speed", newest("speed"), root / "docs" / "speed")
     plots.draw("memory", newest("memory"), root / "docs" / "memory")
     return 0

@@ -11,7 +11,7 @@ from pathlib import Path
 from residual_st.benchmark.matrix import STARTS, Matrix, Run, checkpoint_of
 from residual_st.benchmark.results import append, provenance, read
 from residual_st.errors import InputError
-from residual_st.evaluation.generated import read_generated
+from residual_st.evaluation.generated import Sentence, read_generated
 from residual_st.evaluation.logs import read_log
 from residual_st.evaluation.scores import corpus_scores
 from residual_st.models.standalone import load_model
@@ -102,11 +102,11 @@ def make(run: Run, matrix: Matrix, data: Path, work: Path) -> dict:
     for test_set in matrix.test_sets:
         subset, log = f"{test_set}_{run.task}", folder / "generate.log"
         _command(_generate_command(run, data, checkpoint, subset, folder), log)
-        sentences += read_generated(folder / f"generate-{subset}.txt").values()
+        sentences += _read_whole(folder / f"generate-{subset}.txt", data / f"{subset}.tsv")
         if model.encoder.ctc_proj is not None:
             heard = folder / f"ctc-{subset}.txt"
             _command(["residual_st.evaluation.ctc", checkpoint, data, subset, heard], log)
-            alone += read_generated(heard).values()
+            alone += _read_whole(heard, data / f"{subset}.tsv")
     return {
         "benchmark": "quality",
         **run.row(),
@@ -119,6 +119,14 @@ def make(run: Run, matrix: Matrix, data: Path, work: Path) -> dict:
         "references": [sentence.reference for sentence in sentences],
         **provenance(),
     }
+
+
+def _read_whole(generated: Path, manifest: Path) -> list[Sentence]:
+    """The sentences of a test set. Raises RunFailed where some are missing: a score would be of another test set."""
+    sentences, lines = read_generated(generated), manifest.read_text(encoding="utf-8").splitlines()[1:]
+    if list(sentences) != list(range(len(lines))):
+        raise RunFailed(f"{generated} has {len(sentences)} of the {len(lines)} sentences of {manifest}")
+    return list(sentences.values())
 
 
 def _start_command(run: Run, data: Path, source: Path, output: Path) -> list:
@@ -159,6 +167,7 @@ def _generate_command(run: Run, data: Path, checkpoint: Path, subset: str, resul
         "results-path": results,
         "beam": _BEAM,
         "max-tokens": _BATCH_FRAMES,
+        "required-batch-size-multiple": 1,  # otherwise fairseq-fixed leaves out a last batch that is no multiple of eight
         "num-workers": 0,
         "scoring": "sacrebleu",
         "cpu": True,

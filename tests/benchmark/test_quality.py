@@ -9,6 +9,7 @@ from conftest import run
 
 from residual_st.benchmark.comparison import compare, verdicts
 from residual_st.benchmark.matrix import read_matrix
+from residual_st.benchmark.quality import RunFailed, _read_whole
 from residual_st.benchmark.results import read
 from residual_st.errors import InputError
 from residual_st.evaluation.scores import Estimate
@@ -162,3 +163,13 @@ def test_says_whether_a_task_can_tell(metric, scores, shallow, expected):
     ]
     assert [answer["can tell"] for answer in verdicts(entries)] == [expected]
     assert verdicts(entries[:3]) == []
+
+
+def test_a_test_set_of_which_sentences_are_missing_is_no_result(tmp_path):
+    manifest, generated = tmp_path / "tst.tsv", tmp_path / "generate-tst.txt"
+    manifest.write_text("id\ttgt_text\n0\ta\n1\tb\n")
+    generated.write_text("T-0\ta\nD-0\t-1\ta\nGenerate tst with beam=5: BLEU = 1\n")
+    with pytest.raises(RunFailed, match="has 1 of the 2 sentences"):
+        _read_whole(generated, manifest)
+    generated.write_text("T-1\tb\nD-1\t-1\tc\n" + generated.read_text())
+    assert [sentence.hypothesis for sentence in _read_whole(generated, manifest)] == ["a", "c"]
