@@ -3,7 +3,7 @@
     python benchmarks/distillation_cost.py TEACHER.pt DATA [--repeats 9]
 
 The student has the teacher's shape with K=3, R=16. Every turn is the same eight batches of training data, read before: forward,
-backward and an Adam step, on all threads. One row is appended to results/distillation_cost.jsonl.
+backward and an Adam step, on all threads. One row for each kind of teacher is appended to results/distillation_cost.jsonl.
 """
 
 import argparse
@@ -76,12 +76,11 @@ def main() -> int:
             args.repeats,
             wait=lambda: None,  # nothing runs beside a CPU
         )
-    row = {"benchmark": "distillation_cost", "layers": flags.encoder_layers, "width": flags.encoder_embed_dim}
-    row |= {"frames": BATCH_FRAMES, "dropout": args.dropout, "repeats": args.repeats, "cpu": cpu_name()}
+    case = {"layers": flags.encoder_layers, "width": flags.encoder_embed_dim, "frames": BATCH_FRAMES, "dropout": args.dropout}
     for name, ratio in ratios_to("labels", times).items():
         print(name, ratio)
-        row[name] = ratio
-    append(RESULTS, {**row, **provenance()})
+        row = {"benchmark": "distillation_cost", "system": name, "seed": 1, **ratio, **case, "cpu": cpu_name()}
+        append(RESULTS, {**row, **provenance()})
     return 0
 
 

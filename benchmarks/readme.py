@@ -306,11 +306,11 @@ def _quality(entries: list[dict]) -> str:
 
 def distillation() -> str:
     """What an update costs with a teacher."""
-    rows = []
+    cases = {}
     for row in read("distillation_cost"):
-        ratios = [row[name] for name in ("cached", "live", "live, states")]
-        cells = [f"{ratio['ratio']:.2f} ({ratio['ratio_low']:.2f}–{ratio['ratio_high']:.2f})" for ratio in ratios]
-        rows.append([f"{row['layers']} × {row['width']}", row["frames"], row["dropout"], *cells])
+        case = (f"{row['layers']} × {row['width']}", row["frames"], row["dropout"])
+        cases.setdefault(case, {})[row["system"]] = f"{row['ratio']:.2f} ({row['ratio_low']:.2f}–{row['ratio_high']:.2f})"
+    rows = [[*case, *(ratios[name] for name in ("cached", "live", "live, states"))] for case, ratios in cases.items()]
     headers = ["layers × d", "frames", "dropout", "cached words", "live, words", "live, words and states"]
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
 

@@ -6,13 +6,14 @@ from types import SimpleNamespace
 
 import torch
 from fairseq.data import Dictionary
-from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
+from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_NAME_REGISTRY, ARCH_MODEL_REGISTRY
 from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerEncoder, S2TTransformerModel
 
 from residual_st.checkpoints import first_difference, load_checkpoint, model_flags
 from residual_st.compat import drop_fused_copies, reconcile_versions
 from residual_st.errors import InputError
 
+_MODELS = ("s2t_transformer", "s2t_residual_transformer", "s2t_low_rank_transformer")  # fairseq's conformer is a subclass, too
 # what the speech_to_text task adds to a model's flags
 _TASK_FLAGS = {"input_feat_per_channel": 80, "input_channels": 1, "max_source_positions": 6000, "max_target_positions": 1024}
 
@@ -83,6 +84,6 @@ def _with_task(flags: argparse.Namespace) -> argparse.Namespace:
 
 def _model_class(arch: str) -> type[S2TTransformerModel]:
     model = ARCH_MODEL_REGISTRY.get(arch)
-    if model is None or not issubclass(model, S2TTransformerModel):
+    if ARCH_MODEL_NAME_REGISTRY.get(arch) not in _MODELS:
         raise InputError(f"{arch!r} is not an s2t_transformer or s2t_residual_transformer of any size, which alone are known here")
     return model

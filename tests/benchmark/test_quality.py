@@ -2,10 +2,9 @@
 
 import json
 import sys
-from pathlib import Path
 
 import pytest
-from conftest import run
+from conftest import ROOT, run
 
 from residual_st.benchmark.comparison import compare, verdicts
 from residual_st.benchmark.matrix import read_matrix
@@ -111,7 +110,7 @@ def test_refuses_in_one_sentence(folder, flags, tmp_path):
 
 
 def test_the_projects_own_matrix_is_whole():
-    matrix = read_matrix(Path("benchmarks/quality.yaml"))
+    matrix = read_matrix(ROOT / "benchmarks" / "quality.yaml")
     names = [run.name for run in matrix.chosen(None, None, None)]
     assert names.index("asr/dense/1") < names.index("st/dense/1")
     assert len(names) == len(set(names)) == len(matrix.runs)

@@ -182,7 +182,7 @@ def test_a_conformer_is_refused(tmp_path, capsys):
     flags.arch = "s2t_conformer"
     torch.save({"args": None, "cfg": {"model": flags}, "model": tiny_model(DENSE).state_dict()}, tmp_path / "conformer.pt")
     assert main(["compress", str(tmp_path / "conformer.pt"), "--output", str(tmp_path / "x.pt")]) == 2
-    assert "is of --arch s2t_conformer; only s2t_transformer of any size is known here" in capsys.readouterr().err
+    assert "'s2t_conformer' is not an s2t_transformer or s2t_residual_transformer of any size" in capsys.readouterr().err
 
 
 def test_another_dictionary_is_refused(data, asr, tmp_path, capsys):

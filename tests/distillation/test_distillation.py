@@ -1,11 +1,12 @@
 """Students that learn from teachers through fairseq-train."""
 
 import json
+import os
 import sys
 
 import pytest
 import torch
-from conftest import run, same_weights
+from conftest import ROOT, run, same_weights
 
 from residual_st.distillation import lessons
 from residual_st.distillation.cache import TeacherCache, write_cache
@@ -24,11 +25,17 @@ def cli(*arguments, check=True):
 def teacher(data, tmp_path_factory):
     """A dense model that has learnt a little."""
     folder = tmp_path_factory.mktemp("teacher")
-    command = ["train", "configs/quality_asr.yaml", f"data={data}", "config-yaml=config_asr_plain.yaml", f"save-dir={folder}"]
+    command = [
+        "train",
+        ROOT / "configs" / "quality_asr.yaml",
+        f"data={data}",
+        "config-yaml=config_asr_plain.yaml",
+        f"save-dir={folder}",
+    ]
     sizes = ["encoder-layers=6", "encoder-embed-dim=32", "encoder-ffn-embed-dim=48", "decoder-embed-dim=32", "conv-channels=32"]
     run(
         *(sys.executable, "-m", "residual_st", *command, *sizes, "max-update=40", "warmup-updates=5", "total-num-update=60"),
-        env={"DEMO_ROOT": "unused", "PATH": "/usr/bin:/bin"},
+        env={**os.environ, "DEMO_ROOT": "unused"},
     )
     return folder / "checkpoint_last.pt"
 

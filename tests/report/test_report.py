@@ -116,7 +116,8 @@ def test_words_are_marked_where_they_depart():
 
 
 @pytest.mark.parametrize("style", ["simple", "json", "tqdm"])
-def test_reads_every_format_of_fairseqs_logs(fairseq_train, data, tmp_path, style):
+def test_reads_every_format_of_fairseqs_logs(fairseq_train, data, tmp_path, caplog, style):
+    caplog.set_level("INFO", logger="fairseq")  # the command line turns it down
     log = tmp_path / "train.log"
     options = {"log_format": style, "log_interval": 2, "log_file": log, "max_update": 20}
     fairseq_train(data, tmp_path / "run", **options)
