@@ -18,13 +18,14 @@ import torch
 
 from residual_st.benchmark.results import append, cpu_name, provenance
 from residual_st.benchmark.timing import alternate, ratios_to
+from residual_st.checkpoints import model_flags
 from residual_st.compression.calibration_data import BATCH_FRAMES, CalibrationData
 from residual_st.criterions.label_smoothed_cross_entropy_with_residual import (
     LabelSmoothedCrossEntropyWithResidualCriterion as Criterion,
 )
 from residual_st.distillation.cache import write_cache
 from residual_st.distillation.teacher import LiveTeacher
-from residual_st.models.standalone import build_model, load_model, model_flags
+from residual_st.models.standalone import build_model, load_model
 
 RESULTS = Path(__file__).parent / "results" / "distillation_cost.jsonl"
 BATCHES = 8

@@ -9,6 +9,7 @@ import yaml
 from residual_st.errors import InputError
 
 STARTS = ("compress", "low-rank", "keep-layers")
+IDENTITY = ("task", "system", "seed", "start", "flags", "config")  # what tells one run from another in a row of results
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class Run:
         return value
 
     def row(self) -> dict:
-        """What tells this run from others in a row of results."""
-        return {name: getattr(self, name) for name in ("task", "system", "seed", "start", "flags", "config")}
+        """Its part of a row of results: `IDENTITY`."""
+        return {name: getattr(self, name) for name in IDENTITY}
 
 
 def _strings(value) -> Iterator[str]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 
-from residual_st.benchmark.matrix import STARTS, Matrix, Run, checkpoint_of
+from residual_st.benchmark.matrix import IDENTITY, STARTS, Matrix, Run, checkpoint_of
 from residual_st.benchmark.results import append, provenance, read
 from residual_st.errors import InputError
 from residual_st.evaluation.generated import Sentence, read_generated
@@ -26,7 +26,8 @@ def carry_out(
 ) -> list[Run]:
     """Make what is not made yet, `jobs` single-threaded processes at a time, and append a row for each run as it ends.
 
-    A run whose row is there is not made again. One that was stopped goes on from its last checkpoint.
+    A run whose row is there is not made again, unless its checkpoint is gone and a run still to be made begins with it. One that was
+    stopped goes on from its last checkpoint.
 
     Args:
         data: folder of manifests for all tasks.
@@ -37,10 +38,15 @@ def carry_out(
         The runs that failed, or needed one that did.
     """
     done = {_key(row) for row in read(output)}
-    ended = {run.name for run in runs if _key(run.row()) in done and checkpoint_of(work / run.name).exists()}
+    waiting, needed = [], set()
+    for run in reversed(runs):  # a run stands behind those that it needs
+        if _key(run.row()) not in done or (run.name in needed and not checkpoint_of(work / run.name).exists()):
+            waiting.insert(0, run)
+            needed |= run.needs()
     for run in runs:
-        _claim(run, work / run.name)
-    waiting = [run for run in runs if run.name not in ended]
+        if run in waiting or run.name in needed:
+            _claim(run, work / run.name)
+    ended = {run.name for run in runs} - {run.name for run in waiting}
     failed, running = [], {}
     with ThreadPoolExecutor(jobs) as pool:
         while waiting or running:
@@ -70,7 +76,7 @@ def carry_out(
 
 
 def _key(row: dict) -> str:
-    return json.dumps([row.get(name) for name in ("task", "system", "seed", "start", "flags", "config")], sort_keys=True)
+    return json.dumps([row.get(name) for name in IDENTITY], sort_keys=True)
 
 
 def _claim(run: Run, folder: Path) -> None:

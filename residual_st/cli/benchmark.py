@@ -11,6 +11,7 @@ from residual_st.benchmark import memory, speed
 from residual_st.benchmark.results import append, cpu_name, provenance, read
 from residual_st.benchmark.systems import GROUPS
 from residual_st.cli import benchmark_quality
+from residual_st.cli.arguments import check_writable, list_of
 from residual_st.errors import InputError
 
 _MEASURES = ("encoder", "layers", "update")
@@ -20,24 +21,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="benchmark", required=True, metavar="speed|memory|quality")
     fast = kinds.add_parser("speed", help="encoder latency and training updates")
     fast.add_argument(
-        "--measures", type=_list_of(str), default=list(_MEASURES), metavar="M,…", help=f"of {', '.join(_MEASURES)} (default: all)"
+        "--measures", type=list_of(str), default=list(_MEASURES), metavar="M,…", help=f"of {', '.join(_MEASURES)} (default: all)"
     )
-    fast.add_argument("--seconds", type=_list_of(float), default=[1, 5, 20], metavar="S,…", help="of audio (default: 1,5,20)")
-    fast.add_argument("--batches", type=_list_of(int), default=[1, 8], metavar="N,…", help="utterances at once (default: 1,8)")
-    fast.add_argument("--threads", type=_list_of(int), default=[1, 2], metavar="N,…", help="of torch (default: 1,2)")
-    fast.add_argument("--frames", type=_list_of(int), default=[10_000, 40_000], metavar="N,…", help="of a training batch")
-    fast.add_argument("--dropouts", type=_list_of(float, 0), default=[0.1, 0.0], metavar="P,…", help="in training (default: 0.1,0)")
+    fast.add_argument("--seconds", type=list_of(float), default=[1, 5, 20], metavar="S,…", help="of audio (default: 1,5,20)")
+    fast.add_argument("--batches", type=list_of(int), default=[1, 8], metavar="N,…", help="utterances at once (default: 1,8)")
+    fast.add_argument("--threads", type=list_of(int), default=[1, 2], metavar="N,…", help="of torch (default: 1,2)")
+    fast.add_argument("--frames", type=list_of(int), default=[10_000, 40_000], metavar="N,…", help="of a training batch")
+    fast.add_argument("--dropouts", type=list_of(float, 0), default=[0.1, 0.0], metavar="P,…", help="in training (default: 0.1,0)")
     slow = kinds.add_parser("memory", help="memory of processes, bytes read, and time from file to first output")
     summary = benchmark_quality.__doc__
     benchmark_quality.add_arguments(kinds.add_parser("quality", help="a matrix of training runs", description=summary))
     for kind in (fast, slow):
         kind.add_argument(
-            "--widths", type=_list_of(int), default=[256, 512], metavar="D,…", help="of the encoder (default: 256,512)"
+            "--widths", type=list_of(int), default=[256, 512], metavar="D,…", help="of the encoder (default: 256,512)"
         )
-        kind.add_argument("--ranks", type=_list_of(int, 0), default=[16, 2], metavar="R,…", help="residual ranks (default: 16,2)")
-        kind.add_argument("--group-sizes", type=_list_of(int), default=[3], metavar="K,…", help="group sizes (default: 3)")
+        kind.add_argument("--ranks", type=list_of(int, 0), default=[16, 2], metavar="R,…", help="residual ranks (default: 16,2)")
+        kind.add_argument("--group-sizes", type=list_of(int), default=[3], metavar="K,…", help="group sizes (default: 3)")
         kind.add_argument(
-            "--layers", type=_list_of(int), default=[8, 12, 24, 48], metavar="L,…", help="in four groups (default: 8,12,24,48)"
+            "--layers", type=list_of(int), default=[8, 12, 24, 48], metavar="L,…", help="in four groups (default: 8,12,24,48)"
         )
         kind.add_argument("--repeats", type=int, default=7, help="of each measurement (default: 7)")
         kind.add_argument("--output", type=Path, metavar="FILE", help="rows of results are added here (default: KIND.jsonl)")
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         cases = memory.cases(**shape)
     if args.plot:
         from residual_st.benchmark import plots  # before any work: it may lack its library
-    _check_writable(output, args.plot)
+    check_writable(output, args.plot)
     source = provenance()
     del source["machine"]  # a case states its own threads
     source |= {"machine": cpu_name()}
@@ -90,17 +91,6 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check_writable(output: Path, plot: Path | None) -> None:
-    """Raise InputError, before hours of measuring, where their result could not be written."""
-    for path in filter(None, (output, plot)):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if path == output:
-                path.open("a").close()
-        except OSError as error:
-            raise InputError(f"{path} cannot be written: {error.strerror}") from error
-
-
 def _is_of(row: dict, case: dict) -> bool:
     """Whether a row of results is of a case: a benchmark that was stopped goes on where it was."""
     return all(row.get(key) == value for key, value in case.items())
@@ -114,17 +104,3 @@ def _brief(row: dict, source: dict) -> dict:
         for key, value in row.items()
         if key not in hidden and not key.startswith("stock_") and not key.endswith("_bytes")
     }
-
-
-def _list_of(kind: type, at_least: float | None = None):
-    """An argparse type: numbers with commas between, each above 0 or, if given, at least so large."""
-
-    def parse(text: str) -> list:
-        values = [kind(item) for item in text.split(",")]
-        for value in values:
-            if kind is not str and (value <= 0 if at_least is None else value < at_least):
-                raise argparse.ArgumentTypeError(f"{value} is too small")
-        return values
-
-    parse.__name__ = f"comma-separated list of {kind.__name__}"  # argparse names it when it refuses a value
-    return parse

@@ -12,6 +12,7 @@ from residual_st.benchmark.comparison import SANITY, compare, verdicts
 from residual_st.benchmark.matrix import checkpoint_of, read_matrix
 from residual_st.benchmark.quality import carry_out
 from residual_st.benchmark.results import read
+from residual_st.cli.arguments import check_writable, list_of
 from residual_st.errors import InputError
 
 
@@ -20,21 +21,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of manifests for all tasks")
     parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="folder for checkpoints, logs and translations")
     parser.add_argument("--output", type=Path, default=Path("quality.jsonl"), metavar="FILE", help="rows of results are added here")
-    parser.add_argument("--tasks", type=_names, metavar="T,…", help="only these")
-    parser.add_argument("--systems", type=_names, metavar="S,…", help="only these, and what they need")
-    parser.add_argument("--seeds", type=_numbers, metavar="N,…", help="only these")
+    parser.add_argument("--tasks", type=list_of(str), metavar="T,…", help="only these")
+    parser.add_argument("--systems", type=list_of(str), metavar="S,…", help="only these, and what they need")
+    parser.add_argument("--seeds", type=list_of(int, 0), metavar="N,…", help="only these")
     parser.add_argument("--sanity", action="store_true", help=f"only what shows that the task can tell: {', '.join(SANITY)}")
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="single-threaded processes at a time (default: 2)")
     parser.add_argument("--dry-run", action="store_true", help="list the runs and stop")
     parser.add_argument("--json", action="store_true", help="print JSON")
-
-
-def _names(text: str) -> list[str]:
-    return text.split(",")
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(item) for item in text.split(",")]
 
 
 def run(args: argparse.Namespace) -> int:
@@ -50,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if not args.data.is_dir():
         raise InputError(f"--data {args.data} is not a folder; examples/must_c/prepare.py makes one")
+    check_writable(args.output)
     bar = tqdm(total=len(runs), desc="benchmark quality", unit="run", disable=None)
 
     def report(run, event: str) -> None:

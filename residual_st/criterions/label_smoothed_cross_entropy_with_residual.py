@@ -56,7 +56,9 @@ class LabelSmoothedCrossEntropyWithResidualCriterion(LabelSmoothedCrossEntropyWi
         super().__init__(task, sentence_avg, label_smoothing, ignore_prefix_size, report_accuracy, ctc_weight)
         self.residual_penalty = residual_penalty
         flags = (distill_weight, distill_temperature, distill_encoder_weight)
-        if distill_from is None and flags != (0.5, 1.0, 0.0):
+        config = LabelSmoothedCrossEntropyWithResidualCriterionConfig
+        defaults = (config.distill_weight, config.distill_temperature, config.distill_encoder_weight)
+        if distill_from is None and flags != defaults:
             raise InputError("--distill-weight, --distill-temperature and --distill-encoder-weight need a teacher: --distill-from")
         self._distillation = distill_from and Distillation(distill_from, *flags, len(task.target_dictionary))
         self._lesson = None  # of the batch at hand

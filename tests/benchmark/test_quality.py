@@ -32,7 +32,11 @@ def test_runs_are_made_scored_compared_and_not_made_again(folder, flags):
     rows = {row["system"]: row for row in read(folder / "rows.jsonl")}
     assert list(rows) == ["dense", "bypassed", "low-rank", "distilled"]
     before = (folder / "rows.jsonl").read_bytes()
+    bypassed = folder / "work" / "asr" / "bypassed"
+    bypassed.rename(folder / "moved")
     printed = cli(*flags, "--seeds", "1", "--json").stdout
+    assert not bypassed.exists()
+    (folder / "moved").rename(bypassed)
     assert (folder / "rows.jsonl").read_bytes() == before
     entries = json.loads(printed[printed.index("[\n") :])
     assert [entry["metric"] for entry in entries[:2]] == ["wer", "ctc_wer"]
@@ -102,6 +106,7 @@ def test_refuses_in_one_sentence(folder, flags, tmp_path):
         ([*flags, "--systems", "dance"], "the matrix has no system 'dance'; it has dense, bypassed"),
         ([*flags, "--jobs", "0"], "at least one is needed"),
         ([flags[0], "--data", tmp_path / "none", *flags[3:]], "is not a folder"),
+        ([*flags[:-1], tmp_path], "cannot be written"),
     ):
         result = cli(*arguments, check=False)
         assert result.returncode == 2

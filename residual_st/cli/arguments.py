@@ -1,0 +1,31 @@
+"""What several benchmarks ask of their arguments."""
+
+import argparse
+from pathlib import Path
+
+from residual_st.errors import InputError
+
+
+def list_of(kind: type, at_least: float | None = None):
+    """An argparse type: numbers with commas between, each above 0 or, if given, at least so large."""
+
+    def parse(text: str) -> list:
+        values = [kind(item) for item in text.split(",")]
+        for value in values:
+            if kind is not str and (value <= 0 if at_least is None else value < at_least):
+                raise argparse.ArgumentTypeError(f"{value} is too small")
+        return values
+
+    parse.__name__ = f"comma-separated list of {kind.__name__}"  # argparse names it when it refuses a value
+    return parse
+
+
+def check_writable(output: Path, plot: Path | None = None) -> None:
+    """Raise InputError, before hours of measuring, where their result could not be written."""
+    for path in filter(None, (output, plot)):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path == output:
+                path.open("a").close()
+        except OSError as error:
+            raise InputError(f"{path} cannot be written: {error.strerror}") from error
