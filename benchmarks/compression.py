@@ -30,22 +30,22 @@ import tempfile
 from functools import cache, cached_property, partial
 from pathlib import Path
 
-import editdistance
 import torch
 from fairseq.dataclass.configs import GenerationConfig
 from omegaconf import OmegaConf
-from sacrebleu.metrics import BLEU
 
 from residual_st.benchmark.results import append, provenance
 from residual_st.checkpoints import save_checkpoint
-from residual_st.compression.calibration_data import CalibrationData
 from residual_st.compression.factorization import low_rank
 from residual_st.compression.layer_weights import read_layer
-from residual_st.compression.moments import gather
+from residual_st.compression.moments import Calibration, gather
 from residual_st.compression.pipeline import Compressed, compress
 from residual_st.compression.refinement import refine
+from residual_st.evaluation.generated import Sentence
+from residual_st.evaluation.scores import corpus_scores, error_counts
 from residual_st.models.conversion import read_model, residual_checkpoint
 from residual_st.modules import matrices
+from residual_st.training_data import TrainingData
 
 RESULTS = Path(__file__).parent / "results" / "compression.jsonl"
 ROOT = Path(__file__).parent.parent
@@ -70,14 +70,14 @@ class Subject:
         self.state, self.dense = read_model(path, residual=False)
         self.task = self.state["cfg"]["task"].train_subset.rpartition("_")[2]  # asr or st
         self.seed = self.state["cfg"]["common"]["seed"]
-        self.data = CalibrationData(self.state, data)
+        self.data = TrainingData(self.state, data)
 
     def model(self):
         return copy.deepcopy(self.dense)
 
     @cached_property
     def moments(self):
-        return gather(self.dense, self.dense.encoder.transformer_layers, self.data.calibration(CALIBRATION_BATCHES, seed=1))
+        return gather(self.dense, self.dense.encoder.transformer_layers, Calibration.sample(self.data, CALIBRATION_BATCHES, seed=1))
 
     def compressed(self, size: dict, align: bool, weigh: bool):
         model = self.model()
@@ -86,7 +86,7 @@ class Subject:
 
     def refined(self, make):
         model, result = copy.deepcopy(make())
-        calibration = self.data.calibration(REFINE_BATCHES, seed=2)
+        calibration = Calibration.sample(self.data, REFINE_BATCHES, seed=2)
         dense, shared = ((model, model.encoder.transformer_layers) for model in (self.dense, model))
         refine(dense, shared, result.shared_weights, calibration, REFINE_UPDATES)
         return model, result
@@ -151,7 +151,7 @@ class Subject:
         return read_model(folder / "run" / "checkpoint_last.pt", residual=True)[1]
 
     def decode(self, model, subset: str):
-        """Yield (hypothesis, reference) of every utterance."""
+        """Yield every utterance's `Sentence`."""
         task = self.data.task
         generator = task.build_generator([model], OmegaConf.structured(GenerationConfig(beam=5)))
         bpe = task.build_bpe(None)
@@ -159,18 +159,16 @@ class Subject:
             hypotheses = task.inference_step(generator, [model], batch)
             for index, best in zip(batch["id"].tolist(), hypotheses):
                 text = bpe.decode(task.target_dictionary.string(best[0]["tokens"]))
-                yield text, task.dataset(subset).tgt_texts[index]
+                yield Sentence(task.dataset(subset).tgt_texts[index], text)
 
     def judge(self, model) -> dict:
         """Losses on dev, and the word errors of each test utterance or BLEU over all."""
-        pairs = [pair for test_set in TEST_SETS for pair in self.decode(model, f"{test_set}_{self.task}")]
+        sentences = [sentence for test_set in TEST_SETS for sentence in self.decode(model, f"{test_set}_{self.task}")]
         figures = {name: round(value, 4) for name, value in self.data.likelihoods(model).items()}
         if self.task == "st":
-            bleu = BLEU()
-            score = bleu.corpus_score([hypothesis for hypothesis, _ in pairs], [[reference for _, reference in pairs]]).score
-            return {**figures, "bleu": round(score, 2), "signature": str(bleu.get_signature())}
-        errors = [editdistance.eval(hypothesis.split(), reference.split()) for hypothesis, reference in pairs]
-        words = [len(reference.split()) for _, reference in pairs]
+            scores = corpus_scores(sentences)
+            return {**figures, "bleu": scores["bleu"], "signature": scores["bleu_signature"]}
+        errors, words = error_counts(sentences).astype(int).T.tolist()
         return {**figures, "wer": round(100 * sum(errors) / sum(words), 3), "errors": errors, "words": words}
 
 

@@ -19,13 +19,13 @@ import torch
 from residual_st.benchmark.results import append, cpu_name, provenance
 from residual_st.benchmark.timing import alternate, ratios_to
 from residual_st.checkpoints import model_flags
-from residual_st.compression.calibration_data import BATCH_FRAMES, CalibrationData
 from residual_st.criterions.label_smoothed_cross_entropy_with_residual import (
     LabelSmoothedCrossEntropyWithResidualCriterion as Criterion,
 )
 from residual_st.distillation.cache import write_cache
 from residual_st.distillation.teacher import LiveTeacher
 from residual_st.models.standalone import build_model, load_model
+from residual_st.training_data import BATCH_FRAMES, TrainingData
 
 RESULTS = Path(__file__).parent / "results" / "distillation_cost.jsonl"
 BATCHES = 8
@@ -47,7 +47,7 @@ def main() -> int:
     parser.add_argument("--dropout", type=float, default=0.1)
     args = parser.parse_args()
     state, teacher = load_model(args.teacher)
-    data = CalibrationData(state, args.data)
+    data = TrainingData(state, args.data)
     batches = list(islice(data.batches(data.train_subset, seed=1, shuffle=True), BATCHES))
     flags = model_flags(state, args.teacher)
     options = {"encoder_group_size": 3, "encoder_residual_rank": 16, "encoder_residual_diagonal": True}

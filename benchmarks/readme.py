@@ -10,7 +10,6 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
 from tabulate import tabulate
 
 from residual_st.benchmark import plots, results
@@ -18,6 +17,7 @@ from residual_st.benchmark.comparison import METRICS, compare
 from residual_st.benchmark.comparison import SANITY as SANITY_SYSTEMS
 from residual_st.benchmark.footprint import PARTS
 from residual_st.benchmark.systems import GROUPS
+from residual_st.evaluation.scores import Estimate, relative_change, score_interval
 from residual_st.models.description import describe
 from residual_st.models.standalone import build_model, parse_model_flags
 from residual_st.report.figures import pareto
@@ -220,32 +220,27 @@ def compression() -> str:
         if not runs:
             continue
         seeds = sorted(runs)
-        ours = np.concatenate([runs[seed]["errors"] for seed in seeds])
-        theirs = np.concatenate([dense[seed]["errors"] for seed in seeds])
-        words = sum(sum(runs[seed]["words"]) for seed in seeds)
+        ours, theirs = ([word_errors(its[seed]) for seed in seeds] for its in (runs, dense))
         losses = [statistics.mean(runs[seed][name] for seed in seeds) for name in ("nll_loss", "ctc_loss")]
         row = [
             system,
             f"{runs[seeds[0]]['fraction']:.1%}",
             len(seeds),
             *(f"{loss:.3f}" for loss in losses),
-            f"{100 * ours.sum() / words:.2f}",
+            f"{score_interval('wer', ours).value:.2f}",
         ]
-        rows.append([*row, "" if system == "dense" else relative_change(ours, theirs)])
+        rows.append([*row, "" if system == "dense" else with_bounds(relative_change("wer", ours, theirs))])
     headers = ["system", "kept", "seeds", "dev nll", "dev CTC", "WER", "WER against dense (95 %)"]
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
 
 
-def relative_change(ours: np.ndarray, theirs: np.ndarray) -> str:
-    """The change of the total, and its 95 % interval over resampled utterances, each with both systems' errors."""
+def word_errors(row: dict) -> np.ndarray:
+    """Errors and words of each sentence."""
+    return np.column_stack([row["errors"], row["words"]]).astype(float)
 
-    def change(one, two, axis=-1):
-        return 100 * (one.sum(axis) / two.sum(axis) - 1)
 
-    interval = stats.bootstrap(
-        (ours, theirs), change, paired=True, vectorized=True, n_resamples=2000, method="percentile", rng=np.random.default_rng(1)
-    ).confidence_interval
-    return f"{change(ours, theirs):+.1f} % ({interval.low:+.1f} to {interval.high:+.1f})"
+def with_bounds(change: Estimate) -> str:
+    return f"{change.value:+.1f} % ({change.low:+.1f} to {change.high:+.1f})"
 
 
 def translation() -> str:
@@ -295,7 +290,7 @@ def _quality(entries: list[dict]) -> str:
                 entry["system"],
                 f"{entry['fraction']:.1%}",
                 f"{score.value:.2f} ({score.low:.2f} to {score.high:.2f})",
-                "" if change is None else f"{change.value:+.1f} % ({change.low:+.1f} to {change.high:+.1f})",
+                "" if change is None else with_bounds(change),
                 " ".join(f"{value:.1f}" for value in entry["by_seed"]),
                 f"{entry['core_minutes']:.0f}",
             ]

@@ -26,8 +26,8 @@ def carry_out(
 ) -> list[Run]:
     """Make what is not made yet, `jobs` single-threaded processes at a time, and append a row for each run as it ends.
 
-    A run whose row is there is not made again, unless its checkpoint is gone and a run still to be made begins with it. One that was
-    stopped goes on from its last checkpoint.
+    A run whose row is there is not made again, unless its checkpoint is gone and a run still to be made begins with it. One that
+    was stopped goes on from its last checkpoint.
 
     Args:
         data: folder of manifests for all tasks.

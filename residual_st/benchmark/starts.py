@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from residual_st.checkpoints import model_flags, save_checkpoint
-from residual_st.compression.calibration_data import CalibrationData
 from residual_st.compression.factorization import best_diagonal, low_rank
 from residual_st.compression.layer_weights import Metric, read_layer
-from residual_st.compression.moments import gather
+from residual_st.compression.moments import Calibration, gather
 from residual_st.models.conversion import read_model, rewritten
 from residual_st.models.standalone import build_model
 from residual_st.modules import matrices
+from residual_st.training_data import TrainingData
 
 _ROUNDS = 5
 _CALIBRATION_BATCHES = 30
@@ -35,9 +35,9 @@ def keep_layers(state: dict, model: nn.Module, kept: list[int]) -> dict:
     return rewritten(state, model, fewer)
 
 
-def without_sharing(state: dict, dense: nn.Module, fraction: float, data: CalibrationData) -> dict:
+def without_sharing(state: dict, dense: nn.Module, fraction: float, data: TrainingData) -> dict:
     """Each matrix by itself as `A B + diag(d)` of that size, closest in the metric that `residual-st compress` minimises."""
-    moments = gather(dense, dense.encoder.transformer_layers, data.calibration(_CALIBRATION_BATCHES, seed=1))
+    moments = gather(dense, dense.encoder.transformer_layers, Calibration.sample(data, _CALIBRATION_BATCHES, seed=1))
 
     def to_low_rank(flags: argparse.Namespace) -> None:
         flags.arch = flags.arch.replace("s2t_residual_", "s2t_").replace("s2t_", "s2t_low_rank_", 1)
@@ -92,7 +92,7 @@ def main() -> int:
     if args.kind == "keep-layers":
         result = keep_layers(state, model, args.layers)
     else:
-        result = without_sharing(state, model, args.fraction, CalibrationData(state, args.data))
+        result = without_sharing(state, model, args.fraction, TrainingData(state, args.data))
     save_checkpoint(result, args.output)
     return 0
 

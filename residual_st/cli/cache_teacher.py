@@ -8,11 +8,11 @@ import torch
 from tabulate import tabulate
 from tqdm import tqdm
 
-from residual_st.compression.calibration_data import CalibrationData
 from residual_st.distillation.cache import write_cache
 from residual_st.distillation.teacher import LiveTeacher
 from residual_st.errors import InputError
 from residual_st.models.standalone import load_model
+from residual_st.training_data import TrainingData
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     teacher = LiveTeacher(model, args.checkpoint)
     if not 1 <= args.top_k <= teacher.vocabulary_size:
         raise InputError(f"--top-k {args.top_k} does not fit a dictionary of {teacher.vocabulary_size} words")
-    data = CalibrationData(state, args.data)
+    data = TrainingData(state, args.data)
     subset = args.subset or data.train_subset
     if "," in subset:
         raise InputError(

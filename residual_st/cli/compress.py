@@ -8,13 +8,13 @@ from tabulate import tabulate
 from torch import Tensor
 
 from residual_st.checkpoints import refuse_existing, save_checkpoint
-from residual_st.compression import compress, plan_form
-from residual_st.compression.calibration_data import CalibrationData
+from residual_st.compression import Calibration, compress, plan_form
 from residual_st.errors import InputError
 from residual_st.models.conversion import read_model, residual_checkpoint
 from residual_st.modules import matrix_parameters
 from residual_st.residual_ranks import ResidualRanks
 from residual_st.sharing_plan import PATTERNS
+from residual_st.training_data import TrainingData
 
 BYTES = 4  # of a float32 weight
 
@@ -65,13 +65,13 @@ def run(args: argparse.Namespace) -> int:
         "diagonal": args.diagonal,
     }
     plan_form(model, **form)  # refused before minutes of calibration
-    data = CalibrationData(state, args.calibration) if args.calibration else None
+    data = TrainingData(state, args.calibration) if args.calibration else None
     before = data and data.likelihoods(model)
     compressed = compress(
         model,
         **form,
         refine_updates=args.refine_updates,
-        calibration=data and data.calibration(args.calibration_batches, args.seed),
+        calibration=data and Calibration.sample(data, args.calibration_batches, args.seed),
     )
     result = residual_checkpoint(state, model, compressed)
     save_checkpoint(result, args.output)

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from tqdm import tqdm
 
 from residual_st.compression.layer_weights import OUTPUT_DAMPING, Metric, damped
 from residual_st.modules import matrices
+from residual_st.training_data import TrainingData
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,12 @@ class Calibration:
     batches: Sequence[Any]
     loss: Callable[[nn.Module, Any], Tensor]
     encode: Callable[[nn.Module, Any], Any] | None = None
+
+    @classmethod
+    def sample(cls, data: TrainingData, batches: int, seed: int) -> "Calibration":
+        """Random batches of the training subset, of at most 10,000 frames each."""
+        chosen = list(islice(data.batches(data.train_subset, seed, shuffle=True), batches))
+        return cls(chosen, data.loss, data.encode)
 
 
 def padding_mask(arguments: tuple, keywords: dict) -> Tensor | None:

@@ -15,10 +15,10 @@ import torch
 from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerModel
 from torch import Tensor
 
-from residual_st.compression.calibration_data import CalibrationData
 from residual_st.errors import InputError
 from residual_st.files import atomically
 from residual_st.models.standalone import load_model
+from residual_st.training_data import TrainingData
 
 _BLANK = 0  # fairseq's CTC loss takes the dictionary's first symbol
 
@@ -47,7 +47,7 @@ def main() -> int:
     parser.add_argument("output", type=Path)
     args = parser.parse_args()
     state, model = load_model(args.checkpoint)
-    data = CalibrationData(state, args.data)
+    data = TrainingData(state, args.data)
     bpe, dictionary = data.task.build_bpe(None), data.task.target_dictionary
     with atomically(args.output) as partial, open(partial, "w", encoding="utf-8") as file:
         for batch in data.batches(args.subset):

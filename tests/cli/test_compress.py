@@ -159,7 +159,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, capsys, monkeypatch):
         ("compress", DENSE, ["--encoder-weight-fraction", "0.05"], "cannot be met: the smallest of these layers is 0."),
         ("compress", DENSE, ["--residual-rank", "40"], "residual rank 40 does not fit self_attn.k_proj"),
         ("compress", DENSE, ["--group-size", "9"], "group size 9 does not fit an encoder of 6 layers"),
-        ("compress", DENSE, ["--calibration", "nowhere"], "does not exist; calibration takes the data"),
+        ("compress", DENSE, ["--calibration", "nowhere"], "does not exist; give the data"),
         ("compress", DENSE, ["--calibration", "."], "does not say what it was trained on"),
         ("compress", DENSE, ["--calibration-batches", "0"], "is no number of batches"),
         ("compress", DENSE, ["--refine-updates", "3"], "needs --calibration DATA"),
@@ -198,7 +198,7 @@ def test_a_form_that_cannot_be_is_refused_before_any_calibration(data, asr, tmp_
     def too_late(*_args, **_kwargs):
         raise AssertionError("the data was asked for first")
 
-    monkeypatch.setattr("residual_st.cli.compress.CalibrationData", too_late)
+    monkeypatch.setattr("residual_st.cli.compress.TrainingData", too_late)
     for flags, message in (
         (["--residual-rank", "500"], "residual rank 500 does not fit"),
         (["--group-size", "0"], "group size"),

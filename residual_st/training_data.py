@@ -1,8 +1,7 @@
-"""Calibration on the manifests that a fairseq checkpoint was trained on."""
+"""The manifests that a fairseq checkpoint was trained on, as its task and its criterion see them."""
 
 import argparse
 import math
-from itertools import islice
 from pathlib import Path
 
 import torch
@@ -12,13 +11,12 @@ from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerModel
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from residual_st.compression.moments import Calibration
 from residual_st.errors import InputError
 
 BATCH_FRAMES = 10_000
 
 
-class CalibrationData:
+class TrainingData:
     """Real batches, and the loss that the model was trained with.
 
     Args:
@@ -34,11 +32,11 @@ class CalibrationData:
         flags = cfg.get("task") or state.get("args") or {}
         flags = argparse.Namespace(**(flags if isinstance(flags, dict) else vars(flags)))
         if not all(hasattr(flags, name) for name in ("task", "config_yaml", "train_subset", "valid_subset")):
-            raise InputError("the checkpoint does not say what it was trained on; calibration needs its task and subsets")
+            raise InputError("the checkpoint does not say what it was trained on: its task and its subsets")
         flags.data = str(data)
         for name in (flags.config_yaml, f"{_first(flags.train_subset)}.tsv", f"{_first(flags.valid_subset)}.tsv"):
             if not (Path(data) / name).is_file():
-                raise InputError(f"{Path(data) / name} does not exist; calibration takes the data that the model was trained on")
+                raise InputError(f"{Path(data) / name} does not exist; give the data that the model was trained on")
         self.task = tasks.setup_task(flags)
         self._flags = flags
         theirs = len(self.task.target_dictionary)
@@ -55,11 +53,6 @@ class CalibrationData:
     @property
     def train_subset(self) -> str:
         return self._flags.train_subset
-
-    def calibration(self, batches: int, seed: int) -> Calibration:
-        """Random batches of the training subset, of at most 10,000 frames each."""
-        chosen = list(islice(self.batches(self._flags.train_subset, seed, shuffle=True), batches))
-        return Calibration(chosen, self.loss, self.encode)
 
     def loss(self, model: S2TTransformerModel, batch: dict) -> Tensor:
         return self._criterion(model, batch)[0]
