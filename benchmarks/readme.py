@@ -35,6 +35,8 @@ METHODS = (
     "plain, fine-tuned",
 )
 BESIDE = ("K=3 R=2: scratch, trained as long", "low rank alone 0.525", "low rank alone 0.36")
+MEASURES = {"wer": "WER", "ctc_wer": "WER, encoder alone", "bleu": "BLEU"}
+GRID = re.compile(r"k(\d+)-r(\d+)")  # systems of the matrix that differ in group size and rank alone
 SIZES = ["xs", "s", "m", "l", "paper"]
 
 
@@ -272,30 +274,65 @@ def compared() -> list[dict]:
 
 def sanity() -> str:
     """Whether the task can tell: the dense model without its layers, with a third of them, and one trained with a third."""
-    return _quality([entry for entry in compared() if entry["system"] in SANITY_SYSTEMS])
+    return measures_of([entry for entry in compared() if entry["system"] in SANITY_SYSTEMS])
 
 
 def quality() -> str:
-    """Every other system against the dense one."""
-    return _quality([entry for entry in compared() if entry["system"] not in SANITY_SYSTEMS[1:]])
+    """What was made with several seeds, one line a system."""
+    rows, metrics = {}, [metric for its in METRICS.values() for metric in its]
+    for entry in compared():
+        if entry["seeds"] > 1 and entry["system"] not in ("bypassed", "every-third-layer"):
+            row = rows.setdefault(entry["system"], {"kept": f"{entry['fraction']:.1%}"})
+            row[entry["metric"]] = f"{entry['score'].value:.1f}"
+            if entry["change_percent"]:
+                row[entry["metric"]] += f", {with_bounds(entry['change_percent'])}"
+    table = [[name, row["kept"], *(row.get(metric, "") for metric in metrics)] for name, row in rows.items()]
+    return tabulate(table, ["encoder", "kept", *map(MEASURES.get, metrics)], tablefmt="github", disable_numparse=True)
 
 
-def _quality(entries: list[dict]) -> str:
+def quality_seeds() -> str:
+    """The same with intervals of the scores themselves, the seeds and what a run took."""
+    return measures_of([entry for entry in compared() if entry["seeds"] > 1 and entry["system"] not in SANITY_SYSTEMS[1:]])
+
+
+def quality_forms() -> str:
+    """What was made with one seed, but for the grid."""
+    chosen = [entry for entry in compared() if entry["seeds"] == 1 and not GRID.fullmatch(entry["system"])]
+    return measures_of(chosen)
+
+
+def quality_grid() -> str:
+    """Group sizes against ranks: what is kept, the word error rate, and the encoder's own."""
+    cells = {}
+    for entry in compared():
+        place = GRID.fullmatch(entry["system"])
+        if place and entry["task"] == "asr":
+            cell = cells.setdefault(tuple(map(int, place.groups())), [f"{entry['fraction']:.1%}"])
+            cell.append(f"{entry['score'].value:.1f}")
+    group_sizes, ranks = (sorted(set(values)) for values in (zip(*cells) if cells else ((), ())))
+    table = [[group_size, *(" · ".join(cells.get((group_size, rank), [])) for rank in ranks)] for group_size in group_sizes]
+    return tabulate(table, ["K", *(f"R={rank}" for rank in ranks)], tablefmt="github", disable_numparse=True)
+
+
+def measures_of(entries: list[dict]) -> str:
+    """A line for each system and measure."""
     rows = []
     for entry in sorted(entries, key=lambda entry: (entry["task"], METRICS[entry["task"]].index(entry["metric"]))):
-        change, score = entry["change_percent"], entry["score"]
+        score = entry["score"]
         rows.append(
             [
-                {"wer": "WER", "ctc_wer": "WER, encoder alone", "bleu": "BLEU"}[entry["metric"]],
+                MEASURES[entry["metric"]],
                 entry["system"],
                 f"{entry['fraction']:.1%}",
                 f"{score.value:.2f} ({score.low:.2f} to {score.high:.2f})",
-                "" if change is None else with_bounds(change),
+                "" if entry["change_percent"] is None else with_bounds(entry["change_percent"]),
                 " ".join(f"{value:.1f}" for value in entry["by_seed"]),
+                f"{entry['chrf']:.1f}",
+                f"{entry['p_value']:.3f}" if "p_value" in entry else "",
                 f"{entry['core_minutes']:.0f}",
             ]
         )
-    headers = ["measure", "system", "kept", "score (95 %)", "against dense (95 %)", "by seed", "core minutes"]
+    headers = ["measure", "system", "kept", "score (95 %)", "against dense (95 %)", "by seed", "chrF", "p", "core minutes"]
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
 
 
@@ -311,7 +348,7 @@ def distillation() -> str:
 
 
 TABLES = (
-    sanity, quality, distillation,
+    sanity, quality, quality_seeds, quality_forms, quality_grid, distillation,
     sizes, latency, depth, forms, updates, memory, recompute, generate, exchange, network, demo, compression, translation, ladder
 )  # fmt: skip
 
@@ -331,7 +368,7 @@ def main() -> int:
             before, _, rest = text.partition(start)
             text = before + start + tables[name]() + "\n" + end + rest.partition(end)[2]
         path.write_text(text, encoding="utf-8")
-    shown = [entry for entry in compared() if entry["metric"] == "ctc_wer" and entry["system"] != "bypassed"]
+    shown = [entry for entry in compared() if entry["metric"] == "ctc_wer" and entry["seeds"] > 1 and entry["fraction"]]
     if shown:
         (root / "docs" / "quality.svg").write_text(pareto(shown, "ctc_wer", "dense"), encoding="utf-8")
     plots.draw("speed", newest("speed"), root / "docs" / "speed")
