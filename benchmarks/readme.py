@@ -37,6 +37,8 @@ METHODS = (
 BESIDE = ("K=3 R=2: scratch, trained as long", "low rank alone 0.525", "low rank alone 0.36")
 MEASURES = {"wer": "WER", "ctc_wer": "WER, encoder alone", "bleu": "BLEU"}
 GRID = re.compile(r"k(\d+)-r(\d+)")  # systems of the matrix that differ in group size and rank alone
+TEACHING = re.compile(r"brief-|long-")  # and in how they were taught
+SHOWN_APART = re.compile(f"{GRID.pattern}|{TEACHING.pattern}")
 SIZES = ["xs", "s", "m", "l", "paper"]
 
 
@@ -296,9 +298,20 @@ def quality_seeds() -> str:
 
 
 def quality_forms() -> str:
-    """What was made with one seed, but for the grid."""
-    chosen = [entry for entry in compared() if entry["seeds"] == 1 and not GRID.fullmatch(entry["system"])]
+    """What was made with one seed, but for what has a table of its own."""
+    chosen = [entry for entry in compared() if entry["seeds"] == 1 and not SHOWN_APART.match(entry["system"])]
     return measures_of(chosen)
+
+
+def quality_teaching() -> str:
+    """One seed: ways to teach, and how they were chosen, which is by dev losses."""
+    rows = {row["system"]: row for row in read("quality") if (row["task"], row["seed"]) == ("asr", 1)}
+    table = [
+        [name, row["updates"], f"{row['dev_nll_loss']:.3f}", f"{row['dev_ctc_loss']:.3f}", f"{row['wer']:.2f}"]
+        for name, row in rows.items()
+        if name in ("dense", "residual-0.34") or TEACHING.match(name)
+    ]
+    return tabulate(table, ["system", "updates", "dev nll", "dev CTC", "WER"], tablefmt="github", disable_numparse=True)
 
 
 def quality_grid() -> str:
@@ -348,7 +361,7 @@ def distillation() -> str:
 
 
 TABLES = (
-    sanity, quality, quality_seeds, quality_forms, quality_grid, distillation,
+    sanity, quality, quality_seeds, quality_forms, quality_teaching, quality_grid, distillation,
     sizes, latency, depth, forms, updates, memory, recompute, generate, exchange, network, demo, compression, translation, ladder
 )  # fmt: skip
 
