@@ -1,0 +1,103 @@
+"""Sizes, the demo, and what compression costs a trained model."""
+
+import statistics
+
+import numpy as np
+
+from residual_st.evaluation.scores import relative_change, score_interval
+from residual_st.models.description import describe
+from residual_st.models.standalone import build_model, parse_model_flags
+from tables.common import github, read, with_bounds
+
+SIZES = ["xs", "s", "m", "l", "paper"]
+SANITY = ("dense", "all layers bypassed", "first third of the layers", "every third layer")
+SIZES_MEASURED = ("K=3 R=16", "budget 0.36", "K=3 R=2")
+METHODS = (
+    "plain",
+    "aligned + calibrated",
+    "refined",
+    "refined, fine-tuned",
+    "aligned + calibrated, fine-tuned",
+    "plain, fine-tuned",
+)
+BESIDE = ("K=3 R=2: scratch, trained as long", "low rank alone 0.525", "low rank alone 0.36")
+
+
+def sizes() -> str:
+    """What sharing keeps of each architecture, at K=3."""
+    rows = []
+    for size in SIZES:
+        for rank in (2, 16):
+            flags = parse_model_flags(f"s2t_residual_transformer_{size}", ["--encoder-residual-rank", str(rank)])
+            figures = describe(build_model(flags, 8000, "meta"), flags)
+            dense = figures["dense_encoder_matrix_parameters"]
+            saved = dense - figures["encoder_matrix_parameters"]
+            whole = figures["total_parameters"]
+            shape = f"{flags.encoder_layers} × {flags.encoder_embed_dim}"
+            kept = f"{dense / 1e6:.1f} M → {figures['encoder_matrix_parameters'] / 1e6:.1f} M"
+            fraction = f"{figures['encoder_weight_fraction']:.1%}"
+            rows.append([f"`_{size}`", shape, rank, kept, fraction, f"{(whole + saved) / 1e6:.1f} M → {whole / 1e6:.1f} M"])
+    return github(rows, ["size", "layers × d", "R", "encoder matrices", "kept", "whole model"])
+
+
+def demo() -> str:
+    """The newest demo run of each system."""
+    newest = {row["system"]: row for row in read("demo")}
+    rows = [
+        [name, f"{row['bleu']:.1f}", f"{row['encoder_weight_fraction']:.1%}", f"{row['checkpoint_bytes'] / 1e6:.1f} MB"]
+        for name, row in newest.items()
+    ]
+    return github(rows, ["encoder", "BLEU", "encoder matrices kept", "checkpoint"])
+
+
+def compression() -> str:
+    """Word errors of compressed models against dense ones, over all seeds, with paired bootstrap intervals over utterances."""
+    by_system = {}
+    for row in (row for row in read("compression") if row["task"] == "asr"):
+        by_system.setdefault(row["system"], {})[row["seed"]] = row
+    dense = by_system["dense"]
+    rows = []
+    for system in (*SANITY, *(f"{size}: {method}" for size in SIZES_MEASURED for method in METHODS), *BESIDE):
+        runs = by_system.get(system, {})
+        if not runs:
+            continue
+        seeds = sorted(runs)
+        ours, theirs = ([word_errors(its[seed]) for seed in seeds] for its in (runs, dense))
+        losses = [statistics.mean(runs[seed][name] for seed in seeds) for name in ("nll_loss", "ctc_loss")]
+        row = [
+            system,
+            f"{runs[seeds[0]]['fraction']:.1%}",
+            len(seeds),
+            *(f"{loss:.3f}" for loss in losses),
+            f"{score_interval('wer', ours).value:.2f}",
+        ]
+        rows.append([*row, "" if system == "dense" else with_bounds(relative_change("wer", ours, theirs))])
+    headers = ["system", "kept", "seeds", "dev nll", "dev CTC", "WER", "WER against dense (95 %)"]
+    return github(rows, headers)
+
+
+def word_errors(row: dict) -> np.ndarray:
+    """Errors and words of each sentence."""
+    return np.column_stack([row["errors"], row["words"]]).astype(float)
+
+
+def translation() -> str:
+    """One seed: BLEU of a translation model that started from the recognition encoder, before and after."""
+    rows = [
+        [row["system"], f"{row['fraction']:.1%}", f"{row['nll_loss']:.3f}", f"{row['bleu']:.1f}"]
+        for row in read("compression")
+        if row["task"] == "st"
+    ]
+    return github(rows, ["system", "kept", "dev nll", "BLEU"])
+
+
+def ladder() -> str:
+    """One seed: what alignment and calibration do at each rank."""
+    rows_by = {row["system"]: row for row in read("compression") if row["task"] == "asr" and row["seed"] == 1}
+    rows = []
+    for rank in (0, 2, 4, 8, 16, 32):
+        systems = [rows_by[f"K=3 R={rank}: {method}"] for method in ("plain", "aligned", "calibrated", "aligned + calibrated")]
+        cells = [f"{row['nll_loss']:.3f} · {row['ctc_loss']:.3f} · {row['wer']:.1f}" for row in systems]
+        rows.append([rank, f"{systems[0]['fraction']:.1%}", *cells])
+    headers = ["R", "kept", "plain", "aligned", "calibrated", "aligned + calibrated"]
+    return github(rows, headers)

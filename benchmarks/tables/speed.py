@@ -1,0 +1,151 @@
+"""Time, memory and bytes."""
+
+from residual_st.benchmark.footprint import PARTS
+from residual_st.benchmark.systems import GROUPS
+from tables.common import github, read, with_range
+
+
+def latency() -> str:
+    """Encoder latency of the two inference modes over stock's, by length of audio."""
+    rows = {}
+    lengths = sorted({row["seconds"] for row in of_encoder()})
+    for row in of_encoder():
+        if row["layers"] == 12 and row["rank"] == 16:
+            key = (row["width"], row["threads"], row["batch"])
+            rows.setdefault(key, {})[row["system"], row["seconds"]] = with_range(row)
+    systems = [(system, length) for system in ("compact", "fast") for length in lengths]
+    table = [[*key, *(cells.get(column, "") for column in systems)] for key, cells in sorted(rows.items())]
+    headers = ["d", "threads", "batch", *(f"{system}, {length:g} s" for system, length in systems)]
+    return github(table, headers)
+
+
+def depth() -> str:
+    """Latency and memory of the stack against the number of layers, four groups throughout."""
+    times = {}
+    for row in of_encoder():
+        if row["layers"] == GROUPS * row["group_size"] and row["system"] == "compact" and row["rank"] == 16 and row["batch"] == 1:
+            times.setdefault((row["width"], row["layers"]), {})[row["seconds"], row["threads"]] = with_range(row)
+    table = []
+    for row in sorted(newest("memory"), key=lambda row: (row["width"], row["rank"], row["layers"])):
+        if row["part"] == "layers" and row["system"] == "compact" and row["layers"] == GROUPS * row["group_size"]:
+            time = times.get((row["width"], row["layers"]), {}).get((5, 2), "") if row["rank"] == 16 else ""
+            megabytes = [f"{row[key] / 1e6:.0f}" for key in ("stock_steady_bytes", "steady_bytes")]
+            table.append([row["width"], row["rank"], row["layers"], *megabytes, f"{row['steady_bytes_ratio']:.2f}", time])
+    headers = ["d", "R", "layers", "stock, MB", "compact, MB", "memory ratio", "latency ratio, 5 s"]
+    return github(table, headers)
+
+
+def forms() -> str:
+    """Latency at other ranks."""
+    table = []
+    for row in of_encoder():
+        if row["layers"] == 12 and row["seconds"] == 5 and row["batch"] == 1 and row["threads"] == 2:
+            table.append([row["width"], row["group_size"], row["rank"], row["system"], with_range(row)])
+    return github(sorted(table), ["d", "K", "R", "mode", "encoder / stock"])
+
+
+def updates() -> str:
+    """Training updates over stock's."""
+    rows = sorted(
+        (row for row in newest("speed") if row["measure"] == "update"),
+        key=lambda row: (row["width"], row["frames"], -row["dropout"]),
+    )
+    table = [[row["width"], f"{row['frames']:,}", f"{row['dropout']:g}", with_range(row)] for row in rows]
+    return github(table, ["d", "frames", "dropout", "update / stock"])
+
+
+def memory() -> str:
+    """Memory of processes, and the way from the file to the first output."""
+    table = []
+    for row in sorted(newest("memory"), key=lambda row: (row["width"], -row["rank"], PARTS.index(row["part"]), row["system"])):
+        if row["layers"] != 12:
+            continue
+        held = f"{row['stock_steady_bytes'] / 1e6:.0f} → {row['steady_bytes'] / 1e6:.0f}"
+        ratio = f"{row['steady_bytes_ratio']:.2f} ({row['ratio_low']:.2f}–{row['ratio_high']:.2f})"
+        times = [f"{row[key]:.2f}" if key in row else "" for key in ("seconds_to_load_ratio", "seconds_to_first_output_ratio")]
+        part = row["part"] if row["part"] == "training" else f"{row['part']}, {row['system']}"
+        read_ratio = f"{row['bytes_read_ratio']:.2f}"
+        table.append([row["width"], row["rank"], part, held, ratio, f"{row['peak_bytes_ratio']:.2f}", read_ratio, *times])
+    headers = ["d", "R", "what", "MB held", "held", "peak", "bytes read", "time to load", "to first output"]
+    return github(table, headers)
+
+
+def recompute() -> str:
+    """W composed again in the backward pass, against W kept."""
+    table = []
+    for row in read("recompute"):
+        held = f"{row['kept_held_bytes'] / 1e6:,.0f} → {row['held_bytes'] / 1e6:,.0f}"
+        table.append([row["width"], f"{row['frames']:,}", with_range(row), held])
+    headers = ["d", "frames", "time, recomputed / kept", "MB held for the backward pass, kept → recomputed"]
+    return github(table, headers)
+
+
+def generate() -> str:
+    """fairseq-generate from end to end."""
+    table = [
+        [row["checkpoint"], row["system"], row["sentences"], row["different_translations"], with_range(row)]
+        for row in read("generate")
+    ]
+    headers = ["checkpoint", "mode", "sentences", "translated otherwise", "time / stock"]
+    return github(table, headers)
+
+
+def exchange() -> str:
+    """Bytes of an update, counted between two processes, and of what it leaves behind."""
+    table = []
+    for row in read("gradient_exchange"):
+        name = f"{row['layers']} × {row['width']}, R={row['rank']}"
+        for label, key in (
+            ("gradients exchanged", "exchanged_bytes"),
+            ("of the encoder's layers", "of_encoder_layers_bytes"),
+            ("optimizer state", "optimizer_bytes"),
+            ("checkpoint", "checkpoint_bytes"),
+            ("checkpoint with optimizer", "checkpoint_with_optimizer_bytes"),
+        ):
+            stock, ours = row[f"stock_{key}"], row[key]
+            table.append([name, label, f"{stock / 1e6:.0f}", f"{ours / 1e6:.0f}", f"{ours / stock:.3f}"])
+    return github(table, ["encoder", "MB", "stock", "residual", "ratio"])
+
+
+def network() -> str:
+    """Time that a ring of eight takes for the counted gradients of the paper's encoder, by what one link carries."""
+    row = next(row for row in read("gradient_exchange") if row["layers"] == 18 and row["rank"] == 2)
+    table = []
+    for name, bytes_a_second in (("1 Gb/s", 1.25e8), ("10 Gb/s", 1.25e9), ("100 Gb/s", 1.25e10), ("NVLink, 300 GB/s", 3e11)):
+        times = [1e3 * 2 * 7 / 8 * row[key] / bytes_a_second for key in ("stock_exchanged_bytes", "exchanged_bytes")]
+        table.append([name, *(f"{time:,.1f}" for time in times)])
+    return github(table, ["link", "stock, ms", "residual, ms"])
+
+
+def distillation() -> str:
+    """What an update costs with a teacher."""
+    cases = {}
+    for row in read("distillation_cost"):
+        case = (f"{row['layers']} × {row['width']}", row["frames"], row["dropout"])
+        cases.setdefault(case, {})[row["system"]] = f"{row['ratio']:.2f} ({row['ratio_low']:.2f}–{row['ratio_high']:.2f})"
+    rows = [[*case, *(ratios[name] for name in ("cached", "live", "live, states"))] for case, ratios in cases.items()]
+    headers = ["layers × d", "frames", "dropout", "cached words", "live, words", "live, words and states"]
+    return github(rows, headers)
+
+
+def of_encoder() -> list[dict]:
+    return [row for row in newest("speed") if row["measure"] == "encoder"]
+
+
+def newest(name: str) -> list[dict]:
+    """The last row of each case of a benchmark on a CPU."""
+    cases = (
+        "system",
+        "part",
+        "measure",
+        "threads",
+        "batch",
+        "seconds",
+        "frames",
+        "width",
+        "layers",
+        "group_size",
+        "rank",
+        "dropout",
+    )
+    return list({tuple(row.get(key) for key in cases): row for row in read(name) if row["device"] == "cpu"}.values())
