@@ -22,9 +22,6 @@ from residual_st.checkpoints import model_flags
 from residual_st.criterions.label_smoothed_cross_entropy_with_residual import (
     LabelSmoothedCrossEntropyWithResidualCriterion as Criterion,
 )
-from residual_st.criterions.label_smoothed_cross_entropy_with_residual import (
-    LabelSmoothedCrossEntropyWithResidualCriterionConfig as CriterionConfig,
-)
 from residual_st.distillation.cache import write_cache
 from residual_st.distillation.teacher import LiveTeacher
 from residual_st.models.standalone import build_model, load_model
@@ -62,20 +59,19 @@ def main() -> int:
     def turn(**distillation):
         model = copy.deepcopy(student)
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
-        defaults = {name: getattr(CriterionConfig, name) for name in CriterionConfig.__annotations__ if name.startswith("distill_")}
+        defaults = {"distill_from": None, "distill_weight": 0.5, "distill_temperature": 1.0, "distill_encoder_weight": 0.0}
         criterion = Criterion(data.task, False, 0.1, 0, False, 0.3, 0.0, **{**defaults, **distillation})
         return lambda: update(model, optimizer, criterion, batches)
 
     with tempfile.TemporaryDirectory() as folder:
         live = LiveTeacher(teacher, args.teacher)
-        spoken = ((batch["id"], batch["target"], live(batch, [], with_ctc=False).log_probs) for batch in batches)
+        spoken = ((batch["id"], batch["target"], live(batch, [])[1]) for batch in batches)
         write_cache(f"{folder}/cache", len(data.task.dataset(data.train_subset)), spoken, 8, live.vocabulary_size)
         times = alternate(
             {
                 "labels": turn(),
                 "cached": turn(distill_from=f"{folder}/cache"),
                 "live": turn(distill_from=str(args.teacher)),
-                "live, CTC": turn(distill_from=str(args.teacher), distill_ctc_weight=1.0),
                 "live, states": turn(distill_from=str(args.teacher), distill_encoder_weight=1.0),
             },
             args.repeats,

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
         )
     batches = data.batches(subset, augment=False)
     spoken = (
-        (batch["id"], batch["target"], teacher(batch, [], with_ctc=False).log_probs)
+        (batch["id"], batch["target"], teacher(batch, [])[1])
         for batch in tqdm(batches, desc="listening to the teacher", unit="batch", disable=None)
     )
     origin = {"teacher": str(args.checkpoint), "subset": subset, "torch": torch.__version__}

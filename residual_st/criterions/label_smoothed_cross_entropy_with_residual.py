@@ -35,10 +35,6 @@ class LabelSmoothedCrossEntropyWithResidualCriterionConfig(LabelSmoothedCrossEnt
     distill_encoder_weight: float = field(
         default=0.0, metadata={"help": "weight of the differences between the encoders' states; needs the teacher's checkpoint"}
     )
-    distill_ctc_weight: float = field(
-        default=0.0,
-        metadata={"help": "weight of the differences between the encoders' CTC outputs; needs the teacher's checkpoint"},
-    )
 
 
 @register_criterion("label_smoothed_cross_entropy_with_residual", dataclass=LabelSmoothedCrossEntropyWithResidualCriterionConfig)
@@ -49,22 +45,21 @@ class LabelSmoothedCrossEntropyWithResidualCriterion(LabelSmoothedCrossEntropyWi
     (squared Frobenius norm) of the residuals over that of the shared weights they are added to, as `residual_KIND`.
 
     With `distill_from`, in training, the cross entropy becomes `(1 - distill_weight)` of itself + `distill_weight` times
-    `word_divergence`; `distill_ctc_weight` times `ctc_divergence` is added, and, for each unit of sample size,
-    `distill_encoder_weight` times the mean `state_difference` of `layer_map`'s pairs of layers. The validation loss has no part of
-    a teacher, so that it compares with that of other runs.
+    `word_divergence`, and `distill_encoder_weight` times the mean `state_difference` of `layer_map`'s pairs of layers is added for
+    each unit of sample size. The validation loss has no part of a teacher, so that it compares with that of other runs.
     """
 
     def __init__(
         self, task, sentence_avg, label_smoothing, ignore_prefix_size, report_accuracy, ctc_weight, residual_penalty,
-        distill_from, distill_weight, distill_temperature, distill_encoder_weight, distill_ctc_weight,
+        distill_from, distill_weight, distill_temperature, distill_encoder_weight,
     ):  # fmt: skip
         super().__init__(task, sentence_avg, label_smoothing, ignore_prefix_size, report_accuracy, ctc_weight)
         self.residual_penalty = residual_penalty
-        flags = (distill_weight, distill_temperature, distill_encoder_weight, distill_ctc_weight)
+        flags = (distill_weight, distill_temperature, distill_encoder_weight)
         config = LabelSmoothedCrossEntropyWithResidualCriterionConfig
-        defaults = (config.distill_weight, config.distill_temperature, config.distill_encoder_weight, config.distill_ctc_weight)
+        defaults = (config.distill_weight, config.distill_temperature, config.distill_encoder_weight)
         if distill_from is None and flags != defaults:
-            raise InputError("--distill-weight and the other flags of distillation need a teacher: --distill-from")
+            raise InputError("--distill-weight, --distill-temperature and --distill-encoder-weight need a teacher: --distill-from")
         self._distillation = distill_from and Distillation(distill_from, *flags, len(task.target_dictionary))
         self._lesson = None  # of the batch at hand
 
@@ -98,8 +93,7 @@ class LabelSmoothedCrossEntropyWithResidualCriterion(LabelSmoothedCrossEntropyWi
         if self._lesson is not None:
             counted = sample["target"].ne(self.padding_idx)
             counted[:, : self.ignore_prefix_size] = False
-            loss = self._lesson.mix_words(loss, net_output[0], counted)
-            loss = loss + self._lesson.ctc_penalty(model, net_output, sample)
+            loss = self._lesson.mix(loss, net_output[0], counted)
         return loss, nll_loss
 
     @classmethod
@@ -108,7 +102,7 @@ class LabelSmoothedCrossEntropyWithResidualCriterion(LabelSmoothedCrossEntropyWi
         stock = super() if "ctc_loss" in first else super(LabelSmoothedCrossEntropyWithCtcCriterion, cls)
         stock.reduce_metrics(logging_outputs)
         sample_size = sum(log["sample_size"] for log in logging_outputs)
-        for key in ("residual_penalty", "distill_loss", "distill_ctc_loss", "distill_encoder_loss"):
+        for key in ("residual_penalty", "distill_loss", "distill_encoder_loss"):
             if key in first:
                 metrics.log_scalar(key, _total(logging_outputs, key) / sample_size, sample_size, round=4)
         for key in first:

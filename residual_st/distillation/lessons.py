@@ -7,9 +7,9 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from residual_st.distillation.losses import ctc_divergence, state_difference, word_divergence
+from residual_st.distillation.losses import state_difference, word_divergence
 from residual_st.distillation.states import find_encoder, recorded_states
-from residual_st.distillation.teacher import Said, open_teacher
+from residual_st.distillation.teacher import open_teacher
 from residual_st.errors import InputError
 
 
@@ -21,30 +21,18 @@ class Distillation:
         weight: share of the loss on words that the teacher has, 0 to 1.
         temperature: of the distributions that are compared.
         encoder_weight: of the difference between the encoders' states.
-        ctc_weight: of the difference between the encoders' CTC outputs.
         vocabulary_size: the student's.
 
     Raises:
         InputError: for a number out of its range.
     """
 
-    def __init__(
-        self,
-        source: str | Path,
-        weight: float,
-        temperature: float,
-        encoder_weight: float,
-        ctc_weight: float,
-        vocabulary_size: int,
-    ):
+    def __init__(self, source: str | Path, weight: float, temperature: float, encoder_weight: float, vocabulary_size: int):
         if not 0 <= weight <= 1:
             raise InputError(f"--distill-weight {weight} is a share of the loss; allowed are 0 to 1")
-        if temperature <= 0 or encoder_weight < 0 or ctc_weight < 0:
-            raise InputError(
-                "--distill-temperature must be above 0, and --distill-encoder-weight and --distill-ctc-weight 0 or more"
-            )
-        self.weight, self.temperature = weight, temperature
-        self.encoder_weight, self.ctc_weight = encoder_weight, ctc_weight
+        if temperature <= 0 or encoder_weight < 0:
+            raise InputError("--distill-temperature must be above 0 and --distill-encoder-weight 0 or more")
+        self.weight, self.temperature, self.encoder_weight = weight, temperature, encoder_weight
         self._source, self._vocabulary_size = source, vocabulary_size
         self._teacher, self._pairs = None, []
 
@@ -54,16 +42,14 @@ class Distillation:
         if self._teacher is None:
             self._teacher = open_teacher(self._source, self._vocabulary_size)
             self._pairs = self._teacher.map_layers(model) if self.encoder_weight else []
-            if self.ctc_weight:
-                self._teacher.check_ctc()
-        said = self._teacher(sample, [other for _, other in self._pairs], self.ctc_weight > 0)
-        lesson = Lesson(self, said)
+        words, log_probs, theirs = self._teacher(sample, [other for _, other in self._pairs])
+        lesson = Lesson(self, words, log_probs)
         if not self._pairs:
             yield lesson
             return
         with recorded_states(find_encoder(model).transformer_layers, [own for own, _ in self._pairs]) as ours:
             yield lesson
-        differences = [state_difference(ours[own][0], said.states[other], ours[own][1]) for own, other in self._pairs]
+        differences = [state_difference(ours[own][0], theirs[other], ours[own][1]) for own, other in self._pairs]
         lesson.state_loss = sum(differences) / len(differences)
 
 
@@ -71,39 +57,27 @@ class Lesson:
     """One batch with a teacher.
 
     Attributes:
-        word_loss: `word_divergence` summed over the batch, once `mix_words` was called.
-        ctc_loss: `ctc_divergence` summed over the batch, once `ctc_penalty` was called.
+        word_loss: `word_divergence` summed over the batch, once `mix` was called.
         state_loss: mean `state_difference` of the pairs of layers, after the block; None where states do not count.
     """
 
-    def __init__(self, distillation: Distillation, said: Said):
-        self._distillation, self._said = distillation, said
-        self.word_loss = self.ctc_loss = self.state_loss = None
+    def __init__(self, distillation: Distillation, words: Tensor | None, log_probs: Tensor):
+        self._distillation, self._words, self._log_probs = distillation, words, log_probs
+        self.word_loss = self.state_loss = None
 
-    def mix_words(self, loss: Tensor, logits: Tensor, counted: Tensor) -> Tensor:
+    def mix(self, loss: Tensor, logits: Tensor, counted: Tensor) -> Tensor:
         """The loss on words with the teacher's share; `logits` are the student's and `counted` the positions that count."""
         weight, temperature = self._distillation.weight, self._distillation.temperature
-        self.word_loss = word_divergence(logits, self._said.log_probs, self._said.words, counted, temperature)
+        self.word_loss = word_divergence(logits, self._log_probs, self._words, counted, temperature)
         return (1 - weight) * loss + weight * self.word_loss.to(loss.dtype)
-
-    def ctc_penalty(self, model: nn.Module, net_output: tuple, sample: dict) -> Tensor | float:
-        """What the student's CTC output adds to the loss of the batch. Raises InputError where it has none."""
-        if not self._distillation.ctc_weight:
-            return 0.0
-        if find_encoder(model).ctc_proj is None:
-            raise InputError("--distill-ctc-weight compares CTC outputs, and the student has none; train it with --ctc-weight")
-        self.ctc_loss = ctc_divergence(*model.get_ctc_output(net_output, sample), self._said.ctc)
-        return self._distillation.ctc_weight * self.ctc_loss
 
     def state_penalty(self) -> Tensor | float:
         """What is added to the loss for each unit of sample size."""
         return 0.0 if self.state_loss is None else self._distillation.encoder_weight * self.state_loss
 
     def log(self, sample_size: int) -> dict[str, Tensor]:
-        """For fairseq's logging output: sums, those on words and on CTC in bits."""
+        """For fairseq's logging output: sums, the one on words in bits."""
         figures = {"distill_loss": self.word_loss.detach() / math.log(2)}
-        if self.ctc_loss is not None:
-            figures["distill_ctc_loss"] = self.ctc_loss.detach() / math.log(2)
         if self.state_loss is not None:
             figures["distill_encoder_loss"] = self.state_loss.detach() * sample_size
         return figures

@@ -1,6 +1,5 @@
 """What a student pays for differing from its teacher."""
 
-import torch
 from torch import Tensor
 
 
@@ -39,19 +38,3 @@ def state_difference(student: Tensor, teacher: Tensor, padding: Tensor | None) -
         student, teacher = student.flatten(0, 1), teacher.flatten(0, 1)
     variance = (teacher - teacher.mean(0)).square().sum()
     return (student - teacher).square().sum() / variance.clamp_min(1e-8)
-
-
-def ctc_divergence(student: Tensor, lengths: Tensor, teacher: Tensor) -> Tensor:
-    """`KL(teacher || student)` of CTC's symbol at each position of the encoder's output, summed over positions.
-
-    Where the student starts from the compressed teacher, their symbols fall on the same positions, so that one may be compared with
-    the other; of strangers' alignments this would say little.
-
-    Args:
-        student: log-probabilities (positions, batch, vocabulary).
-        lengths: positions of each utterance (batch,).
-        teacher: log-probabilities in the student's shape.
-    """
-    divergence = (teacher.exp() * (teacher - student)).sum(-1)
-    within = torch.arange(len(divergence), device=lengths.device)[:, None] < lengths
-    return divergence.masked_fill(~within, 0).sum()

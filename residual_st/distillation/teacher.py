@@ -1,8 +1,6 @@
 """The two kinds of teacher: a model that runs beside the student, and what one said once."""
 
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerModel
@@ -16,23 +14,6 @@ from residual_st.models.s2t_residual_transformer import S2TResidualTransformerMo
 from residual_st.models.standalone import load_model
 
 
-@dataclass(frozen=True)
-class Said:
-    """What a teacher says of a batch.
-
-    Attributes:
-        log_probs: of the next word: (batch, length, vocabulary), or (batch, length, k) of the likeliest.
-        words: indices of the likeliest (batch, length, k); None where `log_probs` has all words.
-        states: layer -> output (positions, batch, width).
-        ctc: log-probabilities of the encoder's symbols (positions, batch, vocabulary); None where they are not asked for.
-    """
-
-    log_probs: Tensor
-    words: Tensor | None = None
-    states: dict[int, Tensor] = field(default_factory=dict)
-    ctc: Tensor | None = None
-
-
 class LiveTeacher:
     """A trained model in evaluation mode. Not a module, so that no checkpoint or optimizer of the student's takes it in."""
 
@@ -44,22 +25,13 @@ class LiveTeacher:
         self.vocabulary_size = model.decoder.embed_tokens.num_embeddings
 
     @torch.no_grad()
-    def __call__(self, sample: dict, layers: list[int], with_ctc: bool) -> Said:
-        """What it says of all words, of `layers`, and of CTC's symbols."""
+    def __call__(self, sample: dict, layers: list[int]) -> tuple[None, Tensor, dict[int, Tensor]]:
+        """No word indices, log-probabilities (batch, length, vocabulary), and layer -> state (positions, batch, width)."""
         source = sample["net_input"]["src_tokens"]
         self._model.to(device=source.device, dtype=source.dtype)
         with recorded_states(self._model.encoder.transformer_layers, layers) as states:
-            net_output = self._model(**sample["net_input"])
-        return Said(
-            net_output[0].float().log_softmax(-1),
-            states={layer: state for layer, (state, _) in states.items()},
-            ctc=self._model.get_ctc_output(net_output, sample)[0] if with_ctc else None,
-        )
-
-    def check_ctc(self) -> None:
-        """Raises InputError where its encoder has no CTC output."""
-        if self._model.encoder.ctc_proj is None:
-            raise InputError(f"--distill-ctc-weight needs a teacher trained with --ctc-weight, and {self._path} was not")
+            logits, _ = self._model(**sample["net_input"])
+        return None, logits.float().log_softmax(-1), {layer: state for layer, (state, _) in states.items()}
 
     def map_layers(self, student: nn.Module) -> list[tuple[int, int]]:
         """`layer_map` of a student. Raises InputError where its states are of another width."""
@@ -83,19 +55,15 @@ class CachedTeacher:
         self._path = path
         self.vocabulary_size = self._cache.vocabulary_size
 
-    def __call__(self, sample: dict, layers: list[int], with_ctc: bool) -> Said:
-        """What it said of its k likeliest words, and of nothing else."""
+    def __call__(self, sample: dict, layers: list[int]) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
+        """Word indices and log-probabilities (batch, length, k), and no states."""
         words, log_probs = self._cache.lookup(sample["id"], sample["target"])
-        return Said(log_probs, words)
-
-    def check_ctc(self) -> None:
-        self._refuse("--distill-ctc-weight")
+        return words, log_probs, {}
 
     def map_layers(self, student: nn.Module) -> list[tuple[int, int]]:
-        self._refuse("--distill-encoder-weight")
-
-    def _refuse(self, flag: str) -> NoReturn:
-        raise InputError(f"{flag} needs the teacher itself, and {self._path} holds its words only; name its checkpoint")
+        raise InputError(
+            f"--distill-encoder-weight needs the teacher itself, and {self._path} holds its words only; name its checkpoint"
+        )
 
 
 def open_teacher(path: str | Path, vocabulary_size: int) -> LiveTeacher | CachedTeacher:

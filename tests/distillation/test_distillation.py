@@ -64,10 +64,9 @@ def test_a_student_comes_closer_to_its_teacher_and_holds_nothing_of_it(fairseq_t
     start = {**STUDENT, "max_update": 30, "encoder_group_size": 3, "log_interval": 1, "encoder_embed_dim": 32}
     fairseq_train(data, tmp_path / "alone", **start)
     caplog.clear()
-    weights = {"distill_weight": 1.0, "distill_encoder_weight": 1.0, "distill_ctc_weight": 1.0}
-    fairseq_train(data, tmp_path / "taught", distill_from=teacher, **weights, **start)
+    fairseq_train(data, tmp_path / "taught", distill_from=teacher, distill_weight=1.0, distill_encoder_weight=1.0, **start)
     lines = [json_of(record.getMessage()) for record in caplog.records if record.name == "train_inner"]
-    for name in ("distill_loss", "distill_encoder_loss", "distill_ctc_loss"):
+    for name in ("distill_loss", "distill_encoder_loss"):
         assert lines[-1][name] < 0.8 * lines[0][name]
     taught, alone = (torch.load(tmp_path / name / "checkpoint_last.pt", weights_only=True) for name in ("taught", "alone"))
     assert {key: value.shape for key, value in taught["model"].items()} == {
@@ -121,17 +120,6 @@ def test_encoder_states_of_another_depth_but_not_of_another_width(fairseq_train,
         fairseq_train(data, tmp_path / "wide", distill_from=teacher, **states, encoder_embed_dim=40)
     with pytest.raises(InputError, match="needs the teacher itself"):
         fairseq_train(data, tmp_path / "cached", distill_from=cache[0], **states)
-
-
-def test_ctc_outputs_where_both_have_them(fairseq_train, data, teacher, cache, tmp_path):
-    student = {**STUDENT, "distill_ctc_weight": 1.0, "max_update": 2}
-    with pytest.raises(InputError, match="--distill-ctc-weight needs the teacher itself"):
-        fairseq_train(data, tmp_path / "cached", distill_from=cache[0], **student)
-    with pytest.raises(InputError, match="the student has none; train it with --ctc-weight"):
-        fairseq_train(data, tmp_path / "student", distill_from=teacher, **{**student, "ctc_weight": 0})
-    fairseq_train(data, tmp_path / "silent", **{**STUDENT, "ctc_weight": 0, "max_update": 2})
-    with pytest.raises(InputError, match="needs a teacher trained with --ctc-weight, and .* was not"):
-        fairseq_train(data, tmp_path / "taught", distill_from=tmp_path / "silent" / "checkpoint_last.pt", **student)
 
 
 @pytest.mark.parametrize(
