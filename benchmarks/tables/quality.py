@@ -1,6 +1,7 @@
 """What the matrix of `residual-st benchmark quality` says."""
 
 import re
+from collections.abc import Callable
 from functools import cache
 
 from residual_st.benchmark.comparison import METRICS, SANITY, compare
@@ -8,14 +9,14 @@ from residual_st.report.figures import pareto
 from tables.common import github, read, with_bounds
 
 MEASURES = {"wer": "WER", "ctc_wer": "WER, encoder alone", "bleu": "BLEU"}
-GRID = re.compile(r"k(\d+)-r(\d+)")  # systems of the matrix that differ in group size and rank alone
-TEACHING = re.compile(r"brief-|long-")  # and in how they were taught
-SHOWN_APART = re.compile(f"{GRID.pattern}|{TEACHING.pattern}")
+GRID = re.compile(r"k(\d+)-r(\d+)")  # forms that differ in group size and rank alone
+TEACHING = re.compile(r"brief-|long-")  # systems that differ in how they were taught
+RESIDUAL, RIVALS = "residual-0.34", ("low-rank-0.34", "four-layers-taught", "four-layers")
 
 
 @cache
-def compared(reference: str = "dense") -> list[dict]:
-    return compare(read("quality"), reference, significance=True)
+def compared(reference: str = "dense", results: str = "quality") -> list[dict]:
+    return compare(read(results), reference, significance=True)
 
 
 def sanity() -> str:
@@ -38,7 +39,7 @@ def quality() -> str:
 
 def quality_seeds() -> str:
     """The same with intervals of the scores themselves, the seeds and what a run took."""
-    return measures_of([entry for entry in compared() if entry["seeds"] > 1 and entry["system"] not in SANITY[1:]])
+    return measures_of([entry for entry in compared() if entry["seeds"] > 1 and entry["system"] not in SANITY[1:3]])
 
 
 def quality_continued() -> str:
@@ -46,29 +47,77 @@ def quality_continued() -> str:
     return measures_of([entry for entry in compared("dense-continued") if entry["seeds"] > 1 and 0 < entry["fraction"] < 1])
 
 
-def quality_forms() -> str:
+def quality_rivals() -> str:
+    """The residual model against others of its size."""
+    rows = []
+    for rival in RIVALS:
+        for entry in compared(rival):
+            if entry["system"] == RESIDUAL:
+                rows.append([MEASURES[entry["metric"]], rival, with_bounds(entry["change_percent"])])
+    rows.sort(key=lambda row: list(MEASURES.values()).index(row[0]))
+    return github(rows, ["measure", "rival", f"change of {RESIDUAL} (95 %)"])
+
+
+def quality_once() -> str:
     """What was made with one seed, but for what has a table of its own."""
-    chosen = [entry for entry in compared() if entry["seeds"] == 1 and not SHOWN_APART.match(entry["system"])]
+    chosen = [entry for entry in compared() if entry["seeds"] == 1 and not TEACHING.match(entry["system"])]
     return measures_of(chosen)
 
 
 def quality_teaching() -> str:
     """One seed: ways to teach, and how they were chosen, which is by dev losses."""
     rows = {row["system"]: row for row in read("quality") if (row["task"], row["seed"]) == ("asr", 1)}
+    return _lessons([row for name, row in rows.items() if name in ("dense", RESIDUAL) or TEACHING.match(name)])
+
+
+def quality_tried() -> str:
+    """Ways to teach whose code did not stay."""
+    return _lessons(read("quality_tried"), "seed")
+
+
+def _lessons(rows: list[dict], *more: str) -> str:
     table = [
-        [name, row["updates"], f"{row['dev_nll_loss']:.3f}", f"{row['dev_ctc_loss']:.3f}", f"{row['wer']:.2f}"]
-        for name, row in rows.items()
-        if name in ("dense", "residual-0.34") or TEACHING.match(name)
+        [
+            row["system"],
+            *(row[key] for key in more),
+            row["updates"],
+            f"{row['dev_nll_loss']:.3f}",
+            f"{row['dev_ctc_loss']:.3f}",
+            f"{row['wer']:.2f}",
+        ]
+        for row in rows
     ]
-    return github(table, ["system", "updates", "dev nll", "dev CTC", "WER"])
+    return github(table, ["system", *more, "updates", "dev nll", "dev CTC", "WER"])
+
+
+def quality_ladder() -> str:
+    """The paper's ladder and patterns against its form."""
+    return _forms_against("k3-r2", lambda system: system.startswith(("shared", "k3-")))
+
+
+def quality_sizes() -> str:
+    """Group sizes at one size, against K=3, which has no rank there."""
+    return _forms_against("shared-diagonal", re.compile(r"shared-diagonal|k12-r8|k6-r5").fullmatch)
+
+
+def _forms_against(reference: str, chosen: Callable[[str], object]) -> str:
+    """Of forms with several seeds, sizes against the dense encoder and scores against `reference`, which stands first."""
+    sizes = {entry["system"]: entry["fraction"] for entry in compared("dense", "quality_forms")}
+    entries = [entry for entry in compared(reference, "quality_forms") if entry["seeds"] > 1 and chosen(entry["system"])]
+    return measures_of([{**entry, "fraction": sizes[entry["system"]]} for entry in entries])
+
+
+def quality_scratch() -> str:
+    """The ladder trained from scratch, one seed."""
+    return measures_of([entry for entry in compared(results="quality_forms") if entry["system"].startswith("scratch-")])
 
 
 def quality_grid() -> str:
-    """Group sizes against ranks: what is kept, the word error rate, and the encoder's own."""
+    """Group sizes against ranks, one seed: what is kept, the word error rate, and the encoder's own."""
     cells = {}
-    for entry in compared():
+    for entry in compare([row for row in read("quality_forms") if row["seed"] == 1]):
         place = GRID.fullmatch(entry["system"])
-        if place and entry["task"] == "asr":
+        if place:
             cell = cells.setdefault(tuple(map(int, place.groups())), [f"{entry['fraction']:.1%}"])
             cell.append(f"{entry['score'].value:.1f}")
     group_sizes, ranks = (sorted(set(values)) for values in (zip(*cells) if cells else ((), ())))
