@@ -67,7 +67,7 @@ def carry_out(
                     if _key(run.row()) not in done:
                         append(output, future.result())
                     report(run, "finished")
-                elif isinstance(error, RunFailed):
+                elif isinstance(error, (RunFailed, InputError)):
                     failed.append(run)
                     report(run, f"failed: {error}")
                 else:

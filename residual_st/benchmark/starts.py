@@ -16,7 +16,8 @@ from residual_st.checkpoints import model_flags, save_checkpoint
 from residual_st.compression.factorization import best_diagonal, low_rank
 from residual_st.compression.layer_weights import Metric, read_layer
 from residual_st.compression.moments import Calibration, gather
-from residual_st.models.conversion import read_model, rewritten
+from residual_st.models.conversion import dense_checkpoint, read_model, rewritten
+from residual_st.models.s2t_residual_transformer import S2TResidualTransformerModel
 from residual_st.models.standalone import build_model
 from residual_st.modules import matrices
 from residual_st.training_data import TrainingData
@@ -26,7 +27,12 @@ _CALIBRATION_BATCHES = 30
 
 
 def keep_layers(state: dict, model: nn.Module, kept: list[int]) -> dict:
-    """The checkpoint with these encoder layers only, in this order; with none the subsampler's output goes to the decoder."""
+    """The checkpoint with these encoder layers only, in this order; with none the subsampler's output goes to the decoder.
+
+    It is of the stock architecture, which has no plan that would have to fit the layers left.
+    """
+    if isinstance(model, S2TResidualTransformerModel):
+        state = dense_checkpoint(state, model)
     model.encoder.transformer_layers = nn.ModuleList([model.encoder.transformer_layers[index] for index in kept])
 
     def fewer(flags: argparse.Namespace) -> None:
