@@ -4,14 +4,18 @@ import json
 import sys
 
 import pytest
-from conftest import ROOT, run
+from conftest import ROOT, run, same_weights, tiny_flags, tiny_model
+from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerModel
 
 from residual_st.benchmark.comparison import compare, verdicts
 from residual_st.benchmark.matrix import read_matrix
 from residual_st.benchmark.quality import RunFailed, _read_whole
 from residual_st.benchmark.results import read
+from residual_st.benchmark.starts import keep_layers
+from residual_st.checkpoints import save_checkpoint
 from residual_st.errors import InputError
 from residual_st.evaluation.scores import Estimate
+from residual_st.models.standalone import load_model
 
 
 def cli(*arguments, check=True):
@@ -75,6 +79,32 @@ def test_a_failure_is_reported_with_its_log_and_spares_the_rest(folder, flags):
     assert "asr/broken/1 failed: " in text
     assert "train.log" in text
     assert "asr/after/1 left out" in text
+
+
+def test_a_checkpoint_that_cannot_be_read_spares_the_rest_too(folder, flags):
+    start = folder / "work" / "asr" / "bypassed" / "1" / "start.pt"
+    rows = (folder / "rows.jsonl").read_text().splitlines(keepends=True)
+    (folder / "rows.jsonl").write_text("".join(row for row in rows if '"bypassed"' not in row))
+    start.rename(folder / "kept.pt")
+    start.write_bytes(b"no checkpoint")
+    result = cli(*flags, "--systems", "bypassed", "--seeds", "1", check=False)
+    (folder / "kept.pt").rename(start)
+    (folder / "rows.jsonl").write_text("".join(rows))
+    assert result.returncode == 1
+    assert "asr/bypassed/1 failed: " in result.stdout + result.stderr
+    assert "dense" in result.stdout  # and those that are made are compared
+
+
+@pytest.mark.parametrize("kept", [[], [0, 3]])
+def test_a_dense_model_under_our_name_can_lose_layers(kept, tmp_path):
+    whole = tiny_model(encoder_group_size=1, encoder_residual_rank=0, encoder_residual_diagonal=False)
+    flags = tiny_flags(encoder_group_size=1, encoder_residual_rank=0, encoder_residual_diagonal=False, tgt_dict_size=20)
+    state = {"args": flags, "cfg": None, "model": whole.state_dict()}
+    save_checkpoint(keep_layers(state, whole, kept), tmp_path / "fewer.pt")
+    fewer = load_model(tmp_path / "fewer.pt")[1]
+    assert type(fewer) is S2TTransformerModel
+    assert len(fewer.encoder.transformer_layers) == len(kept)
+    assert same_weights(fewer.decoder.state_dict(), whole.decoder.state_dict())
 
 
 @pytest.mark.parametrize(
