@@ -26,13 +26,14 @@ _ROUNDS = 5
 _CALIBRATION_BATCHES = 30
 
 
-def keep_layers(state: dict, model: nn.Module, kept: list[int]) -> dict:
-    """The checkpoint with these encoder layers only, in this order; with none the subsampler's output goes to the decoder.
+def _stock(state: dict, dense: nn.Module) -> dict:
+    """The checkpoint of a dense model under its stock name, without flags of sharing, which would have to fit the outcome."""
+    return dense_checkpoint(state, dense) if isinstance(dense, S2TResidualTransformerModel) else state
 
-    It is of the stock architecture, which has no plan that would have to fit the layers left.
-    """
-    if isinstance(model, S2TResidualTransformerModel):
-        state = dense_checkpoint(state, model)
+
+def keep_layers(state: dict, model: nn.Module, kept: list[int]) -> dict:
+    """The checkpoint with these encoder layers only, in this order; with none the subsampler's output goes to the decoder."""
+    state = _stock(state, model)
     model.encoder.transformer_layers = nn.ModuleList([model.encoder.transformer_layers[index] for index in kept])
 
     def fewer(flags: argparse.Namespace) -> None:
@@ -43,10 +44,11 @@ def keep_layers(state: dict, model: nn.Module, kept: list[int]) -> dict:
 
 def without_sharing(state: dict, dense: nn.Module, fraction: float, data: TrainingData) -> dict:
     """Each matrix by itself as `A B + diag(d)` of that size, closest in the metric that `residual-st compress` minimises."""
+    state = _stock(state, dense)
     moments = gather(dense, dense.encoder.transformer_layers, Calibration.sample(data, _CALIBRATION_BATCHES, seed=1))
 
     def to_low_rank(flags: argparse.Namespace) -> None:
-        flags.arch = flags.arch.replace("s2t_residual_", "s2t_").replace("s2t_", "s2t_low_rank_", 1)
+        flags.arch = flags.arch.replace("s2t_", "s2t_low_rank_", 1)
         flags.encoder_weight_fraction = fraction
 
     flags = copy.deepcopy(model_flags(state, "the model"))

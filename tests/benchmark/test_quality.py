@@ -1,21 +1,25 @@
 """A small matrix, carried out with real commands."""
 
+import copy
 import json
 import sys
 
 import pytest
-from conftest import ROOT, run, same_weights, tiny_flags, tiny_model
+from conftest import ROOT, run, same_weights
 from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerModel
 
 from residual_st.benchmark.comparison import compare, verdicts
 from residual_st.benchmark.matrix import read_matrix
 from residual_st.benchmark.quality import RunFailed, _read_whole
 from residual_st.benchmark.results import read
-from residual_st.benchmark.starts import keep_layers
+from residual_st.benchmark.starts import keep_layers, without_sharing
 from residual_st.checkpoints import save_checkpoint
+from residual_st.cli.train import take_form
 from residual_st.errors import InputError
 from residual_st.evaluation.scores import Estimate
+from residual_st.models.conversion import read_model
 from residual_st.models.standalone import load_model
+from residual_st.training_data import TrainingData
 
 
 def cli(*arguments, check=True):
@@ -95,16 +99,31 @@ def test_a_checkpoint_that_cannot_be_read_spares_the_rest_too(folder, flags):
     assert "dense" in result.stdout  # and those that are made are compared
 
 
-@pytest.mark.parametrize("kept", [[], [0, 3]])
-def test_a_dense_model_under_our_name_can_lose_layers(kept, tmp_path):
-    whole = tiny_model(encoder_group_size=1, encoder_residual_rank=0, encoder_residual_diagonal=False)
-    flags = tiny_flags(encoder_group_size=1, encoder_residual_rank=0, encoder_residual_diagonal=False, tgt_dict_size=20)
-    state = {"args": flags, "cfg": None, "model": whole.state_dict()}
-    save_checkpoint(keep_layers(state, whole, kept), tmp_path / "fewer.pt")
-    fewer = load_model(tmp_path / "fewer.pt")[1]
-    assert type(fewer) is S2TTransformerModel
-    assert len(fewer.encoder.transformer_layers) == len(kept)
-    assert same_weights(fewer.decoder.state_dict(), whole.decoder.state_dict())
+@pytest.fixture
+def dense_under_our_name(fairseq_train, data, tmp_path):
+    form = {"encoder_group_size": 1, "encoder_residual_rank": 0, "no_encoder_residual_diagonal": True}
+    fairseq_train(data, tmp_path / "dense", "asr", **form, max_update=2)
+    return read_model(tmp_path / "dense" / "checkpoint_last.pt", residual=False)
+
+
+def test_a_dense_model_under_our_name_can_lose_layers(dense_under_our_name, tmp_path):
+    state, whole = dense_under_our_name
+    for kept in ([], [0, 3]):
+        save_checkpoint(keep_layers(state, copy.deepcopy(whole), kept), tmp_path / "fewer.pt")
+        fewer = load_model(tmp_path / "fewer.pt")[1]
+        assert type(fewer) is S2TTransformerModel
+        assert len(fewer.encoder.transformer_layers) == len(kept)
+        assert same_weights(fewer.decoder.state_dict(), whole.decoder.state_dict())
+
+
+def test_a_dense_model_under_our_name_can_be_made_one_of_low_rank(dense_under_our_name, data, tmp_path):
+    state, dense = dense_under_our_name
+    save_checkpoint(without_sharing(state, dense, 0.4, TrainingData(state, data)), tmp_path / "low.pt")
+    config = {"finetune-from-model": tmp_path / "low.pt", "encoder-group-size": 1, "encoder-layers": 12}
+    form = take_form(config)  # as training on from it has it
+    assert form["arch"] == "s2t_low_rank_transformer_s"
+    assert form["encoder-layers"] == 6
+    assert "encoder-group-size" not in form
 
 
 @pytest.mark.parametrize(
