@@ -14,9 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import torch
-
-from residual_st.benchmark.results import append, cpu_name, provenance
+from residual_st.benchmark.results import append, provenance
 from residual_st.benchmark.timing import ratios_to
 from residual_st.cli import main as residual_st
 from residual_st.cli import user_dir
@@ -60,7 +58,7 @@ def main() -> int:
         row = {"system": name, "seed": 1, "checkpoint": args.residual.name, "beam": args.beam, "max_tokens": args.max_tokens}
         row |= {"sentences": len(translations[name]), "different_translations": different, **figures}
         print(row)
-        append(RESULTS, {**row, **provenance(), "machine": f"{cpu_name()}, {torch.get_num_threads()} threads"})
+        append(RESULTS, {**row, **provenance()})
     return 0
 
 

@@ -43,8 +43,9 @@ def quality_seeds() -> str:
 
 
 def quality_continued() -> str:
-    """The smaller ones against the dense model that was trained as long as they."""
-    return measures_of([entry for entry in compared("dense-continued") if entry["seeds"] > 1 and 0 < entry["fraction"] < 1])
+    """What was trained on from a trained model, against the dense one that was."""
+    taught = [entry for entry in compared("dense-continued") if entry["seeds"] > 1 and 0 < entry["fraction"] < 1]
+    return measures_of([entry for entry in taught if entry["system"] not in (*SANITY, "compressed-0.34")])
 
 
 def quality_rivals() -> str:
@@ -145,6 +146,12 @@ def measures_of(entries: list[dict]) -> str:
         )
     headers = ["measure", "system", "kept", "score (95 %)", "change (95 %)", "by seed", "chrF", "p", "core minutes"]
     return github(rows, headers)
+
+
+def quality_hours() -> str:
+    """What all of it took."""
+    rows = [row for name in ("quality", "quality_forms", "quality_tried") for row in read(name)]
+    return f"{len(rows)} runs, {sum(row['core_minutes'] for row in rows) / 60:.1f} core hours."
 
 
 def picture() -> str | None:

@@ -19,7 +19,7 @@ def provenance() -> dict:
     except FileNotFoundError:
         commit = ""
     return {
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "machine": f"{cpu_name()}, {torch.get_num_threads()} threads",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "residual_st": version("residual-st"),
