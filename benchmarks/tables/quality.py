@@ -158,4 +158,4 @@ def picture() -> str | None:
     """Size against BLEU, of what was made with several seeds."""
     shown = [entry for entry in compared() if entry["metric"] == "bleu" and entry["seeds"] > 1]
     shown = [entry for entry in shown if entry["system"] not in SANITY[1:3]]
-    return pareto(shown, "bleu", "dense") if shown else None
+    return pareto(shown, "bleu", "dense", [entry["system"] for entry in shown]) if shown else None

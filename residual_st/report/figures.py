@@ -12,18 +12,18 @@ _MARKERS = "os^"
 _LABEL = {"wer": "word error rate, %", "ctc_wer": "WER of the encoder alone, %", "bleu": "BLEU"}
 
 
-def pareto(entries: list[dict], metric: str, reference: str) -> str:
+def pareto(entries: list[dict], metric: str, reference: str, names: list[str]) -> str:
     """Size of the encoder's matrices against the score, with its 95 % interval. Entries as `compare` makes them.
 
-    Systems of nearly one size are set side by side.
+    Systems of nearly one size are set side by side. A system's place in `names` gives its colour, in every figure of a page.
     """
 
     def draw(axis: Axes) -> None:
         places = _side_by_side([100 * entry["fraction"] for entry in entries])
-        for index, (entry, place) in enumerate(zip(entries, places)):
-            score = entry["score"]
+        for entry, place in zip(entries, places):
+            score, index = entry["score"], names.index(entry["system"])
             bars = [[score.value - score.low], [score.high - score.value]]
-            style = {"color": _COLOURS[index % len(_COLOURS)], "fmt": _MARKERS[index // len(_COLOURS) % len(_MARKERS)]}
+            style = {"color": _colour(index), "fmt": _MARKERS[index // len(_COLOURS) % len(_MARKERS)]}
             axis.errorbar(place, score.value, yerr=bars, capsize=3, markersize=5, label=entry["system"], **style)
         axis.set_xlabel(f"encoder matrices, % of {reference}'s")
         axis.set_ylabel(_LABEL[metric])
@@ -32,6 +32,10 @@ def pareto(entries: list[dict], metric: str, reference: str) -> str:
             axis.invert_yaxis()  # better is up
 
     return _svg(draw)
+
+
+def _colour(index: int) -> str:
+    return _COLOURS[index % len(_COLOURS)]
 
 
 def _side_by_side(sizes: list[float], gap: float = 1.6) -> list[float]:
@@ -48,14 +52,14 @@ def _side_by_side(sizes: list[float], gap: float = 1.6) -> list[float]:
     return places
 
 
-def training_curves(curves: dict[str, list[Curve]], label: str) -> str:
-    """One colour a system, one line a seed."""
+def training_curves(curves: dict[str, list[Curve]], label: str, names: list[str]) -> str:
+    """One colour a system, by its place in `names`, and one line a seed."""
 
     def draw(axis: Axes) -> None:
-        for index, (name, seeds) in enumerate(curves.items()):
+        for name, seeds in curves.items():
             for number, curve in enumerate(seeds):
                 updates, values = zip(*curve)
-                style = {"color": _COLOURS[index % len(_COLOURS)], "label": name if number == 0 else None}
+                style = {"color": _colour(names.index(name)), "label": name if number == 0 else None}
                 axis.plot(updates, values, marker="o" if len(curve) < 30 else None, markersize=3, linewidth=1.4, **style)
         axis.set_xlabel("updates")
         axis.set_ylabel(label)

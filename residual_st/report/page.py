@@ -35,6 +35,7 @@ def make_page(
     entries = [*_entries(systems, metric), *results]
     reference = next((entry["system"] for entry in entries if entry["change_percent"] is None), "")
     placed = [entry for entry in entries if entry["fraction"] is not None]
+    names = list(dict.fromkeys([*systems, *(entry["system"] for entry in entries)]))
     template = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined).from_string(
         files(__package__).joinpath("page.html.j2").read_text(encoding="utf-8")
     )
@@ -43,8 +44,8 @@ def make_page(
         summary=_summary(systems),
         reference=reference,
         table=[_shown(entry, systems.get(entry["system"], [None])[0]) for entry in entries],
-        pareto=pareto(placed, metric, reference) if len(placed) > 1 else None,
-        curves=_curves(systems),
+        pareto=pareto(placed, metric, reference, names) if len(placed) > 1 else None,
+        curves=_curves(systems, names),
         heat_maps=[_heat_map(name, its[0].energies) for name, its in systems.items() if its[0].energies],
         samples=_samples(systems, samples, recordings),
     )
@@ -112,7 +113,7 @@ class Figure(NamedTuple):
     caption: str
 
 
-def _curves(systems: dict[str, list[RunFiles]]) -> list[Figure]:
+def _curves(systems: dict[str, list[RunFiles]], names: list[str]) -> list[Figure]:
     figures = []
     for part in ("validation", "training"):
         for metric, label in _LOSS.items():
@@ -122,7 +123,8 @@ def _curves(systems: dict[str, list[RunFiles]]) -> list[Figure]:
                 if found:
                     curves[name] = found
             if curves:
-                figures.append(Figure(training_curves(curves, label), f"{part.capitalize()}: {label}, one line for each seed."))
+                caption = f"{part.capitalize()}: {label}, one line for each seed."
+                figures.append(Figure(training_curves(curves, label, names), caption))
     return figures
 
 
