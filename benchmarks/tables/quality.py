@@ -12,6 +12,7 @@ MEASURES = {"wer": "WER", "ctc_wer": "WER, encoder alone", "bleu": "BLEU"}
 GRID = re.compile(r"k(\d+)-r(\d+)")  # forms that differ in group size and rank alone
 TEACHING = re.compile(r"brief-|long-")  # systems that differ in how they were taught
 FROM_SCRATCH = re.compile(r"dense|four-layers|narrow|scratch-")
+COMPRESSED = "compressed-0.34"  # and not trained on
 RESIDUAL, RIVALS = "residual-0.34", ("low-rank-0.34", "four-layers-taught", "four-layers")
 
 
@@ -46,7 +47,7 @@ def quality_seeds() -> str:
 def quality_continued() -> str:
     """What was trained on from a trained model, against the dense one that was."""
     taught = [entry for entry in compared("dense-continued") if entry["seeds"] > 1 and 0 < entry["fraction"] < 1]
-    return measures_of([entry for entry in taught if entry["system"] not in (*SANITY, "compressed-0.34")])
+    return measures_of([entry for entry in taught if entry["system"] not in (*SANITY, COMPRESSED)])
 
 
 def quality_rivals() -> str:
@@ -156,7 +157,7 @@ def quality_hours() -> str:
 
 
 def picture() -> str | None:
-    """Size against BLEU, of what was made with several seeds."""
+    """Size against BLEU, of what was trained with several seeds."""
     shown = [entry for entry in compared() if entry["metric"] == "bleu" and entry["seeds"] > 1]
-    shown = [entry for entry in shown if entry["system"] not in SANITY[1:3]]
+    shown = [entry for entry in shown if entry["system"] not in (*SANITY[1:3], COMPRESSED)]
     return pareto(shown, "bleu", "dense", [entry["system"] for entry in shown]) if shown else None
