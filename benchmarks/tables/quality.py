@@ -13,7 +13,12 @@ GRID = re.compile(r"k(\d+)-r(\d+)")  # forms that differ in group size and rank 
 TEACHING = re.compile(r"brief-|long-")  # systems that differ in how they were taught
 FROM_SCRATCH = re.compile(r"dense|four-layers|narrow|scratch-")
 COMPRESSED = "compressed-0.34"  # and not trained on
-RESIDUAL, RIVALS = "residual-0.34", ("low-rank-0.34", "four-layers-taught", "four-layers")
+RIVALS = {"residual-0.34": ("low-rank-0.34", "four-layers-taught", "four-layers"), "residual-0.22": ("low-rank-0.22",)}
+FORMS_RIVALS = {
+    "k12-r8": ("unshared-0.34",),
+    "k12-r4": ("unshared-0.22",),
+    "scratch-k12-r8": ("scratch-low-rank", "four-layers", "narrow"),
+}
 
 
 @cache
@@ -52,13 +57,24 @@ def quality_continued() -> str:
 
 def quality_rivals() -> str:
     """The residual model against others of its size."""
+    return _against_rivals("quality", RIVALS)
+
+
+def quality_forms_rivals() -> str:
+    """The same for forms, after less training, and from scratch."""
+    return _against_rivals("quality_forms", FORMS_RIVALS)
+
+
+def _against_rivals(results: str, rivals: dict[str, tuple[str, ...]]) -> str:
     rows = []
-    for rival in RIVALS:
-        for entry in compare([row for row in read("quality") if row["system"] in (RESIDUAL, rival)], rival):
-            if entry["system"] == RESIDUAL:
-                rows.append([MEASURES[entry["metric"]], rival, with_bounds(entry["change_percent"])])
+    for system, its_rivals in rivals.items():
+        for rival in its_rivals:
+            for entry in compare([row for row in read(results) if row["system"] in (system, rival)], rival):
+                if entry["system"] == system:
+                    change = with_bounds(entry["change_percent"])
+                    rows.append([MEASURES[entry["metric"]], system, rival, entry["seeds"], change])
     rows.sort(key=lambda row: list(MEASURES.values()).index(row[0]))
-    return github(rows, ["measure", "rival", f"change of {RESIDUAL} (95 %)"])
+    return github(rows, ["measure", "system", "rival", "seeds", "change (95 %)"])
 
 
 def quality_once() -> str:
@@ -70,7 +86,7 @@ def quality_once() -> str:
 def quality_teaching() -> str:
     """One seed: ways to teach, and how they were chosen, which is by dev losses."""
     rows = {row["system"]: row for row in read("quality") if (row["task"], row["seed"]) == ("asr", 1)}
-    return _lessons([row for name, row in rows.items() if name in ("dense", RESIDUAL) or TEACHING.match(name)])
+    return _lessons([row for name, row in rows.items() if name in ("dense", "residual-0.34") or TEACHING.match(name)])
 
 
 def quality_tried() -> str:
@@ -101,6 +117,11 @@ def quality_ladder() -> str:
 def quality_sizes() -> str:
     """Group sizes at one size, against K=3, which has no rank there."""
     return _forms_against("shared-diagonal", re.compile(r"shared-diagonal|k12-r8|k6-r5").fullmatch)
+
+
+def quality_lessons() -> str:
+    """One form taught in several ways."""
+    return _forms_against("k12-r8", lambda system: system.startswith("k12-r8"))
 
 
 def _forms_against(reference: str, chosen: Callable[[str], object]) -> str:

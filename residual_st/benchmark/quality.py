@@ -101,7 +101,7 @@ def make(run: Run, matrix: Matrix, data: Path, work: Path) -> dict:
         source, start = start, folder / "start.pt"
         if not start.exists():
             _command(_start_command(run, data, source, start), folder / "start.log")
-    if run.flags is not None:
+    if run.flags is not None and not _trained(folder):
         _command(_train_command(run, config, data, work, start), folder / "train.log")
     checkpoint, sentences, alone = checkpoint_of(folder), [], []
     model = load_model(checkpoint)[1]
@@ -125,6 +125,14 @@ def make(run: Run, matrix: Matrix, data: Path, work: Path) -> dict:
         "references": [sentence.reference for sentence in sentences],
         **provenance(),
     }
+
+
+def _trained(folder: Path) -> bool:
+    """Whether training came to its end, by the log's last line; fairseq would make one more update of a model that has had all."""
+    log = folder / "train.log"
+    if not log.exists() or not (folder / "checkpoint_last.pt").exists():
+        return False
+    return "done training" in log.read_text(encoding="utf-8").rstrip().rpartition("\n")[2]
 
 
 def _read_whole(generated: Path, manifest: Path) -> list[Sentence]:
