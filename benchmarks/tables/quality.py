@@ -1,7 +1,7 @@
 """What the matrix of `residual-st benchmark quality` says."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import cache
 
 from residual_st.benchmark.comparison import METRICS, SANITY, compare
@@ -9,14 +9,22 @@ from residual_st.report.figures import pareto
 from tables.common import github, read, with_bounds
 
 MEASURES = {"wer": "WER", "ctc_wer": "WER, encoder alone", "bleu": "BLEU"}
+LADDER = ("k3-r2", "shared", "shared-diagonal", "shared-rank-2", "k3-r8", "k3-r2-cycle", "k3-r2-cycle-reverse")
 GRID = re.compile(r"k(\d+)-r(\d+)")  # forms that differ in group size and rank alone
 TEACHING = re.compile(r"brief-|long-")  # systems that differ in how they were taught
 FROM_SCRATCH = re.compile(r"dense|four-layers|narrow|scratch-")
 COMPRESSED = "compressed-0.34"  # and not trained on
-RIVALS = {"residual-0.34": ("low-rank-0.34", "four-layers-taught", "four-layers"), "residual-0.22": ("low-rank-0.22",)}
+RIVALS = {
+    "residual-0.34": ("low-rank-0.34", "four-layers-taught", "four-layers"),
+    "residual-0.22": ("low-rank-0.22",),
+    "residual-as-low-rank-0.22": ("low-rank-0.22",),
+}
 FORMS_RIVALS = {
     "k12-r8": ("unshared-0.34",),
+    "k12-as-unshared-0.34": ("unshared-0.34",),
     "k12-r4": ("unshared-0.22",),
+    "k12-as-unshared-0.22": ("unshared-0.22",),
+    "k12-r8-states-3": ("unshared-0.34-states-3",),
     "scratch-k12-r8": ("scratch-low-rank", "four-layers", "narrow"),
 }
 
@@ -66,15 +74,16 @@ def quality_forms_rivals() -> str:
 
 
 def _against_rivals(results: str, rivals: dict[str, tuple[str, ...]]) -> str:
+    weights = {row["system"]: row["encoder_matrix_parameters"] for row in read(results)}
     rows = []
     for system, its_rivals in rivals.items():
         for rival in its_rivals:
             for entry in compare([row for row in read(results) if row["system"] in (system, rival)], rival):
                 if entry["system"] == system:
-                    change = with_bounds(entry["change_percent"])
-                    rows.append([MEASURES[entry["metric"]], system, rival, entry["seeds"], change])
+                    pair = [part for name in (system, rival) for part in (name, f"{weights[name] / weights['dense']:.1%}")]
+                    rows.append([MEASURES[entry["metric"]], *pair, with_bounds(entry["change_percent"])])
     rows.sort(key=lambda row: list(MEASURES.values()).index(row[0]))
-    return github(rows, ["measure", "system", "rival", "seeds", "change (95 %)"])
+    return github(rows, ["measure", "system", "kept", "rival", "kept", "change (95 %)"])
 
 
 def quality_once() -> str:
@@ -90,8 +99,14 @@ def quality_teaching() -> str:
 
 
 def quality_tried() -> str:
-    """Ways to teach whose code did not stay."""
-    return _lessons(read("quality_tried"), "seed")
+    """Ways to teach whose code did not stay, on the first machine."""
+    return _lessons([row for row in read("quality_tried") if row["updates"] == 1500], "seed")
+
+
+def quality_tried_forms() -> str:
+    """And others, with the updates that forms have, against k12-r8 and its size."""
+    rows = [row for row in read("quality_tried") if row["updates"] == 600]
+    return _forms_against("k12-r8", ["k12-r8", *dict.fromkeys(row["system"] for row in rows)], rows)
 
 
 def _lessons(rows: list[dict], *more: str) -> str:
@@ -111,24 +126,26 @@ def _lessons(rows: list[dict], *more: str) -> str:
 
 def quality_ladder() -> str:
     """The paper's ladder and patterns against its form."""
-    return _forms_against("k3-r2", lambda system: system.startswith(("shared", "k3-")))
+    return _forms_against("k3-r2", LADDER)
 
 
 def quality_sizes() -> str:
     """Group sizes at one size, against K=3, which has no rank there."""
-    return _forms_against("shared-diagonal", re.compile(r"shared-diagonal|k12-r8|k6-r5").fullmatch)
+    return _forms_against("shared-diagonal", ("shared-diagonal", "k12-r8", "k6-r5"))
 
 
 def quality_lessons() -> str:
     """One form taught in several ways."""
-    return _forms_against("k12-r8", lambda system: system.startswith("k12-r8"))
+    systems = dict.fromkeys(row["system"] for row in read("quality_forms"))
+    return _forms_against("k12-r8", [system for system in systems if system.startswith("k12-r8")])
 
 
-def _forms_against(reference: str, chosen: Callable[[str], object]) -> str:
-    """Of forms with several seeds, sizes against the dense encoder and scores against `reference`, which stands first."""
-    sizes = {entry["system"]: entry["fraction"] for entry in compared("dense", "quality_forms")}
-    entries = [entry for entry in compared(reference, "quality_forms") if entry["seeds"] > 1 and chosen(entry["system"])]
-    return measures_of([{**entry, "fraction": sizes[entry["system"]]} for entry in entries])
+def _forms_against(reference: str, systems: Sequence[str], more: Sequence[dict] = ()) -> str:
+    """Of these forms, sizes against the dense encoder and scores against `reference`, over the seeds that there are."""
+    rows = [*read("quality_forms"), *more]
+    weights = {row["system"]: row["encoder_matrix_parameters"] for row in rows}
+    entries = compare([row for row in rows if row["system"] in systems], reference)
+    return measures_of([{**entry, "fraction": weights[entry["system"]] / weights["dense"]} for entry in entries])
 
 
 def quality_scratch() -> str:
@@ -140,7 +157,7 @@ def quality_grid() -> str:
     """Group sizes against ranks, one seed: what is kept, the word error rate, and the encoder's own."""
     cells = {}
     for entry in compare([row for row in read("quality_forms") if row["seed"] == 1]):
-        place = GRID.fullmatch(entry["system"])
+        place = GRID.fullmatch("k3-r0" if entry["system"] == "shared-diagonal" else entry["system"])
         if place:
             cell = cells.setdefault(tuple(map(int, place.groups())), [f"{entry['fraction']:.1%}"])
             cell.append(f"{entry['score'].value:.1f}")

@@ -26,8 +26,7 @@ def carry_out(
 ) -> list[Run]:
     """Make what is not made yet, `jobs` single-threaded processes at a time, and append a row for each run as it ends.
 
-    A run whose row is there is not made again, unless its checkpoint is gone and a run still to be made begins with it. One that
-    was stopped goes on from its last checkpoint.
+    Those of `to_make` are made. One that was stopped goes on from its last checkpoint.
 
     Args:
         data: folder of manifests for all tasks.
@@ -38,11 +37,8 @@ def carry_out(
         The runs that failed, or needed one that did.
     """
     done = {_key(row) for row in read(output)}
-    waiting, needed = [], set()
-    for run in reversed(runs):  # a run stands behind those that it needs
-        if _key(run.row()) not in done or (run.name in needed and not checkpoint_of(work / run.name).exists()):
-            waiting.insert(0, run)
-            needed |= run.needs()
+    waiting = to_make(runs, work, output)
+    needed = set().union(*(run.needs() for run in waiting))
     for run in runs:
         if run in waiting or run.name in needed:
             _claim(run, work / run.name)
@@ -73,6 +69,17 @@ def carry_out(
                 else:
                     raise error
     return failed
+
+
+def to_make(runs: list[Run], work: Path, output: Path) -> list[Run]:
+    """Those that have no row, and those whose checkpoints these need and that have none; needed ones first, as in `runs`."""
+    done = {_key(row) for row in read(output)}
+    chosen, needed = [], set()
+    for run in reversed(runs):  # a run stands behind those that it needs
+        if _key(run.row()) not in done or (run.name in needed and not checkpoint_of(work / run.name).exists()):
+            chosen.insert(0, run)
+            needed |= run.needs()
+    return chosen
 
 
 def _key(row: dict) -> str:

@@ -9,8 +9,8 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from residual_st.benchmark.comparison import SANITY, compare, verdicts
-from residual_st.benchmark.matrix import checkpoint_of, read_matrix
-from residual_st.benchmark.quality import carry_out
+from residual_st.benchmark.matrix import read_matrix
+from residual_st.benchmark.quality import carry_out, to_make
 from residual_st.benchmark.results import read
 from residual_st.cli.arguments import check_writable, list_of
 from residual_st.errors import InputError
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=list_of(int, 0), metavar="N,…", help="only these")
     parser.add_argument("--sanity", action="store_true", help=f"only what shows that the task can tell: {', '.join(SANITY)}")
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="single-threaded processes at a time (default: 2)")
-    parser.add_argument("--dry-run", action="store_true", help="list the runs and stop")
+    parser.add_argument("--dry-run", action="store_true", help="list the runs, and which are made, and stop")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -38,7 +38,8 @@ def run(args: argparse.Namespace) -> int:
     matrix = read_matrix(args.matrix)
     runs = matrix.chosen(args.tasks, list(SANITY) if args.sanity else args.systems, args.seeds)
     if args.dry_run:
-        lines = [[run.name, "made" if checkpoint_of(args.work / run.name).exists() else ""] for run in runs]
+        missing = to_make(runs, args.work, args.output)
+        lines = [[run.name, "" if run in missing else "made"] for run in runs]
         print(tabulate(lines, ["run", ""], tablefmt="plain"))
         return 0
     if not args.data.is_dir():

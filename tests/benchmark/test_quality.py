@@ -71,6 +71,15 @@ def test_a_stopped_matrix_goes_on(folder, flags):
     assert len(read(folder / "rows.jsonl")) == len(rows)
 
 
+def test_a_dry_run_tells_what_is_made(folder, flags):
+    text = cli(*flags, "--seeds", "1", "--dry-run").stdout.splitlines()
+    assert [line.split() for line in text[1:]] == [
+        [f"asr/{name}/1", "made"] for name in ("dense", "bypassed", "low-rank", "distilled")
+    ]
+    text = cli(*flags[:-1], folder / "other.jsonl", "--systems", "bypassed", "--seeds", "1", "--dry-run").stdout.splitlines()
+    assert [line.split() for line in text[1:]] == [["asr/dense/1"], ["asr/bypassed/1"]]
+
+
 def test_a_failure_is_reported_with_its_log_and_spares_the_rest(folder, flags):
     broken = folder / "broken.yaml"
     broken.write_text(
