@@ -19,12 +19,18 @@ RIVALS = {
     "residual-0.22": ("low-rank-0.22",),
     "residual-as-low-rank-0.22": ("low-rank-0.22",),
 }
+PICTURED = (
+    "dense", "dense-continued", "four-layers-taught", "low-rank-0.34", "low-rank-0.22",
+    "residual-0.34", "residual-0.34-continued", "residual-0.22-states",
+)  # fmt: skip
+STATES = {"residual-0.34-states": ("residual-0.34",), "residual-0.22-states": ("residual-0.22",)}
 FORMS_RIVALS = {
     "k12-r8": ("unshared-0.34",),
     "k12-as-unshared-0.34": ("unshared-0.34",),
     "k12-r4": ("unshared-0.22",),
     "k12-as-unshared-0.22": ("unshared-0.22",),
     "k12-r8-states-3": ("unshared-0.34-states-3",),
+    "k12-as-unshared-0.34-states-3": ("unshared-0.34-states-3",),
     "scratch-k12-r8": ("scratch-low-rank", "four-layers", "narrow"),
 }
 
@@ -40,10 +46,10 @@ def sanity() -> str:
 
 
 def quality() -> str:
-    """What was made with several seeds, one line a system."""
+    """What was made with several seeds, one line a system, the largest first."""
     rows, metrics = {}, [metric for its in METRICS.values() for metric in its]
-    for entry in compared():
-        if entry["seeds"] > 1 and entry["system"] not in ("bypassed", "every-third-layer"):
+    for entry in sorted(compared(), key=lambda entry: -round(entry["fraction"], 2)):
+        if entry["seeds"] > 1 and entry["system"] not in SANITY[1:3]:
             row = rows.setdefault(entry["system"], {"kept": f"{entry['fraction']:.1%}"})
             row[entry["metric"]] = f"{entry['score'].value:.1f}"
             if entry["change_percent"]:
@@ -71,6 +77,11 @@ def quality_rivals() -> str:
 def quality_forms_rivals() -> str:
     """The same for forms, after less training, and from scratch."""
     return _against_rivals("quality_forms", FORMS_RIVALS)
+
+
+def quality_states() -> str:
+    """What the teacher's states add to its words."""
+    return _against_rivals("quality", STATES)
 
 
 def _against_rivals(results: str, rivals: dict[str, tuple[str, ...]]) -> str:
@@ -195,7 +206,6 @@ def quality_hours() -> str:
 
 
 def picture() -> str | None:
-    """Size against BLEU, of what was trained with several seeds."""
-    shown = [entry for entry in compared() if entry["metric"] == "bleu" and entry["seeds"] > 1]
-    shown = [entry for entry in shown if entry["system"] not in (*SANITY[1:3], COMPRESSED)]
+    """Size against BLEU, of a few systems."""
+    shown = [entry for entry in compared() if entry["metric"] == "bleu" and entry["system"] in PICTURED]
     return pareto(shown, "bleu", "dense", [entry["system"] for entry in shown]) if shown else None
