@@ -120,6 +120,12 @@ def quality_tried_forms() -> str:
     return _forms_against("k12-r8", ["k12-r8", *dict.fromkeys(row["system"] for row in rows)], rows)
 
 
+def quality_tried_scratch() -> str:
+    """And ways to train from scratch, against the plain one."""
+    rows = [row for row in read("quality_tried") if row["updates"] == 5000]
+    return _forms_against("scratch-k12-r8", ["scratch-k12-r8", *dict.fromkeys(row["system"] for row in rows)], rows)
+
+
 def _lessons(rows: list[dict], *more: str) -> str:
     table = [
         [
