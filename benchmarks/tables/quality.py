@@ -85,11 +85,11 @@ def quality_states() -> str:
 
 
 def _against_rivals(results: str, rivals: dict[str, tuple[str, ...]]) -> str:
-    weights = {row["system"]: row["encoder_matrix_parameters"] for row in read(results)}
-    rows = []
+    runs, rows = read(results), []
+    weights = {run["system"]: run["encoder_matrix_parameters"] for run in runs}
     for system, its_rivals in rivals.items():
         for rival in its_rivals:
-            for entry in compare([row for row in read(results) if row["system"] in (system, rival)], rival):
+            for entry in compare([run for run in runs if run["system"] in (system, rival)], rival):
                 if entry["system"] == system:
                     pair = [part for name in (system, rival) for part in (name, f"{weights[name] / weights['dense']:.1%}")]
                     rows.append([MEASURES[entry["metric"]], *pair, with_bounds(entry["change_percent"])])
@@ -116,14 +116,17 @@ def quality_tried() -> str:
 
 def quality_tried_forms() -> str:
     """And others, with the updates that forms have, against k12-r8 and its size."""
-    rows = [row for row in read("quality_tried") if row["updates"] == 600]
-    return _forms_against("k12-r8", ["k12-r8", *dict.fromkeys(row["system"] for row in rows)], rows)
+    return _tried_against("k12-r8", 600)
 
 
 def quality_tried_scratch() -> str:
     """And ways to train from scratch, against the plain one."""
-    rows = [row for row in read("quality_tried") if row["updates"] == 5000]
-    return _forms_against("scratch-k12-r8", ["scratch-k12-r8", *dict.fromkeys(row["system"] for row in rows)], rows)
+    return _tried_against("scratch-k12-r8", 5000)
+
+
+def _tried_against(reference: str, updates: int) -> str:
+    rows = [row for row in read("quality_tried") if row["updates"] == updates]
+    return _forms_against(reference, [reference, *dict.fromkeys(row["system"] for row in rows)], rows)
 
 
 def _lessons(rows: list[dict], *more: str) -> str:
