@@ -2,6 +2,9 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+AUDIO = ["kaldi-native-fbank", "soundfile", "soxr"]
+SCORES = ["editdistance", "sacrebleu>=2.0"]
+
 setup(
     name="residual-st",
     version="0.1.0",
@@ -12,29 +15,29 @@ setup(
     packages=find_packages(include=["residual_st", "residual_st.*"]),
     package_data={"residual_st.report": ["page.html.j2"]},
     python_requires=">=3.10,<3.14",
-    install_requires=[
-        # fairseq's last release does not import on Python 3.11 and later; fairseq-fixed is the same code, repaired
-        'fairseq==0.12.2; python_version < "3.11"',
-        'fairseq-fixed>=0.12.3.1; python_version >= "3.11"',
-        "torch>=2.6",  # loads checkpoints as data, not as programs
-        "numpy",
-        "pyyaml",
-        "sacrebleu>=2.0",
-        "scipy",
-        "sentencepiece",
-        "tabulate",
-        "tqdm",
-    ],
+    # no fairseq and no torch: whoever has a fork or a source checkout of fairseq must not get a second one laid over it
+    install_requires=["numpy", "pyyaml", "scipy", "tabulate", "tqdm"],
     extras_require={
-        # examples/must_c: filterbanks from audio, and word error rates in fairseq-generate
-        "recipe": ["editdistance", "kaldi-native-fbank", "soundfile"],
-        # residual-st benchmark: plots and word error rates
-        "benchmark": ["editdistance", "matplotlib"],
+        "fairseq": [
+            # fairseq's last release does not import on Python 3.11 and later; fairseq-fixed is the same code, repaired
+            'fairseq==0.12.2; python_version < "3.11"',
+            'fairseq-fixed>=0.12.3.1; python_version >= "3.11"',
+            "torch>=2.6",  # loads checkpoints as data, not as programs
+            *AUDIO,
+            *SCORES,
+            "sentencepiece",
+        ],
+        # translating audio files from Python
+        "audio": AUDIO,
+        # examples/must_c
+        "recipe": [*AUDIO, "sentencepiece"],
+        # residual-st benchmark
+        "benchmark": [*SCORES, "matplotlib"],
         # residual-st report
-        "report": ["editdistance", "jinja2", "matplotlib", "soundfile"],
+        "report": [*SCORES, "jinja2", "matplotlib", "soundfile"],
         # the synthetic corpus
-        "demo": ["espeakng-loader"],
-        "test": ["pytest", "ruff", "tensorboard"],
+        "demo": ["espeakng-loader", "soundfile"],
+        "test": ["pytest", "pytest-xdist", "ruff", "tensorboard"],
     },
     entry_points={"console_scripts": ["residual-st = residual_st.cli:main"]},
 )

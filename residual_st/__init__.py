@@ -1,7 +1,17 @@
-"""residual-st: residual-shared speech-to-text Transformers for fairseq. Importing it registers the models and criterions."""
+"""residual-st: residual-shared speech-to-text Transformers. As a fairseq user dir it registers models and criterions.
 
-from residual_st.compat import allow_fairseq_checkpoints
+Importing it imports neither torch nor fairseq: fairseq itself imports `residual_st.models`, which registers everything.
+"""
 
-allow_fairseq_checkpoints()
+import importlib
+import sys
 
-from residual_st import criterions, models  # noqa: E402, F401
+if __name__ != "residual_st":
+    # fairseq calls a user dir by the name of its folder, which may be a symbolic link. A second copy of the package would register
+    # every model twice, so the other name stands for the one package.
+    importlib.import_module("residual_st.models")
+    sys.modules |= {
+        __name__ + name.removeprefix("residual_st"): module
+        for name, module in list(sys.modules.items())
+        if name == "residual_st" or name.startswith("residual_st.")
+    }

@@ -1,7 +1,9 @@
 """Reading and writing fairseq checkpoint files."""
 
 import argparse
+import logging
 import pickle
+import zipfile
 from pathlib import Path
 
 import torch
@@ -9,25 +11,74 @@ from torch import Tensor
 
 from residual_st.errors import InputError
 from residual_st.files import atomically
+from residual_st.inert import read_inert
+
+logger = logging.getLogger(__name__)
+
+# fairseq's own commands load with `weights_only=True` too, torch's default since 2.6. Checkpoints hold the training flags as a Namespace,
+# which can run no code; anything else is refused there, as it should be: a pickle from a stranger is a program.
+torch.serialization.add_safe_globals([argparse.Namespace])
+
+_EMBEDDING = "decoder.embed_tokens.weight"
 
 
 def load_checkpoint(path: str | Path) -> dict:
+    """`read_checkpoint`, with a warning that names what was left out."""
+    state, dropped = read_checkpoint(path)
+    if dropped:
+        logger.warning(f"{path}: not read, because only their classes' code could: {', '.join(dropped)}")
+    return state
+
+
+def read_checkpoint(path: str | Path) -> tuple[dict, list[str]]:
     """Read a fairseq checkpoint onto the CPU, as data only: `model` (name -> tensor), `cfg` or `args`, and what else it holds.
 
+    Weights that were saved from a wrapper of the model, as `module.NAME`, get their own names back.
+
+    Returns:
+        The checkpoint, and the names of classes whose objects were left out; nothing of them is imported or run.
+
     Raises:
-        InputError: if the file is missing or damaged, holds more than flags and tensors, or is no fairseq checkpoint.
+        InputError: if the file is missing or damaged, or is no fairseq checkpoint.
     """
     if not Path(path).is_file():
         raise InputError(f"{path} does not exist or is not a file; give a checkpoint that fairseq-train wrote")
+    dropped = []
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError:  # it holds more than tensors, containers and flags
+            if not zipfile.is_zipfile(path):
+                raise
+            state, dropped = read_inert(path)
     except Exception as error:  # a damaged file leads the unpickler to raise almost anything
-        if isinstance(error, pickle.UnpicklingError) and "nsupported global" in str(error).lower():
-            raise InputError(f"{path} is refused: it holds more than tensors and flags, and could run code when opened") from error
         raise InputError(f"{path} cannot be read as a checkpoint; it is damaged or of another kind") from error
-    if not isinstance(state, dict) or "model" not in state:
+    if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
         raise InputError(f"{path} is not a fairseq checkpoint: it has no `model`")
-    return state
+    weights = state["model"]
+    if weights and all(name.startswith("module.") for name in weights):
+        state["model"] = {name.removeprefix("module."): value for name, value in weights.items()}
+    return state, dropped
+
+
+def weights_alone(state: dict) -> dict:
+    """The checkpoint without the optimizer's state and without moving averages of the weights."""
+    result = {key: value for key, value in state.items() if key != "last_optimizer_state"}
+    if isinstance(state.get("extra_state"), dict):
+        result["extra_state"] = {key: value for key, value in state["extra_state"].items() if not key.startswith("ema")}
+    return result
+
+
+def stripped(state: dict) -> dict:
+    """Weights and flags alone, in a form that every fairseq since 0.10 loads."""
+    history = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 0}
+    return {
+        "args": state.get("args"),
+        "cfg": state.get("cfg"),
+        "model": state["model"],
+        "optimizer_history": [history],
+        "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
+    }
 
 
 def save_checkpoint(state: dict, path: str | Path) -> None:
@@ -39,46 +90,49 @@ def save_checkpoint(state: dict, path: str | Path) -> None:
         raise InputError(f"{path} cannot be written: {str(error).splitlines()[0]}") from error
 
 
-def refuse_existing(path: str | Path, force: bool) -> None:
-    """Raise InputError, before any work, where an output would overwrite a file and `force` is not given, or has no folder."""
-    if Path(path).is_dir() or (Path(path).exists() and not force):
-        raise InputError(f"{path} exists already; name another output, or give --force to overwrite a file")
-    if not Path(path).absolute().parent.is_dir():
-        raise InputError(f"{path} cannot be written: there is no folder {Path(path).absolute().parent}")
-
-
 def model_flags(state: dict, path: str | Path) -> argparse.Namespace:
     """The flags of the model in a checkpoint. Raises InputError where it has none.
 
-    Those that name a checkpoint to start from are cleared: its weights are in this one, and it may be gone.
+    Those that name a checkpoint to start from are cleared: its weights are in this one, and it may be gone. The size of the
+    dictionary is that of the embedding: fairseq 0.10 wrote no `tgt_dict_size`.
     """
     cfg = state.get("cfg")
-    flags = cfg["model"] if cfg else state.get("args")
-    if isinstance(flags, dict):
-        flags = argparse.Namespace(**flags)
+    flags = cfg.get("model") if cfg else state.get("args")
+    flags = argparse.Namespace(**(flags if isinstance(flags, dict) else vars(flags or argparse.Namespace())))
     if getattr(flags, "arch", None) is None:
+        flags.arch = getattr(flags, "_name", None)
+    if flags.arch is None:
         raise InputError(f"{path} does not say which architecture it is of; it was not written by fairseq-train")
     flags.load_pretrained_encoder_from = flags.load_pretrained_decoder_from = None
+    if _EMBEDDING in state["model"]:
+        flags.tgt_dict_size = dictionary_size(state)
     return flags
 
 
-def first_difference(theirs: dict[str, Tensor], ours: dict[str, Tensor]) -> str | None:
-    """What first keeps the state dict `theirs` from being loaded into a model with the state dict `ours`, in words."""
-    if not theirs:
+def dictionary_size(state: dict) -> int:
+    """Target words of the model, special ones included. Raises InputError for a model without a decoder."""
+    if _EMBEDDING not in state["model"]:
+        raise InputError(f"the checkpoint has no {_EMBEDDING}; only models with a decoder are known here")
+    return len(state["model"][_EMBEDDING])
+
+
+def first_difference(loaded: dict[str, Tensor], expected: dict[str, Tensor]) -> str | None:
+    """What first keeps the state dict `loaded` from being loaded into a model with the state dict `expected`, in words."""
+    if not loaded:
         return "it holds no such part"
-    plan = next((key for key in {**ours, **theirs} if key.endswith("shared_weights.layer_groups")), None)
+    plan = next((key for key in {**expected, **loaded} if key.endswith("shared_weights.layer_groups")), None)
     if plan:
-        sharing = [_sharing(state.get(plan)) for state in (theirs, ours)]
+        sharing = [_sharing(state.get(plan)) for state in (loaded, expected)]
         if sharing[0] != sharing[1]:
             return f"it {sharing[0]}, this one {sharing[1]}"
-    for key, value in ours.items():
-        if key not in theirs:
+    for key, value in expected.items():
+        if key not in loaded:
             return f"it has no {key}"
-        if theirs[key].shape != value.shape:
-            return f"its {key} is of shape {tuple(theirs[key].shape)}, this one's of {tuple(value.shape)}"
-    extra = next((key for key in theirs if key not in ours), None)
+        if loaded[key].shape != value.shape:
+            return f"its {key} is of shape {tuple(loaded[key].shape)}, this one's of {tuple(value.shape)}"
+    extra = next((key for key in loaded if key not in expected), None)
     return f"it has {extra}, which this one lacks" if extra else None
 
 
 def _sharing(groups: Tensor | None) -> str:
-    return "has a dense encoder" if groups is None else f"shares its layers as {','.join(map(str, groups.tolist()))}"
+    return "has a dense encoder" if groups is None else f"shares its layers as {','.join(map(str, groups.round().int().tolist()))}"

@@ -1,23 +1,14 @@
 """The one place that knows fairseq, torch and Python versions."""
 
-import argparse
+import functools
 import logging
 
-import torch
+import numpy as np
 from torch import Tensor, nn
 
 # fairseq says on every import, at level INFO, that tensorboardX is missing, which only its speech synthesis uses
 logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
-
-
-def allow_fairseq_checkpoints() -> None:
-    """Let `torch.load(weights_only=True)`, the default since torch 2.6, read fairseq checkpoints.
-
-    They hold tensors, plain containers and the training flags as an `argparse.Namespace`, which can run no code. Anything else in a
-    checkpoint is refused, as it should be: a pickle from a stranger is a program.
-    """
-    torch.serialization.add_safe_globals([argparse.Namespace])
-
+from fairseq.data import data_utils  # noqa: E402
 
 # fairseq 0.12.2 registers these beside the six matrices of an encoder layer: a second copy, for a fused kernel that serves
 # post-norm layers in inference
@@ -34,17 +25,46 @@ def drop_fused_copies(layers: nn.ModuleList) -> None:
             if name in layer._parameters:
                 delattr(layer, name)
         layer.can_use_fastpath = False
-        layer._load_from_state_dict = nn.Module._load_from_state_dict.__get__(layer)  # theirs fills the copies
+        layer._load_from_state_dict = nn.Module._load_from_state_dict.__get__(layer)  # fairseq's fills the copies
 
 
-def reconcile_versions(theirs: dict[str, Tensor], ours: dict[str, Tensor]) -> None:
-    """Make the state dict `theirs` of one fairseq version fit a model of another, whose state dict is `ours`, in place.
+# what fairseq versions save beside the weights, with no bearing on what the model computes
+_MARKS = ("._float_tensor", ".version")
 
-    0.12.2 saves the fused copies, and an empty `_float_tensor` with sinusoidal positions; fairseq-fixed saves neither.
+
+def reconcile_versions(loaded: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Make the state dict `loaded` of one fairseq version fit a model of another, whose state dict is `expected`, in place.
+
+    0.12.2 saves the fused copies, and an empty `_float_tensor` with sinusoidal positions; fairseq-fixed saves neither. Before 0.10
+    there was an `encoder.version`.
     """
-    for key in [key for key in theirs if key not in ours]:
-        if key.endswith("._float_tensor") or key.rpartition(".")[2] in _FUSED_COPIES:
-            del theirs[key]
-    for key, value in ours.items():
-        if key.endswith("._float_tensor"):
-            theirs.setdefault(key, value)
+    for key in [key for key in loaded if key not in expected]:
+        if key.endswith(_MARKS) or key.rpartition(".")[2] in _FUSED_COPIES:
+            del loaded[key]
+    for key, value in expected.items():
+        if key.endswith(_MARKS):
+            loaded.setdefault(key, value)
+
+
+def keep_last_batches() -> None:
+    """Have fairseq make batches of all sentences. fairseq-fixed 0.12.3.1 leaves out a last batch that is no multiple of eight.
+
+    With its default `--required-batch-size-multiple 8` up to seven sentences of every set are lost, in training, validation and
+    generation, without a word. Batches are consecutive pieces of the order that they are made from, so what is missing is its end.
+    """
+    original = data_utils.batch_by_size
+    if sum(map(len, original(np.arange(3), None, np.ones(3, dtype=np.int64), 100, None, 2))) == 3:
+        return
+
+    @functools.wraps(original)
+    def batch_by_size(indices, *arguments, **keywords):
+        if not isinstance(indices, np.ndarray):
+            indices = np.fromiter(indices, dtype=np.int64, count=-1)
+        if not len(indices):
+            return []
+        batches = original(indices, *arguments, **keywords)
+        kept = sum(map(len, batches))
+        by_shape = keywords.get("fixed_shapes") or len(arguments) > 5  # these batches are none of consecutive sentences
+        return batches if kept == len(indices) or by_shape else [*batches, indices[kept:]]
+
+    data_utils.batch_by_size = batch_by_size

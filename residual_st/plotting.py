@@ -2,13 +2,9 @@
 
 import logging
 
-from residual_st.errors import InputError
+import matplotlib
 
 logging.getLogger("matplotlib").setLevel(logging.WARNING)  # fairseq turns every library's debugging on
-try:
-    import matplotlib
-except ImportError as error:
-    raise InputError("plots need matplotlib: pip install 'residual-st[benchmark]'") from error
 matplotlib.use("Agg")
 matplotlib.rcParams["svg.hashsalt"] = "residual-st"
 from matplotlib import pyplot  # noqa: E402

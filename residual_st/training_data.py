@@ -2,6 +2,7 @@
 
 import argparse
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -11,9 +12,11 @@ from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerModel
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from residual_st.errors import InputError
+from residual_st.checkpoints import dictionary_size
+from residual_st.errors import InputError, refusing
 
 BATCH_FRAMES = 10_000
+_NEEDED_FLAGS = ("task", "config_yaml", "train_subset", "valid_subset")
 
 
 class TrainingData:
@@ -22,37 +25,57 @@ class TrainingData:
     Args:
         state: the model's checkpoint, which names its task, its data configuration, its subsets and its criterion.
         data: folder with that configuration and the manifests.
+        config_yaml, subset, valid_subset: other names for the configuration, the training subsets and the validation subsets, in
+            place of the checkpoint's. Subsets are one name, or several with commas between.
 
     Raises:
-        InputError: if a file is missing, or the dictionary is not the model's.
+        InputError: if a file is missing, the dictionary is not the model's, or fairseq cannot use the task or the criterion.
     """
 
-    def __init__(self, state: dict, data: str | Path):
+    def __init__(
+        self,
+        state: dict,
+        data: str | Path,
+        config_yaml: str | None = None,
+        subset: str | None = None,
+        valid_subset: str | None = None,
+    ):
         cfg = state.get("cfg") or {}
         flags = cfg.get("task") or state.get("args") or {}
         flags = argparse.Namespace(**(flags if isinstance(flags, dict) else vars(flags)))
-        if not all(hasattr(flags, name) for name in ("task", "config_yaml", "train_subset", "valid_subset")):
-            raise InputError("the checkpoint does not say what it was trained on: its task and its subsets")
+        given = {"config_yaml": config_yaml, "train_subset": subset, "valid_subset": valid_subset}
+        vars(flags).update({name: value for name, value in given.items() if value})
+        missing = [name for name in _NEEDED_FLAGS if not getattr(flags, name, None)]
+        if missing:
+            raise InputError(f"the checkpoint does not say what it was trained on: it has no {missing[0]}")
+        self._data, self._flags = Path(data), flags
         flags.data = str(data)
-        for name in (flags.config_yaml, f"{_first(flags.train_subset)}.tsv", f"{_first(flags.valid_subset)}.tsv"):
-            if not (Path(data) / name).is_file():
-                raise InputError(f"{Path(data) / name} does not exist; give the data that the model was trained on")
-        self.task = tasks.setup_task(flags)
-        self._flags = flags
-        theirs = len(self.task.target_dictionary)
-        rows = state["model"]["decoder.embed_tokens.weight"].shape[0]
-        if theirs != rows:
+        self._require(flags.config_yaml, "config-yaml")
+        with refusing(f"the data in {data} cannot be used by the checkpoint's task {flags.task}"):
+            self.task = tasks.setup_task(flags)
+        words, rows = len(self.task.target_dictionary), dictionary_size(state)
+        if words != rows:
             raise InputError(
-                f"{data} has a dictionary of {theirs} words, the model one of {rows}; give the data that it was trained on"
+                f"{data} has a dictionary of {words} words, the model one of {rows}; give the data that it was trained on"
             )
         criterion = cfg.get("criterion") or flags
-        self._criterion = criterions.build_criterion(
-            OmegaConf.create(criterion) if isinstance(criterion, dict) else criterion, self.task
-        )
+        name = criterion.get("_name") if isinstance(criterion, dict) else getattr(criterion, "criterion", None)
+        with refusing(f"the checkpoint's criterion {name} cannot be made"):
+            self._criterion = criterions.build_criterion(
+                OmegaConf.create(criterion) if isinstance(criterion, dict) else criterion, self.task
+            )
 
     @property
     def train_subset(self) -> str:
+        """One name, or several with commas between."""
         return self._flags.train_subset
+
+    def require_manifests(self, *, validation: bool) -> None:
+        """Raise InputError, before any work, where a manifest is missing of the training subsets, or also of the validation's."""
+        subsets = [self.train_subset, self._flags.valid_subset] if validation else [self.train_subset]
+        for option, names in zip(("subset", "valid-subset"), subsets):
+            for name in names.split(","):
+                self._require(f"{name}.tsv", option)
 
     def loss(self, model: S2TTransformerModel, batch: dict) -> Tensor:
         return self._criterion(model, batch)[0]
@@ -61,7 +84,7 @@ class TrainingData:
         model.encoder(batch["net_input"]["src_tokens"], batch["net_input"]["src_lengths"])
 
     def likelihoods(self, model: S2TTransformerModel) -> dict[str, float]:
-        """Per target token of the validation subset, base 2 as fairseq logs them: `nll_loss`, and `ctc_loss` if there is one."""
+        """Per target token of the validation subsets, base 2 as fairseq logs them: `nll_loss`, and `ctc_loss` if there is one."""
         totals, tokens = {}, 0
         with torch.no_grad():
             for batch in self.batches(self._flags.valid_subset):
@@ -72,23 +95,49 @@ class TrainingData:
                         totals[name] = totals.get(name, 0.0) + float(log[name])
         return {name: total / tokens / math.log(2) for name, total in totals.items()}
 
-    def batches(self, subsets: str, seed: int = 1, shuffle: bool = False, augment: bool = True):
-        """An iterator over the batches of a subset, the first of several; `augment` as in training, where it is a training set."""
-        subset = _first(subsets)
-        self.task.load_dataset(subset)
-        if not augment:
-            dataset = self.task.dataset(subset)
-            transforms = dataset.cfg.get_feature_transforms(subset, is_train=False)
-            dataset.feature_transforms = CompositeAudioFeatureTransform.from_config_dict(transforms)
-        iterator = self.task.get_batch_iterator(
-            self.task.dataset(subset),
-            max_tokens=BATCH_FRAMES,
-            max_positions=self.task.max_positions(),
-            ignore_invalid_inputs=True,
-            seed=seed,
-        )
-        return iterator.next_epoch_itr(shuffle=shuffle)
+    def batches(self, subsets: str, seed: int = 1, shuffle: bool = False, augment: bool = True) -> "Batches":
+        """The batches of subsets, all together; `augment` as in training, where they are training sets.
+
+        Raises:
+            InputError: if a manifest is missing or cannot be read.
+        """
+        for name in subsets.split(","):
+            self._require(f"{name}.tsv", "subset")
+        with refusing(f"{subsets} in {self._data} cannot be read"):
+            self.task.load_dataset(subsets)
+            dataset = self.task.dataset(subsets)
+            if not augment:
+                transforms = self.task.data_cfg.get_feature_transforms(subsets, is_train=False)
+                for part in getattr(dataset, "datasets", [dataset]):
+                    part.feature_transforms = CompositeAudioFeatureTransform.from_config_dict(transforms)
+            iterator = self.task.get_batch_iterator(
+                dataset,
+                max_tokens=BATCH_FRAMES,
+                max_positions=self.task.max_positions(),
+                ignore_invalid_inputs=True,
+                seed=seed,
+            ).next_epoch_itr(shuffle=shuffle)
+        return Batches(iterator, f"{subsets} in {self._data}")
+
+    def _require(self, name: str, option: str) -> None:
+        if not (self._data / name).is_file():
+            raise InputError(f"{self._data / name} does not exist; give the data that the model was trained on, or --{option} NAME")
 
 
-def _first(subsets: str) -> str:
-    return subsets.split(",")[0]
+class Batches:
+    """An iterable of batches whose audio or features may turn out to be missing or damaged on the way: an InputError then."""
+
+    def __init__(self, iterator, what: str):
+        self._iterator, self._what = iterator, what
+
+    def __len__(self) -> int:
+        return len(self._iterator)
+
+    def __iter__(self) -> Iterator[dict]:
+        iterator = iter(self._iterator)
+        while True:
+            with refusing(f"audio or features of {self._what} cannot be read"):
+                batch = next(iterator, None)
+            if batch is None:
+                return
+            yield batch

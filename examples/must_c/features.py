@@ -14,6 +14,7 @@ import numpy as np
 import soundfile
 
 from must_c import Problem, Talk
+from residual_st.audio import SAMPLE_RATE, resample, to_mono
 from residual_st.errors import InputError
 from residual_st.filterbank import filterbank
 
@@ -37,12 +38,12 @@ def _extract(talk: Talk) -> tuple[list[tuple[str, bytes]], list[Problem]]:
         for segment in talk.segments:
             try:
                 recording.seek(segment.start)
-                samples = recording.read(segment.length, dtype="float32", always_2d=True).mean(axis=1)
+                samples = to_mono(recording.read(segment.length, dtype="float32", always_2d=True))
             except (soundfile.LibsndfileError, RuntimeError) as error:
                 problems.append(Problem(f"{talk.wav}, segment {segment.id}: cannot be read as audio ({error})"))
                 continue
             buffer = io.BytesIO()
-            np.save(buffer, filterbank(samples, talk.sample_rate))
+            np.save(buffer, filterbank(resample(samples, talk.sample_rate, SAMPLE_RATE), SAMPLE_RATE))
             features.append((segment.id, buffer.getvalue()))
     return features, problems
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import sentencepiece
 import yaml
 
+from residual_st.audio import SAMPLE_RATE
 from residual_st.errors import InputError
 from residual_st.files import atomically
 from residual_st.filterbank import N_MEL_BINS
@@ -36,7 +37,7 @@ def write_manifest(rows: Iterable[dict], path: Path, columns: list[str] = COLUMN
 
 def read_manifest(path: Path) -> Iterator[dict]:
     """Yield a manifest's rows. Raises InputError where a column of COLUMNS is missing."""
-    with open(path, encoding="utf-8", newline="") as file:
+    with open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
         missing = [column for column in COLUMNS if column not in (reader.fieldnames or [])]
         if missing:
@@ -104,6 +105,7 @@ def write_config(path: Path, vocabulary: Path, policy: str, prepend_tgt_lang_tag
         "bpe_tokenizer": {"bpe": "sentencepiece", "sentencepiece_model": str(vocabulary.with_suffix(".model").absolute())},
         "input_channels": 1,
         "input_feat_per_channel": N_MEL_BINS,
+        "sample_rate": SAMPLE_RATE,
         "transforms": {"*": ["utterance_cmvn"], "_train": ["utterance_cmvn"]},
         "vocab_filename": vocabulary.with_suffix(".txt").name,
     }

@@ -9,6 +9,7 @@ import soundfile
 import yaml
 
 from residual_st.errors import InputError
+from residual_st.segments import numbered
 
 SPLITS = ["train", "dev", "tst-COMMON", "tst-HE"]
 _REQUIRED = ("wav", "offset", "duration", "speaker_id")
@@ -58,7 +59,6 @@ def check_layout(language_root: Path, language: str) -> None:
 def read_talks(language_root: Path, language: str, split: str) -> Iterator[Talk]:
     """Yield the talks of a split in the order of the release, holding one talk in memory at a time.
 
-    Segments are numbered within a talk as fairseq's recipe numbers them (by offset, compared as text), so that utterance ids agree.
     Raises InputError where files do not match each other line by line.
     """
     root = language_root / "data" / split
@@ -69,12 +69,12 @@ def read_talks(language_root: Path, language: str, split: str) -> Iterator[Talk]
                 f"{root / 'txt' / split}.yaml: segments of {name} stand in two places; the release keeps a talk together"
             )
         seen.add(name)
-        yield _read_talk(root / "wav" / name, sorted(group, key=lambda line: line[0]["offset"]))
+        yield _read_talk(root / "wav" / name, list(numbered(name, group, lambda line: line[0]["offset"])))
 
 
 def _read_lines(txt: Path, language: str, split: str) -> Iterator[tuple[dict, str, str]]:
     paths = [txt / f"{split}.{end}" for end in ("yaml", "en", language)]
-    with open(paths[1], encoding="utf-8") as source, open(paths[2], encoding="utf-8") as target:
+    with open(paths[1], encoding="utf-8-sig") as source, open(paths[2], encoding="utf-8-sig") as target:
         lines = itertools.zip_longest(_read_yaml(paths[0]), source, target)
         for number, (segment, source_line, target_line) in enumerate(lines, 1):
             for path, value in zip(paths, (segment, source_line, target_line)):
@@ -88,7 +88,7 @@ def _read_lines(txt: Path, language: str, split: str) -> Iterator[tuple[dict, st
 def _read_yaml(path: Path) -> Iterator[dict]:
     """The items of a yaml list of flat mappings, one by one: the whole list of 250,000 would take minutes and gigabytes."""
     loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8-sig") as file:
         segment, scalars = None, []
         try:
             for event in yaml.parse(file, Loader=loader):
@@ -107,15 +107,15 @@ def _read_yaml(path: Path) -> Iterator[dict]:
             raise InputError(f"{path} is not the yaml of a MuST-C split: {' '.join(str(error).split())}") from error
 
 
-def _read_talk(wav: Path, lines: list[tuple[dict, str, str]]) -> Talk:
+def _read_talk(wav: Path, lines: list[tuple[str, tuple[dict, str, str]]]) -> Talk:
     try:
         info = soundfile.info(wav)
     except (soundfile.LibsndfileError, OSError) as error:
         reason = "is missing" if not wav.exists() else f"cannot be read as audio ({error})"
         return Talk(wav, 0, [], [Problem(f"{wav} {reason}: {len(lines)} segments", len(lines))])
     segments, problems = [], []
-    for index, (fields, source, target) in enumerate(lines):
-        where = f"{wav}, segment {index}"
+    for name, (fields, source, target) in lines:
+        where = f"{wav}, segment {name.rpartition('_')[2]}"
         try:
             offset, duration = float(fields["offset"]), float(fields["duration"])
         except ValueError:
@@ -126,5 +126,5 @@ def _read_talk(wav: Path, lines: list[tuple[dict, str, str]]) -> Talk:
             problems.append(Problem(f"{where}: {span}, but the recording holds {info.duration:.2f} s"))
             continue
         start, length = int(offset * info.samplerate), int(duration * info.samplerate)
-        segments.append(Segment(f"{wav.stem}_{index}", start, length, source, target, fields["speaker_id"]))
+        segments.append(Segment(name, start, length, source, target, fields["speaker_id"]))
     return Talk(wav, info.samplerate, segments, problems)

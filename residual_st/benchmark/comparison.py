@@ -6,10 +6,10 @@ import numpy as np
 from sacrebleu.metrics import BLEU
 from sacrebleu.significance import PairedTest
 
+from residual_st.benchmark.matrix import SANITY
 from residual_st.evaluation.generated import Sentence
 from residual_st.evaluation.scores import COUNTS, RATES, relative_change, score_interval
 
-SANITY = ("dense", "bypassed", "every-third-layer", "four-layers")
 METRICS = {"asr": ("wer", "ctc_wer"), "st": ("bleu",)}  # of tasks of other names, BLEU
 
 

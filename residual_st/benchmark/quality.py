@@ -168,14 +168,7 @@ def _train_command(run: Run, config: Path, data: Path, work: Path, start: Path |
     if start:
         overrides["finetune-from-model"] = start
     overrides |= {key: run.resolve(value, work) for key, value in run.flags.items()}
-    return ["residual_st", "train", config, *(f"{key}={_yaml(value)}" for key, value in overrides.items())]
-
-
-def _yaml(value) -> str:
-    """A value as an override has it: empty drops a flag, and a list such as 0,0,1,1 stays a string."""
-    if isinstance(value, bool) or value == "":
-        return str(value).lower()
-    return f"'{value}'" if isinstance(value, str) else str(value)
+    return ["residual_st", "train", config, *(f"{key}={value}" for key, value in overrides.items())]
 
 
 def _generate_command(run: Run, data: Path, checkpoint: Path, subset: str, results: Path) -> list:

@@ -1,14 +1,17 @@
 """The `residual-st` command: one module a subcommand, each with `add_arguments` and `run`.
 
-A module with `TAKES_REST` finds the arguments that its parser does not know in `args.rest`.
+These modules import what is small; torch, fairseq and the rest only inside `run`, so that help comes at once and each command needs
+no more packages than it uses. A module with `TAKES_REST` finds the arguments that its parser does not know in `args.rest`.
 """
 
 import argparse
 import logging
+import os
 import sys
 
-from residual_st.cli import average, benchmark, cache_teacher, compress, expand, inspect, report, train, user_dir
-from residual_st.errors import InputError
+from residual_st.cli import average, benchmark, cache_teacher, compress, expand, inspect, report, strip, train, user_dir
+from residual_st.errors import InputError, missing_package
+from residual_st.progress import show_progress
 
 SUBCOMMANDS = {
     "user-dir": user_dir,
@@ -17,6 +20,7 @@ SUBCOMMANDS = {
     "average": average,
     "compress": compress,
     "expand": expand,
+    "strip": strip,
     "cache-teacher": cache_teacher,
     "benchmark": benchmark,
     "report": report,
@@ -24,7 +28,7 @@ SUBCOMMANDS = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one subcommand. Returns 0 on success and 2 for wrong usage or input."""
+    """Run one subcommand. Returns 0 on success, 2 for wrong usage, wrong input or a package that is missing."""
     parser = argparse.ArgumentParser(prog="residual-st", description="Residual-shared speech translation encoders for fairseq.")
     subparsers = parser.add_subparsers(dest="subcommand", required=True, metavar="COMMAND")
     for name, module in SUBCOMMANDS.items():
@@ -34,9 +38,19 @@ def main(arguments: list[str] | None = None) -> int:
     if rest and not getattr(SUBCOMMANDS[args.subcommand], "TAKES_REST", False):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     args.rest = rest
+    show_progress()
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     try:
-        return SUBCOMMANDS[args.subcommand].run(args)
+        status = SUBCOMMANDS[args.subcommand].run(args)
+        sys.stdout.flush()
+        return status
     except InputError as error:
-        print(f"residual-st {args.subcommand}: {error}", file=sys.stderr)
-        return 2
+        message = str(error)
+    except ModuleNotFoundError as error:
+        message = missing_package(error, args.subcommand)
+    except BrokenPipeError:
+        # who reads the output, such as head, has seen enough; Python would fail once more when it flushes at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    print(f"residual-st {args.subcommand}: {message}", file=sys.stderr)
+    return 2

@@ -1,4 +1,4 @@
-"""What several benchmarks ask of their arguments."""
+"""Arguments that several commands have in common."""
 
 import argparse
 from pathlib import Path
@@ -29,3 +29,9 @@ def check_writable(output: Path, plot: Path | None = None) -> None:
                 path.open("a").close()
         except OSError as error:
             raise InputError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def add_data_arguments(parser: argparse.ArgumentParser, purpose: str) -> None:
+    """Flags that name the training data of a checkpoint where it no longer has the names that the checkpoint holds."""
+    parser.add_argument("--config-yaml", metavar="NAME", help="data configuration in that folder (default: the checkpoint's)")
+    parser.add_argument("--subset", metavar="NAME[,NAME]", help=f"{purpose} (default: the checkpoint's training subsets)")

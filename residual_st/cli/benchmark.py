@@ -5,14 +5,11 @@ import json
 from pathlib import Path
 
 from tabulate import tabulate
-from tqdm import tqdm
 
-from residual_st.benchmark import memory, speed
-from residual_st.benchmark.results import append, cpu_name, provenance, read
-from residual_st.benchmark.systems import GROUPS
 from residual_st.cli import benchmark_quality
 from residual_st.cli.arguments import check_writable, list_of
 from residual_st.errors import InputError
+from residual_st.progress import progress
 
 _MEASURES = ("encoder", "layers", "update")
 
@@ -49,6 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.benchmark == "quality":
         return benchmark_quality.run(args)
+    from residual_st.benchmark import memory, speed
+    from residual_st.benchmark.results import append, cpu_name, provenance, read
+    from residual_st.benchmark.systems import GROUPS
+
     output = args.output or Path(f"{args.benchmark}.jsonl")
     if args.repeats < 1:
         raise InputError(f"--repeats {args.repeats}: at least one is needed")
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     source |= {"machine": cpu_name()}
     found = read(output)
     fresh = []
-    for case in tqdm(list(dict.fromkeys(cases)), desc=f"benchmark {args.benchmark}", unit="case", disable=None):
+    for case in progress(list(dict.fromkeys(cases)), desc=f"benchmark {args.benchmark}", unit="case"):
         known = [row for row in found if _is_of(row, {**case.row(), **source})]
         rows = known or [{"benchmark": args.benchmark, **row, **source} for row in module.measure(case, args.repeats)]
         if not known:

@@ -8,12 +8,10 @@ from pathlib import Path
 from tabulate import tabulate
 from tqdm import tqdm
 
-from residual_st.benchmark.comparison import SANITY, compare, verdicts
-from residual_st.benchmark.matrix import read_matrix
-from residual_st.benchmark.quality import carry_out, to_make
-from residual_st.benchmark.results import read
+from residual_st.benchmark.matrix import SANITY, read_matrix
 from residual_st.cli.arguments import check_writable, list_of
 from residual_st.errors import InputError
+from residual_st.progress import progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +33,10 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"--jobs {args.jobs}: at least one is needed")
     if args.sanity and args.systems:
         raise InputError("--sanity chooses the systems itself; leave --systems out")
+    from residual_st.benchmark.comparison import compare, verdicts
+    from residual_st.benchmark.quality import carry_out, to_make
+    from residual_st.benchmark.results import read
+
     matrix = read_matrix(args.matrix)
     runs = matrix.chosen(args.tasks, list(SANITY) if args.sanity else args.systems, args.seeds)
     if args.dry_run:
@@ -45,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.data.is_dir():
         raise InputError(f"--data {args.data} is not a folder; examples/must_c/prepare.py makes one")
     check_writable(args.output)
-    bar = tqdm(total=len(runs), desc="benchmark quality", unit="run", disable=None)
+    bar = progress(total=len(runs), desc="benchmark quality", unit="run")
 
     def report(run, event: str) -> None:
         tqdm.write(f"{run.name} {event}")

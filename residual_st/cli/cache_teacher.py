@@ -1,25 +1,21 @@
-"""Write down a teacher's likeliest words for the training set, so that students learn from it without running it."""
+"""Store a teacher's most probable words for the training set, so that students learn from it without running it."""
 
 import argparse
 import json
 from pathlib import Path
 
-import torch
 from tabulate import tabulate
-from tqdm import tqdm
 
-from residual_st.distillation.cache import write_cache
-from residual_st.distillation.teacher import LiveTeacher
+from residual_st.cli.arguments import add_data_arguments
 from residual_st.errors import InputError
-from residual_st.models.standalone import load_model
-from residual_st.training_data import TrainingData
+from residual_st.progress import progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="TEACHER.pt", help="checkpoint of a trained model, dense or residual")
     parser.add_argument("--data", required=True, type=Path, metavar="DATA", help="folder of manifests it was trained on")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to write, for --distill-from")
-    parser.add_argument("--subset", metavar="NAME", help="manifest that students will train on (default: the teacher's)")
+    add_data_arguments(parser, "manifest that students will train on")
     parser.add_argument("--top-k", type=int, default=8, metavar="K", help="words kept at each position (default: 8)")
     parser.add_argument("--force", action="store_true", help="overwrite a cache that is there already")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -30,12 +26,20 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"{args.output} exists already; name another output, or give --force to overwrite a cache")
     if not args.output.absolute().parent.is_dir():
         raise InputError(f"{args.output} cannot be written: there is no folder {args.output.absolute().parent}")
+    import torch
+
+    from residual_st.distillation.cache import write_cache
+    from residual_st.distillation.teacher import LiveTeacher
+    from residual_st.models.standalone import load_model
+    from residual_st.training_data import TrainingData
+
     state, model = load_model(args.checkpoint)
     teacher = LiveTeacher(model, args.checkpoint)
     if not 1 <= args.top_k <= teacher.vocabulary_size:
         raise InputError(f"--top-k {args.top_k} does not fit a dictionary of {teacher.vocabulary_size} words")
-    data = TrainingData(state, args.data)
-    subset = args.subset or data.train_subset
+    data = TrainingData(state, args.data, args.config_yaml, args.subset)
+    data.require_manifests(validation=False)
+    subset = data.train_subset
     if "," in subset:
         raise InputError(
             f"{subset} is several manifests, whose sentences a cache cannot tell apart; join them, or give one --subset"
@@ -43,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     batches = data.batches(subset, augment=False)
     spoken = (
         (batch["id"], batch["target"], teacher(batch, [])[1])
-        for batch in tqdm(batches, desc="listening to the teacher", unit="batch", disable=None)
+        for batch in progress(batches, desc="running the teacher", unit="batch")
     )
     origin = {"teacher": str(args.checkpoint), "subset": subset, "torch": torch.__version__}
     sentences = len(data.task.dataset(subset))

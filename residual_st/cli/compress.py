@@ -5,16 +5,12 @@ import json
 from pathlib import Path
 
 from tabulate import tabulate
-from torch import Tensor
 
-from residual_st.checkpoints import refuse_existing, save_checkpoint
-from residual_st.compression import Calibration, compress, plan_form
+from residual_st.cli.arguments import add_data_arguments
 from residual_st.errors import InputError
-from residual_st.models.conversion import read_model, residual_checkpoint
-from residual_st.modules import matrix_parameters
+from residual_st.files import refuse_existing
 from residual_st.residual_ranks import ResidualRanks
 from residual_st.sharing_plan import PATTERNS
-from residual_st.training_data import TrainingData
 
 BYTES = 4  # of a float32 weight
 
@@ -35,6 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     size.add_argument("--encoder-mbytes", type=float, metavar="MB", help="the whole encoder in float32, 1 MB being 10^6 bytes")
     parser.add_argument("--diagonal", action=argparse.BooleanOptionalAction, default=True, help="residuals have a diagonal")
     parser.add_argument("--calibration", type=Path, metavar="DATA", help="folder of manifests the model was trained on")
+    add_data_arguments(parser, "manifests to draw calibration batches from")
+    parser.add_argument("--valid-subset", metavar="NAME[,NAME]", help="manifests to compare losses on (default: the checkpoint's)")
     parser.add_argument("--calibration-batches", type=int, default=30, metavar="N", help="of 10,000 frames each (default: 30)")
     parser.add_argument(
         "--refine-updates",
@@ -50,9 +48,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     refuse_existing(args.output, args.force)
     if args.calibration_batches < 1:
-        raise InputError(f"--calibration-batches {args.calibration_batches} is no number of batches; give 1 or more")
-    if args.refine_updates < 0 or (args.refine_updates and not args.calibration):
-        raise InputError(f"--refine-updates {args.refine_updates} needs --calibration DATA, and a number of steps from 0 on")
+        raise InputError(f"--calibration-batches {args.calibration_batches} must be at least 1")
+    if args.refine_updates < 0:
+        raise InputError(f"--refine-updates {args.refine_updates} must be at least 0")
+    for name in ("refine_updates", "config_yaml", "subset", "valid_subset"):
+        if getattr(args, name) and not args.calibration:
+            raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)} needs --calibration DATA")
+    from residual_st.checkpoints import save_checkpoint
+    from residual_st.compression import Calibration, compress, plan_form
+    from residual_st.models.conversion import read_model, residual_checkpoint
+    from residual_st.training_data import TrainingData
+
     state, model = read_model(args.checkpoint, residual=False)
     fraction = args.encoder_weight_fraction
     if args.encoder_mbytes is not None:
@@ -65,7 +71,10 @@ def run(args: argparse.Namespace) -> int:
         "diagonal": args.diagonal,
     }
     plan_form(model, **form)  # refused before minutes of calibration
-    data = TrainingData(state, args.calibration) if args.calibration else None
+    data = None
+    if args.calibration:
+        data = TrainingData(state, args.calibration, args.config_yaml, args.subset, args.valid_subset)
+        data.require_manifests(validation=True)
     before = data and data.likelihoods(model)
     compressed = compress(
         model,
@@ -94,12 +103,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _tensor_bytes(weights: dict[str, Tensor]) -> int:
+def _tensor_bytes(weights: dict) -> int:
     return sum(value.numel() * value.element_size() for value in weights.values())
 
 
 def fraction_of_bytes(model, megabytes: float) -> float:
     """The weight fraction at which the encoder, in float32, has that size."""
+    from residual_st.modules import matrix_parameters
+
     matrices = matrix_parameters(model.encoder.transformer_layers)
     rest = sum(parameter.numel() for parameter in model.encoder.parameters()) - matrices
     fraction = (megabytes * 1e6 / BYTES - rest) / matrices

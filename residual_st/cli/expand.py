@@ -2,9 +2,6 @@
 
 import argparse
 
-from residual_st.checkpoints import refuse_existing, save_checkpoint
-from residual_st.models.conversion import dense_checkpoint, read_model
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="RESIDUAL.pt", help="checkpoint of an s2t_residual_transformer of any size")
@@ -13,6 +10,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from residual_st.checkpoints import save_checkpoint
+    from residual_st.files import refuse_existing
+    from residual_st.models.conversion import dense_checkpoint, read_model
+
     refuse_existing(args.output, args.force)
     state, model = read_model(args.checkpoint, residual=True)
     result = dense_checkpoint(state, model)

@@ -6,10 +6,7 @@ import os
 
 from tabulate import tabulate
 
-from residual_st.checkpoints import model_flags
 from residual_st.errors import InputError
-from residual_st.models.description import describe, residual_energy
-from residual_st.models.standalone import build_model, load_model, parse_model_flags
 
 TAKES_REST = True  # the checkpoint, or the flags of the architecture's own parser
 
@@ -24,6 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from residual_st.checkpoints import model_flags
+    from residual_st.models.description import describe, residual_energy
+    from residual_st.models.standalone import build_model, load_model, parse_model_flags
+
     if args.arch:
         flags = parse_model_flags(args.arch, args.rest)
         figures = describe(build_model(flags, args.vocab_size, "meta"), flags)

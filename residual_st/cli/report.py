@@ -3,11 +3,8 @@
 import argparse
 from pathlib import Path
 
-from residual_st.benchmark.comparison import compare
-from residual_st.benchmark.results import read
 from residual_st.errors import InputError
-from residual_st.files import atomically
-from residual_st.report.runs import read_run
+from residual_st.files import atomically, refuse_existing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=Path, default=Path("report.html"), metavar="FILE", help="page to write (default: report.html)"
     )
+    parser.add_argument("--force", action="store_true", help="overwrite the output")
     parser.add_argument("--results", type=Path, metavar="FILE", help="rows of residual-st benchmark quality, for table and picture")
     parser.add_argument("--metric", choices=["bleu", "wer"], default="bleu", help="what is compared (default: bleu)")
     parser.add_argument("--test-set", metavar="NAME", help="which generate-NAME.txt of folders to take")
@@ -39,11 +37,13 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"--samples {args.samples}: 0 or more")
     if args.release and not args.manifest:
         raise InputError("--release is of use with --manifest only, which says what of it is in the test set")
-    try:
-        from residual_st.report.audio import Recordings
-        from residual_st.report.page import make_page
-    except ImportError as error:
-        raise InputError(f"residual-st report needs {error.name}: pip install 'residual-st[report]'") from error
+    refuse_existing(args.output, args.force)
+    from residual_st.benchmark.comparison import compare
+    from residual_st.benchmark.results import read
+    from residual_st.report.audio import Recordings
+    from residual_st.report.page import make_page
+    from residual_st.report.runs import read_run
+
     results = []
     if args.results:
         if not args.results.is_file():

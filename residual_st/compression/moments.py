@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from residual_st.compression.layer_weights import OUTPUT_DAMPING, Metric, damped
 from residual_st.modules import matrices
+from residual_st.progress import progress
 from residual_st.training_data import TrainingData
 
 
@@ -82,7 +82,7 @@ def gather(model: nn.Module, layers: nn.ModuleList, calibration: Calibration) ->
     """
     moments = [{name: MatrixMoments(linear) for name, linear in matrices(layer)} for layer in layers]
     with _observed(layers, moments), _without_updates(model):
-        for batch in tqdm(calibration.batches, desc="calibrating", unit="batch"):
+        for batch in progress(calibration.batches, desc="calibrating", unit="batch"):
             calibration.loss(model, batch).backward()
     return moments
 

@@ -9,10 +9,10 @@ from itertools import cycle, islice
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from residual_st.compression.moments import Calibration, padding_mask
 from residual_st.modules import SharedWeights
+from residual_st.progress import progress
 
 LEARNING_RATE = 2e-3
 WARM_UP = 10  # updates
@@ -41,8 +41,8 @@ def refine(
     modes = [(module, module.training) for module in (teacher, model)]
     teacher.eval()
     model.eval()
-    with tqdm(islice(cycle(calibration.batches), updates), total=updates, desc="refining", unit="update") as progress:
-        for batch in progress:
+    with progress(islice(cycle(calibration.batches), updates), total=updates, desc="refining", unit="update") as bar:
+        for batch in bar:
             with torch.no_grad():
                 wanted = _states(teacher, teacher_layers, calibration, batch)
             errors = [_error(state, target) for state, target in zip(_states(model, layers, calibration, batch), wanted)]
@@ -52,7 +52,7 @@ def refine(
                 term.grad = gradient
             optimizer.step()
             schedule.step()
-            progress.set_postfix(error=f"{loss.item():.4f}")
+            bar.set_postfix(error=f"{loss.item():.4f}")
     for term in terms:
         term.grad = None
     for module, training in modes:

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from residual_st.compression.alignment import AttentionHeads, FeedForwardUnits, align_group, align_to
 from residual_st.compression.allocation import Spectrum
 from residual_st.compression.factorization import Factors, Residual, factorize, squared_singular_values
 from residual_st.compression.layer_weights import LayerWeights
+from residual_st.progress import progress
 from residual_st.sharing_plan import SharingPlan
 
 REALIGNMENTS = 1  # of each layer to its own approximation, residual included
@@ -86,7 +86,7 @@ class Stack:
         layers = list(self.layers if layers is None else layers)
         shared, residuals = [], [{} for _ in layers]
         largest = max(map(plan.groups.count, plan.groups))
-        for group in tqdm(range(plan.n_groups), desc=f"fitting groups of {largest}", unit="group"):
+        for group in progress(range(plan.n_groups), desc=f"fitting groups of {largest}", unit="group"):
             members = plan.layers_of(group)
             group_ranks = [ranks[index] for index in members]
             weights = align_group([layers[index] for index in members], self.symmetries)

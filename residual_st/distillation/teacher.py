@@ -9,16 +9,15 @@ from torch import Tensor, nn
 from residual_st.distillation.cache import TeacherCache
 from residual_st.distillation.states import find_encoder, layer_map, recorded_states
 from residual_st.errors import InputError
-from residual_st.models.conversion import expand
-from residual_st.models.s2t_residual_transformer import S2TResidualTransformerModel
-from residual_st.models.standalone import load_model
 
 
 class LiveTeacher:
     """A trained model in evaluation mode. Not a module, so that no checkpoint or optimizer of the student's takes it in."""
 
     def __init__(self, model: S2TTransformerModel, path: str | Path):
-        if isinstance(model, S2TResidualTransformerModel) and len(model.encoder.shared_weights):
+        from residual_st.models.conversion import expand  # not above: models register the criterion, which imports this module
+
+        if len(getattr(model.encoder, "shared_weights", ())):
             expand(model)  # the same function, and each weight is composed once
         self._model = model.eval().requires_grad_(False)
         self._path = path
@@ -72,6 +71,8 @@ def open_teacher(path: str | Path, vocabulary_size: int) -> LiveTeacher | Cached
     Raises:
         InputError: if there is neither, or its dictionary is of another size than `vocabulary_size`.
     """
+    from residual_st.models.standalone import load_model  # as above
+
     teacher = CachedTeacher(path) if Path(path).is_dir() else LiveTeacher(load_model(path)[1], path)
     if teacher.vocabulary_size != vocabulary_size:
         raise InputError(

@@ -9,20 +9,14 @@ import torch
 from fairseq.models import ARCH_CONFIG_REGISTRY
 from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerModel
 
-from residual_st.checkpoints import model_flags
+from residual_st.checkpoints import model_flags, weights_alone
 from residual_st.compression.pipeline import Compressed
 from residual_st.errors import InputError
+from residual_st.models.form import OUR_FLAGS
 from residual_st.models.s2t_residual_transformer import S2TResidualTransformerModel
 from residual_st.models.standalone import load_model
 from residual_st.modules import ResidualLinear, matrices
 
-_OUR_FLAGS = (
-    "encoder_group_size",
-    "encoder_sharing_pattern",
-    "encoder_residual_rank",
-    "encoder_residual_diagonal",
-    "encoder_inference_mode",
-)
 _OUR_CRITERION = "label_smoothed_cross_entropy_with_residual"
 _OUR_CRITERION_FLAGS = ("residual_penalty", "distill_from", "distill_weight", "distill_temperature", "distill_encoder_weight")
 
@@ -49,7 +43,7 @@ def read_model(path: str | Path, residual: bool) -> tuple[dict, S2TTransformerMo
 
 
 def residual_checkpoint(state: dict, model: S2TTransformerModel, compressed: Compressed) -> dict:
-    """The checkpoint of a compressed model: `state`, the dense one's, with the new weights and flags and no optimizer state."""
+    """The checkpoint of a compressed model: `state`, the dense one's, with new weights and flags and no optimizer state."""
 
     def to_residual(flags: argparse.Namespace) -> None:
         flags.arch = flags.arch.replace("s2t_transformer", "s2t_residual_transformer", 1)
@@ -69,7 +63,7 @@ def dense_checkpoint(state: dict, model: S2TResidualTransformerModel) -> dict:
     def to_stock(flags: argparse.Namespace) -> None:
         stock = flags.arch.replace("s2t_residual_transformer", "s2t_transformer", 1)
         flags.arch = stock if stock in ARCH_CONFIG_REGISTRY else "s2t_transformer"
-        for name in (*_OUR_FLAGS, *_OUR_CRITERION_FLAGS, "load_pretrained_decoder_from", "user_dir"):
+        for name in (*OUR_FLAGS, *_OUR_CRITERION_FLAGS, "load_pretrained_decoder_from", "user_dir"):
             vars(flags).pop(name, None)
         if getattr(flags, "criterion", None) == _OUR_CRITERION:
             flags.criterion = _stock_criterion(flags.ctc_weight)
@@ -102,7 +96,7 @@ def _stock_criterion(ctc_weight: float) -> str:
 
 def rewritten(state: dict, model: S2TTransformerModel, rewrite: Callable[[argparse.Namespace], None]) -> dict:
     """`state` with the weights of `model`, and `rewrite` applied to each of its sets of flags."""
-    result = {key: copy.deepcopy(value) for key, value in state.items() if key not in ("model", "last_optimizer_state")}
+    result = {key: copy.deepcopy(value) for key, value in weights_alone(state).items() if key != "model"}
     for flags in filter(None, (result.get("args"), *((result.get("cfg") or {}).get(name) for name in ("model", "task")))):
         namespace = argparse.Namespace(**flags) if isinstance(flags, dict) else flags
         if hasattr(namespace, "arch"):

@@ -1,10 +1,18 @@
 """Translate audio files in Python: what `S2TResidualTransformerModel.from_pretrained` returns."""
 
+from pathlib import Path
+
+import numpy as np
 import torch
 from fairseq.data.audio.feature_transforms import CompositeAudioFeatureTransform
+from fairseq.data.audio.speech_to_text_dataset import SpeechToTextDataset
 from fairseq.models.speech_to_text.hub_interface import S2THubInterface
+from torch import Tensor
 
-from residual_st.errors import InputError
+from residual_st.errors import InputError, missing_package
+
+LONGEST_SECONDS = 30.0  # of one input; the recipe trains on nothing longer
+_FRAMES_PER_SECOND = 100
 
 
 class S2TResidualHubInterface(S2THubInterface):
@@ -17,35 +25,80 @@ class S2TResidualHubInterface(S2THubInterface):
     >>> hub.predict("talk.wav")
     """
 
-    @classmethod
-    def get_model_input(cls, task, audio: str | torch.Tensor) -> dict:
-        """A batch of one utterance.
+    def predict(
+        self,
+        audio: str | Path | np.ndarray | Tensor,
+        tgt_lang: str | None = None,
+        *,
+        sample_rate: int | None = None,
+        longest_seconds: float = LONGEST_SECONDS,
+    ) -> str:
+        """The text of a recording.
 
         Args:
-            task: the speech_to_text task, whose transforms for unseen splits are applied.
-            audio: a file at the sampling rate of the training data, or its samples in [-1, 1], shape (1, n), at 16 kHz.
+            audio: a file, or samples: floats in [-1, 1] or integers, shape (n,), (n, channels) or (channels, n). It is brought
+                to the rate of the data configuration and to one channel.
+            tgt_lang: the language to translate into, such as `fr`; for models of several target languages, which need it.
+            sample_rate: Hz, of samples; None for the rate of the data configuration.
+            longest_seconds: a longer recording is cut at its pauses, its pieces are translated one by one and their texts joined.
 
         Raises:
-            InputError: if the file cannot be read, or is too short for one frame.
+            InputError: if the audio cannot be read or is too short for one frame, the language is not the model's, or pieces
+                may be longer than the model takes.
         """
-        import soundfile  # an extra: the recipe's dependencies
+        audio_of = _audio()
+        limit = self.task.max_positions()[0] / _FRAMES_PER_SECOND
+        if not 0 < longest_seconds <= limit:
+            raise InputError(f"longest_seconds={longest_seconds:g} must be above 0 and, for this model, at most {limit:g}")
+        rate = int(self.task.data_cfg.sample_rate)
+        samples = audio_of.read_audio(audio, rate, sample_rate)
+        texts = []
+        for piece in audio_of.split_at_pauses(samples, rate, longest_seconds):
+            sample = self.get_model_input(self.task, piece)
+            texts.append(self.get_prediction(self.task, self.model, self.generator, sample, tgt_lang))
+        return " ".join(filter(None, texts))
 
+    @classmethod
+    def get_model_input(cls, task, audio: str | Path | np.ndarray | Tensor) -> dict:
+        """A batch of one utterance, with the task's transforms for unseen splits. `audio` as in `predict`, at the task's rate."""
+        audio_of = _audio()
         from residual_st.filterbank import filterbank
 
-        if isinstance(audio, str):
-            try:
-                samples, sample_rate = soundfile.read(audio, dtype="float32", always_2d=True)
-            except (soundfile.LibsndfileError, OSError) as error:
-                raise InputError(f"{audio} cannot be read as audio: {error}") from error
-            samples = samples.mean(axis=1)
-        else:
-            samples, sample_rate = audio.squeeze(0).numpy(), 16_000
-        features = filterbank(samples, sample_rate)
+        rate = int(task.data_cfg.sample_rate)
+        features = filterbank(audio_of.read_audio(audio, rate), rate)
         if not len(features):
-            raise InputError(f"{audio if isinstance(audio, str) else 'the audio'} is shorter than one frame of 25 ms")
+            raise InputError(f"{audio if isinstance(audio, (str, Path)) else 'the audio'} is shorter than one frame of 25 ms")
         transforms = CompositeAudioFeatureTransform.from_config_dict(task.data_cfg.get_feature_transforms("test", False))
         if transforms is not None:
             features = transforms(features)
         source = torch.from_numpy(features).float().unsqueeze(0)
         net_input = {"src_tokens": source, "src_lengths": torch.tensor([source.shape[1]]), "prev_output_tokens": None}
         return {"net_input": net_input, "target_lengths": None, "speaker": None}
+
+    @classmethod
+    def get_prefix_token(cls, task, lang: str | None) -> Tensor | None:
+        """The language tag that the target begins with, (1, 1); None for models of one language."""
+        tags = [symbol for symbol in task.tgt_dict.symbols if SpeechToTextDataset.is_lang_tag(symbol)]
+        if not task.data_cfg.prepend_tgt_lang_tag:
+            if lang is not None and f"<lang:{lang}>" not in tags:
+                raise InputError(f"tgt_lang={lang!r}: the model has one target language and takes none")
+            return None
+        if lang is None or f"<lang:{lang}>" not in tags:
+            known = ", ".join(tag.removeprefix("<lang:").removesuffix(">") for tag in tags)
+            raise InputError(f"tgt_lang={lang!r} is not known; allowed are {known}")
+        return super().get_prefix_token(task, lang)
+
+    @classmethod
+    def detokenize(cls, task, tokens: Tensor) -> str:
+        """Text without language tags."""
+        kept = [token for token in tokens.tolist() if not SpeechToTextDataset.is_lang_tag(task.tgt_dict[token])]
+        return super().detokenize(task, torch.tensor(kept, dtype=torch.long))
+
+
+def _audio():
+    """The audio functions. InputError where their packages, which fairseq does not need, are missing."""
+    try:
+        from residual_st import audio, filterbank  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise InputError(f"audio cannot be read: {missing_package(error, 'audio')}") from error
+    return audio

@@ -6,12 +6,16 @@ import torch
 from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerEncoder
 from torch import Tensor, nn
 
-from residual_st.checkpoints import first_difference, load_checkpoint
+from residual_st.checkpoints import first_difference, load_checkpoint, model_flags
 from residual_st.compat import drop_fused_copies, reconcile_versions
 from residual_st.compression.pipeline import compress
 from residual_st.errors import InputError
+from residual_st.models.form import OUR_FLAGS, flag_difference, shaping_flags
 
 logger = logging.getLogger(__name__)
+
+
+PRETRAINED_FLAGS = ("load_pretrained_encoder_from", "load_pretrained_decoder_from")
 
 
 def load_pretrained(component: nn.Module, args, flag: str) -> None:
@@ -24,41 +28,75 @@ def load_pretrained(component: nn.Module, args, flag: str) -> None:
 
     Raises:
         InputError: if the file cannot be read, is missing (the stock model would then train from scratch with a warning), is of
-            another shape, or is shared by another plan.
+            another shape, has other flags that shape a model, or is shared by another plan.
     """
     path = getattr(args, flag, None)
     if path is None:
         return
-    option = "--" + flag.replace("_", "-")
-    part = flag.split("_")[2]
-    state = load_checkpoint(path)["model"]
-    theirs = {key.removeprefix(f"{part}."): value for key, value in state.items() if key.startswith(f"{part}.")}
-    ours = component.state_dict()
-    reconcile_versions(theirs, ours)
+    weights, dense = check_pretrained(component, args, flag)
+    if dense is not None:
+        weights = _compressed(dense, args, path)
+        check_weights(component, weights, flag, path)
+    component.load_state_dict(weights)
+    logger.info(f"loaded pretrained {_part(flag)} from: {path}")
+    setattr(args, flag, None)
+
+
+def check_pretrained(component: nn.Module, args, flag: str) -> tuple[dict[str, Tensor], S2TTransformerEncoder | None]:
+    """The weights that the checkpoint in `args.FLAG` has for `component`, and a dense encoder with them if it must be converted.
+
+    `component` may be on the meta device: nothing is loaded into it.
+
+    Raises:
+        InputError: as `load_pretrained` does, but for what conversion may find.
+    """
+    path, part = getattr(args, flag), _part(flag)
+    state = load_checkpoint(path)
+    loaded = {key.removeprefix(f"{part}."): value for key, value in state["model"].items() if key.startswith(f"{part}.")}
+    expected = component.state_dict()
+    reconcile_versions(loaded, expected)
     for key in ("ctc_proj.weight", "ctc_proj.bias"):
-        if key in theirs and (key not in ours or theirs[key].shape != ours[key].shape):
+        if key in loaded and (key not in expected or loaded[key].shape != expected[key].shape):
             logger.info(f"{key} is not taken from {path}: its dictionary is not this model's")
-            del theirs[key]
-        if key in ours:
-            theirs.setdefault(key, ours[key])
-
-    def refuse_other_than(model_state: dict[str, Tensor]) -> None:
-        difference = first_difference(theirs, model_state)
-        if difference:
-            raise InputError(f"{option} {path} is of another model than this one: {difference}")
-
-    if theirs and _is_shared(ours) and not _is_shared(theirs):
-        with torch.random.fork_rng(devices=[]):  # the draws of a model must not depend on where its encoder comes from
+            del loaded[key]
+        if key in expected:
+            loaded.setdefault(key, expected[key])
+    dense = None
+    if loaded and _is_shared(expected) and not _is_shared(loaded):
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):  # a model's draws must not depend on where its encoder is from
             dense = S2TTransformerEncoder(args)
             drop_fused_copies(dense.transformer_layers)
-            reconcile_versions(theirs, dense.state_dict())
-            refuse_other_than(dense.state_dict())
-            dense.load_state_dict(theirs)
-            theirs = _compressed(dense, args, path)
-    refuse_other_than(ours)
-    component.load_state_dict(theirs)
-    logger.info(f"loaded pretrained {part} from: {path}")
-    setattr(args, flag, None)
+            reconcile_versions(loaded, dense.state_dict())
+            check_weights(dense, loaded, flag, path)
+            dense.load_state_dict(loaded)
+    else:
+        check_weights(component, loaded, flag, path)
+    if state.get("cfg") or state.get("args"):
+        difference = flag_difference(model_flags(state, path), args, _hidden_flags(args.arch, part))
+        if difference:
+            raise InputError(f"{_option(flag)} {path} is of another model than this one: {difference}")
+    return loaded, dense
+
+
+def check_weights(component: nn.Module, loaded: dict[str, Tensor], flag: str, path: str) -> None:
+    """Raise InputError unless a state dict fits the component."""
+    difference = first_difference(loaded, component.state_dict())
+    if difference:
+        raise InputError(f"{_option(flag)} {path} is of another model than this one: {difference}")
+
+
+def _hidden_flags(arch: str, part: str) -> list[str]:
+    """Flags that shape a component; those of the shared form are left to its shapes and its plan."""
+    of_others = ("decoder_", "share_decoder") if part == "encoder" else ("encoder_", "conv_")
+    return [name for name in shaping_flags(arch) if not name.startswith(of_others) and name not in OUR_FLAGS]
+
+
+def _part(flag: str) -> str:
+    return flag.split("_")[2]
+
+
+def _option(flag: str) -> str:
+    return "--" + flag.replace("_", "-")
 
 
 def _is_shared(state: dict[str, Tensor]) -> bool:
@@ -67,13 +105,14 @@ def _is_shared(state: dict[str, Tensor]) -> bool:
 
 def _compressed(dense: S2TTransformerEncoder, args, path: str) -> dict[str, Tensor]:
     """The state of a dense encoder in the form of a residual one with these flags."""
-    result = compress(
-        dense.transformer_layers,
-        group_size=args.encoder_group_size,
-        pattern=args.encoder_sharing_pattern,
-        rank=args.encoder_residual_rank,
-        diagonal=args.encoder_residual_diagonal,
-    )
+    with torch.random.fork_rng(devices=[]):  # see check_pretrained
+        result = compress(
+            dense.transformer_layers,
+            group_size=args.encoder_group_size,
+            pattern=args.encoder_sharing_pattern,
+            rank=args.encoder_residual_rank,
+            diagonal=args.encoder_residual_diagonal,
+        )
     dense.shared_weights = result.shared_weights
     errors = [error for row in result.errors for error in row.values()]
     logger.info(

@@ -2,6 +2,7 @@
 
 import argparse
 
+from fairseq import hub_utils
 from fairseq.models import ARCH_CONFIG_REGISTRY, register_model, register_model_architecture
 from fairseq.models.speech_to_text.s2t_transformer import Conv1dSubsampler, S2TTransformerEncoder, S2TTransformerModel
 from torch import nn
@@ -12,11 +13,12 @@ from residual_st.models.encoder_layer import ResidualTransformerEncoderLayer
 from residual_st.models.hub_interface import S2TResidualHubInterface
 from residual_st.models.pretrained import load_pretrained
 from residual_st.models.subsampler import UnrolledSubsampler
-from residual_st.modules import alike_in_groups, share_layers, transpose_storage_
+from residual_st.modules import alike_in_groups, check_ranks, share_layers, transpose_storage_
 from residual_st.residual_ranks import ResidualRanks
 from residual_st.sharing_plan import PATTERNS, SharingPlan
 
-_MATRICES_OF_A_LAYER = 6  # k_proj, v_proj, q_proj, out_proj, fc1, fc2, in the order in which fairseq registers them
+# in the order in which fairseq registers them
+_MATRICES_OF_A_LAYER = ("k_proj", "v_proj", "q_proj", "out_proj", "fc1", "fc2")
 
 INFERENCE_MODES = ("compact", "fast")
 
@@ -41,10 +43,26 @@ class S2TResidualTransformerModel(S2TTransformerModel):
         return {}
 
     @classmethod
-    def from_pretrained(cls, *args, **kwargs) -> S2TResidualHubInterface:
-        """fairseq's `from_pretrained(folder, checkpoint_file, data_folder, config_yaml=...)`."""
-        hub = super().from_pretrained(*args, **kwargs)
-        return S2TResidualHubInterface(hub.cfg, hub.task, hub.model)
+    def from_pretrained(
+        cls, model_name_or_path, checkpoint_file="model.pt", data_name_or_path=".", config_yaml="config.yaml", **overrides
+    ) -> S2TResidualHubInterface:
+        """A model that translates audio files, as fairseq's function of this name has it.
+
+        Args:
+            model_name_or_path: the run's folder.
+            checkpoint_file: in that folder.
+            data_name_or_path: folder with the data configuration and the vocabulary.
+            config_yaml: the data configuration's name.
+            overrides: flags, such as `beam=5` or `encoder_inference_mode="fast"`. Models whose targets begin with a language tag
+                get `prefix_size=1`, which fairseq asks for.
+        """
+        loaded = hub_utils.from_pretrained(
+            model_name_or_path, checkpoint_file, data_name_or_path, archive_map={}, config_yaml=config_yaml, **overrides
+        )
+        config, task = loaded["args"], loaded["task"]
+        if task.data_cfg.prepend_tgt_lang_tag:
+            config.generation.prefix_size = 1
+        return S2TResidualHubInterface(config, task, loaded["models"][0])
 
     @staticmethod
     def add_args(parser):
@@ -141,13 +159,24 @@ def sharing_plan(args) -> SharingPlan:
 
 def is_dense(args) -> bool:
     """Whether a model's flags leave nothing to share or add: the stock encoder."""
-    ranks = ResidualRanks.make(args.encoder_residual_rank, args.encoder_layers, _MATRICES_OF_A_LAYER)
+    ranks = _ranks(args)
     alone = sharing_plan(args).n_groups == args.encoder_layers
     return alone and not args.encoder_residual_diagonal and not any(map(any, ranks.ranks))
 
 
+def _ranks(args) -> ResidualRanks:
+    return ResidualRanks.make(args.encoder_residual_rank, args.encoder_layers, len(_MATRICES_OF_A_LAYER))
+
+
 def refuse_unsupported(args) -> None:
-    """Raise InputError for settings that would otherwise be ignored without a word."""
+    """Raise InputError for settings that do not go together, or would otherwise be ignored without a word."""
+    width, inner = args.encoder_embed_dim, args.encoder_ffn_embed_dim
+    shapes = {"fc1": (inner, width), "fc2": (width, inner)}
+    check_ranks(_ranks(args), {name: shapes.get(name, (width, width)) for name in _MATRICES_OF_A_LAYER})
+    for part in ("encoder", "decoder"):
+        width, heads = getattr(args, f"{part}_embed_dim"), getattr(args, f"{part}_attention_heads")
+        if heads < 1 or width % heads:
+            raise InputError(f"{part}_attention_heads={heads} does not divide {part}_embed_dim={width}")
     if args.encoder_inference_mode not in INFERENCE_MODES:  # argparse does not see those of --model-overrides
         raise InputError(
             f"encoder_inference_mode {args.encoder_inference_mode!r} is not known; allowed are {', '.join(INFERENCE_MODES)}"

@@ -9,13 +9,19 @@ from fairseq.data import Dictionary
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_NAME_REGISTRY, ARCH_MODEL_REGISTRY
 from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerEncoder, S2TTransformerModel
 
-from residual_st.checkpoints import first_difference, load_checkpoint, model_flags
+from residual_st.checkpoints import dictionary_size, first_difference, load_checkpoint, model_flags
 from residual_st.compat import drop_fused_copies, reconcile_versions
-from residual_st.errors import InputError
+from residual_st.errors import InputError, refusing
 
 _MODELS = ("s2t_transformer", "s2t_residual_transformer", "s2t_low_rank_transformer")  # fairseq's conformer is a subclass, too
-# what the speech_to_text task adds to a model's flags
-_TASK_FLAGS = {"input_feat_per_channel": 80, "input_channels": 1, "max_source_positions": 6000, "max_target_positions": 1024}
+# what the speech_to_text task adds to a model's flags, and what older checkpoints may hold as None
+_TASK_FLAGS = {
+    "input_feat_per_channel": 80,
+    "input_channels": 1,
+    "max_source_positions": 6000,
+    "max_target_positions": 1024,
+    "encoder_freezing_updates": 0,
+}
 
 
 def parse_model_flags(arch: str, arguments: list[str]) -> argparse.Namespace:
@@ -60,7 +66,9 @@ def load_model(path: str | Path, as_stored: bool = False) -> tuple[dict, S2TTran
         InputError: if the file cannot be read, is of another architecture, or does not hold what its flags describe.
     """
     state = load_checkpoint(path)
-    model = build_model(model_flags(state, path))
+    flags = model_flags(state, path)
+    with refusing(f"{path} holds flags of which no model can be made"):
+        model = build_model(flags, dictionary_size(state))
     drop_fused_copies(model.encoder.transformer_layers)
     weights = dict(state["model"])
     reconcile_versions(weights, model.state_dict())
@@ -79,7 +87,8 @@ def build_encoder(flags: argparse.Namespace) -> S2TTransformerEncoder:
 
 
 def _with_task(flags: argparse.Namespace) -> argparse.Namespace:
-    return argparse.Namespace(**{**_TASK_FLAGS, **vars(flags)})
+    given = {name: value for name, value in vars(flags).items() if value is not None or name not in _TASK_FLAGS}
+    return argparse.Namespace(**{**_TASK_FLAGS, **given})
 
 
 def _model_class(arch: str) -> type[S2TTransformerModel]:

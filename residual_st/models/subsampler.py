@@ -26,7 +26,7 @@ class UnrolledSubsampler(nn.Module):
         for linear, (size, stride, padding) in zip(self.linears, self.windows):
             batch, length, width = x.shape
             rows = -(-(length + 2 * padding) // stride)  # of windows for each utterance; the last may reach into the next one
-            padded = x.new_zeros(batch * rows * stride + size - stride, width)
+            padded = x.new_zeros(batch * rows * stride + max(size - stride, 0), width)
             padded[: batch * rows * stride].view(batch, -1, width)[:, padding : padding + length] = x
             windows = padded.as_strided((batch * rows, size * width), (stride * width, 1))
             wanted = (length + 2 * padding - size) // stride + 1

@@ -16,20 +16,23 @@ class SharedWeights(nn.ModuleDict):
     """The one owner of every shared weight: group -> matrix name -> parameter of shape (out, in).
 
     In a state dict a weight appears once, as `GROUP.MATRIX`. The plan stands beside them as `layer_groups`, because two
-    plans with as many groups have the same keys and shapes, and loading one into the other would go unnoticed.
+    plans with as many groups have the same keys and shapes, and loading one into the other would go unnoticed. It is of floats:
+    moving averages (fairseq's `--store-ema`), averages and interpolations of models compute with every entry of a state dict, and
+    leave equal floats as they are, but for rounding.
     """
 
     def __init__(self, plan: SharingPlan, owners: dict[int, nn.ParameterDict]):
         super().__init__({str(group): owner for group, owner in owners.items()})
         self.plan = plan
         if owners:
-            self.register_buffer("layer_groups", torch.tensor(plan.groups, device="cpu"))
+            self.register_buffer("layer_groups", torch.tensor(plan.groups, dtype=torch.float32, device="cpu"))
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs):
-        theirs = state_dict.get(f"{prefix}layer_groups")
-        if theirs is not None and len(self) and tuple(theirs.tolist()) != self.plan.groups:
-            groups = ",".join(map(str, theirs.tolist()))
-            error_msgs.append(f"the checkpoint shares its layers as {groups}, this model as {self.plan}")
+        loaded = state_dict.get(f"{prefix}layer_groups")
+        if loaded is not None and len(self):
+            groups = tuple(loaded.round().int().tolist())
+            if groups != self.plan.groups:
+                error_msgs.append(f"the checkpoint shares its layers as {','.join(map(str, groups))}, this model as {self.plan}")
             state_dict = {**state_dict, f"{prefix}layer_groups": self.layer_groups}
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
 

@@ -9,6 +9,7 @@ import soundfile
 import yaml
 
 from residual_st.errors import InputError
+from residual_st.segments import numbered
 
 
 class Recordings:
@@ -70,15 +71,16 @@ def _opened(path: Path) -> soundfile.SoundFile:
 
 
 def _segments(release: Path) -> dict[str, tuple[Path, float, float]]:
-    """Utterance id, `WAV_NUMBER` as fairseq's preparation numbers them -> (wav, offset and duration in seconds)."""
+    """Utterance id -> (wav, offset and duration in seconds)."""
     lists = sorted((release / "txt").glob("*.yaml"))
     if len(lists) != 1:
         raise InputError(f"{release} is not a test set in MuST-C's layout: it has no txt/ with one .yaml")
     by_wav = {}
-    for segment in yaml.load(lists[0].read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-        by_wav.setdefault(segment["wav"], []).append((float(segment["offset"]), float(segment["duration"])))
+    loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # offsets as text, by which utterances are numbered
+    for segment in yaml.load(lists[0].read_text(encoding="utf-8-sig"), Loader=loader):
+        by_wav.setdefault(segment["wav"], []).append(segment)
     return {
-        f"{Path(wav).stem}_{number}": (release / "wav" / wav, *span)
-        for wav, spans in by_wav.items()
-        for number, span in enumerate(sorted(spans))
+        name: (release / "wav" / wav, float(segment["offset"]), float(segment["duration"]))
+        for wav, segments in by_wav.items()
+        for name, segment in numbered(wav, segments, lambda segment: segment["offset"])
     }

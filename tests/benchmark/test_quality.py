@@ -14,11 +14,11 @@ from residual_st.benchmark.quality import RunFailed, _read_whole
 from residual_st.benchmark.results import read
 from residual_st.benchmark.starts import keep_layers, without_sharing
 from residual_st.checkpoints import save_checkpoint
-from residual_st.cli.train import take_form
 from residual_st.errors import InputError
 from residual_st.evaluation.scores import Estimate
 from residual_st.models.conversion import read_model
 from residual_st.models.standalone import load_model
+from residual_st.train_command import with_form
 from residual_st.training_data import TrainingData
 
 
@@ -129,9 +129,10 @@ def test_a_dense_model_under_our_name_can_be_made_one_of_low_rank(dense_under_ou
     state, dense = dense_under_our_name
     save_checkpoint(without_sharing(state, dense, 0.4, TrainingData(state, data)), tmp_path / "low.pt")
     config = {"finetune-from-model": tmp_path / "low.pt", "encoder-group-size": 1, "encoder-layers": 12}
-    form = take_form(config)  # as training on from it has it
+    form, _ = with_form(config, [])  # as training on from it has it
     assert form["arch"] == "s2t_low_rank_transformer_s"
     assert form["encoder-layers"] == 6
+    assert form["encoder-attention-heads"] == 4
     assert "encoder-group-size" not in form
 
 

@@ -161,7 +161,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, capsys, monkeypatch):
         ("compress", DENSE, ["--group-size", "9"], "group size 9 does not fit an encoder of 6 layers"),
         ("compress", DENSE, ["--calibration", "nowhere"], "does not exist; give the data"),
         ("compress", DENSE, ["--calibration", "."], "does not say what it was trained on"),
-        ("compress", DENSE, ["--calibration-batches", "0"], "is no number of batches"),
+        ("compress", DENSE, ["--calibration-batches", "0"], "must be at least 1"),
         ("compress", DENSE, ["--refine-updates", "3"], "needs --calibration DATA"),
     ],
 )

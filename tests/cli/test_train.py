@@ -117,7 +117,7 @@ def test_refuses_a_teacher_that_is_not_there(capsys, tmp_path):
 
 def test_fine_tuning_takes_the_form_of_its_checkpoint(capsys, tmp_path):
     """Compression chooses it, often layer by layer, and no other fits."""
-    flags = tiny_flags(encoder_sharing_pattern="0,0,1,1,1,1", encoder_residual_rank="3,3,3,3,2,2", tgt_dict_size=20)
+    flags = tiny_flags(encoder_sharing_pattern="0,0,1,1,1,1", encoder_residual_rank="3,3,3,3,2,2", activation_fn="gelu")
     torch.save({"cfg": {"model": flags}, "args": None, "model": {}}, tmp_path / "start.pt")
     config = write(tmp_path, **{"arch": "s2t_transformer_s", "load-pretrained-encoder-from": "asr.pt"})
     assert main(["train", str(config), f"finetune-from-model={tmp_path}/start.pt", "--dry-run"]) == 0
@@ -125,5 +125,8 @@ def test_fine_tuning_takes_the_form_of_its_checkpoint(capsys, tmp_path):
     assert "--arch s2t_residual_transformer_s" in command
     assert "--encoder-sharing-pattern 0,0,1,1,1,1 --encoder-residual-rank 3,3,3,3,2,2" in command
     assert "load-pretrained" not in command
+    assert "--encoder-attention-heads 4 " in command, "which no shape of a weight shows"
+    assert "--activation-fn gelu " in command
+    assert "--encoder-normalize-before" in command
     assert main(["train", str(config), f"finetune-from-model={tmp_path}/none.pt", "--dry-run"]) == 2
     assert "none.pt does not exist" in capsys.readouterr().err

@@ -1,0 +1,103 @@
+"""Audio of any rate, format and number of channels, as the samples that filterbanks are computed from. Needs no torch."""
+
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+
+from residual_st.errors import InputError
+
+SAMPLE_RATE = 16_000  # Hz, fairseq's default, and what the recipe writes into data configurations
+PAUSE_SECONDS = 0.3  # of quiet between two pieces of a long recording
+SHORTEST_SECONDS = 1.0  # of a piece
+_FRAME_SECONDS = 0.01
+
+
+def read_audio(audio, wanted_rate: int, rate: int | None = None) -> np.ndarray:
+    """Mono samples at `wanted_rate`.
+
+    Args:
+        audio: a file of any format that libsndfile reads, as str or Path; or samples as a numpy array or a CPU tensor: floats in
+            [-1, 1] or integers in the range of their type, shape (n,), (n, channels) or (channels, n).
+        rate: Hz, of samples; None for `wanted_rate`. A file says itself.
+
+    Returns:
+        float32 of shape (n,), in [-1, 1].
+
+    Raises:
+        InputError: if a file cannot be read, or samples are of another type or shape, or not finite.
+    """
+    if isinstance(audio, (str, Path)):
+        try:
+            samples, rate = soundfile.read(audio, dtype="float32", always_2d=True)
+        except (soundfile.LibsndfileError, OSError) as error:
+            raise InputError(f"{audio} cannot be read as audio: {error}") from error
+    else:
+        samples = _as_floats(np.asarray(audio))
+    samples = resample(to_mono(samples), rate or wanted_rate, wanted_rate)
+    if not np.isfinite(samples).all():
+        raise InputError("the audio has samples that are not finite numbers")
+    return samples
+
+
+def _as_floats(samples: np.ndarray) -> np.ndarray:
+    """Floats as they are, integers brought to [-1, 1]."""
+    if samples.ndim not in (1, 2) or samples.dtype.kind not in "iuf":
+        given = f"{samples.dtype} of shape {samples.shape}"
+        raise InputError(f"audio must be a file or samples of shape (n,), (n, channels) or (channels, n), not {given}")
+    if samples.dtype.kind == "f":
+        return samples.astype(np.float32)
+    limits = np.iinfo(samples.dtype)
+    middle = (limits.max + limits.min + 1) / 2  # 0 for signed integers, 128 for 8-bit wav
+    return ((samples.astype(np.float64) - middle) / (limits.max + 1 - middle)).astype(np.float32)
+
+
+def to_mono(samples: np.ndarray) -> np.ndarray:
+    """(n,), (n, channels) or (channels, n) -> (n,). Recordings have more samples than channels."""
+    return samples if samples.ndim == 1 else samples.mean(axis=int(np.argmin(samples.shape)))
+
+
+def resample(samples: np.ndarray, rate: int, wanted_rate: int) -> np.ndarray:
+    """(n,) at one rate -> about n * wanted_rate / rate samples at another, without aliasing."""
+    return samples if rate == wanted_rate else soxr.resample(samples, rate, wanted_rate)
+
+
+def split_at_pauses(samples: np.ndarray, rate: int, longest_seconds: float) -> list[np.ndarray]:
+    """Cut a recording that is longer than `longest_seconds` at its pauses, one piece between two of them; no sample is lost.
+
+    A pause is 0.3 s or more with a level nearer to the quietest tenth than to the loudest twentieth. Pieces shorter than 1 s are
+    joined to the one before; those that are still too long are cut where they are quietest.
+    """
+    if len(samples) <= longest_seconds * rate:
+        return [samples]
+    size = round(_FRAME_SECONDS * rate)
+    frames = samples[: len(samples) // size * size].reshape(-1, size)
+    level = 10 * np.log10(np.mean(frames.astype(np.float64) ** 2, axis=1) + 1e-10)
+    level = np.convolve(level, np.ones(5) / 5, mode="same")
+    floor, peak = np.percentile(level, [10, 95])
+    quiet = level < (floor + peak) / 2
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], quiet.astype(np.int8), [0]])))
+    pauses = [(start + end) // 2 for start, end in edges.reshape(-1, 2) if (end - start) * _FRAME_SECONDS >= PAUSE_SECONDS]
+    shortest, longest = round(SHORTEST_SECONDS / _FRAME_SECONDS), int(longest_seconds / _FRAME_SECONDS)
+    cuts = [0]
+    for cut in pauses:
+        if cut - cuts[-1] >= shortest and len(level) - cut >= shortest:
+            cuts.append(cut)
+    cuts = _cut_long(level, [*cuts, len(level)], longest)
+    bounds = [cut * size for cut in cuts[:-1]] + [len(samples)]
+    return [samples[start:end] for start, end in zip(bounds, bounds[1:])]
+
+
+def _cut_long(level: np.ndarray, cuts: list[int], longest: int) -> list[int]:
+    """Cuts between pieces of at most `longest` frames; new ones fall where the middle half of a piece is quietest."""
+    result = [cuts[0]]
+    for end in cuts[1:]:
+        start = result[-1]
+        if end - start > longest:
+            quarter = (end - start) // 4
+            middle = start + quarter + int(np.argmin(level[start + quarter : end - quarter]))
+            result += _cut_long(level, [start, middle, end], longest)[1:]
+        else:
+            result.append(end)
+    return result

@@ -1,0 +1,26 @@
+"""Reduce a checkpoint from elsewhere to its weights and flags, read as data without running anything in it."""
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", metavar="FOREIGN.pt", help="checkpoint of any fairseq model, written by any version or fork")
+    parser.add_argument("--output", required=True, metavar="CLEAN.pt", help="file to write, which stock fairseq reads as data too")
+    parser.add_argument("--force", action="store_true", help="overwrite the output")
+
+
+def run(args: argparse.Namespace) -> int:
+    from residual_st.checkpoints import read_checkpoint, save_checkpoint, stripped
+    from residual_st.files import refuse_existing
+
+    refuse_existing(args.output, args.force)
+    state, dropped = read_checkpoint(args.checkpoint)
+    result = stripped(state)
+    save_checkpoint(result, args.output)
+    sections = sorted(set(state) - set(result))
+    print(f"{args.output}: {len(result['model'])} weights, and the flags")
+    if sections:
+        print(f"left out: {', '.join(sections)}")
+    if dropped:
+        print(f"not read, because only their classes' code could: {', '.join(dropped)}")
+    return 0
