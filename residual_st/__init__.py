@@ -4,7 +4,11 @@ Importing it imports neither torch nor fairseq: fairseq itself imports `residual
 """
 
 import importlib
+import logging
 import sys
+
+# fairseq says on every import, at level INFO, that tensorboardX is missing, which only its speech synthesis uses
+logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
 
 if __name__ != "residual_st":
     # fairseq calls a user dir by the name of its folder, which may be a symbolic link. A second copy of the package would register

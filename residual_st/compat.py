@@ -1,14 +1,9 @@
 """The one place that knows fairseq, torch and Python versions."""
 
 import functools
-import logging
 
 import numpy as np
 from torch import Tensor, nn
-
-# fairseq says on every import, at level INFO, that tensorboardX is missing, which only its speech synthesis uses
-logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
-from fairseq.data import data_utils  # noqa: E402
 
 # fairseq 0.12.2 registers these beside the six matrices of an encoder layer: a second copy, for a fused kernel that serves
 # post-norm layers in inference
