@@ -3,6 +3,7 @@
 import functools
 
 import numpy as np
+from fairseq.data import data_utils
 from torch import Tensor, nn
 
 # fairseq 0.12.2 registers these beside the six matrices of an encoder layer: a second copy, for a fused kernel that serves
