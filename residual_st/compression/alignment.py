@@ -11,11 +11,12 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from residual_st.compression.basis import Reordering, Rotation
-from residual_st.compression.factorization import mean
+from residual_st.compression.factorization import WeightedMean
 from residual_st.compression.layer_weights import LayerWeights
 
 TOLERANCE = 1e-3  # of a group's error, below which the reference is refined no further
 REFERENCE_ROUNDS = 10
+REFERENCE_STEPS = 2  # of conjugate gradients in each
 MAX_SCALE = 4.0  # of one feed-forward unit in one step; keeps weights in the range of half precision
 
 
@@ -159,8 +160,14 @@ def align_group(layers: list[LayerWeights], found: list[AttentionHeads | FeedFor
     before = float("inf")
     for _ in range(REFERENCE_ROUNDS):
         layers = [align_to(layer, target, found) for layer in layers]
-        target = {name: mean([layer[name].weight for layer in layers], [layer[name].metric for layer in layers]) for name in target}
-        error = sum(layer[name].metric.squared_norm(layer[name].weight - target[name]) for layer in layers for name in target)
+        error = 0.0
+        for name in target:
+            weights, metrics = ([getattr(layer[name], part) for layer in layers] for part in ("weight", "metric"))
+            weighed = [metric.weigh(weight) for metric, weight in zip(metrics, weights)]
+            solve = WeightedMean(metrics)
+            solution = solve(weighed, solve.started(target[name]), REFERENCE_STEPS)
+            target[name] = solution.matrix
+            error += solution.error(weighed, weights)
         if error >= before * (1 - TOLERANCE):
             break
         before = error

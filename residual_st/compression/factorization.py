@@ -1,12 +1,15 @@
 """Stage 2: one shared matrix, and a low-rank and a diagonal residual for each layer, that lose least over a group together."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from residual_st.compression.layer_weights import Metric
 
+MEAN_STEPS = 50  # of conjugate gradients, at most
+START_STEPS, ROUND_STEPS = 15, 1  # ... in alternation, where residuals change between: before the first round, and in each
 TOLERANCE = 1e-4  # of the error, below which a round of alternation is the last
 EXACT_SHARE = 0.2  # of the smaller side: a larger rank takes a full decomposition instead of subspace iteration
 OVERSAMPLING = 8  # columns beyond the rank in subspace iteration
@@ -26,6 +29,18 @@ class Residual:
             weight.diagonal().add_(self.diagonal)
         return weight
 
+    def weighed(self, metric: Metric) -> Tensor:
+        """`metric.weigh(self.dense())`, from the factors."""
+        left = self.up if metric.outputs is None else metric.outputs @ self.up
+        right = self.down if metric.inputs is None else self.down @ metric.inputs
+        weight = left @ right
+        if self.diagonal is not None:
+            length = len(self.diagonal)
+            scaled = torch.diag(self.diagonal) if metric.outputs is None else metric.outputs[:, :length] * self.diagonal
+            inputs = torch.eye(length, self.down.shape[1], dtype=weight.dtype) if metric.inputs is None else metric.inputs[:length]
+            weight[: len(scaled)] += scaled @ inputs
+        return metric.scale * weight
+
 
 @dataclass
 class Factors:
@@ -39,39 +54,79 @@ class Factors:
         return self.shared + self.residuals[layer].dense()
 
 
-def mean(weights: list[Tensor], metrics: list[Metric], start: Tensor | None = None) -> Tensor:
-    """The one matrix U that minimises the summed weighted errors: solves `Σ G U S = Σ G W S`.
+class Solution(NamedTuple):
+    """U (out, in), and `image = Σ G U S`."""
 
-    In closed form where only one side has a metric, else by conjugate gradients.
+    matrix: Tensor
+    image: Tensor
+
+    def error(self, weighed: list[Tensor], weights: list[Tensor]) -> float:
+        """`Σ tr((W - U)ᵀ G (W - U) S)` over some W, of which `weighed` has `G W S`."""
+        total = sum((matrix * weight).sum() for matrix, weight in zip(weighed, weights))
+        return (total - ((2 * sum(weighed) - self.image) * self.matrix).sum()).item()
+
+
+class WeightedMean:
+    """The one matrix U that minimises the summed weighted errors of several W: solves `Σ G U S = Σ G W S`.
+
+    In closed form where only one side has a metric, else by preconditioned conjugate gradients. Their products are of float32
+    matrices, and the solution and what is left of the right side of float64.
+
+    Args:
+        metrics: of the W. What depends on them alone is computed once.
     """
-    scale = sum(metric.scale for metric in metrics)
-    if metrics[0].inputs is None and metrics[0].outputs is None:
-        return sum(metric.scale * weight for metric, weight in zip(metrics, weights)) / scale
-    right = sum(metric.weigh(weight) for metric, weight in zip(metrics, weights))
-    right_root = torch.linalg.cholesky(sum(metric.scale * metric.inputs for metric in metrics))
-    if metrics[0].outputs is None:
-        return torch.cholesky_solve(right.T, right_root).T
-    left_root = torch.linalg.cholesky(sum(metric.scale * metric.outputs for metric in metrics) / scale)
 
-    def precondition(residual: Tensor) -> Tensor:
-        return torch.cholesky_solve(torch.cholesky_solve(residual, left_root).T, right_root).T
+    def __init__(self, metrics: list[Metric]):
+        self._metrics = metrics
+        self._scale = sum(metric.scale for metric in metrics)
+        if metrics[0].inputs is not None:
+            self._inputs_root = torch.linalg.cholesky(sum(metric.scale * metric.inputs for metric in metrics))
+        if metrics[0].outputs is not None:
+            outputs_root = torch.linalg.cholesky(sum(metric.scale * metric.outputs for metric in metrics) / self._scale)
+            # the inverse of the mean metric of each side, as if the sum of products were the product of sums
+            self._preconditioner = [torch.cholesky_inverse(root).float() for root in (outputs_root, self._inputs_root)]
 
-    solution = precondition(right) if start is None else start
-    residual = right - sum(metric.weigh(solution) for metric in metrics)
-    direction = preconditioned = precondition(residual)
-    size = (residual * preconditioned).sum()
-    goal = 1e-10 * (right * precondition(right)).sum()
-    for _ in range(3 if start is not None else 50):
-        if size <= goal:
-            break
-        image = sum(metric.weigh(direction) for metric in metrics)
-        step = size / (direction * image).sum()
-        solution = solution + step * direction
-        residual = residual - step * image
-        preconditioned = precondition(residual)
-        size, previous = (residual * preconditioned).sum(), size
-        direction = preconditioned + size / previous * direction
-    return solution
+    def __call__(self, weighed: list[Tensor], start: Solution | None = None, steps: int = MEAN_STEPS) -> Solution:
+        """U for the W of which `weighed` has `G W S` (out, in), float64.
+
+        Args:
+            start: of a like problem with these metrics.
+            steps: of conjugate gradients, at most.
+        """
+        right = sum(weighed)
+        if self._metrics[0].inputs is None and self._metrics[0].outputs is None:
+            return Solution(right / self._scale, right)
+        if self._metrics[0].outputs is None:
+            return Solution(torch.cholesky_solve(right.T, self._inputs_root).T, right)
+        matrix, image = start or self.started(self._precondition(right.float()).double())
+        left = right - image
+        direction = size = None
+        for _ in range(steps):
+            preconditioned = self._precondition(left.float())
+            size, previous = (left * preconditioned).sum(), size
+            if size <= 1e-10 * (right * matrix).sum().abs():
+                break
+            direction = preconditioned if direction is None else preconditioned + (size / previous).float() * direction
+            change = self._weigh(direction)
+            step = size / (direction * change).sum()
+            matrix, left = matrix + step * direction, left - step * change
+        return Solution(matrix, right - left)
+
+    def started(self, matrix: Tensor) -> Solution:
+        """A matrix (out, in) as the start of a solution."""
+        return Solution(matrix, self._weigh(matrix.float()).double())
+
+    def _weigh(self, matrix: Tensor) -> Tensor:
+        return sum(metric.narrow.weigh(matrix) for metric in self._metrics)
+
+    def _precondition(self, matrix: Tensor) -> Tensor:
+        outputs, inputs = self._preconditioner
+        return outputs @ matrix @ inputs
+
+
+def mean(weights: list[Tensor], metrics: list[Metric]) -> Tensor:
+    """`WeightedMean` of weights (out, in), float64."""
+    return WeightedMean(metrics)([metric.weigh(weight) for metric, weight in zip(metrics, weights)]).matrix
 
 
 def factorize(
@@ -79,7 +134,8 @@ def factorize(
 ) -> Factors:
     """Alternate between the shared matrix, given all residuals, and each residual, given the shared matrix.
 
-    Each step is the exact minimum over what it changes, so the error falls to the end. Deterministic.
+    A residual's step is the exact minimum over what it changes, and the shared matrix's goes towards it, so the error falls to the
+    end. Deterministic.
 
     Args:
         weights: of the K layers of a group, each (out, in), float64.
@@ -89,23 +145,30 @@ def factorize(
         rounds: at most so many, fewer where the error stands still.
         start: factors to go on from, of any ranks.
     """
-    shared = mean(weights, metrics) if start is None else start.shared
-    residuals = [_no_residual(weight, diagonal) for weight in weights] if start is None else start.residuals
-    if not diagonal and not any(ranks):
-        return Factors(shared, residuals)
+    no_residuals = not diagonal and not any(ranks)
+    solve = WeightedMean(metrics)
+    weighed = [metric.weigh(weight) for metric, weight in zip(metrics, weights)]
+    if start is None:
+        shared = solve(weighed, steps=MEAN_STEPS if no_residuals else START_STEPS)
+        residuals = [_no_residual(weight, diagonal) for weight in weights]
+    else:
+        shared, residuals = solve.started(start.shared), start.residuals
+    if no_residuals:
+        return Factors(shared.matrix, residuals)
     before = float("inf")
     for _ in range(rounds):
         residuals = [
-            _best_residual(weight - shared, metric, rank, residual, diagonal)
+            _best_residual(weight - shared.matrix, metric, rank, residual, diagonal)
             for weight, metric, rank, residual in zip(weights, metrics, ranks, residuals)
         ]
         rest = [weight - residual.dense() for weight, residual in zip(weights, residuals)]
-        shared = mean(rest, metrics, shared)
-        error = sum(metric.squared_norm(weight - shared) for metric, weight in zip(metrics, rest))
+        weighed_rest = [whole - residual.weighed(metric) for whole, metric, residual in zip(weighed, metrics, residuals)]
+        shared = solve(weighed_rest, shared, ROUND_STEPS)
+        error = shared.error(weighed_rest, rest)
         if error >= before * (1 - TOLERANCE):
             break
         before = error
-    return Factors(shared, residuals)
+    return Factors(shared.matrix, residuals)
 
 
 def _no_residual(weight: Tensor, diagonal: bool) -> Residual:
@@ -129,10 +192,12 @@ def best_diagonal(weight: Tensor, metric: Metric) -> Tensor:
     length = min(weight.shape)
     if metric.outputs is None and metric.inputs is None:
         return weight.diagonal().clone()
-    outputs = torch.eye(length, dtype=weight.dtype) if metric.outputs is None else metric.outputs[:length, :length]
-    inputs = torch.eye(length, dtype=weight.dtype) if metric.inputs is None else metric.inputs[:length, :length]
-    right = metric.weigh(weight).diagonal() / metric.scale
-    return torch.cholesky_solve(right[:, None], torch.linalg.cholesky(outputs * inputs)).flatten()
+    rows = weight[:length] if metric.outputs is None else metric.outputs[:length] @ weight
+    right = rows.diagonal() if metric.inputs is None else (rows * metric.inputs[:length]).sum(1)
+    if metric.outputs is None or metric.inputs is None:
+        known = metric.outputs if metric.inputs is None else metric.inputs
+        return right / known.diagonal()[:length]
+    return torch.cholesky_solve(right[:, None], metric.diagonal_root).flatten()
 
 
 def low_rank(weight: Tensor, metric: Metric, rank: int, before: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -142,12 +207,19 @@ def low_rank(weight: Tensor, metric: Metric, rank: int, before: Tensor | None = 
     """
     if not rank:
         return weight.new_zeros(len(weight), 0), weight.new_zeros(0, weight.shape[1])
-    start = None if before is None or not len(before) else metric.whiten_rows(before).T
-    left, values, right = truncated_svd(metric.whiten(weight), rank, start)
+    exact = needs_decomposition(rank, weight.shape)
+    dtype, metric_of = (torch.float64, metric) if exact else (torch.float32, metric.narrow)
+    start = None if before is None or not len(before) else metric_of.whiten_rows(before.to(dtype)).T
+    left, values, right = (factor.double() for factor in truncated_svd(metric_of.whiten(weight.to(dtype)), rank, start))
     up, down = metric.colour(left * values.sqrt(), values.sqrt()[:, None] * right)
     up_norm, down_norm = up.norm(dim=0), down.norm(dim=1)
     balance = torch.where(up_norm * down_norm > 0, (down_norm / up_norm).sqrt(), 1.0)
     return up * balance, down / balance[:, None]
+
+
+def needs_decomposition(rank: int, shape: tuple[int, int]) -> bool:
+    """Whether so many singular triples are found by a full decomposition, rather than by subspace iteration."""
+    return rank + OVERSAMPLING > EXACT_SHARE * min(shape)
 
 
 def truncated_svd(matrix: Tensor, rank: int, start: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -156,7 +228,7 @@ def truncated_svd(matrix: Tensor, rank: int, start: Tensor | None = None) -> tup
     By subspace iteration (Halko et al., arXiv 0909.4061, algorithm 4.4) where the rank is a small part of the matrix, from `start`
     (in, any rank), which need only come close. The columns that fill up the start are drawn from a fixed seed.
     """
-    if rank + OVERSAMPLING > EXACT_SHARE * min(matrix.shape):
+    if needs_decomposition(rank, matrix.shape):
         left, values, right = torch.linalg.svd(matrix, full_matrices=False)
         return left[:, :rank], values[:rank], right[:rank]
     known = 0 if start is None else start.shape[1]

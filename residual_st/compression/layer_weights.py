@@ -58,6 +58,23 @@ class Metric:
         return up, down
 
     @cached_property
+    def narrow(self) -> "Metric":
+        """The metric in float32, with roots that were taken in float64: such moments are often too ill-conditioned for less."""
+        narrow = replace(
+            self, **{name: value.float() for name in ("inputs", "outputs") if (value := getattr(self, name)) is not None}
+        )
+        for name, moments in (("_input_root", self.inputs), ("_output_root", self.outputs)):
+            if moments is not None:
+                vars(narrow)[name] = getattr(self, name).float()
+        return narrow
+
+    @cached_property
+    def diagonal_root(self) -> Tensor:
+        """The Cholesky factor of `G ∘ S` on the rows and columns that the main diagonal covers, where both are known."""
+        length = min(len(self.outputs), len(self.inputs))
+        return torch.linalg.cholesky(self.outputs[:length, :length] * self.inputs[:length, :length])
+
+    @cached_property
     def _input_root(self) -> Tensor:
         return torch.linalg.cholesky(self.inputs)
 
