@@ -25,7 +25,7 @@ def drop_fused_copies(layers: nn.ModuleList) -> None:
 
 
 # what fairseq versions save beside the weights, with no bearing on what the model computes
-_MARKS = ("._float_tensor", ".version")
+_MARKS = ("_float_tensor", "version")
 
 
 def reconcile_versions(loaded: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
@@ -35,10 +35,10 @@ def reconcile_versions(loaded: dict[str, Tensor], expected: dict[str, Tensor]) -
     there was an `encoder.version`.
     """
     for key in [key for key in loaded if key not in expected]:
-        if key.endswith(_MARKS) or key.rpartition(".")[2] in _FUSED_COPIES:
+        if key.rpartition(".")[2] in (*_MARKS, *_FUSED_COPIES):
             del loaded[key]
     for key, value in expected.items():
-        if key.endswith(_MARKS):
+        if key.rpartition(".")[2] in _MARKS:
             loaded.setdefault(key, value)
 
 

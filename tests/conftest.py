@@ -18,6 +18,7 @@ import residual_st
 from residual_st.models.standalone import build_model
 
 ROOT = Path(__file__).parent.parent
+BIN = Path(sys.executable).parent
 RECIPE = ROOT / "examples" / "must_c"
 USER_DIR = Path(residual_st.__file__).parent
 torch.set_num_threads(1)

@@ -11,9 +11,7 @@ import pytest
 import soundfile
 import torch
 import yaml
-from conftest import TINY, USER_DIR, run, same_weights, to_flags
-
-BIN = Path(sys.executable).parent
+from conftest import BIN, TINY, USER_DIR, run, same_weights, to_flags
 
 
 def config(data, **options):

@@ -1,0 +1,76 @@
+"""What the command needs to start, and how it ends."""
+
+import subprocess
+import sys
+from importlib.metadata import requires
+
+import pytest
+from conftest import BIN, run, tiny_flags, tiny_model
+
+from residual_st.checkpoints import save_checkpoint
+from residual_st.cli import SUBCOMMANDS, main
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["user-dir"], *([name, "--help"] for name in SUBCOMMANDS)], ids=" ".join)
+def test_help_needs_neither_torch_nor_fairseq(arguments):
+    code = "import sys, residual_st.cli as cli\n"
+    code += f"try: cli.main({arguments!r})\nexcept SystemExit as end: assert not end.code\n"
+    code += "heavy = {'torch', 'fairseq', 'scipy', 'matplotlib', 'editdistance', 'soundfile'} & set(sys.modules); assert not heavy, heavy"
+    assert run(sys.executable, "-c", code).stdout
+
+
+BLOCK = (
+    "import sys; sys.modules.update(dict.fromkeys({blocked!r})); from residual_st.cli import main; sys.exit(main({arguments!r}))"
+)
+
+
+@pytest.mark.parametrize(
+    ("blocked", "arguments", "sentence"),
+    [
+        (["fairseq"], ["inspect", "--arch", "s2t_transformer_s"], "fairseq is not installed: pip install --no-build-isolation"),
+        (["torch"], ["average", "a.pt", "--output", "b.pt"], "torch is not installed: pip install 'residual-st[fairseq]'"),
+        (["editdistance"], ["report", "run"], "editdistance is not installed: pip install 'residual-st[report]'"),
+        (["jinja2"], ["report", "run"], "jinja2 is not installed: pip install 'residual-st[report]'"),
+        (
+            ["matplotlib"],
+            ["benchmark", "speed", "--plot", "picture"],
+            "matplotlib is not installed: pip install 'residual-st[benchmark]'",
+        ),
+    ],
+)
+def test_a_missing_package_is_named_with_the_extra_that_brings_it(tmp_path, blocked, arguments, sentence):
+    code = BLOCK.format(blocked=blocked, arguments=arguments)
+    result = run(sys.executable, "-c", code, cwd=tmp_path, check=False)
+    assert result.returncode == 2
+    assert sentence in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("blocked", ["editdistance", "soundfile", "soxr", "kaldi_native_fbank", "matplotlib", "jinja2"])
+def test_a_command_asks_for_no_more_than_it_uses(tmp_path, blocked):
+    save_checkpoint({"model": tiny_model().state_dict(), "cfg": {"model": tiny_flags()}}, tmp_path / "a.pt")
+    code = BLOCK.format(blocked=[blocked], arguments=["inspect", str(tmp_path / "a.pt")])
+    assert "encoder_weight_fraction" in run(sys.executable, "-c", code).stdout
+
+
+def test_a_reader_that_stops_early_is_no_failure():
+    command = [BIN / "residual-st", "inspect", "--arch", "s2t_residual_transformer_s"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()  # as `head` does, before anything is written
+    assert process.stderr.read() == ""
+    assert process.wait() == 0
+
+
+def test_base_dependencies_bring_neither_torch_nor_fairseq():
+    """Whoever has a fork of fairseq must not get a second one laid over it."""
+    base = [line for line in requires("residual-st") if "extra ==" not in line]
+    assert base
+    assert not [line for line in base if line.startswith(("torch", "fairseq"))]
+
+
+def test_an_unknown_argument_is_refused(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["expand", "a.pt", "--output", "b.pt", "--nonsense"])
+    assert end.value.code == 2
+    assert "--nonsense" in capsys.readouterr().err

@@ -1,0 +1,111 @@
+"""Recordings as people have them: any rate, any number of channels, any type of sample, any length."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+import torch
+
+from residual_st.audio import read_audio, resample, split_at_pauses
+from residual_st.errors import InputError
+from residual_st.filterbank import filterbank
+
+SPEECH = Path(__file__).parent / "speech" / "arctic_a0007.wav"
+RATE = 16_000
+
+
+@pytest.fixture(scope="module")
+def speech() -> np.ndarray:
+    return soundfile.read(SPEECH, dtype="float32")[0]
+
+
+@pytest.mark.parametrize("rate", [22_050, 32_000, 44_100, 48_000])
+def test_a_file_of_another_rate_has_the_filterbanks_of_the_original(speech, tmp_path, rate):
+    soundfile.write(tmp_path / "a.wav", soxr.resample(speech, RATE, rate, "VHQ"), rate, subtype="FLOAT")
+    samples = read_audio(tmp_path / "a.wav", RATE)
+    assert len(samples) == pytest.approx(len(speech), abs=2)
+    ours, original = (filterbank(x, RATE)[:250] for x in (samples, speech))
+    loud = original > np.percentile(original, 50)
+    assert np.abs(ours - original)[:, :70][loud[:, :70]].mean() < 0.02  # but for the band at the edge of the filters
+    unchanged = filterbank(soxr.resample(speech, RATE, rate), RATE)[:250]
+    assert np.abs(unchanged - original).mean() > 0.5, "what ignoring the rate would do"
+
+
+def test_eight_kilohertz_keeps_what_it_has(speech):
+    narrow = soxr.resample(speech, RATE, 8000)
+    ours, original = (filterbank(x, RATE)[:250] for x in (resample(narrow, 8000, RATE), speech))
+    loud = original > np.percentile(original, 50)
+    assert np.abs(ours - original)[:, :55][loud[:, :55]].mean() < 0.05  # up to 3.5 kHz
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        lambda x: x,
+        lambda x: x.astype(np.float64),
+        lambda x: np.round(x * 2**15).astype(np.int16),
+        lambda x: np.round(x * 2**31).astype(np.int64).clip(-(2**31), 2**31 - 1).astype(np.int32),
+        lambda x: np.stack([x, x], axis=1),
+        lambda x: np.stack([x, x], axis=0),
+        lambda x: x[None],
+        lambda x: torch.from_numpy(x),
+        lambda x: torch.from_numpy(x)[None],
+        lambda x: torch.from_numpy(np.stack([2 * x, 0 * x])),
+        lambda x: SPEECH,
+        lambda x: str(SPEECH),
+    ],
+)
+def test_forms_of_the_same_sound(speech, given):
+    samples = read_audio(given(speech), RATE)
+    assert samples.dtype == np.float32
+    np.testing.assert_allclose(samples, speech, atol=2e-5)
+
+
+def test_eight_bit_samples(speech):
+    np.testing.assert_allclose(read_audio(np.round(speech * 127 + 128).astype(np.uint8), RATE), speech, atol=0.01)
+
+
+def test_samples_of_another_rate_and_stereo_files(speech, tmp_path):
+    fast = soxr.resample(speech, RATE, 48_000)
+    np.testing.assert_allclose(read_audio(fast, RATE, 48_000), resample(fast, 48_000, RATE))
+    soundfile.write(tmp_path / "stereo.flac", np.stack([speech, speech], 1), RATE)
+    np.testing.assert_allclose(read_audio(tmp_path / "stereo.flac", RATE), speech, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("audio", "message"),
+    [
+        ("nowhere.wav", "nowhere.wav cannot be read as audio"),
+        (Path(__file__), "test_audio.py cannot be read as audio"),
+        (np.zeros((2, 3, 4), np.float32), r"not float32 of shape \(2, 3, 4\)"),
+        (np.array(["a", "b"]), "audio must be a file or samples"),
+        (np.array([0.0, np.nan]), "not finite"),
+    ],
+)
+def test_refusals(audio, message):
+    with pytest.raises(InputError, match=message):
+        read_audio(audio, RATE)
+
+
+def test_a_long_recording_is_cut_between_its_sentences(speech):
+    rng = np.random.default_rng(1)
+    pause = np.zeros(RATE // 2, np.float32)
+    talk = np.concatenate([part for _ in range(12) for part in (pause, speech)])
+    talk += 1e-3 * rng.standard_normal(len(talk)).astype(np.float32)
+    assert len(talk) > 30 * RATE
+    assert len(split_at_pauses(talk, RATE, 100.0)) == 1
+    pieces = split_at_pauses(talk, RATE, 30.0)
+    np.testing.assert_array_equal(np.concatenate(pieces), talk)
+    length = len(speech) + len(pause)
+    cuts = np.cumsum([len(piece) for piece in pieces])[:-1]
+    between = [number * length + len(pause) / 2 for number in range(1, 12)]
+    assert all(np.abs(cuts - middle).min() < RATE * 0.2 for middle in between), "a cut in every pause"
+
+
+def test_a_recording_without_a_pause_is_cut_all_the_same():
+    noise = np.random.default_rng(1).standard_normal(50 * RATE).astype(np.float32)
+    pieces = split_at_pauses(noise, RATE, 20.0)
+    np.testing.assert_array_equal(np.concatenate(pieces), noise)
+    assert all(RATE <= len(piece) <= 20.05 * RATE for piece in pieces)
