@@ -24,6 +24,7 @@ format: .venv/.ready
 # Python 3.10, is the other way round: if it sees torch it builds extensions whose sources it does not ship; and it needs an
 # omegaconf whose metadata pip refuses from 24.1 on.
 .venv/.ready: setup.py constraints.txt
+	rm -rf residual_st.egg-info
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -c constraints.txt torch numpy cython setuptools wheel
 	if $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))'; \

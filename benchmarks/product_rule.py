@@ -1,4 +1,4 @@
-"""From how many positions on composing W beats multiplying factor by factor: the rule in residual_st/modules/residual_product.py.
+"""From how many positions on composing W beats multiplying factor by factor, and what `measure_products` says of it beforehand.
 
     python benchmarks/product_rule.py
 
@@ -18,7 +18,7 @@ from torch import nn
 from residual_st.benchmark.results import append, provenance
 from residual_st.benchmark.timing import alternate
 from residual_st.modules import ResidualLinear, transpose_storage_
-from residual_st.modules.residual_product import compose, factor_by_factor, positions_to_compose
+from residual_st.modules.residual_product import compose, factor_by_factor, measure_products, positions_to_compose
 
 RESULTS = Path(__file__).parent / "results" / "product_rule.jsonl"
 LAYERS = 6
@@ -63,8 +63,10 @@ def main() -> int:
     with torch.no_grad():
         for threads, rank, (out_features, in_features) in itertools.product((1, 2), (2, 16), SHAPES):
             torch.set_num_threads(threads)
-            positions = crossing(layers(out_features, in_features, rank))
-            rule = round(positions_to_compose(out_features, in_features))
+            stack = layers(out_features, in_features, rank)
+            positions = crossing(stack)
+            measure_products([layer.all_terms for layer in stack])
+            rule = round(positions_to_compose(out_features, in_features, rank))
             table.append([threads, rank, out_features, in_features, positions, rule])
             row = {"system": "product", "seed": 1, "threads": threads, "rank": rank, "out": out_features, "in": in_features}
             append(RESULTS, {**row, "positions": positions, **provenance()})

@@ -18,7 +18,7 @@ from residual_st.checkpoints import load_checkpoint, model_flags
 from residual_st.cli.user_dir import PACKAGE
 from residual_st.distillation.teacher import open_teacher
 from residual_st.errors import InputError, refusing
-from residual_st.models.form import flag_difference, shaping_flags
+from residual_st.models.form import OUR_FLAGS, flag_difference, shaping_flags
 from residual_st.models.pretrained import PRETRAINED_FLAGS, check_pretrained
 from residual_st.models.s2t_residual_transformer import is_dense
 
@@ -84,7 +84,7 @@ def with_form(config: dict, overridden: list[str]) -> tuple[dict, argparse.Names
         if key in form and key in config and str(config[key]).lower() != str(form[key]).lower():
             raise InputError(f"{key}={config[key]} does not fit {start}, which has {key}={form[key]}; leave it out")
     replaced = {"arch", "load-pretrained-encoder-from", "load-pretrained-decoder-from"}
-    replaced |= {name.replace("_", "-") for name in (*names, *shaping_flags(config.get("arch", "")))}
+    replaced |= {name.replace("_", "-") for name in (*names, *OUR_FLAGS, *shaping_flags(config.get("arch", "")))}
     return {**{key: value for key, value in config.items() if key not in replaced}, **form}, flags
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from residual_st.checkpoints import dictionary_size
 from residual_st.errors import InputError, refusing
+from residual_st.models.standalone import with_task_flags
 
 BATCH_FRAMES = 10_000
 _NEEDED_FLAGS = ("task", "config_yaml", "train_subset", "valid_subset")
@@ -21,6 +22,9 @@ _NEEDED_FLAGS = ("task", "config_yaml", "train_subset", "valid_subset")
 
 class TrainingData:
     """Real batches, and the loss that the model was trained with.
+
+    Attributes:
+        train_subset: one name, or several with commas between.
 
     Args:
         state: the model's checkpoint, which names its task, its data configuration, its subsets and its criterion.
@@ -48,8 +52,9 @@ class TrainingData:
         missing = [name for name in _NEEDED_FLAGS if not getattr(flags, name, None)]
         if missing:
             raise InputError(f"the checkpoint does not say what it was trained on: it has no {missing[0]}")
-        self._data, self._flags = Path(data), flags
-        flags.data = str(data)
+        flags = with_task_flags(flags)
+        self._data, self.train_subset, self._valid_subset = Path(data), flags.train_subset, flags.valid_subset
+        flags.data, flags.train_subset = str(data), "train"  # the task takes no other names, and reads no manifest yet
         self._require(flags.config_yaml, "config-yaml")
         with refusing(f"the data in {data} cannot be used by the checkpoint's task {flags.task}"):
             self.task = tasks.setup_task(flags)
@@ -65,14 +70,9 @@ class TrainingData:
                 OmegaConf.create(criterion) if isinstance(criterion, dict) else criterion, self.task
             )
 
-    @property
-    def train_subset(self) -> str:
-        """One name, or several with commas between."""
-        return self._flags.train_subset
-
     def require_manifests(self, *, validation: bool) -> None:
         """Raise InputError, before any work, where a manifest is missing of the training subsets, or also of the validation's."""
-        subsets = [self.train_subset, self._flags.valid_subset] if validation else [self.train_subset]
+        subsets = [self.train_subset, self._valid_subset] if validation else [self.train_subset]
         for option, names in zip(("subset", "valid-subset"), subsets):
             for name in names.split(","):
                 self._require(f"{name}.tsv", option)
@@ -87,7 +87,7 @@ class TrainingData:
         """Per target token of the validation subsets, base 2 as fairseq logs them: `nll_loss`, and `ctc_loss` if there is one."""
         totals, tokens = {}, 0
         with torch.no_grad():
-            for batch in self.batches(self._flags.valid_subset):
+            for batch in self.batches(self._valid_subset):
                 log = self._criterion(model, batch)[2]
                 tokens += log["ntokens"]
                 for name in ("nll_loss", "ctc_loss"):

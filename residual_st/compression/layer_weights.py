@@ -11,6 +11,7 @@ from residual_st.modules import matrices
 # of the mean diagonal, added to second moments: directions that were never seen are not free. Gradients say little about errors
 # that are not small, and count for less than they say.
 INPUT_DAMPING, OUTPUT_DAMPING = 1e-3, 0.1
+LEAST_MOMENT = 1e-20  # of a matrix that is never used, in the range of float32 with its inverse
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,9 @@ class Metric:
         return torch.linalg.cholesky(self.outputs)
 
 
-def damped(moments: Tensor, share: float = INPUT_DAMPING) -> Tensor:
-    """Second moments that can be inverted: with `share` of their mean diagonal added to it."""
-    ridge = share * moments.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny)
+def damped(moments: Tensor, share: float = INPUT_DAMPING, least: float = 0.0) -> Tensor:
+    """Second moments that can be inverted: with `share` of their mean diagonal added to it, and `least` besides."""
+    ridge = share * moments.diagonal().mean().clamp_min(LEAST_MOMENT) + least
     return moments + ridge * torch.eye(len(moments), dtype=moments.dtype)
 
 

@@ -42,6 +42,9 @@ def padding_mask(arguments: tuple, keywords: dict) -> Tensor | None:
     return None if mask is None else mask.bool()
 
 
+_ROUNDING = 1e-5  # of a batch's moments, which are summed in float32
+
+
 class MatrixMoments:
     """Sums over the positions that one matrix of one layer has seen, in float64."""
 
@@ -65,8 +68,10 @@ class MatrixMoments:
 
     def metric(self) -> Metric:
         """Centred second moments of the inputs: the mean's error goes into the bias, which is not shared."""
-        centred = self.input_squares / self.count - torch.outer(self.input_mean, self.input_mean)
-        return Metric(damped(centred), damped(self.gradient_squares / self.count, OUTPUT_DAMPING))
+        squares = self.input_squares / self.count
+        centred = squares - torch.outer(self.input_mean, self.input_mean)
+        rounding = _ROUNDING * squares.diagonal().mean().item()  # where inputs do not vary, the difference is nothing else
+        return Metric(damped(centred, least=rounding), damped(self.gradient_squares / self.count, OUTPUT_DAMPING))
 
 
 Moments = list[dict[str, MatrixMoments]]  # layer -> matrix name -> moments

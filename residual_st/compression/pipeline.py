@@ -137,7 +137,8 @@ def _weigh(weights: list[LayerWeights], moments: Moments | None) -> list[LayerWe
     if moments is None:
         # all of one kind alike, so that a group's U is the plain mean, and kinds relative to their size
         for name in weights[0]:
-            scale = 1 / sum(layer[name].weight.square().sum() for layer in weights).item()
+            size = sum(layer[name].weight.square().sum() for layer in weights).item()
+            scale = 1 / size if size > 0 else 1.0
             for layer in weights:
                 layer[name] = replace(layer[name], metric=replace(layer[name].metric, scale=scale))
         return weights

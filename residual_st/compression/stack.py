@@ -120,7 +120,8 @@ class Stack:
 
 
 def relative_error(matrix, approximation: Tensor) -> float:
-    """The size of an approximation's error over that of the matrix, in its metric."""
+    """The size of an approximation's error over that of the matrix, in its metric; for a matrix of zeros 1, or 0 if there is none."""
     with torch.no_grad():
         squared = matrix.metric.squared_norm(matrix.weight - approximation.double())
-    return math.sqrt(max(squared, 0.0) / matrix.metric.squared_norm(matrix.weight))
+    size = matrix.metric.squared_norm(matrix.weight)
+    return math.sqrt(max(squared, 0.0) / size) if size > 0 else float(squared > 0)

@@ -4,7 +4,7 @@ import argparse
 
 from fairseq import hub_utils
 from fairseq.models import ARCH_CONFIG_REGISTRY, register_model, register_model_architecture
-from fairseq.models.speech_to_text.s2t_transformer import Conv1dSubsampler, S2TTransformerEncoder, S2TTransformerModel
+from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerEncoder, S2TTransformerModel
 from torch import nn
 
 from residual_st.compat import drop_fused_copies, reconcile_versions
@@ -12,8 +12,8 @@ from residual_st.errors import InputError
 from residual_st.models.encoder_layer import ResidualTransformerEncoderLayer
 from residual_st.models.hub_interface import S2TResidualHubInterface
 from residual_st.models.pretrained import load_pretrained
-from residual_st.models.subsampler import UnrolledSubsampler
-from residual_st.modules import alike_in_groups, check_ranks, share_layers, transpose_storage_
+from residual_st.models.subsampler import fastest_subsampler
+from residual_st.modules import ResidualLinear, alike_in_groups, check_ranks, measure_products, share_layers, transpose_storage_
 from residual_st.residual_ranks import ResidualRanks
 from residual_st.sharing_plan import PATTERNS, SharingPlan
 
@@ -143,13 +143,14 @@ class S2TResidualTransformerEncoder(S2TTransformerEncoder):
         """Take the form for translation, for good: with `fast` every weight is composed and its terms are let go."""
         if not len(self.shared_weights):
             return
-        if isinstance(self.subsample, Conv1dSubsampler):
-            self.subsample = UnrolledSubsampler(self.subsample)
         if self.inference_mode == "fast":
             for layer in self.transformer_layers:
                 layer.compose_()
             self.shared_weights = nn.ModuleDict()
+        self.subsample = fastest_subsampler(self.subsample)
         transpose_storage_(self)
+        residuals = [module for module in self.transformer_layers.modules() if isinstance(module, ResidualLinear)]
+        measure_products([residual.all_terms for residual in residuals])
 
 
 def sharing_plan(args) -> SharingPlan:

@@ -53,7 +53,7 @@ def build_model(flags: argparse.Namespace, vocabulary_size: int | None = None, d
     for index in range((vocabulary_size or flags.tgt_dict_size) - len(dictionary)):
         dictionary.add_symbol(str(index))
     with torch.device(device):
-        return _model_class(flags.arch).build_model(_with_task(flags), SimpleNamespace(target_dictionary=dictionary))
+        return _model_class(flags.arch).build_model(with_task_flags(flags), SimpleNamespace(target_dictionary=dictionary))
 
 
 def load_model(path: str | Path, as_stored: bool = False) -> tuple[dict, S2TTransformerModel]:
@@ -83,10 +83,11 @@ def load_model(path: str | Path, as_stored: bool = False) -> tuple[dict, S2TTran
 
 def build_encoder(flags: argparse.Namespace) -> S2TTransformerEncoder:
     """Build the encoder alone of a model with these flags."""
-    return _model_class(flags.arch).build_encoder(_with_task(flags))
+    return _model_class(flags.arch).build_encoder(with_task_flags(flags))
 
 
-def _with_task(flags: argparse.Namespace) -> argparse.Namespace:
+def with_task_flags(flags: argparse.Namespace) -> argparse.Namespace:
+    """A model's flags with what the speech_to_text task adds to them, where they lack it."""
     given = {name: value for name, value in vars(flags).items() if value is not None or name not in _TASK_FLAGS}
     return argparse.Namespace(**{**_TASK_FLAGS, **given})
 

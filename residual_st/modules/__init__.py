@@ -3,7 +3,7 @@
 from residual_st.modules.attention import self_attention
 from residual_st.modules.dropout import dropout, relu_dropout_
 from residual_st.modules.residual_linear import ResidualLinear, linear_of
-from residual_st.modules.residual_product import transpose_storage_
+from residual_st.modules.residual_product import measure_products, median_seconds, transpose_storage_
 from residual_st.modules.share_layers import (
     SharedWeights,
     alike_in_groups,
@@ -26,6 +26,8 @@ __all__ = [
     "matrices",
     "matrix_kind",
     "matrix_parameters",
+    "measure_products",
+    "median_seconds",
     "relu_dropout_",
     "self_attention",
     "share_layers",

@@ -47,22 +47,22 @@ class ResidualLinear(nn.Module):
         return self._owner[0][self.name]
 
     @property
-    def _terms(self) -> tuple[nn.Parameter | None, ...]:
+    def all_terms(self) -> tuple[nn.Parameter | None, ...]:
         return self.shared_weight, self.up, self.down, self.diagonal
 
     @property
     def terms(self) -> list[nn.Parameter]:
         """U and those of `up`, `down` and `diagonal` that there are."""
-        return [term for term in self._terms if term is not None]
+        return [term for term in self.all_terms if term is not None]
 
     @property
     def weight(self) -> Tensor:
         """The composed weight, shape (out, in). Whoever reads this, as fairseq's own attention does, pays for composing it."""
-        return compose(*self._terms)
+        return compose(*self.all_terms)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)"""
-        return product(x, self.bias, *self._terms)
+        return product(x, self.bias, *self.all_terms)
 
     def to_linear(self) -> nn.Linear:
         """An ordinary linear layer with the composed weight; the bias is the same parameter."""

@@ -4,6 +4,11 @@ Everywhere `shared` is U, (out, in); `up` (out, rank) and `down` (rank, in) are 
 (min(out, in),) and `bias` (out,) may be None; x is (..., in) and the result (..., out).
 """
 
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -44,16 +49,57 @@ def composing_pays(x: Tensor, shared: Tensor, up: Tensor | None) -> bool:
         return True  # the other way adds in place, in one precision
     if up is None:
         return False
-    return x.numel() // x.size(-1) >= positions_to_compose(*shared.shape)
+    return x.numel() // x.size(-1) >= positions_to_compose(*shared.shape, up.size(1))
 
 
-def positions_to_compose(out_features: int, in_features: int) -> float:
+def positions_to_compose(out_features: int, in_features: int, rank: int) -> float:
     """From how many positions on composing W takes less time than multiplying by each term, on a CPU.
 
-    Composing costs a few passes over W, the other way a few passes over x and y, of which `x downᵀ`, with its few columns, costs
-    the most. benchmarks/product_rule.py measures it: 140 to 7,000 positions for sides of 256 to 2048, with little to lose nearby.
+    Composing costs a few passes over W, the other way a few passes over x and y, and so many products more for each position.
+    Where the two meet depends on the processor: on one it is at 1,400 positions for sides of 2048 and 256, on another at 300. So it
+    is what `measure_products` has measured here, and without that a rule of thumb from one machine.
     """
-    return 8 * out_features * in_features / (out_features + 4 * in_features)
+    measured = _MEASURED.get((out_features, in_features, rank, torch.get_num_threads()))
+    return 8 * out_features * in_features / (out_features + 4 * in_features) if measured is None else measured
+
+
+_MEASURED: dict[tuple[int, int, int, int], float] = {}  # (out, in, rank, threads) -> positions
+_POSITIONS, _MEMBERS = 256, 6  # at which, and for how many products, it is measured
+
+
+@torch.no_grad()
+def measure_products(terms: list[tuple[Tensor, Tensor, Tensor, Tensor | None]]) -> None:
+    """Measure where composing begins to pay, for all shapes among some products' terms `(shared, up, down, diagonal)` on a CPU.
+
+    The time to compose, over the time that each position takes longer factor by factor than with a composed weight. It takes some
+    hundredths of a second for a shape, once in a process for each number of threads. Terms of several layers take turns, so that
+    no more of them is in the processor's caches than in a model.
+    """
+    by_shape = {}
+    for shared, up, down, diagonal in terms:
+        if up is not None and shared.device.type == "cpu" and shared.dtype == torch.float32:
+            by_shape.setdefault((*shared.shape, up.size(1), torch.get_num_threads()), []).append((shared, up, down, diagonal))
+    for shape, members in by_shape.items():
+        if shape in _MEASURED:
+            continue
+        members = members[:_MEMBERS]
+        x = torch.randn(_POSITIONS, shape[1])
+        bias = x.new_zeros(shape[0])
+        compose_time = median_seconds([partial(compose, *each) for each in members])
+        factors_time = median_seconds([partial(factor_by_factor, x, bias, *each) for each in members])
+        linear_time = median_seconds([partial(linear, x, shared, bias) for shared, *_ in members])
+        _MEASURED[shape] = _POSITIONS * compose_time / max(factors_time - linear_time, 1e-9)
+
+
+def median_seconds(functions: list[Callable[[], object]], repeats: int = 5) -> float:
+    """What one call takes of functions that are called in turn; the first round, in which memory is fetched, does not count."""
+    times = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        for function in functions:
+            function()
+        times.append((time.perf_counter() - start) / len(functions))
+    return statistics.median(times[1:])
 
 
 def factor_by_factor(

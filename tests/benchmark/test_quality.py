@@ -2,10 +2,9 @@
 
 import copy
 import json
-import sys
 
 import pytest
-from conftest import ROOT, run, same_weights
+from conftest import ROOT, cli, same_weights
 from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerModel
 
 from residual_st.benchmark.comparison import compare, verdicts
@@ -22,8 +21,8 @@ from residual_st.train_command import with_form
 from residual_st.training_data import TrainingData
 
 
-def cli(*arguments, check=True):
-    return run(sys.executable, "-m", "residual_st", "benchmark", "quality", *arguments, check=check)
+def quality(*arguments, check=True):
+    return cli("benchmark", "quality", *arguments, check=check)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +41,7 @@ def test_runs_are_made_scored_compared_and_not_made_again(folder, flags):
     before = (folder / "rows.jsonl").read_bytes()
     bypassed = folder / "work" / "asr" / "bypassed"
     bypassed.rename(folder / "moved")
-    printed = cli(*flags, "--seeds", "1", "--json").stdout
+    printed = quality(*flags, "--seeds", "1", "--json").stdout
     assert not bypassed.exists()
     (folder / "moved").rename(bypassed)
     assert (folder / "rows.jsonl").read_bytes() == before
@@ -65,18 +64,18 @@ def test_a_stopped_matrix_goes_on(folder, flags):
     (folder / "rows.jsonl").write_text("".join(row for row in rows if '"distilled"' not in row))
     made = {name: (work / name).stat().st_mtime_ns for name in ("start.pt", "checkpoint_last.pt")}
     (work / "generate-tst-HE_asr.txt").write_text("T-0\tcut")
-    cli(*flags, "--seeds", "1")
+    quality(*flags, "--seeds", "1")
     assert {name: (work / name).stat().st_mtime_ns for name in made} == made
     assert read(folder / "rows.jsonl")[-1]["system"] == "distilled"
     assert len(read(folder / "rows.jsonl")) == len(rows)
 
 
 def test_a_dry_run_tells_what_is_made(folder, flags):
-    text = cli(*flags, "--seeds", "1", "--dry-run").stdout.splitlines()
+    text = quality(*flags, "--seeds", "1", "--dry-run").stdout.splitlines()
     assert [line.split() for line in text[1:]] == [
         [f"asr/{name}/1", "made"] for name in ("dense", "bypassed", "low-rank", "distilled")
     ]
-    text = cli(*flags[:-1], folder / "other.jsonl", "--systems", "bypassed", "--seeds", "1", "--dry-run").stdout.splitlines()
+    text = quality(*flags[:-1], folder / "other.jsonl", "--systems", "bypassed", "--seeds", "1", "--dry-run").stdout.splitlines()
     assert [line.split() for line in text[1:]] == [["asr/dense/1"], ["asr/bypassed/1"]]
 
 
@@ -86,7 +85,7 @@ def test_a_failure_is_reported_with_its_log_and_spares_the_rest(folder, flags):
         flags[0].read_text()
         + '  broken: {flags: {lr-scheduler: "none"}}\n  after: {from: "@broken", keep-layers: [0], flags: null}\n'
     )
-    result = cli(broken, *flags[1:], "--systems", "after,dense", "--seeds", "1", check=False)
+    result = quality(broken, *flags[1:], "--systems", "after,dense", "--seeds", "1", check=False)
     assert result.returncode == 1
     text = result.stdout + result.stderr
     assert "asr/broken/1 failed: " in text
@@ -100,7 +99,7 @@ def test_a_checkpoint_that_cannot_be_read_spares_the_rest_too(folder, flags):
     (folder / "rows.jsonl").write_text("".join(row for row in rows if '"bypassed"' not in row))
     start.rename(folder / "kept.pt")
     start.write_bytes(b"no checkpoint")
-    result = cli(*flags, "--systems", "bypassed", "--seeds", "1", check=False)
+    result = quality(*flags, "--systems", "bypassed", "--seeds", "1", check=False)
     (folder / "kept.pt").rename(start)
     (folder / "rows.jsonl").write_text("".join(rows))
     assert result.returncode == 1
@@ -154,7 +153,7 @@ def test_refuses_a_matrix_that_cannot_be_made(folder, flags, change, sentence):
 def test_a_folder_of_another_run_is_not_taken_for_this_one(folder, flags):
     changed = folder / "changed.yaml"
     changed.write_text(flags[0].read_text().replace("low-rank: 0.4", "low-rank: 0.5"))
-    result = cli(changed, *flags[1:], "--seeds", "1", check=False)
+    result = quality(changed, *flags[1:], "--seeds", "1", check=False)
     assert result.returncode == 2
     assert "low-rank/1 holds a run with other flags" in result.stderr
 
@@ -167,7 +166,7 @@ def test_refuses_in_one_sentence(folder, flags, tmp_path):
         ([flags[0], "--data", tmp_path / "none", *flags[3:]], "is not a folder"),
         ([*flags[:-1], tmp_path], "cannot be written"),
     ):
-        result = cli(*arguments, check=False)
+        result = quality(*arguments, check=False)
         assert result.returncode == 2
         assert sentence in result.stderr
         assert len(result.stderr.strip().splitlines()) == 1

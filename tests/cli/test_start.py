@@ -10,18 +10,23 @@ from conftest import BIN, run, tiny_flags, tiny_model
 from residual_st.checkpoints import save_checkpoint
 from residual_st.cli import SUBCOMMANDS, main
 
+HEAVY = {"torch", "fairseq", "scipy", "matplotlib", "editdistance", "soundfile"}
+
 
 @pytest.mark.parametrize("arguments", [["--help"], ["user-dir"], *([name, "--help"] for name in SUBCOMMANDS)], ids=" ".join)
 def test_help_needs_neither_torch_nor_fairseq(arguments):
     code = "import sys, residual_st.cli as cli\n"
     code += f"try: cli.main({arguments!r})\nexcept SystemExit as end: assert not end.code\n"
-    code += "heavy = {'torch', 'fairseq', 'scipy', 'matplotlib', 'editdistance', 'soundfile'} & set(sys.modules); assert not heavy, heavy"
+    code += f"heavy = {HEAVY} & set(sys.modules); assert not heavy, heavy"
     assert run(sys.executable, "-c", code).stdout
 
 
-BLOCK = (
-    "import sys; sys.modules.update(dict.fromkeys({blocked!r})); from residual_st.cli import main; sys.exit(main({arguments!r}))"
-)
+BLOCK = """\
+import sys
+sys.modules.update(dict.fromkeys({blocked!r}))
+from residual_st.cli import main
+sys.exit(main({arguments!r}))
+"""
 
 
 @pytest.mark.parametrize(

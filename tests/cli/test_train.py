@@ -1,9 +1,10 @@
 import re
+import shlex
 
 import pytest
 import torch
 import yaml
-from conftest import ROOT, USER_DIR, tiny_flags
+from conftest import ROOT, TINY, USER_DIR, tiny_flags, tiny_model
 
 from residual_st.cli import main
 
@@ -113,6 +114,92 @@ def test_refuses_missing_data_and_wrong_columns(capsys, tmp_path):
 def test_refuses_a_teacher_that_is_not_there(capsys, tmp_path):
     assert main(["train", str(write(tmp_path)), "distill-from=nowhere.pt"]) == 2
     assert "distill-from nowhere.pt does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["save-dir=@home", "save-dir=[x", "wandb-project=a: b", "save-dir=12:30:45", "save-dir=1e3"],
+)
+def test_the_text_of_an_override_is_its_value(capsys, tmp_path, override):
+    assert main(["train", str(write(tmp_path)), override, "--dry-run"]) == 0
+    command = shlex.split(capsys.readouterr().out.replace("\\\n", ""))
+    key, _, value = override.partition("=")
+    assert command[command.index(f"--{key}") + 1] == value
+
+
+def test_a_flag_without_a_value_takes_a_truth_value_only(capsys, tmp_path):
+    assert main(["train", str(write(tmp_path)), "report-accuracy=maybe", "--dry-run"]) == 2
+    assert "report-accuracy=maybe" in capsys.readouterr().err
+
+
+def start(tmp_path, arch="s2t_residual_transformer_s", **options):
+    torch.save({"cfg": {"model": tiny_flags(arch, **options)}, "args": None, "model": {}}, tmp_path / "start.pt")
+    return f"finetune-from-model={tmp_path}/start.pt"
+
+
+def test_a_dense_checkpoint_is_not_trained_in_silence_where_a_residual_one_is_asked_for(capsys, tmp_path):
+    config = str(write(tmp_path))
+    assert main(["train", config, start(tmp_path, "s2t_transformer_s"), "--dry-run"]) == 2
+    error = capsys.readouterr().err
+    assert "start.pt is a dense checkpoint (s2t_transformer_s) and the config asks for s2t_residual_transformer_s" in error
+    assert "residual-st compress" in error
+    assert main(["train", config, start(tmp_path, "s2t_transformer_s"), "arch=s2t_transformer_s", "--dry-run"]) == 0
+
+
+def test_an_override_that_the_checkpoint_does_not_have_is_refused(capsys, tmp_path):
+    assert main(["train", str(write(tmp_path)), start(tmp_path), "encoder-attention-heads=2", "--dry-run"]) == 2
+    assert "encoder-attention-heads=2 does not fit" in capsys.readouterr().err
+
+
+def test_a_form_that_no_flag_can_tell_fairseq_train_is_refused(capsys, tmp_path):
+    assert main(["train", str(write(tmp_path)), start(tmp_path, encoder_normalize_before=False), "--dry-run"]) == 2
+    assert "it has encoder_normalize_before=False, this one encoder_normalize_before=True" in capsys.readouterr().err
+
+
+def whole(tmp_path, data, **options):
+    """A config of a model that could be trained."""
+    sizes = {name.replace("_", "-"): value for name, value in TINY.items()}
+    files = {"config-yaml": "config_st.yaml", "train-subset": "train_st", "valid-subset": "dev_st"}
+    return str(write(tmp_path, **{"data": str(data), **files, **sizes, **options}))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"encoder-residual-rank": 40}, "residual rank 40 does not fit k_proj, whose smaller side is 32"),
+        ({"encoder-attention-heads": 5}, "encoder_attention_heads=5 does not divide encoder_embed_dim=32"),
+        ({"load-pretrained-encoder-from": "nowhere.pt"}, "load-pretrained-encoder-from nowhere.pt does not exist"),
+        ({"load-pretrained-decoder-from": "{tmp}/text.pt"}, "text.pt cannot be read as a checkpoint"),
+        (
+            {"load-pretrained-encoder-from": "{tmp}/heads.pt"},
+            "it has encoder_attention_heads=2, this one",
+        ),
+        ({"distill-from": "{tmp}/text.pt"}, "text.pt cannot be read as a checkpoint"),
+        ({"distill-from": "{tmp}/heads.pt"}, "heads.pt has a dictionary of 20 words and the student one of 150"),
+        ({"distill-weight": 0.7}, "need a teacher: --distill-from"),
+    ],
+)
+def test_refuses_before_it_starts_what_fairseq_train_would_find_later(capsys, tmp_path, data, options, message):
+    (tmp_path / "text.pt").write_text("no checkpoint")
+    heads = {"encoder_attention_heads": 2}
+    torch.save({"model": tiny_model(**heads).state_dict(), "cfg": {"model": tiny_flags(**heads)}}, tmp_path / "heads.pt")
+    options = {name: value.format(tmp=tmp_path) if isinstance(value, str) else value for name, value in options.items()}
+    assert main(["train", whole(tmp_path, data, **options)]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_refuses_a_vocabulary_that_is_not_there(capsys, tmp_path, data):
+    folder = tmp_path / "moved"
+    folder.mkdir()
+    for file in data.iterdir():
+        (folder / file.name).symlink_to(file)
+    (folder / "config_st.yaml").unlink()
+    text = re.sub("sentencepiece_model: .*", "sentencepiece_model: /gone/spm.model", (data / "config_st.yaml").read_text())
+    (folder / "config_st.yaml").write_text(text)
+    assert main(["train", whole(tmp_path, folder)]) == 2
+    assert "/gone/spm.model" in capsys.readouterr().err
 
 
 def test_fine_tuning_takes_the_form_of_its_checkpoint(capsys, tmp_path):

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT, run, same_weights
+from conftest import ROOT, cli, run, same_weights
 
 from residual_st.distillation import lessons
 from residual_st.distillation.cache import TeacherCache, write_cache
@@ -15,10 +15,6 @@ from residual_st.models.standalone import load_model
 
 OURS = "label_smoothed_cross_entropy_with_residual"
 STUDENT = {"criterion": OURS, "ctc_weight": 0.3, "task": "asr", "dropout": 0, "lr": 3e-3}
-
-
-def cli(*arguments, check=True):
-    return run(sys.executable, "-m", "residual_st", *arguments, check=check)
 
 
 @pytest.fixture(scope="module")

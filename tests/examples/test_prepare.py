@@ -11,6 +11,7 @@ import zipfile
 import numpy as np
 import pytest
 import soundfile
+import soxr
 import yaml
 from conftest import RECIPE, run_recipe
 from fairseq.data.audio.audio_utils import get_features_or_waveform
@@ -136,6 +137,39 @@ def test_bad_audio_is_named_and_refused_or_skipped(small, kind, message):
     assert 0 < len(kept) < 124
     if kind in ("missing", "not audio"):
         assert not any(row["id"].startswith(f"{wav.stem}_") for row in kept)
+
+
+def test_recordings_of_other_rates_have_the_same_filterbanks(small, data):
+    """One talk at 44.1 kHz and one at 48 kHz in stereo among others at 16."""
+    wavs = sorted((small / "en-de/data/train/wav").iterdir())[:2]
+    for wav, rate, channels in zip(wavs, (44_100, 48_000), (1, 2)):
+        samples, original = soundfile.read(wav)
+        faster = soxr.resample(samples, original, rate, "VHQ")
+        soundfile.write(wav, np.stack([faster] * channels, axis=1), rate, subtype="PCM_16")
+    prepare(small)
+    assert S2TDataConfig(small / "en-de" / "config_st.yaml").config["sample_rate"] == 16_000
+    stems = {wav.stem for wav in wavs}
+    original = {row["id"]: row for row in manifest(data, "train_st")}
+    compared = 0
+    for row in manifest(small / "en-de", "train_st"):
+        ours, expected = (get_features_or_waveform(each["audio"]) for each in (row, original[row["id"]]))
+        if row["id"].rpartition("_")[0] not in stems:
+            np.testing.assert_array_equal(ours, expected)
+            continue
+        compared += 1
+        length = min(len(ours), len(expected))
+        loud = expected[:length, :70] > np.median(expected)
+        assert np.abs(ours[:length, :70] - expected[:length, :70])[loud].mean() < 0.05
+    assert compared > 4
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_sentence(small, data):
+    for name in ("train.de", "train.en", "train.yaml"):
+        path = small / "en-de/data/train/txt" / name
+        path.write_text("\ufeff" + path.read_text(), encoding="utf-8")
+    prepare(small)
+    texts = [[row["tgt_text"] for row in manifest(root, "train_st")] for root in (small / "en-de", data)]
+    assert texts[0] == texts[1]
 
 
 @pytest.mark.parametrize(

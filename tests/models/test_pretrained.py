@@ -62,6 +62,32 @@ def test_refuses_another_model(tmp_path, theirs, ours, message):
         tiny_model(load_pretrained_encoder_from=path, **ours)
 
 
+@pytest.mark.parametrize("flag", ["encoder", "decoder"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"encoder_attention_heads": 2, "decoder_attention_heads": 2},
+            "coder_attention_heads=2, this one .*=4",
+        ),
+        ({"activation_fn": "gelu"}, "activation_fn=gelu, this one activation_fn=relu"),
+        ({"no_scale_embedding": True}, "no_scale_embedding=True, this one no_scale_embedding=False"),
+    ],
+)
+def test_refuses_what_no_shape_shows(tmp_path, options, message, flag):
+    """Another number of heads fits in every weight, and computes something else."""
+    dense, path = "s2t_transformer_s", tmp_path / "a.pt"
+    torch.save({"model": tiny_model(dense, **options).state_dict(), "cfg": {"model": tiny_flags(dense, **options)}}, path)
+    with pytest.raises(InputError, match=f"--load-pretrained-{flag}-from .*a.pt is of another model .*: it has .*{message}"):
+        tiny_model(**{f"load_pretrained_{flag}_from": str(path)})
+
+
+def test_what_shapes_the_other_part_does_not_matter(tmp_path):
+    options = {"decoder_attention_heads": 2, "share_decoder_input_output_embed": True}
+    torch.save({"model": tiny_model(**options).state_dict(), "cfg": {"model": tiny_flags(**options)}}, tmp_path / "a.pt")
+    assert tiny_model(load_pretrained_encoder_from=str(tmp_path / "a.pt")) is not None
+
+
 def test_a_dense_encoder_is_compressed_on_the_way(tmp_path, caplog):
     caplog.set_level("INFO")
     source = tiny_model("s2t_transformer_s", seed=2, ctc_weight=0.3)

@@ -5,7 +5,7 @@ from fairseq.models.speech_to_text.s2t_transformer import Conv1dSubsampler
 from residual_st.models.subsampler import UnrolledSubsampler
 
 
-@pytest.mark.parametrize("kernels", [[5, 5], [3], [3, 5, 3]])
+@pytest.mark.parametrize("kernels", [[5, 5], [3], [3, 5, 3], [1, 1], [5, 1], [1, 3]])
 @pytest.mark.parametrize("length", [1, 2, 40, 41, 42, 43])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_is_the_stock_subsampler(kernels, length, batch):

@@ -1,18 +1,23 @@
 """One page on real runs."""
 
+import base64
+import io
 import re
-import sys
 
+import numpy as np
 import pytest
-from conftest import run
+import soundfile
+import yaml
+from conftest import cli, run_recipe
 
 from residual_st.errors import InputError
 from residual_st.evaluation.logs import read_log
+from residual_st.report.audio import Recordings
 from residual_st.report.differences import Piece, mark
 
 
 def report(*arguments, check=True):
-    return run(sys.executable, "-m", "residual_st", "report", *arguments, check=check)
+    return cli("report", *arguments, check=check)
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +55,46 @@ def test_the_page_has_every_part(page):
     assert rows[2][1] == "0.0 %"
     heat = page[page.index('class="heat"') :]
     assert heat[: heat.index("</table>")].count("<tr>") == 1 + 6  # layers
+
+
+def test_plays_the_speech_of_each_sentence_of_a_long_talk(tmp_path):
+    """Offsets of 10 s and more come before those of 2 s in the order of the ids."""
+    root, rate = tmp_path / "mustc", 16_000
+    rng = np.random.default_rng(1)
+    offsets = [0.5, 2.25, 9.25, 10.5, 21.0]
+    sounds = [(rng.standard_normal(round((0.8 + 0.1 * index) * rate)) * 3000).astype(np.int16) for index in range(len(offsets))]
+    talk = np.zeros(25 * rate, np.int16)
+    for offset, sound in zip(offsets, sounds):
+        talk[round(offset * rate) :][: len(sound)] = sound
+    for split in ("train", "dev", "tst-COMMON", "tst-HE"):
+        folder = root / "en-de" / "data" / split
+        (folder / "wav").mkdir(parents=True)
+        (folder / "txt").mkdir()
+        soundfile.write(folder / "wav" / f"{split}.wav", talk, rate)
+        segments = [
+            {"duration": len(sound) / rate, "offset": offset, "speaker_id": "s", "wav": f"{split}.wav"}
+            for offset, sound in zip(offsets, sounds)
+        ]
+        (folder / "txt" / f"{split}.yaml").write_text(yaml.safe_dump(segments))
+        for language in ("en", "de"):
+            (folder / "txt" / f"{split}.{language}").write_text("".join(f"sentence {index}\n" for index in range(len(offsets))))
+    run_recipe("prepare.py", "-d", root, "--languages", "de", "--task", "st", "--vocab-type", "char", "--vocab-size", 20)
+    manifest = root / "en-de" / "tst-HE_st.tsv"
+    recordings = Recordings(manifest, root / "en-de" / "data" / "tst-HE")
+    lines = manifest.read_text().splitlines()[1:]
+    assert len(lines) == len(offsets)
+    for number, line in enumerate(lines):
+        spoken = sounds[int(line.split("\t")[3].split()[1])]
+        data = base64.b64decode(recordings.wav(number).partition(",")[2])
+        np.testing.assert_array_equal(soundfile.read(io.BytesIO(data), dtype="int16")[0], spoken)
+
+
+def test_an_existing_page_is_kept(runs, tmp_path):
+    (tmp_path / "page.html").write_text("precious")
+    result = report(f"{runs}/dense/1/train.log", "--output", tmp_path / "page.html", check=False)
+    assert result.returncode == 2
+    assert "page.html exists already" in result.stderr
+    assert (tmp_path / "page.html").read_text() == "precious"
 
 
 def test_reads_logs_and_translations_alone_and_results_of_the_benchmark(matrix_run, runs, tmp_path):
