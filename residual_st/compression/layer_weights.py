@@ -84,9 +84,9 @@ class Metric:
         return torch.linalg.cholesky(self.outputs)
 
 
-def damped(moments: Tensor, share: float = INPUT_DAMPING, least: float = 0.0) -> Tensor:
-    """Second moments that can be inverted: with `share` of their mean diagonal added to it, and `least` besides."""
-    ridge = share * moments.diagonal().mean().clamp_min(LEAST_MOMENT) + least
+def damped(moments: Tensor, share: float = INPUT_DAMPING) -> Tensor:
+    """Second moments that can be inverted: with `share` of their mean diagonal added to it."""
+    ridge = share * moments.diagonal().mean().clamp_min(LEAST_MOMENT)
     return moments + ridge * torch.eye(len(moments), dtype=moments.dtype)
 
 

@@ -42,19 +42,24 @@ def padding_mask(arguments: tuple, keywords: dict) -> Tensor | None:
     return None if mask is None else mask.bool()
 
 
-_ROUNDING = 1e-5  # of a batch's moments, which are summed in float32
-
-
 class MatrixMoments:
-    """Sums over the positions that one matrix of one layer has seen, in float64."""
+    """Sums over the positions that one matrix of one layer has seen, in float64.
+
+    Inputs are counted from the mean of the first batch: where they hardly vary, the difference between their squares and the square
+    of their mean would be rounding errors.
+    """
 
     def __init__(self, linear):
         self.count = 0
+        self.origin = torch.zeros(linear.in_features, dtype=torch.float64)
         self.input_sum = torch.zeros(linear.in_features, dtype=torch.float64)
         self.input_squares = torch.zeros(linear.in_features, linear.in_features, dtype=torch.float64)
         self.gradient_squares = torch.zeros(linear.out_features, linear.out_features, dtype=torch.float64)
 
     def add_inputs(self, inputs: Tensor) -> None:
+        if not self.count and len(inputs):
+            self.origin = inputs.mean(0).double()
+        inputs = inputs - self.origin.to(inputs.dtype)
         self.count += len(inputs)
         self.input_sum += inputs.sum(0, dtype=torch.float64)
         self.input_squares += inputs.T @ inputs
@@ -64,14 +69,19 @@ class MatrixMoments:
 
     @property
     def input_mean(self) -> Tensor:
+        return self.origin + self._mean_deviation
+
+    @property
+    def _mean_deviation(self) -> Tensor:
         return self.input_sum / self.count
 
+    @property
+    def input_covariance(self) -> Tensor:
+        return self.input_squares / self.count - torch.outer(self._mean_deviation, self._mean_deviation)
+
     def metric(self) -> Metric:
-        """Centred second moments of the inputs: the mean's error goes into the bias, which is not shared."""
-        squares = self.input_squares / self.count
-        centred = squares - torch.outer(self.input_mean, self.input_mean)
-        rounding = _ROUNDING * squares.diagonal().mean().item()  # where inputs do not vary, the difference is nothing else
-        return Metric(damped(centred, least=rounding), damped(self.gradient_squares / self.count, OUTPUT_DAMPING))
+        """With the inputs' covariance: the mean's error goes into the bias, which is not shared."""
+        return Metric(damped(self.input_covariance), damped(self.gradient_squares / self.count, OUTPUT_DAMPING))
 
 
 Moments = list[dict[str, MatrixMoments]]  # layer -> matrix name -> moments

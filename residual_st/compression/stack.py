@@ -120,7 +120,7 @@ class Stack:
 
 
 def relative_error(matrix, approximation: Tensor) -> float:
-    """The size of an approximation's error over that of the matrix, in its metric; for a matrix of zeros 1, or 0 if there is none."""
+    """The size of an approximation's error over that of the matrix, in its metric; of a matrix of zeros, 1 if there is any."""
     with torch.no_grad():
         squared = matrix.metric.squared_norm(matrix.weight - approximation.double())
     size = matrix.metric.squared_norm(matrix.weight)

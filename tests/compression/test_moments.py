@@ -34,7 +34,7 @@ def test_padding_does_not_count(model):
     for its_one, its_two in zip(one, two):
         for name in its_one:
             assert its_one[name].count == its_two[name].count == 14
-            for sums in ("input_squares", "gradient_squares"):
+            for sums in ("input_mean", "input_covariance", "gradient_squares"):
                 expected = getattr(its_two[name], sums)
                 tolerance = 1e-4 * expected.abs().max().item()
                 torch.testing.assert_close(getattr(its_one[name], sums), expected, rtol=1e-4, atol=tolerance)
@@ -60,8 +60,19 @@ def test_inputs_and_gradients_of_a_plain_layer():
     x = torch.randn(4, 5, 3)
     moments = gather(layers, layers, Calibration([x], lambda layers, x: layers[0](x).square().sum()))[0]["0"]
     rows = x.flatten(0, 1).double()
-    torch.testing.assert_close(moments.input_squares, rows.T @ rows, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(moments.input_covariance, rows.T.cov(correction=0), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(moments.input_mean, rows.mean(0), rtol=1e-5, atol=1e-6)
     gradients = 2 * linear(x).detach().flatten(0, 1).double()
     torch.testing.assert_close(moments.gradient_squares, gradients.T @ gradients, rtol=1e-5, atol=1e-5)
     assert linear.weight.grad is None
+
+
+def test_inputs_that_hardly_vary_have_a_covariance_all_the_same():
+    """As behind units that a pruned matrix leaves at their bias: 1,000 times larger than their differences."""
+    torch.manual_seed(1)
+    linear = nn.Linear(8, 2)
+    layers = nn.ModuleList([nn.Sequential(linear)])
+    x = 1000 + 1e-2 * torch.randn(3, 400, 8)
+    moments = gather(layers, layers, Calibration(list(x), lambda layers, x: layers[0](x).sum()))[0]["0"]
+    torch.testing.assert_close(moments.input_covariance, x.flatten(0, 1).double().T.cov(correction=0), rtol=0.05, atol=5e-6)
+    assert torch.linalg.eigvalsh(moments.metric().inputs).min() > 0
