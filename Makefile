@@ -10,7 +10,7 @@ demo: .venv/.ready
 	$(RUN) bash examples/must_c/demo.sh $(ARGS)
 
 test: lint
-	$(RUN) $(BIN)/python -m pytest
+	$(RUN) $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/.ready
 	$(BIN)/ruff format --check .

@@ -36,11 +36,11 @@ def main() -> int:
         for a, b in zip(tqdm(pair[0], desc=split, leave=False), pair[1]):
             features = [get_features_or_waveform(row["audio"]) for row in (a, b)]
             difference = np.abs(features[0] - features[1])
-            heard = features[0] > 0  # more power than one step of a 16-bit sample
+            audible_bins = features[0] > 0  # more power than one step of a 16-bit sample
             largest = max(largest, difference.max())
-            largest_audible = max(largest_audible, difference[heard].max(initial=0))
-            values += heard.size
-            audible += heard.sum()
+            largest_audible = max(largest_audible, difference[audible_bins].max(initial=0))
+            values += audible_bins.size
+            audible += audible_bins.sum()
     print(f"filterbanks: largest absolute difference {largest:.2g} over {values:,} values")
     print(f"filterbanks above the resolution of 16 bits: {largest_audible:.2g} over {audible / values:.1%} of the values")
     configs = [yaml.safe_load((folder / f"config_{args.task}.yaml").read_text()) for folder in args.folders]

@@ -38,7 +38,7 @@ from residual_st.benchmark.results import append, provenance
 from residual_st.checkpoints import save_checkpoint
 from residual_st.compression.factorization import low_rank
 from residual_st.compression.layer_weights import read_layer
-from residual_st.compression.moments import Calibration, gather
+from residual_st.compression.moments import gather
 from residual_st.compression.pipeline import Compressed, compress
 from residual_st.compression.refinement import refine
 from residual_st.evaluation.generated import Sentence
@@ -77,7 +77,7 @@ class Subject:
 
     @cached_property
     def moments(self):
-        return gather(self.dense, self.dense.encoder.transformer_layers, Calibration.sample(self.data, CALIBRATION_BATCHES, seed=1))
+        return gather(self.dense, self.dense.encoder.transformer_layers, self.data.calibration(CALIBRATION_BATCHES, seed=1))
 
     def compressed(self, size: dict, align: bool, weigh: bool):
         model = self.model()
@@ -86,7 +86,7 @@ class Subject:
 
     def refined(self, make):
         model, result = copy.deepcopy(make())
-        calibration = Calibration.sample(self.data, REFINE_BATCHES, seed=2)
+        calibration = self.data.calibration(REFINE_BATCHES, seed=2)
         dense, shared = ((model, model.encoder.transformer_layers) for model in (self.dense, model))
         refine(dense, shared, result.shared_weights, calibration, REFINE_UPDATES)
         return model, result
@@ -95,10 +95,10 @@ class Subject:
         """Each matrix by itself, as the best low-rank one in the same metric and of equal size: no U, no diagonal."""
         model = self.model()
         with torch.no_grad():
-            for layer, its_moments in zip(model.encoder.transformer_layers, self.moments):
+            for layer, layer_moments in zip(model.encoder.transformer_layers, self.moments):
                 weights = read_layer(layer)
                 for name, linear in matrices(layer):
-                    moments = its_moments[name]
+                    moments = layer_moments[name]
                     rows, columns = linear.weight.shape
                     rank = int(fraction * rows * columns / (rows + columns))
                     up, down = low_rank(weights[name].weight, moments.metric(), rank)

@@ -54,7 +54,7 @@ def main() -> int:
                 translations[name] = generate(args, *systems[name])
                 times[name].append(time.perf_counter() - start)
     for name, figures in ratios_to("stock", times).items():
-        different = sum(ours != theirs for ours, theirs in zip(translations[name], translations["stock"]))
+        different = sum(one != other for one, other in zip(translations[name], translations["stock"]))
         row = {"system": name, "seed": 1, "checkpoint": args.residual.name, "beam": args.beam, "max_tokens": args.max_tokens}
         row |= {"sentences": len(translations[name]), "different_translations": different, **figures}
         print(row)

@@ -76,7 +76,7 @@ def file_size(folder: Path, state: dict) -> int:
 
 
 def main() -> int:
-    found = {}
+    figures_of = {}
     context = torch.multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
         queue = context.Queue()
@@ -85,18 +85,24 @@ def main() -> int:
             process.start()
         for _ in range(2 * len(SHAPES)):
             shape, system, figures = queue.get()
-            found[shape, system] = figures
+            figures_of[shape, system] = figures
         for process in processes:
             process.join()
             if process.exitcode:
                 return process.exitcode
     table = []
     for shape in SHAPES:
-        stock, ours = found[shape, "stock"], found[shape, "compact"]
-        row = {"system": "residual", "seed": 1, **shape.row(), **ours, **{f"stock_{key}": value for key, value in stock.items()}}
+        stock, residual = figures_of[shape, "stock"], figures_of[shape, "compact"]
+        row = {
+            "system": "residual",
+            "seed": 1,
+            **shape.row(),
+            **residual,
+            **{f"stock_{key}": value for key, value in stock.items()},
+        }
         append(RESULTS, {**row, "vocabulary": VOCABULARY, **provenance()})
-        for key in ours:
-            table.append([shape.layers, shape.width, shape.rank, key, stock[key], ours[key], ours[key] / stock[key]])
+        for key in residual:
+            table.append([shape.layers, shape.width, shape.rank, key, stock[key], residual[key], residual[key] / stock[key]])
     print(tabulate(table, headers=["layers", "d", "R", "figure", "stock", "residual", "ratio"], floatfmt=".3f", intfmt=","))
     return 0
 

@@ -1,4 +1,4 @@
-"""Fill the tables of README.md and docs/, and draw the pictures, from results/*.jsonl and from the architectures themselves.
+"""Fill the tables of README.md, docs/ and the recipe's page, and draw the pictures, from results/*.jsonl and the architectures.
 
 python benchmarks/readme.py
 
@@ -17,7 +17,7 @@ from residual_st.benchmark import plots
 def main() -> int:
     root = Path(__file__).parent.parent
     tables = {name: table for module in (compression, quality, speed) for name, table in vars(module).items()}
-    for path in (root / "README.md", *sorted((root / "docs").glob("*.md"))):
+    for path in (root / "README.md", *sorted((root / "docs").glob("*.md")), root / "examples/must_c/README.md"):
         text = path.read_text(encoding="utf-8")
         for name in re.findall(r"^<!-- (\w+) -->$", text, re.MULTILINE):
             if name == "end":

@@ -7,7 +7,7 @@ import importlib
 import logging
 import sys
 
-# fairseq says on every import, at level INFO, that tensorboardX is missing, which only its speech synthesis uses
+# fairseq logs on every import, at level INFO, that tensorboardX is missing, which only its speech synthesis uses
 logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
 
 if __name__ != "residual_st":

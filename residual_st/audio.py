@@ -20,7 +20,7 @@ def read_audio(audio, wanted_rate: int, rate: int | None = None) -> np.ndarray:
     Args:
         audio: a file of any format that libsndfile reads, as str or Path; or samples as a numpy array or a CPU tensor: floats in
             [-1, 1] or integers in the range of their type, shape (n,), (n, channels) or (channels, n).
-        rate: Hz, of samples; None for `wanted_rate`. A file says itself.
+        rate: Hz, of samples; None for `wanted_rate`. Files have their own.
 
     Returns:
         float32 of shape (n,), in [-1, 1].

@@ -16,7 +16,7 @@ from residual_st.inert import read_inert
 logger = logging.getLogger(__name__)
 
 # fairseq's own commands load with `weights_only=True` too, torch's default since 2.6. Checkpoints hold the training flags as a
-# Namespace, which can run no code; anything else is refused there, as it should be: a pickle from a stranger is a program.
+# Namespace, which can run no code; anything else is refused there, as it should be: a pickle from elsewhere is a program.
 torch.serialization.add_safe_globals([argparse.Namespace])
 
 _EMBEDDING = "decoder.embed_tokens.weight"

@@ -1,4 +1,4 @@
-"""The one place that knows fairseq, torch and Python versions."""
+"""The one place that deals with differences between fairseq, torch and Python versions."""
 
 import functools
 
@@ -46,7 +46,7 @@ def keep_last_batches() -> None:
     """Have fairseq make batches of all sentences. fairseq-fixed 0.12.3.1 leaves out a last batch that is no multiple of eight.
 
     With its default `--required-batch-size-multiple 8` up to seven sentences of every set are lost, in training, validation and
-    generation, without a word. Batches are consecutive pieces of the order that they are made from, so what is missing is its end.
+    generation, without a message. Batches are consecutive pieces of the order that they are made from, so its end is missing.
     """
     original = data_utils.batch_by_size
     if sum(map(len, original(np.arange(3), None, np.ones(3, dtype=np.int64), 100, None, 2))) == 3:

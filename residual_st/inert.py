@@ -1,4 +1,4 @@
-"""Checkpoints from strangers, read as data: nothing that they name is imported, called or built.
+"""Checkpoints from elsewhere, read as data: nothing that they name is imported, called or built.
 
 torch's `weights_only=True` refuses a checkpoint as a whole where it holds an object of any class but a few. Here every class and
 function that a pickle names stands for a placeholder, tensors are made from their bytes, and what comes out are plain containers.

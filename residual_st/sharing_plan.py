@@ -50,7 +50,7 @@ class SharingPlan:
         return max(self.groups) + 1
 
     def layers_of(self, group: int) -> list[int]:
-        return [layer for layer, its_group in enumerate(self.groups) if its_group == group]
+        return [layer for layer, group_of_layer in enumerate(self.groups) if group_of_layer == group]
 
     def to_flag(self) -> str:
         """`adjacent` where `make` comes to this plan by it from the size of the largest group, else the list."""

@@ -171,9 +171,7 @@ def validate(arguments: list[str], form: argparse.Namespace | None = None) -> ar
     if form:
         difference = flag_difference(form, flags, shaping_flags(flags.arch))
         if difference:
-            raise InputError(
-                f"the checkpoint to fine-tune cannot be trained by flags of fairseq-train: {difference}, whatever they say"
-            )
+            raise InputError(f"the checkpoint to fine-tune cannot be trained by flags of fairseq-train: {difference}")
     return flags
 
 

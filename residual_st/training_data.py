@@ -3,6 +3,7 @@
 import argparse
 import math
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from residual_st.checkpoints import dictionary_size
+from residual_st.compression.moments import Calibration
 from residual_st.errors import InputError, refusing
 from residual_st.models.standalone import with_task_flags
 
@@ -82,6 +84,11 @@ class TrainingData:
 
     def encode(self, model: S2TTransformerModel, batch: dict) -> None:
         model.encoder(batch["net_input"]["src_tokens"], batch["net_input"]["src_lengths"])
+
+    def calibration(self, batches: int, seed: int) -> Calibration:
+        """Random batches of the training subsets, of at most 10,000 frames each, with the model's own loss."""
+        chosen = list(islice(self.batches(self.train_subset, seed, shuffle=True), batches))
+        return Calibration(chosen, self.loss, self.encode)
 
     def likelihoods(self, model: S2TTransformerModel) -> dict[str, float]:
         """Per target token of the validation subsets, base 2 as fairseq logs them: `nll_loss`, and `ctc_loss` if there is one."""

@@ -11,7 +11,11 @@ import pytest
 import soundfile
 import torch
 import yaml
-from conftest import BIN, TINY, USER_DIR, run, same_weights, to_flags
+from conftest import BIN, TINY, USER_DIR, run, same_weights, tiny_model, to_flags
+
+from residual_st.models.s2t_residual_transformer import S2TResidualTransformerModel
+
+SPEECH = Path(__file__).parent / "speech" / "arctic_a0007.wav"
 
 
 def config(data, **options):
@@ -112,7 +116,6 @@ def test_two_processes_train_as_one_with_twice_the_batches(fairseq_train, data, 
 
 def test_the_hub_interface_translates_audio_as_generate_does(data, trained, tmp_path):
     from residual_st.errors import InputError
-    from residual_st.models.s2t_residual_transformer import S2TResidualTransformerModel
 
     hub = S2TResidualTransformerModel.from_pretrained(str(trained), "residual.pt", str(data), config_yaml="config_st.yaml")
     segment = yaml.safe_load((data / "data/tst-HE/txt/tst-HE.yaml").read_text())[0]
@@ -176,6 +179,58 @@ def test_resuming_under_another_plan_is_refused(fairseq_train, data, tmp_path, c
     with pytest.raises(Exception, match="Cannot load model parameters") as refusal:
         fairseq_train(data, tmp_path / "run", max_update=2, encoder_sharing_pattern="cycle")
     assert "shares its layers as 0,0,0,1,1,1, this model as 0,1,0,1,0,1" in str(refusal.value.__context__)
+
+
+def test_a_moving_average_of_the_weights_is_trained_saved_and_used(fairseq_train, data, tmp_path):
+    """fairseq's average decays every entry of the state dict, the plan included."""
+    options = {"max_update": 4, "criterion": "label_smoothed_cross_entropy_with_residual", "store_ema": True, "ema_decay": 0.5}
+    fairseq_train(data, tmp_path / "run", **options)
+    state = torch.load(tmp_path / "run" / "checkpoint_last.pt", weights_only=True)
+    ema = state["extra_state"]["ema"]
+    assert set(ema) == set(state["model"])
+    assert not torch.equal(ema["encoder.shared_weights.0.fc1"], state["model"]["encoder.shared_weights.0.fc1"])
+    model = tiny_model()
+    of_words = ("decoder.embed_tokens.weight", "decoder.output_projection.weight")  # of another dictionary
+    model.load_state_dict({name: value[:20] if name in of_words else value for name, value in ema.items()})
+    fairseq_train(data, tmp_path / "run", **{**options, "max_update": 6})
+    for epoch in (1, 2):
+        shutil.copy(tmp_path / "run" / "checkpoint_last.pt", tmp_path / f"checkpoint{epoch}.pt")
+    run(BIN / "residual-st", "average", tmp_path, "--num-epoch-checkpoints", 2, "--output", tmp_path / "mean.pt")
+    assert "ema" not in torch.load(tmp_path / "mean.pt", weights_only=True)["extra_state"]
+    assert "BLEU" in generate(data, tmp_path / "mean.pt", tmp_path).stdout
+
+
+def test_an_old_checkpoint_with_a_plan_of_integers_is_read(fairseq_train, data, tmp_path):
+    fairseq_train(data, tmp_path, max_update=1)
+    state = torch.load(tmp_path / "checkpoint_last.pt", weights_only=True)
+    groups = state["model"]["encoder.shared_weights.layer_groups"]
+    state["model"]["encoder.shared_weights.layer_groups"] = groups.long()
+    torch.save(state, tmp_path / "old.pt")
+    run(BIN / "residual-st", "expand", "old.pt", "--output", "dense.pt", cwd=tmp_path)
+    assert fairseq_train(data, tmp_path / "on", max_update=2, restore_file=tmp_path / "old.pt")
+
+
+@pytest.mark.parametrize("kernels", ["1,1", "5,1", "3"])
+def test_small_kernels_train_and_translate(fairseq_train, data, tmp_path, kernels):
+    fairseq_train(data, tmp_path, max_update=1, conv_kernel_sizes=kernels)
+    hub = S2TResidualTransformerModel.from_pretrained(str(tmp_path), "checkpoint_last.pt", str(data), config_yaml="config_st.yaml")
+    assert isinstance(hub.predict(SPEECH), str)
+
+
+def test_a_link_of_another_name_to_the_user_dir(data, tmp_path):
+    (tmp_path / "plugin").symlink_to(USER_DIR)
+    flags = {
+        **TINY,
+        "arch": "s2t_residual_transformer_s",
+        "task": "speech_to_text",
+        "max_update": 1,
+        "max_tokens": 4000,
+        "cpu": True,
+    }
+    flags |= {"config_yaml": "config_st.yaml", "train_subset": "train_st", "valid_subset": "dev_st", "save_dir": "run"}
+    flags |= {"optimizer": "adam", "criterion": "label_smoothed_cross_entropy_with_residual", "num_workers": 0}
+    run(BIN / "fairseq-train", data, "--user-dir", "plugin", *to_flags(flags), cwd=tmp_path)
+    assert (tmp_path / "run" / "checkpoint_last.pt").exists()
 
 
 def test_every_way_to_name_the_user_dir(data, tmp_path):

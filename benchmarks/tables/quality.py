@@ -1,4 +1,4 @@
-"""What the matrix of `residual-st benchmark quality` says."""
+"""Tables from the rows of `residual-st benchmark quality`."""
 
 import re
 from collections.abc import Sequence
@@ -8,11 +8,10 @@ from residual_st.benchmark.comparison import METRICS, SANITY, compare
 from residual_st.report.figures import pareto
 from tables.common import github, read, with_bounds
 
-MEASURES = {"wer": "WER", "ctc_wer": "WER, encoder alone", "bleu": "BLEU"}
+MEASURES = {"wer": "WER", "ctc_wer": "WER of the CTC head", "bleu": "BLEU"}
 LADDER = ("k3-r2", "shared", "shared-diagonal", "shared-rank-2", "k3-r8", "k3-r2-cycle", "k3-r2-cycle-reverse")
 GRID = re.compile(r"k(\d+)-r(\d+)")  # forms that differ in group size and rank alone
 TEACHING = re.compile(r"brief-|long-")  # systems that differ in how they were taught
-FROM_SCRATCH = re.compile(r"dense|four-layers|narrow|scratch-")
 COMPRESSED = "compressed-0.34"  # and not trained on
 RIVALS = {
     "residual-0.34": ("low-rank-0.34", "four-layers-taught", "four-layers"),
@@ -31,7 +30,6 @@ FORMS_RIVALS = {
     "k12-as-unshared-0.22": ("unshared-0.22",),
     "k12-r8-states-3": ("unshared-0.34-states-3",),
     "k12-as-unshared-0.34-states-3": ("unshared-0.34-states-3",),
-    "scratch-k12-r8": ("scratch-low-rank", "four-layers", "narrow"),
 }
 
 
@@ -45,21 +43,28 @@ def sanity() -> str:
     return measures_of([entry for entry in compared() if entry["system"] in SANITY])
 
 
-def quality() -> str:
-    """What was made with several seeds, one line a system, the largest first."""
-    rows, metrics = {}, [metric for its in METRICS.values() for metric in its]
-    for entry in sorted(compared(), key=lambda entry: -round(entry["fraction"], 2)):
-        if entry["seeds"] > 1 and entry["system"] not in SANITY[1:3]:
+HEADLINE = {
+    "dense": "dense",
+    "residual-0.34": "residual, K=12, R=8 on average",
+    "low-rank-0.34": "no shared matrix",
+    "four-layers-taught": "4 layers instead of 12",
+}
+
+
+def headline() -> str:
+    """The residual model of a third of the size beside its rivals, with their forms."""
+    rows = {}
+    for entry in compared():
+        if entry["system"] in HEADLINE:
+            change = f", {with_bounds(entry['change_percent'])}" if entry["change_percent"] else ""
             row = rows.setdefault(entry["system"], {"kept": f"{entry['fraction']:.1%}"})
-            row[entry["metric"]] = f"{entry['score'].value:.1f}"
-            if entry["change_percent"]:
-                row[entry["metric"]] += f", {with_bounds(entry['change_percent'])}"
-    table = [[name, row["kept"], *(row.get(metric, "") for metric in metrics)] for name, row in rows.items()]
-    return github(table, ["encoder", "kept", *map(MEASURES.get, metrics)])
+            row[entry["metric"]] = f"{entry['score'].value:.1f}{change}"
+    table = [[label, rows[name]["kept"], *(rows[name][metric] for metric in MEASURES)] for name, label in HEADLINE.items()]
+    return github(table, ["encoder", "kept", *MEASURES.values()])
 
 
 def quality_seeds() -> str:
-    """The same with intervals of the scores themselves, the seeds and what a run took."""
+    """What was made with several seeds: scores with intervals, seeds, and what a run took."""
     return measures_of([entry for entry in compared() if entry["seeds"] > 1 and entry["system"] not in SANITY[1:3]])
 
 
@@ -75,7 +80,7 @@ def quality_rivals() -> str:
 
 
 def quality_forms_rivals() -> str:
-    """The same for forms, after less training, and from scratch."""
+    """The same for forms, after less training."""
     return _against_rivals("quality_forms", FORMS_RIVALS)
 
 
@@ -87,8 +92,8 @@ def quality_states() -> str:
 def _against_rivals(results: str, rivals: dict[str, tuple[str, ...]]) -> str:
     runs, rows = read(results), []
     weights = {run["system"]: run["encoder_matrix_parameters"] for run in runs}
-    for system, its_rivals in rivals.items():
-        for rival in its_rivals:
+    for system, rival_names in rivals.items():
+        for rival in rival_names:
             for entry in compare([run for run in runs if run["system"] in (system, rival)], rival):
                 if entry["system"] == system:
                     pair = [part for name in (system, rival) for part in (name, f"{weights[name] / weights['dense']:.1%}")]
@@ -117,11 +122,6 @@ def quality_tried() -> str:
 def quality_tried_forms() -> str:
     """And others, with the updates that forms have, against k12-r8 and its size."""
     return _tried_against("k12-r8", 600)
-
-
-def quality_tried_scratch() -> str:
-    """And ways to train from scratch, against the plain one."""
-    return _tried_against("scratch-k12-r8", 5000)
 
 
 def _tried_against(reference: str, updates: int) -> str:
@@ -166,11 +166,6 @@ def _forms_against(reference: str, systems: Sequence[str], more: Sequence[dict] 
     weights = {row["system"]: row["encoder_matrix_parameters"] for row in rows}
     entries = compare([row for row in rows if row["system"] in systems], reference)
     return measures_of([{**entry, "fraction": weights[entry["system"]] / weights["dense"]} for entry in entries])
-
-
-def quality_scratch() -> str:
-    """What was trained from scratch, for as long as the dense model."""
-    return measures_of([entry for entry in compared(results="quality_forms") if FROM_SCRATCH.match(entry["system"])])
 
 
 def quality_grid() -> str:

@@ -102,8 +102,8 @@ def exchange() -> str:
             ("checkpoint", "checkpoint_bytes"),
             ("checkpoint with optimizer", "checkpoint_with_optimizer_bytes"),
         ):
-            stock, ours = row[f"stock_{key}"], row[key]
-            table.append([name, label, f"{stock / 1e6:.0f}", f"{ours / 1e6:.0f}", f"{ours / stock:.3f}"])
+            stock, residual = row[f"stock_{key}"], row[key]
+            table.append([name, label, f"{stock / 1e6:.0f}", f"{residual / 1e6:.0f}", f"{residual / stock:.3f}"])
     return github(table, ["encoder", "MB", "stock", "residual", "ratio"])
 
 

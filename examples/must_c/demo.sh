@@ -34,7 +34,7 @@ residual-st average "$DEMO_ROOT/$name" --num-update-checkpoints 4 --output "$DEM
 
 echo "== Translating tst-COMMON: no sentence and no voice of it was in training"
 fairseq-generate "$DEMO_ROOT/en-de" --user-dir residual_st --task speech_to_text --config-yaml config_st.yaml \
-  --gen-subset tst-COMMON_st --path "$DEMO_ROOT/$name.pt" --max-tokens 20000 --required-batch-size-multiple 1 --beam 5 --scoring sacrebleu --cpu \
+  --gen-subset tst-COMMON_st --path "$DEMO_ROOT/$name.pt" --max-tokens 20000 --beam 5 --scoring sacrebleu --cpu \
   >"$DEMO_ROOT/$name.txt"
 
 echo "== Result"

@@ -32,7 +32,7 @@ def replace_targets(manifest: Path, generated: Path, output: Path) -> tuple[int,
     except OSError as error:
         raise InputError(f"{manifest} cannot be read: {error.strerror}") from error
     sentences = read_generated(generated)
-    if max(sentences) >= len(rows) or not any(rows[line]["tgt_text"] == its.reference for line, its in sentences.items()):
+    if max(sentences) >= len(rows) or not any(rows[line]["tgt_text"] == sentence.reference for line, sentence in sentences.items()):
         raise InputError(f"{generated} is not of {manifest}: their references differ; generate from a copy of that manifest")
     replaced = 0
     for line, sentence in sentences.items():

@@ -1,4 +1,4 @@
-"""What the rows of `residual-st benchmark quality` say: every system against the dense one."""
+"""The rows of `residual-st benchmark quality` compared: every system against the dense one."""
 
 from collections.abc import Iterable
 
@@ -16,8 +16,8 @@ METRICS = {"asr": ("wer", "ctc_wer"), "st": ("bleu",)}  # of tasks of other name
 def compare(rows: Iterable[dict], reference: str = "dense", significance: bool = False) -> list[dict]:
     """One entry for each task, metric and system: its score over seeds and its change from `reference`, with 95 % intervals.
 
-    A seed counts where both systems have it. Later rows of a run replace earlier ones. `ctc_wer` is the encoder's own word error
-    rate, read greedily from its CTC output.
+    A seed counts where both systems have it. Later rows of a run replace earlier ones. `ctc_wer` is the word error
+    rate of the CTC head, decoded greedily.
 
     Args:
         significance: also sacreBLEU's paired bootstrap, for BLEU: `p_value`.
@@ -25,29 +25,29 @@ def compare(rows: Iterable[dict], reference: str = "dense", significance: bool =
     runs = {(row["task"], row["system"], row["seed"]): row for row in rows}
     table = []
     for task, system in dict.fromkeys((task, system) for task, system, _ in runs):
-        seeds = [seed for (its_task, its_system, seed) in runs if (its_task, its_system) == (task, system)]
+        seeds = [seed for (row_task, row_system, seed) in runs if (row_task, row_system) == (task, system)]
         seeds = sorted(seed for seed in seeds if (task, reference, seed) in runs)
-        ours, theirs = ([runs[task, name, seed] for seed in seeds] for name in (system, reference))
+        system_rows, reference_rows = ([runs[task, name, seed] for seed in seeds] for name in (system, reference))
         for metric in METRICS.get(task, ("bleu",)) if seeds else ():
             kind = metric.removeprefix("ctc_")
             texts = "ctc_hypotheses" if metric.startswith("ctc_") else "hypotheses"
-            if not all(row[texts] for row in (*ours, *theirs)):
+            if not all(row[texts] for row in (*system_rows, *reference_rows)):
                 continue
-            counts = [[COUNTS[kind](_sentences(row, texts)) for row in its] for its in (ours, theirs)]
+            counts = [[COUNTS[kind](_sentences(row, texts)) for row in rows_of] for rows_of in (system_rows, reference_rows)]
             entry = {
                 "task": task,
                 "system": system,
-                "fraction": round(ours[0]["encoder_matrix_parameters"] / theirs[0]["encoder_matrix_parameters"], 4),
+                "fraction": round(system_rows[0]["encoder_matrix_parameters"] / reference_rows[0]["encoder_matrix_parameters"], 4),
                 "metric": metric,
                 "seeds": len(seeds),
                 "score": score_interval(kind, counts[0]),
                 "change_percent": relative_change(kind, *counts) if system != reference else None,
                 "by_seed": [float(RATES[kind](each.sum(0))) for each in counts[0]],
-                "chrf": float(np.mean([row["chrf"] for row in ours])),
-                "core_minutes": float(np.mean([row["core_minutes"] for row in ours])),
+                "chrf": float(np.mean([row["chrf"] for row in system_rows])),
+                "core_minutes": float(np.mean([row["core_minutes"] for row in system_rows])),
             }
             if significance and system != reference and metric == "bleu":
-                entry["p_value"] = _p_value(ours, theirs)
+                entry["p_value"] = _p_value(system_rows, reference_rows)
             table.append(entry)
     return table
 
@@ -60,7 +60,7 @@ def verdicts(entries: list[dict]) -> list[dict]:
     have 10 % more errors or 3 BLEU less, with an interval that excludes 0.
     """
     by_system = {(entry["task"], entry["metric"], entry["system"]): entry for entry in entries}
-    found = []
+    answers_by_metric = []
     for task, metric in dict.fromkeys((task, metric) for task, metric, _ in by_system):
         systems = [by_system.get((task, metric, system)) for system in SANITY]
         if None in systems:
@@ -76,17 +76,18 @@ def verdicts(entries: list[dict]) -> list[dict]:
             harmed = third["change_percent"].value >= 50
             missed = change.value >= 10 and change.low > 0
         answers = {"destroyed without layers": destroyed, "harmed with a third": harmed, "worse trained with a third": missed}
-        found.append({"task": task, "metric": metric, **answers, "can tell": destroyed and harmed and missed})
-    return found
+        answers_by_metric.append({"task": task, "metric": metric, **answers, "can tell": destroyed and harmed and missed})
+    return answers_by_metric
 
 
 def _sentences(row: dict, texts: str) -> list[Sentence]:
     return [Sentence(*pair) for pair in zip(row["references"], row[texts])]
 
 
-def _p_value(ours: list[dict], theirs: list[dict]) -> float:
+def _p_value(system_rows: list[dict], reference_rows: list[dict]) -> float:
     """sacreBLEU's paired bootstrap of the outputs of all seeds together."""
-    systems = [(name, sum((row["hypotheses"] for row in rows), [])) for name, rows in (("reference", theirs), ("system", ours))]
-    references = [sum((row["references"] for row in ours), [])]
+    by_name = {"reference": reference_rows, "system": system_rows}
+    systems = [(name, sum((row["hypotheses"] for row in rows), [])) for name, rows in by_name.items()]
+    references = [sum((row["references"] for row in system_rows), [])]
     _, scores = PairedTest(systems, {"BLEU": BLEU(references=references)}, references, test_type="bs", n_samples=1000)()
     return scores["BLEU"][1].p_value

@@ -37,15 +37,15 @@ def cases(widths: list[int], ranks: list[int], group_sizes: list[int], layers: l
         raise InputError("benchmark memory reads the memory of processes from /proc, which only Linux has")
     places = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     all_systems = ("stock", "compact", "fast")
-    found = {}
+    chosen = {}
     for device, width in product(places, widths):
         for part in PARTS:
             shape = Shape(width, 12, group_sizes[0], ranks[0], bare=part == "layers")
-            found[part, shape, device] = Case(part, shape, device, all_systems if part != "training" else all_systems[:2])
+            chosen[part, shape, device] = Case(part, shape, device, all_systems if part != "training" else all_systems[:2])
         for rank, count in product(ranks, layers):
             shape = Shape(width, count, count // GROUPS, rank, bare=True)
-            found.setdefault(("layers", shape, device), Case("layers", shape, device))
-    return list(found.values())
+            chosen.setdefault(("layers", shape, device), Case("layers", shape, device))
+    return list(chosen.values())
 
 
 def measure(case: Case, repeats: int) -> list[dict]:
@@ -61,9 +61,9 @@ def measure(case: Case, repeats: int) -> list[dict]:
     stock = _summary(figures["stock"])
     rows = []
     for name in case.systems[1:]:
-        ours = _summary(figures[name])
-        row = {"system": name, "seed": 1, **case.row(), **ours, **{f"stock_{key}": value for key, value in stock.items()}}
-        row |= {f"{key}_ratio": round(ours[key] / stock[key], 4) for key in ours}
+        summary = _summary(figures[name])
+        row = {"system": name, "seed": 1, **case.row(), **summary, **{f"stock_{key}": value for key, value in stock.items()}}
+        row |= {f"{key}_ratio": round(summary[key] / stock[key], 4) for key in summary}
         spread = [one["steady_bytes"] / other["steady_bytes"] for one, other in zip(figures[name], figures["stock"])]
         row |= {"ratio_low": round(min(spread), 4), "ratio_high": round(max(spread), 4), "repeats": repeats}
         row |= {"file_ratio": round(sizes[name] / sizes["stock"], 4)}

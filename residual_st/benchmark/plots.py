@@ -111,12 +111,12 @@ def _bars(axis: Axes, labels: list[str], ratios: list[float], colour: str, **opt
 
 def _depth(axis: Axes, rows: list[dict], title: str) -> None:
     for rank, style in zip(sorted({row["rank"] for row in rows}), ("o-", "s--", "^:", "v-.")):
-        ours = sorted((row for row in rows if row["rank"] == rank), key=lambda row: row["layers"])
-        layers = [row["layers"] for row in ours]
+        selected = sorted((row for row in rows if row["rank"] == rank), key=lambda row: row["layers"])
+        layers = [row["layers"] for row in selected]
         axis.plot(
-            layers, [row["steady_bytes"] / 1e6 for row in ours], style, color=_COLOURS["compact"], label=f"compact, R = {rank}"
+            layers, [row["steady_bytes"] / 1e6 for row in selected], style, color=_COLOURS["compact"], label=f"compact, R = {rank}"
         )
-    axis.plot(layers, [row["stock_steady_bytes"] / 1e6 for row in ours], "o-", color=_COLOURS["stock"], label="stock")
+    axis.plot(layers, [row["stock_steady_bytes"] / 1e6 for row in selected], "o-", color=_COLOURS["stock"], label="stock")
     axis.set_xticks(layers)
     axis.set_ylim(bottom=0)
     axis.set(xlabel="layers in four groups", ylabel="memory of the process, MB", title=title)

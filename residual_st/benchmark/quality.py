@@ -117,9 +117,9 @@ def make(run: Run, matrix: Matrix, data: Path, work: Path) -> dict:
         _command(_generate_command(run, data, checkpoint, subset, folder), log)
         sentences += _read_whole(folder / f"generate-{subset}.txt", data / f"{subset}.tsv")
         if model.encoder.ctc_proj is not None:
-            heard = folder / f"ctc-{subset}.txt"
-            _command(["residual_st.evaluation.ctc", checkpoint, data, subset, heard], log)
-            alone += _read_whole(heard, data / f"{subset}.tsv")
+            ctc_output = folder / f"ctc-{subset}.txt"
+            _command(["residual_st.evaluation.ctc", checkpoint, data, subset, ctc_output], log)
+            alone += _read_whole(ctc_output, data / f"{subset}.tsv")
     return {
         "benchmark": "quality",
         **run.row(),

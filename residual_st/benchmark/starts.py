@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from residual_st.checkpoints import model_flags, save_checkpoint
 from residual_st.compression.factorization import best_diagonal, low_rank
 from residual_st.compression.layer_weights import Metric, read_layer
-from residual_st.compression.moments import Calibration, gather
+from residual_st.compression.moments import gather
 from residual_st.models.conversion import dense_checkpoint, read_model, rewritten
 from residual_st.models.s2t_residual_transformer import S2TResidualTransformerModel
 from residual_st.models.standalone import build_model
@@ -45,7 +45,7 @@ def keep_layers(state: dict, model: nn.Module, kept: list[int]) -> dict:
 def without_sharing(state: dict, dense: nn.Module, fraction: float, data: TrainingData) -> dict:
     """Each matrix by itself as `A B + diag(d)` of that size, closest in the metric that `residual-st compress` minimises."""
     state = _stock(state, dense)
-    moments = gather(dense, dense.encoder.transformer_layers, Calibration.sample(data, _CALIBRATION_BATCHES, seed=1))
+    moments = gather(dense, dense.encoder.transformer_layers, data.calibration(_CALIBRATION_BATCHES, seed=1))
 
     def to_low_rank(flags: argparse.Namespace) -> None:
         flags.arch = flags.arch.replace("s2t_", "s2t_low_rank_", 1)
@@ -58,17 +58,17 @@ def without_sharing(state: dict, dense: nn.Module, fraction: float, data: Traini
     assert all("parametrizations" in key for key in keys.missing_keys)
     layers = zip(dense.encoder.transformer_layers, model.encoder.transformer_layers, moments)
     with torch.no_grad():
-        for theirs, ours, its_moments in layers:
-            weights = read_layer(theirs)
-            for name, linear in matrices(ours):
-                weight, metric = weights[name].weight, its_moments[name].metric()
+        for dense_layer, low_rank_layer, layer_moments in layers:
+            weights = read_layer(dense_layer)
+            for name, linear in matrices(low_rank_layer):
+                weight, metric = weights[name].weight, layer_moments[name].metric()
                 factors = linear.parametrizations.weight
                 up, down, diagonal = _fit(weight, metric, factors[0].rank)
                 for target, value in zip((factors.original0, factors.original1, factors.original2), (up, down, diagonal)):
                     target.copy_(value)
                 error = weight - up @ down
                 error.diagonal().sub_(diagonal)
-                linear.bias.copy_(weights[name].bias + error @ its_moments[name].input_mean)
+                linear.bias.copy_(weights[name].bias + error @ layer_moments[name].input_mean)
     return rewritten(state, model, to_low_rank)
 
 

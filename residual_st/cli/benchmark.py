@@ -73,10 +73,10 @@ def run(args: argparse.Namespace) -> int:
     source = provenance()
     del source["machine"]  # a case states its own threads
     source |= {"machine": cpu_name()}
-    found = read(output)
+    measured = read(output)
     fresh = []
     for case in progress(list(dict.fromkeys(cases)), desc=f"benchmark {args.benchmark}", unit="case"):
-        known = [row for row in found if _is_of(row, {**case.row(), **source})]
+        known = [row for row in measured if _is_of(row, {**case.row(), **source})]
         rows = known or [{"benchmark": args.benchmark, **row, **source} for row in module.measure(case, args.repeats)]
         if not known:
             for row in rows:
@@ -98,7 +98,7 @@ def _is_of(row: dict, case: dict) -> bool:
 
 
 def _brief(row: dict, source: dict) -> dict:
-    """What of a row a person wants to see: the case and the ratios."""
+    """The columns of the printed table: the case and the ratios."""
     hidden = {"benchmark", "seed", "repeats", *source}
     return {
         key: value

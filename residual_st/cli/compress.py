@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         if getattr(args, name) and not args.calibration:
             raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)} needs --calibration DATA")
     from residual_st.checkpoints import save_checkpoint
-    from residual_st.compression import Calibration, compress, plan_form
+    from residual_st.compression import compress, plan_form
     from residual_st.models.conversion import read_model, residual_checkpoint
     from residual_st.training_data import TrainingData
 
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         model,
         **form,
         refine_updates=args.refine_updates,
-        calibration=data and Calibration.sample(data, args.calibration_batches, args.seed),
+        calibration=data and data.calibration(args.calibration_batches, args.seed),
     )
     result = residual_checkpoint(state, model, compressed)
     save_checkpoint(result, args.output)

@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         metavar="[NAME=]RUN",
         help="folder with a run's log, checkpoint and translations (generate-*.txt), or one of these files, of fairseq's models "
-        "or ours; runs of one NAME are seeds of one system, and the first is what others are compared with",
+        "or this package's; runs of one NAME are seeds of one system, and the first is what others are compared with",
     )
     parser.add_argument(
         "--output", type=Path, default=Path("report.html"), metavar="FILE", help="page to write (default: report.html)"
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", type=Path, metavar="FILE", help="rows of residual-st benchmark quality, for table and picture")
     parser.add_argument("--metric", choices=["bleu", "wer"], default="bleu", help="what is compared (default: bleu)")
     parser.add_argument("--test-set", metavar="NAME", help="which generate-NAME.txt of folders to take")
-    parser.add_argument("--manifest", type=Path, metavar="TSV", help="the test set's manifest, to listen to its speech")
+    parser.add_argument("--manifest", type=Path, metavar="TSV", help="the test set's manifest, to play its speech")
     parser.add_argument(
         "--release", type=Path, metavar="DIR", help="its folder with wav/ and txt/, where the manifest names features"
     )
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     if args.samples < 0:
         raise InputError(f"--samples {args.samples}: 0 or more")
     if args.release and not args.manifest:
-        raise InputError("--release is of use with --manifest only, which says what of it is in the test set")
+        raise InputError("--release needs --manifest, which lists the segments of the test set")
     refuse_existing(args.output, args.force)
     from residual_st.benchmark.comparison import compare
     from residual_st.benchmark.results import read

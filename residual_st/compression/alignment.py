@@ -1,4 +1,4 @@
-"""Stage 1: call the units of alike layers by matching names, so that their weights can be compared and shared.
+"""Stage 2: call the units of alike layers by matching names, so that their weights can be compared and shared.
 
 A trained layer computes with units in an arbitrary order and basis. The changes made here leave its function as it is.
 """
@@ -41,12 +41,12 @@ class AttentionHeads:
         value_output = value_output + self._output_overlap(layer[self.output], target[self.output])
         size = query_key.shape[-1]
         gain = torch.linalg.matrix_norm(query_key, "nuc") + torch.linalg.matrix_norm(value_output, "nuc")
-        theirs, ours = linear_sum_assignment(gain.numpy(), maximize=True)
+        target_heads, layer_heads = linear_sum_assignment(gain.numpy(), maximize=True)
         rotations = []
         for overlap in (query_key, value_output):
-            left, _, right = torch.linalg.svd(overlap[theirs, ours])
+            left, _, right = torch.linalg.svd(overlap[target_heads, layer_heads])
             rotation = torch.zeros(self.heads, size, self.heads, size, dtype=overlap.dtype)
-            rotation[theirs, :, ours, :] = left @ right
+            rotation[target_heads, :, layer_heads, :] = left @ right
             rotations.append(Rotation(rotation.reshape(self.heads * size, self.heads * size)))
         query_key, value_output = rotations
         return {
@@ -134,32 +134,32 @@ def _best_scale(first_square: Tensor, first_cross: Tensor, second_square: Tensor
 
 def symmetries(layer: nn.Module) -> list[AttentionHeads | FeedForwardUnits]:
     """What may be renamed inside a layer that is built as fairseq's Transformer encoder layers are; nothing in other layers."""
-    found = []
+    changes = []
     attention = getattr(layer, "self_attn", None)
     if all(isinstance(getattr(attention, name, None), nn.Linear) for name in ("q_proj", "k_proj", "v_proj", "out_proj")):
         names = (f"self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj", "out_proj"))
-        found.append(AttentionHeads(*names, heads=attention.num_heads))
+        changes.append(AttentionHeads(*names, heads=attention.num_heads))
     if all(isinstance(getattr(layer, name, None), nn.Linear) for name in ("fc1", "fc2")):
         activation = getattr(layer, "activation_fn", None)
-        found.append(FeedForwardUnits("fc1", "fc2", scalable=activation in (torch.relu, nn.functional.relu)))
-    return found
+        changes.append(FeedForwardUnits("fc1", "fc2", scalable=activation in (torch.relu, nn.functional.relu)))
+    return changes
 
 
-def align_to(layer: LayerWeights, target: dict[str, Tensor], found: list[AttentionHeads | FeedForwardUnits]) -> LayerWeights:
+def align_to(layer: LayerWeights, target: dict[str, Tensor], changes: list[AttentionHeads | FeedForwardUnits]) -> LayerWeights:
     """The layer with its units renamed so that it comes closest to `target` (matrix name -> (out, in))."""
-    for symmetry in found:
+    for symmetry in changes:
         layer = symmetry.align(layer, target)
     return layer
 
 
-def align_group(layers: list[LayerWeights], found: list[AttentionHeads | FeedForwardUnits]) -> list[LayerWeights]:
+def align_group(layers: list[LayerWeights], changes: list[AttentionHeads | FeedForwardUnits]) -> list[LayerWeights]:
     """Rename the units of a group's layers so that one mean serves them all: to the first layer, then to the running mean."""
-    if not found or len(layers) == 1:
+    if not changes or len(layers) == 1:
         return layers
     target = {name: matrix.weight for name, matrix in layers[0].items()}
     before = float("inf")
     for _ in range(REFERENCE_ROUNDS):
-        layers = [align_to(layer, target, found) for layer in layers]
+        layers = [align_to(layer, target, changes) for layer in layers]
         error = 0.0
         for name in target:
             weights, metrics = ([getattr(layer[name], part) for layer in layers] for part in ("weight", "metric"))

@@ -1,4 +1,4 @@
-"""Stage 2: one shared matrix, and a low-rank and a diagonal residual for each layer, that lose least over a group together."""
+"""Stage 3: one shared matrix, and a low-rank and a diagonal residual for each layer, that lose least over a group together."""
 
 from dataclasses import dataclass
 from typing import NamedTuple

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from residual_st.modules import matrices
 
-# of the mean diagonal, added to second moments: directions that were never seen are not free. Gradients say little about errors
-# that are not small, and count for less than they say.
+# of the mean diagonal, added to second moments: directions that were never seen are not free. Gradients are exact for
+# small errors only, so their moments are damped more.
 INPUT_DAMPING, OUTPUT_DAMPING = 1e-3, 0.1
 LEAST_MOMENT = 1e-20  # of a matrix that is never used, in the range of float32 with its inverse
 

@@ -1,9 +1,8 @@
-"""Stage 3: what goes into and comes out of each matrix on real data, which says which of its errors matter."""
+"""Stage 1: second moments of each matrix's inputs and output gradients on real data, which weigh its errors."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import torch
@@ -12,7 +11,6 @@ from torch import Tensor, nn
 from residual_st.compression.layer_weights import OUTPUT_DAMPING, Metric, damped
 from residual_st.modules import matrices
 from residual_st.progress import progress
-from residual_st.training_data import TrainingData
 
 
 @dataclass(frozen=True)
@@ -28,12 +26,6 @@ class Calibration:
     batches: Sequence[Any]
     loss: Callable[[nn.Module, Any], Tensor]
     encode: Callable[[nn.Module, Any], Any] | None = None
-
-    @classmethod
-    def sample(cls, data: TrainingData, batches: int, seed: int) -> "Calibration":
-        """Random batches of the training subset, of at most 10,000 frames each."""
-        chosen = list(islice(data.batches(data.train_subset, seed, shuffle=True), batches))
-        return cls(chosen, data.loss, data.encode)
 
 
 def padding_mask(arguments: tuple, keywords: dict) -> Tensor | None:
@@ -125,9 +117,9 @@ def _observed(layers: nn.ModuleList, moments: Moments) -> Iterator[None]:
 
         return hook
 
-    for layer, its_moments in zip(layers, moments):
+    for layer, layer_moments in zip(layers, moments):
         handles.append(layer.register_forward_pre_hook(enter, with_kwargs=True))
-        handles += [linear.register_forward_hook(observe(its_moments[name])) for name, linear in matrices(layer)]
+        handles += [linear.register_forward_hook(observe(layer_moments[name])) for name, linear in matrices(layer)]
     attentions = [layer.self_attn for layer in layers if hasattr(getattr(layer, "self_attn", None), "skip_embed_dim_check")]
     for attention in attentions:  # fairseq's otherwise hands its weights to torch's fused function and calls no projection
         attention.skip_embed_dim_check = True
@@ -149,5 +141,5 @@ def _without_updates(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
-        for parameter, want in zip(model.parameters(), wanted):
-            parameter.requires_grad_(want)
+        for parameter, before in zip(model.parameters(), wanted):
+            parameter.requires_grad_(before)

@@ -144,10 +144,10 @@ def _weigh(weights: list[LayerWeights], moments: Moments | None) -> list[LayerWe
         return weights
     return [
         {
-            name: replace(matrix, metric=its_moments[name].metric(), input_mean=its_moments[name].input_mean)
+            name: replace(matrix, metric=layer_moments[name].metric(), input_mean=layer_moments[name].input_mean)
             for name, matrix in layer.items()
         }
-        for layer, its_moments in zip(weights, moments)
+        for layer, layer_moments in zip(weights, moments)
     ]
 
 

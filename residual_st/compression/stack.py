@@ -41,7 +41,7 @@ class Fit:
 
     def spectra(self) -> list[Spectrum]:
         """What ranks would win in each matrix of each layer in turn, where U and the diagonals are as they are."""
-        found = []
+        spectra = []
         for index, layer in enumerate(self.layers):
             for name, matrix in layer.items():
                 rest = self._without_shared(index, name)
@@ -49,8 +49,8 @@ class Fit:
                 if diagonal is not None:
                     rest.diagonal().sub_(diagonal)
                 energies = matrix.metric.scale * squared_singular_values(matrix.metric.whiten(rest))
-                found.append(Spectrum(energies, sum(rest.shape)))
-        return found
+                spectra.append(Spectrum(energies, sum(rest.shape)))
+        return spectra
 
     def _without_shared(self, layer: int, name: str) -> Tensor:
         return self.layers[layer][name].weight - self.shared[self.plan.groups[layer]][name]
@@ -93,14 +93,14 @@ class Stack:
             factors = self._factorize(weights, group_ranks, rounds)
             for _ in range(REALIGNMENTS if self.symmetries and len(members) > 1 else 0):
                 weights = [
-                    align_to(layer, {name: its.composed(member) for name, its in factors.items()}, self.symmetries)
+                    align_to(layer, {name: part.composed(member) for name, part in factors.items()}, self.symmetries)
                     for member, layer in enumerate(weights)
                 ]
                 factors = self._factorize(weights, group_ranks, rounds, factors)
-            shared.append({name: its.shared for name, its in factors.items()})
+            shared.append({name: part.shared for name, part in factors.items()})
             for member, index in enumerate(members):
                 layers[index] = weights[member]
-                residuals[index] = {name: its.residuals[member] for name, its in factors.items()}
+                residuals[index] = {name: part.residuals[member] for name, part in factors.items()}
         return Fit(plan, ranks, layers, shared, residuals)
 
     def _factorize(

@@ -1,4 +1,4 @@
-"""Learning from a trained model: its words' distributions, live or from disk, and its encoder's states."""
+"""Training with a teacher: its word distributions, live or from disk, and its encoder's hidden states."""
 
 from residual_st.distillation.lessons import Distillation, Lesson
 

@@ -14,7 +14,7 @@ from residual_st.errors import InputError
 
 
 class Distillation:
-    """A teacher, opened at the first lesson and not before, and how much its word counts.
+    """A teacher, opened at the first lesson and not before, and the weight of its part in the loss.
 
     Args:
         source: a checkpoint, or a folder of `residual-st cache-teacher`.
@@ -38,18 +38,21 @@ class Distillation:
 
     @contextlib.contextmanager
     def lesson(self, model: nn.Module, sample: dict) -> Iterator["Lesson"]:
-        """What the teacher says of a batch. Inside the block `model`, the student, is to be run on it, once."""
+        """The teacher's output for a batch. Inside the block `model`, the student, is to be run on it, once."""
         if self._teacher is None:
             self._teacher = open_teacher(self._source, self._vocabulary_size)
             self._pairs = self._teacher.map_layers(model) if self.encoder_weight else []
-        words, log_probs, theirs = self._teacher(sample, [other for _, other in self._pairs])
+        words, log_probs, teacher_states = self._teacher(sample, [other for _, other in self._pairs])
         lesson = Lesson(self, words, log_probs)
         if not self._pairs:
             yield lesson
             return
-        with recorded_states(find_encoder(model).transformer_layers, [own for own, _ in self._pairs]) as ours:
+        with recorded_states(find_encoder(model).transformer_layers, [layer for layer, _ in self._pairs]) as student_states:
             yield lesson
-        differences = [state_difference(ours[own][0], theirs[other], ours[own][1]) for own, other in self._pairs]
+        differences = [
+            state_difference(student_states[layer][0], teacher_states[other], student_states[layer][1])
+            for layer, other in self._pairs
+        ]
         lesson.state_loss = sum(differences) / len(differences)
 
 

@@ -1,4 +1,4 @@
-"""What a student pays for differing from its teacher."""
+"""The parts of the loss that a teacher adds."""
 
 from torch import Tensor
 
@@ -15,16 +15,16 @@ def word_divergence(student: Tensor, teacher: Tensor, words: Tensor | None, coun
         counted: which positions count (batch, length), bool.
         temperature: T, above 0.
     """
-    ours = (student.float() / temperature).log_softmax(-1)
+    student_log_probs = (student.float() / temperature).log_softmax(-1)
     if words is not None:
-        ours = ours.gather(-1, words)
-    theirs = (teacher.float() / temperature).log_softmax(-1)
-    divergence = (theirs.exp() * (theirs - ours)).sum(-1)
+        student_log_probs = student_log_probs.gather(-1, words)
+    teacher_log_probs = (teacher.float() / temperature).log_softmax(-1)
+    divergence = (teacher_log_probs.exp() * (teacher_log_probs - student_log_probs)).sum(-1)
     return temperature**2 * divergence.masked_fill(~counted, 0).sum()
 
 
 def state_difference(student: Tensor, teacher: Tensor, padding: Tensor | None) -> Tensor:
-    """Squared distance of two layers' states over the variance of the teacher's: 0 where they are equal, about 2 for strangers.
+    """Squared distance of two layers' states over the variance of the teacher's: 0 where they are equal, about 2 if unrelated.
 
     Args:
         student, teacher: (positions, batch, width).

@@ -1,4 +1,4 @@
-"""Which layers a student takes after, and what those layers say."""
+"""Which hidden states of a student are compared with which of its teacher's, and how they are recorded."""
 
 import contextlib
 from collections.abc import Iterator
@@ -20,11 +20,11 @@ def find_encoder(model: nn.Module) -> S2TTransformerEncoder:
 def layer_map(student_layers: int, teacher_layers: int, groups: tuple[int, ...] | None = None) -> list[tuple[int, int]]:
     """Pairs (layer of the student, layer of the teacher), both from 0, of equal depth.
 
-    Layer i of L, from 1, stands at depth i / L and takes after the teacher's layer nearest to it; the last after the last.
-    Of layers that share their matrices only a group's last has a counterpart, so that those before it are free.
+    Layer i of L, from 1, stands at depth i / L and is compared with the teacher's layer nearest to it; the last with the last.
+    Of layers that share their matrices only a group's last is compared.
 
     Args:
-        groups: the student's layer -> group; None for a dense student, each of whose layers has a counterpart.
+        groups: the student's layer -> group; None for a dense student, each of whose layers is compared.
     """
     groups = groups or tuple(range(student_layers))
     last = {group: layer for layer, group in enumerate(groups)}

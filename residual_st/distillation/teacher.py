@@ -1,4 +1,4 @@
-"""The two kinds of teacher: a model that runs beside the student, and what one said once."""
+"""The two kinds of teacher: a model that runs beside the student, and stored outputs of one."""
 
 from pathlib import Path
 
@@ -47,7 +47,7 @@ class LiveTeacher:
 
 
 class CachedTeacher:
-    """What a teacher said of the training set, without SpecAugment: its k likeliest words at each position, from disk."""
+    """A teacher's k most probable words at each position of the training set, computed without SpecAugment, from disk."""
 
     def __init__(self, path: str | Path):
         self._cache = TeacherCache(path)

@@ -1,1 +1,1 @@
-"""What models said, and how well."""
+"""Hypotheses, scores and training logs."""

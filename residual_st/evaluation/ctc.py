@@ -1,9 +1,9 @@
-"""What an encoder hears by itself: its CTC output read greedily, no decoder and no search.
+"""The CTC head's output, decoded greedily, without the decoder.
 
     python -m residual_st.evaluation.ctc CHECKPOINT DATA SUBSET OUTPUT
 
 writes lines as fairseq-generate does, so that they are read and scored alike. The decoder of a joint model can make up for a poor
-encoder by what it knows of the language; this figure has no such help.
+encoder by its language model; the WER of the CTC head shows the encoder alone.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def best_paths(model: S2TTransformerModel, batch: dict) -> Iterator[Tensor]:
         InputError: if the encoder was trained without CTC.
     """
     if model.encoder.ctc_proj is None:
-        raise InputError("the encoder was trained without CTC, and says nothing by itself")
+        raise InputError("the model was trained without CTC, so its encoder has no CTC head")
     encoded = model.encoder(batch["net_input"]["src_tokens"], batch["net_input"]["src_lengths"])
     scores, lengths = model.get_ctc_output((None, {"encoder_out": encoded}), batch)
     for symbols, length in zip(scores.argmax(-1).t(), lengths.tolist()):

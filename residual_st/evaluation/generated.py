@@ -7,7 +7,7 @@ from residual_st.errors import InputError
 
 
 class Sentence(NamedTuple):
-    """One sentence of a test set: what should have been said, and what was."""
+    """One sentence of a test set: reference and hypothesis."""
 
     reference: str
     hypothesis: str

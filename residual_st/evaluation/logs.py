@@ -41,18 +41,18 @@ def read_log(path: str | Path) -> Log:
                 points[kind].setdefault(name, {})[update] = value
     if not points["training"] and not points["validation"]:
         raise InputError(f"{path} has no line that fairseq-train writes of its updates or validations; is it the log of a run?")
-    return Log(**{kind: {name: sorted(its.items()) for name, its in found.items()} for kind, found in points.items()})
+    return Log(**{kind: {name: sorted(curve.items()) for name, curve in curves.items()} for kind, curves in points.items()})
 
 
 def _figures(line: str) -> tuple[str | None, dict[str, float]]:
     """What a line is of, "training", "validation" or None, and its figures; whether or not the logger's name stands before it."""
     if '{"epoch"' in line:
         try:
-            found = json.loads(_JSON.search(line)[1])
+            values = json.loads(_JSON.search(line)[1])
         except (ValueError, TypeError):
             return None, {}
-        numbers = {key: number for key, value in found.items() if (number := _number(value)) is not None}
-        prefix = next((key.removesuffix("num_updates") for key in found if key.endswith("_num_updates")), "")
+        numbers = {key: number for key, value in values.items() if (number := _number(value)) is not None}
+        prefix = next((key.removesuffix("num_updates") for key in values if key.endswith("_num_updates")), "")
         if prefix == "train_":  # the summary of an epoch
             return None, {}
         return "validation" if prefix else "training", {key.removeprefix(prefix): number for key, number in numbers.items()}

@@ -85,13 +85,13 @@ def relative_change(metric: str, counts: list[np.ndarray], reference: list[np.nd
     (two-level paired bootstrap), so that the interval has the variance of training as well as that of the test set. With three
     seeds it is a rough estimate of the former, and with one it has none.
     """
-    ours, theirs = _resampled(metric, [counts, reference], seed)
+    system_scores, reference_scores = _resampled(metric, [counts, reference], seed)
     value = _rates(metric, counts).mean() / _rates(metric, reference).mean() - 1
-    return Estimate(float(100 * value), *_bounds(100 * (ours / theirs - 1)))
+    return Estimate(float(100 * value), *_bounds(100 * (system_scores / reference_scores - 1)))
 
 
 def _rates(metric: str, counts: list[np.ndarray]) -> np.ndarray:
-    return RATES[metric](np.stack([its.sum(0) for its in counts]))
+    return RATES[metric](np.stack([seed_counts.sum(0) for seed_counts in counts]))
 
 
 def _resampled(metric: str, systems: list[list[np.ndarray]], seed: int) -> list[np.ndarray]:

@@ -34,10 +34,10 @@ class ResidualTransformerEncoderLayer(TransformerEncoderLayer):
         """(time, batch, width) -> (time, batch, width); the mask is (batch, time), True for padding."""
         if attn_mask is not None:
             return super().forward(x, encoder_padding_mask, attn_mask)
-        x = self._residual(x, self.self_attn_layer_norm, lambda y: self._attend(y, x.size(1), encoder_padding_mask))
-        return self._residual(x, self.final_layer_norm, self._feed_forward)
+        x = self._skip(x, self.self_attn_layer_norm, lambda y: self._attend(y, x.size(1), encoder_padding_mask))
+        return self._skip(x, self.final_layer_norm, self._feed_forward)
 
-    def _residual(self, x: Tensor, norm: nn.Module, function: Callable[[Tensor], Tensor]) -> Tensor:
+    def _skip(self, x: Tensor, norm: nn.Module, function: Callable[[Tensor], Tensor]) -> Tensor:
         """`x + function(x)`, normalised before or after. The function works on (time * batch, width)."""
         y = norm(x) if self.normalize_before else x
         y = dropout(function(y.flatten(0, 1)), _rate(self.dropout_module))

@@ -119,8 +119,9 @@ class S2TResidualTransformerModel(S2TTransformerModel):
         self.encoder.prepare_for_inference_()
 
     def upgrade_state_dict_named(self, state_dict, name):
-        super().upgrade_state_dict_named(state_dict, name)
+        # first the version marks, which fairseq's moving average leaves out: without them the decoder would drop its last norm
         reconcile_versions(state_dict, self.state_dict())
+        super().upgrade_state_dict_named(state_dict, name)
 
 
 class S2TResidualTransformerEncoder(S2TTransformerEncoder):

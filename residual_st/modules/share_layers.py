@@ -63,9 +63,9 @@ def check_alike(layers: nn.ModuleList) -> dict[str, tuple[int, int]]:
     """The matrices that every layer has, name -> (out, in). Raises InputError where layers differ."""
     shapes = None
     for index in range(len(layers)):
-        found = {name: tuple(linear.weight.shape) for name, linear in matrices(layers[index])}
-        shapes = shapes or found
-        if found != shapes:
+        layer_shapes = {name: tuple(linear.weight.shape) for name, linear in matrices(layers[index])}
+        shapes = shapes or layer_shapes
+        if layer_shapes != shapes:
             raise InputError(f"layer {index} has other matrices than layer 0; only alike layers can share theirs")
     return shapes
 

@@ -1,1 +1,1 @@
-"""One page on runs of fairseq: how large, how good, what they say."""
+"""One page on runs of fairseq: size, quality, training curves and translations."""

@@ -16,7 +16,7 @@ class Recordings:
     """The segments of a test set in MuST-C's layout, by line of the manifest.
 
     Args:
-        manifest: the test set's .tsv. An `audio` of its that is a wav, or PATH.wav:OFFSET:LENGTH in samples, is taken as it is.
+        manifest: the test set's .tsv. An `audio` that is a wav, or PATH.wav:OFFSET:LENGTH in samples, is taken as it is.
         release: the folder with `wav/` and `txt/*.yaml` that the manifest was made from, where `audio` names features.
 
     Raises:

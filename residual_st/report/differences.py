@@ -13,8 +13,8 @@ class Piece(NamedTuple):
 
 def mark(reference: str, hypothesis: str) -> list[Piece]:
     """The words of `hypothesis` in pieces; an empty piece that is not the same stands where words of the reference are missing."""
-    theirs, ours = reference.split(), hypothesis.split()
+    reference_words, hypothesis_words = reference.split(), hypothesis.split()
     pieces = []
-    for kind, _, _, start, end in SequenceMatcher(None, theirs, ours, autojunk=False).get_opcodes():
-        pieces.append(Piece(" ".join(ours[start:end]), kind == "equal"))
+    for kind, _, _, start, end in SequenceMatcher(None, reference_words, hypothesis_words, autojunk=False).get_opcodes():
+        pieces.append(Piece(" ".join(hypothesis_words[start:end]), kind == "equal"))
     return pieces

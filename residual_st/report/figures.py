@@ -9,7 +9,7 @@ from residual_st.plotting import Axes, pyplot
 _SIZE = (5.2, 3.8)  # inches; small, so that lettering is still read on a telephone
 _COLOURS = ("#333333", "#1f6fb4", "#e08214", "#2a9d5c", "#b2397f", "#7a5cc9", "#8c6d31", "#00a0b0")
 _MARKERS = "os^"
-_LABEL = {"wer": "word error rate, %", "ctc_wer": "WER of the encoder alone, %", "bleu": "BLEU"}
+_LABEL = {"wer": "word error rate, %", "ctc_wer": "WER of the CTC head, %", "bleu": "BLEU"}
 
 
 def pareto(entries: list[dict], metric: str, reference: str, names: list[str]) -> str:

@@ -15,7 +15,10 @@ from residual_st.report.differences import mark
 from residual_st.report.figures import pareto, training_curves
 from residual_st.report.runs import RunFiles
 
-_LOSS = {"nll_loss": "negative log-likelihood per word piece, bits", "ctc_loss": "CTC loss per word piece, bits, times its weight"}
+_LOSS = {
+    "nll_loss": "negative log-likelihood per word piece, bits",
+    "ctc_loss": "CTC loss per word piece, bits, times its weight",
+}
 
 
 def make_page(
@@ -46,33 +49,33 @@ def make_page(
         table=[_shown(entry, systems.get(entry["system"], [None])[0]) for entry in entries],
         pareto=pareto(placed, metric, reference, names) if len(placed) > 1 else None,
         curves=_curves(systems, names),
-        heat_maps=[_heat_map(name, its[0].energies) for name, its in systems.items() if its[0].energies],
+        heat_maps=[_heat_map(name, members[0].energies) for name, members in systems.items() if members[0].energies],
         samples=_samples(systems, samples, recordings),
     )
 
 
 def _summary(systems: dict[str, list[RunFiles]]) -> str:
-    said = [f"{name} ({len(its)} seeds)" if len(its) > 1 else name for name, its in systems.items()]
-    sentences = {len(run.sentences) for its in systems.values() for run in its if run.sentences}
-    return "Runs: " + ", ".join(said) + (f". Test set of {sentences.pop()} sentences." if len(sentences) == 1 else ".")
+    names = [f"{name} ({len(members)} seeds)" if len(members) > 1 else name for name, members in systems.items()]
+    sentences = {len(run.sentences) for members in systems.values() for run in members if run.sentences}
+    return "Runs: " + ", ".join(names) + (f". Test set of {sentences.pop()} sentences." if len(sentences) == 1 else ".")
 
 
 def _entries(systems: dict[str, list[RunFiles]], metric: str) -> list[dict]:
     """One entry for each system with translations, in the form of `compare`."""
-    spoken = {name: its for name, its in systems.items() if all(run.sentences for run in its)}
-    if not spoken:
+    translated = {name: members for name, members in systems.items() if all(run.sentences for run in members)}
+    if not translated:
         return []
-    reference = next(iter(spoken))
-    texts = [sentence.reference for sentence in spoken[reference][0].sentences.values()]
+    reference = next(iter(translated))
+    texts = [sentence.reference for sentence in translated[reference][0].sentences.values()]
     counts = {}
-    for name, its in spoken.items():
-        for run in its:
+    for name, members in translated.items():
+        for run in members:
             if [sentence.reference for sentence in run.sentences.values()] != texts:
                 raise InputError(f"{name} has translations of other sentences than {reference}; take outputs of one test set")
-        counts[name] = [COUNTS[metric](list(run.sentences.values())) for run in its]
-    sizes = {name: its[0].model["encoder_matrix_parameters"] for name, its in spoken.items() if its[0].model}
+        counts[name] = [COUNTS[metric](list(run.sentences.values())) for run in members]
+    sizes = {name: members[0].model["encoder_matrix_parameters"] for name, members in translated.items() if members[0].model}
     entries = []
-    for name, its in spoken.items():
+    for name, members in translated.items():
         paired = min(len(counts[name]), len(counts[reference]))
         change = None if name == reference else relative_change(metric, counts[name][:paired], counts[reference][:paired])
         entries.append(
@@ -80,17 +83,17 @@ def _entries(systems: dict[str, list[RunFiles]], metric: str) -> list[dict]:
                 "system": name,
                 "fraction": sizes[name] / sizes[reference] if name in sizes and reference in sizes else None,
                 "metric": metric,
-                "seeds": len(its),
+                "seeds": len(members),
                 "score": score_interval(metric, counts[name]),
                 "change_percent": change,
-                "chrf": sum(corpus_scores(list(run.sentences.values()))["chrf"] for run in its) / len(its),
+                "chrf": sum(corpus_scores(list(run.sentences.values()))["chrf"] for run in members) / len(members),
             }
         )
     return entries
 
 
 def _shown(entry: dict, run: RunFiles | None) -> dict[str, str]:
-    """A line of the table. The sharing stands in it only where the run's checkpoint is there to say."""
+    """A line of the table. The sharing stands in it only where the run's checkpoint is there."""
     model = (run and run.model) or {}
     sharing = "dense" if model and not run.energies else ""
     if model and run.energies:
@@ -118,10 +121,10 @@ def _curves(systems: dict[str, list[RunFiles]], names: list[str]) -> list[Figure
     for part in ("validation", "training"):
         for metric, label in _LOSS.items():
             curves = {}
-            for name, its in systems.items():
-                found = [getattr(run.log, part)[metric] for run in its if run.log and metric in getattr(run.log, part)]
-                if found:
-                    curves[name] = found
+            for name, members in systems.items():
+                seed_curves = [getattr(run.log, part)[metric] for run in members if run.log and metric in getattr(run.log, part)]
+                if seed_curves:
+                    curves[name] = seed_curves
             if curves:
                 caption = f"{part.capitalize()}: {label}, one line for each seed."
                 figures.append(Figure(training_curves(curves, label, names), caption))
@@ -170,18 +173,19 @@ class Sample(NamedTuple):
 
 def _samples(systems: dict[str, list[RunFiles]], count: int, recordings: Recordings | None) -> list[Sample]:
     """Sentences from all over the test set, those on which systems disagree before others."""
-    spoken: dict[str, dict[int, Sentence]] = {name: its[0].sentences for name, its in systems.items() if its[0].sentences}
-    if not spoken or not count:
+    first = {name: members[0] for name, members in systems.items()}
+    translated: dict[str, dict[int, Sentence]] = {name: run.sentences for name, run in first.items() if run.sentences}
+    if not translated or not count:
         return []
-    common = sorted(set.intersection(*(set(sentences) for sentences in spoken.values())))
-    disputed = [number for number in common if len({sentences[number].hypothesis for sentences in spoken.values()}) > 1]
+    common = sorted(set.intersection(*(set(sentences) for sentences in translated.values())))
+    disputed = [number for number in common if len({sentences[number].hypothesis for sentences in translated.values()}) > 1]
     rest = [number for number in common if number not in set(disputed)]
     chosen = sorted((_spread(disputed, count) + _spread(rest, count))[:count])
     return [
         Sample(
             number,
-            next(iter(spoken.values()))[number].reference,
-            [(name, mark(*sentences[number])) for name, sentences in spoken.items()],
+            next(iter(translated.values()))[number].reference,
+            [(name, mark(*sentences[number])) for name, sentences in translated.items()],
             recordings.wav(number) if recordings else None,
         )
         for number in chosen

@@ -45,7 +45,7 @@ def test_the_page_has_every_part(page):
     assert page.count("<svg") >= 3  # size and quality; validation and training curves
     assert page.count('class="sample"') == 5
     assert page.count("data:audio/wav;base64,UklGR") == 5
-    for heading in ("Size and quality", "Training", "What layers keep of their own", "What they say"):
+    for heading in ("Size and quality", "Training", "Residual energy of each layer", "Translations"):
         assert f"<h2>{heading}</h2>" in page
     table = page[page.index("<tbody>") : page.index("</tbody>")]
     rows = [re.findall(r"<td>(.*?)</td>", row) for row in table.split("</tr>")]
@@ -100,7 +100,7 @@ def test_an_existing_page_is_kept(runs, tmp_path):
 def test_reads_logs_and_translations_alone_and_results_of_the_benchmark(matrix_run, runs, tmp_path):
     folder = runs / "dense" / "1"
     report(folder / "train.log", "--output", tmp_path / "log.html")
-    assert "What they say" not in (tmp_path / "log.html").read_text()
+    assert "Translations" not in (tmp_path / "log.html").read_text()
     report(f"mine={folder}/generate-tst-HE_asr.txt", "--output", tmp_path / "text.html")
     assert "<h2>Training</h2>" not in (tmp_path / "text.html").read_text()
     report("--results", matrix_run[0] / "rows.jsonl", "--metric", "wer", "--output", tmp_path / "results.html")

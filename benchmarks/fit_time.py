@@ -1,0 +1,64 @@
+"""What a calibrated fit takes at real sizes: `residual-st compress --calibration` without reading data or running the model.
+
+    python benchmarks/fit_time.py [--layers 12] [--width 512] [--group-size 3] [--rank 2]
+
+Layers of a fairseq encoder with weights as initialised, and moments whose spectra fall as those of trained models do (by a factor of
+1,000 over the first half of the directions). A row has the seconds on all cores, and the summed squared relative error.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from residual_st.benchmark.results import append, provenance
+from residual_st.compression import compress
+from residual_st.compression.moments import MatrixMoments
+from residual_st.models.standalone import build_model, parse_model_flags
+from residual_st.modules import matrices
+
+RESULTS = Path(__file__).parent / "results" / "fit_time.jsonl"
+POSITIONS = 100_000
+VOCABULARY = 8000
+
+
+def draw_moments(size: int, generator: torch.Generator) -> Tensor:
+    """A second-moment matrix with a falling spectrum in a random basis."""
+    basis, _ = torch.linalg.qr(torch.randn(size, size, dtype=torch.float64, generator=generator))
+    spectrum = torch.logspace(0, -6, size, dtype=torch.float64).clamp_min(1e-3)
+    return (basis * spectrum) @ basis.T
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name, default in (("layers", 12), ("width", 512), ("group-size", 3), ("rank", 2)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    args = parser.parse_args()
+    torch.manual_seed(1)
+    sizes = ["--encoder-layers", args.layers, "--encoder-embed-dim", args.width, "--encoder-ffn-embed-dim", 4 * args.width]
+    model = build_model(parse_model_flags("s2t_transformer_m", list(map(str, sizes))), VOCABULARY)
+    generator = torch.Generator().manual_seed(1)
+    moments = []
+    for layer in model.encoder.transformer_layers:
+        by_matrix = {}
+        for name, linear in matrices(layer):
+            by_matrix[name] = MatrixMoments(linear)
+            by_matrix[name].count = POSITIONS
+            by_matrix[name].input_squares = POSITIONS * draw_moments(linear.in_features, generator)
+            by_matrix[name].gradient_squares = POSITIONS * draw_moments(linear.out_features, generator)
+        moments.append(by_matrix)
+    start = time.perf_counter()
+    compressed = compress(model, group_size=args.group_size, rank=args.rank, moments=moments)
+    seconds = time.perf_counter() - start
+    error = sum(error**2 for row in compressed.errors for error in row.values())
+    figures = {"seconds": round(seconds, 1), "squared_error": round(error, 5)}
+    print(figures)
+    append(RESULTS, {"benchmark": "fit_time", "system": "calibrated", "seed": 1, **vars(args), **figures, **provenance()})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
