@@ -5,11 +5,15 @@ from residual_st.benchmark.systems import GROUPS
 from tables.common import github, read, with_range
 
 
-def latency() -> str:
+def latency_on_epyc() -> str:
+    return latency("speed_epyc")
+
+
+def latency(results: str = "speed") -> str:
     """Encoder latency of the two inference modes over stock's, by length of audio."""
     rows = {}
-    lengths = sorted({row["seconds"] for row in of_encoder()})
-    for row in of_encoder():
+    lengths = sorted({row["seconds"] for row in of_encoder(results)})
+    for row in of_encoder(results):
         if row["layers"] == 12 and row["rank"] == 16:
             key = (row["width"], row["threads"], row["batch"])
             rows.setdefault(key, {})[row["system"], row["seconds"]] = with_range(row)
@@ -128,8 +132,8 @@ def distillation() -> str:
     return github(rows, headers)
 
 
-def of_encoder() -> list[dict]:
-    return [row for row in newest("speed") if row["measure"] == "encoder"]
+def of_encoder(results: str = "speed") -> list[dict]:
+    return [row for row in newest(results) if row["measure"] == "encoder"]
 
 
 def newest(name: str) -> list[dict]:
