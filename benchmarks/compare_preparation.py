@@ -45,6 +45,7 @@ def main() -> int:
     print(f"filterbanks above the resolution of 16 bits: {largest_audible:.2g} over {audible / values:.1%} of the values")
     configs = [yaml.safe_load((folder / f"config_{args.task}.yaml").read_text()) for folder in args.folders]
     for config in configs:
+        config.setdefault("sample_rate", 16_000)  # which fairseq takes for granted
         config["bpe_tokenizer"]["sentencepiece_model"] = Path(config["bpe_tokenizer"]["sentencepiece_model"]).name
     print(f"configuration: {'the same' if configs[0] == configs[1] else configs}")
     vocabularies = [(folder / configs[0]["vocab_filename"]).read_text() for folder in args.folders]

@@ -2,8 +2,8 @@
 
     python benchmarks/fit_time.py [--layers 12] [--width 512] [--group-size 3] [--rank 2]
 
-Layers of a fairseq encoder with weights as initialised, and moments whose spectra fall as those of trained models do (by a factor of
-1,000 over the first half of the directions). A row has the seconds on all cores, and the summed squared relative error.
+Layers of a fairseq encoder with weights as initialised, and moments whose spectra fall as those of trained models do (by
+a factor of 1,000 over the first half of the directions). A row has the seconds on all cores, and the summed squared relative error.
 """
 
 import argparse

@@ -60,7 +60,9 @@ def keep_last_batches() -> None:
             return []
         batches = original(indices, *arguments, **keywords)
         kept = sum(map(len, batches))
-        by_shape = keywords.get("fixed_shapes") or len(arguments) > 5  # these batches are none of consecutive sentences
-        return batches if kept == len(indices) or by_shape else [*batches, indices[kept:]]
+        # batches of fixed shapes are not consecutive, and lose none
+        if kept == len(indices) or keywords.get("fixed_shapes") is not None:
+            return batches
+        return [*batches, indices[kept:]]
 
     data_utils.batch_by_size = batch_by_size

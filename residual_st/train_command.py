@@ -195,7 +195,7 @@ def format_command(arguments: list[str]) -> str:
     return " \\\n  ".join(lines)
 
 
-def check_data(flags: argparse.Namespace) -> None:
+def check_run(flags: argparse.Namespace) -> None:
     """Raise InputError for what fairseq-train would find out after it has started.
 
     Data configuration, manifests and their columns, the vocabulary, the model (built without memory), the criterion, and the
@@ -222,11 +222,12 @@ def check_data(flags: argparse.Namespace) -> None:
     with refusing(f"the data in {root} cannot be used"):
         task = tasks.setup_task(flags)
         task.build_bpe(flags)
-    blank = argparse.Namespace(**{**vars(flags), **dict.fromkeys(pretrained)})
+    completed = argparse.Namespace(**{**vars(flags), **dict.fromkeys(pretrained)})  # to which the task adds what it knows
     with refusing(f"the model {flags.arch} cannot be made"), torch.device("meta"):
-        model = task.build_model(blank)
+        model = task.build_model(completed)
+    vars(completed).update(pretrained)
     for name in pretrained:
-        check_pretrained(getattr(model, name.split("_")[2]), flags, name)
+        check_pretrained(getattr(model, name.split("_")[2]), completed, name)
     with refusing(f"the criterion {flags.criterion} cannot be used"):
         criterions.build_criterion(flags, task)
     if teacher:

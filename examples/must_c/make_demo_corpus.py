@@ -131,9 +131,9 @@ def main() -> int:
     if (args.output / "en-de").exists():
         parser.error(f"{args.output / 'en-de'} exists already; name another folder or remove it first")
     if not args.hours > 0:
-        parser.error(f"--hours {args.hours} is not a size; give a number above 0")
+        parser.error(f"--hours {args.hours} must be above 0")
     if args.workers < 1:
-        parser.error(f"--workers {args.workers} is not a number of processes; give 1 or more")
+        parser.error(f"--workers {args.workers} must be at least 1")
     make_corpus(args.output, args.hours, args.seed, args.difficulty, args.workers)
     return 0
 

@@ -170,7 +170,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one a core)")
     args = parser.parse_args()
     if args.workers < 1:
-        parser.error(f"--workers {args.workers} is not a number of processes; give 1 or more")
+        parser.error(f"--workers {args.workers} must be at least 1")
     try:
         if args.joint:
             prepare_joint(args.data_root, args.languages, args)

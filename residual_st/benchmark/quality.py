@@ -181,7 +181,6 @@ def _generate_command(run: Run, data: Path, checkpoint: Path, subset: str, resul
         "results-path": results,
         "beam": _BEAM,
         "max-tokens": _BATCH_FRAMES,
-        "required-batch-size-multiple": 1,  # otherwise fairseq-fixed leaves out a last batch that is no multiple of eight
         "num-workers": 0,
         "scoring": "sacrebleu",
         "cpu": True,

@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
 
     output = args.output or Path(f"{args.benchmark}.jsonl")
     if args.repeats < 1:
-        raise InputError(f"--repeats {args.repeats}: at least one is needed")
+        raise InputError(f"--repeats {args.repeats} must be at least 1")
     for layers in args.layers:
         if layers % GROUPS:
             raise InputError(f"--layers {layers} does not fit four groups; give multiples of {GROUPS}")

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     if args.jobs < 1:
-        raise InputError(f"--jobs {args.jobs}: at least one is needed")
+        raise InputError(f"--jobs {args.jobs} must be at least 1")
     if args.sanity and args.systems:
         raise InputError("--sanity chooses the systems itself; leave --systems out")
     from residual_st.benchmark.comparison import compare, verdicts

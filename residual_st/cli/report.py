@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.runs and not args.results:
         raise InputError("give a run's folder, or --results of residual-st benchmark quality")
     if args.samples < 0:
-        raise InputError(f"--samples {args.samples}: 0 or more")
+        raise InputError(f"--samples {args.samples} must be at least 0")
     if args.release and not args.manifest:
         raise InputError("--release needs --manifest, which lists the segments of the test set")
     refuse_existing(args.output, args.force)

@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from residual_st.train_command import check_data, format_command, read_config, to_arguments, validate, with_form
+    from residual_st.train_command import check_run, format_command, read_config, to_arguments, validate, with_form
 
     config, form = with_form(*read_config(args.config, args.overrides + args.rest))
     arguments = to_arguments(config)
@@ -23,6 +23,6 @@ def run(args: argparse.Namespace) -> int:
     print(format_command(arguments), flush=True)
     if args.dry_run:
         return 0
-    check_data(flags)
+    check_run(flags)
     # fairseq-train under the interpreter that runs now, whatever PATH says; it takes this process's place, and its signals
     return os.execv(sys.executable, [sys.executable, "-m", "fairseq_cli.train", *arguments])

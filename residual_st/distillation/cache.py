@@ -1,4 +1,4 @@
-"""A teacher's likeliest words for every target position of a training set, in files that are mapped into memory."""
+"""A teacher's most probable words for every target position of a training set, in files that are mapped into memory."""
 
 import contextlib
 import json
@@ -22,7 +22,7 @@ class TeacherCache:
 
     `spans` (sentences, 2) has, for each line of the manifest, the first of its positions in the arrays and their number, 0 where
     the teacher skipped it. `targets` (positions) are the words that the teacher was shown, by which a cache of other data or
-    another dictionary is told; `words` and `log_probs` (positions, k) are its likeliest next words, in float16. Only pages that
+    another dictionary is told; `words` and `log_probs` (positions, k) are its most probable next words, in float16. Only pages that
     a batch needs are read, and processes on one machine share them.
 
     Raises:

@@ -9,7 +9,7 @@ def word_divergence(student: Tensor, teacher: Tensor, words: Tensor | None, coun
 
     Args:
         student: logits or log-probabilities (batch, length, vocabulary).
-        teacher: log-probabilities of all words, in the student's shape; or, with `words`, of the teacher's k likeliest
+        teacher: log-probabilities of all words, in the student's shape; or, with `words`, of the teacher's k most probable
             (batch, length, k), which then stand for its whole distribution: they are brought to a sum of 1.
         words: None, or those words' indices (batch, length, k).
         counted: which positions count (batch, length), bool.

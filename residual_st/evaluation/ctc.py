@@ -25,7 +25,7 @@ _BLANK = 0  # fairseq's CTC loss takes the dictionary's first symbol
 
 @torch.no_grad()
 def best_paths(model: S2TTransformerModel, batch: dict) -> Iterator[Tensor]:
-    """Yield for each utterance the words of the likeliest symbol at each position, repetitions and blanks left out.
+    """Yield for each utterance the words of the most probable symbol at each position, repetitions and blanks left out.
 
     Raises:
         InputError: if the encoder was trained without CTC.

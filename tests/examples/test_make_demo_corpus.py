@@ -62,7 +62,7 @@ def test_the_same_bytes_each_time_whatever_the_number_of_processes(tmp_path, dif
     ("flags", "message"),
     [
         (["--output", "full"], "full/en-de exists already"),
-        (["--output", "new", "--hours", "-1"], "--hours -1.0 is not a size"),
+        (["--output", "new", "--hours", "-1"], "--hours -1.0 must be above 0"),
         (["--output", "new", "--workers", "0"], "--workers 0"),
         (["--output", "new", "--difficulty", "harder"], "invalid choice"),
     ],
