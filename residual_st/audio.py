@@ -11,7 +11,9 @@ from residual_st.errors import InputError
 SAMPLE_RATE = 16_000  # Hz, fairseq's default, and what the recipe writes into data configurations
 PAUSE_SECONDS = 0.3  # of quiet between two pieces of a long recording
 SHORTEST_SECONDS = 1.0  # of a piece
+MARGIN_SECONDS = 0.1  # of a pause that stay on each side
 _FRAME_SECONDS = 0.01
+_LEAST_RANGE_DB = 6.0  # between pauses and speech
 
 
 def read_audio(audio, wanted_rate: int, rate: int | None = None) -> np.ndarray:
@@ -64,10 +66,11 @@ def resample(samples: np.ndarray, rate: int, wanted_rate: int) -> np.ndarray:
 
 
 def split_at_pauses(samples: np.ndarray, rate: int, longest_seconds: float) -> list[np.ndarray]:
-    """Cut a recording that is longer than `longest_seconds` at its pauses, one piece between two of them; no sample is lost.
+    """Cut a recording that is longer than `longest_seconds` at its pauses, one piece between two of them.
 
-    A pause is 0.3 s or more with a level nearer to the quietest tenth than to the loudest twentieth. Pieces shorter than 1 s are
-    joined to the one before; those that are still too long are cut where they are quietest.
+    A pause is 0.3 s or more with a level nearer to the quietest tenth than to the loudest twentieth, if these differ by 6 dB. It is
+    left out but for 0.1 s on each side: features are normalised over an utterance, and long silence would shift them. Pieces shorter
+    than 1 s are joined to the one before; those that are still too long are cut where they are quietest.
     """
     if len(samples) <= longest_seconds * rate:
         return [samples]
@@ -76,17 +79,18 @@ def split_at_pauses(samples: np.ndarray, rate: int, longest_seconds: float) -> l
     level = 10 * np.log10(np.mean(frames.astype(np.float64) ** 2, axis=1) + 1e-10)
     level = np.convolve(level, np.ones(5) / 5, mode="same")
     floor, peak = np.percentile(level, [10, 95])
-    quiet = level < (floor + peak) / 2
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], quiet.astype(np.int8), [0]])))
-    pauses = [(start + end) // 2 for start, end in edges.reshape(-1, 2) if (end - start) * _FRAME_SECONDS >= PAUSE_SECONDS]
-    shortest, longest = round(SHORTEST_SECONDS / _FRAME_SECONDS), int(longest_seconds / _FRAME_SECONDS)
-    cuts = [0]
-    for cut in pauses:
-        if cut - cuts[-1] >= shortest and len(level) - cut >= shortest:
-            cuts.append(cut)
-    cuts = _cut_long(level, [*cuts, len(level)], longest)
-    bounds = [cut * size for cut in cuts[:-1]] + [len(samples)]
-    return [samples[start:end] for start, end in zip(bounds, bounds[1:])]
+    quiet = (level < (floor + peak) / 2) & (peak - floor > _LEAST_RANGE_DB)
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], quiet.astype(np.int8), [0]]))).reshape(-1, 2)
+    pauses = edges[np.diff(edges, axis=1)[:, 0] * _FRAME_SECONDS >= PAUSE_SECONDS]
+    shortest, longest, margin = (round(seconds / _FRAME_SECONDS) for seconds in (SHORTEST_SECONDS, longest_seconds, MARGIN_SECONDS))
+    spans = []
+    for start, end in zip([0, *pauses[:, 1] - margin], [*pauses[:, 0] + margin, len(level)]):
+        if spans and min(end - start, spans[-1][1] - spans[-1][0]) < shortest:
+            spans[-1][1] = end
+        elif end - start > 2 * margin:  # otherwise the recording begins or ends with a pause
+            spans.append([start, end])
+    cuts = [_cut_long(level, [start, end], longest) for start, end in spans]
+    return [samples[start * size : end * size] for piece in cuts for start, end in zip(piece, piece[1:])]
 
 
 def _cut_long(level: np.ndarray, cuts: list[int], longest: int) -> list[int]:

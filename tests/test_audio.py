@@ -97,11 +97,10 @@ def test_a_long_recording_is_cut_between_its_sentences(speech):
     assert len(talk) > 30 * RATE
     assert len(split_at_pauses(talk, RATE, 100.0)) == 1
     pieces = split_at_pauses(talk, RATE, 30.0)
-    np.testing.assert_array_equal(np.concatenate(pieces), talk)
-    length = len(speech) + len(pause)
-    cuts = np.cumsum([len(piece) for piece in pieces])[:-1]
-    between = [number * length + len(pause) / 2 for number in range(1, 12)]
-    assert all(np.abs(cuts - middle).min() < RATE * 0.2 for middle in between), "a cut in every pause"
+    assert len(pieces) == 12
+    assert all(2 * RATE < len(piece) < len(speech) + 0.3 * RATE for piece in pieces)
+    energies = [sum(float(np.square(part, dtype=np.float64).sum()) for part in parts) for parts in (pieces, [talk])]
+    assert energies[0] > 0.999 * energies[1], "only what is quiet is left out"
 
 
 def test_a_recording_without_a_pause_is_cut_all_the_same():

@@ -15,7 +15,7 @@ from residual_st.compression.factorization import WeightedMean
 from residual_st.compression.layer_weights import LayerWeights
 
 TOLERANCE = 1e-3  # of a group's error, below which the reference is refined no further
-REFERENCE_ROUNDS = 10
+REFERENCE_ROUNDS = 6
 REFERENCE_STEPS = 2  # of conjugate gradients in each
 MAX_SCALE = 4.0  # of one feed-forward unit in one step; keeps weights in the range of half precision
 
