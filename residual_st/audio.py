@@ -69,8 +69,8 @@ def split_at_pauses(samples: np.ndarray, rate: int, longest_seconds: float) -> l
     """Cut a recording that is longer than `longest_seconds` at its pauses, one piece between two of them.
 
     A pause is 0.3 s or more with a level nearer to the quietest tenth than to the loudest twentieth, if these differ by 6 dB. It is
-    left out but for 0.1 s on each side: features are normalised over an utterance, and long silence would shift them. Pieces shorter
-    than 1 s are joined to the one before; those that are still too long are cut where they are quietest.
+    left out but for 0.1 s on each side: features are normalised over an utterance, and long silence would shift them. Pieces
+    shorter than 1 s are joined to the one before; those that are still too long are cut where they are quietest.
     """
     if len(samples) <= longest_seconds * rate:
         return [samples]
