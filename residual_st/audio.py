@@ -14,6 +14,7 @@ SHORTEST_SECONDS = 1.0  # of a piece
 MARGIN_SECONDS = 0.1  # of a pause that stay on each side
 _FRAME_SECONDS = 0.01
 _LEAST_RANGE_DB = 6.0  # between pauses and speech
+_SILENCE_DB = 60.0  # below speech
 
 
 def read_audio(audio, wanted_rate: int, rate: int | None = None) -> np.ndarray:
@@ -89,8 +90,15 @@ def split_at_pauses(samples: np.ndarray, rate: int, longest_seconds: float) -> l
             spans[-1][1] = end
         elif end - start > 2 * margin:  # otherwise the recording begins or ends with a pause
             spans.append([start, end])
+    spans = [_without_digital_silence(level > peak - _SILENCE_DB, start, end) for start, end in spans]
     cuts = [_cut_long(level, [start, end], longest) for start, end in spans]
     return [samples[start * size : end * size] for piece in cuts for start, end in zip(piece, piece[1:])]
+
+
+def _without_digital_silence(audible: np.ndarray, start: int, end: int) -> tuple[int, int]:
+    """A span of frames without digital silence at its ends, whose features are far from those of any room."""
+    inside = np.flatnonzero(audible[start:end])
+    return (start, end) if not len(inside) else (start + inside[0], start + inside[-1] + 1)
 
 
 def _cut_long(level: np.ndarray, cuts: list[int], longest: int) -> list[int]:
