@@ -155,12 +155,16 @@ def factorize(
         shared, residuals = solve.started(start.shared), start.residuals
     if no_residuals:
         return Factors(shared.matrix, residuals)
-    before = float("inf")
-    for _ in range(rounds):
-        residuals = [
-            _best_residual(weight - shared.matrix, metric, rank, residual, diagonal)
+
+    def residuals_of(shared: Tensor, residuals: list[Residual]) -> list[Residual]:
+        return [
+            _best_residual(weight - shared, metric, rank, residual, diagonal)
             for weight, metric, rank, residual in zip(weights, metrics, ranks, residuals)
         ]
+
+    before = float("inf")
+    for _ in range(rounds):
+        residuals = residuals_of(shared.matrix, residuals)
         rest = [weight - residual.dense() for weight, residual in zip(weights, residuals)]
         weighed_rest = [whole - residual.weighed(metric) for whole, metric, residual in zip(weighed, metrics, residuals)]
         shared = solve(weighed_rest, shared, ROUND_STEPS)
@@ -168,7 +172,7 @@ def factorize(
         if error >= before * (1 - TOLERANCE):
             break
         before = error
-    return Factors(shared.matrix, residuals)
+    return Factors(shared.matrix, residuals_of(shared.matrix, residuals))
 
 
 def _no_residual(weight: Tensor, diagonal: bool) -> Residual:

@@ -124,10 +124,10 @@ def test_refuses_in_one_sentence_and_writes_nothing(runs, data, tmp_path):
         ([data / "config_asr.yaml"], "has no line that fairseq-train writes"),
         ([dense, other], "translations of other sentences"),
         ([dense, "--manifest", data / "tst-HE_asr.tsv"], "give --release"),
-        ([dense, "--release", data], "is of use with --manifest only"),
+        ([dense, "--release", data], "--release needs --manifest"),
         ([dense, "--manifest", data / "tst-HE_asr.tsv", "--release", data], "not a test set in MuST-C's layout"),
         (["--results", tmp_path / "none.jsonl"], "does not exist"),
-        ([dense, "--samples", "-1"], "0 or more"),
+        ([dense, "--samples", "-1"], "must be at least 0"),
         ([dense, "--output", tmp_path / "no" / "page.html"], "cannot be written"),
     ):
         output = [] if "--output" in arguments else ["--output", tmp_path / "page.html"]
