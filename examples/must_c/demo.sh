@@ -30,7 +30,7 @@ echo "== Filterbanks, manifests and vocabulary"
 
 echo "== Training the $name model"
 residual-st train configs/demo.yaml "${overrides[@]}"
-residual-st average "$DEMO_ROOT/$name" --num-update-checkpoints 4 --output "$DEMO_ROOT/$name.pt"
+residual-st average "$DEMO_ROOT/$name" --num-update-checkpoints 4 --output "$DEMO_ROOT/$name.pt" --force
 
 echo "== Translating tst-COMMON: no sentence and no voice of it was in training"
 fairseq-generate "$DEMO_ROOT/en-de" --user-dir residual_st --task speech_to_text --config-yaml config_st.yaml \
