@@ -5,6 +5,7 @@ import argparse
 from fairseq import hub_utils
 from fairseq.models import ARCH_CONFIG_REGISTRY, register_model, register_model_architecture
 from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerEncoder, S2TTransformerModel
+from omegaconf import open_dict
 from torch import nn
 
 from residual_st.compat import drop_fused_copies, reconcile_versions
@@ -61,7 +62,8 @@ class S2TResidualTransformerModel(S2TTransformerModel):
         )
         config, task = loaded["args"], loaded["task"]
         if task.data_cfg.prepend_tgt_lang_tag:
-            config.generation.prefix_size = 1
+            with open_dict(config.generation):
+                config.generation.prefix_size = 1
         return S2TResidualHubInterface(config, task, loaded["models"][0])
 
     @staticmethod
