@@ -7,7 +7,7 @@ import torch
 from fairseq.data.audio.feature_transforms import CompositeAudioFeatureTransform
 from fairseq.data.audio.speech_to_text_dataset import SpeechToTextDataset
 from fairseq.models.speech_to_text.hub_interface import S2THubInterface
-from torch import Tensor
+from torch import Tensor, nn
 
 from residual_st.errors import InputError, missing_package
 
@@ -24,6 +24,12 @@ class S2TResidualHubInterface(S2THubInterface):
     >>> hub = S2TResidualTransformerModel.from_pretrained("run", "average.pt", "mustc/en-de", config_yaml="config_st.yaml")
     >>> hub.predict("talk.wav")
     """
+
+    def __init__(self, cfg, task, model):
+        nn.Module.__init__(self)
+        self.cfg, self.task, self.model = cfg, task, model.eval()
+        # fairseq 0.12.2 gives the task the whole configuration here, in which it finds none of the flags of generation
+        self.generator = task.build_generator([model], cfg.generation)
 
     def predict(
         self,
