@@ -33,7 +33,7 @@ def read_model(path: str | Path, residual: bool) -> tuple[dict, S2TTransformerMo
     """
     state, model = load_model(path)
     arch = model_flags(state, path).arch
-    broken = next((name for name, value in model.state_dict().items() if not value.isfinite().all()), None)
+    broken = next((name for name, value in model.named_parameters() if not value.isfinite().all()), None)
     if broken:
         raise InputError(f"{path} has weights that are not finite numbers: {broken}; its training must have diverged")
     if type(model) not in (S2TTransformerModel, S2TResidualTransformerModel):
