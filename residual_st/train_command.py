@@ -19,7 +19,7 @@ from residual_st.cli.user_dir import PACKAGE
 from residual_st.distillation.teacher import open_teacher
 from residual_st.errors import InputError, refusing
 from residual_st.models.form import OUR_FLAGS, flag_difference, shaping_flags
-from residual_st.models.pretrained import PRETRAINED_FLAGS, check_pretrained
+from residual_st.models.pretrained import PRETRAINED_FLAGS, check_pretrained, part_of
 from residual_st.models.s2t_residual_transformer import is_dense
 
 # flags that decide which other flags there are
@@ -227,7 +227,7 @@ def check_run(flags: argparse.Namespace) -> None:
         model = task.build_model(completed)
     vars(completed).update(pretrained)
     for name in pretrained:
-        check_pretrained(getattr(model, name.split("_")[2]), completed, name)
+        check_pretrained(getattr(model, part_of(name)), completed, name)
     with refusing(f"the criterion {flags.criterion} cannot be used"):
         criterions.build_criterion(flags, task)
     if teacher:

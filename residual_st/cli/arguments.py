@@ -20,6 +20,12 @@ def list_of(kind: type, at_least: float | None = None):
     return parse
 
 
+def add_output_arguments(parser: argparse.ArgumentParser, metavar: str, help: str = "file to write") -> None:
+    """The file that a command writes, for `refuse_existing`."""
+    parser.add_argument("--output", required=True, metavar=metavar, help=help)
+    parser.add_argument("--force", action="store_true", help="overwrite the output")
+
+
 def check_writable(output: Path, plot: Path | None = None) -> None:
     """Raise InputError, before hours of measuring, where their result could not be written."""
     for path in filter(None, (output, plot)):

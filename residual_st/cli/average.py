@@ -2,13 +2,14 @@
 
 import argparse
 
+from residual_st.cli.arguments import add_output_arguments
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "checkpoints", nargs="+", metavar="CKPT", help="checkpoint files, or one folder with one of the next options"
     )
-    parser.add_argument("--output", required=True, help="file to write")
-    parser.add_argument("--force", action="store_true", help="overwrite the output")
+    add_output_arguments(parser, "X.pt")
     last = parser.add_mutually_exclusive_group()
     last.add_argument("--num-epoch-checkpoints", type=int, metavar="N", help="the folder's last N checkpointE.pt")
     last.add_argument("--num-update-checkpoints", type=int, metavar="N", help="the folder's last N checkpoint_E_U.pt")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from residual_st.cli.arguments import add_data_arguments
+from residual_st.cli.arguments import add_data_arguments, add_output_arguments
 from residual_st.errors import InputError
 from residual_st.files import refuse_existing
 from residual_st.residual_ranks import ResidualRanks
@@ -17,8 +17,7 @@ BYTES = 4  # of a float32 weight
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="DENSE.pt", help="checkpoint of an s2t_transformer of any size")
-    parser.add_argument("--output", required=True, metavar="X.pt", help="file to write")
-    parser.add_argument("--force", action="store_true", help="overwrite the output")
+    add_output_arguments(parser, "X.pt")
     parser.add_argument("--group-size", type=int, metavar="K", help="layers that share one matrix (default: 3, or by the budget)")
     parser.add_argument(
         "--sharing-pattern", default="adjacent", metavar="PATTERN", help=f"{', '.join(PATTERNS)}, or a list of groups"

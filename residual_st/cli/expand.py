@@ -2,11 +2,12 @@
 
 import argparse
 
+from residual_st.cli.arguments import add_output_arguments
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="RESIDUAL.pt", help="checkpoint of an s2t_residual_transformer of any size")
-    parser.add_argument("--output", required=True, metavar="DENSE.pt", help="file to write")
-    parser.add_argument("--force", action="store_true", help="overwrite the output")
+    add_output_arguments(parser, "DENSE.pt")
 
 
 def run(args: argparse.Namespace) -> int:

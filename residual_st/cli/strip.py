@@ -2,11 +2,12 @@
 
 import argparse
 
+from residual_st.cli.arguments import add_output_arguments
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="FOREIGN.pt", help="checkpoint of any fairseq model, written by any version or fork")
-    parser.add_argument("--output", required=True, metavar="CLEAN.pt", help="file to write, which stock fairseq reads as data too")
-    parser.add_argument("--force", action="store_true", help="overwrite the output")
+    add_output_arguments(parser, "CLEAN.pt", "file to write, which stock fairseq reads as data too")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -35,22 +35,23 @@ def load_pretrained(component: nn.Module, args, flag: str) -> None:
         return
     weights, dense = check_pretrained(component, args, flag)
     if dense is not None:
+        dense.load_state_dict(weights)
         weights = _compressed(dense, args, path)
         check_weights(component, weights, flag, path)
     component.load_state_dict(weights)
-    logger.info(f"loaded pretrained {_part(flag)} from: {path}")
+    logger.info(f"loaded pretrained {part_of(flag)} from: {path}")
     setattr(args, flag, None)
 
 
 def check_pretrained(component: nn.Module, args, flag: str) -> tuple[dict[str, Tensor], S2TTransformerEncoder | None]:
-    """The weights that the checkpoint in `args.FLAG` has for `component`, and a dense encoder with them if it must be converted.
+    """The weights that the checkpoint in `args.FLAG` has for `component`, and a dense encoder for them if they must be converted.
 
     `component` may be on the meta device: nothing is loaded into it.
 
     Raises:
         InputError: as `load_pretrained` does, but for what conversion may find.
     """
-    path, part = getattr(args, flag), _part(flag)
+    path, part = getattr(args, flag), part_of(flag)
     state = load_checkpoint(path)
     loaded = {key.removeprefix(f"{part}."): value for key, value in state["model"].items() if key.startswith(f"{part}.")}
     expected = component.state_dict()
@@ -68,7 +69,6 @@ def check_pretrained(component: nn.Module, args, flag: str) -> tuple[dict[str, T
             drop_fused_copies(dense.transformer_layers)
             reconcile_versions(loaded, dense.state_dict())
             check_weights(dense, loaded, flag, path)
-            dense.load_state_dict(loaded)
     else:
         check_weights(component, loaded, flag, path)
     if state.get("cfg") or state.get("args"):
@@ -91,7 +91,8 @@ def _hidden_flags(arch: str, part: str) -> list[str]:
     return [name for name in shaping_flags(arch) if not name.startswith(of_others) and name not in OUR_FLAGS]
 
 
-def _part(flag: str) -> str:
+def part_of(flag: str) -> str:
+    """`encoder` or `decoder`, from one of `PRETRAINED_FLAGS`."""
     return flag.split("_")[2]
 
 

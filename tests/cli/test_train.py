@@ -190,13 +190,16 @@ def test_refuses_before_it_starts_what_fairseq_train_would_find_later(capsys, tm
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize("ctc_weight", [0.0, 0.3])
 @pytest.mark.parametrize("arch", ["s2t_transformer_s", "s2t_residual_transformer_s"])
-def test_what_can_be_trained_is_started(capsys, monkeypatch, tmp_path, data, arch):
-    """From a dense or a shared encoder, with a teacher: fairseq-train takes the place of this process."""
+def test_what_can_be_trained_is_started(capsys, monkeypatch, tmp_path, data, arch, ctc_weight):
+    """From a dense or a shared encoder of a model with another dictionary: fairseq-train takes the place of this process."""
     started = []
     monkeypatch.setattr("os.execv", lambda program, arguments: started.append(arguments) or 0)
-    torch.save({"model": tiny_model(arch).state_dict(), "cfg": {"model": tiny_flags(arch)}}, tmp_path / "start.pt")
-    assert main(["train", whole(tmp_path, data, **{"load-pretrained-encoder-from": str(tmp_path / "start.pt")})]) == 0
+    weights = tiny_model(arch, ctc_weight=ctc_weight).state_dict()
+    torch.save({"model": weights, "cfg": {"model": tiny_flags(arch)}}, tmp_path / "start.pt")
+    options = {"load-pretrained-encoder-from": str(tmp_path / "start.pt"), "ctc-weight": ctc_weight}
+    assert main(["train", whole(tmp_path, data, **options)]) == 0
     assert started[0][1:4] == ["-m", "fairseq_cli.train", str(data)]
 
 
