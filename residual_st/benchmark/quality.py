@@ -125,7 +125,7 @@ def make(run: Run, matrix: Matrix, data: Path, work: Path) -> dict:
         **run.row(),
         "encoder_matrix_parameters": matrix_parameters(model.encoder.transformer_layers),
         **corpus_scores(sentences),
-        **_last_validation(folder / "train.log"),
+        **_learning(folder / "train.log"),
         "core_minutes": round(sum(map(float, (folder / _SECONDS).read_text().split())) / 60, 1),
         "hypotheses": [sentence.hypothesis for sentence in sentences],
         "ctc_hypotheses": [sentence.hypothesis for sentence in alone],
@@ -204,10 +204,14 @@ def _command(command: list, log: Path) -> None:
         raise RunFailed(f"{' '.join(last)[:300]} (see {log})")
 
 
-def _last_validation(log: Path) -> dict:
-    """The last validation's losses per token, base 2, and the updates before it; nothing where nothing was trained."""
+def _learning(log: Path) -> dict:
+    """The losses of dev per token, base 2, after each epoch and at the end, and the updates; nothing where nothing was trained."""
     if not log.exists():
         return {}
     curves = read_log(log).validation
-    kept = {f"dev_{name}": curves[name][-1][1] for name in ("nll_loss", "ctc_loss") if name in curves}
-    return {**kept, "updates": curves["loss"][-1][0]}
+    learned = {f"dev_{name}": curves[name] for name in ("nll_loss", "ctc_loss") if name in curves}
+    return {
+        **{name: curve[-1][1] for name, curve in learned.items()},
+        "updates": curves["loss"][-1][0],
+        "curves": learned,
+    }
