@@ -154,6 +154,8 @@ def _start_command(run: Run, data: Path, source: Path, output: Path) -> list:
     if "compress" in run.start:
         options = {"calibration": data, "seed": run.seed, **run.start["compress"]}
         return ["residual_st", "compress", source, "--output", output, "--force", *_options(options)]
+    if "unfold" in run.start:
+        return ["residual_st", "unfold", source, "--output", output, "--force", *_options(run.start["unfold"])]
     kind = next(key for key in STARTS if key in run.start)
     arguments = run.start[kind] if kind == "keep-layers" else [run.start[kind], data]
     return ["residual_st.benchmark.starts", kind, source, output, *arguments]

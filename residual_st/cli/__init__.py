@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 
-from residual_st.cli import average, benchmark, cache_teacher, compress, expand, inspect, report, strip, train, user_dir
+from residual_st.cli import average, benchmark, cache_teacher, compress, expand, inspect, report, strip, train, unfold, user_dir
 from residual_st.errors import InputError, missing_package
 from residual_st.progress import show_progress
 
@@ -20,6 +20,7 @@ SUBCOMMANDS = {
     "average": average,
     "compress": compress,
     "expand": expand,
+    "unfold": unfold,
     "strip": strip,
     "cache-teacher": cache_teacher,
     "benchmark": benchmark,

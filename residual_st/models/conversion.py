@@ -9,12 +9,12 @@ import torch
 from fairseq.models import ARCH_CONFIG_REGISTRY
 from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerModel
 
-from residual_st.checkpoints import model_flags, weights_alone
+from residual_st.checkpoints import dictionary_size, model_flags, weights_alone
 from residual_st.compression.pipeline import Compressed
 from residual_st.errors import InputError
 from residual_st.models.form import OUR_FLAGS
-from residual_st.models.s2t_residual_transformer import S2TResidualTransformerModel
-from residual_st.models.standalone import load_model
+from residual_st.models.s2t_residual_transformer import LAST_OF_A_BRANCH, S2TResidualTransformerModel
+from residual_st.models.standalone import build_model, load_model
 from residual_st.modules import ResidualLinear, matrices
 
 _OUR_CRITERION = "label_smoothed_cross_entropy_with_residual"
@@ -56,6 +56,51 @@ def residual_checkpoint(state: dict, model: S2TTransformerModel, compressed: Com
         flags.encoder_residual_diagonal = compressed.diagonal
 
     return rewritten(state, model, to_residual)
+
+
+def unfolded_checkpoint(state: dict, model: S2TTransformerModel, group_size: int, rank: int | str, diagonal: bool) -> dict:
+    """A dense checkpoint as that of a residual model: each layer becomes K adjacent ones, which share its matrices.
+
+    What a layer adds to its input is divided among the K layers (`out_proj` and `fc2` start at 1/K of their values), so that the
+    group starts as K smaller steps of the same direction. The residuals start as those of a new model do.
+
+    Args:
+        state: the dense model's checkpoint.
+        group_size: K; the model gets K times as many encoder layers.
+        rank: of the residuals, as the model's flag takes it.
+        diagonal: whether the residuals have a diagonal.
+
+    Raises:
+        InputError: if K is below 2, or a rank does not fit.
+    """
+    if group_size < 2:
+        raise InputError(f"group size {group_size} unfolds nothing; give 2 or more")
+    layers = group_size * len(model.encoder.transformer_layers)
+
+    def to_residual(flags: argparse.Namespace) -> None:
+        flags.arch = flags.arch.replace("s2t_transformer", "s2t_residual_transformer", 1)
+        flags.encoder_layers = layers
+        flags.encoder_group_size = group_size
+        flags.encoder_sharing_pattern = "adjacent"
+        flags.encoder_residual_rank = rank
+        flags.encoder_residual_diagonal = diagonal
+
+    flags = copy.deepcopy(model_flags(state, "the model"))
+    to_residual(flags)
+    unfolded = build_model(flags, dictionary_size(state))
+    loaded = {name: value for name, value in model.state_dict().items() if not name.startswith("encoder.transformer_layers.")}
+    unfolded.load_state_dict({**unfolded.state_dict(), **loaded})
+    with torch.no_grad():
+        for index, layer in enumerate(unfolded.encoder.transformer_layers):
+            dense_layer = model.encoder.transformer_layers[index // group_size]
+            dense_matrices = dict(matrices(dense_layer))
+            for name, residual in matrices(layer):
+                share = 1 / group_size if name in LAST_OF_A_BRANCH else 1.0
+                residual.shared_weight.copy_(dense_matrices[name].weight * share)
+                residual.bias.copy_(dense_matrices[name].bias * share)
+            for norm in ("self_attn_layer_norm", "final_layer_norm"):
+                getattr(layer, norm).load_state_dict(getattr(dense_layer, norm).state_dict())
+    return rewritten(state, unfolded, to_residual)
 
 
 def dense_checkpoint(state: dict, model: S2TResidualTransformerModel) -> dict:

@@ -2,6 +2,7 @@
 
 import argparse
 
+import torch
 from fairseq import hub_utils
 from fairseq.models import ARCH_CONFIG_REGISTRY, register_model, register_model_architecture
 from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerEncoder, S2TTransformerModel
@@ -20,6 +21,8 @@ from residual_st.sharing_plan import PATTERNS, SharingPlan
 
 # in the order in which fairseq registers them
 _MATRICES_OF_A_LAYER = ("k_proj", "v_proj", "q_proj", "out_proj", "fc1", "fc2")
+
+LAST_OF_A_BRANCH = ("self_attn.out_proj", "fc2")  # whose output is added to the layer's input
 
 INFERENCE_MODES = ("compact", "fast")
 
@@ -141,6 +144,18 @@ class S2TResidualTransformerEncoder(S2TTransformerEncoder):
         self.shared_weights = share_layers(self.transformer_layers, plan, ranks, args.encoder_residual_diagonal)
         if len(self.shared_weights):
             drop_fused_copies(self.transformer_layers)
+            self._divide_branches_()
+
+    def _divide_branches_(self) -> None:
+        """Start each shared matrix that ends a residual branch at 1/K of its draw, where K layers use it.
+
+        What K layers with one matrix add to the stream points the same way, so that it grows with K, and not with its root as that
+        of layers with matrices of their own does; it starts as what one layer of its own adds.
+        """
+        with torch.no_grad():
+            for group, owner in self.shared_weights.items():
+                for name in LAST_OF_A_BRANCH:
+                    owner[name.replace(".", "_")].div_(len(self.shared_weights.plan.layers_of(int(group))))
 
     def prepare_for_inference_(self) -> None:
         """Take the form for translation, for good: with `fast` every weight is composed and its terms are let go."""

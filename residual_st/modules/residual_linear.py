@@ -15,8 +15,11 @@ class ResidualLinear(nn.Module):
     by name at each access, so that whatever moves, casts, copies or shards the owner's parameter is seen by all of them. `up`
     (out, rank), `down` (rank, in), `diagonal` (min(out, in),) and `bias` (out,) belong to this layer.
 
-    At the start `up` and `diagonal` are 0, so the layer equals plain sharing, and `down` is drawn as LoRA draws its A (Hu et al.,
-    arXiv 2106.09685, section 4.1): with both factors 0 neither would ever receive a gradient. `diagonal` needs no such care.
+    At the start `up` and `diagonal` are 0, so the layer equals plain sharing. `down` is drawn with variance 1/rank, whatever its
+    width: Adam moves each element of a parameter by about the learning rate, so a step of `up` then moves an element of the
+    product by as much as a step of `U` or `diagonal` moves theirs. LoRA's draw (Hu et al., arXiv 2106.09685, section 4.1), of
+    variance 1/(3 in), is meant for small changes of a trained weight: from scratch it leaves the layers nearly alike for too long
+    (docs/from_scratch.md).
 
     Args:
         owner: holds `U` under `name`.
@@ -39,7 +42,8 @@ class ResidualLinear(nn.Module):
         self.diagonal = nn.Parameter(torch.zeros(min(like.shape), **new)) if diagonal else None
         self.bias = bias
         if rank:
-            nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
+            bound = math.sqrt(3 / rank)
+            nn.init.uniform_(self.down, -bound, bound)
 
     @property
     def shared_weight(self) -> nn.Parameter:
