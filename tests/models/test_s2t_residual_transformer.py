@@ -24,6 +24,18 @@ def test_group_size_one_is_the_stock_model(fairseq_train, data, tmp_path):
     assert losses == stock_losses
 
 
+def test_the_start():
+    """U starts as the stock model's draw, the ends of the branches divided by the layers that use them; residuals start at 0."""
+    stock = tiny_model("s2t_transformer_s").encoder.transformer_layers[0]
+    encoder = tiny_model(encoder_group_size=6, encoder_residual_rank=4).encoder
+    drawn = dict(matrices(stock))
+    for layer in encoder.transformer_layers:
+        for name, linear in matrices(layer):
+            uses = 6 if name in ("self_attn.out_proj", "fc2") else 1
+            torch.testing.assert_close(linear.weight, drawn[name].weight / uses)
+            assert linear.down.detach().var().item() == pytest.approx(1 / 4, rel=0.4)
+
+
 def test_all_of_u_a_b_and_d_take_part(batch):
     """In all six matrices of every layer each factor has a gradient and changes the output; fairseq's attention skips `forward`."""
     model = tiny_model().eval()
