@@ -128,10 +128,17 @@ def tiny_flags(arch: str = "s2t_residual_transformer_s", **options) -> Namespace
     return flags
 
 
-def tiny_model(arch: str = "s2t_residual_transformer_s", seed: int = 1, **options):
-    """A small model, built as fairseq builds it, with a dictionary of 20 words."""
+def tiny_model(arch: str = "s2t_residual_transformer_s", seed: int = 1, fresh: bool = False, **options):
+    """A small model, built as fairseq builds it, with a dictionary of 20 words.
+
+    Its shared matrices that start at 0, without which no layer does anything, are drawn as if trained, unless it is to be `fresh`.
+    """
     torch.manual_seed(seed)
-    return build_model(tiny_flags(arch, **options), 20)
+    model = build_model(tiny_flags(arch, **options), 20)
+    for name, parameter in model.named_parameters():
+        if "shared_weights" in name and not fresh and not parameter.any():
+            torch.nn.init.xavier_uniform_(parameter)
+    return model
 
 
 def same_weights(one: dict, two: dict) -> bool:

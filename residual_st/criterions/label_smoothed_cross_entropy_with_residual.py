@@ -108,8 +108,9 @@ class LabelSmoothedCrossEntropyWithResidualCriterion(LabelSmoothedCrossEntropyWi
         for key in first:
             if key.startswith("residual_energy_"):
                 kind = key.removeprefix("residual_energy_")
-                ratio = _total(logging_outputs, key) / _total(logging_outputs, f"shared_energy_{kind}")
-                metrics.log_scalar(f"residual_{kind}", ratio, round=4)
+                shared = _total(logging_outputs, f"shared_energy_{kind}")
+                if shared > 0:  # the ends of branches start at 0
+                    metrics.log_scalar(f"residual_{kind}", _total(logging_outputs, key) / shared, round=4)
 
 
 def _total(logging_outputs: list[dict], key: str):

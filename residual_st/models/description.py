@@ -51,6 +51,7 @@ def residual_energy(model: BaseFairseqModel) -> list[dict]:
         for index, layer in enumerate(model.encoder.transformer_layers):
             for name, linear in matrices(layer):
                 if isinstance(linear, ResidualLinear):
-                    ratio = linear.residual_energy().double() / linear.shared_weight.double().square().sum()
-                    rows.append({"layer": index, "matrix": name, "residual_to_shared": round(ratio.item(), 6)})
+                    residual, shared = linear.residual_energy().item(), linear.shared_weight.double().square().sum().item()
+                    ratio = residual / shared if shared else 0.0  # in a model without training the ends of branches are 0
+                    rows.append({"layer": index, "matrix": name, "residual_to_shared": round(ratio, 6)})
     return rows

@@ -2,7 +2,6 @@
 
 import argparse
 
-import torch
 from fairseq import hub_utils
 from fairseq.models import ARCH_CONFIG_REGISTRY, register_model, register_model_architecture
 from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerEncoder, S2TTransformerModel
@@ -144,18 +143,18 @@ class S2TResidualTransformerEncoder(S2TTransformerEncoder):
         self.shared_weights = share_layers(self.transformer_layers, plan, ranks, args.encoder_residual_diagonal)
         if len(self.shared_weights):
             drop_fused_copies(self.transformer_layers)
-            self._divide_branches_()
+            self._start_branches_at_zero_()
 
-    def _divide_branches_(self) -> None:
-        """Start each shared matrix that ends a residual branch at 1/K of its draw, where K layers use it.
+    def _start_branches_at_zero_(self) -> None:
+        """Start the shared matrices that end a residual branch at 0, so that at first every layer passes on its input.
 
-        What K layers with one matrix add to the stream points the same way, so that it grows with K, and not with its root as that
-        of layers with matrices of their own does; it starts as what one layer of its own adds.
+        What layers with one matrix add to the stream points the same way, so that it grows with their number, and not with its root
+        as that of layers with matrices of their own does (docs/from_scratch.md; for dense networks Zhang et al., Fixup,
+        arXiv 1901.09321).
         """
-        with torch.no_grad():
-            for group, owner in self.shared_weights.items():
-                for name in LAST_OF_A_BRANCH:
-                    owner[name.replace(".", "_")].div_(len(self.shared_weights.plan.layers_of(int(group))))
+        for owner in self.shared_weights.values():
+            for name in LAST_OF_A_BRANCH:
+                nn.init.zeros_(owner[name.replace(".", "_")])
 
     def prepare_for_inference_(self) -> None:
         """Take the form for translation, for good: with `fast` every weight is composed and its terms are let go."""

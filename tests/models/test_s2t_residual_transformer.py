@@ -25,14 +25,14 @@ def test_group_size_one_is_the_stock_model(fairseq_train, data, tmp_path):
 
 
 def test_the_start():
-    """U starts as the stock model's draw, the ends of the branches divided by the layers that use them; residuals start at 0."""
+    """U starts as the stock model's draw, at the ends of branches at 0; so do the residuals."""
     stock = tiny_model("s2t_transformer_s").encoder.transformer_layers[0]
-    encoder = tiny_model(encoder_group_size=6, encoder_residual_rank=4).encoder
+    encoder = tiny_model(fresh=True, encoder_group_size=6, encoder_residual_rank=4).encoder
     drawn = dict(matrices(stock))
     for layer in encoder.transformer_layers:
         for name, linear in matrices(layer):
-            uses = 6 if name in ("self_attn.out_proj", "fc2") else 1
-            torch.testing.assert_close(linear.weight, drawn[name].weight / uses)
+            begun = 0 if name in ("self_attn.out_proj", "fc2") else 1
+            torch.testing.assert_close(linear.weight, drawn[name].weight * begun)
             assert linear.down.detach().var().item() == pytest.approx(1 / 4, rel=0.4)
 
 
