@@ -16,6 +16,7 @@ from residual_st.models.form import OUR_FLAGS
 from residual_st.models.s2t_residual_transformer import LAST_OF_A_BRANCH, S2TResidualTransformerModel
 from residual_st.models.standalone import build_model, load_model
 from residual_st.modules import ResidualLinear, matrices
+from residual_st.sharing_plan import SharingPlan
 
 _OUR_CRITERION = "label_smoothed_cross_entropy_with_residual"
 _OUR_CRITERION_FLAGS = ("residual_penalty", "distill_from", "distill_weight", "distill_temperature", "distill_encoder_weight")
@@ -49,13 +50,19 @@ def residual_checkpoint(state: dict, model: S2TTransformerModel, compressed: Com
     """The checkpoint of a compressed model: `state`, the dense one's, with new weights and flags and no optimizer state."""
 
     def to_residual(flags: argparse.Namespace) -> None:
-        flags.arch = flags.arch.replace("s2t_transformer", "s2t_residual_transformer", 1)
-        flags.encoder_group_size = max(map(compressed.plan.groups.count, compressed.plan.groups))
-        flags.encoder_sharing_pattern = compressed.plan.to_flag()
-        flags.encoder_residual_rank = compressed.ranks.to_flag()
-        flags.encoder_residual_diagonal = compressed.diagonal
+        _set_form(flags, compressed.plan, compressed.ranks.to_flag(), compressed.diagonal)
 
     return rewritten(state, model, to_residual)
+
+
+def _set_form(flags: argparse.Namespace, plan: SharingPlan, rank: int | str, diagonal: bool) -> None:
+    """Make the flags of a dense model those of a residual one of this form."""
+    flags.arch = flags.arch.replace("s2t_transformer", "s2t_residual_transformer", 1)
+    flags.encoder_layers = len(plan.groups)
+    flags.encoder_group_size = max(map(plan.groups.count, plan.groups))
+    flags.encoder_sharing_pattern = plan.to_flag()
+    flags.encoder_residual_rank = rank
+    flags.encoder_residual_diagonal = diagonal
 
 
 def unfolded_checkpoint(state: dict, model: S2TTransformerModel, group_size: int, rank: int | str, diagonal: bool) -> dict:
@@ -75,15 +82,10 @@ def unfolded_checkpoint(state: dict, model: S2TTransformerModel, group_size: int
     """
     if group_size < 2:
         raise InputError(f"group size {group_size} unfolds nothing; give 2 or more")
-    layers = group_size * len(model.encoder.transformer_layers)
+    plan = SharingPlan.make(group_size * len(model.encoder.transformer_layers), group_size)
 
     def to_residual(flags: argparse.Namespace) -> None:
-        flags.arch = flags.arch.replace("s2t_transformer", "s2t_residual_transformer", 1)
-        flags.encoder_layers = layers
-        flags.encoder_group_size = group_size
-        flags.encoder_sharing_pattern = "adjacent"
-        flags.encoder_residual_rank = rank
-        flags.encoder_residual_diagonal = diagonal
+        _set_form(flags, plan, rank, diagonal)
 
     flags = copy.deepcopy(model_flags(state, "the model"))
     to_residual(flags)
@@ -92,7 +94,7 @@ def unfolded_checkpoint(state: dict, model: S2TTransformerModel, group_size: int
     unfolded.load_state_dict({**unfolded.state_dict(), **loaded})
     with torch.no_grad():
         for index, layer in enumerate(unfolded.encoder.transformer_layers):
-            dense_layer = model.encoder.transformer_layers[index // group_size]
+            dense_layer = model.encoder.transformer_layers[plan.groups[index]]
             dense_matrices = dict(matrices(dense_layer))
             for name, residual in matrices(layer):
                 share = 1 / group_size if name in LAST_OF_A_BRANCH else 1.0

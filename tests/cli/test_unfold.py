@@ -14,7 +14,7 @@ SMALL = {"encoder_layers": 2}
 def test_each_layer_becomes_k_smaller_steps(tmp_path, batch):
     """To the first order in what layers add to their input, the unfolded encoder computes what the dense one does."""
     path = save(tmp_path / "dense.pt", **SMALL)
-    state = torch.load(path, weights_only=False)
+    state = torch.load(path, weights_only=True)
     for name in state["model"]:
         if "out_proj" in name or "fc2" in name:
             state["model"][name] *= 0.01
