@@ -98,7 +98,7 @@ def read_matrix(path: Path) -> Matrix:
         runs = [run for name, system in text["systems"].items() for run in _runs(name, system or {}, texts)]
     except OSError as error:
         raise InputError(f"{error.filename} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{path} is not a matrix with tasks, test-sets and systems: {' '.join(str(error).split())}") from error
     names = {run.name for run in runs}
     for run in runs:
@@ -112,9 +112,15 @@ def _config(path: Path) -> dict:
 
 
 def _runs(name: str, system: dict, configs: dict[str, dict]) -> Iterator[Run]:
-    unknown = set(system) - {"tasks", "seeds", "from", *STARTS, "flags", *(f"{task}-flags" for task in configs)}
+    unknown = set(system) - {"tasks", "seeds", "rates", "from", *STARTS, "flags", *(f"{task}-flags" for task in configs)}
     if unknown:
         raise InputError(f"system {name!r} has an unknown key {sorted(unknown)[0]!r}")
+    if "rates" in system:
+        form = {key: value for key, value in system.items() if key not in ("rates", "seeds")}
+        for rate, seeds in system["rates"].items():
+            at_rate = {**form, "seeds": seeds, "flags": {**form.get("flags", {}), "lr": float(rate)}}
+            yield from _runs(f"{name}-{rate_name(float(rate))}", at_rate, configs)
+        return
     start = {key: system[key] for key in ("from", *STARTS) if key in system}
     for task in system.get("tasks", configs):
         flags = system.get("flags", {})
@@ -122,6 +128,12 @@ def _runs(name: str, system: dict, configs: dict[str, dict]) -> Iterator[Run]:
             flags = {**flags, **system.get(f"{task}-flags", {})}
         for seed in system.get("seeds", [1]):
             yield Run(task, name, seed, start, flags, configs[task])
+
+
+def rate_name(rate: float) -> str:
+    """A learning rate as systems are named by it: 0.0028 is 2.8e-3."""
+    mantissa, exponent = f"{rate:e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
 
 
 def checkpoint_of(folder: Path) -> Path:

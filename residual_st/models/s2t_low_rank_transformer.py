@@ -8,6 +8,7 @@ from torch.nn.utils import parametrize
 
 from residual_st.compat import drop_fused_copies
 from residual_st.errors import InputError
+from residual_st.models.s2t_residual_transformer import LAST_OF_A_BRANCH
 from residual_st.modules import matrices
 
 
@@ -34,7 +35,8 @@ class LowRank(nn.Module):
 class S2TLowRankTransformerModel(S2TTransformerModel):
     """`s2t_transformer` with `W = A B + diag(d)` in every matrix of the encoder's layers and no shared weight.
 
-    What the residual encoder must be better than at equal size (`residual-st benchmark quality`).
+    What the residual encoder must be better than at equal size (`residual-st benchmark quality`). It begins as that does, with
+    `out_proj` and `fc2` at 0.
     """
 
     @classmethod
@@ -56,9 +58,11 @@ class S2TLowRankTransformerModel(S2TTransformerModel):
         encoder = super().build_encoder(args)
         drop_fused_copies(encoder.transformer_layers)
         for layer in encoder.transformer_layers:
-            for _, linear in list(matrices(layer)):
+            for name, linear in list(matrices(layer)):
                 rank = rank_of(linear.weight.shape, args.encoder_weight_fraction)
                 parametrize.register_parametrization(linear, "weight", LowRank(rank))
+                if name in LAST_OF_A_BRANCH:
+                    nn.init.zeros_(linear.parametrizations.weight.original0)
         return encoder
 
 

@@ -142,6 +142,7 @@ def test_a_dense_model_under_our_name_can_be_made_one_of_low_rank(dense_under_ou
         (('"@dense", low-rank', '"@danse", low-rank'), "asr/low-rank/1 needs asr/danse/1, which the matrix does not make"),
         (("keep-layers", "keep-layer"), "unknown key 'keep-layer'"),
         (("test-sets", "tests"), "not a matrix with tasks, test-sets and systems"),
+        (("low-rank: 0.4", "rates: {fast: [1]}"), "not a matrix .* could not convert string to float: 'fast'"),
     ],
 )
 def test_refuses_a_matrix_that_cannot_be_made(folder, flags, change, sentence):
@@ -170,6 +171,14 @@ def test_refuses_in_one_sentence(folder, flags, tmp_path):
         assert result.returncode == 2
         assert sentence in result.stderr
         assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_rates_make_a_system_each(folder, flags):
+    text = flags[0].read_text() + "  small:\n    flags: {encoder-layers: 4}\n    rates: {2.8e-3: [1, 2], 1.0e-4: [1]}\n"
+    (folder / "rates.yaml").write_text(text)
+    runs = [run for run in read_matrix(folder / "rates.yaml").runs if run.system.startswith("small")]
+    assert [(run.system, run.seed) for run in runs] == [("small-2.8e-3", 1), ("small-2.8e-3", 2), ("small-1e-4", 1)]
+    assert runs[0].flags == {"encoder-layers": 4, "lr": 0.0028}
 
 
 @pytest.mark.parametrize(("name", "later"), [("quality", "st/dense/1"), ("quality_forms", "asr/k3-r2/1")])

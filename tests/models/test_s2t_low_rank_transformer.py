@@ -28,6 +28,18 @@ def test_trains_every_term_and_computes_what_its_weights_say(batch):
             torch.testing.assert_close(linear.weight, expected)
 
 
+def test_the_start():
+    """The ends of branches start at 0, as in the residual model; every other matrix near the stock model's draw."""
+    stock = tiny_model("s2t_transformer_s").encoder.transformer_layers
+    encoder = tiny_model(ARCH, fresh=True, encoder_weight_fraction=0.9).encoder
+    for layer, drawn in zip(encoder.transformer_layers, stock):
+        for (name, linear), (_, stock_linear) in zip(matrices(layer), matrices(drawn)):
+            if name in ("self_attn.out_proj", "fc2"):
+                assert not linear.weight.any()
+            else:
+                assert (linear.weight - stock_linear.weight).norm() < 0.5 * stock_linear.weight.norm()
+
+
 def test_full_rank_loses_nothing():
     weight = torch.randn(6, 4)
     form = LowRank(4)
