@@ -1,11 +1,12 @@
-"""Run the demo for the residual and the dense model, and append what came out to results/demo.jsonl.
+"""Run the demo at several rates and seeds, and append what came out to results/demo.jsonl.
 
-    python benchmarks/demo.py [residual] [dense]
+    python benchmarks/demo.py --systems residual dense --rates 3e-3 --seeds 1 2 3
 
-What DEMO_ROOT holds already is used as it is. One seed on an easy synthetic task: it shows that the pipeline works and how large
-its files are, and says nothing on quality.
+The corpus of DEMO_ROOT is used as it is. What has a row already is not run again. An easy synthetic task: it shows that the pipeline
+works, how large its files are and how each form does at its own rate, and says little on quality.
 """
 
+import argparse
 import json
 import os
 import re
@@ -13,23 +14,56 @@ import subprocess
 import sys
 from pathlib import Path
 
-from residual_st.benchmark.results import append, provenance
+from residual_st.benchmark.matrix import rate_name
+from residual_st.benchmark.results import append, provenance, read
 
 ROOT = Path(__file__).parent.parent
-RESULTS = Path(__file__).parent / "results" / "demo.jsonl"
+KEPT = ("encoder_weight_fraction", "encoder_parameters", "total_parameters", "checkpoint_bytes")
 
 
 def main() -> int:
-    demo_root = Path(os.environ.get("DEMO_ROOT", ROOT / "demo"))
-    for system in sys.argv[1:] or ("residual", "dense"):
-        subprocess.run(["bash", ROOT / "examples/must_c/demo.sh", *(["--dense"] if system == "dense" else [])], check=True)
-        score = re.search(r"BLEU = ([\d.]+)", (demo_root / f"{system}.txt").read_text())
-        command = [sys.executable, "-m", "residual_st", "inspect", demo_root / f"{system}.pt", "--json"]
-        figures = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        kept = ("encoder_weight_fraction", "encoder_parameters", "total_parameters", "checkpoint_bytes")
-        row = {"system": system, "seed": 1, "bleu": float(score[1])}
-        append(RESULTS, {**row, **{name: figures[name] for name in kept}, **provenance()})
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--systems", nargs="+", choices=("residual", "dense"), default=["residual", "dense"])
+    parser.add_argument("--rates", nargs="+", type=float, required=True)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "demo.jsonl")
+    args = parser.parse_args()
+    corpus = Path(os.environ.get("DEMO_ROOT", ROOT / "demo")) / "en-de"
+    if not corpus.is_dir():
+        parser.error(f"{corpus} is not there; `make demo` makes it")
+    done = {(row["system"], row.get("lr"), row["seed"]) for row in read(args.output)}
+    runs = [(system, rate, seed) for seed in args.seeds for system in args.systems for rate in args.rates]
+    for system, rate, seed in runs:
+        if (system, rate, seed) not in done:
+            append(args.output, run(system, rate, seed, corpus))
     return 0
+
+
+def run(system: str, rate: float, seed: int, corpus: Path) -> dict:
+    """Train, average, translate and inspect as `make demo` does, in a folder beside the corpus. Returns the row."""
+    folder = corpus.parent / "runs" / f"{system}-{rate_name(rate)}-{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "en-de").exists():
+        (folder / "en-de").symlink_to(corpus.resolve())
+    command = [
+        "bash",
+        ROOT / "examples/must_c/demo.sh",
+        *(["--dense"] if system == "dense" else []),
+        f"lr={rate:g}",
+        f"seed={seed}",
+    ]
+    subprocess.run(command, check=True, env={**os.environ, "DEMO_ROOT": str(folder.resolve())})
+    score = re.search(r"BLEU = ([\d.]+)", (folder / f"{system}.txt").read_text())
+    command = [sys.executable, "-m", "residual_st", "inspect", folder / f"{system}.pt", "--json"]
+    figures = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return {
+        "system": system,
+        "seed": seed,
+        "lr": rate,
+        "bleu": float(score[1]),
+        **{name: figures[name] for name in KEPT},
+        **provenance(),
+    }
 
 
 if __name__ == "__main__":

@@ -181,11 +181,18 @@ def test_rates_make_a_system_each(folder, flags):
     assert runs[0].flags == {"encoder-layers": 4, "lr": 0.0028}
 
 
-@pytest.mark.parametrize(("name", "later"), [("quality", "st/dense/1"), ("quality_forms", "asr/k3-r2/1")])
-def test_the_projects_own_matrices_are_whole(name, later):
+@pytest.mark.parametrize(
+    ("name", "first", "later"),
+    [
+        ("quality", "asr/dense", "st/dense"),
+        ("quality_forms", "asr/dense", "asr/k3-r2"),
+        ("from_scratch", "asr/dense-2.8e-3", "asr/k3-r2-taught-2.8e-3"),
+    ],
+)
+def test_the_projects_own_matrices_are_whole(name, first, later):
     matrix = read_matrix(ROOT / "benchmarks" / f"{name}.yaml")
     names = [run.name for run in matrix.chosen(None, None, None)]
-    assert names.index("asr/dense/1") < names.index(later)
+    assert names.index(f"{first}/1") < names.index(f"{later}/1")
     assert len(names) == len(set(names)) == len(matrix.runs)
 
 
