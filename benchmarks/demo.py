@@ -2,8 +2,8 @@
 
     python benchmarks/demo.py --systems residual dense --rates 3e-3 --seeds 1 2 3
 
-The corpus of DEMO_ROOT is used as it is. What has a row already is not run again. An easy synthetic task: it shows that the pipeline
-works, how large its files are and how each form does at its own rate, and says little on quality.
+The corpus of DEMO_ROOT is used as it is. What has a row already is not run again. An easy synthetic task: it shows that the
+pipeline works, how large its files are and how each form does at its own rate, and says little on quality.
 """
 
 import argparse
