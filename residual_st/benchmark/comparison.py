@@ -10,7 +10,12 @@ from residual_st.benchmark.matrix import SANITY
 from residual_st.evaluation.generated import Sentence
 from residual_st.evaluation.scores import COUNTS, RATES, relative_change, score_interval
 
-METRICS = {"asr": ("wer", "ctc_wer"), "st": ("bleu",)}  # of tasks of other names, BLEU
+METRICS = {"asr": ("wer", "ctc_wer"), "st": ("bleu",)}
+
+
+def metrics_of(task: str) -> tuple[str, ...]:
+    """What is measured of a task; BLEU, unless it is named otherwise."""
+    return METRICS.get(task, ("bleu",))
 
 
 def compare(rows: Iterable[dict], reference: str = "dense", significance: bool = False) -> list[dict]:
@@ -28,7 +33,7 @@ def compare(rows: Iterable[dict], reference: str = "dense", significance: bool =
         seeds = [seed for (row_task, row_system, seed) in runs if (row_task, row_system) == (task, system)]
         seeds = sorted(seed for seed in seeds if (task, reference, seed) in runs)
         system_rows, reference_rows = ([runs[task, name, seed] for seed in seeds] for name in (system, reference))
-        for metric in METRICS.get(task, ("bleu",)) if seeds else ():
+        for metric in metrics_of(task) if seeds else ():
             kind = metric.removeprefix("ctc_")
             texts = "ctc_hypotheses" if metric.startswith("ctc_") else "hypotheses"
             if not all(row[texts] for row in (*system_rows, *reference_rows)):

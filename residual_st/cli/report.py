@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from residual_st.cli.arguments import list_of
 from residual_st.errors import InputError
 from residual_st.files import atomically, refuse_existing
 
@@ -19,7 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", type=Path, default=Path("report.html"), metavar="FILE", help="page to write (default: report.html)"
     )
     parser.add_argument("--force", action="store_true", help="overwrite the output")
-    parser.add_argument("--results", type=Path, metavar="FILE", help="rows of residual-st benchmark quality, for table and picture")
+    parser.add_argument(
+        "--results", type=Path, metavar="FILE", help="rows of residual-st benchmark quality, for table, picture and curves"
+    )
+    parser.add_argument("--systems", type=list_of(str), metavar="S,…", help="of the results, only these and the reference")
+    parser.add_argument(
+        "--reference", metavar="SYSTEM", default="dense", help="of the results, what others are compared with (default: dense)"
+    )
     parser.add_argument("--metric", choices=["bleu", "wer"], default="bleu", help="what is compared (default: bleu)")
     parser.add_argument("--test-set", metavar="NAME", help="which generate-NAME.txt of folders to take")
     parser.add_argument("--manifest", type=Path, metavar="TSV", help="the test set's manifest, to play its speech")
@@ -38,20 +45,30 @@ def run(args: argparse.Namespace) -> int:
     if args.release and not args.manifest:
         raise InputError("--release needs --manifest, which lists the segments of the test set")
     refuse_existing(args.output, args.force)
-    from residual_st.benchmark.comparison import compare
+    from residual_st.benchmark.comparison import compare, metrics_of
     from residual_st.benchmark.results import read
     from residual_st.report.audio import Recordings
     from residual_st.report.page import make_page
     from residual_st.report.runs import read_run
 
-    results = []
+    results, learned = [], {}
     if args.results:
         if not args.results.is_file():
             raise InputError(f"--results {args.results} does not exist")
-        results = [entry for entry in compare(read(args.results)) if entry["metric"] == args.metric]
+        rows = [row for row in read(args.results) if args.metric in metrics_of(row["task"])]
+        known = list(dict.fromkeys(row["system"] for row in rows))
+        for name in [args.reference, *(args.systems or [])]:
+            if name not in known:
+                raise InputError(
+                    f"{args.results} has no system {name!r} with {args.metric.upper()}; it has {', '.join(known) or 'none'}"
+                )
+        rows = [row for row in rows if row["system"] in (args.reference, *(args.systems or known))]
+        results = [entry for entry in compare(rows, args.reference) if entry["metric"] == args.metric]
+        for row in rows:
+            learned.setdefault(row["system"], []).append(row.get("curves", {}))
     runs = [read_run(argument, args.test_set) for argument in args.runs]
     recordings = Recordings(args.manifest, args.release) if args.manifest else None
-    page = make_page(runs, args.metric, args.title, args.samples, recordings, results)
+    page = make_page(runs, args.metric, args.title, args.samples, recordings, results, learned)
     try:
         with atomically(args.output) as partial:
             partial.write_text(page, encoding="utf-8")

@@ -9,6 +9,7 @@ import jinja2
 
 from residual_st.errors import InputError
 from residual_st.evaluation.generated import Sentence
+from residual_st.evaluation.logs import Curve
 from residual_st.evaluation.scores import COUNTS, corpus_scores, relative_change, score_interval
 from residual_st.report.audio import Recordings
 from residual_st.report.differences import mark
@@ -22,12 +23,19 @@ _LOSS = {
 
 
 def make_page(
-    runs: list[RunFiles], metric: str, title: str, samples: int, recordings: Recordings | None, results: list[dict]
+    runs: list[RunFiles],
+    metric: str,
+    title: str,
+    samples: int,
+    recordings: Recordings | None,
+    results: list[dict],
+    learned: dict[str, list[dict[str, Curve]]],
 ) -> str:
     """The page on some runs. Runs of one name are seeds of one system; the first is what the others are compared with.
 
     Args:
         results: further entries, as `residual_st.benchmark.comparison.compare` makes them.
+        learned: further systems' losses of dev, for each seed, as rows of `residual-st benchmark quality` have them.
 
     Raises:
         InputError: if translations are not of the same sentences.
@@ -38,7 +46,7 @@ def make_page(
     entries = [*_entries(systems, metric), *results]
     reference = next((entry["system"] for entry in entries if entry["change_percent"] is None), "")
     placed = [entry for entry in entries if entry["fraction"] is not None]
-    names = list(dict.fromkeys([*systems, *(entry["system"] for entry in entries)]))
+    names = list(dict.fromkeys([*systems, *(entry["system"] for entry in entries), *learned]))
     template = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined).from_string(
         files(__package__).joinpath("page.html.j2").read_text(encoding="utf-8")
     )
@@ -48,7 +56,7 @@ def make_page(
         reference=reference,
         table=[_shown(entry, systems.get(entry["system"], [None])[0]) for entry in entries],
         pareto=pareto(placed, metric, reference, names) if len(placed) > 1 else None,
-        curves=_curves(systems, names),
+        curves=_curves(systems, learned, names),
         heat_maps=[_heat_map(name, members[0].energies) for name, members in systems.items() if members[0].energies],
         samples=_samples(systems, samples, recordings),
     )
@@ -116,15 +124,16 @@ class Figure(NamedTuple):
     caption: str
 
 
-def _curves(systems: dict[str, list[RunFiles]], names: list[str]) -> list[Figure]:
+def _curves(systems: dict[str, list[RunFiles]], learned: dict[str, list[dict[str, Curve]]], names: list[str]) -> list[Figure]:
     figures = []
     for part in ("validation", "training"):
+        of_seeds = {name: [getattr(run.log, part) for run in members if run.log] for name, members in systems.items()}
+        if part == "validation":
+            for name, rows in learned.items():
+                of_seeds.setdefault(name, []).extend({key.removeprefix("dev_"): row[key] for key in row} for row in rows)
         for metric, label in _LOSS.items():
-            curves = {}
-            for name, members in systems.items():
-                seed_curves = [getattr(run.log, part)[metric] for run in members if run.log and metric in getattr(run.log, part)]
-                if seed_curves:
-                    curves[name] = seed_curves
+            curves = {name: [its[metric] for its in seeds if metric in its] for name, seeds in of_seeds.items()}
+            curves = {name: seed_curves for name, seed_curves in curves.items() if seed_curves}
             if curves:
                 caption = f"{part.capitalize()}: {label}, one line for each seed."
                 figures.append(Figure(training_curves(curves, label, names), caption))
