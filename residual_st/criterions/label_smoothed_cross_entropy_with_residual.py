@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from residual_st.distillation import Distillation
 from residual_st.errors import InputError
-from residual_st.modules import ResidualLinear, matrix_kind
+from residual_st.modules import ResidualLinear, matrix_kind, residual_energies
 
 
 @dataclass
@@ -75,7 +75,7 @@ class LabelSmoothedCrossEntropyWithResidualCriterion(LabelSmoothedCrossEntropyWi
             loss = loss + self._lesson.state_penalty() * sample_size
             logging_output |= self._lesson.log(sample_size)
         with torch.set_grad_enabled(self.residual_penalty > 0):
-            energies = residual_energies(model)
+            energies = energies_by_kind(model)
         if self.residual_penalty > 0:
             if not energies:
                 raise InputError("--residual-penalty has nothing to act on: the model has no residuals")
@@ -117,20 +117,20 @@ def _total(logging_outputs: list[dict], key: str):
     return sum(log[key] for log in logging_outputs)
 
 
-def residual_energies(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
+def energies_by_kind(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
     """Matrix kind -> (energy of the residuals, energy of the shared weights), both summed over layers, as float32 scalars.
 
     The second is without gradient: the penalty is meant to shrink residuals, not to inflate what they are compared with.
     """
-    by_kind = defaultdict(list)
+    by_kind = defaultdict(lambda: defaultdict(list))
     for name, module in model.named_modules():
         if isinstance(module, ResidualLinear):
-            by_kind[matrix_kind(name)].append(module)
+            by_kind[matrix_kind(name)][module.rank].append(module)
     energies = {}
-    for kind, layers in by_kind.items():
+    for kind, by_rank in by_kind.items():
         with torch.no_grad():
-            weights = {id(layer.shared_weight): layer.shared_weight for layer in layers}
-            norms = {key: weight.float().square().sum() for key, weight in weights.items()}
-            shared_energy = sum(norms[id(layer.shared_weight)] for layer in layers)
-        energies[kind] = (sum(layer.residual_energy() for layer in layers), shared_energy)
+            owned = [linear.shared_weight for linears in by_rank.values() for linear in linears]
+            norms = {weight: weight.float().square().sum() for weight in dict.fromkeys(owned)}
+            shared_energy = sum(norms[weight] for weight in owned)
+        energies[kind] = (sum(residual_energies(linears).sum() for linears in by_rank.values()), shared_energy)
     return energies

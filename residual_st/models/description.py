@@ -5,7 +5,7 @@ import argparse
 import torch
 from fairseq.models import BaseFairseqModel
 
-from residual_st.modules import ResidualLinear, matrices, matrix_parameters
+from residual_st.modules import ResidualLinear, matrices, matrix_parameters, residual_energies
 
 
 def describe(model: BaseFairseqModel, flags: argparse.Namespace) -> dict:
@@ -51,7 +51,7 @@ def residual_energy(model: BaseFairseqModel) -> list[dict]:
         for index, layer in enumerate(model.encoder.transformer_layers):
             for name, linear in matrices(layer):
                 if isinstance(linear, ResidualLinear):
-                    residual, shared = linear.residual_energy().item(), linear.shared_weight.double().square().sum().item()
+                    residual, shared = residual_energies([linear]).item(), linear.shared_weight.double().square().sum().item()
                     ratio = residual / shared if shared else 0.0  # in a model without training the ends of branches are 0
                     rows.append({"layer": index, "matrix": name, "residual_to_shared": round(ratio, 6)})
     return rows

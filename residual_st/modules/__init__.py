@@ -2,7 +2,7 @@
 
 from residual_st.modules.attention import self_attention
 from residual_st.modules.dropout import dropout, relu_dropout_
-from residual_st.modules.residual_linear import ResidualLinear, linear_of
+from residual_st.modules.residual_linear import ResidualLinear, linear_of, residual_energies
 from residual_st.modules.residual_product import measure_products, median_seconds, transpose_storage_
 from residual_st.modules.share_layers import (
     SharedWeights,
@@ -29,6 +29,7 @@ __all__ = [
     "measure_products",
     "median_seconds",
     "relu_dropout_",
+    "residual_energies",
     "self_attention",
     "share_layers",
     "transpose_storage_",

@@ -1,6 +1,7 @@
 """The equation of ResidualTransformer (Wang & Li, arXiv 2310.02489), as a linear layer."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -72,27 +73,30 @@ class ResidualLinear(nn.Module):
         """An ordinary linear layer with the composed weight; the bias is the same parameter."""
         return linear_of(self.weight, self.bias).train(self.training)
 
-    def residual_energy(self) -> Tensor:
-        """Squared Frobenius norm of `up @ down + diag(diagonal)`, in float32 at least.
-
-        The matrix is not formed: this takes O((out + in) rank²) operations.
-        """
-        wide = torch.promote_types(self.shared_weight.dtype, torch.float32)
-        energy = torch.zeros((), dtype=wide, device=self.shared_weight.device)
-        if self.rank:
-            up, down = self.up.to(wide), self.down.to(wide)
-            energy = ((up.T @ up) * (down @ down.T)).sum()
-        if self.diagonal is not None:
-            diagonal = self.diagonal.to(wide)
-            energy = energy + diagonal.square().sum()
-            if self.rank:
-                length = len(diagonal)
-                energy = energy + 2 * ((up[:length] * down[:, :length].T).sum(1) * diagonal).sum()
-        return energy
-
     def extra_repr(self) -> str:
         terms = f"rank={self.rank}, diagonal={self.diagonal is not None}"
         return f"in_features={self.in_features}, out_features={self.out_features}, {terms}"
+
+
+def residual_energies(linears: Sequence[ResidualLinear]) -> Tensor:
+    """Squared Frobenius norms (count,) of `up @ down + diag(diagonal)` of linears with one shape and rank, in float32 at least.
+
+    The matrices are not formed: this takes O((out + in) rank²) operations for each, and a few for all, so that a narrow model can
+    log it with every batch.
+    """
+    first = linears[0]
+    wide = torch.promote_types(first.shared_weight.dtype, torch.float32)
+    energies = torch.zeros(len(linears), dtype=wide, device=first.shared_weight.device)
+    if first.rank:
+        up, down = (torch.stack([getattr(each, name) for each in linears]).to(wide) for name in ("up", "down"))
+        energies = ((up.mT @ up) * (down @ down.mT)).sum((1, 2))
+    if first.diagonal is not None:
+        diagonal = torch.stack([each.diagonal for each in linears]).to(wide)
+        energies = energies + diagonal.square().sum(1)
+        if first.rank:
+            length = diagonal.size(1)
+            energies = energies + 2 * ((up[:, :length] * down[:, :, :length].mT).sum(2) * diagonal).sum(1)
+    return energies
 
 
 def linear_of(weight: Tensor, bias: Tensor | None) -> nn.Linear:

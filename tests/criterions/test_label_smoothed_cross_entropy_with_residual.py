@@ -2,7 +2,7 @@ import pytest
 import torch
 from conftest import tiny_model
 
-from residual_st.criterions.label_smoothed_cross_entropy_with_residual import residual_energies
+from residual_st.criterions.label_smoothed_cross_entropy_with_residual import energies_by_kind
 from residual_st.modules import ResidualLinear
 
 OURS = "label_smoothed_cross_entropy_with_residual"
@@ -42,12 +42,13 @@ def test_works_with_the_stock_model_but_has_nothing_to_penalise(fairseq_train, d
 
 
 def test_energies_are_norms_of_what_is_added():
-    model = tiny_model()
+    model = tiny_model(encoder_residual_rank="2,3,0,2,2,2")
     residuals = [(name, module) for name, module in model.named_modules() if isinstance(module, ResidualLinear)]
     for _, module in residuals:
-        torch.nn.init.normal_(module.up)
+        if module.rank:
+            torch.nn.init.normal_(module.up)
         torch.nn.init.normal_(module.diagonal)
-    energies = residual_energies(model)
+    energies = energies_by_kind(model)
     assert list(energies) == ["k_proj", "v_proj", "q_proj", "out_proj", "fc1", "fc2"]
     for kind, (residual, shared) in energies.items():
         members = [module for name, module in residuals if name.endswith(kind)]
