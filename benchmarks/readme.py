@@ -32,6 +32,7 @@ def main() -> int:
     picture = quality.picture()
     if picture:
         (root / "docs" / "quality.svg").write_text(picture, encoding="utf-8")
+    (root / "docs" / "from_scratch.svg").write_text(from_scratch.picture(), encoding="utf-8")
     plots.draw("speed", speed.newest("speed"), root / "docs" / "speed")
     plots.draw("memory", speed.newest("memory"), root / "docs" / "memory")
     return 0

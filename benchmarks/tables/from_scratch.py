@@ -1,6 +1,100 @@
-"""Tables of docs/from_scratch.md."""
+"""Tables and picture of docs/from_scratch.md."""
 
-from tables.common import github, read
+from functools import cache
+
+from residual_st.benchmark.comparison import METRICS, compare
+from residual_st.benchmark.matrix import rate_name
+from residual_st.report.figures import training_curves
+from tables.common import github, read, with_bounds
+from tables.quality import MEASURES, measures_of
+
+REFERENCE = "dense"
+RIVALS = ("four-layers", "four-layers-ends", "low-rank")
+PICTURED = ("dense", "dense-ends", "four-layers", "low-rank", "k3-r2", "k12-r8", "k3-r2-taught", "k12-r8-taught")
+
+
+def form_of(row: dict) -> str:
+    """A system without its rate."""
+    return row["system"].removesuffix(f"-{rate_name(row['flags']['lr'])}")
+
+
+@cache
+def rows_at_best_rates(results: str = "from_scratch") -> list[dict]:
+    """The rows of each form at the rate with the lowest loss of dev with seed 1, named by the form."""
+    best = {}
+    for row in (row for row in read(results) if row["seed"] == 1):
+        key = row["task"], form_of(row)
+        if key not in best or row["dev_nll_loss"] < best[key]["dev_nll_loss"]:
+            best[key] = row
+    systems = {(row["task"], row["system"]) for row in best.values()}
+    return [{**row, "system": form_of(row)} for row in read(results) if (row["task"], row["system"]) in systems]
+
+
+def from_scratch_rates() -> str:
+    """Losses of dev, and word error rates of the model and of its CTC head, by form and rate; the best rate of a form in bold."""
+    return _rates("from_scratch")
+
+
+def from_scratch_human_rates() -> str:
+    """The same on human speech."""
+    return _rates("from_scratch_human")
+
+
+def _rates(results: str) -> str:
+    best = {(row["task"], row["system"]): row["flags"]["lr"] for row in rows_at_best_rates(results)}
+    scores = {
+        (entry["system"], entry["metric"]): entry["score"].value
+        for system in {row["system"] for row in read(results)}
+        for entry in compare([row for row in read(results) if row["system"] == system and row["seed"] == 1], system)
+    }
+    rows = []
+    for row in (row for row in read(results) if row["task"] == "asr" and row["seed"] == 1):
+        form, rate = form_of(row), row["flags"]["lr"]
+        shown = f"**{rate_name(rate)}**" if best["asr", form] == rate else rate_name(rate)
+        losses = f"{row['dev_nll_loss']:.3f}", f"{row['dev_ctc_loss']:.3f}"
+        rows.append((form, -rate, [form, shown, *losses, *(f"{scores[row['system'], metric]:.1f}" for metric in METRICS["asr"])]))
+    order = list(dict.fromkeys(form for form, *_ in rows))
+    rows.sort(key=lambda row: (order.index(row[0]), row[1]))
+    return github([row for *_, row in rows], ["form", "rate", "dev nll", "dev CTC", "WER", "WER of the CTC head"])
+
+
+def from_scratch_seeds() -> str:
+    """Each form at its best rate against dense at its own."""
+    return measures_of(compare(rows_at_best_rates(), REFERENCE))
+
+
+def from_scratch_harder() -> str:
+    """The same against a dense model that begins with the ends of branches at 0."""
+    return measures_of([entry for entry in compare(rows_at_best_rates(), "dense-ends") if entry["task"] == "asr"])
+
+
+def from_scratch_human() -> str:
+    """Human speech."""
+    return measures_of(compare(rows_at_best_rates("from_scratch_human"), REFERENCE))
+
+
+def from_scratch_rivals() -> str:
+    """Residual forms against others of about their size, each at its best rate."""
+    rows, table = rows_at_best_rates(), []
+    forms = [form for form in dict.fromkeys(row["system"] for row in rows) if form.startswith("k")]
+    for rival in RIVALS:
+        for entry in compare([row for row in rows if row["task"] == "asr"], rival):
+            if entry["system"] in forms:
+                change = with_bounds(entry["change_percent"])
+                table.append(
+                    [MEASURES[entry["metric"]], entry["system"], rival, f"{entry['fraction']:.2f}", entry["seeds"], change]
+                )
+    table.sort(key=lambda row: (list(MEASURES.values()).index(row[0]), forms.index(row[1])))
+    return github(table, ["measure", "form", "rival", "size", "seeds", "change (95 %)"])
+
+
+def picture() -> str:
+    """Losses of dev after each epoch, each form at its best rate."""
+    curves = {}
+    for row in rows_at_best_rates():
+        if row["task"] == "asr" and row["system"] in PICTURED:
+            curves.setdefault(row["system"], []).append(row["curves"]["dev_nll_loss"])
+    return training_curves(curves, "dev: negative log-likelihood per word piece, bits", list(PICTURED))
 
 
 def from_scratch_starts() -> str:
