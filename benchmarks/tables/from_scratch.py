@@ -98,11 +98,15 @@ def picture() -> str:
 
 
 def from_scratch_starts() -> str:
-    """Starts and rates: losses of dev after 2,000 updates."""
+    """Starts and rates by role: losses of dev after 2,000 updates."""
     rows = []
     for row in sorted(read("from_scratch_tried"), key=lambda row: (row["system"], row["dev_nll_loss"])):
         ends = f"{row['branch_ends']:.2g}" + ("" if row["branch_rate"] == 1 else f", rate too {row['branch_rate']:.2g}")
-        down = (f"{row['down_factor']:g}", f"{row['up_rate']:g}") if "K" in row["system"] else ("", "")
+        factors = {
+            label: row.get(key, 1) for label, key in {"A": "up_rate", "B": "down_rate", "d": "diagonal_rate", "U": "u_rate"}.items()
+        }
+        other = ", ".join(f"{label} × {factor:.2g}" for label, factor in factors.items() if factor != 1)
+        down = str(row["down_factor"]) if "K" in row["system"] else ""
         losses = f"{row['dev_nll_loss']:.3f}", f"{row['dev_ctc_loss']:.3f}"
-        rows.append([row["system"], f"{row['lr']:g}", row["seed"], ends, *down, *losses])
-    return github(rows, ["form", "rate", "seed", "ends of branches", "down", "rate of up", "dev nll", "dev CTC"])
+        rows.append([row["system"], f"{row['lr']:g}", row["seed"], ends, down, other, *losses])
+    return github(rows, ["form", "rate", "seed", "ends of branches", "down", "rates by role", "dev nll", "dev CTC"])
