@@ -44,7 +44,8 @@ from residual_st.compression.refinement import refine
 from residual_st.evaluation.generated import Sentence
 from residual_st.evaluation.scores import corpus_scores, error_counts
 from residual_st.models.conversion import read_model, residual_checkpoint
-from residual_st.modules import matrices
+from residual_st.sharing import matrices
+from residual_st.stacks import stack_of
 from residual_st.training_data import TrainingData
 
 RESULTS = Path(__file__).parent / "results" / "compression.jsonl"
@@ -77,7 +78,7 @@ class Subject:
 
     @cached_property
     def moments(self):
-        return gather(self.dense, self.dense.encoder.transformer_layers, self.data.calibration(CALIBRATION_BATCHES, seed=1))
+        return gather(self.dense, stack_of(self.dense), self.data.calibration(CALIBRATION_BATCHES, seed=1))
 
     def compressed(self, size: dict, align: bool, weigh: bool):
         model = self.model()
@@ -132,8 +133,8 @@ class Subject:
             "save-dir": folder / "run",
             "seed": self.seed,
             "arch": self.state["cfg"]["model"].arch.replace("s2t_", "s2t_residual_", 1),
-            "encoder-sharing-pattern": f"'{result.plan}'",
-            "encoder-residual-rank": f"'{result.ranks}'",
+            "encoder-sharing-pattern": f"'{result.form.plan}'",
+            "encoder-residual-rank": f"'{result.form.ranks}'",
             "encoder-residual-diagonal": str(result.diagonal).lower(),
             "max-update": FINE_TUNING_UPDATES,
             "total-num-update": FINE_TUNING_UPDATES,
@@ -225,7 +226,7 @@ def main() -> int:
             model, result = made if isinstance(made, tuple) else (made, None)
             row = {"system": name, "task": subject.task, "seed": subject.seed, "fraction": fraction}
             if result is not None:
-                row |= {"fraction": round(result.parameters_after / result.parameters_before, 4), "plan": str(result.plan)}
+                row |= {"fraction": round(result.parameters_after / result.parameters_before, 4), "plan": str(result.form.plan)}
             row |= subject.judge(model)
             append(RESULTS, {**row, **provenance()})
             print(

@@ -18,7 +18,7 @@ from residual_st.benchmark.results import append, provenance
 from residual_st.compression import compress
 from residual_st.compression.moments import MatrixMoments
 from residual_st.models.standalone import build_model, parse_model_flags
-from residual_st.modules import matrices
+from residual_st.sharing import matrices
 
 RESULTS = Path(__file__).parent / "results" / "fit_time.jsonl"
 POSITIONS = 100_000

@@ -17,8 +17,8 @@ from torch import nn
 
 from residual_st.benchmark.results import append, provenance
 from residual_st.benchmark.timing import alternate
-from residual_st.modules import ResidualLinear, transpose_storage_
-from residual_st.modules.residual_product import compose, factor_by_factor, measure_products, positions_to_compose
+from residual_st.sharing import ResidualLinear, transpose_storage_
+from residual_st.sharing.product import compose, factor_by_factor, measure_products, positions_to_compose
 
 RESULTS = Path(__file__).parent / "results" / "product_rule.jsonl"
 LAYERS = 6

@@ -17,7 +17,7 @@ from torch import nn
 from residual_st.benchmark.results import append, cpu_name, provenance
 from residual_st.benchmark.systems import BINS, VOCABULARY, Shape, build_residual
 from residual_st.benchmark.timing import alternate, ratios_to
-from residual_st.modules import ResidualLinear
+from residual_st.sharing import ResidualLinear
 
 RESULTS = Path(__file__).parent / "results" / "recompute.jsonl"
 FRAMES = 10_000

@@ -3,7 +3,6 @@
 import functools
 
 import numpy as np
-from fairseq.data import data_utils
 from torch import Tensor, nn
 
 # fairseq 0.12.2 registers these beside the six matrices of an encoder layer: a second copy, for a fused kernel that serves
@@ -48,6 +47,8 @@ def keep_last_batches() -> None:
     With its default `--required-batch-size-multiple 8` up to seven sentences of every set are lost, in training, validation and
     generation, without a message. Batches are consecutive pieces of the order that they are made from, so its end is missing.
     """
+    from fairseq.data import data_utils  # not above: what serves torch alone imports this module, too
+
     original = data_utils.batch_by_size
     if sum(map(len, original(np.arange(3), None, np.ones(3, dtype=np.int64), 100, None, 2))) == 3:
         return

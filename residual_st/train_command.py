@@ -18,9 +18,8 @@ from residual_st.checkpoints import load_checkpoint, model_flags
 from residual_st.cli.user_dir import PACKAGE
 from residual_st.distillation.teacher import open_teacher
 from residual_st.errors import InputError, refusing
-from residual_st.models.form import OUR_FLAGS, flag_difference, shaping_flags
+from residual_st.models.form import OUR_FLAGS, encoder_form, flag_difference, shaping_flags
 from residual_st.models.pretrained import PRETRAINED_FLAGS, check_pretrained, part_of
-from residual_st.models.s2t_residual_transformer import is_dense
 
 # flags that decide which other flags there are
 _SELECTORS = ["user-dir", "task", "arch", *(name.replace("_", "-") for name in REGISTRIES)]
@@ -93,7 +92,9 @@ def _is_residual(arch: str | None) -> bool:
 
 
 def _is_dense(flags: argparse.Namespace) -> bool:
-    return ARCH_MODEL_NAME_REGISTRY.get(flags.arch) == "s2t_transformer" or (_is_residual(flags.arch) and is_dense(flags))
+    if _is_residual(flags.arch):
+        return encoder_form(flags).is_dense
+    return ARCH_MODEL_NAME_REGISTRY.get(flags.arch) == "s2t_transformer"
 
 
 def _expand(value: str | list, path: Path) -> str | list:

@@ -5,7 +5,7 @@ from conftest import same_weights, tiny_flags, tiny_model
 from residual_st.averaging import average
 from residual_st.checkpoints import first_difference, load_checkpoint, save_checkpoint
 from residual_st.errors import InputError
-from residual_st.modules import matrices
+from residual_st.sharing import matrices
 
 FULL_SIZE = {
     "encoder_layers": 12,

@@ -1,7 +1,7 @@
 import torch
 from conftest import same_weights, tiny_model
 
-from residual_st.modules import matrices
+from residual_st.sharing import matrices
 
 
 def test_checkpoints_move_between_fairseq_versions():

@@ -15,7 +15,7 @@ from residual_st.evaluation.generated import Sentence, read_generated
 from residual_st.evaluation.logs import read_log
 from residual_st.evaluation.scores import corpus_scores
 from residual_st.models.standalone import load_model
-from residual_st.modules import matrix_parameters
+from residual_st.sharing import matrix_parameters
 
 _BEAM, _BATCH_FRAMES = 5, 20_000
 _SECONDS = "core_seconds.txt"  # beside each log: what its commands took, so that a stopped run's add up

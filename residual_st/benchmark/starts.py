@@ -19,7 +19,7 @@ from residual_st.compression.moments import gather
 from residual_st.models.conversion import dense_checkpoint, read_model, rewritten
 from residual_st.models.s2t_residual_transformer import S2TResidualTransformerModel
 from residual_st.models.standalone import build_model
-from residual_st.modules import matrices
+from residual_st.sharing import matrices
 from residual_st.training_data import TrainingData
 
 _ROUNDS = 5

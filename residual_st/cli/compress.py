@@ -9,8 +9,8 @@ from tabulate import tabulate
 from residual_st.cli.arguments import add_data_arguments, add_output_arguments
 from residual_st.errors import InputError
 from residual_st.files import refuse_existing
-from residual_st.residual_ranks import ResidualRanks
-from residual_st.sharing_plan import PATTERNS
+from residual_st.sharing.plan import PATTERNS
+from residual_st.sharing.ranks import ResidualRanks
 
 BYTES = 4  # of a float32 weight
 
@@ -56,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
     from residual_st.checkpoints import save_checkpoint
     from residual_st.compression import compress, plan_form
     from residual_st.models.conversion import read_model, residual_checkpoint
+    from residual_st.stacks import stack_of
     from residual_st.training_data import TrainingData
 
     state, model = read_model(args.checkpoint, residual=False)
@@ -69,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         "weight_fraction": fraction,
         "diagonal": args.diagonal,
     }
-    plan_form(model, **form)  # refused before minutes of calibration
+    plan_form(stack_of(model), **form)  # refused before minutes of calibration
     data = None
     if args.calibration:
         data = TrainingData(state, args.calibration, args.config_yaml, args.subset, args.valid_subset)
@@ -85,9 +86,9 @@ def run(args: argparse.Namespace) -> int:
     save_checkpoint(result, args.output)
     figures = {
         "output": args.output,
-        "sharing_pattern": str(compressed.plan),
-        "residual_rank": str(compressed.ranks),
-        "residual_diagonal": compressed.diagonal,
+        "sharing_pattern": str(compressed.form.plan),
+        "residual_rank": str(compressed.form.ranks),
+        "residual_diagonal": compressed.form.diagonal,
         "encoder_weight_fraction": round(compressed.parameters_after / compressed.parameters_before, 4),
         "encoder_matrix_parameters": compressed.parameters_after,
         "dense_encoder_matrix_parameters": compressed.parameters_before,
@@ -108,7 +109,7 @@ def _tensor_bytes(weights: dict) -> int:
 
 def fraction_of_bytes(model, megabytes: float) -> float:
     """The weight fraction at which the encoder, in float32, has that size."""
-    from residual_st.modules import matrix_parameters
+    from residual_st.sharing import matrix_parameters
 
     matrices = matrix_parameters(model.encoder.transformer_layers)
     rest = sum(parameter.numel() for parameter in model.encoder.parameters()) - matrices

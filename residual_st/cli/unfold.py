@@ -3,7 +3,7 @@
 import argparse
 
 from residual_st.cli.arguments import add_output_arguments
-from residual_st.residual_ranks import ResidualRanks
+from residual_st.sharing.ranks import ResidualRanks
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,9 +3,9 @@
 import math
 
 from residual_st.compression.allocation import allocate
-from residual_st.compression.stack import Fit, Stack
+from residual_st.compression.fit import Fit, Stack
 from residual_st.errors import InputError
-from residual_st.sharing_plan import SharingPlan
+from residual_st.sharing.plan import SharingPlan
 
 SURVEY_ROUNDS = 4  # of factorization where group sizes are only compared
 ALLOCATIONS = 2  # of the ranks, each from the factors of the one before

@@ -6,7 +6,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from residual_st.modules import matrices
+from residual_st.sharing import matrices
 
 # of the mean diagonal, added to second moments: directions that were never seen are not free. Gradients are exact for
 # small errors only, so their moments are damped more.
@@ -118,12 +118,16 @@ LayerWeights = dict[str, MatrixWeights]  # by the matrix's name in the layer
 
 
 def read_layer(layer: nn.Module) -> LayerWeights:
-    """Copy a layer's matrices. Their names are those of `residual_st.modules.matrices`."""
+    """Copy a layer's matrices. Their names are those of `residual_st.sharing.matrices`."""
     with torch.no_grad():
         return {
-            name: MatrixWeights(linear.weight.double().clone(), None if linear.bias is None else linear.bias.double().clone())
+            name: MatrixWeights(_copied(linear.weight), None if linear.bias is None else _copied(linear.bias))
             for name, linear in matrices(layer)
         }
+
+
+def _copied(parameter: Tensor) -> Tensor:
+    return parameter.detach().to("cpu", torch.float64, copy=True)
 
 
 def write_layer(layer: nn.Module, weights: LayerWeights) -> None:

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from residual_st.compression.layer_weights import OUTPUT_DAMPING, Metric, damped
-from residual_st.modules import matrices
+from residual_st.errors import InputError
 from residual_st.progress import progress
+from residual_st.sharing import matrices
+from residual_st.stacks import LayerStack, recorded_calls
 
 
 @dataclass(frozen=True)
@@ -28,12 +30,6 @@ class Calibration:
     encode: Callable[[nn.Module, Any], Any] | None = None
 
 
-def padding_mask(arguments: tuple, keywords: dict) -> Tensor | None:
-    """The mask (batch, time) that a layer was called with, True where there is padding; None if it was called without."""
-    mask = keywords.get("encoder_padding_mask", arguments[1] if len(arguments) > 1 else None)
-    return None if mask is None else mask.bool()
-
-
 class MatrixMoments:
     """Sums over the positions that one matrix of one layer has seen, in float64.
 
@@ -42,11 +38,12 @@ class MatrixMoments:
     """
 
     def __init__(self, linear):
+        new = {"dtype": torch.float64, "device": linear.weight.device}
         self.count = 0
-        self.origin = torch.zeros(linear.in_features, dtype=torch.float64)
-        self.input_sum = torch.zeros(linear.in_features, dtype=torch.float64)
-        self.input_squares = torch.zeros(linear.in_features, linear.in_features, dtype=torch.float64)
-        self.gradient_squares = torch.zeros(linear.out_features, linear.out_features, dtype=torch.float64)
+        self.origin = torch.zeros(linear.in_features, **new)
+        self.input_sum = torch.zeros(linear.in_features, **new)
+        self.input_squares = torch.zeros(linear.in_features, linear.in_features, **new)
+        self.gradient_squares = torch.zeros(linear.out_features, linear.out_features, **new)
 
     def add_inputs(self, inputs: Tensor) -> None:
         if not self.count and len(inputs):
@@ -61,7 +58,7 @@ class MatrixMoments:
 
     @property
     def input_mean(self) -> Tensor:
-        return self.origin + self._mean_deviation
+        return (self.origin + self._mean_deviation).cpu()
 
     @property
     def _mean_deviation(self) -> Tensor:
@@ -72,64 +69,57 @@ class MatrixMoments:
         return self.input_squares / self.count - torch.outer(self._mean_deviation, self._mean_deviation)
 
     def metric(self) -> Metric:
-        """With the inputs' covariance: the mean's error goes into the bias, which is not shared."""
-        return Metric(damped(self.input_covariance), damped(self.gradient_squares / self.count, OUTPUT_DAMPING))
+        """With the inputs' covariance: the mean's error goes into the bias, which is not shared. On the CPU, as what follows."""
+        return Metric(damped(self.input_covariance.cpu()), damped(self.gradient_squares.cpu() / self.count, OUTPUT_DAMPING))
 
 
 Moments = list[dict[str, MatrixMoments]]  # layer -> matrix name -> moments
 
 
-def gather(model: nn.Module, layers: nn.ModuleList, calibration: Calibration) -> Moments:
-    """Run the model on the calibration data and sum up the moments of every matrix.
+def gather(model: nn.Module, stack: LayerStack, calibration: Calibration) -> Moments:
+    """Run the model on the calibration data and sum up the moments of every matrix of its stack.
 
-    Args:
-        model: what the calibration's loss takes.
-        layers: L layers inside it, called as `layer(x, padding_mask)` with x (time, batch, width) and padding_mask (batch,
-            time) or None, as fairseq does, or as `layer(x)`.
+    Raises:
+        InputError: if a matrix is never called, as where its weight is read past it: nothing is then known of its inputs.
     """
-    moments = [{name: MatrixMoments(linear) for name, linear in matrices(layer)} for layer in layers]
-    with _observed(layers, moments), _without_updates(model):
+    moments = [{name: MatrixMoments(linear) for name, linear in matrices(layer)} for layer in stack.layers]
+    with _observed(stack, moments), _without_updates(model):
         for batch in progress(calibration.batches, desc="calibrating", unit="batch"):
             calibration.loss(model, batch).backward()
+    for index, layer_moments in enumerate(moments):
+        for name, matrix in layer_moments.items():
+            if not matrix.count:
+                raise InputError(f"the calibration data never came to {name} of layer {index}; its errors cannot be weighed")
     return moments
 
 
 @contextlib.contextmanager
-def _observed(layers: nn.ModuleList, moments: Moments) -> Iterator[None]:
-    handles = []
-    valid = [None]  # the positions of the running batch that are not padding
+def _observed(stack: LayerStack, moments: Moments) -> Iterator[None]:
+    with contextlib.ExitStack() as context:
+        context.enter_context(stack.observing())
+        calls = context.enter_context(recorded_calls(stack))
 
-    def enter(_layer, arguments, keywords):
-        mask = padding_mask(arguments, keywords)
-        valid[0] = None if mask is None else ~mask.T.flatten()
-        if not arguments[0].requires_grad:  # the first layer: nothing before it is differentiated
-            arguments[0].requires_grad_()
+        def enter(index: int):
+            def hook(_layer, _arguments, _keywords):
+                if not calls[index].inputs.requires_grad:  # the first layer: nothing before it is differentiated
+                    calls[index].inputs.requires_grad_()
 
-    def observe(matrix: MatrixMoments):
-        def hook(_linear, arguments, output):
-            def flat(tensor):
-                rows = tensor.detach().flatten(0, -2)
-                return rows if valid[0] is None else rows[valid[0]]
+            return hook
 
-            matrix.add_inputs(flat(arguments[0]))
-            output.register_hook(lambda gradient: matrix.add_gradients(flat(gradient)))
-            return output.clone()  # fairseq scales queries in place, which would take the hook with it
+        def observe(index: int, matrix: MatrixMoments):
+            def hook(_linear, arguments, output):
+                padding = calls[index].padding
+                matrix.add_inputs(stack.real_positions(arguments[0].detach(), padding))
+                output.register_hook(lambda gradient: matrix.add_gradients(stack.real_positions(gradient, padding)))
+                return output.clone()  # fairseq scales queries in place, which would take the hook with it
 
-        return hook
+            return hook
 
-    for layer, layer_moments in zip(layers, moments):
-        handles.append(layer.register_forward_pre_hook(enter, with_kwargs=True))
-        handles += [linear.register_forward_hook(observe(layer_moments[name])) for name, linear in matrices(layer)]
-    attentions = [layer.self_attn for layer in layers if hasattr(getattr(layer, "self_attn", None), "skip_embed_dim_check")]
-    for attention in attentions:  # fairseq's otherwise hands its weights to torch's fused function and calls no projection
-        attention.skip_embed_dim_check = True
-    try:
+        for index, layer in enumerate(stack.layers):
+            context.callback(layer.register_forward_pre_hook(enter(index), with_kwargs=True).remove)
+            for name, linear in matrices(layer):
+                context.callback(linear.register_forward_hook(observe(index, moments[index][name])).remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        for attention in attentions:
-            attention.skip_embed_dim_check = False
 
 
 @contextlib.contextmanager

@@ -6,17 +6,24 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from residual_st.compat import drop_fused_copies
-from residual_st.compression.alignment import symmetries
 from residual_st.compression.budget import fit_budget, plans_within
+from residual_st.compression.fit import Fit, Stack, relative_error
 from residual_st.compression.layer_weights import LayerWeights, read_layer, write_layer
 from residual_st.compression.moments import Calibration, Moments, gather
 from residual_st.compression.refinement import refine
-from residual_st.compression.stack import Fit, Stack, relative_error
 from residual_st.errors import InputError
-from residual_st.modules import ResidualLinear, SharedWeights, check_alike, check_ranks, matrices, matrix_parameters, share_layers
-from residual_st.residual_ranks import ResidualRanks
-from residual_st.sharing_plan import SharingPlan
+from residual_st.sharing import (
+    ResidualRanks,
+    SharedForm,
+    SharedWeights,
+    SharingPlan,
+    check_alike,
+    form_of,
+    matrices,
+    matrix_parameters,
+    share_layers,
+)
+from residual_st.stacks import LayerStack, stack_of
 
 ROUNDS = 20  # of factorization, at most
 
@@ -26,24 +33,25 @@ class Compressed:
     """What became of a stack.
 
     Attributes:
-        shared_weights: the owner of every U; registered beside the layers by `compress(model)`, by the caller for a plain list.
-        plan, ranks, diagonal: as the model's flags have them.
+        shared_weights: the owner of every U; registered beside the layers as the stack says, or else by the caller.
+        form: which layers share, and what each keeps.
         errors: layer -> matrix name -> relative error `||W - (U + A B + diag(d))|| / ||W||`, weighted where calibrated.
         parameters_before, parameters_after: weights in the matrices, biases not counted.
+        uncovered: names of a layer's other weights, which stay as they were.
     """
 
     shared_weights: SharedWeights
-    plan: SharingPlan
-    ranks: ResidualRanks
-    diagonal: bool
+    form: SharedForm
     errors: list[dict[str, float]]
     parameters_before: int
     parameters_after: int
+    uncovered: list[str]
 
 
 def compress(
     model: nn.Module,
     *,
+    stack: LayerStack | None = None,
     group_size: int | None = None,
     pattern: str = "adjacent",
     rank: int | str | ResidualRanks | None = None,
@@ -57,9 +65,9 @@ def compress(
     """Share the layers of a trained model in place, so that it computes nearly what it did.
 
     Args:
-        model: a fairseq model, whose `encoder.transformer_layers` are compressed and whose `encoder.shared_weights` is set; or a
-            plain `nn.ModuleList` of L alike layers, each with `nn.Linear`s of the same names and shapes (out, in). Layers named as
-            fairseq's (`self_attn.q_proj` ... `fc2`) are aligned first; other layers are compressed in the basis they have.
+        model: what the calibration's functions take: one that `stack_of` knows, such as fairseq's, or a plain `nn.ModuleList` of L
+            alike layers, each with `nn.Linear`s of the same names and shapes (out, in).
+        stack: the layers inside another model, and how they are called.
         group_size: K. None for 3, or, with `weight_fraction`, for the one that loses least.
         pattern: which layers share, as in `SharingPlan.make`.
         rank: R of every residual, or those of each layer and matrix. None for 2, or for what `weight_fraction` allows.
@@ -73,63 +81,58 @@ def compress(
         align: False leaves out the alignment, to see what it does.
 
     Raises:
-        InputError: if the layers differ or share their matrices already, or a plan, a rank or a budget does not fit them.
+        InputError: if the layers differ or share their matrices already, or are called in a way that their stack does not describe;
+            or a plan, a rank or a budget does not fit them.
     """
     if refine_updates and (calibration is None or calibration.encode is None):
         raise InputError("refinement needs calibration data, to compare the layers' outputs on")
-    layers = model if isinstance(model, nn.ModuleList) else model.encoder.transformer_layers
-    form = plan_form(model, group_size, pattern, rank, weight_fraction, diagonal)
+    stack = stack or stack_of(model)
+    form = plan_form(stack, group_size, pattern, rank, weight_fraction, diagonal)
     if moments is None and calibration is not None:
-        moments = gather(model, layers, calibration)
-    weights = _weigh([read_layer(layer) for layer in layers], moments)
-    stack = Stack(weights, symmetries(layers[0]) if align else [], diagonal)
-    if weight_fraction is None:
-        plan, ranks = form
-        fit = stack.fit(plan, [list(row) for row in ranks.ranks], ROUNDS)
+        moments = gather(model, stack, calibration)
+    weights = _weigh([read_layer(layer) for layer in stack.layers], moments)
+    trained = Stack(weights, stack.symmetries if align else [], diagonal)
+    if isinstance(form, SharedForm):
+        fit = trained.fit(form.plan, [list(row) for row in form.ranks.rows], ROUNDS)
     else:
-        fit = fit_budget(stack, form, ROUNDS)
+        fit = fit_budget(trained, form, ROUNDS)
+        form = SharedForm(fit.plan, ResidualRanks(tuple(weights[0]), tuple(map(tuple, fit.ranks))), diagonal)
 
-    before = matrix_parameters(layers)
+    before = matrix_parameters(stack.layers)
     teacher = copy.deepcopy(model) if refine_updates else None
-    ranks = ResidualRanks(tuple(map(tuple, fit.ranks)))
-    shared_weights = _install(layers, fit, ranks, diagonal)
-    if model is not layers:
-        model.encoder.shared_weights = shared_weights
+    shared_weights = _install(stack, fit, form)
     if teacher is not None:
-        teacher_layers = teacher if model is layers else teacher.encoder.transformer_layers
-        refine((teacher, teacher_layers), (model, layers), shared_weights, calibration, refine_updates)
+        place = next(name for name, module in model.named_modules() if module is stack.layers)
+        teacher_stack = replace(stack, layers=teacher.get_submodule(place))
+        refine((teacher, teacher_stack), (model, stack), shared_weights, calibration, refine_updates)
     errors = [
         {name: relative_error(weights[name], linear.weight) for name, linear in matrices(layer)}
-        for layer, weights in zip(layers, fit.layers)
+        for layer, weights in zip(stack.layers, fit.layers)
     ]
-    return Compressed(shared_weights, fit.plan, ranks, diagonal, errors, before, matrix_parameters(layers))
+    return Compressed(shared_weights, form, errors, before, matrix_parameters(stack.layers), stack.uncovered)
 
 
 def plan_form(
-    model: nn.Module,
+    stack: LayerStack,
     group_size: int | None,
     pattern: str,
     rank: int | str | ResidualRanks | None,
     weight_fraction: float | None,
     diagonal: bool,
-) -> tuple[SharingPlan, ResidualRanks] | dict[SharingPlan, int]:
-    """What `compress` would make of a model, which costs nothing to know: a plan and ranks, or the plans that fit a budget.
+) -> SharedForm | dict[SharingPlan, int]:
+    """What `compress` would make of a stack, which costs nothing to know: a form, or the plans that fit a budget.
 
     Raises:
         InputError: as `compress` does.
     """
-    layers = model if isinstance(model, nn.ModuleList) else model.encoder.transformer_layers
-    if any(isinstance(module, ResidualLinear) for module in layers.modules()):
+    if stack.is_shared:
         raise InputError("the model shares its layers already; expand it first")
     if rank is not None and weight_fraction is not None:
         raise InputError("a rank and a weight fraction cannot both be given: the fraction chooses the ranks")
-    shapes = check_alike(layers)
     if weight_fraction is not None:
-        return plans_within(list(shapes.values()), len(layers), diagonal, weight_fraction, group_size, pattern)
-    plan = SharingPlan.make(len(layers), 3 if group_size is None else group_size, pattern)
-    ranks = ResidualRanks.make(2 if rank is None else rank, len(layers), len(shapes))
-    check_ranks(ranks, shapes)
-    return plan, ranks
+        shapes = list(check_alike(stack.layers).values())
+        return plans_within(shapes, len(stack.layers), diagonal, weight_fraction, group_size, pattern)
+    return form_of(stack.layers, 3 if group_size is None else group_size, pattern, 2 if rank is None else rank, diagonal)
 
 
 def _weigh(weights: list[LayerWeights], moments: Moments | None) -> list[LayerWeights]:
@@ -151,14 +154,14 @@ def _weigh(weights: list[LayerWeights], moments: Moments | None) -> list[LayerWe
     ]
 
 
-def _install(layers: nn.ModuleList, fit: Fit, ranks: ResidualRanks, diagonal: bool) -> SharedWeights:
+def _install(stack: LayerStack, fit: Fit, form: SharedForm) -> SharedWeights:
     """Share the layers and write the fit into them."""
-    drop_fused_copies(layers)
-    for layer, weights in zip(layers, fit.layers):
+    stack.prepare()
+    for layer, weights in zip(stack.layers, fit.layers):
         write_layer(layer, weights)
-    shared_weights = share_layers(layers, fit.plan, ranks, diagonal)
+    shared_weights = share_layers(stack.layers, form)
     with torch.no_grad():
-        for index, layer in enumerate(layers):
+        for index, layer in enumerate(stack.layers):
             for name, linear in matrices(layer):
                 if isinstance(linear, nn.Linear):  # alone in its group: it stays as it is
                     continue
@@ -167,8 +170,10 @@ def _install(layers: nn.ModuleList, fit: Fit, ranks: ResidualRanks, diagonal: bo
                 if linear.rank:
                     linear.up.copy_(residual.up)
                     linear.down.copy_(residual.down)
-                if diagonal:
+                if form.diagonal:
                     linear.diagonal.copy_(residual.diagonal)
                 if linear.bias is not None and matrix.input_mean is not None:
                     linear.bias.copy_(matrix.bias + fit.difference(index, name) @ matrix.input_mean)
+    if stack.owner is not None:
+        stack.owner.shared_weights = shared_weights
     return shared_weights

@@ -4,15 +4,15 @@ No labels are used, and no loss but the distance of the encoder's states. Everyt
 biases and norms.
 """
 
-import contextlib
 from itertools import cycle, islice
 
 import torch
 from torch import Tensor, nn
 
-from residual_st.compression.moments import Calibration, padding_mask
-from residual_st.modules import SharedWeights
+from residual_st.compression.moments import Calibration
 from residual_st.progress import progress
+from residual_st.sharing import SharedWeights
+from residual_st.stacks import LayerStack, recorded_calls
 
 LEARNING_RATE = 2e-3
 WARM_UP = 10  # updates
@@ -20,8 +20,8 @@ LAST = 1.0  # weight of the last layer's output, which the decoder reads, beside
 
 
 def refine(
-    dense: tuple[nn.Module, nn.ModuleList],
-    shared: tuple[nn.Module, nn.ModuleList],
+    dense: tuple[nn.Module, LayerStack],
+    shared: tuple[nn.Module, LayerStack],
     shared_weights: SharedWeights,
     calibration: Calibration,
     updates: int,
@@ -29,13 +29,13 @@ def refine(
     """Move the layers of `shared`, and the weights they share, by Adam towards the states of the layers of `dense`. In place.
 
     Args:
-        dense, shared: a model and the layers inside it.
+        dense, shared: a model and the stack inside it.
         shared_weights: the owner of the latter's U.
         calibration: batches, which are gone through in turn, again and again, and `encode`.
         updates: steps.
     """
-    (teacher, teacher_layers), (model, layers) = dense, shared
-    terms = [*dict.fromkeys([*layers.parameters(), *shared_weights.parameters()])]
+    (teacher, teacher_stack), (model, stack) = dense, shared
+    terms = [*dict.fromkeys([*stack.layers.parameters(), *shared_weights.parameters()])]
     optimizer = torch.optim.Adam(terms, lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, (step + 1) / WARM_UP) * (1 - step / updates))
     modes = [(module, module.training) for module in (teacher, model)]
@@ -44,8 +44,8 @@ def refine(
     with progress(islice(cycle(calibration.batches), updates), total=updates, desc="refining", unit="update") as bar:
         for batch in bar:
             with torch.no_grad():
-                wanted = _states(teacher, teacher_layers, calibration, batch)
-            errors = [_error(state, target) for state, target in zip(_states(model, layers, calibration, batch), wanted)]
+                wanted = _states(teacher, teacher_stack, calibration, batch)
+            errors = [_error(state, target) for state, target in zip(_states(model, stack, calibration, batch), wanted)]
             loss = sum(errors) / len(errors) + LAST * errors[-1]
             gradients = torch.autograd.grad(loss, terms, allow_unused=True)
             for term, gradient in zip(terms, gradients):
@@ -59,19 +59,11 @@ def refine(
         module.train(training)
 
 
-def _states(model: nn.Module, layers: nn.ModuleList, calibration: Calibration, batch) -> list[Tensor]:
+def _states(model: nn.Module, stack: LayerStack, calibration: Calibration, batch) -> list[Tensor]:
     """The output of each layer, shape (positions that are not padding, width)."""
-    states = []
-
-    def keep(_layer, arguments, keywords, output):
-        mask = padding_mask(arguments, keywords)
-        states.append(output.flatten(0, -2) if mask is None else output.flatten(0, -2)[~mask.T.flatten()])
-
-    with contextlib.ExitStack() as stack:
-        for layer in layers:
-            stack.callback(layer.register_forward_hook(keep, with_kwargs=True).remove)
+    with recorded_calls(stack) as calls:
         calibration.encode(model, batch)
-    return states
+    return [stack.real_positions(call.output, call.padding) for _, call in sorted(calls.items())]
 
 
 def _error(state: Tensor, target: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from residual_st.distillation import Distillation
 from residual_st.errors import InputError
-from residual_st.modules import ResidualLinear, matrix_kind, residual_energies
+from residual_st.sharing import ResidualLinear, matrix_kind, residual_energies
 
 
 @dataclass

@@ -8,9 +8,10 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from residual_st.distillation.losses import state_difference, word_divergence
-from residual_st.distillation.states import find_encoder, recorded_states
+from residual_st.distillation.states import encoder_stack
 from residual_st.distillation.teacher import open_teacher
 from residual_st.errors import InputError
+from residual_st.stacks import recorded_calls
 
 
 class Distillation:
@@ -47,11 +48,10 @@ class Distillation:
         if not self._pairs:
             yield lesson
             return
-        with recorded_states(find_encoder(model).transformer_layers, [layer for layer, _ in self._pairs]) as student_states:
+        with recorded_calls(encoder_stack(model), [layer for layer, _ in self._pairs]) as calls:
             yield lesson
         differences = [
-            state_difference(student_states[layer][0], teacher_states[other], student_states[layer][1])
-            for layer, other in self._pairs
+            state_difference(calls[layer].output, teacher_states[other], calls[layer].padding) for layer, other in self._pairs
         ]
         lesson.state_loss = sum(differences) / len(differences)
 

@@ -1,12 +1,10 @@
-"""Which hidden states of a student are compared with which of its teacher's, and how they are recorded."""
-
-import contextlib
-from collections.abc import Iterator
+"""Which hidden states of a student are compared with which of its teacher's."""
 
 from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerEncoder
-from torch import Tensor, nn
+from torch import nn
 
 from residual_st.errors import InputError
+from residual_st.stacks import LayerStack, fairseq_encoder
 
 
 def find_encoder(model: nn.Module) -> S2TTransformerEncoder:
@@ -15,6 +13,11 @@ def find_encoder(model: nn.Module) -> S2TTransformerEncoder:
     if encoder is None:
         raise InputError("--distill-encoder-weight needs an s2t_transformer of any size, dense or residual")
     return encoder
+
+
+def encoder_stack(model: nn.Module) -> LayerStack:
+    """The layers of `find_encoder`'s encoder."""
+    return fairseq_encoder.of_layers(find_encoder(model).transformer_layers)
 
 
 def layer_map(student_layers: int, teacher_layers: int, groups: tuple[int, ...] | None = None) -> list[tuple[int, int]]:
@@ -29,22 +32,3 @@ def layer_map(student_layers: int, teacher_layers: int, groups: tuple[int, ...] 
     groups = groups or tuple(range(student_layers))
     last = {group: layer for layer, group in enumerate(groups)}
     return [(layer, max(1, round((layer + 1) * teacher_layers / student_layers)) - 1) for layer in sorted(last.values())]
-
-
-@contextlib.contextmanager
-def recorded_states(layers: nn.ModuleList, chosen: list[int]) -> Iterator[dict[int, tuple[Tensor, Tensor | None]]]:
-    """Fill a dict, while the block runs, with layer -> (its output, padding mask) of `chosen` layers' latest call."""
-    states = {}
-
-    def record(layer: int):
-        def hook(_module, inputs, output):
-            states[layer] = (output, inputs[1])
-
-        return hook
-
-    handles = [layers[layer].register_forward_hook(record(layer)) for layer in chosen]
-    try:
-        yield states
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -7,8 +7,9 @@ from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerModel
 from torch import Tensor, nn
 
 from residual_st.distillation.cache import TeacherCache
-from residual_st.distillation.states import find_encoder, layer_map, recorded_states
+from residual_st.distillation.states import encoder_stack, find_encoder, layer_map
 from residual_st.errors import InputError
+from residual_st.stacks import recorded_calls
 
 
 class LiveTeacher:
@@ -28,9 +29,9 @@ class LiveTeacher:
         """No word indices, log-probabilities (batch, length, vocabulary), and layer -> state (positions, batch, width)."""
         source = sample["net_input"]["src_tokens"]
         self._model.to(device=source.device, dtype=source.dtype)
-        with recorded_states(self._model.encoder.transformer_layers, layers) as states:
+        with recorded_calls(encoder_stack(self._model), layers) as calls:
             logits, _ = self._model(**sample["net_input"])
-        return None, logits.float().log_softmax(-1), {layer: state for layer, (state, _) in states.items()}
+        return None, logits.float().log_softmax(-1), {layer: call.output for layer, call in calls.items()}
 
     def map_layers(self, student: nn.Module) -> list[tuple[int, int]]:
         """`layer_map` of a student. Raises InputError where its states are of another width."""

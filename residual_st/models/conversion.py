@@ -12,11 +12,10 @@ from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerModel
 from residual_st.checkpoints import dictionary_size, model_flags, weights_alone
 from residual_st.compression.pipeline import Compressed
 from residual_st.errors import InputError
-from residual_st.models.form import OUR_FLAGS
+from residual_st.models.form import ENCODER_MATRICES, OUR_FLAGS
 from residual_st.models.s2t_residual_transformer import LAST_OF_A_BRANCH, S2TResidualTransformerModel
 from residual_st.models.standalone import build_model, load_model
-from residual_st.modules import ResidualLinear, matrices
-from residual_st.sharing_plan import SharingPlan
+from residual_st.sharing import ResidualLinear, SharedForm, matrices, unshare_layers
 
 _OUR_CRITERION = "label_smoothed_cross_entropy_with_residual"
 _OUR_CRITERION_FLAGS = ("residual_penalty", "distill_from", "distill_weight", "distill_temperature", "distill_encoder_weight")
@@ -50,19 +49,15 @@ def residual_checkpoint(state: dict, model: S2TTransformerModel, compressed: Com
     """The checkpoint of a compressed model: `state`, the dense one's, with new weights and flags and no optimizer state."""
 
     def to_residual(flags: argparse.Namespace) -> None:
-        _set_form(flags, compressed.plan, compressed.ranks.to_flag(), compressed.diagonal)
+        _set_form(flags, compressed.form)
 
     return rewritten(state, model, to_residual)
 
 
-def _set_form(flags: argparse.Namespace, plan: SharingPlan, rank: int | str, diagonal: bool) -> None:
-    """Make the flags of a dense model those of a residual one of this form."""
+def _set_form(flags: argparse.Namespace, form: SharedForm) -> None:
+    """Make the flags of a dense model those of a residual one whose encoder has this form."""
     flags.arch = flags.arch.replace("s2t_transformer", "s2t_residual_transformer", 1)
-    flags.encoder_layers = len(plan.groups)
-    flags.encoder_group_size = max(map(plan.groups.count, plan.groups))
-    flags.encoder_sharing_pattern = plan.to_flag()
-    flags.encoder_residual_rank = rank
-    flags.encoder_residual_diagonal = diagonal
+    vars(flags).update(form.to_flags("encoder_"))
 
 
 def unfolded_checkpoint(state: dict, model: S2TTransformerModel, group_size: int, rank: int | str, diagonal: bool) -> dict:
@@ -82,10 +77,11 @@ def unfolded_checkpoint(state: dict, model: S2TTransformerModel, group_size: int
     """
     if group_size < 2:
         raise InputError(f"group size {group_size} unfolds nothing; give 2 or more")
-    plan = SharingPlan.make(group_size * len(model.encoder.transformer_layers), group_size)
+    layers = group_size * len(model.encoder.transformer_layers)
+    form = SharedForm.make(layers, ENCODER_MATRICES, group_size, rank=rank, diagonal=diagonal)
 
     def to_residual(flags: argparse.Namespace) -> None:
-        _set_form(flags, plan, rank, diagonal)
+        _set_form(flags, form)
 
     flags = copy.deepcopy(model_flags(state, "the model"))
     to_residual(flags)
@@ -94,7 +90,7 @@ def unfolded_checkpoint(state: dict, model: S2TTransformerModel, group_size: int
     unfolded.load_state_dict({**unfolded.state_dict(), **loaded})
     with torch.no_grad():
         for index, layer in enumerate(unfolded.encoder.transformer_layers):
-            dense_layer = model.encoder.transformer_layers[plan.groups[index]]
+            dense_layer = model.encoder.transformer_layers[form.plan.groups[index]]
             dense_matrices = dict(matrices(dense_layer))
             for name, residual in matrices(layer):
                 share = 1 / group_size if name in LAST_OF_A_BRANCH else 1.0
@@ -132,11 +128,7 @@ def dense_checkpoint(state: dict, model: S2TResidualTransformerModel) -> dict:
 
 def expand(model: S2TResidualTransformerModel) -> None:
     """Give every encoder layer its composed weights as plain `nn.Linear`s, in place."""
-    with torch.no_grad():
-        for layer in model.encoder.transformer_layers:
-            for name, linear in list(matrices(layer)):
-                if isinstance(linear, ResidualLinear):
-                    layer.set_submodule(name, linear.to_linear())
+    unshare_layers(model.encoder.transformer_layers)
     del model.encoder.shared_weights
 
 

@@ -5,7 +5,7 @@ import argparse
 import torch
 from fairseq.models import BaseFairseqModel
 
-from residual_st.modules import ResidualLinear, matrices, matrix_parameters, residual_energies
+from residual_st.sharing import ResidualLinear, matrices, matrix_parameters, residual_energies
 
 
 def describe(model: BaseFairseqModel, flags: argparse.Namespace) -> dict:

@@ -12,7 +12,9 @@ from fairseq.modules.transformer_layer import TransformerEncoderLayer
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from residual_st.modules import ResidualLinear, dropout, linear_of, matrices, relu_dropout_, self_attention
+from residual_st.models.attention import self_attention
+from residual_st.models.dropout import dropout, relu_dropout_
+from residual_st.sharing import ResidualLinear, linear_of, matrices
 
 
 class ResidualTransformerEncoderLayer(TransformerEncoderLayer):

@@ -4,14 +4,15 @@ import argparse
 
 from fairseq.models import ARCH_MODEL_REGISTRY
 
-# those of the shared form
-OUR_FLAGS = (
-    "encoder_group_size",
-    "encoder_sharing_pattern",
-    "encoder_residual_rank",
-    "encoder_residual_diagonal",
-    "encoder_inference_mode",
-)
+from residual_st.sharing.form import SharedForm, flag_names
+
+# in the order in which fairseq registers them
+ENCODER_MATRICES = (*(f"self_attn.{name}" for name in ("k_proj", "v_proj", "q_proj", "out_proj")), "fc1", "fc2")
+
+ENCODER_DEFAULTS = (3, 2, True)  # K, R, diagonal
+
+# those that the stock model does not have
+OUR_FLAGS = (*flag_names("encoder_"), "encoder_inference_mode")
 
 # flags of a model that act in training alone, name files, or choose among ways to compute the same
 _NOT_SHAPING = {
@@ -23,6 +24,11 @@ _NOT_SHAPING = {
     "load_pretrained_decoder_from",
     "load_pretrained_encoder_from",
 }
+
+
+def encoder_form(args) -> SharedForm:
+    """The form of the encoder that a model's flags describe."""
+    return SharedForm.from_flags(args, "encoder_", ENCODER_MATRICES)
 
 
 def shaping_flags(arch: str) -> list[str]:

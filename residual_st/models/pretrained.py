@@ -10,7 +10,7 @@ from residual_st.checkpoints import first_difference, load_checkpoint, model_fla
 from residual_st.compat import drop_fused_copies, reconcile_versions
 from residual_st.compression.pipeline import compress
 from residual_st.errors import InputError
-from residual_st.models.form import OUR_FLAGS, flag_difference, shaping_flags
+from residual_st.models.form import OUR_FLAGS, encoder_form, flag_difference, shaping_flags
 
 logger = logging.getLogger(__name__)
 
@@ -107,17 +107,12 @@ def _is_shared(state: dict[str, Tensor]) -> bool:
 def _compressed(dense: S2TTransformerEncoder, args, path: str) -> dict[str, Tensor]:
     """The state of a dense encoder in the form of a residual one with these flags."""
     with torch.random.fork_rng(devices=[]):  # see check_pretrained
-        result = compress(
-            dense.transformer_layers,
-            group_size=args.encoder_group_size,
-            pattern=args.encoder_sharing_pattern,
-            rank=args.encoder_residual_rank,
-            diagonal=args.encoder_residual_diagonal,
-        )
+        form = encoder_form(args)
+        result = compress(dense.transformer_layers, rank=form.ranks, pattern=str(form.plan), diagonal=form.diagonal)
     dense.shared_weights = result.shared_weights
     errors = [error for row in result.errors for error in row.values()]
     logger.info(
-        f"compressed the dense encoder of {path}: groups {result.plan}, residual rank {result.ranks}, matrix weights "
+        f"compressed the dense encoder of {path}: groups {form.plan}, residual rank {form.ranks}, matrix weights "
         f"{result.parameters_before:,} -> {result.parameters_after:,}, relative errors {min(errors):.3f} to {max(errors):.3f}"
     )
     return dense.state_dict()

@@ -11,15 +11,19 @@ from torch import nn
 from residual_st.compat import drop_fused_copies, reconcile_versions
 from residual_st.errors import InputError
 from residual_st.models.encoder_layer import ResidualTransformerEncoderLayer
+from residual_st.models.form import ENCODER_DEFAULTS, ENCODER_MATRICES, encoder_form
 from residual_st.models.hub_interface import S2TResidualHubInterface
 from residual_st.models.pretrained import load_pretrained
 from residual_st.models.subsampler import fastest_subsampler
-from residual_st.modules import ResidualLinear, alike_in_groups, check_ranks, measure_products, share_layers, transpose_storage_
-from residual_st.residual_ranks import ResidualRanks
-from residual_st.sharing_plan import PATTERNS, SharingPlan
-
-# in the order in which fairseq registers them
-_MATRICES_OF_A_LAYER = ("k_proj", "v_proj", "q_proj", "out_proj", "fc1", "fc2")
+from residual_st.sharing import (
+    ResidualLinear,
+    alike_in_groups,
+    check_ranks,
+    measure_products,
+    share_layers,
+    transpose_storage_,
+)
+from residual_st.sharing.form import add_flags, complete_flags
 
 LAST_OF_A_BRANCH = ("self_attn.out_proj", "fc2")  # whose output is added to the layer's input
 
@@ -71,26 +75,7 @@ class S2TResidualTransformerModel(S2TTransformerModel):
     @staticmethod
     def add_args(parser):
         S2TTransformerModel.add_args(parser)
-        parser.add_argument(
-            "--encoder-group-size", type=int, metavar="K", help="layers that share one matrix (default: 3; 1 shares nothing)"
-        )
-        parser.add_argument(
-            "--encoder-sharing-pattern",
-            metavar="PATTERN",
-            help=f"which layers share: {', '.join(PATTERNS)}, or each layer's group such as 0,0,1,1 (default: adjacent)",
-        )
-        parser.add_argument(
-            "--encoder-residual-rank",
-            type=ResidualRanks.flag,
-            metavar="R",
-            help="rank of each layer's own low-rank matrices (default: 2; 0 for none), or a list with an item for each layer: "
-            "a rank, or one for each of k_proj/v_proj/q_proj/out_proj/fc1/fc2",
-        )
-        parser.add_argument(
-            "--encoder-residual-diagonal",
-            action=argparse.BooleanOptionalAction,
-            help="give each matrix of each layer a diagonal of its own (default: yes)",
-        )
+        add_flags(parser, "encoder_", *ENCODER_DEFAULTS)
         parser.add_argument(
             "--encoder-inference-mode",
             choices=INFERENCE_MODES,
@@ -132,15 +117,15 @@ class S2TResidualTransformerEncoder(S2TTransformerEncoder):
     """The stock encoder with shared layers: `shared_weights` owns every U, `transformer_layers` the rest."""
 
     def __init__(self, args):
-        plan, ranks = sharing_plan(args), args.encoder_residual_rank
-        if is_dense(args):
+        form = encoder_form(args)
+        if form.is_dense:
             super().__init__(args)
         else:
             # without layers, so that a dense stack is never in memory
             super().__init__(argparse.Namespace(**{**vars(args), "encoder_layers": 0}))
-            self.transformer_layers = alike_in_groups(plan, lambda: ResidualTransformerEncoderLayer(args))
+            self.transformer_layers = alike_in_groups(form.plan, lambda: ResidualTransformerEncoderLayer(args))
         self.inference_mode = args.encoder_inference_mode
-        self.shared_weights = share_layers(self.transformer_layers, plan, ranks, args.encoder_residual_diagonal)
+        self.shared_weights = share_layers(self.transformer_layers, form)
         if len(self.shared_weights):
             drop_fused_copies(self.transformer_layers)
             self._start_branches_at_zero_()
@@ -170,27 +155,11 @@ class S2TResidualTransformerEncoder(S2TTransformerEncoder):
         measure_products([residual.all_terms for residual in residuals])
 
 
-def sharing_plan(args) -> SharingPlan:
-    """The plan that a model's flags describe."""
-    return SharingPlan.make(args.encoder_layers, args.encoder_group_size, args.encoder_sharing_pattern)
-
-
-def is_dense(args) -> bool:
-    """Whether a model's flags leave nothing to share or add: the stock encoder."""
-    ranks = _ranks(args)
-    alone = sharing_plan(args).n_groups == args.encoder_layers
-    return alone and not args.encoder_residual_diagonal and not any(map(any, ranks.ranks))
-
-
-def _ranks(args) -> ResidualRanks:
-    return ResidualRanks.make(args.encoder_residual_rank, args.encoder_layers, len(_MATRICES_OF_A_LAYER))
-
-
 def refuse_unsupported(args) -> None:
     """Raise InputError for settings that do not go together, or would otherwise be ignored without a word."""
     width, inner = args.encoder_embed_dim, args.encoder_ffn_embed_dim
     shapes = {"fc1": (inner, width), "fc2": (width, inner)}
-    check_ranks(_ranks(args), {name: shapes.get(name, (width, width)) for name in _MATRICES_OF_A_LAYER})
+    check_ranks(encoder_form(args).ranks, {name: shapes.get(name, (width, width)) for name in ENCODER_MATRICES})
     for part in ("encoder", "decoder"):
         width, heads = getattr(args, f"{part}_embed_dim"), getattr(args, f"{part}_attention_heads")
         if heads < 1 or width % heads:
@@ -206,14 +175,10 @@ def refuse_unsupported(args) -> None:
 
 @register_model_architecture("s2t_residual_transformer", "s2t_residual_transformer")
 def base_architecture(args):
-    args.encoder_group_size = getattr(args, "encoder_group_size", 3)
-    args.encoder_sharing_pattern = getattr(args, "encoder_sharing_pattern", "adjacent")
-    args.encoder_residual_rank = getattr(args, "encoder_residual_rank", 2)
-    args.encoder_residual_diagonal = getattr(args, "encoder_residual_diagonal", True)
+    complete_flags(args, "encoder_", *ENCODER_DEFAULTS)
     args.encoder_inference_mode = getattr(args, "encoder_inference_mode", "compact")
     ARCH_CONFIG_REGISTRY["s2t_transformer"](args)
     # fairseq calls this while it parses flags, so what cannot work is refused before any data is read
-    is_dense(args)
     refuse_unsupported(args)
 
 

@@ -7,7 +7,7 @@ from fairseq.models.speech_to_text.s2t_transformer import Conv1dSubsampler
 from torch import Tensor, nn
 from torch.nn.functional import glu
 
-from residual_st.modules import linear_of, median_seconds, transpose_storage_
+from residual_st.sharing import linear_of, median_seconds, transpose_storage_
 
 _FRAMES = 500  # five seconds
 

@@ -6,7 +6,7 @@ import torch
 from conftest import tiny_flags, tiny_model
 
 from residual_st.cli import main
-from residual_st.modules import ResidualLinear
+from residual_st.sharing import ResidualLinear
 
 PAPER = "--arch s2t_residual_transformer --encoder-layers 18 --encoder-embed-dim 512 --encoder-ffn-embed-dim 2048".split()
 PAPER += "--encoder-attention-heads 8 --encoder-group-size 3 --json".split()

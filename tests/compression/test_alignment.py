@@ -2,12 +2,17 @@ import pytest
 import torch
 from conftest import tiny_model
 
-from residual_st.compression.alignment import align_group, symmetries
+from residual_st.compression.alignment import align_group, align_to
 from residual_st.compression.factorization import mean
 from residual_st.compression.layer_weights import MatrixWeights, Metric, damped, read_layer, write_layer
-from residual_st.modules import matrices
+from residual_st.sharing import matrices
+from residual_st.stacks import stack_of
 
 DENSE = "s2t_transformer_s"
+
+
+def symmetries(layer):
+    return stack_of(torch.nn.ModuleList([layer])).symmetries
 
 
 def scrambled(layer, seed):
@@ -107,7 +112,7 @@ def test_metrics_follow_the_units(layers):
     weights = with_metrics(read_layer(layers[1]), 3)
     target = {name: matrix.weight for name, matrix in read_layer(layers[0]).items()}
     for symmetry in symmetries(layers[0]):
-        renamed = symmetry.align(weights, target)
+        renamed = align_to(weights, target, [symmetry])
         assert any(not torch.equal(renamed[name].weight, weights[name].weight) for name in weights)
         for name, matrix in weights.items():
             size = matrix.metric.squared_norm(matrix.weight)
@@ -115,7 +120,7 @@ def test_metrics_follow_the_units(layers):
 
 
 def test_other_layers_have_nothing_to_rename():
-    assert symmetries(torch.nn.Sequential(torch.nn.Linear(4, 4))) == []
+    assert not symmetries(torch.nn.Sequential(torch.nn.Linear(4, 4)))
 
 
 def test_units_are_scaled_under_relu_alone():

@@ -4,7 +4,8 @@ from conftest import tiny_model
 from torch import nn
 
 from residual_st.compression.moments import Calibration, gather
-from residual_st.modules import matrices
+from residual_st.sharing import matrices
+from residual_st.stacks import stack_of
 
 DENSE = "s2t_transformer_s"
 
@@ -30,7 +31,7 @@ def test_padding_does_not_count(model):
         return (x if padding is None else x[~padding.T]).pow(3).sum()
 
     apart = [(x[:, :1].clone(), None), (x[:5, 1:].clone(), None)]
-    one, two = (gather(layers, layers, Calibration(batches, run)) for batches in ([(x, padding)], apart))
+    one, two = (gather(layers, stack_of(layers), Calibration(batches, run)) for batches in ([(x, padding)], apart))
     for its_one, its_two in zip(one, two):
         for name in its_one:
             assert its_one[name].count == its_two[name].count == 14
@@ -43,7 +44,7 @@ def test_padding_does_not_count(model):
 def test_gradients_are_those_of_the_biases(model, batch):
     """The gradient of a bias is the sum of its outputs' gradients: those of every matrix are seen, the scaled queries' too."""
     layers = model.encoder.transformer_layers
-    moments = gather(model, layers, Calibration([batch], loss))
+    moments = gather(model, stack_of(model), Calibration([batch], loss))
     assert all(moments[0][name].gradient_squares.diagonal().sum() > 0 for name, _ in matrices(layers[0]))
     loss(model, batch).backward()
     for layer, its_moments in zip(layers, moments):
@@ -58,7 +59,7 @@ def test_inputs_and_gradients_of_a_plain_layer():
     linear = nn.Linear(3, 2)
     layers = nn.ModuleList([nn.Sequential(linear)])
     x = torch.randn(4, 5, 3)
-    moments = gather(layers, layers, Calibration([x], lambda layers, x: layers[0](x).square().sum()))[0]["0"]
+    moments = gather(layers, stack_of(layers), Calibration([x], lambda layers, x: layers[0](x).square().sum()))[0]["0"]
     rows = x.flatten(0, 1).double()
     torch.testing.assert_close(moments.input_covariance, rows.T.cov(correction=0), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(moments.input_mean, rows.mean(0), rtol=1e-5, atol=1e-6)
@@ -73,6 +74,6 @@ def test_inputs_that_hardly_vary_have_a_covariance_all_the_same():
     linear = nn.Linear(8, 2)
     layers = nn.ModuleList([nn.Sequential(linear)])
     x = 1000 + 1e-2 * torch.randn(3, 400, 8)
-    moments = gather(layers, layers, Calibration(list(x), lambda layers, x: layers[0](x).sum()))[0]["0"]
+    moments = gather(layers, stack_of(layers), Calibration(list(x), lambda layers, x: layers[0](x).sum()))[0]["0"]
     torch.testing.assert_close(moments.input_covariance, x.flatten(0, 1).double().T.cov(correction=0), rtol=0.05, atol=5e-6)
     assert torch.linalg.eigvalsh(moments.metric().inputs).min() > 0

@@ -8,7 +8,7 @@ from torch import nn
 from residual_st.compression import Calibration, compress
 from residual_st.errors import InputError
 from residual_st.models.conversion import expand
-from residual_st.modules import ResidualLinear, matrices
+from residual_st.sharing import ResidualLinear, matrices
 
 DENSE = "s2t_transformer_s"
 
@@ -115,7 +115,7 @@ def test_a_budget_is_filled_and_not_exceeded(dense, options):
     }
     assert sum(kept.values()) == result.parameters_after
     if "group_size" in options:
-        assert str(result.plan) == "0,0,0,1,1,1"
+        assert str(result.form.plan) == "0,0,0,1,1,1"
 
 
 def test_a_budget_goes_where_it_matters(dense, calibration):
@@ -124,7 +124,7 @@ def test_a_budget_goes_where_it_matters(dense, calibration):
         last = dense.encoder.transformer_layers[5]
         last.self_attn.out_proj.weight.mul_(0.01)
         last.fc2.weight.mul_(0.01)
-    ranks = compress(dense, group_size=3, weight_fraction=0.6, calibration=calibration).ranks.ranks
+    ranks = compress(dense, group_size=3, weight_fraction=0.6, calibration=calibration).form.ranks.rows
     assert sum(ranks[5]) < 0.5 * max(map(sum, ranks))
 
 

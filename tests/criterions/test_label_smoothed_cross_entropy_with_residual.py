@@ -3,7 +3,7 @@ import torch
 from conftest import tiny_model
 
 from residual_st.criterions.label_smoothed_cross_entropy_with_residual import energies_by_kind
-from residual_st.modules import ResidualLinear
+from residual_st.sharing import ResidualLinear
 
 OURS = "label_smoothed_cross_entropy_with_residual"
 

@@ -7,7 +7,7 @@ from conftest import TINY, tiny_flags, tiny_model
 from fairseq.modules.transformer_layer import TransformerEncoderLayer
 
 from residual_st.models.encoder_layer import ResidualTransformerEncoderLayer
-from residual_st.modules import ResidualLinear, matrices
+from residual_st.sharing import ResidualLinear, matrices
 
 
 def layer_and_input(length=9, batch=3, **options):

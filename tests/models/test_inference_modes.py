@@ -11,7 +11,7 @@ from fairseq.dataclass.configs import FairseqConfig
 
 from residual_st.errors import InputError
 from residual_st.models.conversion import expand
-from residual_st.modules import ResidualLinear
+from residual_st.sharing import ResidualLinear
 
 MODES = ("compact", "fast")
 

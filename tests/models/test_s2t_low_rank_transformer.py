@@ -4,7 +4,7 @@ from conftest import tiny_model
 
 from residual_st.errors import InputError
 from residual_st.models.s2t_low_rank_transformer import LowRank, rank_of
-from residual_st.modules import matrices, matrix_parameters
+from residual_st.sharing import matrices, matrix_parameters
 
 ARCH = "s2t_low_rank_transformer_s"
 

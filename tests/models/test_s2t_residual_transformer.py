@@ -7,7 +7,7 @@ from conftest import TINY, same_weights, tiny_flags, tiny_model
 from fairseq.models import ARCH_CONFIG_REGISTRY
 
 from residual_st.errors import InputError
-from residual_st.modules import ResidualLinear, matrices, matrix_kind
+from residual_st.sharing import ResidualLinear, matrices, matrix_kind
 
 DENSE = {"encoder_group_size": 1, "encoder_residual_rank": 0, "encoder_residual_diagonal": False}
 

@@ -1,7 +1,7 @@
 import pytest
 
 from residual_st.errors import InputError
-from residual_st.sharing_plan import SharingPlan
+from residual_st.sharing.plan import SharingPlan
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from residual_st.modules import ResidualLinear, residual_energies
+from residual_st.sharing import ResidualLinear, residual_energies
 
 
 def make(out_features, in_features, rank=2, diagonal=True, bias=True):

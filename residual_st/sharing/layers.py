@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from residual_st.errors import InputError
-from residual_st.modules.residual_linear import ResidualLinear
-from residual_st.residual_ranks import ResidualRanks
-from residual_st.sharing_plan import SharingPlan
+from residual_st.sharing.form import SharedForm
+from residual_st.sharing.linear import ResidualLinear
+from residual_st.sharing.plan import SharingPlan
+from residual_st.sharing.ranks import ResidualRanks
 
 
 class SharedWeights(nn.ModuleDict):
@@ -70,13 +71,38 @@ def check_alike(layers: nn.ModuleList) -> dict[str, tuple[int, int]]:
     return shapes
 
 
+def form_of(
+    layers: nn.ModuleList,
+    group_size: int = 3,
+    pattern: str = "adjacent",
+    rank: int | str | ResidualRanks = 2,
+    diagonal: bool = True,
+) -> SharedForm:
+    """The form of these layers for `share_layers`.
+
+    Args:
+        group_size: K, how many layers share one matrix.
+        pattern: which layers share, as in `SharingPlan.make`.
+        rank: R of every matrix, or those of each layer and matrix as `ResidualRanks.make` takes them.
+        diagonal: whether every matrix has a diagonal of its own.
+
+    Raises:
+        InputError: if the layers differ, or the plan or a rank does not fit them.
+    """
+    shapes = check_alike(layers)
+    form = SharedForm.make(len(layers), tuple(shapes), group_size, pattern, rank, diagonal)
+    check_ranks(form.ranks, shapes)
+    return form
+
+
 def check_ranks(ranks: ResidualRanks, shapes: dict[str, tuple[int, int]]) -> None:
     """Raise InputError where a rank exceeds the smaller side of its matrix."""
-    for row in ranks.ranks:
-        for rank, (name, shape) in zip(row, shapes.items()):
-            if rank > min(shape):
+    for layer in range(len(ranks.rows)):
+        for name, rank in ranks.of(layer).items():
+            smaller = min(shapes[name])
+            if rank > smaller:
                 raise InputError(
-                    f"residual rank {rank} does not fit {name}, whose smaller side is {min(shape)}; allowed are 0 to {min(shape)}"
+                    f"residual rank {rank} does not fit {name}, whose smaller side is {smaller}; allowed are 0 to {smaller}"
                 )
 
 
@@ -96,7 +122,7 @@ def alike_in_groups(plan: SharingPlan, build: Callable[[], nn.Module]) -> nn.Mod
     return layers
 
 
-def share_layers(layers: nn.ModuleList, plan: SharingPlan, rank: int | str | ResidualRanks, diagonal: bool) -> SharedWeights:
+def share_layers(layers: nn.ModuleList, form: SharedForm) -> SharedWeights:
     """Replace every `nn.Linear` of `layers` by a ResidualLinear, in place, and return the owner of the shared weights.
 
     The caller registers the result beside `layers`, so that both are saved and moved together. Each shared weight starts as
@@ -106,31 +132,40 @@ def share_layers(layers: nn.ModuleList, plan: SharingPlan, rank: int | str | Res
 
     Args:
         layers: L layers with the same `nn.Linear`s, of any class. Containers that drop or wrap layers may hold them.
-        plan: the group of each layer.
-        rank: R of every matrix, 0 or more, or those of each layer and matrix as `ResidualRanks` has them.
-        diagonal: whether every matrix has a diagonal of its own.
+        form: which layers share and what each keeps, as `form_of` makes it.
 
     Raises:
-        InputError: if the plan or the ranks are for another number of layers, the layers differ, or a rank exceeds its matrix's
-            smaller side.
+        InputError: if the form is for another number of layers, the layers differ, or a rank exceeds its matrix's smaller side.
     """
     stack = [layers[index] for index in range(len(layers))]
-    if len(stack) != len(plan.groups):
-        raise InputError(f"the plan {plan} is for {len(plan.groups)} layers, but the stack has {len(stack)}")
+    if len(stack) != len(form.plan.groups):
+        raise InputError(f"the plan {form.plan} is for {len(form.plan.groups)} layers, but the stack has {len(stack)}")
     shapes = check_alike(layers)
-    ranks = ResidualRanks.make(rank, len(stack), len(shapes))
-    check_ranks(ranks, shapes)
+    if tuple(shapes) != form.ranks.matrices:
+        raise InputError(f"the form is of matrices {', '.join(form.ranks.matrices)}, but the layers have {', '.join(shapes)}")
+    check_ranks(form.ranks, shapes)
 
     owners = {}
-    for group in range(plan.n_groups):
-        members = plan.layers_of(group)
-        if len(members) == 1 and not any(ranks.ranks[members[0]]) and not diagonal:
-            continue
+    for group in filter(form.changes, range(form.plan.n_groups)):
+        members = form.plan.layers_of(group)
         # a parameter's name may not hold a dot
         owner = nn.ParameterDict({name.replace(".", "_"): linear.weight for name, linear in matrices(stack[members[0]])})
         owners[group] = owner
         for index in members:
-            for rank_of_matrix, (name, linear) in zip(ranks.ranks[index], list(matrices(stack[index]))):
-                residual = ResidualLinear(owner, name.replace(".", "_"), linear.bias, rank_of_matrix, diagonal)
+            ranks = form.ranks.of(index)
+            for name, linear in list(matrices(stack[index])):
+                residual = ResidualLinear(owner, name.replace(".", "_"), linear.bias, ranks[name], form.diagonal)
                 stack[index].set_submodule(name, residual)
-    return SharedWeights(plan, owners)
+    return SharedWeights(form.plan, owners)
+
+
+@torch.no_grad()
+def unshare_layers(layers: nn.ModuleList) -> None:
+    """The inverse of `share_layers`, in place: every ResidualLinear becomes an `nn.Linear` with the composed weight.
+
+    What owned the shared weights is of no more use; whoever registered it removes it.
+    """
+    for index in range(len(layers)):
+        for name, linear in list(matrices(layers[index])):
+            if isinstance(linear, ResidualLinear):
+                layers[index].set_submodule(name, linear.to_linear())

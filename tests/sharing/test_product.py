@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from residual_st.modules import ResidualLinear, residual_product, transpose_storage_
-from residual_st.modules.residual_product import (
+from residual_st.sharing import ResidualLinear, transpose_storage_
+from residual_st.sharing import product as residual_product
+from residual_st.sharing.product import (
     compose,
     composing_pays,
     factor_by_factor,

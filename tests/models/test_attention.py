@@ -2,8 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from residual_st.modules import self_attention
-from residual_st.modules.attention import LENGTH_TO_FUSE
+from residual_st.models.attention import LENGTH_TO_FUSE, self_attention
 
 LENGTHS = [7, LENGTH_TO_FUSE + 1]  # on both sides of the change of kernels
 

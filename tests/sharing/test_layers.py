@@ -8,8 +8,7 @@ from fairseq.modules.checkpoint_activations import checkpoint_wrapper
 from torch import nn
 
 from residual_st.errors import InputError
-from residual_st.modules import ResidualLinear, matrices, share_layers
-from residual_st.sharing_plan import SharingPlan
+from residual_st.sharing import ResidualLinear, form_of, matrices, share_layers
 
 
 class Block(nn.Module):
@@ -29,7 +28,7 @@ class Stack(nn.Module):
         super().__init__()
         torch.manual_seed(1)
         self.layers = container([Block() for _ in range(layers)])
-        self.shared = share_layers(self.layers, SharingPlan.make(layers, group_size, pattern), rank, diagonal)
+        self.shared = share_layers(self.layers, form_of(self.layers, group_size, pattern, rank, diagonal))
 
     def forward(self, x):
         for layer in self.layers:
@@ -135,7 +134,7 @@ def test_works_inside_layerdrop_and_activation_checkpointing():
 
 def test_torch_transformer_layers():
     layers = nn.ModuleList([nn.TransformerEncoderLayer(8, 2, 16, batch_first=True) for _ in range(4)])
-    shared = share_layers(layers, SharingPlan.make(4, 2), rank=2, diagonal=True)
+    shared = share_layers(layers, form_of(layers, 2))
     assert [type(linear) for _, linear in matrices(layers[0])] == [ResidualLinear] * 3
     assert len(shared) == 2
     x = X
@@ -160,6 +159,6 @@ def test_refuses_a_rank_that_does_not_fit(rank, message):
 
 def test_refuses_unlike_layers_and_a_plan_of_another_length():
     with pytest.raises(InputError, match="layer 1 has other matrices than layer 0"):
-        share_layers(nn.ModuleList([Block(8), Block(6)]), SharingPlan.make(2, 2), 0, False)
+        form_of(nn.ModuleList([Block(8), Block(6)]), 2)
     with pytest.raises(InputError, match="for 3 layers, but the stack has 2"):
-        share_layers(nn.ModuleList([Block(), Block()]), SharingPlan.make(3, 3), 0, False)
+        share_layers(nn.ModuleList([Block(), Block()]), form_of(nn.ModuleList(Block() for _ in range(3)), 3))

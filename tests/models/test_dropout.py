@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from residual_st.modules import dropout, relu_dropout_
+from residual_st.models.dropout import dropout, relu_dropout_
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.3, 0.9])

@@ -1,7 +1,9 @@
 import pytest
 
 from residual_st.errors import InputError
-from residual_st.residual_ranks import ResidualRanks
+from residual_st.sharing.ranks import ResidualRanks
+
+NAMES = ("k_proj", "v_proj", "q_proj", "out_proj", "fc1", "fc2")
 
 
 @pytest.mark.parametrize(
@@ -9,15 +11,15 @@ from residual_st.residual_ranks import ResidualRanks
     [(2, ((2,) * 6,) * 3), (0, ((0,) * 6,) * 3), ("1,2,3", ((1,) * 6, (2,) * 6, (3,) * 6)), ("4,1/2/3/4/5/6,0", None)],
 )
 def test_every_spelling_comes_back(text, rows):
-    ranks = ResidualRanks.make(text, layers=3, matrices=6)
+    ranks = ResidualRanks.make(text, layers=3, matrices=NAMES)
     assert str(ranks.to_flag()) == str(text)
-    assert ResidualRanks.make(ranks.to_flag(), 3, 6) == ranks
+    assert ResidualRanks.make(ranks.to_flag(), 3, NAMES) == ranks
     if rows:
-        assert ranks.ranks == rows
+        assert ranks.rows == rows
 
 
 def test_one_row_for_all_layers():
-    assert ResidualRanks.make("1/2", layers=3, matrices=2).ranks == ((1, 2),) * 3
+    assert ResidualRanks.make("1/2", layers=3, matrices=("a", "b")).rows == ((1, 2),) * 3
 
 
 @pytest.mark.parametrize(
@@ -32,4 +34,4 @@ def test_one_row_for_all_layers():
 )
 def test_refusals(text, message):
     with pytest.raises(InputError, match=message):
-        ResidualRanks.make(text, layers=3, matrices=6)
+        ResidualRanks.make(text, layers=3, matrices=NAMES)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from residual_st.modules.dropout import dropout
+from residual_st.models.dropout import dropout
 
 # Up to here three plain steps take less time on a CPU than torch's fused kernel, 0.6 to 0.8 of it from 100 positions on; and with
 # dropout torch takes those steps too

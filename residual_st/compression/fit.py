@@ -1,17 +1,19 @@
 """Fitting a whole stack of layers: every group is aligned, then factored."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from residual_st.compression.alignment import AttentionHeads, FeedForwardUnits, align_group, align_to
+from residual_st.compression.alignment import align_group, align_to
 from residual_st.compression.allocation import Spectrum
 from residual_st.compression.factorization import Factors, Residual, factorize, squared_singular_values
 from residual_st.compression.layer_weights import LayerWeights
 from residual_st.progress import progress
-from residual_st.sharing_plan import SharingPlan
+from residual_st.sharing.plan import SharingPlan
+from residual_st.stacks.symmetries import Symmetry
 
 REALIGNMENTS = 1  # of each layer to its own approximation, residual included
 
@@ -67,7 +69,7 @@ class Stack:
     """
 
     layers: list[LayerWeights]
-    symmetries: list[AttentionHeads | FeedForwardUnits]
+    symmetries: Sequence[Symmetry]
     diagonal: bool
 
     @property

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from residual_st.modules.residual_product import compose, product
+from residual_st.sharing.product import compose, product
 
 
 class ResidualLinear(nn.Module):

@@ -1,5 +1,6 @@
 """The rank of each layer's low-rank residuals. Pure Python: no torch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from residual_st.errors import InputError
@@ -7,28 +8,29 @@ from residual_st.errors import InputError
 
 @dataclass(frozen=True)
 class ResidualRanks:
-    """The rank R of each layer and matrix: `ranks[layer][matrix]`, matrices in the order in which a layer registers them.
+    """The rank R of each layer and matrix.
 
-    For fairseq's layers that is k_proj, v_proj, q_proj, out_proj, fc1, fc2.
+    Attributes:
+        matrices: the names of a layer's matrices, in the order in which it registers them.
+        rows: for each layer the ranks of these matrices.
 
-    >>> ResidualRanks.make("2,4/4/4/4/8/8", layers=2, matrices=6).ranks
-    ((2, 2, 2, 2, 2, 2), (4, 4, 4, 4, 8, 8))
+    >>> ResidualRanks.make("2,4/8", layers=2, matrices=("fc1", "fc2")).of(1)
+    {'fc1': 4, 'fc2': 8}
     """
 
-    ranks: tuple[tuple[int, ...], ...]
+    matrices: tuple[str, ...]
+    rows: tuple[tuple[int, ...], ...]
 
     @classmethod
-    def make(cls, ranks: "int | str | ResidualRanks", layers: int, matrices: int) -> "ResidualRanks":
+    def make(cls, ranks: "int | str | ResidualRanks", layers: int, matrices: Sequence[str]) -> "ResidualRanks":
         """Complete one rank for all, or a list with an item for each layer: one rank, or one for each matrix joined by slashes.
 
         Raises:
             InputError: for a rank below 0, something that is no number, or a list of another length.
         """
-        if isinstance(ranks, cls):
-            ranks = str(ranks)
         items = str(ranks).split(",")
         if len(items) not in (1, layers):
-            raise InputError(f"residual rank {ranks!r} names {len(items)} layers, but the encoder has {layers}")
+            raise InputError(f"residual rank {str(ranks)!r} names {len(items)} layers, but the encoder has {layers}")
         rows = []
         for item in items:
             try:
@@ -40,10 +42,14 @@ class ResidualRanks:
                     f"residual rank {ranks!r} is not known; allowed are a number from 0 on, or a list with an item for each layer, "
                     "which is a number, or one for each matrix such as 2/2/2/2/4/4"
                 )
-            if len(row) not in (1, matrices):
-                raise InputError(f"residual rank {item!r} is for {len(row)} matrices, but a layer has {matrices}")
-            rows.append(row * (matrices // len(row)))
-        return cls(tuple(rows * (layers // len(rows))))
+            if len(row) not in (1, len(matrices)):
+                raise InputError(f"residual rank {item!r} is for {len(row)} matrices, but a layer has {len(matrices)}")
+            rows.append(row * (len(matrices) // len(row)))
+        return cls(tuple(matrices), tuple(rows * (layers // len(rows))))
+
+    def of(self, layer: int) -> dict[str, int]:
+        """Matrix name -> rank."""
+        return dict(zip(self.matrices, self.rows[layer]))
 
     @classmethod
     def flag(cls, text: str) -> int | str:
@@ -55,5 +61,5 @@ class ResidualRanks:
         return self.flag(str(self))
 
     def __str__(self) -> str:
-        rows = ["/".join(map(str, row)) if len(set(row)) > 1 else str(row[0]) for row in self.ranks]
+        rows = ["/".join(map(str, row)) if len(set(row)) > 1 else str(row[0]) for row in self.rows]
         return ",".join(rows) if len(set(rows)) > 1 or "/" in rows[0] else rows[0]

@@ -1,0 +1,37 @@
+"""The method itself: torch only, for any stack of layers that hold `nn.Linear`s.
+
+What needs torch is imported when it is first asked for, so that plans, ranks and forms can be read without it.
+"""
+
+import importlib
+
+from residual_st.sharing.form import SharedForm
+from residual_st.sharing.plan import SharingPlan
+from residual_st.sharing.ranks import ResidualRanks
+
+_HOMES = {
+    "ResidualLinear": "linear",
+    "SharedWeights": "layers",
+    "alike_in_groups": "layers",
+    "check_alike": "layers",
+    "check_ranks": "layers",
+    "form_of": "layers",
+    "linear_of": "linear",
+    "matrices": "layers",
+    "matrix_kind": "layers",
+    "matrix_parameters": "layers",
+    "measure_products": "product",
+    "median_seconds": "product",
+    "residual_energies": "linear",
+    "share_layers": "layers",
+    "transpose_storage_": "product",
+    "unshare_layers": "layers",
+}
+
+__all__ = ["ResidualRanks", "SharedForm", "SharingPlan", *_HOMES]  # noqa: PLE0604 - names, from the table
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

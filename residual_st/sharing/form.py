@@ -1,0 +1,101 @@
+"""The form of a stack whose layers share their matrices, and the flags that describe it. Pure Python: no torch."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from residual_st.sharing.plan import PATTERNS, SharingPlan
+from residual_st.sharing.ranks import ResidualRanks
+
+_NAMES = ("group_size", "sharing_pattern", "residual_rank", "residual_diagonal")
+
+
+@dataclass(frozen=True)
+class SharedForm:
+    """`W[l] = U[plan.groups[l]] + A[l] B[l] + diag(d[l])`: which layers share, the rank of each `A[l] B[l]`, whether there is d.
+
+    >>> SharedForm.make(6, ("fc1", "fc2"), group_size=3, rank=2).to_flags("encoder_")["encoder_group_size"]
+    3
+    """
+
+    plan: SharingPlan
+    ranks: ResidualRanks
+    diagonal: bool
+
+    @classmethod
+    def make(
+        cls,
+        layers: int,
+        matrices: Sequence[str],
+        group_size: int = 3,
+        pattern: str = "adjacent",
+        rank: int | str | ResidualRanks = 2,
+        diagonal: bool = True,
+    ) -> "SharedForm":
+        """The form of a stack of so many layers with these matrices.
+
+        Raises:
+            InputError: as `SharingPlan.make` and `ResidualRanks.make` do.
+        """
+        return cls(SharingPlan.make(layers, group_size, pattern), ResidualRanks.make(rank, layers, matrices), diagonal)
+
+    @classmethod
+    def from_flags(cls, flags: argparse.Namespace, prefix: str, matrices: Sequence[str]) -> "SharedForm":
+        """The form that a model's flags describe, such as `encoder_group_size` for the prefix `encoder_`."""
+        options = (getattr(flags, f"{prefix}{name}") for name in _NAMES)
+        return cls.make(getattr(flags, f"{prefix}layers"), matrices, *options)
+
+    def to_flags(self, prefix: str) -> dict:
+        """Names and values of the flags that describe it, the number of layers included."""
+        largest = max(map(self.plan.groups.count, self.plan.groups))
+        values = (largest, self.plan.to_flag(), self.ranks.to_flag(), self.diagonal)
+        return {f"{prefix}layers": len(self.plan.groups), **{f"{prefix}{name}": value for name, value in zip(_NAMES, values)}}
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether nothing is shared or added: such layers keep their matrices."""
+        return not any(self.changes(group) for group in range(self.plan.n_groups))
+
+    def changes(self, group: int) -> bool:
+        """Whether a group's layers share or add anything."""
+        members = self.plan.layers_of(group)
+        return len(members) > 1 or self.diagonal or any(self.ranks.of(members[0]).values())
+
+
+def flag_names(prefix: str) -> tuple[str, ...]:
+    """The flags of a form."""
+    return tuple(f"{prefix}{name}" for name in _NAMES)
+
+
+def add_flags(parser: argparse.ArgumentParser, prefix: str, group_size: int, rank: int, diagonal: bool) -> None:
+    """Add a form's flags to a model's parser, `prefix` being `encoder_` or `decoder_`. The values are defaults, for the help."""
+    part, option = prefix.rstrip("_"), f"--{prefix}".replace("_", "-")
+    parser.add_argument(
+        f"{option}group-size",
+        type=int,
+        metavar="K",
+        help=f"{part} layers that share one matrix (default: {group_size}; 1 shares nothing)",
+    )
+    parser.add_argument(
+        f"{option}sharing-pattern",
+        metavar="PATTERN",
+        help=f"which layers share: {', '.join(PATTERNS)}, or each layer's group such as 0,0,1,1 (default: adjacent)",
+    )
+    parser.add_argument(
+        f"{option}residual-rank",
+        type=ResidualRanks.flag,
+        metavar="R",
+        help=f"rank of each layer's own low-rank matrices (default: {rank}; 0 for none), or a list with an item for each layer: "
+        "a rank, or one for each of a layer's matrices, joined by slashes",
+    )
+    parser.add_argument(
+        f"{option}residual-diagonal",
+        action=argparse.BooleanOptionalAction,
+        help=f"give each matrix of each layer a diagonal of its own (default: {'yes' if diagonal else 'no'})",
+    )
+
+
+def complete_flags(flags: argparse.Namespace, prefix: str, group_size: int, rank: int, diagonal: bool) -> None:
+    """Give those of a form's flags that are not set their defaults, in place."""
+    for name, value in zip(_NAMES, (group_size, "adjacent", rank, diagonal)):
+        setattr(flags, f"{prefix}{name}", getattr(flags, f"{prefix}{name}", value))

@@ -1,0 +1,54 @@
+"""fairseq's Transformer encoder: `model.encoder.transformer_layers`, and other lists of its layers."""
+
+import contextlib
+import inspect
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from residual_st.compat import drop_fused_copies
+from residual_st.stacks.layer_stack import LayerStack
+from residual_st.stacks.symmetries import heads_of, units_of
+
+
+def find(model: nn.Module) -> LayerStack | None:
+    encoder = getattr(model, "encoder", None)
+    layers = getattr(encoder, "transformer_layers", None)
+    return of_layers(layers, encoder) if isinstance(layers, nn.ModuleList) else None
+
+
+def is_layer(module: nn.Module) -> bool:
+    """Whether a module is called as fairseq's encoder layers are: hidden states (time, batch, width), mask (batch, time)."""
+    return list(inspect.signature(module.forward).parameters)[:2] == ["x", "encoder_padding_mask"]
+
+
+def of_layers(layers: nn.ModuleList, owner: nn.Module | None = None) -> LayerStack:
+    layer = layers[0]
+    scalable = getattr(layer, "activation_fn", None) in (torch.relu, nn.functional.relu)
+    return LayerStack(
+        layers,
+        owner,
+        symmetries=[*heads_of(layer, "self_attn", layer.self_attn.num_heads), *units_of(layer, "fc1", "fc2", scalable)],
+        padding=_padding,
+        prepare=lambda: drop_fused_copies(layers),
+        observing=lambda: _projecting(layers),
+    )
+
+
+def _padding(arguments: tuple, keywords: dict) -> Tensor | None:
+    mask = keywords.get("encoder_padding_mask", arguments[1] if len(arguments) > 1 else None)
+    return None if mask is None else mask.bool()
+
+
+@contextlib.contextmanager
+def _projecting(layers: nn.ModuleList) -> Iterator[None]:
+    """Have attention call its projections: fairseq otherwise hands their weights to torch's fused function."""
+    attentions = [layer.self_attn for layer in layers if hasattr(layer.self_attn, "skip_embed_dim_check")]
+    for attention in attentions:
+        attention.skip_embed_dim_check = True
+    try:
+        yield
+    finally:
+        for attention in attentions:
+            attention.skip_embed_dim_check = False

@@ -1,0 +1,25 @@
+"""The stack of a model that is known by how it is built."""
+
+from torch import nn
+
+from residual_st.errors import InputError
+from residual_st.stacks import fairseq_encoder, plain
+from residual_st.stacks.layer_stack import LayerStack
+
+_KINDS = (plain, fairseq_encoder)
+
+
+def stack_of(model: nn.Module) -> LayerStack:
+    """The stack of layers of a model.
+
+    Args:
+        model: a fairseq speech-to-text model, or a plain `nn.ModuleList`.
+
+    Raises:
+        InputError: for another model; a `LayerStack` describes the stack of any.
+    """
+    for kind in _KINDS:
+        stack = kind.find(model)
+        if stack is not None:
+            return stack
+    raise InputError(f"{type(model).__name__} has no stack of layers that is known here; describe it by a LayerStack")

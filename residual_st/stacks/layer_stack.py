@@ -1,0 +1,92 @@
+"""Alike layers, one after another, and what must be known of them to share their matrices."""
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from residual_st.errors import InputError
+from residual_st.sharing import ResidualLinear, matrices
+
+
+def no_padding(arguments: tuple, keywords: dict) -> None:
+    """For layers that are called without a mask."""
+
+
+def output_alone(output: Any) -> Tensor:
+    """The output of a layer that returns a tensor, or a tuple whose first part is the output."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def nothing() -> None:
+    """For stacks that need no preparation."""
+
+
+@dataclass(frozen=True)
+class LayerStack:
+    """A stack whose layers can share their matrices.
+
+    Attributes:
+        layers: alike layers, in the order in which they are called.
+        owner: the module that gets the shared weights as `shared_weights`, where they are saved and moved with it; None where the
+            caller registers them.
+        symmetries: the units of a layer that may be renamed, `residual_st.compression.alignment.AttentionHeads` and
+            `FeedForwardUnits`; none for layers that are compressed in the basis they have.
+        batch_first: whether hidden states are (batch, time, width) and not (time, batch, width).
+        padding: the mask (batch, time) in a layer's arguments and keywords, True where there is padding; None for no mask.
+        output: the hidden states in what a layer returns.
+        prepare: called once before the layers share, to take away what stands in the way.
+        observing: a context in which layers call each of their matrices, where they otherwise take its weight past it.
+    """
+
+    layers: nn.ModuleList
+    owner: nn.Module | None = None
+    symmetries: Sequence = ()
+    batch_first: bool = False
+    padding: Callable[[tuple, dict], Tensor | None] = no_padding
+    output: Callable[[Any], Tensor] = output_alone
+    prepare: Callable[[], None] = nothing
+    observing: Callable[[], contextlib.AbstractContextManager] = field(default=contextlib.nullcontext)
+
+    def __post_init__(self):
+        if not len(self.layers):
+            raise InputError("there are no layers to share")
+        for index in range(len(self.layers)):
+            for name, module in matrices(self.layers[index]):
+                if isinstance(module, nn.Linear) and type(module) not in _PLAIN:
+                    raise InputError(
+                        f"{name} of layer {index} is a {type(module).__name__}, which may compute more than x W + b; "
+                        "only plain torch.nn.Linear can be shared"
+                    )
+
+    @property
+    def uncovered(self) -> list[str]:
+        """Names of a layer's weights of two dimensions and more that belong to no `nn.Linear`: they stay as they are."""
+        layer = self.layers[0]
+        covered = {id(parameter) for _, linear in matrices(layer) for parameter in linear.parameters()}
+        return [name for name, parameter in layer.named_parameters() if parameter.dim() > 1 and id(parameter) not in covered]
+
+    @property
+    def is_shared(self) -> bool:
+        return any(isinstance(module, ResidualLinear) for module in self.layers.modules())
+
+    def real_positions(self, states: Tensor, padding: Tensor | None) -> Tensor:
+        """Hidden states or their gradients, (batch, time, n) or (time, batch, n), as (positions without padding, n)."""
+        rows = states.flatten(0, -2)
+        if padding is None:
+            return rows
+        padding = padding if self.batch_first else padding.T
+        if padding.shape != states.shape[:2]:
+            order = "(batch, time, width)" if self.batch_first else "(time, batch, width)"
+            raise InputError(
+                f"a mask of shape {tuple(padding.shape)} does not fit hidden states of shape {tuple(states.shape)}, taken as "
+                f"{order}; LayerStack's batch_first says which"
+            )
+        return rows[~padding.flatten()]
+
+
+# nn.MultiheadAttention's output projection is the second, a mark for torch's quantisation without a meaning of its own
+_PLAIN = (nn.Linear, torch.nn.modules.linear.NonDynamicallyQuantizableLinear)
