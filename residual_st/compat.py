@@ -1,9 +1,13 @@
 """The one place that deals with differences between fairseq, torch and Python versions."""
 
 import functools
+import logging
+import sys
 
 import numpy as np
 from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
 
 # fairseq 0.12.2 registers these beside the six matrices of an encoder layer: a second copy, for a fused kernel that serves
 # post-norm layers in inference
@@ -67,3 +71,17 @@ def keep_last_batches() -> None:
         return [*batches, indices[kept:]]
 
     data_utils.batch_by_size = batch_by_size
+
+
+def hide_broken_torchaudio() -> None:
+    """Let other libraries do without a torchaudio that does not load. To be called before they are imported.
+
+    fairseq-fixed brings one, which is often of another build than the torch beside it; `transformers` imports it where it is there.
+    """
+    try:
+        import torchaudio  # noqa: F401
+    except ImportError:
+        return
+    except OSError:
+        logger.warning("torchaudio does not fit this torch and is not used; install the release of it that fits, or uninstall it")
+        sys.modules["torchaudio"] = None  # how Python marks what is not to be found

@@ -4,12 +4,11 @@ import contextlib
 import inspect
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor, nn
 
 from residual_st.compat import drop_fused_copies
 from residual_st.stacks.layer_stack import LayerStack
-from residual_st.stacks.symmetries import heads_of, units_of
+from residual_st.stacks.symmetries import symmetries_of
 
 
 def find(model: nn.Module) -> LayerStack | None:
@@ -24,12 +23,10 @@ def is_layer(module: nn.Module) -> bool:
 
 
 def of_layers(layers: nn.ModuleList, owner: nn.Module | None = None) -> LayerStack:
-    layer = layers[0]
-    scalable = getattr(layer, "activation_fn", None) in (torch.relu, nn.functional.relu)
     return LayerStack(
         layers,
         owner,
-        symmetries=[*heads_of(layer, "self_attn", layer.self_attn.num_heads), *units_of(layer, "fc1", "fc2", scalable)],
+        symmetries=symmetries_of(layers[0], ["self_attn"], layers[0].activation_fn),
         padding=_padding,
         prepare=lambda: drop_fused_copies(layers),
         observing=lambda: _projecting(layers),

@@ -3,17 +3,17 @@
 from torch import nn
 
 from residual_st.errors import InputError
-from residual_st.stacks import fairseq_encoder, plain
+from residual_st.stacks import fairseq_encoder, hugging_face, plain
 from residual_st.stacks.layer_stack import LayerStack
 
-_KINDS = (plain, fairseq_encoder)
+_KINDS = (plain, fairseq_encoder, hugging_face)
 
 
 def stack_of(model: nn.Module) -> LayerStack:
     """The stack of layers of a model.
 
     Args:
-        model: a fairseq speech-to-text model, or a plain `nn.ModuleList`.
+        model: a fairseq speech-to-text model, Hugging Face's Whisper or Speech2Text, or a plain `nn.ModuleList`.
 
     Raises:
         InputError: for another model; a `LayerStack` describes the stack of any.

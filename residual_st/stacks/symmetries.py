@@ -1,7 +1,9 @@
 """What may be renamed inside a layer without a change of what it computes."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 
@@ -28,16 +30,20 @@ class FeedForwardUnits:
 Symmetry = AttentionHeads | FeedForwardUnits
 
 
-def heads_of(layer: nn.Module, attention: str, heads: int, output: str = "out_proj") -> list[AttentionHeads]:
-    """The heads of an attention module with projections of its own; none where one of them is no `nn.Linear`."""
-    names = [f"{attention}.{name}" for name in ("q_proj", "k_proj", "v_proj", output)]
-    linears = dict(layer.named_modules())
-    return [AttentionHeads(*names, heads)] if all(isinstance(linears.get(name), nn.Linear) for name in names) else []
+def symmetries_of(layer: nn.Module, attentions: Sequence[str], activation: Callable) -> list[Symmetry]:
+    """Of a layer with projections named as fairseq's and Hugging Face's are, where these are all `nn.Linear`s.
 
-
-def units_of(layer: nn.Module, first: str, second: str, scalable: bool) -> list[FeedForwardUnits]:
-    """The hidden units between two matrices; none where one of them is no `nn.Linear`."""
-    linears = dict(layer.named_modules())
-    return (
-        [FeedForwardUnits(first, second, scalable)] if all(isinstance(linears.get(n), nn.Linear) for n in (first, second)) else []
-    )
+    Args:
+        attentions: names of the attention modules, each with q_proj, k_proj, v_proj and out_proj.
+        activation: of the feed-forward part, fc1 and fc2.
+    """
+    linears = {name for name, module in layer.named_modules() if isinstance(module, nn.Linear)}
+    found = []
+    for attention in attentions:
+        names = [f"{attention}.{part}" for part in ("q_proj", "k_proj", "v_proj", "out_proj")]
+        if linears.issuperset(names):
+            found.append(AttentionHeads(*names, layer.get_submodule(attention).num_heads))
+    if linears.issuperset(("fc1", "fc2")):
+        relu = activation in (torch.relu, nn.functional.relu) or isinstance(activation, nn.ReLU)
+        found.append(FeedForwardUnits("fc1", "fc2", scalable=relu))
+    return found
