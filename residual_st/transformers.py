@@ -1,7 +1,8 @@
+# ruff: noqa: E402 - torchaudio has to be seen to before transformers is imported
 """Hugging Face folders whose encoder shares its layers: written, read as ordinary models, and expanded.
 
-Such a folder is an ordinary one with two differences: `config.json` holds the form under `residual_st`, and `model.safetensors` holds
-each shared matrix once. Needs the extra `transformers`.
+Such a folder is an ordinary one with two differences: `config.json` holds the form under `residual_st`, and `model.safetensors`
+holds each shared matrix once. Needs the extra `transformers`.
 """
 
 import json
@@ -16,7 +17,7 @@ from residual_st.compat import hide_broken_torchaudio
 
 hide_broken_torchaudio()
 
-import transformers  # noqa: E402
+import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
