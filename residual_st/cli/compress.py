@@ -16,8 +16,12 @@ BYTES = 4  # of a float32 weight
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", metavar="DENSE.pt", help="checkpoint of an s2t_transformer of any size")
-    add_output_arguments(parser, "X.pt")
+    parser.add_argument(
+        "checkpoint",
+        metavar="DENSE",
+        help="checkpoint of an s2t_transformer of any size, or folder of Hugging Face's Whisper or Speech2Text",
+    )
+    add_output_arguments(parser, "X", "checkpoint, or folder, to write")
     parser.add_argument("--group-size", type=int, metavar="K", help="layers that share one matrix (default: 3, or by the budget)")
     parser.add_argument(
         "--sharing-pattern", default="adjacent", metavar="PATTERN", help=f"{', '.join(PATTERNS)}, or a list of groups"
@@ -29,10 +33,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     size.add_argument("--encoder-mbytes", type=float, metavar="MB", help="the whole encoder in float32, 1 MB being 10^6 bytes")
     parser.add_argument("--diagonal", action=argparse.BooleanOptionalAction, default=True, help="residuals have a diagonal")
-    parser.add_argument("--calibration", type=Path, metavar="DATA", help="folder of manifests the model was trained on")
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="DATA",
+        help="the manifests that the model was trained on; for Hugging Face's, audio",
+    )
     add_data_arguments(parser, "manifests to draw calibration batches from")
     parser.add_argument("--valid-subset", metavar="NAME[,NAME]", help="manifests to compare losses on (default: the checkpoint's)")
-    parser.add_argument("--calibration-batches", type=int, default=30, metavar="N", help="of 10,000 frames each (default: 30)")
+    parser.add_argument(
+        "--calibration-batches", type=int, default=30, metavar="N", help="of 10,000 frames, or half a minute (default: 30)"
+    )
     parser.add_argument(
         "--refine-updates",
         type=int,
@@ -45,7 +56,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    refuse_existing(args.output, args.force)
     if args.calibration_batches < 1:
         raise InputError(f"--calibration-batches {args.calibration_batches} must be at least 1")
     if args.refine_updates < 0:
@@ -53,6 +63,13 @@ def run(args: argparse.Namespace) -> int:
     for name in ("refine_updates", "config_yaml", "subset", "valid_subset"):
         if getattr(args, name) and not args.calibration:
             raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)} needs --calibration DATA")
+    figures = _compress_folder(args) if Path(args.checkpoint).is_dir() else _compress_checkpoint(args)
+    print(json.dumps(figures, indent=2) if args.json else format_tables(figures))
+    return 0
+
+
+def _compress_checkpoint(args: argparse.Namespace) -> dict:
+    refuse_existing(args.output, args.force)
     from residual_st.checkpoints import save_checkpoint
     from residual_st.compression import compress, plan_form
     from residual_st.models.conversion import read_model, residual_checkpoint
@@ -60,16 +77,7 @@ def run(args: argparse.Namespace) -> int:
     from residual_st.training_data import TrainingData
 
     state, model = read_model(args.checkpoint, residual=False)
-    fraction = args.encoder_weight_fraction
-    if args.encoder_mbytes is not None:
-        fraction = fraction_of_bytes(model, args.encoder_mbytes)
-    form = {
-        "group_size": args.group_size,
-        "pattern": args.sharing_pattern,
-        "rank": args.residual_rank,
-        "weight_fraction": fraction,
-        "diagonal": args.diagonal,
-    }
+    form = _wanted_form(args, stack_of(model))
     plan_form(stack_of(model), **form)  # refused before minutes of calibration
     data = None
     if args.calibration:
@@ -84,7 +92,56 @@ def run(args: argparse.Namespace) -> int:
     )
     result = residual_checkpoint(state, model, compressed)
     save_checkpoint(result, args.output)
-    figures = {
+    # the dense file may hold an optimizer too, which is no part of it
+    sizes = {"model_bytes": _tensor_bytes(result["model"]), "dense_model_bytes": _tensor_bytes(state["model"])}
+    losses = {"dense": before, "compressed": data.likelihoods(model)} if data else {}
+    return {**_figures(args, compressed, model.encoder), **sizes, **losses}
+
+
+def _compress_folder(args: argparse.Namespace) -> dict:
+    """Of a Hugging Face model."""
+    from residual_st import transformers
+    from residual_st.compression import compress, plan_form
+    from residual_st.stacks import stack_of
+
+    transformers.refuse_existing(args.output, args.force)
+    for name in ("config_yaml", "subset", "valid_subset"):
+        if getattr(args, name):
+            raise InputError(
+                f"--{name.replace('_', '-')} is of fairseq's data; {args.checkpoint} is calibrated on a folder of audio"
+            )
+    source = Path(args.checkpoint)
+    model = transformers.load(source)
+    stack = stack_of(model)
+    form = _wanted_form(args, stack)
+    plan_form(stack, **form)
+    calibration, held_out = None, None
+    if args.calibration:
+        calibration, held_out = transformers.audio_calibration(model, source, args.calibration, args.calibration_batches, args.seed)
+    dense_bytes = _tensor_bytes(model.state_dict())
+    before = held_out and held_out.likelihood(model)
+    compressed = compress(model, **form, refine_updates=args.refine_updates, calibration=calibration)
+    transformers.save(model, args.output, source, compressed.form)
+    sizes = {"model_bytes": _tensor_bytes(model.state_dict()), "dense_model_bytes": dense_bytes}
+    losses = {"dense": before, "compressed": held_out.likelihood(model)} if held_out else {}
+    return {**_figures(args, compressed, stack.owner), **sizes, **losses}
+
+
+def _wanted_form(args: argparse.Namespace, stack) -> dict:
+    fraction = args.encoder_weight_fraction
+    if args.encoder_mbytes is not None:
+        fraction = fraction_of_bytes(stack, args.encoder_mbytes)
+    return {
+        "group_size": args.group_size,
+        "pattern": args.sharing_pattern,
+        "rank": args.residual_rank,
+        "weight_fraction": fraction,
+        "diagonal": args.diagonal,
+    }
+
+
+def _figures(args: argparse.Namespace, compressed, encoder) -> dict:
+    return {
         "output": args.output,
         "sharing_pattern": str(compressed.form.plan),
         "residual_rank": str(compressed.form.ranks),
@@ -92,27 +149,22 @@ def run(args: argparse.Namespace) -> int:
         "encoder_weight_fraction": round(compressed.parameters_after / compressed.parameters_before, 4),
         "encoder_matrix_parameters": compressed.parameters_after,
         "dense_encoder_matrix_parameters": compressed.parameters_before,
-        "encoder_bytes": BYTES * sum(parameter.numel() for parameter in model.encoder.parameters()),
-        "model_bytes": _tensor_bytes(result["model"]),
-        "dense_model_bytes": _tensor_bytes(state["model"]),  # the dense file may hold an optimizer too, which is no part of it
+        "encoder_bytes": BYTES * sum(parameter.numel() for parameter in encoder.parameters()),
         "relative_errors": [{name: round(error, 4) for name, error in row.items()} for row in compressed.errors],
     }
-    if data:
-        figures |= {"dense": before, "compressed": data.likelihoods(model)}
-    print(json.dumps(figures, indent=2) if args.json else format_tables(figures))
-    return 0
 
 
 def _tensor_bytes(weights: dict) -> int:
-    return sum(value.numel() * value.element_size() for value in weights.values())
+    """Of a state dict; tensors that are tied count once."""
+    return sum({value.data_ptr(): value.numel() * value.element_size() for value in weights.values()}.values())
 
 
-def fraction_of_bytes(model, megabytes: float) -> float:
-    """The weight fraction at which the encoder, in float32, has that size."""
+def fraction_of_bytes(stack, megabytes: float) -> float:
+    """The weight fraction at which a stack's encoder, in float32, has that size."""
     from residual_st.sharing import matrix_parameters
 
-    matrices = matrix_parameters(model.encoder.transformer_layers)
-    rest = sum(parameter.numel() for parameter in model.encoder.parameters()) - matrices
+    matrices = matrix_parameters(stack.layers)
+    rest = sum(parameter.numel() for parameter in stack.owner.parameters()) - matrices
     fraction = (megabytes * 1e6 / BYTES - rest) / matrices
     if fraction <= 0:
         raise InputError(

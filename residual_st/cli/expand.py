@@ -1,16 +1,24 @@
-"""Turn a residual checkpoint into a stock s2t_transformer one, which needs no plugin."""
+"""Turn a residual checkpoint into a stock s2t_transformer one, which needs no plugin, or a Hugging Face folder into a dense one."""
 
 import argparse
+from pathlib import Path
 
 from residual_st.cli.arguments import add_output_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", metavar="RESIDUAL.pt", help="checkpoint of an s2t_residual_transformer of any size")
-    add_output_arguments(parser, "DENSE.pt")
+    parser.add_argument("checkpoint", metavar="RESIDUAL", help="checkpoint of an s2t_residual_transformer of any size, or folder")
+    add_output_arguments(parser, "DENSE", "checkpoint, or folder, to write")
 
 
 def run(args: argparse.Namespace) -> int:
+    if Path(args.checkpoint).is_dir():
+        from residual_st import transformers
+
+        transformers.refuse_existing(args.output, args.force)
+        transformers.expand(args.checkpoint, args.output)
+        print(f"{args.output}: an ordinary folder, every weight composed")
+        return 0
     from residual_st.checkpoints import save_checkpoint
     from residual_st.files import refuse_existing
     from residual_st.models.conversion import dense_checkpoint, read_model

@@ -1,8 +1,7 @@
-# ruff: noqa: E402 - torchaudio has to be seen to before transformers is imported
 """Hugging Face folders whose encoder shares its layers: written, read as ordinary models, and expanded.
 
 Such a folder is an ordinary one with two differences: `config.json` holds the form under `residual_st`, and `model.safetensors`
-holds each shared matrix once. Needs the extra `transformers`.
+holds each shared matrix once.
 """
 
 import json
@@ -12,11 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-
-from residual_st.compat import hide_broken_torchaudio
-
-hide_broken_torchaudio()
-
 import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -101,6 +95,17 @@ def save(model: transformers.PreTrainedModel, folder: str | Path, source: Path, 
         if form is not None:
             config[_FORM] = to_config(form)
         (partial / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def refuse_existing(folder: str | Path, force: bool) -> None:
+    """Raise InputError, before any work, where a folder would be overwritten without `force`, or is of something else."""
+    folder = Path(folder)
+    if folder.exists() and not force:
+        raise InputError(f"{folder} exists already; name another output, or give --force to overwrite it")
+    if folder.exists() and not (folder / _CONFIG).is_file():
+        raise InputError(f"{folder} is not the folder of a model, and is not overwritten; name another output")
+    if not folder.absolute().parent.is_dir():
+        raise InputError(f"{folder} cannot be written: there is no folder {folder.absolute().parent}")
 
 
 def to_config(form: SharedForm) -> dict:

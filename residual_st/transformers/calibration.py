@@ -1,0 +1,141 @@
+"""Calibration data from audio files without labels: the model's own words take their place."""
+
+import math
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from torch import Tensor, nn
+
+from residual_st.audio import read_audio, split_at_pauses
+from residual_st.compression import Calibration
+from residual_st.errors import InputError
+from residual_st.progress import progress
+
+BATCH_SECONDS = 30.0  # Whisper's window, and as much of other models' utterances
+SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff")
+_PAUSE_SECONDS = 0.5  # between utterances in one window
+
+
+@dataclass(frozen=True)
+class AudioBatch:
+    """What an encoder is given, the words that the dense model heard, and how many of them come from the prompt."""
+
+    inputs: dict[str, Tensor]
+    words: Tensor
+    prompt: int
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Batches that calibration does not see."""
+
+    batches: list[AudioBatch]
+
+    def likelihood(self, model: nn.Module) -> dict[str, float]:
+        """The loss per word of the dense model's own words, base 2."""
+        words = sum(int(_counted(model, batch).sum()) for batch in self.batches)
+        with torch.no_grad():
+            loss = sum(_loss(model, batch).item() for batch in self.batches)
+        return {"loss": loss / words / math.log(2)}
+
+
+def audio_calibration(
+    model: transformers.PreTrainedModel, source: Path, audio: Path, batches: int, seed: int
+) -> tuple[Calibration, HeldOut]:
+    """Batches of up to half a minute of the audio files in a folder and the folders in it, in random order.
+
+    Args:
+        source: the model's folder, for its feature extractor.
+        audio: the folder.
+        batches: to calibrate on; fewer where there is less audio. A tenth more, one at least, is held out.
+
+    Raises:
+        InputError: if there is no audio, or too little to hold any out, or a file cannot be read.
+    """
+    extractor = transformers.AutoFeatureExtractor.from_pretrained(source)
+    files = sorted(path for path in audio.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not files:
+        raise InputError(f"{audio} holds no audio; give a folder with {', '.join(SUFFIXES)} files")
+    random.Random(seed).shuffle(files)
+    pieces = list(islice(_half_minutes(files, extractor.sampling_rate), batches + max(1, batches // 10)))
+    if len(pieces) < 2:
+        raise InputError(f"{audio} holds less than {BATCH_SECONDS:.0f} s of audio; calibration needs twice as much at least")
+    made = [_listen(model, extractor, batch) for batch in progress(pieces, desc="listening", unit="batch")]
+    held_out = max(1, len(made) // 11)
+    return Calibration(made[:-held_out], _loss, _encode), HeldOut(made[-held_out:])
+
+
+def _half_minutes(files: list[Path], rate: int) -> Iterator[list[np.ndarray]]:
+    """Yield lists of pieces that last half a minute together, pauses counted."""
+    pieces, seconds = [], 0.0
+    for path in files:
+        for piece in split_at_pauses(read_audio(path, rate), rate, BATCH_SECONDS):
+            length = len(piece) / rate + _PAUSE_SECONDS
+            if pieces and seconds + length > BATCH_SECONDS:
+                yield pieces
+                pieces, seconds = [], 0.0
+            pieces.append(piece)
+            seconds += length
+    if pieces:
+        yield pieces
+
+
+def _listen(model: transformers.PreTrainedModel, extractor, pieces: list[np.ndarray]) -> AudioBatch:
+    rate = extractor.sampling_rate
+    if model.config.model_type == "whisper":  # whose windows are half a minute long, whatever is in them
+        pause = np.zeros(round(_PAUSE_SECONDS * rate), np.float32)
+        pieces = [np.concatenate([part for piece in pieces for part in (piece, pause)])[: round(BATCH_SECONDS * rate)]]
+        inputs = {"input_features": extractor(pieces, sampling_rate=rate, return_tensors="pt").input_features}
+    else:
+        inputs = dict(extractor(pieces, sampling_rate=rate, return_tensors="pt", padding=True, return_attention_mask=True))
+    inputs = {name: value.to(model.device) for name, value in inputs.items()}
+    prompt = prompt_of(model)
+    given = torch.tensor([prompt] * len(pieces), device=model.device)
+    settings = transformers.GenerationConfig(
+        max_length=model.config.max_target_positions,
+        **{name: getattr(model.config, name) for name in ("eos_token_id", "pad_token_id", "decoder_start_token_id")},
+    )
+    with torch.no_grad():  # past Whisper's own generate, which would leave out the prompt and look for time stamps
+        words = transformers.GenerationMixin.generate(model, **inputs, decoder_input_ids=given, generation_config=settings)
+    return AudioBatch(inputs, words, len(prompt))
+
+
+def prompt_of(model: transformers.PreTrainedModel) -> list[int]:
+    """The tokens that a decoder begins with: for Whisper language, task and no time stamps, as the folder's settings have them."""
+    settings = model.generation_config
+    prompt = [model.config.decoder_start_token_id]
+    forced = dict(getattr(settings, "forced_decoder_ids", None) or [])
+    if forced:
+        return prompt + [forced[place] for place in sorted(forced)]
+    if model.config.model_type == "whisper":
+        if getattr(settings, "lang_to_id", None):
+            language = getattr(settings, "language", None) or "<|en|>"
+            prompt += [settings.lang_to_id[language], settings.task_to_id[getattr(settings, "task", None) or "transcribe"]]
+        if getattr(settings, "no_timestamps_token_id", None) is not None:
+            prompt.append(settings.no_timestamps_token_id)
+    elif getattr(settings, "forced_bos_token_id", None) is not None:
+        prompt.append(settings.forced_bos_token_id)
+    return prompt
+
+
+def _counted(model: nn.Module, batch: AudioBatch) -> Tensor:
+    """The words and the end of each utterance, of those behind the prompt: (batch, words), True where they count."""
+    ends = batch.words[:, batch.prompt :] == model.config.eos_token_id
+    return ends.cumsum(1) - ends.long() == 0
+
+
+def _loss(model: nn.Module, batch: AudioBatch) -> Tensor:
+    """Summed over what `_counted` counts."""
+    logits = model(**batch.inputs, decoder_input_ids=batch.words[:, :-1]).logits[:, batch.prompt - 1 :]
+    counted = _counted(model, batch)
+    return nn.functional.cross_entropy(logits[counted].float(), batch.words[:, batch.prompt :][counted], reduction="sum")
+
+
+def _encode(model: nn.Module, batch: AudioBatch) -> None:
+    model.get_encoder()(**batch.inputs)
