@@ -27,6 +27,8 @@ setup(
             *SCORES,
             "sentencepiece",
         ],
+        # Hugging Face's Whisper and Speech2Text
+        "transformers": ["torch>=2.6", "transformers>=4.50", "safetensors", *AUDIO],
         # translating audio files from Python
         "audio": AUDIO,
         # examples/must_c
