@@ -1,6 +1,7 @@
 """Tables and picture of docs/from_scratch.md."""
 
 from functools import cache
+from statistics import mean
 
 from residual_st.benchmark.comparison import METRICS, compare
 from residual_st.benchmark.matrix import rate_name
@@ -9,7 +10,7 @@ from tables.common import github, read, with_bounds
 from tables.quality import MEASURES, measures_of
 
 REFERENCE = "dense"
-RIVALS = ("four-layers", "four-layers-ends", "low-rank")
+RIVALS = {"": ("four-layers", "four-layers-ends", "low-rank"), "-taught": ("four-layers-taught", "low-rank-taught", "dense-taught")}
 PICTURED = ("dense", "dense-ends", "four-layers", "low-rank", "k3-r2", "k12-r8", "k3-r2-taught", "k12-r8-taught")
 
 
@@ -74,18 +75,30 @@ def from_scratch_human() -> str:
 
 
 def from_scratch_rivals() -> str:
-    """Residual forms against others of about their size, each at its best rate."""
-    rows, table = rows_at_best_rates(), []
+    """Residual forms against others, each at its best rate and with the same teacher or none."""
+    rows, table = [row for row in rows_at_best_rates() if row["task"] == "asr"], []
     forms = [form for form in dict.fromkeys(row["system"] for row in rows) if form.startswith("k")]
-    for rival in RIVALS:
-        for entry in compare([row for row in rows if row["task"] == "asr"], rival):
-            if entry["system"] in forms:
-                change = with_bounds(entry["change_percent"])
-                table.append(
-                    [MEASURES[entry["metric"]], entry["system"], rival, f"{entry['fraction']:.2f}", entry["seeds"], change]
-                )
+    for kind, rivals in RIVALS.items():
+        chosen = [form for form in forms if form.endswith("-taught") == bool(kind)]
+        for rival in rivals:
+            for entry in (entry for entry in compare(rows, rival) if entry["system"] in chosen):
+                size, change = f"{entry['fraction']:.2f}", with_bounds(entry["change_percent"])
+                table.append([MEASURES[entry["metric"]], entry["system"], rival, size, entry["seeds"], change])
     table.sort(key=lambda row: (list(MEASURES.values()).index(row[0]), forms.index(row[1])))
     return github(table, ["measure", "form", "rival", "size", "seeds", "change (95 %)"])
+
+
+def demo_rates() -> str:
+    """BLEU of the demo by rate, seeds in turn."""
+    rows = {}
+    for row in read("demo"):
+        if "lr" in row:
+            rows.setdefault((row["system"], row["lr"]), {})[row["seed"]] = row["bleu"]
+    table = [
+        [system, rate_name(rate), " ".join(f"{bleu:.1f}" for _, bleu in sorted(seeds.items())), f"{mean(seeds.values()):.1f}"]
+        for (system, rate), seeds in sorted(rows.items(), key=lambda item: (item[0][0], -item[0][1]))
+    ]
+    return github(table, ["encoder", "rate", "BLEU by seed", "mean"])
 
 
 def picture() -> str:
