@@ -1,7 +1,6 @@
 """Tables and picture of docs/from_scratch.md."""
 
 from functools import cache
-from statistics import mean
 
 from residual_st.benchmark.comparison import METRICS, compare
 from residual_st.benchmark.matrix import rate_name
@@ -59,6 +58,35 @@ def _rates(results: str) -> str:
     return github([row for *_, row in rows], ["form", "rate", "dev nll", "dev CTC", "WER", "WER of the CTC head"])
 
 
+HEADLINE = {
+    "dense": "dense",
+    "k3-r2": "residual, K=3, R=2, no teacher",
+    "k3-r2-taught": "residual, K=3, R=2",
+    "k12-r8-taught": "residual, K=12, R=8",
+    "k12-r4-taught": "residual, K=12, R=4",
+    "four-layers-taught": "4 layers instead of 12",
+    "low-rank-taught": "no shared matrix",
+    "dense-ends": "dense, begun as residual models are",
+}
+
+
+def from_scratch_headline() -> str:
+    """Word error rates of encoders trained from scratch."""
+    rows = {}
+    for entry in compare(rows_at_best_rates(), REFERENCE):
+        if entry["task"] == "asr" and entry["system"] in HEADLINE:
+            change = f", {with_bounds(entry['change_percent'])}" if entry["change_percent"] else ""
+            row = rows.setdefault(entry["system"], {"kept": f"{entry['fraction']:.1%}", "seeds": entry["seeds"]})
+            row[entry["metric"]] = f"{entry['score'].value:.1f}{change}"
+    measures = METRICS["asr"]
+    table = [
+        [label, rows[name]["kept"], rows[name]["seeds"], *(rows[name][measure] for measure in measures)]
+        for name, label in HEADLINE.items()
+        if name in rows
+    ]
+    return github(table, ["encoder", "kept", "seeds", *(MEASURES[measure] for measure in measures)])
+
+
 def from_scratch_seeds() -> str:
     """Each form at its best rate against dense at its own."""
     return measures_of(compare(rows_at_best_rates(), REFERENCE))
@@ -86,19 +114,6 @@ def from_scratch_rivals() -> str:
                 table.append([MEASURES[entry["metric"]], entry["system"], rival, size, entry["seeds"], change])
     table.sort(key=lambda row: (list(MEASURES.values()).index(row[0]), forms.index(row[1])))
     return github(table, ["measure", "form", "rival", "size", "seeds", "change (95 %)"])
-
-
-def demo_rates() -> str:
-    """BLEU of the demo by rate, seeds in turn."""
-    rows = {}
-    for row in read("demo"):
-        if "lr" in row:
-            rows.setdefault((row["system"], row["lr"]), {})[row["seed"]] = row["bleu"]
-    table = [
-        [system, rate_name(rate), " ".join(f"{bleu:.1f}" for _, bleu in sorted(seeds.items())), f"{mean(seeds.values()):.1f}"]
-        for (system, rate), seeds in sorted(rows.items(), key=lambda item: (item[0][0], -item[0][1]))
-    ]
-    return github(table, ["encoder", "rate", "BLEU by seed", "mean"])
 
 
 def picture() -> str:
