@@ -1,8 +1,9 @@
 """Fill the tables of README.md, docs/ and the recipe's page, and draw the pictures, from results/*.jsonl and the architectures.
 
-python benchmarks/readme.py
+python benchmarks/readme.py [PREFIX]
 
-A table stands between `<!-- NAME -->` and `<!-- end -->`; tables/ has a function of that name.
+A table stands between `<!-- NAME -->` and `<!-- end -->`; tables/ has a function of that name. With a prefix, such as from_scratch,
+only tables and pictures whose names begin with it are made.
 """
 
 import re
@@ -15,12 +16,12 @@ from residual_st.benchmark import plots
 
 
 def main() -> int:
-    root = Path(__file__).parent.parent
+    root, prefix = Path(__file__).parent.parent, "".join(sys.argv[1:])
     tables = {name: table for module in (compression, from_scratch, quality, speed) for name, table in vars(module).items()}
     for path in (root / "README.md", *sorted((root / "docs").glob("*.md")), root / "examples/must_c/README.md"):
         text = path.read_text(encoding="utf-8")
         for name in re.findall(r"^<!-- (\w+) -->$", text, re.MULTILINE):
-            if name == "end":
+            if name == "end" or not name.startswith(prefix):
                 continue
             if name not in tables:
                 print(f"{path.name} has a place for {name}, which is no table", file=sys.stderr)
@@ -29,12 +30,15 @@ def main() -> int:
             before, _, rest = text.partition(start)
             text = before + start + tables[name]() + "\n" + end + rest.partition(end)[2]
         path.write_text(text, encoding="utf-8")
-    picture = quality.picture()
-    if picture:
-        (root / "docs" / "quality.svg").write_text(picture, encoding="utf-8")
-    (root / "docs" / "from_scratch.svg").write_text(from_scratch.picture(), encoding="utf-8")
-    plots.draw("speed", speed.newest("speed"), root / "docs" / "speed")
-    plots.draw("memory", speed.newest("memory"), root / "docs" / "memory")
+    pictures = {
+        "quality": lambda path: path.with_suffix(".svg").write_text(quality.picture(), encoding="utf-8"),
+        "from_scratch": lambda path: path.with_suffix(".svg").write_text(from_scratch.picture(), encoding="utf-8"),
+        "speed": lambda path: plots.draw("speed", speed.newest("speed"), path),
+        "memory": lambda path: plots.draw("memory", speed.newest("memory"), path),
+    }
+    for name, draw in pictures.items():
+        if name.startswith(prefix):
+            draw(root / "docs" / name)
     return 0
 
 

@@ -41,13 +41,38 @@ def sizes() -> str:
 
 
 def demo() -> str:
-    """The newest demo run of each system."""
-    newest = {row["system"]: row for row in read("demo")}
+    """Each system at its best rate, mean over seeds."""
+    best = {}
+    for runs in demo_runs().values():
+        row, bleu = runs[0], statistics.mean(run["bleu"] for run in runs)
+        if row["system"] not in best or bleu > best[row["system"]][0]:
+            best[row["system"]] = bleu, len(runs), row
     rows = [
-        [name, f"{row['bleu']:.1f}", f"{row['encoder_weight_fraction']:.1%}", f"{row['checkpoint_bytes'] / 1e6:.1f} MB"]
-        for name, row in newest.items()
+        [
+            name,
+            f"{row['lr']:g}",
+            f"{bleu:.1f}",
+            seeds,
+            f"{row['encoder_weight_fraction']:.1%}",
+            f"{row['checkpoint_bytes'] / 1e6:.1f} MB",
+        ]
+        for name, (bleu, seeds, row) in sorted(best.items(), reverse=True)
     ]
-    return github(rows, ["encoder", "BLEU", "encoder matrices kept", "checkpoint"])
+    return github(rows, ["encoder", "rate", "BLEU", "seeds", "encoder matrices kept", "checkpoint"])
+
+
+def demo_rates() -> str:
+    """BLEU of the demo by rate, seeds in turn."""
+    rows = [[system, f"{rate:g}", " ".join(f"{run['bleu']:.1f}" for run in runs)] for (system, rate), runs in demo_runs().items()]
+    return github(rows, ["encoder", "rate", "BLEU by seed"])
+
+
+def demo_runs() -> dict[tuple[str, float], list[dict]]:
+    """(System, rate) -> its runs by seed; the highest rates first."""
+    runs = {}
+    for row in sorted(read("demo"), key=lambda row: (row["system"], -row["lr"], row["seed"])):
+        runs.setdefault((row["system"], row["lr"]), []).append(row)
+    return runs
 
 
 def compression() -> str:

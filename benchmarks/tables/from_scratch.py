@@ -9,7 +9,7 @@ from tables.common import github, read, with_bounds
 from tables.quality import MEASURES, measures_of
 
 REFERENCE = "dense"
-RIVALS = ("four-layers", "four-layers-ends", "low-rank")
+RIVALS = {"": ("four-layers", "four-layers-ends", "low-rank"), "-taught": ("four-layers-taught", "low-rank-taught", "dense-taught")}
 PICTURED = ("dense", "dense-ends", "four-layers", "low-rank", "k3-r2", "k12-r8", "k3-r2-taught", "k12-r8-taught")
 
 
@@ -58,6 +58,35 @@ def _rates(results: str) -> str:
     return github([row for *_, row in rows], ["form", "rate", "dev nll", "dev CTC", "WER", "WER of the CTC head"])
 
 
+HEADLINE = {
+    "dense": "dense",
+    "k3-r2": "residual, K=3, R=2, no teacher",
+    "k3-r2-taught": "residual, K=3, R=2",
+    "k12-r8-taught": "residual, K=12, R=8",
+    "k12-r4-taught": "residual, K=12, R=4",
+    "four-layers-taught": "4 layers instead of 12",
+    "low-rank-taught": "no shared matrix",
+    "dense-ends": "dense, begun as residual models are",
+}
+
+
+def from_scratch_headline() -> str:
+    """Word error rates of encoders trained from scratch."""
+    rows = {}
+    for entry in compare(rows_at_best_rates(), REFERENCE):
+        if entry["task"] == "asr" and entry["system"] in HEADLINE:
+            change = f", {with_bounds(entry['change_percent'])}" if entry["change_percent"] else ""
+            row = rows.setdefault(entry["system"], {"kept": f"{entry['fraction']:.1%}", "seeds": entry["seeds"]})
+            row[entry["metric"]] = f"{entry['score'].value:.1f}{change}"
+    measures = METRICS["asr"]
+    table = [
+        [label, rows[name]["kept"], rows[name]["seeds"], *(rows[name][measure] for measure in measures)]
+        for name, label in HEADLINE.items()
+        if name in rows
+    ]
+    return github(table, ["encoder", "kept", "seeds", *(MEASURES[measure] for measure in measures)])
+
+
 def from_scratch_seeds() -> str:
     """Each form at its best rate against dense at its own."""
     return measures_of(compare(rows_at_best_rates(), REFERENCE))
@@ -74,16 +103,15 @@ def from_scratch_human() -> str:
 
 
 def from_scratch_rivals() -> str:
-    """Residual forms against others of about their size, each at its best rate."""
-    rows, table = rows_at_best_rates(), []
+    """Residual forms against others, each at its best rate and with the same teacher or none."""
+    rows, table = [row for row in rows_at_best_rates() if row["task"] == "asr"], []
     forms = [form for form in dict.fromkeys(row["system"] for row in rows) if form.startswith("k")]
-    for rival in RIVALS:
-        for entry in compare([row for row in rows if row["task"] == "asr"], rival):
-            if entry["system"] in forms:
-                change = with_bounds(entry["change_percent"])
-                table.append(
-                    [MEASURES[entry["metric"]], entry["system"], rival, f"{entry['fraction']:.2f}", entry["seeds"], change]
-                )
+    for kind, rivals in RIVALS.items():
+        chosen = [form for form in forms if form.endswith("-taught") == bool(kind)]
+        for rival in rivals:
+            for entry in (entry for entry in compare(rows, rival) if entry["system"] in chosen):
+                size, change = f"{entry['fraction']:.2f}", with_bounds(entry["change_percent"])
+                table.append([MEASURES[entry["metric"]], entry["system"], rival, size, entry["seeds"], change])
     table.sort(key=lambda row: (list(MEASURES.values()).index(row[0]), forms.index(row[1])))
     return github(table, ["measure", "form", "rival", "size", "seeds", "change (95 %)"])
 

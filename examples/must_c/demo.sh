@@ -3,7 +3,7 @@
 #
 #     bash examples/must_c/demo.sh [--dense] [KEY=VALUE ...]
 #
-# Keys are those of configs/demo.yaml, such as lr=2e-3 or seed=2. The dense model has a rate of its own: the best for it.
+# Keys are those of configs/demo.yaml, such as lr=1e-3 or seed=2. Each model has the rate that is best for it.
 # DEMO_ROOT is where everything goes (default: demo). What is there already is used as it is.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -13,7 +13,7 @@ overrides=()
 if [ "${1:-}" = --dense ]; then
   shift
   name=dense
-  overrides=(arch=s2t_transformer_s encoder-group-size= encoder-residual-rank= "save-dir=$DEMO_ROOT/dense")
+  overrides=(arch=s2t_transformer_s encoder-group-size= encoder-residual-rank= lr=2e-3 "save-dir=$DEMO_ROOT/dense")
 fi
 for argument; do
   case $argument in
