@@ -166,7 +166,7 @@ def whole(tmp_path, data, **options):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"encoder-residual-rank": 40}, "residual rank 40 does not fit k_proj, whose smaller side is 32"),
+        ({"encoder-residual-rank": 40}, "residual rank 40 does not fit self_attn.k_proj, whose smaller side is 32"),
         ({"encoder-attention-heads": 5}, "encoder_attention_heads=5 does not divide encoder_embed_dim=32"),
         ({"load-pretrained-encoder-from": "nowhere.pt"}, "load-pretrained-encoder-from nowhere.pt does not exist"),
         ({"load-pretrained-decoder-from": "{tmp}/text.pt"}, "text.pt cannot be read as a checkpoint"),
