@@ -88,7 +88,7 @@ class Subject:
     def refined(self, make):
         model, result = copy.deepcopy(make())
         calibration = self.data.calibration(REFINE_BATCHES, seed=2)
-        dense, shared = ((model, model.encoder.transformer_layers) for model in (self.dense, model))
+        dense, shared = ((model, stack_of(model)) for model in (self.dense, model))
         refine(dense, shared, result.shared_weights, calibration, REFINE_UPDATES)
         return model, result
 

@@ -39,7 +39,8 @@ def missing_package(error: ModuleNotFoundError, extra: str | None = None) -> str
     """What to install, in one sentence, where an import failed.
 
     Args:
-        extra: the package's extra to name if it brings what is missing; otherwise the smallest that does.
+        extra: the package's extra to name if it brings what is missing; otherwise the smallest that does, and for torch fairseq's,
+            which most commands need too.
     """
     package = (error.name or "").partition(".")[0]
     extras = _extras()
@@ -48,7 +49,7 @@ def missing_package(error: ModuleNotFoundError, extra: str | None = None) -> str
         return "fairseq is not installed: pip install --no-build-isolation 'residual-st[fairseq]', or install the fork that you use"
     if not offers:
         return f"the package {package} is not installed"
-    chosen = extra if extra in offers else offers[0]
+    chosen = extra if extra in offers else "fairseq" if package == "torch" else offers[0]
     return f"the package {package} is not installed: pip install 'residual-st[{chosen}]'"
 
 

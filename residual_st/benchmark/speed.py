@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from residual_st.benchmark.systems import BINS, FRAMES_PER_SECOND, GROUPS, VOCABULARY, Shape, build_pair
 from residual_st.benchmark.timing import alternate, ratios_to
-from residual_st.criterions.label_smoothed_cross_entropy_with_residual import residual_energies
+from residual_st.criterions.label_smoothed_cross_entropy_with_residual import energies_by_kind
 
 TOLERANCE = 1e-4  # of encoder outputs in float32, which are of unit variance
 _UTTERANCE = 400  # frames of each in a training batch
@@ -134,7 +134,7 @@ def _updates(case: Case) -> dict[str, Callable[[], None]]:
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 10.0)
             with torch.no_grad():
-                residual_energies(model)  # which the criterion logs at each update; a stock model has none
+                energies_by_kind(model)  # which the criterion logs at each update; a stock model has none
             optimizer.step()
 
         return update

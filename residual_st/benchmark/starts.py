@@ -20,6 +20,7 @@ from residual_st.models.conversion import dense_checkpoint, read_model, rewritte
 from residual_st.models.s2t_residual_transformer import S2TResidualTransformerModel
 from residual_st.models.standalone import build_model
 from residual_st.sharing import matrices
+from residual_st.stacks import stack_of
 from residual_st.training_data import TrainingData
 
 _ROUNDS = 5
@@ -45,7 +46,7 @@ def keep_layers(state: dict, model: nn.Module, kept: list[int]) -> dict:
 def without_sharing(state: dict, dense: nn.Module, fraction: float, data: TrainingData) -> dict:
     """Each matrix by itself as `A B + diag(d)` of that size, closest in the metric that `residual-st compress` minimises."""
     state = _stock(state, dense)
-    moments = gather(dense, dense.encoder.transformer_layers, data.calibration(_CALIBRATION_BATCHES, seed=1))
+    moments = gather(dense, stack_of(dense), data.calibration(_CALIBRATION_BATCHES, seed=1))
 
     def to_low_rank(flags: argparse.Namespace) -> None:
         flags.arch = flags.arch.replace("s2t_", "s2t_low_rank_", 1)
