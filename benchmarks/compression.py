@@ -135,7 +135,7 @@ class Subject:
             "arch": self.state["cfg"]["model"].arch.replace("s2t_", "s2t_residual_", 1),
             "encoder-sharing-pattern": f"'{result.form.plan}'",
             "encoder-residual-rank": f"'{result.form.ranks}'",
-            "encoder-residual-diagonal": str(result.diagonal).lower(),
+            "encoder-residual-diagonal": str(result.form.diagonal).lower(),
             "max-update": FINE_TUNING_UPDATES,
             "total-num-update": FINE_TUNING_UPDATES,
             "warmup-updates": 10,

@@ -31,7 +31,7 @@ def main() -> int:
     corpus = Path(os.environ.get("DEMO_ROOT", ROOT / "demo")) / "en-de"
     if not corpus.is_dir():
         parser.error(f"{corpus} is not there; `make demo` makes it")
-    done = {(row["system"], row.get("lr"), row["seed"]) for row in read(args.output)}
+    done = {(row["system"], row["lr"], row["seed"]) for row in read(args.output)}
     runs = [(system, rate, seed) for seed in args.seeds for system in args.systems for rate in args.rates]
     for system, rate, seed in runs:
         if (system, rate, seed) not in done:

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tasks", type=list_of(str), metavar="T,…", help="only these")
     parser.add_argument("--systems", type=list_of(str), metavar="S,…", help="only these, and what they need")
     parser.add_argument("--seeds", type=list_of(int, 0), metavar="N,…", help="only these")
-    parser.add_argument("--reference", metavar="SYSTEM", default="dense", help="what others are compared with (default: dense)")
+    parser.add_argument("--reference", metavar="SYSTEM", help="what others are compared with (default: dense)")
     parser.add_argument("--sanity", action="store_true", help=f"only what shows that the task can tell: {', '.join(SANITY)}")
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="single-threaded processes at a time (default: 2)")
     parser.add_argument("--dry-run", action="store_true", help="list the runs, and which are made, and stop")
@@ -40,6 +40,8 @@ def run(args: argparse.Namespace) -> int:
 
     matrix = read_matrix(args.matrix)
     runs = matrix.chosen(args.tasks, list(SANITY) if args.sanity else args.systems, args.seeds)
+    if args.reference:
+        matrix.chosen(None, [args.reference], None)  # which refuses a name that the matrix does not have
     if args.dry_run:
         missing = to_make(runs, args.work, args.output)
         lines = [[run.name, "" if run in missing else "made"] for run in runs]
@@ -57,9 +59,9 @@ def run(args: argparse.Namespace) -> int:
     failed = carry_out(matrix, runs, args.data.absolute(), args.work.absolute(), args.output, args.jobs, report)
     bar.close()
     chosen = {(run.task, run.system) for run in runs}
-    table = [entry for entry in compare(read(args.output), args.reference) if (entry["task"], entry["system"]) in chosen]
+    table = [entry for entry in compare(read(args.output), args.reference or "dense") if (entry["task"], entry["system"]) in chosen]
     if not table and not args.json:
-        print(f"nothing to compare: no row of {args.reference!r} with the same task and seed; --reference names another")
+        print(f"nothing to compare: no row of {args.reference or 'dense'!r} with the same task and seed; --reference names another")
     answers = verdicts(table) if args.sanity else []
     if args.json:
         print(json.dumps([*table, *answers], indent=2, default=asdict))

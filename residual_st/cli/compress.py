@@ -118,11 +118,11 @@ def _compress_folder(args: argparse.Namespace) -> dict:
     calibration, held_out = None, None
     if args.calibration:
         calibration, held_out = transformers.audio_calibration(model, source, args.calibration, args.calibration_batches, args.seed)
-    dense_bytes = _tensor_bytes(model.state_dict())
+    dense_bytes = _tensor_bytes(dict(model.named_parameters()))  # in which weights that are tied stand once, as in the file
     before = held_out and held_out.likelihood(model)
     compressed = compress(model, **form, refine_updates=args.refine_updates, calibration=calibration)
     transformers.save(model, args.output, source, compressed.form)
-    sizes = {"model_bytes": _tensor_bytes(model.state_dict()), "dense_model_bytes": dense_bytes}
+    sizes = {"model_bytes": _tensor_bytes(dict(model.named_parameters())), "dense_model_bytes": dense_bytes}
     losses = {"dense": before, "compressed": held_out.likelihood(model)} if held_out else {}
     return {**_figures(args, compressed, stack.owner), **sizes, **losses}
 
@@ -155,8 +155,7 @@ def _figures(args: argparse.Namespace, compressed, encoder) -> dict:
 
 
 def _tensor_bytes(weights: dict) -> int:
-    """Of a state dict; tensors that are tied count once."""
-    return sum({value.data_ptr(): value.numel() * value.element_size() for value in weights.values()}.values())
+    return sum(value.numel() * value.element_size() for value in weights.values())
 
 
 def fraction_of_bytes(stack, megabytes: float) -> float:

@@ -163,6 +163,7 @@ def test_refuses_in_one_sentence(folder, flags, tmp_path):
     for arguments, sentence in (
         ([tmp_path / "none.yaml", *flags[1:]], "cannot be read"),
         ([*flags, "--systems", "dance"], "the matrix has no system 'dance'; it has dense, bypassed"),
+        ([*flags, "--reference", "dance"], "the matrix has no system 'dance'; it has dense, bypassed"),
         ([*flags, "--jobs", "0"], "must be at least 1"),
         ([flags[0], "--data", tmp_path / "none", *flags[3:]], "is not a folder"),
         ([*flags[:-1], tmp_path], "cannot be written"),
