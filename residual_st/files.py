@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,9 +21,30 @@ def atomically(path: str | Path) -> Iterator[Path]:
         raise
 
 
+@contextlib.contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """`atomically` for a folder: yield a new one beside it, which takes its name in the end, or goes away if the block raises."""
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
 def refuse_existing(path: str | Path, force: bool) -> None:
     """Raise InputError, before any work, where an output would overwrite a file and `force` is not given, or has no folder."""
     if Path(path).is_dir() or (Path(path).exists() and not force):
         raise InputError(f"{path} exists already; name another output, or give --force to overwrite a file")
+    require_parent(path)
+
+
+def require_parent(path: str | Path) -> None:
+    """Raise InputError where an output has no folder to be written into."""
     if not Path(path).absolute().parent.is_dir():
         raise InputError(f"{path} cannot be written: there is no folder {Path(path).absolute().parent}")

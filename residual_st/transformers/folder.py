@@ -6,8 +6,6 @@ holds each shared matrix once.
 
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -17,6 +15,7 @@ from safetensors.torch import load_file
 
 from residual_st.checkpoints import first_difference
 from residual_st.errors import InputError
+from residual_st.files import require_parent, whole_folder
 from residual_st.sharing import SharedForm, form_of, share_layers, unshare_layers
 from residual_st.sharing.form import flag_names
 from residual_st.stacks import stack_of
@@ -87,7 +86,7 @@ def save(model: transformers.PreTrainedModel, folder: str | Path, source: Path, 
         source: the folder that the model came from, whose tokenizer and other files are copied.
         form: of the encoder; None for a dense model.
     """
-    with _whole_folder(Path(folder)) as partial:
+    with whole_folder(Path(folder)) as partial:
         shutil.copytree(source, partial, ignore=shutil.ignore_patterns(*_OTHER_WEIGHTS, ".*"), dirs_exist_ok=True)
         model.save_pretrained(partial, max_shard_size="100GB")
         config = json.loads((partial / _CONFIG).read_text(encoding="utf-8"))
@@ -104,30 +103,13 @@ def refuse_existing(folder: str | Path, force: bool) -> None:
         raise InputError(f"{folder} exists already; name another output, or give --force to overwrite it")
     if folder.exists() and not (folder / _CONFIG).is_file():
         raise InputError(f"{folder} is not the folder of a model, and is not overwritten; name another output")
-    if not folder.absolute().parent.is_dir():
-        raise InputError(f"{folder} cannot be written: there is no folder {folder.absolute().parent}")
+    require_parent(folder)
 
 
 def to_config(form: SharedForm) -> dict:
     """What `config.json` holds of a form: arguments of `form_of`."""
     group_size, pattern, rank, diagonal = (form.to_flags("")[name] for name in flag_names(""))
     return {"group_size": group_size, "pattern": pattern, "rank": rank, "diagonal": diagonal}
-
-
-@contextmanager
-def _whole_folder(folder: Path) -> Iterator[Path]:
-    """Yield a new folder beside `folder`, which takes its name in the end, or goes away if the block raises."""
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    try:
-        yield partial
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def expand(source: str | Path, folder: str | Path) -> None:
