@@ -116,13 +116,17 @@ def dictionary_size(state: dict) -> int:
     return len(state["model"][_EMBEDDING])
 
 
-def first_difference(loaded: dict[str, Tensor], expected: dict[str, Tensor]) -> str | None:
-    """What first keeps the state dict `loaded` from being loaded into a model with the state dict `expected`, in words."""
+def first_difference(loaded: dict[str, Tensor], expected: dict[str, Tensor], part: str = "encoder") -> str | None:
+    """What first keeps the state dict `loaded` from being loaded into a model with the state dict `expected`, in words.
+
+    Args:
+        part: what is loaded, "encoder" or "decoder", where it is not a whole model, whose names begin so.
+    """
     if not loaded:
         return "it holds no such part"
-    plan = next((key for key in {**expected, **loaded} if key.endswith("shared_weights.layer_groups")), None)
-    if plan:
-        sharing = [_sharing(state.get(plan)) for state in (loaded, expected)]
+    for plan in (key for key in {**expected, **loaded} if key.endswith("shared_weights.layer_groups")):
+        named = plan.partition(".")[0] if plan.startswith(("encoder.", "decoder.")) else part
+        sharing = [_sharing(state.get(plan), named) for state in (loaded, expected)]
         if sharing[0] != sharing[1]:
             return f"it {sharing[0]}, this one {sharing[1]}"
     for key, value in expected.items():
@@ -134,5 +138,8 @@ def first_difference(loaded: dict[str, Tensor], expected: dict[str, Tensor]) -> 
     return f"it has {extra}, which this one lacks" if extra else None
 
 
-def _sharing(groups: Tensor | None) -> str:
-    return "has a dense encoder" if groups is None else f"shares its layers as {','.join(map(str, groups.round().int().tolist()))}"
+def _sharing(groups: Tensor | None, part: str) -> str:
+    if groups is None:
+        return f"has a dense {part}"
+    layers = "layers" if part == "encoder" else f"{part} layers"
+    return f"shares its {layers} as {','.join(map(str, groups.round().int().tolist()))}"

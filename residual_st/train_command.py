@@ -18,7 +18,7 @@ from residual_st.checkpoints import load_checkpoint, model_flags
 from residual_st.cli.user_dir import PACKAGE
 from residual_st.distillation.teacher import open_teacher
 from residual_st.errors import InputError, refusing
-from residual_st.models.form import OUR_FLAGS, encoder_form, flag_difference, shaping_flags
+from residual_st.models.form import OUR_FLAGS, PARTS, flag_difference, form_of_part, shaping_flags
 from residual_st.models.pretrained import PRETRAINED_FLAGS, check_pretrained, part_of
 
 # flags that decide which other flags there are
@@ -93,7 +93,7 @@ def _is_residual(arch: str | None) -> bool:
 
 def _is_dense(flags: argparse.Namespace) -> bool:
     if _is_residual(flags.arch):
-        return encoder_form(flags).is_dense
+        return all(form_of_part(flags, part).is_dense for part in PARTS)
     return ARCH_MODEL_NAME_REGISTRY.get(flags.arch) == "s2t_transformer"
 
 

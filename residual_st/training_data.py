@@ -85,10 +85,15 @@ class TrainingData:
     def encode(self, model: S2TTransformerModel, batch: dict) -> None:
         model.encoder(batch["net_input"]["src_tokens"], batch["net_input"]["src_lengths"])
 
-    def calibration(self, batches: int, seed: int) -> Calibration:
-        """Random batches of the training subsets, of at most 10,000 frames each, with the model's own loss."""
+    def decode(self, model: S2TTransformerModel, batch: dict) -> None:
+        with torch.no_grad():
+            encoded = model.encoder(batch["net_input"]["src_tokens"], batch["net_input"]["src_lengths"])
+        model.decoder(batch["net_input"]["prev_output_tokens"], encoder_out=encoded)
+
+    def calibration(self, batches: int, seed: int, part: str = "encoder") -> Calibration:
+        """Random batches of the training subsets, of at most 10,000 frames each, with the model's own loss, for a part's stack."""
         chosen = list(islice(self.batches(self.train_subset, seed, shuffle=True), batches))
-        return Calibration(chosen, self.loss, self.encode)
+        return Calibration(chosen, self.loss, self.encode if part == "encoder" else self.decode)
 
     def likelihoods(self, model: S2TTransformerModel) -> dict[str, float]:
         """Per target token of the validation subsets, base 2 as fairseq logs them: `nll_loss`, and `ctc_loss` if there is one."""

@@ -184,12 +184,15 @@ def test_resuming_under_another_plan_is_refused(fairseq_train, data, tmp_path, c
 def test_a_moving_average_of_the_weights_is_trained_saved_and_used(fairseq_train, data, tmp_path):
     """fairseq's average decays every entry of the state dict, the plan included."""
     options = {"max_update": 4, "criterion": "label_smoothed_cross_entropy_with_residual", "store_ema": True, "ema_decay": 0.5}
+    form = {"decoder_layers": 2, "decoder_group_size": 2, "decoder_residual_rank": 2}
+    options |= form
     fairseq_train(data, tmp_path / "run", **options)
     state = torch.load(tmp_path / "run" / "checkpoint_last.pt", weights_only=True)
     ema = state["extra_state"]["ema"]
     assert set(ema) == set(state["model"])
-    assert not torch.equal(ema["encoder.shared_weights.0.fc1"], state["model"]["encoder.shared_weights.0.fc1"])
-    model = tiny_model()
+    for part in ("encoder", "decoder"):
+        assert not torch.equal(ema[f"{part}.shared_weights.0.fc1"], state["model"][f"{part}.shared_weights.0.fc1"])
+    model = tiny_model(**form)
     of_words = ("decoder.embed_tokens.weight", "decoder.output_projection.weight")  # of another dictionary
     model.load_state_dict({name: value[:20] if name in of_words else value for name, value in ema.items()})
     fairseq_train(data, tmp_path / "run", **{**options, "max_update": 6})

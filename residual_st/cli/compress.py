@@ -32,6 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--encoder-weight-fraction", type=float, metavar="F", help="kept matrix weights; chooses ranks and group size"
     )
     size.add_argument("--encoder-mbytes", type=float, metavar="MB", help="the whole encoder in float32, 1 MB being 10^6 bytes")
+    decoder = parser.add_argument_group("decoder", "stays dense without one of these; --diagonal and the data are the encoder's")
+    decoder.add_argument("--decoder-group-size", type=int, metavar="K", help="decoder layers that share one matrix")
+    decoder.add_argument("--decoder-sharing-pattern", metavar="PATTERN", help="as --sharing-pattern")
+    decoder_size = decoder.add_mutually_exclusive_group()
+    decoder_size.add_argument("--decoder-residual-rank", type=ResidualRanks.flag, metavar="R", help="as --residual-rank")
+    decoder_size.add_argument(
+        "--decoder-weight-fraction", type=float, metavar="F", help="kept matrix weights; chooses ranks and group size"
+    )
     parser.add_argument("--diagonal", action=argparse.BooleanOptionalAction, default=True, help="residuals have a diagonal")
     parser.add_argument(
         "--calibration",
@@ -77,25 +85,31 @@ def _compress_checkpoint(args: argparse.Namespace) -> dict:
     from residual_st.training_data import TrainingData
 
     state, model = read_model(args.checkpoint, residual=False)
-    form = _wanted_form(args, stack_of(model))
-    plan_form(stack_of(model), **form)  # refused before minutes of calibration
+    forms = {"encoder": _wanted_form(args, stack_of(model))}
+    if _wants_decoder(args):
+        forms["decoder"] = _wanted_decoder_form(args)
+    for part, form in forms.items():
+        plan_form(stack_of(model, part), **form)  # refused before minutes of calibration
     data = None
     if args.calibration:
         data = TrainingData(state, args.calibration, args.config_yaml, args.subset, args.valid_subset)
         data.require_manifests(validation=True)
     before = data and data.likelihoods(model)
-    compressed = compress(
-        model,
-        **form,
-        refine_updates=args.refine_updates,
-        calibration=data and data.calibration(args.calibration_batches, args.seed),
-    )
+    compressed = {}
+    for part, form in forms.items():  # the decoder is calibrated on what it reads from now on
+        calibration = data and data.calibration(args.calibration_batches, args.seed, part)
+        compressed[part] = compress(
+            model, stack=stack_of(model, part), **form, refine_updates=args.refine_updates, calibration=calibration
+        )
     result = residual_checkpoint(state, model, compressed)
     save_checkpoint(result, args.output)
     # the dense file may hold an optimizer too, which is no part of it
     sizes = {"model_bytes": _tensor_bytes(result["model"]), "dense_model_bytes": _tensor_bytes(state["model"])}
     losses = {"dense": before, "compressed": data.likelihoods(model)} if data else {}
-    return {**_figures(args, compressed, model.encoder), **sizes, **losses}
+    figures = _figures(args, compressed["encoder"], model.encoder)
+    if "decoder" in compressed:
+        figures |= _decoder_figures(compressed["decoder"])
+    return {**figures, **sizes, **losses}
 
 
 def _compress_folder(args: argparse.Namespace) -> dict:
@@ -105,6 +119,8 @@ def _compress_folder(args: argparse.Namespace) -> dict:
     from residual_st.stacks import stack_of
 
     transformers.refuse_existing(args.output, args.force)
+    if _wants_decoder(args):
+        raise InputError(f"{args.checkpoint} is a folder; only decoders of fairseq models can be shared, not Hugging Face's")
     for name in ("config_yaml", "subset", "valid_subset"):
         if getattr(args, name):
             raise InputError(
@@ -140,6 +156,23 @@ def _wanted_form(args: argparse.Namespace, stack) -> dict:
     }
 
 
+_DECODER_OPTIONS = {
+    "group_size": "decoder_group_size",
+    "pattern": "decoder_sharing_pattern",
+    "rank": "decoder_residual_rank",
+    "weight_fraction": "decoder_weight_fraction",
+}
+
+
+def _wants_decoder(args: argparse.Namespace) -> bool:
+    return any(getattr(args, option) is not None for option in _DECODER_OPTIONS.values())
+
+
+def _wanted_decoder_form(args: argparse.Namespace) -> dict:
+    given = {name: getattr(args, option) for name, option in _DECODER_OPTIONS.items()}
+    return {**given, "pattern": args.decoder_sharing_pattern or "adjacent", "diagonal": args.diagonal}
+
+
 def _figures(args: argparse.Namespace, compressed, encoder) -> dict:
     return {
         "output": args.output,
@@ -150,8 +183,23 @@ def _figures(args: argparse.Namespace, compressed, encoder) -> dict:
         "encoder_matrix_parameters": compressed.parameters_after,
         "dense_encoder_matrix_parameters": compressed.parameters_before,
         "encoder_bytes": BYTES * sum(parameter.numel() for parameter in encoder.parameters()),
-        "relative_errors": [{name: round(error, 4) for name, error in row.items()} for row in compressed.errors],
+        "relative_errors": _errors(compressed),
     }
+
+
+def _decoder_figures(compressed) -> dict:
+    return {
+        "decoder_sharing_pattern": str(compressed.form.plan),
+        "decoder_residual_rank": str(compressed.form.ranks),
+        "decoder_weight_fraction": round(compressed.parameters_after / compressed.parameters_before, 4),
+        "decoder_matrix_parameters": compressed.parameters_after,
+        "dense_decoder_matrix_parameters": compressed.parameters_before,
+        "decoder_relative_errors": _errors(compressed),
+    }
+
+
+def _errors(compressed) -> list[dict[str, float]]:
+    return [{name: round(error, 4) for name, error in row.items()} for row in compressed.errors]
 
 
 def _tensor_bytes(weights: dict) -> int:
@@ -173,20 +221,23 @@ def fraction_of_bytes(stack, megabytes: float) -> float:
 
 
 def format_tables(figures: dict) -> str:
-    names = list(figures["relative_errors"][0])
-    errors = [[layer, *row.values()] for layer, row in enumerate(figures["relative_errors"])]
     sizes = [
-        ["encoder matrices", figures["dense_encoder_matrix_parameters"], figures["encoder_matrix_parameters"]],
-        ["whole model, bytes", figures["dense_model_bytes"], figures["model_bytes"]],
+        [f"{part} matrices", figures[f"dense_{part}_matrix_parameters"], figures[f"{part}_matrix_parameters"]]
+        for part in ("encoder", "decoder")
+        if f"{part}_matrix_parameters" in figures
     ]
+    sizes.append(["whole model, bytes", figures["dense_model_bytes"], figures["model_bytes"]])
     plan = [
         ["groups", figures["sharing_pattern"]],
         ["residual rank", figures["residual_rank"]],
         ["residual diagonal", figures["residual_diagonal"]],
         ["encoder weight fraction", figures["encoder_weight_fraction"]],
     ]
+    for name in ("sharing_pattern", "residual_rank", "weight_fraction"):
+        if f"decoder_{name}" in figures:
+            plan.append([f"decoder {name.replace('_', ' ')}", figures[f"decoder_{name}"]])
     tables = [
-        "relative error\n" + tabulate(errors, ["layer", *names], floatfmt=".3f"),
+        *(_error_table(title, figures[key]) for title, key in _ERROR_TABLES.items() if key in figures),
         tabulate(plan, tablefmt="plain", disable_numparse=True),
         tabulate(sizes, ["size", "dense", "residual"], intfmt=","),
     ]
@@ -196,3 +247,11 @@ def format_tables(figures: dict) -> str:
         ]
         tables.append(tabulate(losses, ["per token, base 2", "dense", "residual"], floatfmt=".3f"))
     return "\n\n".join([*tables, f"wrote {figures['output']}"])
+
+
+_ERROR_TABLES = {"relative error": "relative_errors", "relative error, decoder": "decoder_relative_errors"}
+
+
+def _error_table(title: str, errors: list[dict[str, float]]) -> str:
+    rows = [[layer, *row.values()] for layer, row in enumerate(errors)]
+    return f"{title}\n" + tabulate(rows, ["layer", *errors[0]], floatfmt=".3f")

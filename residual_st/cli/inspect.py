@@ -44,14 +44,18 @@ def format_tables(figures: dict) -> str:
     parts = [(name, part["parameters"], part["bytes"]) for name, part in figures["parts"].items()]
     parts.append(("total", figures["total_parameters"], sum(part[2] for part in parts)))
     scalars = [(name, value) for name, value in figures.items() if not isinstance(value, (dict, list))]
-    scalars.append(("groups", " ".join(map(str, figures["groups"]))))
+    scalars += [(name, " ".join(map(str, figures[name]))) for name in ("groups", "decoder_groups") if name in figures]
     tables = [tabulate(scalars, tablefmt="plain"), tabulate(parts, ["part", "parameters", "bytes"], intfmt=",")]
-    energies = figures.get("residual_energy")
-    if energies:
+    for part in ("encoder", "decoder"):
+        energies = [
+            row for row in figures.get("residual_energy", ()) if row["matrix"].startswith("decoder.") == (part == "decoder")
+        ]
+        if not energies:
+            continue
         names = list(dict.fromkeys(row["matrix"] for row in energies))
         by_layer = {}
         for row in energies:
             by_layer.setdefault(row["layer"], {})[row["matrix"]] = row["residual_to_shared"]
         rows = [[layer, *(values.get(name) for name in names)] for layer, values in by_layer.items()]
-        tables.append("residual / shared energy\n" + tabulate(rows, ["layer", *names], floatfmt=".4f"))
+        tables.append(f"residual / shared energy, {part}\n" + tabulate(rows, ["layer", *names], floatfmt=".4f"))
     return "\n\n".join(tables)

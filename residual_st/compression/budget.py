@@ -33,7 +33,7 @@ def plans_within(
         smallest = math.ceil(1000 * min(fixed.values()) / (layer_size * count)) / 1000
         at_size = f" at group size {group_size}" if group_size else ""
         raise InputError(
-            f"encoder weight fraction {weight_fraction:g} cannot be met: the smallest of these layers{at_size} is {smallest:.3f}"
+            f"weight fraction {weight_fraction:g} cannot be met: the smallest of these layers{at_size} is {smallest:.3f}"
         )
     return left
 

@@ -99,26 +99,20 @@ def _observed(stack: LayerStack, moments: Moments) -> Iterator[None]:
         context.enter_context(stack.observing())
         calls = context.enter_context(recorded_calls(stack))
 
-        def enter(index: int):
-            def hook(_layer, _arguments, _keywords):
-                if not calls[index].inputs.requires_grad:  # the first layer: nothing before it is differentiated
-                    calls[index].inputs.requires_grad_()
-
-            return hook
-
-        def observe(index: int, matrix: MatrixMoments):
+        def observe(index: int, name: str, matrix: MatrixMoments):
             def hook(_linear, arguments, output):
-                padding = calls[index].padding
+                padding = calls[index].memory_padding if name in stack.memory_matrices else calls[index].padding
                 matrix.add_inputs(stack.real_positions(arguments[0].detach(), padding))
+                if not output.requires_grad:  # nothing before it is differentiated
+                    output.requires_grad_()
                 output.register_hook(lambda gradient: matrix.add_gradients(stack.real_positions(gradient, padding)))
                 return output.clone()  # fairseq scales queries in place, which would take the hook with it
 
             return hook
 
         for index, layer in enumerate(stack.layers):
-            context.callback(layer.register_forward_pre_hook(enter(index), with_kwargs=True).remove)
             for name, linear in matrices(layer):
-                context.callback(linear.register_forward_hook(observe(index, moments[index][name])).remove)
+                context.callback(linear.register_forward_hook(observe(index, name, moments[index][name])).remove)
         yield
 
 

@@ -120,17 +120,20 @@ def _total(logging_outputs: list[dict], key: str):
 def energies_by_kind(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
     """Matrix kind -> (energy of the residuals, energy of the shared weights), both summed over layers, as float32 scalars.
 
+    The decoder's kinds have names of their own, such as `decoder_q_proj`, in which its two attentions count together.
+
     The second is without gradient: the penalty is meant to shrink residuals, not to inflate what they are compared with.
     """
     by_kind = defaultdict(lambda: defaultdict(list))
     for name, module in model.named_modules():
         if isinstance(module, ResidualLinear):
-            by_kind[matrix_kind(name)][module.rank].append(module)
+            part = "decoder_" if "decoder" in name.split(".") else ""
+            by_kind[part + matrix_kind(name)][module.shared_weight.shape, module.rank].append(module)
     energies = {}
-    for kind, by_rank in by_kind.items():
+    for kind, alike in by_kind.items():
         with torch.no_grad():
-            owned = [linear.shared_weight for linears in by_rank.values() for linear in linears]
+            owned = [linear.shared_weight for linears in alike.values() for linear in linears]
             norms = {weight: weight.float().square().sum() for weight in dict.fromkeys(owned)}
             shared_energy = sum(norms[weight] for weight in owned)
-        energies[kind] = (sum(residual_energies(linears).sum() for linears in by_rank.values()), shared_energy)
+        energies[kind] = (sum(residual_energies(linears).sum() for linears in alike.values()), shared_energy)
     return energies

@@ -18,7 +18,7 @@ class LiveTeacher:
     def __init__(self, model: S2TTransformerModel, path: str | Path):
         from residual_st.models.conversion import expand  # not above: models register the criterion, which imports this module
 
-        if len(getattr(model.encoder, "shared_weights", ())):
+        if any(len(getattr(part, "shared_weights", ())) for part in (model.encoder, model.decoder)):
             expand(model)  # the same function, and each weight is composed once
         self._model = model.eval().requires_grad_(False)
         self._path = path

@@ -12,10 +12,12 @@ from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerModel
 from residual_st.checkpoints import dictionary_size, model_flags, weights_alone
 from residual_st.compression.pipeline import Compressed
 from residual_st.errors import InputError
-from residual_st.models.form import ENCODER_MATRICES, OUR_FLAGS
-from residual_st.models.s2t_residual_transformer import LAST_OF_A_BRANCH, S2TResidualTransformerModel
+from residual_st.models.form import OUR_FLAGS, PARTS, matrix_shapes
+from residual_st.models.s2t_residual_transformer import S2TResidualTransformerModel
+from residual_st.models.shared_layers import LAST_OF_A_BRANCH
 from residual_st.models.standalone import build_model, load_model
 from residual_st.sharing import ResidualLinear, SharedForm, matrices, unshare_layers
+from residual_st.stacks import stack_of
 
 _OUR_CRITERION = "label_smoothed_cross_entropy_with_residual"
 _OUR_CRITERION_FLAGS = ("residual_penalty", "distill_from", "distill_weight", "distill_temperature", "distill_encoder_weight")
@@ -25,7 +27,7 @@ def read_model(path: str | Path, residual: bool) -> tuple[dict, S2TTransformerMo
     """A checkpoint and the model in it, in evaluation mode.
 
     Args:
-        residual: whether it is to be of an s2t_residual_transformer, whatever it shares; otherwise of an encoder that shares
+        residual: whether it is to be of an s2t_residual_transformer, whatever it shares; otherwise of one that shares
             nothing and has no residuals, under either name.
 
     Raises:
@@ -40,24 +42,29 @@ def read_model(path: str | Path, residual: bool) -> tuple[dict, S2TTransformerMo
         raise InputError(f"{path} is of --arch {arch}; only s2t_transformer of any size, dense or residual, can be converted")
     if residual and not isinstance(model, S2TResidualTransformerModel):
         raise InputError(f"{path} is a dense checkpoint ({arch}), which there is nothing to expand in")
-    if not residual and any(isinstance(module, ResidualLinear) for module in model.encoder.modules()):
+    if not residual and any(isinstance(module, ResidualLinear) for module in model.modules()):
         raise InputError(f"{path} is a residual checkpoint already ({arch}); residual-st expand makes it dense")
     return state, model
 
 
-def residual_checkpoint(state: dict, model: S2TTransformerModel, compressed: Compressed) -> dict:
-    """The checkpoint of a compressed model: `state`, the dense one's, with new weights and flags and no optimizer state."""
+def residual_checkpoint(state: dict, model: S2TTransformerModel, compressed: dict[str, Compressed]) -> dict:
+    """The checkpoint of a compressed model: `state`, the dense one's, with new weights and flags and no optimizer state.
+
+    Args:
+        compressed: what became of its parts, "encoder" and maybe "decoder".
+    """
 
     def to_residual(flags: argparse.Namespace) -> None:
-        _set_form(flags, compressed.form)
+        _set_forms(flags, {part: result.form for part, result in compressed.items()})
 
     return rewritten(state, model, to_residual)
 
 
-def _set_form(flags: argparse.Namespace, form: SharedForm) -> None:
-    """Make the flags of a dense model those of a residual one whose encoder has this form."""
+def _set_forms(flags: argparse.Namespace, forms: dict[str, SharedForm]) -> None:
+    """Make the flags of a dense model those of a residual one whose encoder, or decoder, has this form."""
     flags.arch = flags.arch.replace("s2t_transformer", "s2t_residual_transformer", 1)
-    vars(flags).update(form.to_flags("encoder_"))
+    for part, form in forms.items():
+        vars(flags).update(form.to_flags(f"{part}_"))
 
 
 def unfolded_checkpoint(state: dict, model: S2TTransformerModel, group_size: int, rank: int | str, diagonal: bool) -> dict:
@@ -78,12 +85,12 @@ def unfolded_checkpoint(state: dict, model: S2TTransformerModel, group_size: int
     if group_size < 2:
         raise InputError(f"group size {group_size} unfolds nothing; give 2 or more")
     layers = group_size * len(model.encoder.transformer_layers)
-    form = SharedForm.make(layers, ENCODER_MATRICES, group_size, rank=rank, diagonal=diagonal)
+    flags = copy.deepcopy(model_flags(state, "the model"))
+    form = SharedForm.make(layers, tuple(matrix_shapes(flags, "encoder")), group_size, rank=rank, diagonal=diagonal)
 
     def to_residual(flags: argparse.Namespace) -> None:
-        _set_form(flags, form)
+        _set_forms(flags, {"encoder": form})
 
-    flags = copy.deepcopy(model_flags(state, "the model"))
     to_residual(flags)
     unfolded = build_model(flags, dictionary_size(state))
     loaded = {name: value for name, value in model.state_dict().items() if not name.startswith("encoder.transformer_layers.")}
@@ -127,9 +134,12 @@ def dense_checkpoint(state: dict, model: S2TResidualTransformerModel) -> dict:
 
 
 def expand(model: S2TResidualTransformerModel) -> None:
-    """Give every encoder layer its composed weights as plain `nn.Linear`s, in place."""
-    unshare_layers(model.encoder.transformer_layers)
-    del model.encoder.shared_weights
+    """Give every layer its composed weights as plain `nn.Linear`s, in place."""
+    for part in PARTS:
+        stack = stack_of(model, part)
+        unshare_layers(stack.layers)
+        if hasattr(stack.owner, "shared_weights"):
+            del stack.owner.shared_weights
 
 
 def _stock_criterion(ctc_weight: float) -> str:

@@ -4,21 +4,21 @@ import argparse
 
 from fairseq.models import ARCH_MODEL_REGISTRY
 
-from residual_st.sharing.form import SharedForm, flag_names
+from residual_st.sharing.form import SharedForm, complete_flags, flag_names
 
-# in the order in which fairseq registers them
-ENCODER_MATRICES = (*(f"self_attn.{name}" for name in ("k_proj", "v_proj", "q_proj", "out_proj")), "fc1", "fc2")
+PARTS = ("encoder", "decoder")
 
-ENCODER_DEFAULTS = (3, 2, True)  # K, R, diagonal
+DEFAULTS = {"encoder": (3, 2, True), "decoder": (1, 0, False)}  # K, R, diagonal
 
 # those that the stock model does not have
-OUR_FLAGS = (*flag_names("encoder_"), "encoder_inference_mode")
+OUR_FLAGS = tuple(name for part in PARTS for name in (*flag_names(f"{part}_"), f"{part}_inference_mode"))
 
 # flags of a model that act in training alone, name files, or choose among ways to compute the same
 _NOT_SHAPING = {
     "activation_dropout",
     "attention_dropout",
     "dropout",
+    "decoder_inference_mode",
     "encoder_freezing_updates",
     "encoder_inference_mode",
     "load_pretrained_decoder_from",
@@ -26,9 +26,25 @@ _NOT_SHAPING = {
 }
 
 
-def encoder_form(args) -> SharedForm:
-    """The form of the encoder that a model's flags describe."""
-    return SharedForm.from_flags(args, "encoder_", ENCODER_MATRICES)
+def matrix_shapes(args, part: str) -> dict[str, tuple[int, int]]:
+    """The matrices of a layer of the encoder or the decoder, (out, in) by name, in the order in which fairseq registers them."""
+    width, inner = getattr(args, f"{part}_embed_dim"), getattr(args, f"{part}_ffn_embed_dim")
+    shapes = _attention_shapes("self_attn", width, width)
+    if part == "decoder":
+        shapes |= _attention_shapes("encoder_attn", width, args.encoder_embed_dim)
+    return {**shapes, "fc1": (inner, width), "fc2": (width, inner)}
+
+
+def _attention_shapes(name: str, width: int, source_width: int) -> dict[str, tuple[int, int]]:
+    inputs = {"k_proj": source_width, "v_proj": source_width, "q_proj": width, "out_proj": width}
+    return {f"{name}.{projection}": (width, size) for projection, size in inputs.items()}
+
+
+def form_of_part(args, part: str) -> SharedForm:
+    """The form of the encoder or the decoder that a model's flags describe; those that are missing have their defaults."""
+    completed = argparse.Namespace(**vars(args))
+    complete_flags(completed, f"{part}_", *DEFAULTS[part])
+    return SharedForm.from_flags(completed, f"{part}_", tuple(matrix_shapes(args, part)))
 
 
 def shaping_flags(arch: str) -> list[str]:

@@ -1,16 +1,17 @@
 """Starting a component from another checkpoint: `--load-pretrained-encoder-from` and `--load-pretrained-decoder-from`."""
 
+import copy
 import logging
 
 import torch
-from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerEncoder
 from torch import Tensor, nn
 
 from residual_st.checkpoints import first_difference, load_checkpoint, model_flags
-from residual_st.compat import drop_fused_copies, reconcile_versions
+from residual_st.compat import reconcile_versions
 from residual_st.compression.pipeline import compress
 from residual_st.errors import InputError
-from residual_st.models.form import OUR_FLAGS, encoder_form, flag_difference, shaping_flags
+from residual_st.models.form import OUR_FLAGS, flag_difference, form_of_part, shaping_flags
+from residual_st.sharing import unshare_layers
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +22,7 @@ PRETRAINED_FLAGS = ("load_pretrained_encoder_from", "load_pretrained_decoder_fro
 def load_pretrained(component: nn.Module, args, flag: str) -> None:
     """Load `component` (an encoder or a decoder) from the checkpoint that `args.FLAG` names, if any.
 
-    A dense encoder becomes a residual one of this model's plan on the way, by the same code as `residual-st compress`, without
+    A dense component becomes a residual one of this model's plan on the way, by the same code as `residual-st compress`, without
     calibration. A CTC projection is tied to its dictionary, so it is taken over only where it has the same size. Afterwards the
     flag is cleared in `args`: the weights are in this model's own checkpoints from now on, and these must not depend on another
     file.
@@ -36,15 +37,15 @@ def load_pretrained(component: nn.Module, args, flag: str) -> None:
     weights, dense = check_pretrained(component, args, flag)
     if dense is not None:
         dense.load_state_dict(weights)
-        weights = _compressed(dense, args, path)
+        weights = _compressed(dense, args, flag, path)
         check_weights(component, weights, flag, path)
     component.load_state_dict(weights)
     logger.info(f"loaded pretrained {part_of(flag)} from: {path}")
     setattr(args, flag, None)
 
 
-def check_pretrained(component: nn.Module, args, flag: str) -> tuple[dict[str, Tensor], S2TTransformerEncoder | None]:
-    """The weights that the checkpoint in `args.FLAG` has for `component`, and a dense encoder for them if they must be converted.
+def check_pretrained(component: nn.Module, args, flag: str) -> tuple[dict[str, Tensor], nn.Module | None]:
+    """The weights that the checkpoint in `args.FLAG` has for `component`, and a dense component for them if they must be converted.
 
     `component` may be on the meta device: nothing is loaded into it.
 
@@ -64,11 +65,12 @@ def check_pretrained(component: nn.Module, args, flag: str) -> tuple[dict[str, T
             loaded.setdefault(key, expected[key])
     dense = None
     if loaded and _is_shared(expected) and not _is_shared(loaded):
-        with torch.random.fork_rng(devices=[]), torch.device("cpu"):  # a model's draws must not depend on where its encoder is from
-            dense = S2TTransformerEncoder(args)
-            drop_fused_copies(dense.transformer_layers)
-            reconcile_versions(loaded, dense.state_dict())
-            check_weights(dense, loaded, flag, path)
+        dense = copy.deepcopy(component)
+        with torch.random.fork_rng(devices=[]):  # a model's draws must not depend on where its encoder is from
+            unshare_layers(_layers(dense))
+        del dense.shared_weights
+        reconcile_versions(loaded, dense.state_dict())
+        check_weights(dense, loaded, flag, path)
     else:
         check_weights(component, loaded, flag, path)
     if state.get("cfg") or state.get("args"):
@@ -80,7 +82,7 @@ def check_pretrained(component: nn.Module, args, flag: str) -> tuple[dict[str, T
 
 def check_weights(component: nn.Module, loaded: dict[str, Tensor], flag: str, path: str) -> None:
     """Raise InputError unless a state dict fits the component."""
-    difference = first_difference(loaded, component.state_dict())
+    difference = first_difference(loaded, component.state_dict(), part_of(flag))
     if difference:
         raise InputError(f"{_option(flag)} {path} is of another model than this one: {difference}")
 
@@ -104,15 +106,19 @@ def _is_shared(state: dict[str, Tensor]) -> bool:
     return any(key.startswith("shared_weights.") for key in state)
 
 
-def _compressed(dense: S2TTransformerEncoder, args, path: str) -> dict[str, Tensor]:
-    """The state of a dense encoder in the form of a residual one with these flags."""
+def _layers(component: nn.Module) -> nn.ModuleList:
+    return component.transformer_layers if hasattr(component, "transformer_layers") else component.layers
+
+
+def _compressed(dense: nn.Module, args, flag: str, path: str) -> dict[str, Tensor]:
+    """The state of a dense encoder or decoder in the form of a residual one with these flags."""
     with torch.random.fork_rng(devices=[]):  # see check_pretrained
-        form = encoder_form(args)
-        result = compress(dense.transformer_layers, rank=form.ranks, pattern=str(form.plan), diagonal=form.diagonal)
+        form = form_of_part(args, part_of(flag))
+        result = compress(_layers(dense), rank=form.ranks, pattern=str(form.plan), diagonal=form.diagonal)
     dense.shared_weights = result.shared_weights
     errors = [error for row in result.errors for error in row.values()]
     logger.info(
-        f"compressed the dense encoder of {path}: groups {form.plan}, residual rank {form.ranks}, matrix weights "
+        f"compressed the dense {part_of(flag)} of {path}: groups {form.plan}, residual rank {form.ranks}, matrix weights "
         f"{result.parameters_before:,} -> {result.parameters_after:,}, relative errors {min(errors):.3f} to {max(errors):.3f}"
     )
     return dense.state_dict()

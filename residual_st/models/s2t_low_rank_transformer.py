@@ -8,7 +8,7 @@ from torch.nn.utils import parametrize
 
 from residual_st.compat import drop_fused_copies
 from residual_st.errors import InputError
-from residual_st.models.s2t_residual_transformer import LAST_OF_A_BRANCH
+from residual_st.models.shared_layers import LAST_OF_A_BRANCH
 from residual_st.sharing import matrices
 
 

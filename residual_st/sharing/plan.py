@@ -1,4 +1,4 @@
-"""Which encoder layers use which shared matrix. Pure Python: no torch."""
+"""Which layers use which shared matrix. Pure Python: no torch."""
 
 from dataclasses import dataclass
 
@@ -31,11 +31,11 @@ class SharingPlan:
             InputError: for a group size outside 1..layers, an unknown pattern, or a list of another length or with gaps.
         """
         if layers < 1:
-            raise InputError(f"an encoder of {layers} layers has nothing to share; give 1 layer or more")
+            raise InputError(f"a stack of {layers} layers has nothing to share; give 1 layer or more")
         if pattern not in PATTERNS:
             return cls(_parse_list(pattern, layers))
         if not 1 <= group_size <= layers:
-            raise InputError(f"group size {group_size} does not fit an encoder of {layers} layers; allowed are 1 to {layers}")
+            raise InputError(f"group size {group_size} does not fit a stack of {layers} layers; allowed are 1 to {layers}")
         n_groups = -(-layers // group_size)
         if pattern == "adjacent":
             return cls(tuple(layer // group_size for layer in range(layers)))
@@ -69,7 +69,7 @@ def _parse_list(pattern: str, layers: int) -> tuple[int, ...]:
             f"sharing pattern {pattern!r} is not known; allowed are {', '.join(PATTERNS)}, or each layer's group, such as 0,0,1,1"
         ) from None
     if len(groups) != layers:
-        raise InputError(f"sharing pattern {pattern!r} names {len(groups)} layers, but the encoder has {layers}")
+        raise InputError(f"sharing pattern {pattern!r} names {len(groups)} layers, but the stack has {layers}")
     if set(groups) != set(range(max(groups) + 1)):
         raise InputError(f"sharing pattern {pattern!r} must use every group from 0 to {max(groups)} and no others")
     return groups

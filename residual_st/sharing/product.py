@@ -37,7 +37,8 @@ def product(
     """
     terms = (shared, up, down, diagonal)
     if torch.is_grad_enabled() and any(term is not None and term.requires_grad for term in (x, bias, *terms)):
-        return _Product.apply(x, bias, *terms)
+        # of two dimensions, so that what comes out is no view, and may be changed in place as fairseq's attention does
+        return _Product.apply(x.flatten(0, -2), bias, *terms).unflatten(0, x.shape[:-1])
     if (up is not None or diagonal is not None) and not composing_pays(x, shared, up):
         return factor_by_factor(x, bias, *terms)
     return linear(x, compose(*terms), bias)

@@ -30,7 +30,7 @@ class ResidualRanks:
         """
         items = str(ranks).split(",")
         if len(items) not in (1, layers):
-            raise InputError(f"residual rank {str(ranks)!r} names {len(items)} layers, but the encoder has {layers}")
+            raise InputError(f"residual rank {str(ranks)!r} names {len(items)} layers, but the stack has {layers}")
         rows = []
         for item in items:
             try:

@@ -2,7 +2,7 @@
 
 import contextlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from torch import Tensor, nn
 
@@ -29,7 +29,7 @@ def of_layers(layers: nn.ModuleList, owner: nn.Module | None = None) -> LayerSta
         symmetries=symmetries_of(layers[0], ["self_attn"], layers[0].activation_fn),
         padding=_padding,
         prepare=lambda: drop_fused_copies(layers),
-        observing=lambda: _projecting(layers),
+        observing=lambda: projecting(layer.self_attn for layer in layers),
     )
 
 
@@ -39,9 +39,9 @@ def _padding(arguments: tuple, keywords: dict) -> Tensor | None:
 
 
 @contextlib.contextmanager
-def _projecting(layers: nn.ModuleList) -> Iterator[None]:
-    """Have attention call its projections: fairseq otherwise hands their weights to torch's fused function."""
-    attentions = [layer.self_attn for layer in layers if hasattr(layer.self_attn, "skip_embed_dim_check")]
+def projecting(attentions: Iterable[nn.Module]) -> Iterator[None]:
+    """Have attention modules call their projections: fairseq's otherwise hand their weights to torch's fused function."""
+    attentions = [attention for attention in attentions if hasattr(attention, "skip_embed_dim_check")]
     for attention in attentions:
         attention.skip_embed_dim_check = True
     try:

@@ -37,6 +37,8 @@ class LayerStack:
             `FeedForwardUnits`; none for layers that are compressed in the basis they have.
         batch_first: whether hidden states are (batch, time, width) and not (time, batch, width).
         padding: the mask (batch, time) in a layer's arguments and keywords, True where there is padding; None for no mask.
+        memory_matrices: names of matrices whose inputs are not of a layer's own positions but of those it attends to.
+        memory_padding: the mask (batch, time) of these, as `padding`.
         output: the hidden states in what a layer returns.
         prepare: called once before the layers share, to take away what stands in the way.
         observing: a context in which layers call each of their matrices, where they otherwise take its weight past it.
@@ -47,6 +49,8 @@ class LayerStack:
     symmetries: Sequence = ()
     batch_first: bool = False
     padding: Callable[[tuple, dict], Tensor | None] = no_padding
+    memory_matrices: Sequence[str] = ()
+    memory_padding: Callable[[tuple, dict], Tensor | None] = no_padding
     output: Callable[[Any], Tensor] = output_alone
     prepare: Callable[[], None] = nothing
     observing: Callable[[], contextlib.AbstractContextManager] = field(default=contextlib.nullcontext)

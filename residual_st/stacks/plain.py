@@ -1,17 +1,18 @@
-"""A plain list of layers, called as `layer(x)`, or with fairseq's mask."""
+"""A plain list of layers, called as `layer(x)`, or of fairseq's."""
 
 from torch import Tensor, nn
 
 from residual_st.errors import InputError
-from residual_st.stacks import fairseq_encoder
+from residual_st.stacks import fairseq_decoder, fairseq_encoder
 from residual_st.stacks.layer_stack import LayerStack
 
 
 def find(model: nn.Module) -> LayerStack | None:
     if not isinstance(model, nn.ModuleList):
         return None
-    if len(model) and fairseq_encoder.is_layer(model[0]):
-        return fairseq_encoder.of_layers(model)
+    for kind in (fairseq_encoder, fairseq_decoder):
+        if len(model) and kind.is_layer(model[0]):
+            return kind.of_layers(model)
     return LayerStack(model, padding=_refuse_masks)
 
 

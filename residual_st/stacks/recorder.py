@@ -11,10 +11,11 @@ from residual_st.stacks.layer_stack import LayerStack
 
 @dataclass
 class LayerCall:
-    """The latest call of a layer: hidden states before and after it, as the stack has them, and the padding mask (batch, time)."""
+    """The latest call of a layer: hidden states before and after it, as the stack has them, and padding masks (batch, time)."""
 
     inputs: Tensor
     padding: Tensor | None
+    memory_padding: Tensor | None
     output: Tensor | None = None
 
 
@@ -30,7 +31,7 @@ def recorded_calls(stack: LayerStack, chosen: Iterable[int] | None = None) -> It
     def enter(index: int):
         def hook(_layer, arguments, keywords):
             states = arguments[0] if arguments else next(value for value in keywords.values() if isinstance(value, Tensor))
-            calls[index] = LayerCall(states, stack.padding(arguments, keywords))
+            calls[index] = LayerCall(states, stack.padding(arguments, keywords), stack.memory_padding(arguments, keywords))
 
         return hook
 

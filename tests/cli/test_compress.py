@@ -105,6 +105,33 @@ def test_full_rank_gives_back_the_same_hypotheses(data, asr):
     assert same_hypotheses(output, generate(data, "back.pt", asr, task="asr").stdout)
 
 
+def test_the_decoder_too(data, asr):
+    """Compressed with data, refined, trained on, averaged, translated in both modes, and expanded again."""
+    options = {"config-yaml": "config_asr.yaml", "train-subset": "train_asr", "valid-subset": "dev_asr", "decoder-layers": 4}
+    options |= {"arch": DENSE, "save-interval-updates": 0}
+    (asr / "deep.yaml").write_text(yaml.safe_dump(config(data, **options, max_update=4, save_dir="deep")))
+    run(BIN / "residual-st", "train", "deep.yaml", cwd=asr)
+    flags = ["--calibration", data, "--calibration-batches", 2, "--refine-updates", 2, "--json"]
+    flags += ["--decoder-weight-fraction", 0.6, "--decoder-group-size", 2, "--residual-rank", 4]
+    deep = "deep/checkpoint_last.pt"
+    figures = json.loads(run(BIN / "residual-st", "compress", deep, "--output", "both.pt", *flags, cwd=asr).stdout)
+    assert 0.55 < figures["decoder_weight_fraction"] <= 0.6
+    assert figures["decoder_sharing_pattern"] == "0,0,1,1"
+    assert set(figures["decoder_relative_errors"][0]) > {"encoder_attn.k_proj", "self_attn.k_proj", "fc1"}
+    options |= {"arch": "s2t_residual_transformer_s"}
+    (asr / "on.yaml").write_text(yaml.safe_dump(config(data, **options, max_update=4, save_dir="on")))
+    run(BIN / "residual-st", "train", "on.yaml", "finetune-from-model=both.pt", cwd=asr)
+    run(BIN / "residual-st", "average", "on/checkpoint_last.pt", "both.pt", "--output", "mean.pt", cwd=asr)
+    table = run(BIN / "residual-st", "inspect", "mean.pt", cwd=asr).stdout
+    assert re.search(r"decoder_groups +0 0 1 1\n", table)
+    assert "residual / shared energy, decoder" in table
+    run(BIN / "residual-st", "expand", "mean.pt", "--output", "mean_dense.pt", cwd=asr)
+    expected = generate_without_the_plugin(data, "mean_dense.pt", asr)
+    for mode in ("compact", "fast"):
+        overrides = ["--model-overrides", f"{{'decoder_inference_mode': '{mode}', 'encoder_inference_mode': '{mode}'}}"]
+        assert same_hypotheses(generate(data, "mean.pt", asr, *overrides, task="asr").stdout, expected)
+
+
 def test_expand_gives_the_paper_encoder_a_stock_name(tmp_path):
     sizes = {"encoder_layers": 6, "encoder_embed_dim": 32}
     path = save(tmp_path / "paper.pt", "s2t_residual_transformer_paper", **sizes)
@@ -158,7 +185,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, capsys, monkeypatch):
         ("expand", DENSE, [], "is a dense checkpoint (s2t_transformer_s)"),
         ("compress", DENSE, ["--encoder-weight-fraction", "0.05"], "cannot be met: the smallest of these layers is 0."),
         ("compress", DENSE, ["--residual-rank", "40"], "residual rank 40 does not fit self_attn.k_proj"),
-        ("compress", DENSE, ["--group-size", "9"], "group size 9 does not fit an encoder of 6 layers"),
+        ("compress", DENSE, ["--group-size", "9"], "group size 9 does not fit a stack of 6 layers"),
         ("compress", DENSE, ["--calibration", "nowhere"], "does not exist; give the data"),
         ("compress", DENSE, ["--calibration", "."], "does not say what it was trained on"),
         ("compress", DENSE, ["--calibration-batches", "0"], "must be at least 1"),

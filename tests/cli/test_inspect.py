@@ -91,7 +91,7 @@ def test_tied_embeddings_and_half_precision_are_counted_as_stored(capsys, tmp_pa
         (["--arch", "s2t_residual_transformer", "--encoder-groups", "3"], "unrecognized arguments: --encoder-groups 3"),
         (
             ["--arch", "s2t_residual_transformer_xs", "--encoder-group-size", "7"],
-            "group size 7 does not fit an encoder of 6 layers",
+            "group size 7 does not fit a stack of 6 layers",
         ),
     ],
 )

@@ -129,7 +129,7 @@ def test_a_budget_goes_where_it_matters(dense, calibration):
 
 
 def test_a_budget_that_cannot_be_met(dense):
-    with pytest.raises(InputError, match=r"encoder weight fraction 0.1 cannot be met: the smallest of these layers is 0\.\d+$"):
+    with pytest.raises(InputError, match=r"weight fraction 0.1 cannot be met: the smallest of these layers is 0\.\d+$"):
         compress(dense, weight_fraction=0.1)
     with pytest.raises(InputError, match=r"the smallest of these layers at group size 2 is 0.5\d+"):
         compress(dense, weight_fraction=0.4, group_size=2)
@@ -168,7 +168,7 @@ def test_a_plain_list_of_layers():
     ("options", "message"),
     [
         ({"rank": 33}, "residual rank 33 does not fit self_attn.k_proj, whose smaller side is 32"),
-        ({"group_size": 7}, "group size 7 does not fit an encoder of 6 layers"),
+        ({"group_size": 7}, "group size 7 does not fit a stack of 6 layers"),
         ({"rank": 2, "weight_fraction": 0.5}, "cannot both be given"),
         ({"refine_updates": 5}, "refinement needs calibration data"),
     ],

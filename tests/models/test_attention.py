@@ -2,9 +2,14 @@ import pytest
 import torch
 from torch import nn
 
-from residual_st.models.attention import LENGTH_TO_FUSE, self_attention
+from residual_st.models.attention import LENGTH_TO_FUSE, attention, heads_of, padding_mask
 
 LENGTHS = [7, LENGTH_TO_FUSE + 1]  # on both sides of the change of kernels
+
+
+def self_attention(queries, keys, values, heads, padding, rate):
+    mask = None if padding is None else padding_mask(padding, queries)
+    return attention(*(heads_of(x, heads) for x in (queries, keys, values)), mask, rate)[0]
 
 
 def projected(length, batch=3, width=8):

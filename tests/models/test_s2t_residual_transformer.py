@@ -73,6 +73,11 @@ def test_sizes_match_the_stock_ones(suffix):
         "encoder_residual_rank": 2,
         "encoder_residual_diagonal": True,
         "encoder_sharing_pattern": "adjacent",
+        "decoder_group_size": 1,
+        "decoder_residual_rank": 0,
+        "decoder_residual_diagonal": False,
+        "decoder_sharing_pattern": "adjacent",
+        "decoder_inference_mode": "compact",
         "encoder_inference_mode": "compact",
     }
     assert {**vars(ours), **vars(stock)} == vars(ours)
@@ -89,7 +94,7 @@ def test_only_the_encoders_matrices_are_replaced():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"encoder_group_size": 7}, "group size 7 does not fit an encoder of 6 layers"),
+        ({"encoder_group_size": 7}, "group size 7 does not fit a stack of 6 layers"),
         ({"encoder_residual_rank": 33}, "rank 33 .* allowed are 0 to 32"),
         ({"quant_noise_pq": 0.1}, "quant_noise_pq=0.1 does not work"),
         ({"encoder_layerdrop": 0.1}, "encoder_layerdrop=0.1 does not work"),

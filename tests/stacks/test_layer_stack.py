@@ -166,7 +166,7 @@ def test_a_mask_that_is_not_described_is_refused():
 
 
 def test_a_model_of_no_known_kind_is_refused():
-    with pytest.raises(InputError, match="Model has no stack of layers that is known here"):
+    with pytest.raises(InputError, match="Model has no stack of encoder layers that is known here"):
         compress(Model())
     with pytest.raises(InputError, match="there are no layers to share"):
         LayerStack(nn.ModuleList())

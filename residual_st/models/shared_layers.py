@@ -1,0 +1,41 @@
+"""What the encoder and the decoder do with their shared layers."""
+
+from torch import nn
+
+from residual_st.sharing import ResidualLinear, SharedForm, SharedWeights, measure_products, share_layers, transpose_storage_
+
+INFERENCE_MODES = ("compact", "fast")
+
+LAST_OF_A_BRANCH = ("self_attn.out_proj", "encoder_attn.out_proj", "fc2")  # whose output is added to the layer's input
+
+
+def share_new_layers(layers: nn.ModuleList, form: SharedForm) -> SharedWeights:
+    """`share_layers` for training from scratch: the shared matrices that end a residual branch start at 0.
+
+    So every layer at first passes on its input. What layers with one matrix add to the stream points the same way, so that it grows
+    with their number, and not with its root as that of layers with matrices of their own does (docs/from_scratch.md; for dense
+    networks Zhang et al., Fixup, arXiv 1901.09321).
+    """
+    shared_weights = share_layers(layers, form)
+    ends = {name.replace(".", "_") for name in LAST_OF_A_BRANCH}
+    for owner in shared_weights.values():
+        for name in ends.intersection(owner):
+            nn.init.zeros_(owner[name])
+    return shared_weights
+
+
+def take_inference_form_(part: nn.Module, layers: nn.ModuleList) -> None:
+    """Take the form for translation, for good, as `part.inference_mode` says.
+
+    With `fast` every weight is composed and its terms are let go. Layers that share nothing stay as they are.
+    """
+    if not len(part.shared_weights):
+        return
+    if part.inference_mode == "fast":
+        for layer in layers:
+            layer.compose_()
+        part.shared_weights = nn.ModuleDict()
+    transpose_storage_(layers)
+    transpose_storage_(part.shared_weights)
+    residuals = [module for module in layers.modules() if isinstance(module, ResidualLinear)]
+    measure_products([residual.all_terms for residual in residuals])
