@@ -58,6 +58,18 @@ def updates() -> str:
     return github(table, ["d", "frames", "dropout", "update / stock"])
 
 
+def both_halves() -> str:
+    """Beam search and updates of models whose decoder shares, too, over stock's."""
+    rows = [row for row in newest("speed_both") if "decoder_group_size" in row]
+    table = []
+    for row in sorted(rows, key=lambda row: (row["measure"], row["width"], row["threads"], row.get("batch", 0))):
+        searching = row["measure"] == "beam"
+        what = f"beam search, {row['batch']} at once" if searching else f"update, dropout {row['dropout']:g}"
+        mode = row["system"] if searching else ""
+        table.append([row["width"], row["threads"], what, mode, with_range(row)])
+    return github(table, ["d", "threads", "what", "mode", "over stock"])
+
+
 def memory() -> str:
     """Memory of processes, and the way from the file to the first output."""
     table = []

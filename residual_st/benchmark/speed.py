@@ -1,4 +1,4 @@
-"""Encoder latency and training updates, residual against stock."""
+"""Encoder latency, training updates and beam search, residual against stock."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -8,6 +8,7 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
+from residual_st.benchmark.beam_search import searches
 from residual_st.benchmark.systems import BINS, FRAMES_PER_SECOND, GROUPS, VOCABULARY, Shape, build_pair
 from residual_st.benchmark.timing import alternate, ratios_to
 from residual_st.criterions.label_smoothed_cross_entropy_with_residual import energies_by_kind
@@ -21,21 +22,25 @@ _TARGET_LENGTH = 20
 class Case:
     """One cell of a benchmark: what is timed, on what, and how many threads it may use."""
 
-    measure: str  # "encoder" or "update"
+    measure: str  # "encoder", "update", or of models with both halves shared "beam" or "update of both"
     shape: Shape
     threads: int
     batch: int = 1
-    seconds: float = 0.0  # of each utterance, for "encoder"
-    frames: int = 0  # of the whole batch, for "update"
+    seconds: float = 0.0  # of each utterance, for "encoder" and "beam"
+    frames: int = 0  # of the whole batch, for updates
     device: str = "cpu"
     precision: str = "float32"
 
     def row(self) -> dict:
-        kept = ("batch", "seconds") if self.measure == "encoder" else ("frames",)
+        kept = ("frames",) if self.is_update else ("batch", "seconds")
         case = {name: getattr(self, name) for name in ("measure", "threads", *kept, "device", "precision")}
-        if self.measure == "update":
+        if self.is_update:
             case["dropout"] = self.shape.dropout
         return {**case, **self.shape.row()}
+
+    @property
+    def is_update(self) -> bool:
+        return self.measure.startswith("update")
 
 
 def cases(
@@ -62,6 +67,14 @@ def cases(
         if "update" in measures:
             for width, size, dropout in product(widths, frames, dropouts):
                 yield Case("update", Shape(width, 12, group_size, rank, dropout), most, frames=size, **place)
+        if "both" in measures and device == "cpu":
+            for width in widths:
+                for count, batch in product(threads, batches):
+                    shape = Shape(width, 12, group_size, rank, decoder_group_size=group_size)
+                    yield Case("beam", shape, count, batch, middle, **place)
+                for dropout in dropouts:
+                    shape = Shape(width, 12, group_size, rank, dropout, decoder_group_size=group_size)
+                    yield Case("update of both", shape, most, frames=min(frames), **place)
 
 
 def _places() -> list[tuple[str, str]]:
@@ -77,12 +90,18 @@ def measure(case: Case, repeats: int) -> list[dict]:
     before = torch.get_num_threads()
     torch.set_num_threads(case.threads)
     try:
-        functions = (_encoders if case.measure == "encoder" else _updates)(case)
+        functions = _functions(case)
         wait = torch.cuda.synchronize if case.device == "cuda" else lambda: None
         compared = ratios_to("stock", alternate(functions, repeats, wait))
     finally:
         torch.set_num_threads(before)
     return [{"system": name, "seed": 1, **case.row(), **figures} for name, figures in compared.items()]
+
+
+def _functions(case: Case) -> dict[str, Callable]:
+    if case.measure == "beam":
+        return searches(case.shape, case.batch, case.seconds)
+    return (_updates if case.is_update else _encoders)(case)
 
 
 def _encoders(case: Case) -> dict[str, Callable[[], Tensor]]:

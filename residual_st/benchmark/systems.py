@@ -20,13 +20,14 @@ _HEAD_WIDTH = 64
 
 @dataclass(frozen=True)
 class Shape:
-    """An encoder: `s2t_transformer_s` but for these. The decoder has six layers of the same width."""
+    """A model: `s2t_transformer_s` but for these. The decoder has six layers of the same width."""
 
     width: int
     layers: int
     group_size: int
     rank: int
     dropout: float = 0.1
+    decoder_group_size: int = 1  # the decoder's; above 1 it has residuals of the same rank, and diagonals
     bare: bool = False  # next to no subsampler and table of positions: an encoder that is its layers
 
     def flags(self, system: str) -> argparse.Namespace:
@@ -46,7 +47,12 @@ class Shape:
                 "--encoder-residual-rank": self.rank,
                 "--encoder-inference-mode": system,
             }
+            if self.decoder_group_size > 1:
+                options |= {"--decoder-group-size": self.decoder_group_size, "--decoder-residual-rank": self.rank}
+                options |= {"--decoder-inference-mode": system}
         flags = parse_model_flags(arch, [str(part) for option in options.items() for part in option])
+        if self.decoder_group_size > 1 and system != "stock":
+            flags.decoder_residual_diagonal = True
         flags.tgt_dict_size = VOCABULARY
         if self.bare:
             flags.conv_channels, flags.max_source_positions = 16, 1024
@@ -54,14 +60,15 @@ class Shape:
 
     def row(self) -> dict:
         """What tells one shape from another in a row of results."""
-        return {"width": self.width, "layers": self.layers, "group_size": self.group_size, "rank": self.rank}
+        row = {"width": self.width, "layers": self.layers, "group_size": self.group_size, "rank": self.rank}
+        return row | ({"decoder_group_size": self.decoder_group_size} if self.decoder_group_size > 1 else {})
 
 
 def build_residual(shape: Shape) -> S2TResidualTransformerModel:
     """With random residuals, which a new model does not have."""
     model = build_model(shape.flags("compact"))
     with torch.no_grad():
-        for name, parameter in model.encoder.named_parameters():
+        for name, parameter in model.named_parameters():
             if name.endswith((".up", ".diagonal")):
                 parameter.normal_(std=0.02)
     return model

@@ -11,12 +11,12 @@ from residual_st.cli.arguments import check_writable, list_of
 from residual_st.errors import InputError
 from residual_st.progress import progress
 
-_MEASURES = ("encoder", "layers", "update")
+_MEASURES = ("encoder", "layers", "update", "both")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="benchmark", required=True, metavar="speed|memory|quality")
-    fast = kinds.add_parser("speed", help="encoder latency and training updates")
+    fast = kinds.add_parser("speed", help="encoder latency, training updates, and beam search with both halves shared")
     fast.add_argument(
         "--measures", type=list_of(str), default=list(_MEASURES), metavar="M,…", help=f"of {', '.join(_MEASURES)} (default: all)"
     )
