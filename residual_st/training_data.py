@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 from fairseq import criterions, tasks
+from fairseq.data import Dictionary
+from fairseq.data.audio.data_cfg import S2TDataConfig
 from fairseq.data.audio.feature_transforms import CompositeAudioFeatureTransform
 from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerModel
 from omegaconf import OmegaConf
@@ -134,6 +136,41 @@ class TrainingData:
     def _require(self, name: str, option: str) -> None:
         if not (self._data / name).is_file():
             raise InputError(f"{self._data / name} does not exist; give the data that the model was trained on, or --{option} NAME")
+
+
+def read_vocabulary(state: dict, data: str | Path, config_yaml: str | None = None) -> tuple[list[str], Path]:
+    """The words of a model's dictionary, special ones included, and the sentencepiece model that its pieces are joined by.
+
+    Args:
+        state: the model's checkpoint, which names the data configuration.
+        data: the folder with it.
+        config_yaml: its name, in place of the checkpoint's.
+
+    Raises:
+        InputError: if a file is missing, the dictionary is of another size than the model's, or it takes other features than the
+            recipe makes, or other pieces than sentencepiece's.
+    """
+    flags = (state.get("cfg") or {}).get("task") or state.get("args") or {}
+    name = config_yaml or (flags if isinstance(flags, dict) else vars(flags)).get("config_yaml")
+    path = Path(data) / str(name)
+    if name is None or not path.is_file():
+        raise InputError(f"{path} does not exist; give the data that the model was trained on, or --config-yaml NAME")
+    with refusing(f"{path} is no data configuration"):
+        config = S2TDataConfig(path)
+        pieces = config.bpe_tokenizer or {}
+        transforms = CompositeAudioFeatureTransform.from_config_dict(config.get_feature_transforms("test", is_train=False))
+        symbols = Dictionary.load(str(Path(data) / config.vocab_filename)).symbols
+    applied = [type(transform).__name__ for transform in getattr(transforms, "transforms", [])]
+    if applied != ["UtteranceCMVN"]:
+        raise InputError(
+            f"{path} asks for {' and '.join(applied) or 'no'} transforms of features; only utterance_cmvn is known here"
+        )
+    model = Path(pieces.get("sentencepiece_model", ""))
+    if pieces.get("bpe") != "sentencepiece" or not (model := Path(data) / model).is_file():
+        raise InputError(f"{path} names no sentencepiece model that is there: {pieces}")
+    if len(symbols) != dictionary_size(state):
+        raise InputError(f"{data} has a dictionary of {len(symbols)} words, the model one of {dictionary_size(state)}")
+    return symbols, model
 
 
 class Batches:

@@ -9,7 +9,20 @@ import logging
 import os
 import sys
 
-from residual_st.cli import average, benchmark, cache_teacher, compress, expand, inspect, report, strip, train, unfold, user_dir
+from residual_st.cli import (
+    average,
+    benchmark,
+    cache_teacher,
+    compress,
+    convert,
+    expand,
+    inspect,
+    report,
+    strip,
+    train,
+    unfold,
+    user_dir,
+)
 from residual_st.errors import InputError, missing_package
 from residual_st.progress import show_progress
 
@@ -20,6 +33,7 @@ SUBCOMMANDS = {
     "average": average,
     "compress": compress,
     "expand": expand,
+    "convert": convert,
     "unfold": unfold,
     "strip": strip,
     "cache-teacher": cache_teacher,

@@ -1,0 +1,71 @@
+"""Turn a dense fairseq checkpoint into a folder of Hugging Face's Speech2Text, or such a folder into a checkpoint."""
+
+import argparse
+from pathlib import Path
+
+from residual_st.cli.arguments import add_output_arguments
+from residual_st.errors import InputError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SOURCE", help="checkpoint of a dense s2t_transformer, or folder of Speech2Text")
+    add_output_arguments(parser, "OUTPUT", "folder, or checkpoint, to write")
+    parser.add_argument("--data", type=Path, metavar="DATA", help="of a checkpoint: the folder with its data configuration")
+    parser.add_argument("--config-yaml", metavar="NAME", help="data configuration in that folder (default: the checkpoint's)")
+
+
+def run(args: argparse.Namespace) -> int:
+    if Path(args.source).is_dir():
+        if args.data or args.config_yaml:
+            raise InputError("--data and --config-yaml are for a checkpoint, which holds no vocabulary; a folder needs neither")
+        return _to_checkpoint(args)
+    if args.data is None:
+        raise InputError("--data DATA is missing: a checkpoint holds no vocabulary, the folder that it was trained on does")
+    return _to_folder(args)
+
+
+def _to_folder(args: argparse.Namespace) -> int:
+    from residual_st import transformers
+    from residual_st.checkpoints import model_flags
+    from residual_st.files import whole_folder
+    from residual_st.models.conversion import read_model
+    from residual_st.models.standalone import with_task_flags
+    from residual_st.training_data import read_vocabulary
+    from residual_st.transformers import speech2text
+
+    transformers.refuse_existing(args.output, args.force)
+    state, model = read_model(args.source, residual=False)
+    flags, weights = with_task_flags(model_flags(state, args.source)), model.state_dict()
+    symbols, sentencepiece_model = read_vocabulary(state, args.data, args.config_yaml)
+    converted = speech2text.to_speech2text(flags, weights)
+    with whole_folder(Path(args.output)) as partial:
+        speech2text.save_processor(partial, symbols, sentencepiece_model, flags.input_feat_per_channel)
+        speech2text.save_ctc_head(partial, weights, getattr(flags, "ctc_weight", 0.0))
+        converted.save_pretrained(partial, max_shard_size="100GB")
+    print(f"{args.output}: Speech2Text, for transformers' from_pretrained")
+    return 0
+
+
+def _to_checkpoint(args: argparse.Namespace) -> int:
+    from residual_st import transformers
+    from residual_st.checkpoints import save_checkpoint, stripped
+    from residual_st.files import refuse_existing
+    from residual_st.models.standalone import parse_model_flags, with_task_flags
+    from residual_st.transformers import speech2text
+
+    refuse_existing(args.output, args.force)
+    model = transformers.load(args.source)
+    if model.config.model_type != "speech_to_text":
+        raise InputError(f"{args.source} is of {model.config.model_type}; only Speech2Text is a model of fairseq's")
+    if hasattr(model.model.encoder, "shared_weights"):
+        raise InputError(f"{args.source} shares its layers; residual-st expand makes an ordinary folder of it")
+    arguments, weights = speech2text.from_speech2text(model)
+    head, ctc_weight = speech2text.read_ctc_head(Path(args.source))
+    flags = parse_model_flags("s2t_transformer", arguments)
+    for name in ("input_feat_per_channel", "input_channels", "max_source_positions", "max_target_positions"):
+        setattr(flags, name, getattr(model.config, name))
+    flags.ctc_weight, flags.tgt_dict_size = ctc_weight, model.config.vocab_size
+    flags.task, flags.criterion = "speech_to_text", "label_smoothed_cross_entropy"
+    save_checkpoint(stripped({"args": with_task_flags(flags), "model": {**weights, **head}}), args.output)
+    print(f"{args.output}: s2t_transformer, for fairseq-generate with a data configuration of the same vocabulary")
+    return 0
