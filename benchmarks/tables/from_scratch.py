@@ -10,6 +10,7 @@ from tables.quality import MEASURES, measures_of
 
 REFERENCE = "dense"
 RIVALS = {"": ("four-layers", "four-layers-ends", "low-rank"), "-taught": ("four-layers-taught", "low-rank-taught", "dense-taught")}
+_LONG = "-long"
 PICTURED = ("dense", "dense-ends", "four-layers", "low-rank", "k3-r2", "k12-r8", "k3-r2-taught", "k12-r8-taught")
 
 
@@ -64,6 +65,7 @@ HEADLINE = {
     "k3-r2-taught": "residual, K=3, R=2",
     "k12-r8-taught": "residual, K=12, R=8",
     "k12-r4-taught": "residual, K=12, R=4",
+    "k12-r2-taught": "residual, K=12, R=2",
     "four-layers-taught": "4 layers instead of 12",
     "low-rank-taught": "no shared matrix",
     "dense-ends": "dense, begun as residual models are",
@@ -73,8 +75,8 @@ HEADLINE = {
 def from_scratch_headline() -> str:
     """Word error rates of encoders trained from scratch."""
     rows = {}
-    for entry in compare(rows_at_best_rates(), REFERENCE):
-        if entry["task"] == "asr" and entry["system"] in HEADLINE:
+    for entry in compare(recognition(), REFERENCE):
+        if entry["system"] in HEADLINE:
             change = f", {with_bounds(entry['change_percent'])}" if entry["change_percent"] else ""
             row = rows.setdefault(entry["system"], {"kept": f"{entry['fraction']:.1%}", "seeds": entry["seeds"]})
             row[entry["metric"]] = f"{entry['score'].value:.1f}{change}"
@@ -89,12 +91,27 @@ def from_scratch_headline() -> str:
 
 def from_scratch_seeds() -> str:
     """Each form at its best rate against dense at its own."""
-    return measures_of(compare(rows_at_best_rates(), REFERENCE))
+    return measures_of(compare(recognition(), REFERENCE))
 
 
 def from_scratch_harder() -> str:
     """The same against a dense model that begins with the ends of branches at 0."""
-    return measures_of([entry for entry in compare(rows_at_best_rates(), "dense-ends") if entry["task"] == "asr"])
+    return measures_of(compare(recognition(), "dense-ends"))
+
+
+def from_scratch_long() -> str:
+    """Three times the updates, for dense, too."""
+    return measures_of(compare(recognition(long=True), f"{REFERENCE}{_LONG}"))
+
+
+def from_scratch_translation() -> str:
+    """Translation that begins with these encoders."""
+    return measures_of(compare([row for row in rows_at_best_rates() if row["task"] == "st"], "dense-st"))
+
+
+def recognition(long: bool = False) -> list[dict]:
+    """Rows of the recognition task, of 5,000 updates or of three times as many."""
+    return [row for row in rows_at_best_rates() if row["task"] == "asr" and row["system"].endswith(_LONG) == long]
 
 
 def from_scratch_human() -> str:
@@ -104,7 +121,7 @@ def from_scratch_human() -> str:
 
 def from_scratch_rivals() -> str:
     """Residual forms against others, each at its best rate and with the same teacher or none."""
-    rows, table = [row for row in rows_at_best_rates() if row["task"] == "asr"], []
+    rows, table = recognition(), []
     forms = [form for form in dict.fromkeys(row["system"] for row in rows) if form.startswith("k")]
     for kind, rivals in RIVALS.items():
         chosen = [form for form in forms if form.endswith("-taught") == bool(kind)]
