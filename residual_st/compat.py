@@ -3,6 +3,7 @@
 import functools
 import logging
 import sys
+from importlib.util import find_spec
 
 import numpy as np
 from torch import Tensor, nn
@@ -78,6 +79,8 @@ def hide_broken_torchaudio() -> None:
 
     fairseq-fixed brings one, which is often of another build than the torch beside it; `transformers` imports it where it is there.
     """
+    if find_spec("transformers") is None:
+        return  # whose absence is then what is said
     try:
         import torchaudio  # noqa: F401
     except ImportError:
