@@ -102,6 +102,11 @@ def _against_rivals(results: str, rivals: dict[str, tuple[str, ...]]) -> str:
     return github(rows, ["measure", "system", "kept", "rival", "kept", "change (95 %)"])
 
 
+def quality_both_halves() -> str:
+    """Encoder and decoder shared, against a dense model with a decoder of six layers."""
+    return measures_of(compare([row for row in read("decoder") if row["task"] == "st"], "deep"))
+
+
 def quality_once() -> str:
     """What was made with one seed, but for what has a table of its own."""
     chosen = [entry for entry in compared() if entry["seeds"] == 1 and not TEACHING.match(entry["system"])]
