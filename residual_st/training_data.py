@@ -48,9 +48,7 @@ class TrainingData:
         subset: str | None = None,
         valid_subset: str | None = None,
     ):
-        cfg = state.get("cfg") or {}
-        flags = cfg.get("task") or state.get("args") or {}
-        flags = argparse.Namespace(**(flags if isinstance(flags, dict) else vars(flags)))
+        flags = _task_flags(state)
         given = {"config_yaml": config_yaml, "train_subset": subset, "valid_subset": valid_subset}
         vars(flags).update({name: value for name, value in given.items() if value})
         missing = [name for name in _NEEDED_FLAGS if not getattr(flags, name, None)]
@@ -59,15 +57,11 @@ class TrainingData:
         flags = with_task_flags(flags)
         self._data, self.train_subset, self._valid_subset = Path(data), flags.train_subset, flags.valid_subset
         flags.data, flags.train_subset = str(data), "train"  # the task takes no other names, and reads no manifest yet
-        self._require(flags.config_yaml, "config-yaml")
+        _require(self._data, flags.config_yaml, "config-yaml")
         with refusing(f"the data in {data} cannot be used by the checkpoint's task {flags.task}"):
             self.task = tasks.setup_task(flags)
-        words, rows = len(self.task.target_dictionary), dictionary_size(state)
-        if words != rows:
-            raise InputError(
-                f"{data} has a dictionary of {words} words, the model one of {rows}; give the data that it was trained on"
-            )
-        criterion = cfg.get("criterion") or flags
+        _check_dictionary(state, data, len(self.task.target_dictionary))
+        criterion = (state.get("cfg") or {}).get("criterion") or flags
         name = criterion.get("_name") if isinstance(criterion, dict) else getattr(criterion, "criterion", None)
         with refusing(f"the checkpoint's criterion {name} cannot be made"):
             self._criterion = criterions.build_criterion(
@@ -79,23 +73,26 @@ class TrainingData:
         subsets = [self.train_subset, self._valid_subset] if validation else [self.train_subset]
         for option, names in zip(("subset", "valid-subset"), subsets):
             for name in names.split(","):
-                self._require(f"{name}.tsv", option)
+                _require(self._data, f"{name}.tsv", option)
 
     def loss(self, model: S2TTransformerModel, batch: dict) -> Tensor:
         return self._criterion(model, batch)[0]
 
-    def encode(self, model: S2TTransformerModel, batch: dict) -> None:
-        model.encoder(batch["net_input"]["src_tokens"], batch["net_input"]["src_lengths"])
+    def encode(self, model: S2TTransformerModel, batch: dict) -> dict:
+        return model.encoder(batch["net_input"]["src_tokens"], batch["net_input"]["src_lengths"])
 
     def decode(self, model: S2TTransformerModel, batch: dict) -> None:
         with torch.no_grad():
-            encoded = model.encoder(batch["net_input"]["src_tokens"], batch["net_input"]["src_lengths"])
+            encoded = self.encode(model, batch)
         model.decoder(batch["net_input"]["prev_output_tokens"], encoder_out=encoded)
 
-    def calibration(self, batches: int, seed: int, part: str = "encoder") -> Calibration:
-        """Random batches of the training subsets, of at most 10,000 frames each, with the model's own loss, for a part's stack."""
+    def calibration(self, batches: int, seed: int) -> Calibration:
+        """Random batches of the training subsets, of at most 10,000 frames each, with the model's own loss, for the encoder.
+
+        For a decoder's stack `decode` takes the place of `encode`.
+        """
         chosen = list(islice(self.batches(self.train_subset, seed, shuffle=True), batches))
-        return Calibration(chosen, self.loss, self.encode if part == "encoder" else self.decode)
+        return Calibration(chosen, self.loss, self.encode)
 
     def likelihoods(self, model: S2TTransformerModel) -> dict[str, float]:
         """Per target token of the validation subsets, base 2 as fairseq logs them: `nll_loss`, and `ctc_loss` if there is one."""
@@ -116,7 +113,7 @@ class TrainingData:
             InputError: if a manifest is missing or cannot be read.
         """
         for name in subsets.split(","):
-            self._require(f"{name}.tsv", "subset")
+            _require(self._data, f"{name}.tsv", "subset")
         with refusing(f"{subsets} in {self._data} cannot be read"):
             self.task.load_dataset(subsets)
             dataset = self.task.dataset(subsets)
@@ -133,10 +130,6 @@ class TrainingData:
             ).next_epoch_itr(shuffle=shuffle)
         return Batches(iterator, f"{subsets} in {self._data}")
 
-    def _require(self, name: str, option: str) -> None:
-        if not (self._data / name).is_file():
-            raise InputError(f"{self._data / name} does not exist; give the data that the model was trained on, or --{option} NAME")
-
 
 def read_vocabulary(state: dict, data: str | Path, config_yaml: str | None = None) -> tuple[list[str], Path]:
     """The words of a model's dictionary, special ones included, and the sentencepiece model that its pieces are joined by.
@@ -150,11 +143,9 @@ def read_vocabulary(state: dict, data: str | Path, config_yaml: str | None = Non
         InputError: if a file is missing, the dictionary is of another size than the model's, or it takes other features than the
             recipe makes, or other pieces than sentencepiece's.
     """
-    flags = (state.get("cfg") or {}).get("task") or state.get("args") or {}
-    name = config_yaml or (flags if isinstance(flags, dict) else vars(flags)).get("config_yaml")
-    path = Path(data) / str(name)
-    if name is None or not path.is_file():
-        raise InputError(f"{path} does not exist; give the data that the model was trained on, or --config-yaml NAME")
+    name = str(config_yaml or getattr(_task_flags(state), "config_yaml", None))
+    _require(Path(data), name, "config-yaml")
+    path = Path(data) / name
     with refusing(f"{path} is no data configuration"):
         config = S2TDataConfig(path)
         pieces = config.bpe_tokenizer or {}
@@ -168,9 +159,25 @@ def read_vocabulary(state: dict, data: str | Path, config_yaml: str | None = Non
     model = Path(pieces.get("sentencepiece_model", ""))
     if pieces.get("bpe") != "sentencepiece" or not (model := Path(data) / model).is_file():
         raise InputError(f"{path} names no sentencepiece model that is there: {pieces}")
-    if len(symbols) != dictionary_size(state):
-        raise InputError(f"{data} has a dictionary of {len(symbols)} words, the model one of {dictionary_size(state)}")
+    _check_dictionary(state, data, len(symbols))
     return symbols, model
+
+
+def _task_flags(state: dict) -> argparse.Namespace:
+    """The flags of a checkpoint's task; none of a checkpoint without."""
+    flags = (state.get("cfg") or {}).get("task") or state.get("args") or {}
+    return argparse.Namespace(**(flags if isinstance(flags, dict) else vars(flags)))
+
+
+def _check_dictionary(state: dict, data: str | Path, words: int) -> None:
+    rows = dictionary_size(state)
+    if words != rows:
+        raise InputError(f"{data} has a dictionary of {words} words, the model one of {rows}; give the data that it was trained on")
+
+
+def _require(data: Path, name: str, option: str) -> None:
+    if not (data / name).is_file():
+        raise InputError(f"{data / name} does not exist; give the data that the model was trained on, or --{option} NAME")
 
 
 class Batches:

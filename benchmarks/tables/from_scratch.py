@@ -6,7 +6,7 @@ from residual_st.benchmark.comparison import METRICS, compare
 from residual_st.benchmark.matrix import rate_name
 from residual_st.report.figures import training_curves
 from tables.common import github, read, with_bounds
-from tables.quality import MEASURES, measures_of
+from tables.quality import MEASURES, headline_of, measures_of
 
 REFERENCE = "dense"
 RIVALS = {"": ("four-layers", "four-layers-ends", "low-rank"), "-taught": ("four-layers-taught", "low-rank-taught", "dense-taught")}
@@ -74,19 +74,7 @@ HEADLINE = {
 
 def from_scratch_headline() -> str:
     """Word error rates of encoders trained from scratch."""
-    rows = {}
-    for entry in compare(recognition(), REFERENCE):
-        if entry["system"] in HEADLINE:
-            change = f", {with_bounds(entry['change_percent'])}" if entry["change_percent"] else ""
-            row = rows.setdefault(entry["system"], {"kept": f"{entry['fraction']:.1%}", "seeds": entry["seeds"]})
-            row[entry["metric"]] = f"{entry['score'].value:.1f}{change}"
-    measures = METRICS["asr"]
-    table = [
-        [label, rows[name]["kept"], rows[name]["seeds"], *(rows[name][measure] for measure in measures)]
-        for name, label in HEADLINE.items()
-        if name in rows
-    ]
-    return github(table, ["encoder", "kept", "seeds", *(MEASURES[measure] for measure in measures)])
+    return headline_of(compare(recognition(), REFERENCE), HEADLINE, ["kept", "seeds"], METRICS["asr"])
 
 
 def from_scratch_seeds() -> str:

@@ -53,14 +53,18 @@ HEADLINE = {
 
 def headline() -> str:
     """The residual model of a third of the size beside its rivals, with their forms."""
+    return headline_of(compared(), HEADLINE, ["kept"], MEASURES)
+
+
+def headline_of(entries: list[dict], labels: dict[str, str], columns: Sequence[str], measures: Sequence[str]) -> str:
+    """A line for each system with a label, of `compare`: of `kept` and `seeds` what is wanted, and scores with their changes."""
     rows = {}
-    for entry in compared():
-        if entry["system"] in HEADLINE:
-            change = f", {with_bounds(entry['change_percent'])}" if entry["change_percent"] else ""
-            row = rows.setdefault(entry["system"], {"kept": f"{entry['fraction']:.1%}"})
-            row[entry["metric"]] = f"{entry['score'].value:.1f}{change}"
-    table = [[label, rows[name]["kept"], *(rows[name][metric] for metric in MEASURES)] for name, label in HEADLINE.items()]
-    return github(table, ["encoder", "kept", *MEASURES.values()])
+    for entry in (entry for entry in entries if entry["system"] in labels):
+        change = f", {with_bounds(entry['change_percent'])}" if entry["change_percent"] else ""
+        row = rows.setdefault(entry["system"], {"kept": f"{entry['fraction']:.1%}", "seeds": entry["seeds"]})
+        row[entry["metric"]] = f"{entry['score'].value:.1f}{change}"
+    table = [[label, *(rows[name][key] for key in (*columns, *measures))] for name, label in labels.items() if name in rows]
+    return github(table, ["encoder", *columns, *(MEASURES[measure] for measure in measures)])
 
 
 def quality_seeds() -> str:

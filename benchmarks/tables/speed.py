@@ -60,9 +60,8 @@ def updates() -> str:
 
 def both_halves() -> str:
     """Beam search and updates of models whose decoder shares, too, over stock's."""
-    rows = [row for row in newest("speed_both") if "decoder_group_size" in row]
     table = []
-    for row in sorted(rows, key=lambda row: (row["measure"], row["width"], row["threads"], row.get("batch", 0))):
+    for row in sorted(newest("speed_both"), key=lambda row: (row["measure"], row["width"], row["threads"], row.get("batch", 0))):
         searching = row["measure"] == "beam"
         what = f"beam search, {row['batch']} at once" if searching else f"update, dropout {row['dropout']:g}"
         mode = row["system"] if searching else ""

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from tabulate import tabulate
@@ -85,9 +86,9 @@ def _compress_checkpoint(args: argparse.Namespace) -> dict:
     from residual_st.training_data import TrainingData
 
     state, model = read_model(args.checkpoint, residual=False)
-    forms = {"encoder": _wanted_form(args, stack_of(model))}
-    if _wants_decoder(args):
-        forms["decoder"] = _wanted_decoder_form(args)
+    forms = {"encoder": _encoder_form(args, stack_of(model))}
+    if decoder_form := _decoder_form(args):
+        forms["decoder"] = decoder_form
     for part, form in forms.items():
         plan_form(stack_of(model, part), **form)  # refused before minutes of calibration
     data = None
@@ -95,9 +96,11 @@ def _compress_checkpoint(args: argparse.Namespace) -> dict:
         data = TrainingData(state, args.calibration, args.config_yaml, args.subset, args.valid_subset)
         data.require_manifests(validation=True)
     before = data and data.likelihoods(model)
+    calibration = data and data.calibration(args.calibration_batches, args.seed)
     compressed = {}
     for part, form in forms.items():  # the decoder is calibrated on what it reads from now on
-        calibration = data and data.calibration(args.calibration_batches, args.seed, part)
+        if calibration and part == "decoder":
+            calibration = replace(calibration, encode=data.decode)
         compressed[part] = compress(
             model, stack=stack_of(model, part), **form, refine_updates=args.refine_updates, calibration=calibration
         )
@@ -106,9 +109,9 @@ def _compress_checkpoint(args: argparse.Namespace) -> dict:
     # the dense file may hold an optimizer too, which is no part of it
     sizes = {"model_bytes": _tensor_bytes(result["model"]), "dense_model_bytes": _tensor_bytes(state["model"])}
     losses = {"dense": before, "compressed": data.likelihoods(model)} if data else {}
-    figures = _figures(args, compressed["encoder"], model.encoder)
-    if "decoder" in compressed:
-        figures |= _decoder_figures(compressed["decoder"])
+    figures = {"output": args.output, "encoder_bytes": _encoder_bytes(model.encoder)}
+    for part, outcome in compressed.items():
+        figures |= _figures(part, outcome)
     return {**figures, **sizes, **losses}
 
 
@@ -119,7 +122,7 @@ def _compress_folder(args: argparse.Namespace) -> dict:
     from residual_st.stacks import stack_of
 
     transformers.refuse_existing(args.output, args.force)
-    if _wants_decoder(args):
+    if _decoder_form(args):
         raise InputError(f"{args.checkpoint} is a folder; only decoders of fairseq models can be shared, not Hugging Face's")
     for name in ("config_yaml", "subset", "valid_subset"):
         if getattr(args, name):
@@ -129,7 +132,7 @@ def _compress_folder(args: argparse.Namespace) -> dict:
     source = Path(args.checkpoint)
     model = transformers.load(source)
     stack = stack_of(model)
-    form = _wanted_form(args, stack)
+    form = _encoder_form(args, stack)
     plan_form(stack, **form)
     calibration, held_out = None, None
     if args.calibration:
@@ -140,66 +143,56 @@ def _compress_folder(args: argparse.Namespace) -> dict:
     transformers.save(model, args.output, source, compressed.form)
     sizes = {"model_bytes": _tensor_bytes(dict(model.named_parameters())), "dense_model_bytes": dense_bytes}
     losses = {"dense": before, "compressed": held_out.likelihood(model)} if held_out else {}
-    return {**_figures(args, compressed, stack.owner), **sizes, **losses}
+    figures = {"output": args.output, "encoder_bytes": _encoder_bytes(stack.owner), **_figures("encoder", compressed)}
+    return {**figures, **sizes, **losses}
 
 
-def _wanted_form(args: argparse.Namespace, stack) -> dict:
-    fraction = args.encoder_weight_fraction
-    if args.encoder_mbytes is not None:
-        fraction = fraction_of_bytes(stack, args.encoder_mbytes)
+def _wanted_form(args: argparse.Namespace, part: str) -> dict:
+    """What `compress` is told of a part. The encoder's options have no prefix, but for its size."""
+    prefix = _prefix(part)
     return {
-        "group_size": args.group_size,
-        "pattern": args.sharing_pattern,
-        "rank": args.residual_rank,
-        "weight_fraction": fraction,
+        "group_size": getattr(args, f"{prefix}group_size"),
+        "pattern": getattr(args, f"{prefix}sharing_pattern"),
+        "rank": getattr(args, f"{prefix}residual_rank"),
+        "weight_fraction": getattr(args, f"{part}_weight_fraction"),
         "diagonal": args.diagonal,
     }
 
 
-_DECODER_OPTIONS = {
-    "group_size": "decoder_group_size",
-    "pattern": "decoder_sharing_pattern",
-    "rank": "decoder_residual_rank",
-    "weight_fraction": "decoder_weight_fraction",
-}
+def _encoder_form(args: argparse.Namespace, stack) -> dict:
+    form = _wanted_form(args, "encoder")
+    if args.encoder_mbytes is not None:
+        form["weight_fraction"] = fraction_of_bytes(stack, args.encoder_mbytes)
+    return form
 
 
-def _wants_decoder(args: argparse.Namespace) -> bool:
-    return any(getattr(args, option) is not None for option in _DECODER_OPTIONS.values())
+def _decoder_form(args: argparse.Namespace) -> dict | None:
+    """None where the decoder is to stay dense."""
+    form = _wanted_form(args, "decoder")
+    if all(form[name] is None for name in ("group_size", "pattern", "rank", "weight_fraction")):
+        return None
+    return {**form, "pattern": form["pattern"] or "adjacent"}
 
 
-def _wanted_decoder_form(args: argparse.Namespace) -> dict:
-    given = {name: getattr(args, option) for name, option in _DECODER_OPTIONS.items()}
-    return {**given, "pattern": args.decoder_sharing_pattern or "adjacent", "diagonal": args.diagonal}
+def _prefix(part: str) -> str:
+    return "" if part == "encoder" else f"{part}_"
 
 
-def _figures(args: argparse.Namespace, compressed, encoder) -> dict:
+def _figures(part: str, compressed) -> dict:
+    prefix = _prefix(part)
     return {
-        "output": args.output,
-        "sharing_pattern": str(compressed.form.plan),
-        "residual_rank": str(compressed.form.ranks),
-        "residual_diagonal": compressed.form.diagonal,
-        "encoder_weight_fraction": round(compressed.parameters_after / compressed.parameters_before, 4),
-        "encoder_matrix_parameters": compressed.parameters_after,
-        "dense_encoder_matrix_parameters": compressed.parameters_before,
-        "encoder_bytes": BYTES * sum(parameter.numel() for parameter in encoder.parameters()),
-        "relative_errors": _errors(compressed),
+        f"{prefix}sharing_pattern": str(compressed.form.plan),
+        f"{prefix}residual_rank": str(compressed.form.ranks),
+        f"{prefix}residual_diagonal": compressed.form.diagonal,
+        f"{part}_weight_fraction": round(compressed.parameters_after / compressed.parameters_before, 4),
+        f"{part}_matrix_parameters": compressed.parameters_after,
+        f"dense_{part}_matrix_parameters": compressed.parameters_before,
+        f"{prefix}relative_errors": [{name: round(error, 4) for name, error in row.items()} for row in compressed.errors],
     }
 
 
-def _decoder_figures(compressed) -> dict:
-    return {
-        "decoder_sharing_pattern": str(compressed.form.plan),
-        "decoder_residual_rank": str(compressed.form.ranks),
-        "decoder_weight_fraction": round(compressed.parameters_after / compressed.parameters_before, 4),
-        "decoder_matrix_parameters": compressed.parameters_after,
-        "dense_decoder_matrix_parameters": compressed.parameters_before,
-        "decoder_relative_errors": _errors(compressed),
-    }
-
-
-def _errors(compressed) -> list[dict[str, float]]:
-    return [{name: round(error, 4) for name, error in row.items()} for row in compressed.errors]
+def _encoder_bytes(encoder) -> int:
+    return BYTES * sum(parameter.numel() for parameter in encoder.parameters())
 
 
 def _tensor_bytes(weights: dict) -> int:

@@ -59,13 +59,10 @@ def _to_checkpoint(args: argparse.Namespace) -> int:
         raise InputError(f"{args.source} is of {model.config.model_type}; only Speech2Text is a model of fairseq's")
     if hasattr(model.model.encoder, "shared_weights"):
         raise InputError(f"{args.source} shares its layers; residual-st expand makes an ordinary folder of it")
-    arguments, weights = speech2text.from_speech2text(model)
+    arguments, task_flags, weights = speech2text.from_speech2text(model)
     head, ctc_weight = speech2text.read_ctc_head(Path(args.source))
     flags = parse_model_flags("s2t_transformer", arguments)
-    for name in ("input_feat_per_channel", "input_channels", "max_source_positions", "max_target_positions"):
-        setattr(flags, name, getattr(model.config, name))
-    flags.ctc_weight, flags.tgt_dict_size = ctc_weight, model.config.vocab_size
-    flags.task, flags.criterion = "speech_to_text", "label_smoothed_cross_entropy"
+    vars(flags).update(task_flags, ctc_weight=ctc_weight, task="speech_to_text", criterion="label_smoothed_cross_entropy")
     save_checkpoint(stripped({"args": with_task_flags(flags), "model": {**weights, **head}}), args.output)
     print(f"{args.output}: s2t_transformer, for fairseq-generate with a data configuration of the same vocabulary")
     return 0

@@ -12,12 +12,11 @@ from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerModel
 from residual_st.checkpoints import dictionary_size, model_flags, weights_alone
 from residual_st.compression.pipeline import Compressed
 from residual_st.errors import InputError
-from residual_st.models.form import OUR_FLAGS, PARTS, matrix_shapes
+from residual_st.models.form import OUR_FLAGS, matrix_shapes
 from residual_st.models.s2t_residual_transformer import S2TResidualTransformerModel
-from residual_st.models.shared_layers import LAST_OF_A_BRANCH
+from residual_st.models.shared_layers import LAST_OF_A_BRANCH, layers_of
 from residual_st.models.standalone import build_model, load_model
 from residual_st.sharing import ResidualLinear, SharedForm, matrices, unshare_layers
-from residual_st.stacks import stack_of
 
 _OUR_CRITERION = "label_smoothed_cross_entropy_with_residual"
 _OUR_CRITERION_FLAGS = ("residual_penalty", "distill_from", "distill_weight", "distill_temperature", "distill_encoder_weight")
@@ -135,11 +134,10 @@ def dense_checkpoint(state: dict, model: S2TResidualTransformerModel) -> dict:
 
 def expand(model: S2TResidualTransformerModel) -> None:
     """Give every layer its composed weights as plain `nn.Linear`s, in place."""
-    for part in PARTS:
-        stack = stack_of(model, part)
-        unshare_layers(stack.layers)
-        if hasattr(stack.owner, "shared_weights"):
-            del stack.owner.shared_weights
+    for part in (model.encoder, model.decoder):
+        unshare_layers(layers_of(part))
+        if hasattr(part, "shared_weights"):
+            del part.shared_weights
 
 
 def _stock_criterion(ctc_weight: float) -> str:

@@ -32,4 +32,4 @@ class S2TResidualTransformerDecoder(TransformerDecoderScriptable):
 
     def prepare_for_inference_(self) -> None:
         """Take the form for translation, for good."""
-        take_inference_form_(self, self.layers)
+        take_inference_form_(self)

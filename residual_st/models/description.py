@@ -7,6 +7,7 @@ from fairseq.models import BaseFairseqModel
 from torch import nn
 
 from residual_st.models.form import PARTS
+from residual_st.models.shared_layers import layers_of
 from residual_st.sharing import ResidualLinear, matrices, matrix_parameters, residual_energies
 
 
@@ -15,13 +16,13 @@ def describe(model: BaseFairseqModel, flags: argparse.Namespace) -> dict:
     parameters = _parameters(model)
     figures = {
         "arch": flags.arch,
-        **_sizes("encoder", model.encoder.transformer_layers),
+        **_sizes("encoder", model.encoder),
         "encoder_parameters": sum(parameter.numel() for parameter in model.encoder.parameters()),
         "total_parameters": sum(parameter.numel() for parameter in model.parameters()),
         **_sharing("encoder", model.encoder, flags),
     }
     if len(getattr(model.decoder, "shared_weights", ())):
-        decoder = _sizes("decoder", model.decoder.layers), _sharing("decoder", model.decoder, flags)
+        decoder = _sizes("decoder", model.decoder), _sharing("decoder", model.decoder, flags)
         figures |= decoder[0] | {f"decoder_{name}": value for name, value in decoder[1].items()}
     return figures | {
         "parts": {
@@ -34,11 +35,6 @@ def describe(model: BaseFairseqModel, flags: argparse.Namespace) -> dict:
     }
 
 
-def layers_of(model: BaseFairseqModel) -> dict[str, nn.ModuleList]:
-    """The layers of the encoder and of the decoder."""
-    return {"encoder": model.encoder.transformer_layers, "decoder": model.decoder.layers}
-
-
 def _parameters(model: BaseFairseqModel) -> dict[str, list[nn.Parameter]]:
     """Every parameter once, by the part that it is of."""
     parts = {"encoder subsampler": model.encoder.subsample}
@@ -46,7 +42,7 @@ def _parameters(model: BaseFairseqModel) -> dict[str, list[nn.Parameter]]:
         part = getattr(model, name)
         shared = getattr(part, "shared_weights", ())
         if name == "encoder" or len(shared):
-            parts[f"{name} layers"] = layers_of(model)[name]
+            parts[f"{name} layers"] = layers_of(part)
         if len(shared):
             parts[f"{name} shared weights"] = shared
     parameters = {name: list(part.parameters()) for name, part in parts.items()}
@@ -57,7 +53,8 @@ def _parameters(model: BaseFairseqModel) -> dict[str, list[nn.Parameter]]:
     return parameters
 
 
-def _sizes(part: str, layers: nn.ModuleList) -> dict:
+def _sizes(part: str, module: nn.Module) -> dict:
+    layers = layers_of(module)
     linears = [linear for layer in layers for _, linear in matrices(layer)]
     dense, kept = sum(linear.in_features * linear.out_features for linear in linears), matrix_parameters(layers)
     return {
@@ -82,8 +79,8 @@ def residual_energy(model: BaseFairseqModel) -> list[dict]:
     """For each layer and matrix, the squared norm of its residual over that of its shared weight. The decoder's names say so."""
     rows = []
     with torch.no_grad():
-        for part, layers in layers_of(model).items():
-            for index, layer in enumerate(layers):
+        for part in PARTS:
+            for index, layer in enumerate(layers_of(getattr(model, part))):
                 for name, linear in matrices(layer):
                     if isinstance(linear, ResidualLinear):
                         residual, shared = residual_energies([linear]).item(), linear.shared_weight.double().square().sum().item()

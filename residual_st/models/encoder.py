@@ -32,4 +32,4 @@ class S2TResidualTransformerEncoder(S2TTransformerEncoder):
         if len(self.shared_weights):
             self.subsample = fastest_subsampler(self.subsample)
             transpose_storage_(self.subsample)
-        take_inference_form_(self, self.transformer_layers)
+        take_inference_form_(self)

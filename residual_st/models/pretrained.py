@@ -11,6 +11,7 @@ from residual_st.compat import reconcile_versions
 from residual_st.compression.pipeline import compress
 from residual_st.errors import InputError
 from residual_st.models.form import OUR_FLAGS, flag_difference, form_of_part, shaping_flags
+from residual_st.models.shared_layers import layers_of
 from residual_st.sharing import unshare_layers
 
 logger = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ def check_pretrained(component: nn.Module, args, flag: str) -> tuple[dict[str, T
     if loaded and _is_shared(expected) and not _is_shared(loaded):
         dense = copy.deepcopy(component)
         with torch.random.fork_rng(devices=[]):  # a model's draws must not depend on where its encoder is from
-            unshare_layers(_layers(dense))
+            unshare_layers(layers_of(dense))
         del dense.shared_weights
         reconcile_versions(loaded, dense.state_dict())
         check_weights(dense, loaded, flag, path)
@@ -106,15 +107,11 @@ def _is_shared(state: dict[str, Tensor]) -> bool:
     return any(key.startswith("shared_weights.") for key in state)
 
 
-def _layers(component: nn.Module) -> nn.ModuleList:
-    return component.transformer_layers if hasattr(component, "transformer_layers") else component.layers
-
-
 def _compressed(dense: nn.Module, args, flag: str, path: str) -> dict[str, Tensor]:
     """The state of a dense encoder or decoder in the form of a residual one with these flags."""
     with torch.random.fork_rng(devices=[]):  # see check_pretrained
         form = form_of_part(args, part_of(flag))
-        result = compress(_layers(dense), rank=form.ranks, pattern=str(form.plan), diagonal=form.diagonal)
+        result = compress(layers_of(dense), rank=form.ranks, pattern=str(form.plan), diagonal=form.diagonal)
     dense.shared_weights = result.shared_weights
     errors = [error for row in result.errors for error in row.values()]
     logger.info(

@@ -9,6 +9,11 @@ INFERENCE_MODES = ("compact", "fast")
 LAST_OF_A_BRANCH = ("self_attn.out_proj", "encoder_attn.out_proj", "fc2")  # whose output is added to the layer's input
 
 
+def layers_of(part: nn.Module) -> nn.ModuleList:
+    """The layers of a fairseq encoder or decoder."""
+    return part.transformer_layers if hasattr(part, "transformer_layers") else part.layers
+
+
 def share_new_layers(layers: nn.ModuleList, form: SharedForm) -> SharedWeights:
     """`share_layers` for training from scratch: the shared matrices that end a residual branch start at 0.
 
@@ -24,13 +29,14 @@ def share_new_layers(layers: nn.ModuleList, form: SharedForm) -> SharedWeights:
     return shared_weights
 
 
-def take_inference_form_(part: nn.Module, layers: nn.ModuleList) -> None:
-    """Take the form for translation, for good, as `part.inference_mode` says.
+def take_inference_form_(part: nn.Module) -> None:
+    """Give an encoder or decoder the form for translation, for good, as `part.inference_mode` says.
 
     With `fast` every weight is composed and its terms are let go. Layers that share nothing stay as they are.
     """
     if not len(part.shared_weights):
         return
+    layers = layers_of(part)
     if part.inference_mode == "fast":
         for layer in layers:
             layer.compose_()

@@ -45,13 +45,10 @@ _FLAGS = {
     "attention_dropout": "attention_dropout",
     "activation_dropout": "activation_dropout",
     "activation_fn": "activation_function",
-    "max_source_positions": "max_source_positions",
-    "max_target_positions": "max_target_positions",
-    "input_feat_per_channel": "input_feat_per_channel",
-    "input_channels": "input_channels",
     "conv_channels": "conv_channels",
-    "share_decoder_input_output_embed": "tie_word_embeddings",
 }
+# of one name on both sides
+_TASK_FLAGS = ("max_source_positions", "max_target_positions", "input_feat_per_channel", "input_channels")
 # what Speech2Text is built with, whatever its config says
 _FIXED = {
     "encoder_normalize_before": True,
@@ -89,6 +86,8 @@ def to_speech2text(flags: argparse.Namespace, weights: dict[str, Tensor]) -> Spe
     kernels = [int(size) for size in flags.conv_kernel_sizes.split(",")]
     config = Speech2TextConfig(
         **{name: getattr(flags, flag) for flag, name in _FLAGS.items()},
+        **{name: getattr(flags, name) for name in _TASK_FLAGS},
+        tie_word_embeddings=flags.share_decoder_input_output_embed,
         vocab_size=len(weights["decoder.embed_tokens.weight"]),
         scale_embedding=not flags.no_scale_embedding,
         num_conv_layers=len(kernels),
@@ -117,25 +116,22 @@ def to_speech2text(flags: argparse.Namespace, weights: dict[str, Tensor]) -> Spe
     return model.eval()
 
 
-def from_speech2text(model: Speech2TextForConditionalGeneration) -> tuple[list[str], dict[str, Tensor]]:
-    """The same model as an `s2t_transformer`: its flags as options of fairseq-train, and its state dict."""
+def from_speech2text(model: Speech2TextForConditionalGeneration) -> tuple[list[str], dict, dict[str, Tensor]]:
+    """The same model as an `s2t_transformer`: its flags as options of fairseq-train, those that its task adds, its state dict."""
     config = model.config
-    if config.encoder_layerdrop or config.decoder_layerdrop:
-        config.encoder_layerdrop = config.decoder_layerdrop = 0.0  # acts in training alone, and s2t_transformer has none
-    options = {flag: getattr(config, name) for flag, name in _FLAGS.items() if not isinstance(getattr(config, name), bool)}
+    options = {flag: getattr(config, name) for flag, name in _FLAGS.items()}
     options["conv_kernel_sizes"] = ",".join(map(str, config.conv_kernel_sizes))
     options["decoder_embed_dim"] = config.d_model
     switches = {"share_decoder_input_output_embed": config.tie_word_embeddings, "no_scale_embedding": not config.scale_embedding}
     switches |= {"encoder_normalize_before": True, "decoder_normalize_before": True}
-    task = {"input_feat_per_channel", "input_channels", "max_source_positions", "max_target_positions"}
-    arguments = [str(part) for flag, value in options.items() if flag not in task for part in (_option(flag), value)]
+    arguments = [str(part) for flag, value in options.items() for part in (_option(flag), value)]
     arguments += [_option(flag) for flag, given in switches.items() if given]
     weights = {"decoder.version": torch.tensor([3.0])}  # without it fairseq leaves out the decoder's last norm
     for name, value in model.state_dict().items():
         if "embed_positions" not in name:
             old, new = next((old, new) for old, new in _PREFIXES.items() if name.startswith(new))
             weights[old + name.removeprefix(new)] = value
-    return arguments, weights
+    return arguments, {"tgt_dict_size": config.vocab_size, **{name: getattr(config, name) for name in _TASK_FLAGS}}, weights
 
 
 def _option(flag: str) -> str:
