@@ -10,14 +10,16 @@ import re
 import sys
 from pathlib import Path
 
-from tables import compression, from_scratch, quality, speed
+from tables import compression, from_scratch, quality, real_models, speed
 
 from residual_st.benchmark import plots
 
 
 def main() -> int:
     root, prefix = Path(__file__).parent.parent, "".join(sys.argv[1:])
-    tables = {name: table for module in (compression, from_scratch, quality, speed) for name, table in vars(module).items()}
+    tables = {
+        name: table for module in (compression, from_scratch, quality, real_models, speed) for name, table in vars(module).items()
+    }
     for path in (root / "README.md", *sorted((root / "docs").glob("*.md")), root / "examples/must_c/README.md"):
         text = path.read_text(encoding="utf-8")
         for name in re.findall(r"^<!-- (\w+) -->$", text, re.MULTILINE):

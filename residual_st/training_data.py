@@ -86,13 +86,13 @@ class TrainingData:
             encoded = self.encode(model, batch)
         model.decoder(batch["net_input"]["prev_output_tokens"], encoder_out=encoded)
 
-    def calibration(self, batches: int, seed: int) -> Calibration:
+    def calibration(self, batches: int, seed: int, more: int = 0) -> Calibration:
         """Random batches of the training subsets, of at most 10,000 frames each, with the model's own loss, for the encoder.
 
-        For a decoder's stack `decode` takes the place of `encode`.
+        For a decoder's stack `decode` takes the place of `encode`. `more` are further batches, which refinement alone uses.
         """
-        chosen = list(islice(self.batches(self.train_subset, seed, shuffle=True), batches))
-        return Calibration(chosen, self.loss, self.encode)
+        chosen = list(islice(self.batches(self.train_subset, seed, shuffle=True), batches + more))
+        return Calibration(chosen[:batches], self.loss, self.encode, more=chosen[batches:])
 
     def likelihoods(self, model: S2TTransformerModel) -> dict[str, float]:
         """Per target token of the validation subsets, base 2 as fairseq logs them: `nll_loss`, and `ctc_loss` if there is one."""

@@ -5,15 +5,12 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from tabulate import tabulate
-
 from residual_st.cli.arguments import add_data_arguments, add_output_arguments
+from residual_st.cli.compress_tables import BYTES, encoder_bytes, figures_of, format_tables, prefix_of, sizes_tried, tensor_bytes
 from residual_st.errors import InputError
 from residual_st.files import refuse_existing
 from residual_st.sharing.plan import PATTERNS
 from residual_st.sharing.ranks import ResidualRanks
-
-BYTES = 4  # of a float32 weight
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     size.add_argument("--residual-rank", type=ResidualRanks.flag, metavar="R", help="rank of the residuals (default: 2), or a list")
     size.add_argument(
         "--encoder-weight-fraction", type=float, metavar="F", help="kept matrix weights; chooses ranks and group size"
+    )
+    size.add_argument(
+        "--max-loss",
+        type=percentage,
+        metavar="P%",
+        help="the smallest encoder whose loss on batches held out rises by no more, such as 1%%; needs --calibration",
     )
     size.add_argument("--encoder-mbytes", type=float, metavar="MB", help="the whole encoder in float32, 1 MB being 10^6 bytes")
     decoder = parser.add_argument_group("decoder", "stays dense without one of these; --diagonal and the data are the encoder's")
@@ -60,8 +63,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="steps that bring layer outputs closer, without labels (default: 0)",
     )
+    parser.add_argument(
+        "--refine-batches", type=int, default=0, metavar="N", help="for these steps, besides the calibration batches (default: 0)"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of the choice of calibration batches (default: 1)")
     parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def percentage(text: str) -> float:
+    """An argparse type: `1%` or `0.01`."""
+    value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 100 %; give 1% or 0.01")
+    return value
 
 
 def run(args: argparse.Namespace) -> int:
@@ -69,7 +83,13 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"--calibration-batches {args.calibration_batches} must be at least 1")
     if args.refine_updates < 0:
         raise InputError(f"--refine-updates {args.refine_updates} must be at least 0")
-    for name in ("refine_updates", "config_yaml", "subset", "valid_subset"):
+    if args.max_loss and _decoder_form(args):
+        raise InputError("--max-loss is of the encoder; compress the decoder in a second run, without it")
+    if args.refine_batches < 0:
+        raise InputError(f"--refine-batches {args.refine_batches} must be at least 0")
+    if args.refine_batches and not args.refine_updates:
+        raise InputError(f"--refine-batches {args.refine_batches} needs --refine-updates")
+    for name in ("refine_updates", "config_yaml", "subset", "valid_subset", "max_loss"):
         if getattr(args, name) and not args.calibration:
             raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)} needs --calibration DATA")
     figures = _compress_folder(args) if Path(args.checkpoint).is_dir() else _compress_checkpoint(args)
@@ -80,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
 def _compress_checkpoint(args: argparse.Namespace) -> dict:
     refuse_existing(args.output, args.force)
     from residual_st.checkpoints import save_checkpoint
-    from residual_st.compression import compress, plan_form
+    from residual_st.compression import plan_form
     from residual_st.models.conversion import read_model, residual_checkpoint
     from residual_st.stacks import stack_of
     from residual_st.training_data import TrainingData
@@ -90,35 +110,33 @@ def _compress_checkpoint(args: argparse.Namespace) -> dict:
     if decoder_form := _decoder_form(args):
         forms["decoder"] = decoder_form
     for part, form in forms.items():
-        plan_form(stack_of(model, part), **form)  # refused before minutes of calibration
+        plan_form(stack_of(model, part), **form, calibrated=bool(args.calibration))  # refused before minutes of calibration
     data = None
     if args.calibration:
         data = TrainingData(state, args.calibration, args.config_yaml, args.subset, args.valid_subset)
         data.require_manifests(validation=True)
     before = data and data.likelihoods(model)
-    calibration = data and data.calibration(args.calibration_batches, args.seed)
+    calibration = data and data.calibration(args.calibration_batches, args.seed, args.refine_batches)
     compressed = {}
     for part, form in forms.items():  # the decoder is calibrated on what it reads from now on
         if calibration and part == "decoder":
             calibration = replace(calibration, encode=data.decode)
-        compressed[part] = compress(
-            model, stack=stack_of(model, part), **form, refine_updates=args.refine_updates, calibration=calibration
-        )
+        compressed[part], probes = _compress(args, model, stack_of(model, part), form, calibration)
     result = residual_checkpoint(state, model, compressed)
     save_checkpoint(result, args.output)
     # the dense file may hold an optimizer too, which is no part of it
-    sizes = {"model_bytes": _tensor_bytes(result["model"]), "dense_model_bytes": _tensor_bytes(state["model"])}
+    sizes = {"model_bytes": tensor_bytes(result["model"]), "dense_model_bytes": tensor_bytes(state["model"])}
     losses = {"dense": before, "compressed": data.likelihoods(model)} if data else {}
-    figures = {"output": args.output, "encoder_bytes": _encoder_bytes(model.encoder)}
+    figures = {"output": args.output, "encoder_bytes": encoder_bytes(model.encoder)}
     for part, outcome in compressed.items():
-        figures |= _figures(part, outcome)
-    return {**figures, **sizes, **losses}
+        figures |= figures_of(part, outcome)
+    return {**figures, **sizes, **losses, **sizes_tried(probes)}
 
 
 def _compress_folder(args: argparse.Namespace) -> dict:
     """Of a Hugging Face model."""
     from residual_st import transformers
-    from residual_st.compression import compress, plan_form
+    from residual_st.compression import plan_form
     from residual_st.stacks import stack_of
 
     transformers.refuse_existing(args.output, args.force)
@@ -133,23 +151,36 @@ def _compress_folder(args: argparse.Namespace) -> dict:
     model = transformers.load(source)
     stack = stack_of(model)
     form = _encoder_form(args, stack)
-    plan_form(stack, **form)
+    plan_form(stack, **form, calibrated=bool(args.calibration))
     calibration, held_out = None, None
     if args.calibration:
-        calibration, held_out = transformers.audio_calibration(model, source, args.calibration, args.calibration_batches, args.seed)
-    dense_bytes = _tensor_bytes(dict(model.named_parameters()))  # in which weights that are tied stand once, as in the file
+        calibration, held_out = transformers.audio_calibration(
+            model, source, args.calibration, args.calibration_batches, args.seed, args.refine_batches
+        )
+    dense_bytes = tensor_bytes(dict(model.named_parameters()))  # in which weights that are tied stand once, as in the file
     before = held_out and held_out.likelihood(model)
-    compressed = compress(model, **form, refine_updates=args.refine_updates, calibration=calibration)
+    compressed, probes = _compress(args, model, stack, form, calibration)
     transformers.save(model, args.output, source, compressed.form)
-    sizes = {"model_bytes": _tensor_bytes(dict(model.named_parameters())), "dense_model_bytes": dense_bytes}
+    sizes = {"model_bytes": tensor_bytes(dict(model.named_parameters())), "dense_model_bytes": dense_bytes}
     losses = {"dense": before, "compressed": held_out.likelihood(model)} if held_out else {}
-    figures = {"output": args.output, "encoder_bytes": _encoder_bytes(stack.owner), **_figures("encoder", compressed)}
-    return {**figures, **sizes, **losses}
+    figures = {"output": args.output, "encoder_bytes": encoder_bytes(stack.owner), **figures_of("encoder", compressed)}
+    return {**figures, **sizes, **losses, **sizes_tried(probes)}
+
+
+def _compress(args: argparse.Namespace, model, stack, form: dict, calibration) -> tuple:
+    """What became of a part, and the sizes that were tried for --max-loss."""
+    from residual_st.compression import compress, compress_within
+
+    options = {"stack": stack, "refine_updates": args.refine_updates}
+    if not args.max_loss:
+        return compress(model, **form, **options, calibration=calibration), []
+    form = {name: value for name, value in form.items() if name not in ("rank", "weight_fraction")}
+    return compress_within(model, args.max_loss, calibration, **form, **options)
 
 
 def _wanted_form(args: argparse.Namespace, part: str) -> dict:
     """What `compress` is told of a part. The encoder's options have no prefix, but for its size."""
-    prefix = _prefix(part)
+    prefix = prefix_of(part)
     return {
         "group_size": getattr(args, f"{prefix}group_size"),
         "pattern": getattr(args, f"{prefix}sharing_pattern"),
@@ -174,31 +205,6 @@ def _decoder_form(args: argparse.Namespace) -> dict | None:
     return {**form, "pattern": form["pattern"] or "adjacent"}
 
 
-def _prefix(part: str) -> str:
-    return "" if part == "encoder" else f"{part}_"
-
-
-def _figures(part: str, compressed) -> dict:
-    prefix = _prefix(part)
-    return {
-        f"{prefix}sharing_pattern": str(compressed.form.plan),
-        f"{prefix}residual_rank": str(compressed.form.ranks),
-        f"{prefix}residual_diagonal": compressed.form.diagonal,
-        f"{part}_weight_fraction": round(compressed.parameters_after / compressed.parameters_before, 4),
-        f"{part}_matrix_parameters": compressed.parameters_after,
-        f"dense_{part}_matrix_parameters": compressed.parameters_before,
-        f"{prefix}relative_errors": [{name: round(error, 4) for name, error in row.items()} for row in compressed.errors],
-    }
-
-
-def _encoder_bytes(encoder) -> int:
-    return BYTES * sum(parameter.numel() for parameter in encoder.parameters())
-
-
-def _tensor_bytes(weights: dict) -> int:
-    return sum(value.numel() * value.element_size() for value in weights.values())
-
-
 def fraction_of_bytes(stack, megabytes: float) -> float:
     """The weight fraction at which a stack's encoder, in float32, has that size."""
     from residual_st.sharing import matrix_parameters
@@ -211,40 +217,3 @@ def fraction_of_bytes(stack, megabytes: float) -> float:
             f"--encoder-mbytes {megabytes:g} cannot be met: what no layer can share takes {rest * BYTES / 1e6:.2f} MB alone"
         )
     return fraction
-
-
-def format_tables(figures: dict) -> str:
-    sizes = [
-        [f"{part} matrices", figures[f"dense_{part}_matrix_parameters"], figures[f"{part}_matrix_parameters"]]
-        for part in ("encoder", "decoder")
-        if f"{part}_matrix_parameters" in figures
-    ]
-    sizes.append(["whole model, bytes", figures["dense_model_bytes"], figures["model_bytes"]])
-    plan = [
-        ["groups", figures["sharing_pattern"]],
-        ["residual rank", figures["residual_rank"]],
-        ["residual diagonal", figures["residual_diagonal"]],
-        ["encoder weight fraction", figures["encoder_weight_fraction"]],
-    ]
-    for name in ("sharing_pattern", "residual_rank", "weight_fraction"):
-        if f"decoder_{name}" in figures:
-            plan.append([f"decoder {name.replace('_', ' ')}", figures[f"decoder_{name}"]])
-    tables = [
-        *(_error_table(title, figures[key]) for title, key in _ERROR_TABLES.items() if key in figures),
-        tabulate(plan, tablefmt="plain", disable_numparse=True),
-        tabulate(sizes, ["size", "dense", "residual"], intfmt=","),
-    ]
-    if "dense" in figures:
-        losses = [
-            [f"{name} on the validation subset", value, figures["compressed"][name]] for name, value in figures["dense"].items()
-        ]
-        tables.append(tabulate(losses, ["per token, base 2", "dense", "residual"], floatfmt=".3f"))
-    return "\n\n".join([*tables, f"wrote {figures['output']}"])
-
-
-_ERROR_TABLES = {"relative error": "relative_errors", "relative error, decoder": "decoder_relative_errors"}
-
-
-def _error_table(title: str, errors: list[dict[str, float]]) -> str:
-    rows = [[layer, *row.values()] for layer, row in enumerate(errors)]
-    return f"{title}\n" + tabulate(rows, ["layer", *errors[0]], floatfmt=".3f")

@@ -5,5 +5,6 @@
 
 from residual_st.compression.moments import Calibration
 from residual_st.compression.pipeline import Compressed, compress, plan_form
+from residual_st.compression.search import Probe, compress_within
 
-__all__ = ["Calibration", "Compressed", "compress", "plan_form"]
+__all__ = ["Calibration", "Compressed", "Probe", "compress", "compress_within", "plan_form"]

@@ -1,66 +1,164 @@
-"""Choosing the group size and the ranks for a budget of parameters."""
+"""Choosing the form for a budget of parameters: the group size, which kinds of matrices share at all, and the ranks."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from residual_st.compression.allocation import allocate
-from residual_st.compression.fit import Fit, Stack
+from residual_st.compression.allocation import Spectrum, allocate, lowest_price
+from residual_st.compression.fit import Fit, Ranks, Stack
 from residual_st.errors import InputError
 from residual_st.sharing.plan import SharingPlan
+from residual_st.sharing.ranks import Alone
 
 SURVEY_ROUNDS = 4  # of factorization where group sizes are only compared
+HOPELESS = 1.5  # times the loss foretold without sharing, from which on sharing is not tried ...
+ENOUGH_HOPELESS = 2  # ... and so many plans of that kind are enough to survey no more
 ALLOCATIONS = 2  # of the ranks, each from the factors of the one before
 
 
-def plans_within(
-    shapes: list[tuple[int, int]], count: int, diagonal: bool, weight_fraction: float, group_size: int | None, pattern: str
-) -> dict[SharingPlan, int]:
-    """Plan -> parameters left for low-rank residuals, for every group size that leaves room, or for the one given.
+@dataclass(frozen=True)
+class Budget:
+    """What a stack's matrices may take.
+
+    Attributes:
+        plans: ways to share, of which one is chosen.
+        parameters: of shared matrices and low-rank terms together; the diagonals are counted besides.
+        sharing_only: whether every matrix has to share.
+    """
+
+    plans: list[SharingPlan]
+    parameters: int
+    sharing_only: bool
+
+
+def budget_of(
+    shapes: list[tuple[int, int]],
+    count: int,
+    diagonal: bool,
+    weight_fraction: float,
+    group_size: int | None,
+    pattern: str,
+    sharing_only: bool,
+) -> Budget:
+    """The budget for a fraction of the dense weights, with the plans for every group size that leaves room, or for the one given.
 
     Args:
         shapes: of the matrices of each of `count` layers.
 
     Raises:
-        InputError: if even the smallest is larger than the budget.
+        InputError: if even the smallest form is larger than the budget.
     """
     layer_size = sum(rows * columns for rows, columns in shapes)
     diagonals = count * sum(map(min, shapes)) if diagonal else 0
+    parameters = int(weight_fraction * layer_size * count) - diagonals
     sizes = range(2, count + 1) if group_size is None else [group_size]
-    plans = dict.fromkeys(SharingPlan.make(count, size, pattern) for size in sizes)  # some sizes come to the same plan
-    fixed = {plan: plan.n_groups * layer_size + diagonals for plan in plans}
-    budget = int(weight_fraction * layer_size * count)
-    left = {plan: budget - size for plan, size in fixed.items() if size <= budget}
-    if not left:
-        smallest = math.ceil(1000 * min(fixed.values()) / (layer_size * count)) / 1000
+    plans = list(dict.fromkeys(SharingPlan.make(count, size, pattern) for size in sizes))  # some sizes come to the same plan
+    least = min((plan.n_groups * layer_size for plan in plans), default=math.inf)
+    if not sharing_only:  # products of rank 1
+        least = min(least, count * sum(map(sum, shapes)))
+    if least > parameters:
+        smallest = math.ceil(1000 * (least + diagonals) / (layer_size * count)) / 1000
         at_size = f" at group size {group_size}" if group_size else ""
         raise InputError(
             f"weight fraction {weight_fraction:g} cannot be met: the smallest of these layers{at_size} is {smallest:.3f}"
         )
-    return left
+    return Budget([plan for plan in plans if plan.n_groups * layer_size <= parameters], parameters, sharing_only)
 
 
-def fit_budget(stack: Stack, left: dict[SharingPlan, int], rounds: int) -> Fit:
-    """The fit that loses least among plans, each with the parameters that `plans_within` leaves for its residuals.
+def fits_within(stack: Stack, budget: Budget, rounds: int) -> list[Fit]:
+    """Fits that fill a budget: one in which everything shares, with the plan that loses least; unless `sharing_only`, one in which
+    nothing does, and one in which those kinds of matrices share for which a quick fit foretells less loss.
 
-    Where there are several they are surveyed first, and the best is fitted in full.
+    How much a form loses in all is foretold well within one of these three only, so the caller measures which is best. Sharing for
+    which far more loss is foretold than for none is not among them.
     """
-    best = next(iter(left))
-    if len(left) > 1:
-        errors = {plan: _survey(stack, plan, room) for plan, room in left.items()}
-        best = min(errors, key=errors.get)
-    fit = _fit_equal_ranks(stack, best, left[best], rounds)
+    if budget.sharing_only and len(budget.plans) == 1:
+        return [_fit_plan(stack, budget.plans[0], [True] * len(stack.shapes), None, budget.parameters, rounds)]
+    alone = None if budget.sharing_only else _by_kind(stack, stack.spectra_alone())
+    limit = math.inf if alone is None else HOPELESS * _loss_alone(alone, budget.parameters)
+    shared, partly = {}, {}  # (plan, which kinds share) -> foretold error
+    hopeless = 0
+    for plan in reversed(budget.plans):  # the largest groups first
+        spectra = _by_kind(stack, _fit_equal_ranks(stack, plan, budget.parameters).spectra())
+        error, kinds = _share_where_it_pays(stack, plan, spectra, None, budget.parameters)
+        if error < limit:
+            shared[plan, kinds] = error
+        if alone is not None:
+            error, kinds = _share_where_it_pays(stack, plan, spectra, alone, budget.parameters)
+            if any(kinds):
+                partly[plan, kinds] = error
+            elif (plan, (True,) * len(kinds)) not in shared:
+                hopeless += 1
+        if hopeless == ENOUGH_HOPELESS:
+            break
+    chosen = [min(forms, key=forms.get) for forms in (shared, partly) if forms]
+    if alone is not None:
+        chosen.append((SharingPlan.make(len(stack.layers), 1), (False,) * len(stack.shapes)))
+    return [_fit_plan(stack, plan, kinds, alone, budget.parameters, rounds) for plan, kinds in dict.fromkeys(chosen)]
+
+
+def _loss_alone(alone: "Kinds", parameters: int) -> float:
+    spectra = [spectrum for kind in alone for spectrum in kind]
+    price = lowest_price(lambda price: sum(spectrum.at(price).parameters for spectrum in spectra), parameters)
+    return sum(spectrum.at(price).error for spectrum in spectra)
+
+
+Kinds = list[list[Spectrum]]  # of each matrix of a layer, the spectra of all layers
+
+
+def _share_where_it_pays(
+    stack: Stack, plan: SharingPlan, shared: Kinds, alone: Kinds | None, parameters: int
+) -> tuple[float, tuple[bool, ...]]:
+    """The error that is left when each kind of matrix has the better form, at one price of a parameter; and which shares."""
+
+    def kinds_at(price: float) -> list[tuple[float, int, float, bool]]:
+        """Of each kind: error and price, parameters, error, whether it shares."""
+        kinds = []
+        for kind, (rows, columns) in enumerate(stack.shapes):
+            forms = [(shared[kind], plan.n_groups * rows * columns, True)]
+            if alone is not None:
+                forms.append((alone[kind], 0, False))
+            outcomes = []
+            for spectra, owned, shares in forms:
+                choices = [spectrum.at(price) for spectrum in spectra]
+                taken, error = owned + sum(choice.parameters for choice in choices), sum(choice.error for choice in choices)
+                outcomes.append((error + price * taken, taken, error, shares))
+            kinds.append(min(outcomes))
+        return kinds
+
+    price = lowest_price(lambda price: sum(taken for _, taken, _, _ in kinds_at(price)), parameters)
+    chosen = kinds_at(price)
+    return sum(error for _, _, error, _ in chosen), tuple(shares for *_, shares in chosen)
+
+
+def _fit_plan(stack: Stack, plan: SharingPlan, sharing: Sequence[bool], alone: Kinds | None, parameters: int, rounds: int) -> Fit:
+    if not any(sharing):
+        plan = SharingPlan.make(len(stack.layers), 1)
+        return stack.fit(plan, _ranks(stack, alone, sharing, parameters), rounds)
+    owned = plan.n_groups * sum(rows * columns for (rows, columns), shares in zip(stack.shapes, sharing) if shares)
+    fit = _fit_equal_ranks(stack, plan, parameters, rounds)
     for _ in range(ALLOCATIONS):
-        chosen = iter(allocate(fit.spectra(), left[best]))
-        fit = stack.fit(best, [[next(chosen) for _ in stack.shapes] for _ in stack.layers], rounds, fit.layers)
+        shared = _by_kind(stack, fit.spectra())
+        kinds = [shared[kind] if shares else alone[kind] for kind, shares in enumerate(sharing)]
+        fit = stack.fit(plan, _ranks(stack, kinds, sharing, parameters - owned), rounds, fit.layers)
     return fit
 
 
-def _survey(stack: Stack, plan: SharingPlan, budget: int) -> float:
-    """The error that would be left with the best ranks, as a quick fit with equal ones foretells it."""
-    spectra = _fit_equal_ranks(stack, plan, budget, SURVEY_ROUNDS).spectra()
-    return sum(spectrum.energies[rank:].sum().item() for spectrum, rank in zip(spectra, allocate(spectra, budget)))
+def _ranks(stack: Stack, kinds: Kinds, sharing: Sequence[bool], parameters: int) -> Ranks:
+    """The best ranks for the parameters that U leaves."""
+    chosen = iter(allocate([spectrum for spectra in kinds for spectrum in spectra], parameters))
+    by_kind = [[next(chosen) if shares else Alone(next(chosen)) for _ in stack.layers] for shares in sharing]
+    return [list(row) for row in zip(*by_kind)]
 
 
-def _fit_equal_ranks(stack: Stack, plan: SharingPlan, budget: int, rounds: int) -> Fit:
+def _by_kind(stack: Stack, spectra: list[Spectrum]) -> Kinds:
+    count = len(stack.shapes)
+    return [spectra[kind::count] for kind in range(count)]
+
+
+def _fit_equal_ranks(stack: Stack, plan: SharingPlan, parameters: int, rounds: int = SURVEY_ROUNDS) -> Fit:
+    """All sharing."""
     count, shapes = len(stack.layers), stack.shapes
-    equal = min(budget // (count * sum(map(sum, shapes))), min(map(min, shapes)))
+    left = parameters - plan.n_groups * sum(rows * columns for rows, columns in shapes)
+    equal = min(left // (count * sum(map(sum, shapes))), min(map(min, shapes)))
     return stack.fit(plan, [[equal] * len(shapes)] * count, rounds)

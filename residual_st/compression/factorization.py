@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 
 from residual_st.compression.layer_weights import Metric
+from residual_st.sharing.ranks import Alone
 
 MEAN_STEPS = 50  # of conjugate gradients, at most
 START_STEPS, ROUND_STEPS = 15, 1  # ... in alternation, where residuals change between: before the first round, and in each
 TOLERANCE = 1e-4  # of the error, below which a round of alternation is the last
 EXACT_SHARE = 0.2  # of the smaller side: a larger rank takes a full decomposition instead of subspace iteration
+ROUNDS_ALONE = 4  # between the low-rank term and the diagonal of a matrix that shares nothing
 OVERSAMPLING = 8  # columns beyond the rank in subspace iteration
 
 
@@ -44,14 +46,19 @@ class Residual:
 
 @dataclass
 class Factors:
-    """A group's share of one matrix: `shared` (out, in) and a residual for each layer."""
+    """A group's share of one matrix: `shared` (out, in), None where no layer has it, and a residual for each layer.
 
-    shared: Tensor
+    `alone` says of each layer whether its matrix is the residual, without the shared one.
+    """
+
+    shared: Tensor | None
     residuals: list[Residual]
+    alone: list[bool]
 
     def composed(self, layer: int) -> Tensor:
         """The approximation of one layer's weight, (out, in)."""
-        return self.shared + self.residuals[layer].dense()
+        residual = self.residuals[layer].dense()
+        return residual if self.alone[layer] else self.shared + residual
 
 
 class Solution(NamedTuple):
@@ -132,10 +139,7 @@ def mean(weights: list[Tensor], metrics: list[Metric]) -> Tensor:
 def factorize(
     weights: list[Tensor], metrics: list[Metric], ranks: list[int], diagonal: bool, rounds: int = 60, start: Factors | None = None
 ) -> Factors:
-    """Alternate between the shared matrix, given all residuals, and each residual, given the shared matrix.
-
-    A residual's step is the exact minimum over what it changes, and the shared matrix's goes towards it, so the error falls to the
-    end. Deterministic.
+    """Factors of a group's weights, of which those whose rank is `Alone` share nothing.
 
     Args:
         weights: of the K layers of a group, each (out, in), float64.
@@ -143,7 +147,45 @@ def factorize(
         ranks: R of each layer.
         diagonal: whether residuals have a diagonal.
         rounds: at most so many, fewer where the error stands still.
-        start: factors to go on from, of any ranks.
+        start: factors to go on from, of any ranks, with the same layers alone.
+    """
+    alone = [isinstance(rank, Alone) for rank in ranks]
+    together = [layer for layer in range(len(weights)) if not alone[layer]]
+    shared, residuals = None, [None] * len(weights)
+    if together:
+        weights_of, metrics_of, ranks_of = ([values[layer] for layer in together] for values in (weights, metrics, ranks))
+        begun = None if start is None else (start.shared, [start.residuals[layer] for layer in together])
+        shared, shared_residuals = _alternate(weights_of, metrics_of, ranks_of, diagonal, rounds, begun)
+        for layer, residual in zip(together, shared_residuals):
+            residuals[layer] = residual
+    for layer in range(len(weights)):
+        if alone[layer]:
+            residuals[layer] = _without_shared(weights[layer], metrics[layer], ranks[layer], diagonal)
+    return Factors(shared, residuals, alone)
+
+
+def _without_shared(weight: Tensor, metric: Metric, rank: int, diagonal: bool) -> Residual:
+    """A matrix alone: exactly where the rank is the full one, and without a diagonal then."""
+    if rank == min(weight.shape):
+        return Residual(weight, torch.eye(weight.shape[1], dtype=weight.dtype), None)
+    residual = _no_residual(weight, diagonal)
+    for _ in range(ROUNDS_ALONE if diagonal else 1):
+        residual = _best_residual(weight, metric, rank, residual, diagonal)
+    return residual
+
+
+def _alternate(
+    weights: list[Tensor],
+    metrics: list[Metric],
+    ranks: list[int],
+    diagonal: bool,
+    rounds: int,
+    start: tuple[Tensor, list[Residual]] | None,
+) -> tuple[Tensor, list[Residual]]:
+    """Alternate between the shared matrix, given all residuals, and each residual, given the shared matrix.
+
+    A residual's step is the exact minimum over what it changes, and the shared matrix's goes towards it, so the error falls to the
+    end. Deterministic.
     """
     no_residuals = not diagonal and not any(ranks)
     solve = WeightedMean(metrics)
@@ -152,9 +194,9 @@ def factorize(
         shared = solve(weighed, steps=MEAN_STEPS if no_residuals else START_STEPS)
         residuals = [_no_residual(weight, diagonal) for weight in weights]
     else:
-        shared, residuals = solve.started(start.shared), start.residuals
+        shared, residuals = solve.started(start[0]), start[1]
     if no_residuals:
-        return Factors(shared.matrix, residuals)
+        return shared.matrix, residuals
 
     def residuals_of(shared: Tensor, residuals: list[Residual]) -> list[Residual]:
         return [
@@ -172,7 +214,7 @@ def factorize(
         if error >= before * (1 - TOLERANCE):
             break
         before = error
-    return Factors(shared.matrix, residuals_of(shared.matrix, residuals))
+    return shared.matrix, residuals_of(shared.matrix, residuals)
 
 
 def _no_residual(weight: Tensor, diagonal: bool) -> Residual:

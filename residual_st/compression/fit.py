@@ -10,9 +10,10 @@ from torch import Tensor
 from residual_st.compression.alignment import align_group, align_to
 from residual_st.compression.allocation import Spectrum
 from residual_st.compression.factorization import Factors, Residual, factorize, squared_singular_values
-from residual_st.compression.layer_weights import LayerWeights
+from residual_st.compression.layer_weights import LayerWeights, MatrixWeights
 from residual_st.progress import progress
 from residual_st.sharing.plan import SharingPlan
+from residual_st.sharing.ranks import Alone
 from residual_st.stacks.symmetries import Symmetry
 
 REALIGNMENTS = 1  # of each layer to its own approximation, residual included
@@ -27,7 +28,7 @@ class Fit:
     Attributes:
         plan, ranks: its form.
         layers: the aligned weights.
-        shared: group -> matrix name -> U (out, in).
+        shared: group -> matrix name -> U (out, in); none of a matrix that all of the group's layers have alone.
         residuals: layer -> matrix name -> residual.
     """
 
@@ -42,7 +43,10 @@ class Fit:
         return self._without_shared(layer, name) - self.residuals[layer][name].dense()
 
     def spectra(self) -> list[Spectrum]:
-        """What ranks would win in each matrix of each layer in turn, where U and the diagonals are as they are."""
+        """What ranks would win in each matrix of each layer in turn, where U and the diagonals are as they are.
+
+        Of matrices that share nothing it is not said: that is the same in every fit, see `Stack.spectra_alone`.
+        """
         spectra = []
         for index, layer in enumerate(self.layers):
             for name, matrix in layer.items():
@@ -50,12 +54,14 @@ class Fit:
                 diagonal = self.residuals[index][name].diagonal
                 if diagonal is not None:
                     rest.diagonal().sub_(diagonal)
-                energies = matrix.metric.scale * squared_singular_values(matrix.metric.whiten(rest))
-                spectra.append(Spectrum(energies, sum(rest.shape)))
+                spectra.append(Spectrum(_energies(matrix, rest), sum(rest.shape)))
         return spectra
 
     def _without_shared(self, layer: int, name: str) -> Tensor:
-        return self.layers[layer][name].weight - self.shared[self.plan.groups[layer]][name]
+        matrix, rank = self.layers[layer][name], self.ranks[layer][list(self.layers[layer]).index(name)]
+        if isinstance(rank, Alone):
+            return matrix.weight.clone()
+        return matrix.weight - self.shared[self.plan.groups[layer]][name]
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,16 @@ class Stack:
     def shapes(self) -> list[tuple[int, int]]:
         return [tuple(matrix.weight.shape) for matrix in self.layers[0].values()]
 
+    def spectra_alone(self) -> list[Spectrum]:
+        """What ranks would win in each matrix of each layer in turn if it shared nothing."""
+        spectra = []
+        for layer in self.layers:
+            for matrix in layer.values():
+                rows, columns = matrix.weight.shape
+                whole = rows * columns - (min(rows, columns) if self.diagonal else 0)  # which has no diagonal besides
+                spectra.append(Spectrum(_energies(matrix, matrix.weight), rows + columns, whole))
+        return spectra
+
     def fit(self, plan: SharingPlan, ranks: Ranks, rounds: int, layers: list[LayerWeights] | None = None) -> Fit:
         """Align and factorize group by group.
 
@@ -91,15 +107,17 @@ class Stack:
         for group in progress(range(plan.n_groups), desc=f"fitting groups of {largest}", unit="group"):
             members = plan.layers_of(group)
             group_ranks = [ranks[index] for index in members]
-            weights = align_group([layers[index] for index in members], self.symmetries)
+            shares = len(members) > 1 and not all(isinstance(rank, Alone) for row in group_ranks for rank in row)
+            symmetries = self.symmetries if shares else ()
+            weights = align_group([layers[index] for index in members], symmetries)
             factors = self._factorize(weights, group_ranks, rounds)
-            for _ in range(REALIGNMENTS if self.symmetries and len(members) > 1 else 0):
+            for _ in range(REALIGNMENTS if symmetries else 0):
                 weights = [
-                    align_to(layer, {name: part.composed(member) for name, part in factors.items()}, self.symmetries)
+                    align_to(layer, {name: part.composed(member) for name, part in factors.items()}, symmetries)
                     for member, layer in enumerate(weights)
                 ]
                 factors = self._factorize(weights, group_ranks, rounds, factors)
-            shared.append({name: part.shared for name, part in factors.items()})
+            shared.append({name: part.shared for name, part in factors.items() if part.shared is not None})
             for member, index in enumerate(members):
                 layers[index] = weights[member]
                 residuals[index] = {name: part.residuals[member] for name, part in factors.items()}
@@ -119,6 +137,10 @@ class Stack:
             )
             for matrix, name in enumerate(weights[0])
         }
+
+
+def _energies(matrix: MatrixWeights, rest: Tensor) -> Tensor:
+    return matrix.metric.scale * squared_singular_values(matrix.metric.whiten(rest))
 
 
 def relative_error(matrix, approximation: Tensor) -> float:

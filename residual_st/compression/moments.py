@@ -14,6 +14,8 @@ from residual_st.progress import progress
 from residual_st.sharing import matrices
 from residual_st.stacks import LayerStack, recorded_calls
 
+MOST_HELD_OUT = 16  # batches
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -22,12 +24,35 @@ class Calibration:
     Attributes:
         batches: what `loss` takes.
         loss: `loss(model, batch)` runs the model and returns its loss, summed over the batch, as a scalar with gradient.
-        encode: `encode(model, batch)` runs the layers; what it returns is not used. Needed for refinement alone.
+        encode: `encode(model, batch)` runs the layers; what it returns is not used. Needed for correction and refinement.
+        predict: `predict(model, batch)` runs the model and returns the scores of words (positions, vocabulary), padding left out.
+            Refinement brings these closer too.
+        more: batches that refinement alone uses, besides the others: it needs many, and the rest is content with few.
     """
 
     batches: Sequence[Any]
     loss: Callable[[nn.Module, Any], Tensor]
     encode: Callable[[nn.Module, Any], Any] | None = None
+    predict: Callable[[nn.Module, Any], Tensor] | None = None
+    more: Sequence[Any] = ()
+
+    @property
+    def parts(self) -> tuple[Sequence[Any], Sequence[Any]]:
+        """Most of the batches, and the last of them, on which choices are judged that were made on the others.
+
+        These are a quarter, and no more than 16. One batch alone serves both.
+        """
+        held_out = min(max(1, len(self.batches) // 4), MOST_HELD_OUT)
+        return self.batches[:-held_out] or self.batches, self.batches[-held_out:]
+
+    def held_out_loss(self, model: nn.Module) -> float:
+        """The loss on the batches held out."""
+        was_training = model.training
+        model.eval()
+        with torch.no_grad():
+            total = sum(self.loss(model, batch).item() for batch in self.parts[1])
+        model.train(was_training)
+        return total
 
 
 class MatrixMoments:
@@ -83,7 +108,7 @@ def gather(model: nn.Module, stack: LayerStack, calibration: Calibration) -> Mom
         InputError: if a matrix is never called, as where its weight is read past it: nothing is then known of its inputs.
     """
     moments = [{name: MatrixMoments(linear) for name, linear in matrices(layer)} for layer in stack.layers]
-    with _observed(stack, moments), _without_updates(model):
+    with _observed(stack, moments), without_updates(model):
         for batch in progress(calibration.batches, desc="calibrating", unit="batch"):
             calibration.loss(model, batch).backward()
     for index, layer_moments in enumerate(moments):
@@ -96,7 +121,7 @@ def gather(model: nn.Module, stack: LayerStack, calibration: Calibration) -> Mom
 @contextlib.contextmanager
 def _observed(stack: LayerStack, moments: Moments) -> Iterator[None]:
     with contextlib.ExitStack() as context:
-        context.enter_context(stack.observing())
+        context.enter_context(stack.observing(stack.layers))
         calls = context.enter_context(recorded_calls(stack))
 
         def observe(index: int, name: str, matrix: MatrixMoments):
@@ -117,7 +142,7 @@ def _observed(stack: LayerStack, moments: Moments) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _without_updates(model: nn.Module) -> Iterator[None]:
+def without_updates(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, and no gradients of parameters: only those of activations are wanted."""
     was_training, wanted = model.training, [parameter.requires_grad for parameter in model.parameters()]
     model.eval().requires_grad_(False)

@@ -1,29 +1,29 @@
 """Turn a stack of trained layers into a shared one: all stages in order."""
 
-import copy
 from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
-from residual_st.compression.budget import fit_budget, plans_within
+from residual_st.compression.budget import Budget, budget_of, fits_within
+from residual_st.compression.correction import correct_if_better
 from residual_st.compression.fit import Fit, Stack, relative_error
 from residual_st.compression.layer_weights import LayerWeights, read_layer, write_layer
 from residual_st.compression.moments import Calibration, Moments, gather
 from residual_st.compression.refinement import refine
 from residual_st.errors import InputError
+from residual_st.progress import progress
 from residual_st.sharing import (
     ResidualRanks,
     SharedForm,
     SharedWeights,
-    SharingPlan,
     check_alike,
     form_of,
     matrices,
     matrix_parameters,
     share_layers,
 )
-from residual_st.stacks import LayerStack, stack_of
+from residual_st.stacks import LayerStack, copied, stack_of
 
 ROUNDS = 20  # of factorization, at most
 
@@ -61,6 +61,7 @@ def compress(
     moments: Moments | None = None,
     refine_updates: int = 0,
     align: bool = True,
+    correct: bool = True,
 ) -> Compressed:
     """Share the layers of a trained model in place, so that it computes nearly what it did.
 
@@ -68,7 +69,8 @@ def compress(
         model: what the calibration's functions take: one that `stack_of` knows, such as fairseq's, or a plain `nn.ModuleList` of L
             alike layers, each with `nn.Linear`s of the same names and shapes (out, in).
         stack: the layers inside another model, and how they are called.
-        group_size: K. None for 3, or, with `weight_fraction`, for the one that loses least.
+        group_size: K. None for 3, or, with `weight_fraction`, for the one that loses least; some kinds of matrices, or all, then
+            share nothing where that loses less.
         pattern: which layers share, as in `SharingPlan.make`.
         rank: R of every residual, or those of each layer and matrix. None for 2, or for what `weight_fraction` allows.
         weight_fraction: instead of `rank`: kept matrix weights over those of the dense stack. Ranks are then chosen for each
@@ -78,7 +80,7 @@ def compress(
         moments: what `gather` found on the calibration data, where a model is compressed several times; it then runs once.
         refine_updates: steps by which all terms are then moved together, so that layers' outputs on the calibration data come
             closer to the dense ones; needs a calibration with `encode`.
-        align: False leaves out the alignment, to see what it does.
+        align, correct: False leaves out the alignment, or the correction, to see what it does.
 
     Raises:
         InputError: if the layers differ or share their matrices already, or are called in a way that their stack does not describe;
@@ -87,29 +89,43 @@ def compress(
     if refine_updates and (calibration is None or calibration.encode is None):
         raise InputError("refinement needs calibration data, to compare the layers' outputs on")
     stack = stack or stack_of(model)
-    form = plan_form(stack, group_size, pattern, rank, weight_fraction, diagonal)
+    form = plan_form(stack, group_size, pattern, rank, weight_fraction, diagonal, calibrated=calibration is not None)
     if moments is None and calibration is not None:
         moments = gather(model, stack, calibration)
     weights = _weigh([read_layer(layer) for layer in stack.layers], moments)
     trained = Stack(weights, stack.symmetries if align else [], diagonal)
     if isinstance(form, SharedForm):
-        fit = trained.fit(form.plan, [list(row) for row in form.ranks.rows], ROUNDS)
+        fits = [trained.fit(form.plan, [list(row) for row in form.ranks.rows], ROUNDS)]
     else:
-        fit = fit_budget(trained, form, ROUNDS)
-        form = SharedForm(fit.plan, ResidualRanks(tuple(weights[0]), tuple(map(tuple, fit.ranks))), diagonal)
+        fits = fits_within(trained, form, ROUNDS)
+    fit = fits[0] if len(fits) == 1 else _least_loss(model, stack, fits, diagonal, calibration)
 
     before = matrix_parameters(stack.layers)
-    teacher = copy.deepcopy(model) if refine_updates else None
-    shared_weights = _install(stack, fit, form)
-    if teacher is not None:
-        place = next(name for name, module in model.named_modules() if module is stack.layers)
-        teacher_stack = replace(stack, layers=teacher.get_submodule(place))
-        refine((teacher, teacher_stack), (model, stack), shared_weights, calibration, refine_updates)
+    dense, dense_stack = copied(model, stack) if calibration is not None and calibration.encode is not None else (None, None)
+    shared_weights = _install(stack, fit, diagonal)
+    if correct and dense is not None:
+        correct_if_better((dense, dense_stack), (model, stack), fit, calibration)
+    if refine_updates:
+        refine((dense, dense_stack), (model, stack), shared_weights, calibration, refine_updates)
     errors = [
         {name: relative_error(weights[name], linear.weight) for name, linear in matrices(layer)}
         for layer, weights in zip(stack.layers, fit.layers)
     ]
-    return Compressed(shared_weights, form, errors, before, matrix_parameters(stack.layers), stack.uncovered)
+    return Compressed(shared_weights, _form_of(fit, diagonal), errors, before, matrix_parameters(stack.layers), stack.uncovered)
+
+
+def _form_of(fit: Fit, diagonal: bool) -> SharedForm:
+    return SharedForm(fit.plan, ResidualRanks(tuple(fit.layers[0]), tuple(map(tuple, fit.ranks))), diagonal)
+
+
+def _least_loss(model: nn.Module, stack: LayerStack, fits: list[Fit], diagonal: bool, calibration: Calibration) -> Fit:
+    """The fit with which the model has the least loss on the batches held out."""
+    losses = []
+    for fit in progress(fits, desc="comparing forms", unit="form"):
+        tried, tried_stack = copied(model, stack)
+        _install(tried_stack, fit, diagonal)
+        losses.append(calibration.held_out_loss(tried))
+    return fits[losses.index(min(losses))]
 
 
 def plan_form(
@@ -119,8 +135,11 @@ def plan_form(
     rank: int | str | ResidualRanks | None,
     weight_fraction: float | None,
     diagonal: bool,
-) -> SharedForm | dict[SharingPlan, int]:
-    """What `compress` would make of a stack, which costs nothing to know: a form, or the plans that fit a budget.
+    calibrated: bool = False,
+) -> SharedForm | Budget:
+    """What `compress` would make of a stack, which costs nothing to know: a form, or the budget from which it is chosen.
+
+    Without calibration data every matrix shares: errors of weights do not tell how much a form loses.
 
     Raises:
         InputError: as `compress` does.
@@ -131,7 +150,8 @@ def plan_form(
         raise InputError("a rank and a weight fraction cannot both be given: the fraction chooses the ranks")
     if weight_fraction is not None:
         shapes = list(check_alike(stack.layers).values())
-        return plans_within(shapes, len(stack.layers), diagonal, weight_fraction, group_size, pattern)
+        sharing_only = group_size is not None or not calibrated
+        return budget_of(shapes, len(stack.layers), diagonal, weight_fraction, group_size, pattern, sharing_only)
     return form_of(stack.layers, 3 if group_size is None else group_size, pattern, 2 if rank is None else rank, diagonal)
 
 
@@ -154,23 +174,24 @@ def _weigh(weights: list[LayerWeights], moments: Moments | None) -> list[LayerWe
     ]
 
 
-def _install(stack: LayerStack, fit: Fit, form: SharedForm) -> SharedWeights:
+def _install(stack: LayerStack, fit: Fit, diagonal: bool) -> SharedWeights:
     """Share the layers and write the fit into them."""
-    stack.prepare()
+    stack.prepare(stack.layers)
     for layer, weights in zip(stack.layers, fit.layers):
         write_layer(layer, weights)
-    shared_weights = share_layers(stack.layers, form)
+    shared_weights = share_layers(stack.layers, _form_of(fit, diagonal))
     with torch.no_grad():
         for index, layer in enumerate(stack.layers):
             for name, linear in matrices(layer):
-                if isinstance(linear, nn.Linear):  # alone in its group: it stays as it is
+                if isinstance(linear, nn.Linear):  # shares nothing, and is whole: it stays as it is
                     continue
                 matrix, residual = fit.layers[index][name], fit.residuals[index][name]
-                linear.shared_weight.copy_(fit.shared[fit.plan.groups[index]][name])
+                if linear.shared_weight is not None:
+                    linear.shared_weight.copy_(fit.shared[fit.plan.groups[index]][name])
                 if linear.rank:
                     linear.up.copy_(residual.up)
                     linear.down.copy_(residual.down)
-                if form.diagonal:
+                if diagonal:
                     linear.diagonal.copy_(residual.diagonal)
                 if linear.bias is not None and matrix.input_mean is not None:
                     linear.bias.copy_(matrix.bias + fit.difference(index, name) @ matrix.input_mean)

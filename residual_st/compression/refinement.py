@@ -1,71 +1,109 @@
-"""Stage 5: all terms of all layers together, by gradient, so that each layer's output comes closer to the dense one's.
+"""Stage 6: all terms of all layers together, by gradient, so that the model computes what the dense one does.
 
-No labels are used, and no loss but the distance of the encoder's states. Everything of the layers that is not shared moves too:
-biases and norms.
+No labels are used: the layers' outputs, and the words behind them where `Calibration.predict` gives them, are brought closer to
+those of the dense model. Everything of the layers that is not shared moves too: biases and norms.
 """
 
+import copy
 from itertools import cycle, islice
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import kl_div
 
 from residual_st.compression.moments import Calibration
 from residual_st.progress import progress
 from residual_st.sharing import SharedWeights
 from residual_st.stacks import LayerStack, recorded_calls
 
-LEARNING_RATE = 2e-3
+LEARNING_RATES = (2e-3, 8e-4, 3e-4, 1.2e-4, 5e-5)  # of which the best for the model is found by trials ...
+TRIAL = 8  # ... of so many updates each, and no more than a tenth of all
 WARM_UP = 10  # updates
+LARGEST_NORM = 1.0  # of a step's gradient
 LAST = 1.0  # weight of the last layer's output, which the decoder reads, beside the mean over all layers
+LEAST_VARIANCE = 0.01  # of a channel, over the mean of all
+CHECKS = 4  # of the loss on the batches held out
+
+Model = tuple[nn.Module, LayerStack]  # a model and the stack inside it
 
 
-def refine(
-    dense: tuple[nn.Module, LayerStack],
-    shared: tuple[nn.Module, LayerStack],
-    shared_weights: SharedWeights,
-    calibration: Calibration,
-    updates: int,
-) -> None:
-    """Move the layers of `shared`, and the weights they share, by Adam towards the states of the layers of `dense`. In place.
+def refine(dense: Model, compressed: Model, shared_weights: SharedWeights, calibration: Calibration, updates: int) -> None:
+    """Move the compressed layers, and the weights they share, by Adam towards what the dense model computes. In place.
+
+    In the end they are what they were at the check, the start included, at which the loss on the batches held out was least.
 
     Args:
-        dense, shared: a model and the stack inside it.
+        dense, compressed: a model and the stack inside it.
         shared_weights: the owner of the latter's U.
-        calibration: batches, which are gone through in turn, again and again, and `encode`.
+        calibration: batches, which are gone through in turn, again and again, and `encode` or `predict`.
         updates: steps.
     """
-    (teacher, teacher_stack), (model, stack) = dense, shared
-    terms = [*dict.fromkeys([*stack.layers.parameters(), *shared_weights.parameters()])]
-    optimizer = torch.optim.Adam(terms, lr=LEARNING_RATE)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, (step + 1) / WARM_UP) * (1 - step / updates))
-    modes = [(module, module.training) for module in (teacher, model)]
-    teacher.eval()
-    model.eval()
-    with progress(islice(cycle(calibration.batches), updates), total=updates, desc="refining", unit="update") as bar:
-        for batch in bar:
-            with torch.no_grad():
-                wanted = _states(teacher, teacher_stack, calibration, batch)
-            errors = [_error(state, target) for state, target in zip(_states(model, stack, calibration, batch), wanted)]
-            loss = sum(errors) / len(errors) + LAST * errors[-1]
-            gradients = torch.autograd.grad(loss, terms, allow_unused=True)
-            for term, gradient in zip(terms, gradients):
-                term.grad = gradient
-            optimizer.step()
-            schedule.step()
-            bar.set_postfix(error=f"{loss.item():.4f}")
-    for term in terms:
-        term.grad = None
+    moved = nn.ModuleList([compressed[1].layers, shared_weights])
+    modes = [(module, module.training) for module, _ in (dense, compressed)]
+    for module, _ in modes:
+        module.eval()
+    start = copy.deepcopy(moved.state_dict())
+    best = calibration.held_out_loss(compressed[0]), start
+    outcomes = {}
+    if trial := min(TRIAL, updates // 10):
+        for rate in progress(LEARNING_RATES, desc="choosing a rate", unit="rate"):
+            for _ in _steps(dense, compressed, moved, calibration, rate, updates, trial):
+                pass
+            outcomes[rate] = calibration.held_out_loss(compressed[0])
+            moved.load_state_dict(start)
+    rate = min(outcomes, key=outcomes.get, default=LEARNING_RATES[0])
+    checks = {updates * part // CHECKS for part in range(1, CHECKS + 1)}
+    steps = _steps(dense, compressed, moved, calibration, rate, updates, updates)
+    with progress(steps, total=updates, desc=f"refining at {rate:g}", unit="update") as bar:
+        for step, error in enumerate(bar, 1):
+            bar.set_postfix(error=f"{error:.4f}")
+            if step in checks and (held_out := calibration.held_out_loss(compressed[0])) < best[0]:
+                best = held_out, copy.deepcopy(moved.state_dict())
+    moved.load_state_dict(best[1])
     for module, training in modes:
         module.train(training)
 
 
-def _states(model: nn.Module, stack: LayerStack, calibration: Calibration, batch) -> list[Tensor]:
-    """The output of each layer, shape (positions that are not padding, width)."""
+def _steps(dense: Model, compressed: Model, moved: nn.Module, calibration: Calibration, rate: float, updates: int, count: int):
+    """Take the first `count` of `updates` steps, and yield the distance before each."""
+    terms = [*dict.fromkeys(moved.parameters())]
+    optimizer = torch.optim.Adam(terms, lr=rate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, (step + 1) / WARM_UP) * (1 - step / updates))
+    for batch in islice(cycle([*calibration.parts[0], *calibration.more]), count):
+        with torch.no_grad():
+            wanted = _compute(*dense, calibration, batch)
+        distance = _distance(_compute(*compressed, calibration, batch), wanted)
+        gradients = torch.autograd.grad(distance, terms, allow_unused=True)
+        for term, gradient in zip(terms, gradients):
+            term.grad = gradient
+        nn.utils.clip_grad_norm_(terms, LARGEST_NORM)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        yield distance.item()
+
+
+def _compute(model: nn.Module, stack: LayerStack, calibration: Calibration, batch) -> tuple[list[Tensor], Tensor | None]:
+    """The output of each layer (positions that are not padding, width), and words' log-probabilities, if there are any."""
+    words = None
     with recorded_calls(stack) as calls:
-        calibration.encode(model, batch)
-    return [stack.real_positions(call.output, call.padding) for _, call in sorted(calls.items())]
+        if calibration.predict is None:
+            calibration.encode(model, batch)
+        else:
+            words = calibration.predict(model, batch).float().log_softmax(-1)
+    return [stack.real_positions(call.output, call.padding) for _, call in sorted(calls.items())], words
+
+
+def _distance(computed: tuple[list[Tensor], Tensor | None], wanted: tuple[list[Tensor], Tensor | None]) -> Tensor:
+    errors = [_error(state, target) for state, target in zip(computed[0], wanted[0])]
+    distance = sum(errors) / len(errors) + LAST * errors[-1]
+    if wanted[1] is None:
+        return distance
+    return distance + kl_div(computed[1], wanted[1], reduction="batchmean", log_target=True)
 
 
 def _error(state: Tensor, target: Tensor) -> Tensor:
-    """Squared distance over the target's variance."""
-    return (state - target).square().sum() / (target - target.mean(0)).square().sum()
+    """Squared distance over the target's variance, channel by channel: a few channels of a trained model may hold most of it."""
+    variance = target.var(0, correction=0)
+    variance = variance.clamp_min(LEAST_VARIANCE * variance.mean())
+    return ((state - target).square().mean(0) / variance).mean()

@@ -126,7 +126,7 @@ def energies_by_kind(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
     """
     by_kind = defaultdict(lambda: defaultdict(list))
     for name, module in model.named_modules():
-        if isinstance(module, ResidualLinear):
+        if isinstance(module, ResidualLinear) and module.shared_weight is not None:
             part = "decoder_" if "decoder" in name.split(".") else ""
             by_kind[part + matrix_kind(name)][module.shared_weight.shape, module.rank].append(module)
     energies = {}

@@ -82,7 +82,7 @@ def residual_energy(model: BaseFairseqModel) -> list[dict]:
         for part in PARTS:
             for index, layer in enumerate(layers_of(getattr(model, part))):
                 for name, linear in matrices(layer):
-                    if isinstance(linear, ResidualLinear):
+                    if isinstance(linear, ResidualLinear) and linear.shared_weight is not None:
                         residual, shared = residual_energies([linear]).item(), linear.shared_weight.double().square().sum().item()
                         ratio = residual / shared if shared else 0.0  # in a model without training the ends of branches are 0
                         matrix = name if part == "encoder" else f"decoder.{name}"

@@ -2,7 +2,15 @@
 
 from torch import nn
 
-from residual_st.sharing import ResidualLinear, SharedForm, SharedWeights, measure_products, share_layers, transpose_storage_
+from residual_st.sharing import (
+    ResidualLinear,
+    SharedForm,
+    SharedWeights,
+    matrices,
+    measure_products,
+    share_layers,
+    transpose_storage_,
+)
 
 INFERENCE_MODES = ("compact", "fast")
 
@@ -22,10 +30,10 @@ def share_new_layers(layers: nn.ModuleList, form: SharedForm) -> SharedWeights:
     networks Zhang et al., Fixup, arXiv 1901.09321).
     """
     shared_weights = share_layers(layers, form)
-    ends = {name.replace(".", "_") for name in LAST_OF_A_BRANCH}
-    for owner in shared_weights.values():
-        for name in ends.intersection(owner):
-            nn.init.zeros_(owner[name])
+    for layer in layers:
+        for name, linear in matrices(layer):
+            if name in LAST_OF_A_BRANCH and isinstance(linear, ResidualLinear):
+                nn.init.zeros_(linear.up if linear.shared_weight is None else linear.shared_weight)
     return shared_weights
 
 

@@ -7,9 +7,10 @@ import importlib
 
 from residual_st.sharing.form import SharedForm
 from residual_st.sharing.plan import SharingPlan
-from residual_st.sharing.ranks import ResidualRanks
+from residual_st.sharing.ranks import Alone, ResidualRanks
 
 _HOMES = {
+    "LowRankLinear": "linear",
     "ResidualLinear": "linear",
     "SharedWeights": "layers",
     "alike_in_groups": "layers",
@@ -28,7 +29,7 @@ _HOMES = {
     "unshare_layers": "layers",
 }
 
-__all__ = ["ResidualRanks", "SharedForm", "SharingPlan", *_HOMES]  # noqa: PLE0604 - names, from the table
+__all__ = ["Alone", "ResidualRanks", "SharedForm", "SharingPlan", *_HOMES]  # noqa: PLE0604 - names, from the table
 
 
 def __getattr__(name: str):

@@ -14,6 +14,8 @@ _NAMES = ("group_size", "sharing_pattern", "residual_rank", "residual_diagonal")
 class SharedForm:
     """`W[l] = U[plan.groups[l]] + A[l] B[l] + diag(d[l])`: which layers share, the rank of each `A[l] B[l]`, whether there is d.
 
+    A rank may say that its matrix has no U (`residual_st.sharing.ranks.Alone`).
+
     >>> SharedForm.make(6, ("fc1", "fc2"), group_size=3, rank=2).to_flags("encoder_")["encoder_group_size"]
     3
     """
@@ -86,7 +88,7 @@ def add_flags(parser: argparse.ArgumentParser, prefix: str, group_size: int, ran
         type=ResidualRanks.flag,
         metavar="R",
         help=f"rank of each layer's own low-rank matrices (default: {rank}; 0 for none), or a list with an item for each layer: "
-        "a rank, or one for each of a layer's matrices, joined by slashes",
+        "a rank, or one for each of a layer's matrices, joined by slashes; =R for a matrix that shares nothing",
     )
     parser.add_argument(
         f"{option}residual-diagonal",

@@ -8,9 +8,9 @@ from torch import nn
 
 from residual_st.errors import InputError
 from residual_st.sharing.form import SharedForm
-from residual_st.sharing.linear import ResidualLinear
+from residual_st.sharing.linear import LowRankLinear, ResidualLinear
 from residual_st.sharing.plan import SharingPlan
-from residual_st.sharing.ranks import ResidualRanks
+from residual_st.sharing.ranks import Alone, ResidualRanks
 
 
 class SharedWeights(nn.ModuleDict):
@@ -128,7 +128,8 @@ def share_layers(layers: nn.ModuleList, form: SharedForm) -> SharedWeights:
     The caller registers the result beside `layers`, so that both are saved and moved together. Each shared weight starts as
     that of its group's first layer, so it is distributed as the layers' own initialisation has it; the other layers' weights
     are let go. Biases and everything else stay with their layers. A layer that is alone in its group, with ranks 0 and no
-    diagonal, keeps its `nn.Linear`s: its weights are its own, and a plan of such layers leaves the stack as it was.
+    diagonal, keeps its `nn.Linear`s: its weights are its own, and a plan of such layers leaves the stack as it was. So does a
+    matrix that is `Alone` with its full rank; with a lower one it becomes a LowRankLinear, and no shared weight stands for it.
 
     Args:
         layers: L layers with the same `nn.Linear`s, of any class. Containers that drop or wrap layers may hold them.
@@ -148,14 +149,17 @@ def share_layers(layers: nn.ModuleList, form: SharedForm) -> SharedWeights:
     owners = {}
     for group in filter(form.changes, range(form.plan.n_groups)):
         members = form.plan.layers_of(group)
-        # a parameter's name may not hold a dot
-        owner = nn.ParameterDict({name.replace(".", "_"): linear.weight for name, linear in matrices(stack[members[0]])})
-        owners[group] = owner
+        owner = owners[group] = nn.ParameterDict()
         for index in members:
             ranks = form.ranks.of(index)
             for name, linear in list(matrices(stack[index])):
-                residual = ResidualLinear(owner, name.replace(".", "_"), linear.bias, ranks[name], form.diagonal)
-                stack[index].set_submodule(name, residual)
+                rank, key = ranks[name], name.replace(".", "_")  # a parameter's name may not hold a dot
+                if not isinstance(rank, Alone):
+                    if key not in owner:
+                        owner[key] = linear.weight
+                    stack[index].set_submodule(name, ResidualLinear(owner, key, linear.bias, rank, form.diagonal))
+                elif rank < min(linear.weight.shape):
+                    stack[index].set_submodule(name, LowRankLinear(linear.weight, linear.bias, rank, form.diagonal))
     return SharedWeights(form.plan, owners)
 
 

@@ -34,21 +34,24 @@ class ResidualLinear(nn.Module):
         super().__init__()
         self._owner = (owner,)  # in a tuple, because an attribute that is a module would be registered
         self.name = name
-        like = self.shared_weight
+        self._add_terms(self.shared_weight, bias, rank, diagonal)
+        if rank:
+            bound = math.sqrt(3 / rank)
+            nn.init.uniform_(self.down, -bound, bound)
+
+    def _add_terms(self, like: Tensor, bias: nn.Parameter | None, rank: int, diagonal: bool) -> None:
+        """Make what belongs to this layer, for a weight of the shape of `like`."""
         self.out_features, self.in_features = like.shape
-        self.rank = rank
+        self.rank = int(rank)
         new = {"device": like.device, "dtype": like.dtype}
         self.up = nn.Parameter(torch.zeros(self.out_features, rank, **new)) if rank else None
         self.down = nn.Parameter(torch.empty(rank, self.in_features, **new)) if rank else None
         self.diagonal = nn.Parameter(torch.zeros(min(like.shape), **new)) if diagonal else None
         self.bias = bias
-        if rank:
-            bound = math.sqrt(3 / rank)
-            nn.init.uniform_(self.down, -bound, bound)
 
     @property
-    def shared_weight(self) -> nn.Parameter:
-        """U, shape (out, in)."""
+    def shared_weight(self) -> nn.Parameter | None:
+        """U, shape (out, in); None where nothing is shared."""
         return self._owner[0][self.name]
 
     @property
@@ -76,6 +79,29 @@ class ResidualLinear(nn.Module):
     def extra_repr(self) -> str:
         terms = f"rank={self.rank}, diagonal={self.diagonal is not None}"
         return f"in_features={self.in_features}, out_features={self.out_features}, {terms}"
+
+
+class LowRankLinear(ResidualLinear):
+    """A linear layer that shares nothing: its weight is `up @ down + diag(diagonal)`.
+
+    It starts as its layer's weight on a random subspace of the inputs, as large as that weight is on all of them.
+
+    Args:
+        weight: (out, in), what it starts from; it is not kept.
+        bias, rank, diagonal: as those of ResidualLinear; the rank is 1 at least.
+    """
+
+    def __init__(self, weight: Tensor, bias: nn.Parameter | None, rank: int, diagonal: bool):
+        nn.Module.__init__(self)
+        self._add_terms(weight, bias, rank, diagonal)
+        with torch.no_grad():
+            nn.init.orthogonal_(self.down)
+            self.down.mul_((self.in_features / rank) ** 0.25)
+            self.up.copy_(weight @ self.down.T)
+
+    @property
+    def shared_weight(self) -> None:
+        return None
 
 
 def residual_energies(linears: Sequence[ResidualLinear]) -> Tensor:

@@ -1,7 +1,7 @@
 """`x Wᵀ + bias` for `W = U + up @ down + diag(diagonal)`, in training and in inference, without keeping W.
 
-Everywhere `shared` is U, (out, in); `up` (out, rank) and `down` (rank, in) are both None where the rank is 0; `diagonal`
-(min(out, in),) and `bias` (out,) may be None; x is (..., in) and the result (..., out).
+Everywhere `shared` is U, (out, in), or None where nothing is shared; `up` (out, rank) and `down` (rank, in) are both None where
+the rank is 0; `diagonal` (min(out, in),) and `bias` (out,) may be None; x is (..., in) and the result (..., out).
 """
 
 import statistics
@@ -15,26 +15,31 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
 
-def compose(shared: Tensor, up: Tensor | None, down: Tensor | None, diagonal: Tensor | None) -> Tensor:
+def compose(shared: Tensor | None, up: Tensor | None, down: Tensor | None, diagonal: Tensor | None) -> Tensor:
     """W, shape (out, in)."""
     if up is None and diagonal is None:
         return shared
-    weight = shared.clone()  # which keeps the layout in memory, as torch.addmm does not
-    if up is not None:
-        weight.addmm_(up, down)
+    if shared is None:
+        weight = up @ down
+    else:
+        weight = shared.clone()  # which keeps the layout in memory, as torch.addmm does not
+        if up is not None:
+            weight.addmm_(up, down)
     if diagonal is not None:
         weight.diagonal().add_(diagonal)
     return weight
 
 
 def product(
-    x: Tensor, bias: Tensor | None, shared: Tensor, up: Tensor | None, down: Tensor | None, diagonal: Tensor | None
+    x: Tensor, bias: Tensor | None, shared: Tensor | None, up: Tensor | None, down: Tensor | None, diagonal: Tensor | None
 ) -> Tensor:
     """`x Wᵀ + bias`, computed in the cheapest way for these shapes.
 
     With gradients, W is composed again in the backward pass instead of being kept until then: one small product more, and as
     much memory less as a dense encoder's weights take. Without, W is composed and let go, or never composed.
     """
+    if shared is None:
+        return _low_rank(x, bias, up, down, diagonal)
     terms = (shared, up, down, diagonal)
     if torch.is_grad_enabled() and any(term is not None and term.requires_grad for term in (x, bias, *terms)):
         # of two dimensions, so that what comes out is no view, and may be changed in place as fairseq's attention does
@@ -42,6 +47,15 @@ def product(
     if (up is not None or diagonal is not None) and not composing_pays(x, shared, up):
         return factor_by_factor(x, bias, *terms)
     return linear(x, compose(*terms), bias)
+
+
+def _low_rank(x: Tensor, bias: Tensor | None, up: Tensor, down: Tensor, diagonal: Tensor | None) -> Tensor:
+    """`bias + (x downᵀ) upᵀ + diagonal x`, which takes less than a composed weight at every rank that is worth having."""
+    y = linear(linear(x, down), up, bias)
+    if diagonal is not None:
+        length = len(diagonal)
+        y[..., :length] += diagonal * x[..., :length]
+    return y
 
 
 def composing_pays(x: Tensor, shared: Tensor, up: Tensor | None) -> bool:
@@ -69,7 +83,7 @@ _POSITIONS, _MEMBERS = 256, 6  # at which, and for how many products, it is meas
 
 
 @torch.no_grad()
-def measure_products(terms: list[tuple[Tensor, Tensor, Tensor, Tensor | None]]) -> None:
+def measure_products(terms: list[tuple[Tensor | None, Tensor, Tensor, Tensor | None]]) -> None:
     """Measure where composing begins to pay, for all shapes among some products' terms `(shared, up, down, diagonal)` on a CPU.
 
     The time to compose, over the time that each position takes longer factor by factor than with a composed weight. It takes some
@@ -78,7 +92,7 @@ def measure_products(terms: list[tuple[Tensor, Tensor, Tensor, Tensor | None]]) 
     """
     by_shape = {}
     for shared, up, down, diagonal in terms:
-        if up is not None and shared.device.type == "cpu" and shared.dtype == torch.float32:
+        if shared is not None and up is not None and shared.device.type == "cpu" and shared.dtype == torch.float32:
             by_shape.setdefault((*shared.shape, up.size(1), torch.get_num_threads()), []).append((shared, up, down, diagonal))
     for shape, members in by_shape.items():
         if shape in _MEASURED:

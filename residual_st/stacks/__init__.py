@@ -4,7 +4,7 @@
 """
 
 from residual_st.stacks.find import stack_of
-from residual_st.stacks.layer_stack import LayerStack
+from residual_st.stacks.layer_stack import LayerStack, copied
 from residual_st.stacks.recorder import LayerCall, recorded_calls
 
-__all__ = ["LayerCall", "LayerStack", "recorded_calls", "stack_of"]
+__all__ = ["LayerCall", "LayerStack", "copied", "recorded_calls", "stack_of"]

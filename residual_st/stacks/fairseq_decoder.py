@@ -30,7 +30,7 @@ def of_layers(layers: nn.ModuleList, owner: nn.Module | None = None) -> LayerSta
         padding=lambda _arguments, keywords: _boolean(keywords.get("self_attn_padding_mask")),
         memory_padding=lambda arguments, _keywords: _boolean(arguments[2]),
         memory_matrices=("encoder_attn.k_proj", "encoder_attn.v_proj"),
-        observing=lambda: projecting(layer.self_attn for layer in layers),
+        observing=lambda layers: projecting(layer.self_attn for layer in layers),
     )
 
 

@@ -28,8 +28,8 @@ def of_layers(layers: nn.ModuleList, owner: nn.Module | None = None) -> LayerSta
         owner,
         symmetries=symmetries_of(layers[0], ["self_attn"], layers[0].activation_fn),
         padding=_padding,
-        prepare=lambda: drop_fused_copies(layers),
-        observing=lambda: projecting(layer.self_attn for layer in layers),
+        prepare=drop_fused_copies,
+        observing=lambda layers: projecting(layer.self_attn for layer in layers),
     )
 
 

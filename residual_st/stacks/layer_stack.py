@@ -1,8 +1,9 @@
 """Alike layers, one after another, and what must be known of them to share their matrices."""
 
 import contextlib
+import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,8 +22,13 @@ def output_alone(output: Any) -> Tensor:
     return output[0] if isinstance(output, tuple) else output
 
 
-def nothing() -> None:
+def nothing(layers: nn.ModuleList) -> None:
     """For stacks that need no preparation."""
+
+
+def no_context(layers: nn.ModuleList) -> contextlib.AbstractContextManager:
+    """For layers that call each of their matrices."""
+    return contextlib.nullcontext()
 
 
 @dataclass(frozen=True)
@@ -40,8 +46,8 @@ class LayerStack:
         memory_matrices: names of matrices whose inputs are not of a layer's own positions but of those it attends to.
         memory_padding: the mask (batch, time) of these, as `padding`.
         output: the hidden states in what a layer returns.
-        prepare: called once before the layers share, to take away what stands in the way.
-        observing: a context in which layers call each of their matrices, where they otherwise take its weight past it.
+        prepare: called with the layers before they share, to take away what stands in the way.
+        observing: of the layers, a context in which they call each of their matrices, where they otherwise take its weight past it.
     """
 
     layers: nn.ModuleList
@@ -52,8 +58,8 @@ class LayerStack:
     memory_matrices: Sequence[str] = ()
     memory_padding: Callable[[tuple, dict], Tensor | None] = no_padding
     output: Callable[[Any], Tensor] = output_alone
-    prepare: Callable[[], None] = nothing
-    observing: Callable[[], contextlib.AbstractContextManager] = field(default=contextlib.nullcontext)
+    prepare: Callable[[nn.ModuleList], None] = nothing
+    observing: Callable[[nn.ModuleList], contextlib.AbstractContextManager] = no_context
 
     def __post_init__(self):
         if not len(self.layers):
@@ -90,6 +96,14 @@ class LayerStack:
                 f"{order}; LayerStack's batch_first says which"
             )
         return rows[~padding.flatten()]
+
+
+def copied(model: nn.Module, stack: LayerStack) -> tuple[nn.Module, LayerStack]:
+    """A copy of a model, and the stack inside it."""
+    places = {id(module): name for name, module in model.named_modules()}
+    copied_model = copy.deepcopy(model)
+    owner = None if stack.owner is None else copied_model.get_submodule(places[id(stack.owner)])
+    return copied_model, replace(stack, layers=copied_model.get_submodule(places[id(stack.layers)]), owner=owner)
 
 
 # nn.MultiheadAttention's output projection is the second, a mark for torch's quantisation without a meaning of its own

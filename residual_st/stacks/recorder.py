@@ -2,21 +2,32 @@
 
 import contextlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from residual_st.stacks.layer_stack import LayerStack
 
 
 @dataclass
 class LayerCall:
-    """The latest call of a layer: hidden states before and after it, as the stack has them, and padding masks (batch, time)."""
+    """The latest call of a layer: hidden states before and after it, as the stack has them, and padding masks (batch, time).
+
+    `arguments` and `keywords` are all that it was called with.
+    """
 
     inputs: Tensor
     padding: Tensor | None
     memory_padding: Tensor | None
+    arguments: tuple = ()
+    keywords: dict = field(default_factory=dict)
     output: Tensor | None = None
+
+    def repeat(self, layer: nn.Module, states: Tensor):
+        """What a layer returns that is called likewise, but on other hidden states."""
+        arguments = [states if value is self.inputs else value for value in self.arguments]
+        keywords = {name: states if value is self.inputs else value for name, value in self.keywords.items()}
+        return layer(*arguments, **keywords)
 
 
 @contextlib.contextmanager
@@ -31,7 +42,8 @@ def recorded_calls(stack: LayerStack, chosen: Iterable[int] | None = None) -> It
     def enter(index: int):
         def hook(_layer, arguments, keywords):
             states = arguments[0] if arguments else next(value for value in keywords.values() if isinstance(value, Tensor))
-            calls[index] = LayerCall(states, stack.padding(arguments, keywords), stack.memory_padding(arguments, keywords))
+            padding, memory_padding = stack.padding(arguments, keywords), stack.memory_padding(arguments, keywords)
+            calls[index] = LayerCall(states, padding, memory_padding, arguments, keywords)
 
         return hook
 

@@ -46,7 +46,7 @@ class HeldOut:
 
 
 def audio_calibration(
-    model: transformers.PreTrainedModel, source: Path, audio: Path, batches: int, seed: int
+    model: transformers.PreTrainedModel, source: Path, audio: Path, batches: int, seed: int, more: int = 0
 ) -> tuple[Calibration, HeldOut]:
     """Batches of up to half a minute of the audio files in a folder and the folders in it, in random order.
 
@@ -54,6 +54,7 @@ def audio_calibration(
         source: the model's folder, for its feature extractor.
         audio: the folder.
         batches: to calibrate on; fewer where there is less audio. A tenth more, one at least, is held out.
+        more: further batches, which refinement alone uses.
 
     Raises:
         InputError: if there is no audio, or too little to hold any out, or a file cannot be read.
@@ -63,12 +64,13 @@ def audio_calibration(
     if not files:
         raise InputError(f"{audio} holds no audio; give a folder with {', '.join(SUFFIXES)} files")
     random.Random(seed).shuffle(files)
-    pieces = list(islice(_half_minutes(files, extractor.sampling_rate), batches + max(1, batches // 10)))
+    pieces = list(islice(_half_minutes(files, extractor.sampling_rate), batches + max(1, batches // 10) + more))
     if len(pieces) < 2:
         raise InputError(f"{audio} holds less than {BATCH_SECONDS:.0f} s of audio; calibration needs twice as much at least")
     made = [_listen(model, extractor, batch) for batch in progress(pieces, desc="listening", unit="batch")]
+    made, rest = made[: len(pieces) - more] or made, made[len(pieces) - more :]
     held_out = max(1, len(made) // 11)
-    return Calibration(made[:-held_out], _loss, _encode), HeldOut(made[-held_out:])
+    return Calibration(made[:-held_out], _loss, _encode, _predict, rest), HeldOut(made[-held_out:])
 
 
 def _half_minutes(files: list[Path], rate: int) -> Iterator[list[np.ndarray]]:
@@ -131,10 +133,15 @@ def _counted(model: nn.Module, batch: AudioBatch) -> Tensor:
 
 
 def _loss(model: nn.Module, batch: AudioBatch) -> Tensor:
-    """Summed over what `_counted` counts."""
+    """Of the words that `_counted` counts, summed."""
+    words = batch.words[:, batch.prompt :][_counted(model, batch)]
+    return nn.functional.cross_entropy(_predict(model, batch).float(), words, reduction="sum")
+
+
+def _predict(model: nn.Module, batch: AudioBatch) -> Tensor:
+    """Scores (words that count, vocabulary)."""
     logits = model(**batch.inputs, decoder_input_ids=batch.words[:, :-1]).logits[:, batch.prompt - 1 :]
-    counted = _counted(model, batch)
-    return nn.functional.cross_entropy(logits[counted].float(), batch.words[:, batch.prompt :][counted], reduction="sum")
+    return logits[_counted(model, batch)]
 
 
 def _encode(model: nn.Module, batch: AudioBatch) -> None:

@@ -1,0 +1,199 @@
+"""What compression costs a real pretrained model on human speech: Whisper tiny.en and the lines of a game.
+
+    python benchmarks/real_models.py WHISPER CORPUS [--systems NAME …]
+
+WHISPER is a Hugging Face folder of Whisper; CORPUS a corpus in MuST-C's layout (`data/train/wav`, `data/tst-COMMON/…`), whose
+training audio is calibrated and refined on, without its labels. Word error rates are of tst-COMMON and tst-HE together, greedy, in
+the normalised form of Whisper's authors, an utterance counted wrong at most once per word of its reference: a model that repeats
+itself without end would otherwise decide the score by where it is stopped; `runaways` counts these utterances.
+
+One row for each system is appended to results/real_models.jsonl as it is finished; rows that are there already are not made again.
+`core_seconds` is what compression took, listening to the audio included, and scoring not.
+"""
+
+import argparse
+import copy
+import random
+import time
+from functools import partial
+from pathlib import Path
+
+import editdistance
+import numpy as np
+import torch
+import yaml
+from torch import nn
+
+from residual_st.audio import read_audio
+from residual_st.benchmark import results
+from residual_st.compression import Calibration, compress
+from residual_st.compression.allocation import lowest_price
+from residual_st.compression.moments import gather
+from residual_st.progress import progress, show_progress
+from residual_st.sharing import LowRankLinear, matrices, matrix_parameters
+from residual_st.stacks import stack_of
+from residual_st.transformers import audio_calibration, load
+from residual_st.transformers.calibration import prompt_of
+
+RESULTS = Path(__file__).parent / "results" / "real_models.jsonl"
+TEST_SETS = ("tst-COMMON", "tst-HE")
+BATCHES, REFINE_BATCHES = 16, 130  # of half a minute
+MOST_WORDS = 100  # of a transcript
+RUNAWAY = 10  # words more than twice the reference
+SIZES = (0.75, 0.6, 0.45)
+
+
+def compressed(model: nn.Module, calibration: Calibration, **options) -> dict:
+    result = compress(model, calibration=calibration, **options)
+    return {"plan": str(result.form.plan), "ranks": str(result.form.ranks)}
+
+
+def low_rank(model: nn.Module, calibration: Calibration, weight_fraction: float) -> dict:
+    """Nothing shared, ranks by the budget, in the metric of inputs and gradients; not corrected."""
+    form = compressed(copy.deepcopy(model), calibration, weight_fraction=weight_fraction, diagonal=False, correct=False)
+    if any("=" not in rank for row in form["ranks"].split(",") for rank in row.split("/")):
+        raise SystemExit(f"some matrices share: {form}")
+    return compressed(model, calibration, rank=form["ranks"], diagonal=False, correct=False)
+
+
+@torch.no_grad()
+def lite_asr(model: nn.Module, calibration: Calibration, weight_fraction: float) -> dict:
+    """LiteASR (Kamahori et al., arXiv 2502.20583): each matrix in the principal components of its centred outputs.
+
+    The mean goes into the bias. Ranks keep one share of each matrix's variance, which is found for the size that is wanted. A
+    matrix whose two factors would not be smaller stays as it is.
+    """
+    stack = stack_of(model)
+    with torch.enable_grad():
+        moments = gather(model, stack, calibration)
+    linears, components = [], []
+    for layer, layer_moments in zip(stack.layers, moments):
+        for name, linear in matrices(layer):
+            weight = linear.weight.double()
+            values, vectors = torch.linalg.eigh(weight @ layer_moments[name].input_covariance @ weight.T)
+            components.append((vectors.flip(1), values.flip(0).clamp_min(0).cumsum(0) / values.clamp_min(0).sum()))
+            linears.append((layer, name, linear, layer_moments[name].input_mean))
+
+    def ranks(missing: float) -> list[int | None]:
+        found = [int((shares < 1 - missing).sum()) + 1 for _, shares in components]
+        return [
+            rank if rank * (linear.in_features + linear.out_features) < linear.weight.numel() else None
+            for rank, (_, _, linear, _) in zip(found, linears)
+        ]
+
+    def parameters(missing: float) -> int:
+        return sum(
+            linear.weight.numel() if rank is None else rank * (linear.in_features + linear.out_features)
+            for rank, (_, _, linear, _) in zip(ranks(missing), linears)
+        )
+
+    missing = min(lowest_price(parameters, int(weight_fraction * matrix_parameters(stack.layers))), 1.0)
+    for rank, (layer, name, linear, mean), (vectors, _) in zip(ranks(missing), linears, components):
+        if rank is None:
+            continue
+        basis, weight = vectors[:, :rank], linear.weight.double()
+        factors = LowRankLinear(linear.weight, linear.bias, rank, False)
+        factors.up.copy_(basis)
+        factors.down.copy_(basis.T @ weight)
+        if linear.bias is not None:
+            linear.bias.add_((weight - basis @ (basis.T @ weight)) @ mean)
+        layer.set_submodule(name, factors)
+    return {"variance_kept": round(1 - missing, 5), "ranks": str(ranks(missing))}
+
+
+def dense(model: nn.Module, calibration: Calibration) -> dict:
+    return {}
+
+
+def systems() -> dict:
+    """Name -> (what makes it, updates)."""
+    made = {"dense": (dense, 0)}
+    for size in SIZES:
+        made[f"compressed-{size}"] = (partial(compressed, weight_fraction=size), 0)
+        made[f"low-rank-{size}"] = (partial(low_rank, weight_fraction=size), 0)
+        made[f"lite-asr-{size}"] = (partial(lite_asr, weight_fraction=size), 0)
+        made[f"shared-{size}"] = (partial(compressed, weight_fraction=size, group_size=2 if size > 0.5 else 4), 0)
+    for size in (0.6, 0.45, 0.34):
+        made[f"compressed-{size}-refined"] = (partial(compressed, weight_fraction=size, refine_updates=UPDATES), UPDATES)
+    made["shared-0.6-refined"] = (partial(compressed, weight_fraction=0.6, group_size=2, refine_updates=UPDATES), UPDATES)
+    made["shared-0.34-refined"] = (partial(compressed, weight_fraction=0.34, group_size=4, refine_updates=UPDATES), UPDATES)
+    return made
+
+
+UPDATES = 900
+
+
+def utterances(corpus: Path) -> list[tuple[np.ndarray, str]]:
+    """Audio at 16 kHz and text of the test sets."""
+    found = []
+    for name in TEST_SETS:
+        text = (corpus / "data" / name / "txt" / f"{name}.en").read_text(encoding="utf-8").splitlines()
+        rows = yaml.safe_load((corpus / "data" / name / "txt" / f"{name}.yaml").read_text(encoding="utf-8"))
+        recordings = {}
+        for row, line in zip(rows, text, strict=True):
+            if row["wav"] not in recordings:
+                recordings[row["wav"]] = read_audio(corpus / "data" / name / "wav" / row["wav"], 16000)
+            start, length = round(row["offset"] * 16000), round(row["duration"] * 16000)
+            found.append((recordings[row["wav"]][start : start + length], line))
+    return found
+
+
+@torch.no_grad()
+def score(model, folder: Path, test: list[tuple[np.ndarray, str]]) -> dict:
+    import transformers  # after residual_st.transformers, which hides a torchaudio that does not load
+    from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
+
+    extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)
+    tokenizer, normalize, prompt = transformers.AutoTokenizer.from_pretrained(folder), EnglishTextNormalizer({}), prompt_of(model)
+    ends = {name: getattr(model.config, name) for name in ("eos_token_id", "pad_token_id", "decoder_start_token_id")}
+    settings = transformers.GenerationConfig(max_new_tokens=MOST_WORDS, **ends)
+    errors, words, runaways = [], [], 0
+    for start in progress(range(0, len(test), 8), desc="scoring", unit="batch"):
+        audio, texts = zip(*test[start : start + 8])
+        features = extractor(list(audio), sampling_rate=16000, return_tensors="pt").input_features
+        given = torch.tensor([prompt] * len(texts))
+        generated = transformers.GenerationMixin.generate(
+            model, input_features=features, decoder_input_ids=given, generation_config=settings
+        )
+        for text, transcript in zip(texts, tokenizer.batch_decode(generated, skip_special_tokens=True)):
+            reference, hypothesis = normalize(text).split(), normalize(transcript).split()
+            errors.append(min(editdistance.eval(hypothesis, reference), len(reference)))
+            words.append(len(reference))
+            runaways += len(hypothesis) > 2 * len(reference) + RUNAWAY
+    return {"wer": round(100 * sum(errors) / sum(words), 3), "runaways": runaways, "errors": errors, "words": words}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("whisper", type=Path)
+    parser.add_argument("corpus", type=Path)
+    parser.add_argument("--systems", nargs="+", choices=systems(), default=list(systems()), metavar="NAME")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    show_progress()
+    test = None
+    for name in args.systems:
+        if any(row["system"] == name for row in results.read(args.output)):
+            continue
+        make, updates = systems()[name]
+        model = load(args.whisper)
+        torch.manual_seed(1)
+        random.seed(1)
+        start = time.process_time()
+        more = REFINE_BATCHES if updates else 0
+        calibration, held_out = audio_calibration(model, args.whisper, args.corpus / "data" / "train" / "wav", BATCHES, 1, more)
+        row = {"system": name, "seed": 1, "updates": updates}
+        row |= {"dense_loss": held_out.likelihood(model)["loss"]}
+        dense_parameters = matrix_parameters(stack_of(model).layers)
+        row |= make(model, calibration)
+        row |= {
+            "core_seconds": round(time.process_time() - start),
+            "kept": round(matrix_parameters(stack_of(model).layers) / dense_parameters, 4),
+            "loss": held_out.likelihood(model)["loss"],
+        }
+        test = test or utterances(args.corpus)
+        results.append(args.output, {**row, **score(model, args.whisper, test), **results.provenance()})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""Tables from the rows of benchmarks/real_models.py."""
+
+import numpy as np
+
+from residual_st.evaluation.scores import relative_change, score_interval
+from tables.common import github, read, with_bounds
+
+
+def real_models_whisper() -> str:
+    """Whisper tiny.en on human speech: nothing moved by gradient."""
+    return _table(lambda row: not row["updates"])
+
+
+def real_models_refined() -> str:
+    """... and after refinement."""
+    return _table(lambda row: row["updates"] or row["system"] == "dense")
+
+
+def _table(wanted) -> str:
+    rows = read("real_models")
+    counts = {row["system"]: [np.array([row["errors"], row["words"]], float).T] for row in rows}
+    lines = []
+    for row in sorted(filter(wanted, rows), key=lambda row: (-row["kept"], row["system"])):
+        system = row["system"]
+        dense = system == "dense"
+        lines.append(
+            [
+                system.rpartition("-")[0] if not row["updates"] and not dense else system.replace("-refined", ", refined"),
+                f"{row['kept']:.1%}",
+                f"{row['loss']:.2f}",
+                str(score_interval("wer", counts[system])),
+                "" if dense else with_bounds(relative_change("wer", counts[system], counts["dense"])),
+                row["runaways"],
+                "" if dense else f"{row['core_seconds'] / 60:.1f}",
+            ]
+        )
+    return github(lines, ["encoder", "kept", "loss", "WER (95 %)", "change (95 %)", "runaways", "core minutes"])

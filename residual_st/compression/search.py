@@ -1,0 +1,71 @@
+"""The smallest form whose loss rises by no more than is allowed."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from residual_st.compression.moments import Calibration, gather
+from residual_st.compression.pipeline import Compressed, compress
+from residual_st.errors import InputError
+from residual_st.progress import progress
+from residual_st.stacks import LayerStack, copied, stack_of
+
+PROBES = 6  # of sizes: each halves the interval
+LARGEST = 0.97  # of the dense weights: a form with less to win is not worth its inference
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A size that was tried, and the loss on the batches held out, over the dense model's."""
+
+    weight_fraction: float
+    loss_ratio: float
+
+
+def compress_within(
+    model: nn.Module, max_loss: float, calibration: Calibration, *, stack: LayerStack | None = None, **options
+) -> tuple[Compressed, list[Probe]]:
+    """`compress` to the smallest size at which the loss rises by no more than `max_loss`, in place.
+
+    Sizes are tried by halving an interval, each without refinement, and judged by the loss on the batches held out
+    (`Calibration.parts`). Refinement comes last, and can only lower it.
+
+    Args:
+        max_loss: 0.01 for 1 %.
+        options: of `compress`, but for the size.
+
+    Raises:
+        InputError: if the loss rises by more already where `LARGEST` of the weights is kept; or as `compress` does.
+    """
+    stack = stack or stack_of(model)
+    moments = gather(model, stack, calibration)
+    dense_loss = calibration.held_out_loss(model)
+    refine_updates = options.pop("refine_updates", 0)
+    probes = []
+
+    def fits(fraction: float) -> bool:
+        tried, tried_stack = copied(model, stack)
+        try:
+            compress(tried, stack=tried_stack, weight_fraction=fraction, calibration=calibration, moments=moments, **options)
+        except InputError:  # smaller than the smallest form
+            return False
+        probes.append(Probe(fraction, calibration.held_out_loss(tried) / dense_loss))
+        return probes[-1].loss_ratio <= 1 + max_loss
+
+    if not fits(LARGEST):
+        reached = f"by {probes[-1].loss_ratio - 1:.1%}" if probes else "too far"
+        raise InputError(f"the loss rises {reached} already where {LARGEST:.0%} of the weights is kept; allowed is {max_loss:.1%}")
+    low, high = 0.0, LARGEST
+    for _ in progress(range(PROBES), desc="trying sizes", unit="size"):
+        middle = (low + high) / 2
+        low, high = (low, middle) if fits(middle) else (middle, high)
+    result = compress(
+        model,
+        stack=stack,
+        weight_fraction=high,
+        calibration=calibration,
+        moments=moments,
+        refine_updates=refine_updates,
+        **options,
+    )
+    return result, probes

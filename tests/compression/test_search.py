@@ -1,0 +1,110 @@
+import pytest
+import torch
+from torch import nn
+
+from residual_st.compression import Calibration, compress, compress_within
+from residual_st.compression import refinement as refinement_module
+from residual_st.errors import InputError
+from residual_st.sharing import Alone, LowRankLinear, ResidualLinear, matrices
+
+WIDTH, INNER = 16, 32
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.wide, self.narrow = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, INNER), nn.Linear(INNER, WIDTH)
+
+    def forward(self, x):
+        return x + self.narrow(self.wide(self.norm(x)).relu())
+
+
+def stack_of_blocks(rank: int, alike: bool) -> nn.ModuleList:
+    """Four layers of matrices of a low rank, that have much in common or nothing."""
+    generator = torch.Generator().manual_seed(1)
+    layers = nn.ModuleList(Block() for _ in range(4))
+    common = {}
+    with torch.no_grad():
+        for layer in layers:
+            for name, linear in matrices(layer):
+                rows, columns = linear.weight.shape
+                own = torch.randn(rows, rank, generator=generator) @ torch.randn(rank, columns, generator=generator)
+                common.setdefault(name, torch.randn(rows, columns, generator=generator))
+                linear.weight.copy_((common[name] + 0.02 * own if alike else own) / columns**0.5)
+                linear.bias.zero_()
+    return layers.eval()
+
+
+def run(layers, x):
+    for layer in layers:
+        x = layer(x)
+    return x
+
+
+@pytest.fixture
+def batches():
+    generator = torch.Generator().manual_seed(2)
+    return [torch.randn(8, 40, WIDTH, generator=generator) for _ in range(8)]
+
+
+def calibration_of(layers, batches) -> Calibration:
+    with torch.no_grad():
+        wanted = {id(batch): run(layers, batch) for batch in batches}
+    return Calibration(batches, lambda model, batch: 1 + (run(model, batch) - wanted[id(batch)]).square().sum(), run)
+
+
+def test_layers_without_anything_in_common_share_nothing(batches):
+    layers = stack_of_blocks(rank=2, alike=False)
+    result = compress(layers, weight_fraction=0.5, diagonal=False, calibration=calibration_of(layers, batches))
+    assert all(isinstance(rank, Alone) for row in result.form.ranks.rows for rank in row)
+    assert not any(len(owner) for owner in result.shared_weights.values())
+    assert result.parameters_after <= 0.5 * result.parameters_before
+    assert max(error for row in result.errors for error in row.values()) < 1e-3
+
+
+def test_layers_with_much_in_common_share(batches):
+    layers = stack_of_blocks(rank=2, alike=True)
+    compress(layers, weight_fraction=0.5, diagonal=False, calibration=calibration_of(layers, batches))
+    linears = [linear for layer in layers for _, linear in matrices(layer)]
+    assert all(isinstance(linear, ResidualLinear) and not isinstance(linear, LowRankLinear) for linear in linears)
+
+
+def test_correction_makes_up_for_the_errors_before(batches):
+    """Given the same form and moments, with batches to be judged by and without."""
+    losses = []
+    for encode in (None, run):
+        layers = stack_of_blocks(rank=8, alike=False)
+        calibration = calibration_of(layers, batches)
+        told = Calibration(batches, calibration.loss, encode)
+        compress(layers, rank="=4", diagonal=False, calibration=told)
+        losses.append(sum(calibration.loss(layers, batch).item() for batch in batches[-2:]))
+    assert losses[1] < 0.9 * losses[0]
+
+
+def test_refinement_that_makes_it_worse_is_taken_back(batches, monkeypatch):
+    states = []
+    for updates in (0, 4):
+        layers = stack_of_blocks(rank=8, alike=False)
+        monkeypatch.setattr(refinement_module, "LEARNING_RATES", (50.0,))
+        compress(layers, rank=2, calibration=calibration_of(layers, batches), refine_updates=updates)
+        states.append(layers.state_dict())
+    assert all(torch.equal(states[0][name], value) for name, value in states[1].items())
+
+
+@pytest.mark.parametrize("max_loss", [0.05, 0.5])
+def test_the_smallest_size_within_a_loss(batches, max_loss):
+    layers = stack_of_blocks(rank=4, alike=False)
+    calibration = calibration_of(layers, batches)
+    dense = calibration.held_out_loss(layers)
+    result, probes = compress_within(layers, max_loss, calibration, diagonal=False)
+    assert calibration.held_out_loss(layers) <= (1 + max_loss) * dense
+    fraction = result.parameters_after / result.parameters_before
+    assert fraction < 0.97
+    assert min(probe.weight_fraction for probe in probes if probe.loss_ratio <= 1 + max_loss) >= fraction
+    assert any(probe.loss_ratio > 1 + max_loss for probe in probes)
+
+
+def test_a_loss_that_cannot_be_kept(batches):
+    layers = stack_of_blocks(rank=16, alike=False)
+    with pytest.raises(InputError, match=r"the loss rises .* already where 97% of the weights is kept; allowed is 0\.0%"):
+        compress_within(layers, 1e-9, calibration_of(layers, batches), diagonal=True)
