@@ -13,9 +13,8 @@ One row for each system is appended to results/real_models.jsonl as it is finish
 
 import argparse
 import copy
-import random
 import time
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import editdistance
@@ -26,7 +25,7 @@ from torch import nn
 
 from residual_st.audio import read_audio
 from residual_st.benchmark import results
-from residual_st.compression import Calibration, compress
+from residual_st.compression import compress
 from residual_st.compression.allocation import lowest_price
 from residual_st.compression.moments import gather
 from residual_st.progress import progress, show_progress
@@ -37,37 +36,36 @@ from residual_st.transformers.calibration import prompt_of
 
 RESULTS = Path(__file__).parent / "results" / "real_models.jsonl"
 TEST_SETS = ("tst-COMMON", "tst-HE")
-BATCHES, REFINE_BATCHES = 16, 130  # of half a minute
+BATCHES, REFINE_BATCHES = 24, 130  # of half a minute
+BATCH = 12  # utterances that are transcribed together
 MOST_WORDS = 100  # of a transcript
 RUNAWAY = 10  # words more than twice the reference
 SIZES = (0.75, 0.6, 0.45)
 
 
-def compressed(model: nn.Module, calibration: Calibration, **options) -> dict:
-    result = compress(model, calibration=calibration, **options)
+def compressed(model: nn.Module, material: "Material", **options) -> dict:
+    result = compress(model, calibration=material.calibration, moments=material.moments, **options)
     return {"plan": str(result.form.plan), "ranks": str(result.form.ranks)}
 
 
-def low_rank(model: nn.Module, calibration: Calibration, weight_fraction: float) -> dict:
+def low_rank(model: nn.Module, material: "Material", weight_fraction: float) -> dict:
     """Nothing shared, ranks by the budget, in the metric of inputs and gradients; not corrected."""
-    form = compressed(copy.deepcopy(model), calibration, weight_fraction=weight_fraction, diagonal=False, correct=False)
+    form = compressed(copy.deepcopy(model), material, weight_fraction=weight_fraction, diagonal=False, correct=False)
     if any("=" not in rank for row in form["ranks"].split(",") for rank in row.split("/")):
         raise SystemExit(f"some matrices share: {form}")
-    return compressed(model, calibration, rank=form["ranks"], diagonal=False, correct=False)
+    return compressed(model, material, rank=form["ranks"], diagonal=False, correct=False)
 
 
 @torch.no_grad()
-def lite_asr(model: nn.Module, calibration: Calibration, weight_fraction: float) -> dict:
+def lite_asr(model: nn.Module, material: "Material", weight_fraction: float) -> dict:
     """LiteASR (Kamahori et al., arXiv 2502.20583): each matrix in the principal components of its centred outputs.
 
     The mean goes into the bias. Ranks keep one share of each matrix's variance, which is found for the size that is wanted. A
     matrix whose two factors would not be smaller stays as it is.
     """
     stack = stack_of(model)
-    with torch.enable_grad():
-        moments = gather(model, stack, calibration)
     linears, components = [], []
-    for layer, layer_moments in zip(stack.layers, moments):
+    for layer, layer_moments in zip(stack.layers, material.moments):
         for name, linear in matrices(layer):
             weight = linear.weight.double()
             values, vectors = torch.linalg.eigh(weight @ layer_moments[name].input_covariance @ weight.T)
@@ -101,7 +99,7 @@ def lite_asr(model: nn.Module, calibration: Calibration, weight_fraction: float)
     return {"variance_kept": round(1 - missing, 5), "ranks": str(ranks(missing))}
 
 
-def dense(model: nn.Module, calibration: Calibration) -> dict:
+def dense(model: nn.Module, material: "Material") -> dict:
     return {}
 
 
@@ -148,8 +146,8 @@ def score(model, folder: Path, test: list[tuple[np.ndarray, str]]) -> dict:
     ends = {name: getattr(model.config, name) for name in ("eos_token_id", "pad_token_id", "decoder_start_token_id")}
     settings = transformers.GenerationConfig(max_new_tokens=MOST_WORDS, **ends)
     errors, words, runaways = [], [], 0
-    for start in progress(range(0, len(test), 8), desc="scoring", unit="batch"):
-        audio, texts = zip(*test[start : start + 8])
+    for start in progress(range(0, len(test), BATCH), desc="scoring", unit="batch"):
+        audio, texts = zip(*test[start : start + BATCH])
         features = extractor(list(audio), sampling_rate=16000, return_tensors="pt").input_features
         given = torch.tensor([prompt] * len(texts))
         generated = transformers.GenerationMixin.generate(
@@ -163,6 +161,23 @@ def score(model, folder: Path, test: list[tuple[np.ndarray, str]]) -> dict:
     return {"wer": round(100 * sum(errors) / sum(words), 3), "runaways": runaways, "errors": errors, "words": words}
 
 
+class Material:
+    """What several systems are made from; `seconds` is what a core took to listen to the audio and to gather moments.
+
+    Attributes:
+        calibration, held_out: of `audio_calibration`.
+        moments: of the dense model's matrices.
+        test: audio and texts.
+    """
+
+    def __init__(self, whisper: Path, corpus: Path, more: int):
+        start, model = time.process_time(), load(whisper)
+        self.calibration, self.held_out = audio_calibration(model, whisper, corpus / "data" / "train" / "wav", BATCHES, 1, more)
+        self.moments = gather(model, stack_of(model), self.calibration)
+        self.seconds = time.process_time() - start
+        self.test = utterances(corpus)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("whisper", type=Path)
@@ -171,28 +186,23 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
     show_progress()
-    test = None
+    material_with = cache(partial(Material, args.whisper, args.corpus))
     for name in args.systems:
         if any(row["system"] == name for row in results.read(args.output)):
             continue
         make, updates = systems()[name]
+        material = material_with(REFINE_BATCHES if updates else 0)
         model = load(args.whisper)
-        torch.manual_seed(1)
-        random.seed(1)
-        start = time.process_time()
-        more = REFINE_BATCHES if updates else 0
-        calibration, held_out = audio_calibration(model, args.whisper, args.corpus / "data" / "train" / "wav", BATCHES, 1, more)
-        row = {"system": name, "seed": 1, "updates": updates}
-        row |= {"dense_loss": held_out.likelihood(model)["loss"]}
+        row = {"system": name, "seed": 1, "updates": updates, "dense_loss": material.held_out.likelihood(model)["loss"]}
         dense_parameters = matrix_parameters(stack_of(model).layers)
-        row |= make(model, calibration)
+        start = time.process_time()
+        row |= make(model, material)
         row |= {
-            "core_seconds": round(time.process_time() - start),
+            "core_seconds": round(time.process_time() - start + material.seconds),
             "kept": round(matrix_parameters(stack_of(model).layers) / dense_parameters, 4),
-            "loss": held_out.likelihood(model)["loss"],
+            "loss": material.held_out.likelihood(model)["loss"],
         }
-        test = test or utterances(args.corpus)
-        results.append(args.output, {**row, **score(model, args.whisper, test), **results.provenance()})
+        results.append(args.output, {**row, **score(model, args.whisper, material.test), **results.provenance()})
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_arguments(parser, "manifests to draw calibration batches from")
     parser.add_argument("--valid-subset", metavar="NAME[,NAME]", help="manifests to compare losses on (default: the checkpoint's)")
     parser.add_argument(
-        "--calibration-batches", type=int, default=30, metavar="N", help="of 10,000 frames, or half a minute (default: 30)"
+        "--calibration-batches", type=int, metavar="N", help="of 10,000 frames (default: 30), or of half a minute (default: 24)"
     )
     parser.add_argument(
         "--refine-updates",
@@ -79,6 +79,8 @@ def percentage(text: str) -> float:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.calibration_batches is None:
+        args.calibration_batches = 24 if Path(args.checkpoint).is_dir() else 30
     if args.calibration_batches < 1:
         raise InputError(f"--calibration-batches {args.calibration_batches} must be at least 1")
     if args.refine_updates < 0:

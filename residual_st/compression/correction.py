@@ -2,7 +2,8 @@
 
 A fit takes a matrix's inputs to be those of the dense model. In the compressed one they carry the errors of everything before it.
 Here each low-rank term and bias is solved again in the order in which the layers compute, so that what a matrix returns on its own
-inputs comes closest to what the dense one returns on the dense ones. Shared matrices and diagonals stay.
+inputs comes closest to what the dense one returns on the dense ones. Where a layer adds what its branches return to its input, the
+last matrix of each makes up for the error of that sum as well. Shared matrices and diagonals stay.
 """
 
 import copy
@@ -18,6 +19,7 @@ from residual_st.compression.moments import Calibration, without_updates
 from residual_st.progress import progress
 from residual_st.sharing import ResidualLinear, matrices
 from residual_st.stacks import LayerCall, LayerStack, recorded_calls
+from residual_st.stacks.symmetries import AttentionHeads
 
 
 def correct_if_better(
@@ -60,66 +62,111 @@ def correct(
         calls = [_first_call(model, stack, calibration, batch) for batch in batches]
         dense_states = [call.inputs for call in calls]
         states = list(dense_states)
+        stages = _stages(stack.layers[0], calls[0], states[0])
+        ends = _branch_ends(stack, calls[0], states[0])
         for index in progress(range(len(stack.layers)), desc="correcting", unit="layer"):
-            pair = dense_stack.layers[index], stack.layers[index]
-            for names in _stages(pair[1], calls[0], states[0]):
+            dense_layer, layer = dense_stack.layers[index], stack.layers[index]
+            dense_passes = [Pass(dense_layer, call, x, stages, ends) for call, x in zip(calls, dense_states)]
+            linears = dict(matrices(layer))
+            for names in stages:
                 padding = "memory_padding" if names[0] in stack.memory_matrices else "padding"
                 moments = PairedMoments()
-                for call, *inputs in zip(calls, dense_states, states):
-                    seen = [_input_of(layer, names[0], call, x) for layer, x in zip(pair, inputs)]
-                    moments.add(*(stack.real_positions(x, getattr(call, padding)) for x in seen))
-                linears = dict(matrices(pair[1]))
+                for call, dense_pass, x in zip(calls, dense_passes, states):
+                    until = Pass(layer, call, x, stages, ends, last=names[0])
+                    seen = [dense_pass.inputs[names[0]], until.inputs[names[0]]]
+                    if names[0] in ends:
+                        seen.append(dense_pass.streams[names[0]] - until.streams[names[0]])
+                    moments.add(*(stack.real_positions(value, getattr(call, padding)) for value in seen))
                 for name in names:
                     _solve(linears[name], fit.layers[index][name], moments)
-            dense_states, states = (
-                [stack.output(call.repeat(layer, x)) for call, x in zip(calls, inputs)]
-                for layer, inputs in zip(pair, (dense_states, states))
-            )
+            dense_states = [stack.output(dense_pass.output) for dense_pass in dense_passes]
+            states = [stack.output(call.repeat(layer, x)) for call, x in zip(calls, states)]
+
+
+class _Reached(Exception):
+    """The matrix is called whose input is wanted; what comes behind is not."""
+
+
+class Pass:
+    """What a layer gives to its matrices on the way, up to and with the matrix `last`, or on all of it.
+
+    Attributes:
+        inputs: of the first matrix of each stage.
+        streams: of the matrices that end a branch, the sum that their output is added to.
+        output: what the layer returns; None where the pass ends before.
+    """
+
+    def __init__(
+        self, layer: nn.Module, call: LayerCall, states: Tensor, stages: list[list[str]], ends: list[str], last: str | None = None
+    ):
+        self.inputs, self.streams, self.output = {}, {}, None
+        stream = states
+
+        def enter(name: str):
+            def hook(_linear, arguments):
+                self.inputs[name] = arguments[0]
+                if name in ends:
+                    self.streams[name] = stream
+                if name == last:
+                    raise _Reached
+
+            return hook
+
+        def leave(_linear, _arguments, output):
+            nonlocal stream
+            stream = stream + output
+
+        handles = [layer.get_submodule(names[0]).register_forward_pre_hook(enter(names[0])) for names in stages]
+        handles += [layer.get_submodule(name).register_forward_hook(leave) for name in ends]
+        try:
+            self.output = call.repeat(layer, states)
+        except _Reached:
+            pass
+        finally:
+            for handle in handles:
+                handle.remove()
 
 
 class PairedMoments:
     """Sums over positions of what goes into a dense matrix and into the compressed one, in float64.
 
-    Both are counted from their means in the first batch, as in `MatrixMoments`.
+    All are counted from their means in the first batch, as in `MatrixMoments`.
     """
 
     def __init__(self):
         self.count = 0
 
-    def add(self, dense: Tensor, inputs: Tensor) -> None:
-        """Both (positions, in)."""
+    def add(self, dense: Tensor, inputs: Tensor, drift: Tensor | None = None) -> None:
+        """`dense` and `inputs` (positions, in); `drift` (positions, out), what the stream that the output is added to lacks."""
+        values = [inputs, dense] if drift is None else [inputs, dense, drift]
         if not self.count:
-            self._origins = dense.mean(0), inputs.mean(0)
-            self._sums = [torch.zeros(dense.shape[1], dtype=torch.float64) for _ in range(2)]
-            self._squares, self._products = (torch.zeros(dense.shape[1], dense.shape[1], dtype=torch.float64) for _ in range(2))
-        dense, inputs = dense - self._origins[0], inputs - self._origins[1]
+            self._origins = [value.mean(0) for value in values]
+            self._sums = [torch.zeros(value.shape[1], dtype=torch.float64) for value in values]
+            self._products = [torch.zeros(value.shape[1], inputs.shape[1], dtype=torch.float64) for value in values]
+        values = [value - origin for value, origin in zip(values, self._origins)]
         self.count += len(inputs)
-        self._sums[0] += dense.sum(0, dtype=torch.float64).cpu()
-        self._sums[1] += inputs.sum(0, dtype=torch.float64).cpu()
-        self._squares += (inputs.T @ inputs).cpu()
-        self._products += (dense.T @ inputs).cpu()
+        for value, total, product in zip(values, self._sums, self._products):
+            total += value.sum(0, dtype=torch.float64).cpu()
+            product += (value.T @ values[0]).cpu()
 
     @property
     def means(self) -> list[Tensor]:
-        """Of the dense inputs and of the others."""
+        """Of the inputs, the dense inputs and, where it was given, the drift."""
         return [origin.cpu().double() + total / self.count for origin, total in zip(self._origins, self._sums)]
 
     @property
-    def covariance(self) -> Tensor:
-        """Of the compressed model's inputs, (in, in)."""
-        return self._squares / self.count - torch.outer(self._sums[1], self._sums[1]) / self.count**2
-
-    @property
-    def cross_covariance(self) -> Tensor:
-        """Of the dense inputs with them, (in, in)."""
-        return self._products / self.count - torch.outer(self._sums[0], self._sums[1]) / self.count**2
+    def covariances(self) -> list[Tensor]:
+        """Of these with the inputs, (in or out, in)."""
+        sums = self._sums
+        return [product / self.count - torch.outer(total, sums[0]) / self.count**2 for product, total in zip(self._products, sums)]
 
 
 def _solve(linear: nn.Linear | ResidualLinear, dense: MatrixWeights, moments: PairedMoments) -> None:
-    covariance = moments.covariance
+    covariance, cross_covariance, *drift = moments.covariances
+    mean, dense_mean, *drift_mean = moments.means
     inputs = damped(covariance)
     # least squares, drawn towards the dense weight where the inputs say little
-    right = dense.weight @ (moments.cross_covariance + inputs - covariance)
+    right = sum(drift, start=dense.weight @ (cross_covariance + inputs - covariance))
     target = torch.cholesky_solve(right.T, torch.linalg.cholesky(inputs)).T
     if isinstance(linear, nn.Linear):
         linear.weight.copy_(target)
@@ -129,8 +176,7 @@ def _solve(linear: nn.Linear | ResidualLinear, dense: MatrixWeights, moments: Pa
         linear.up.copy_(up)
         linear.down.copy_(down)
     if linear.bias is not None:
-        dense_mean, mean = moments.means
-        linear.bias.copy_(dense.bias + dense.weight @ dense_mean - linear.weight.cpu().double() @ mean)
+        linear.bias.copy_(sum(drift_mean, start=dense.bias + dense.weight @ dense_mean) - linear.weight.cpu().double() @ mean)
 
 
 def _first_call(model: nn.Module, stack: LayerStack, calibration: Calibration, batch) -> LayerCall:
@@ -161,10 +207,18 @@ def _stages(layer: nn.Module, call: LayerCall, states: Tensor) -> list[list[str]
     return stages
 
 
-def _input_of(layer: nn.Module, name: str, call: LayerCall, states: Tensor) -> Tensor:
-    """What the layer gives to one of its matrices."""
-    seen = []
-    handle = layer.get_submodule(name).register_forward_pre_hook(lambda _linear, arguments: seen.append(arguments[0]))
-    call.repeat(layer, states)
-    handle.remove()
-    return seen[0]
+def _branch_ends(stack: LayerStack, call: LayerCall, states: Tensor) -> list[str]:
+    """The matrices whose outputs a layer adds to its input, if its output is that sum: those that end its branches."""
+    ends = [symmetry.output if isinstance(symmetry, AttentionHeads) else symmetry.second for symmetry in stack.symmetries]
+    total = states
+
+    def add(_linear, _arguments, output):
+        nonlocal total
+        total = total + output
+
+    layer = stack.layers[0]
+    handles = [layer.get_submodule(name).register_forward_hook(add) for name in ends]
+    output = stack.output(call.repeat(layer, states))
+    for handle in handles:
+        handle.remove()
+    return ends if torch.allclose(total, output, rtol=1e-3, atol=1e-3 * output.abs().mean().item()) else []

@@ -40,9 +40,9 @@ class Calibration:
     def parts(self) -> tuple[Sequence[Any], Sequence[Any]]:
         """Most of the batches, and the last of them, on which choices are judged that were made on the others.
 
-        These are a quarter, and no more than 16. One batch alone serves both.
+        These are a sixth, and no more than 16. One batch alone serves both.
         """
-        held_out = min(max(1, len(self.batches) // 4), MOST_HELD_OUT)
+        held_out = min(max(1, len(self.batches) // 6), MOST_HELD_OUT)
         return self.batches[:-held_out] or self.batches, self.batches[-held_out:]
 
     def held_out_loss(self, model: nn.Module) -> float:

@@ -132,6 +132,27 @@ def test_the_decoder_too(data, asr):
         assert same_hypotheses(generate(data, "mean.pt", asr, *overrides, task="asr").stdout, expected)
 
 
+def test_the_smallest_encoder_within_a_loss(data, asr):
+    options = ["--max-loss", "2%", "--calibration", data, "--calibration-batches", "4", "--json", "--force"]
+    figures = json.loads(run(BIN / "residual-st", "compress", "dense.pt", "--output", "within.pt", *options, cwd=asr).stdout)
+    kept = [probe["weight_fraction"] for probe in figures["sizes_tried"] if probe["loss_ratio"] <= 1.02]
+    assert figures["encoder_weight_fraction"] <= min(kept) < 0.97
+    inspected = json.loads(run(BIN / "residual-st", "inspect", "within.pt", "--json", cwd=asr).stdout)
+    assert abs(inspected["encoder_weight_fraction"] - figures["encoder_weight_fraction"]) < 1e-3
+    assert inspected["residual_rank"] == figures["residual_rank"]
+    run(BIN / "residual-st", "expand", "within.pt", "--output", "within-dense.pt", "--force", cwd=asr)
+    assert same_hypotheses(
+        generate(data, "within.pt", asr, task="asr").stdout, generate_without_the_plugin(data, "within-dense.pt", asr)
+    )
+
+
+@pytest.mark.parametrize("text", ["0%", "100%", "1.5", "-1%"])
+def test_a_loss_that_is_none(tmp_path, capsys, text):
+    with pytest.raises(SystemExit, match="2"):
+        main(["compress", "dense.pt", "--output", "x.pt", f"--max-loss={text}"])
+    assert "is not between 0 and 100 %; give 1% or 0.01" in capsys.readouterr().err
+
+
 def test_expand_gives_the_paper_encoder_a_stock_name(tmp_path):
     sizes = {"encoder_layers": 6, "encoder_embed_dim": 32}
     path = save(tmp_path / "paper.pt", "s2t_residual_transformer_paper", **sizes)
@@ -190,6 +211,9 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, capsys, monkeypatch):
         ("compress", DENSE, ["--calibration", "."], "does not say what it was trained on"),
         ("compress", DENSE, ["--calibration-batches", "0"], "must be at least 1"),
         ("compress", DENSE, ["--refine-updates", "3"], "needs --calibration DATA"),
+        ("compress", DENSE, ["--max-loss", "1%"], "needs --calibration DATA"),
+        ("compress", DENSE, ["--max-loss", "1%", "--decoder-group-size", "2"], "--max-loss is of the encoder"),
+        ("compress", DENSE, ["--refine-batches", "3"], "needs --refine-updates"),
     ],
 )
 def test_refusals(tmp_path, capsys, command, arch, flags, message):

@@ -107,6 +107,15 @@ def test_compressed_and_expanded_by_the_commands(dense, audio, tmp_path):
     assert torch.equal(model.generate(features), ordinary.generate(features))
 
 
+def test_a_folder_whose_layers_share_nothing(dense, tmp_path):
+    model = transformers.load(dense)
+    result = compress(model, rank="=4/=4/=4/=4/=4/2", group_size=2)
+    transformers.save(model, tmp_path / "small", dense, result.form)
+    assert torch.equal(outputs(transformers.load(tmp_path / "small")), outputs(model))
+    transformers.expand(tmp_path / "small", tmp_path / "expanded")
+    torch.testing.assert_close(outputs(transformers.load(tmp_path / "expanded")), outputs(model), rtol=1e-3, atol=1e-4)
+
+
 def test_full_rank_loses_nothing(dense):
     model = transformers.load(dense)
     before = outputs(model)
