@@ -2,8 +2,10 @@
 
 import numpy as np
 
+from residual_st.benchmark.comparison import compare
 from residual_st.evaluation.scores import relative_change, score_interval
 from tables.common import github, read, with_bounds
+from tables.quality import measures_of
 
 
 def real_models_whisper() -> str:
@@ -35,3 +37,8 @@ def _table(wanted) -> str:
             ]
         )
     return github(lines, ["encoder", "kept", "loss", "WER (95 %)", "change (95 %)", "runaways", "core minutes"])
+
+
+def real_models_fairseq() -> str:
+    """A fairseq model on human speech."""
+    return measures_of(compare(read("human"), "dense"))
