@@ -36,8 +36,8 @@ from omegaconf import OmegaConf
 
 from residual_st.benchmark.results import append, provenance
 from residual_st.checkpoints import save_checkpoint
-from residual_st.compression.factorization import low_rank
 from residual_st.compression.layer_weights import read_layer
+from residual_st.compression.low_rank import low_rank
 from residual_st.compression.moments import gather
 from residual_st.compression.pipeline import Compressed, compress
 from residual_st.compression.refinement import refine

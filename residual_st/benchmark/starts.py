@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from residual_st.checkpoints import model_flags, save_checkpoint
-from residual_st.compression.factorization import best_diagonal, low_rank
 from residual_st.compression.layer_weights import Metric, read_layer
+from residual_st.compression.low_rank import best_diagonal, low_rank
 from residual_st.compression.moments import gather
 from residual_st.models.conversion import dense_checkpoint, read_model, rewritten
 from residual_st.models.s2t_residual_transformer import S2TResidualTransformerModel

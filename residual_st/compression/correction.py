@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from residual_st.compression.factorization import low_rank
 from residual_st.compression.fit import Fit
 from residual_st.compression.layer_weights import MatrixWeights, Metric, damped, write_layer
+from residual_st.compression.low_rank import low_rank
 from residual_st.compression.moments import Calibration, without_updates
 from residual_st.progress import progress
 from residual_st.sharing import ResidualLinear, matrices

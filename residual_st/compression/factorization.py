@@ -7,14 +7,13 @@ import torch
 from torch import Tensor
 
 from residual_st.compression.layer_weights import Metric
+from residual_st.compression.low_rank import best_diagonal, low_rank
 from residual_st.sharing.ranks import Alone
 
 MEAN_STEPS = 50  # of conjugate gradients, at most
 START_STEPS, ROUND_STEPS = 15, 1  # ... in alternation, where residuals change between: before the first round, and in each
 TOLERANCE = 1e-4  # of the error, below which a round of alternation is the last
-EXACT_SHARE = 0.2  # of the smaller side: a larger rank takes a full decomposition instead of subspace iteration
 ROUNDS_ALONE = 4  # between the low-rank term and the diagonal of a matrix that shares nothing
-OVERSAMPLING = 8  # columns beyond the rank in subspace iteration
 
 
 @dataclass
@@ -231,68 +230,3 @@ def _best_residual(weight: Tensor, metric: Metric, rank: int, before: Residual, 
         rest.diagonal().sub_(before.diagonal)
     up, down = low_rank(rest, metric, rank, before.down)
     return Residual(up, down, best_diagonal(weight - up @ down, metric) if diagonal else None)
-
-
-def best_diagonal(weight: Tensor, metric: Metric) -> Tensor:
-    """The diagonal that comes closest to `weight`: solves `(G ∘ S) d = diag(G W S)` on the rows and columns that it covers."""
-    length = min(weight.shape)
-    if metric.outputs is None and metric.inputs is None:
-        return weight.diagonal().clone()
-    rows = weight[:length] if metric.outputs is None else metric.outputs[:length] @ weight
-    right = rows.diagonal() if metric.inputs is None else (rows * metric.inputs[:length]).sum(1)
-    if metric.outputs is None or metric.inputs is None:
-        known = metric.outputs if metric.inputs is None else metric.inputs
-        return right / known.diagonal()[:length]
-    return torch.cholesky_solve(right[:, None], metric.diagonal_root).flatten()
-
-
-def low_rank(weight: Tensor, metric: Metric, rank: int, before: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The factors (out, rank) and (rank, in) whose product comes closest to `weight`, of balanced size.
-
-    `before`, the `down` of a like problem, is where subspace iteration starts.
-    """
-    if not rank:
-        return weight.new_zeros(len(weight), 0), weight.new_zeros(0, weight.shape[1])
-    exact = needs_decomposition(rank, weight.shape)
-    dtype, metric_of = (torch.float64, metric) if exact else (torch.float32, metric.narrow)
-    start = None if before is None or not len(before) else metric_of.whiten_rows(before.to(dtype)).T
-    left, values, right = (factor.double() for factor in truncated_svd(metric_of.whiten(weight.to(dtype)), rank, start))
-    up, down = metric.colour(left * values.sqrt(), values.sqrt()[:, None] * right)
-    up_norm, down_norm = up.norm(dim=0), down.norm(dim=1)
-    balance = torch.where(up_norm * down_norm > 0, (down_norm / up_norm).sqrt(), 1.0)
-    return up * balance, down / balance[:, None]
-
-
-def needs_decomposition(rank: int, shape: tuple[int, int]) -> bool:
-    """Whether so many singular triples are found by a full decomposition, rather than by subspace iteration."""
-    return rank + OVERSAMPLING > EXACT_SHARE * min(shape)
-
-
-def truncated_svd(matrix: Tensor, rank: int, start: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """The leading singular triples: (out, rank), (rank,), (rank, in).
-
-    By subspace iteration (Halko et al., arXiv 0909.4061, algorithm 4.4) where the rank is a small part of the matrix, from `start`
-    (in, any rank), which need only come close. The columns that fill up the start are drawn from a fixed seed.
-    """
-    if needs_decomposition(rank, matrix.shape):
-        left, values, right = torch.linalg.svd(matrix, full_matrices=False)
-        return left[:, :rank], values[:rank], right[:rank]
-    known = 0 if start is None else start.shape[1]
-    drawn = torch.randn(
-        matrix.shape[1],
-        max(OVERSAMPLING, rank + OVERSAMPLING - known),
-        dtype=matrix.dtype,
-        generator=torch.Generator().manual_seed(1),
-    )
-    basis = drawn if start is None else torch.cat([start, drawn], dim=1)
-    for _ in range(2 if known >= rank else 8):
-        basis, _ = torch.linalg.qr(matrix @ basis)
-        basis, _ = torch.linalg.qr(matrix.T @ basis)
-    left, values, right = torch.linalg.svd(matrix @ basis, full_matrices=False)
-    return left[:, :rank], values[:rank], right[:rank] @ basis.T
-
-
-def squared_singular_values(matrix: Tensor) -> Tensor:
-    """(min(out, in),), falling. From the Gram matrix of the smaller side, several times faster than a decomposition."""
-    gram = matrix.T @ matrix if len(matrix) > matrix.shape[1] else matrix @ matrix.T
-    return torch.linalg.eigvalsh(gram).flip(0).clamp_min(0)

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from residual_st.compression.alignment import align_group, align_to
 from residual_st.compression.allocation import Spectrum
-from residual_st.compression.factorization import Factors, Residual, factorize, squared_singular_values
+from residual_st.compression.factorization import Factors, Residual, factorize
 from residual_st.compression.layer_weights import LayerWeights, MatrixWeights
+from residual_st.compression.low_rank import squared_singular_values
 from residual_st.progress import progress
 from residual_st.sharing.plan import SharingPlan
 from residual_st.sharing.ranks import Alone

@@ -1,8 +1,9 @@
 import pytest
 import torch
 
-from residual_st.compression.factorization import best_diagonal, factorize, low_rank, mean, truncated_svd
+from residual_st.compression.factorization import factorize, mean
 from residual_st.compression.layer_weights import Metric, damped
+from residual_st.compression.low_rank import best_diagonal, low_rank, truncated_svd
 
 
 def draw(*shape, seed=1):
