@@ -41,6 +41,7 @@ BATCH = 12  # utterances that are transcribed together
 MOST_WORDS = 100  # of a transcript
 RUNAWAY = 10  # words more than twice the reference
 SIZES = (0.75, 0.6, 0.45)
+REFINED = {0.6: 900, 0.45: 400}  # size -> updates
 
 
 def compressed(model: nn.Module, material: "Material", **options) -> dict:
@@ -111,14 +112,9 @@ def systems() -> dict:
         made[f"low-rank-{size}"] = (partial(low_rank, weight_fraction=size), 0)
         made[f"lite-asr-{size}"] = (partial(lite_asr, weight_fraction=size), 0)
         made[f"shared-{size}"] = (partial(compressed, weight_fraction=size, group_size=2 if size > 0.5 else 4), 0)
-    for size in (0.6, 0.45, 0.34):
-        made[f"compressed-{size}-refined"] = (partial(compressed, weight_fraction=size, refine_updates=UPDATES), UPDATES)
-    made["shared-0.6-refined"] = (partial(compressed, weight_fraction=0.6, group_size=2, refine_updates=UPDATES), UPDATES)
-    made["shared-0.34-refined"] = (partial(compressed, weight_fraction=0.34, group_size=4, refine_updates=UPDATES), UPDATES)
+    for size, updates in REFINED.items():
+        made[f"compressed-{size}-refined"] = (partial(compressed, weight_fraction=size, refine_updates=updates), updates)
     return made
-
-
-UPDATES = 900
 
 
 def utterances(corpus: Path) -> list[tuple[np.ndarray, str]]:
