@@ -29,14 +29,14 @@ def _table(wanted) -> str:
             [
                 system.rpartition("-")[0] if not row["updates"] and not dense else system.replace("-refined", ", refined"),
                 f"{row['kept']:.1%}",
-                f"{row['loss']:.2f}",
+                f"{row['loss'] / row['dense_loss']:.2f}",
                 str(score_interval("wer", counts[system])),
                 "" if dense else with_bounds(relative_change("wer", counts[system], counts["dense"])),
                 row["runaways"],
                 "" if dense else f"{row['core_seconds'] / 60:.1f}",
             ]
         )
-    return github(lines, ["encoder", "kept", "loss", "WER (95 %)", "change (95 %)", "runaways", "core minutes"])
+    return github(lines, ["encoder", "kept", "loss / dense", "WER (95 %)", "change (95 %)", "runaways", "core minutes"])
 
 
 def real_models_fairseq() -> str:
