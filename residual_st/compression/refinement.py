@@ -17,8 +17,8 @@ from residual_st.sharing import SharedWeights
 from residual_st.stacks import LayerStack, recorded_calls
 
 LEARNING_RATES = (2e-3, 8e-4, 3e-4, 1.2e-4, 5e-5)  # of which the best for the model is found by trials ...
-TRIAL = 8  # ... of so many updates each, and no more than a tenth of all
-WARM_UP = 10  # updates
+TRIAL = 20  # ... of so many updates each, and no more than a tenth of all; the rate falls to 0 in each, as in the end it does
+WARM_UP = 10  # updates, and no more than a quarter of all
 LARGEST_NORM = 1.0  # of a step's gradient
 LAST = 1.0  # weight of the last layer's output, which the decoder reads, beside the mean over all layers
 LEAST_VARIANCE = 0.01  # of a channel, over the mean of all
@@ -47,13 +47,13 @@ def refine(dense: Model, compressed: Model, shared_weights: SharedWeights, calib
     outcomes = {}
     if trial := min(TRIAL, updates // 10):
         for rate in progress(LEARNING_RATES, desc="choosing a rate", unit="rate"):
-            for _ in _steps(dense, compressed, moved, calibration, rate, updates, trial):
+            for _ in _steps(dense, compressed, moved, calibration, rate, trial):
                 pass
             outcomes[rate] = calibration.held_out_loss(compressed[0])
             moved.load_state_dict(start)
     rate = min(outcomes, key=outcomes.get, default=LEARNING_RATES[0])
     checks = {updates * part // CHECKS for part in range(1, CHECKS + 1)}
-    steps = _steps(dense, compressed, moved, calibration, rate, updates, updates)
+    steps = _steps(dense, compressed, moved, calibration, rate, updates)
     with progress(steps, total=updates, desc=f"refining at {rate:g}", unit="update") as bar:
         for step, error in enumerate(bar, 1):
             bar.set_postfix(error=f"{error:.4f}")
@@ -64,12 +64,13 @@ def refine(dense: Model, compressed: Model, shared_weights: SharedWeights, calib
         module.train(training)
 
 
-def _steps(dense: Model, compressed: Model, moved: nn.Module, calibration: Calibration, rate: float, updates: int, count: int):
-    """Take the first `count` of `updates` steps, and yield the distance before each."""
+def _steps(dense: Model, compressed: Model, moved: nn.Module, calibration: Calibration, rate: float, updates: int):
+    """Take the steps, and yield the distance before each."""
     terms = [*dict.fromkeys(moved.parameters())]
     optimizer = torch.optim.Adam(terms, lr=rate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, (step + 1) / WARM_UP) * (1 - step / updates))
-    for batch in islice(cycle([*calibration.parts[0], *calibration.more]), count):
+    warm_up = min(WARM_UP, max(1, updates // 4))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, (step + 1) / warm_up) * (1 - step / updates))
+    for batch in islice(cycle([*calibration.parts[0], *calibration.more]), updates):
         with torch.no_grad():
             wanted = _compute(*dense, calibration, batch)
         distance = _distance(_compute(*compressed, calibration, batch), wanted)
