@@ -56,6 +56,11 @@ def lowest_price(parameters: Callable[[float], int], budget: int) -> float:
     return math.exp(high)
 
 
+def price_within(spectra: list[Spectrum], budget: int) -> float:
+    """`lowest_price` for the ranks of some matrices."""
+    return lowest_price(lambda price: sum(spectrum.at(price).parameters for spectrum in spectra), budget)
+
+
 def allocate(spectra: list[Spectrum], budget: int) -> list[int]:
     """The rank of each matrix that lowers the summed error most within `budget` parameters.
 
@@ -66,7 +71,7 @@ def allocate(spectra: list[Spectrum], budget: int) -> list[int]:
     ranks, left = [0] * len(spectra), budget
     may_be_whole = [index for index, spectrum in enumerate(spectra) if spectrum.whole is not None]
     if may_be_whole:
-        price = lowest_price(lambda price: sum(spectrum.at(price).parameters for spectrum in spectra), budget)
+        price = price_within(spectra, budget)
         for index in may_be_whole:
             choice = spectra[index].at(price)
             whole = choice.rank == len(spectra[index].energies)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from residual_st.compression.allocation import Spectrum, allocate, lowest_price
+from residual_st.compression.allocation import Spectrum, allocate, lowest_price, price_within
 from residual_st.compression.fit import Fit, Ranks, Stack
 from residual_st.errors import InputError
 from residual_st.sharing.plan import SharingPlan
@@ -99,7 +99,7 @@ def fits_within(stack: Stack, budget: Budget, rounds: int) -> list[Fit]:
 
 def _loss_alone(alone: "Kinds", parameters: int) -> float:
     spectra = [spectrum for kind in alone for spectrum in kind]
-    price = lowest_price(lambda price: sum(spectrum.at(price).parameters for spectrum in spectra), parameters)
+    price = price_within(spectra, parameters)
     return sum(spectrum.at(price).error for spectrum in spectra)
 
 

@@ -93,6 +93,7 @@ class Pass:
     Attributes:
         inputs: of the first matrix of each stage.
         streams: of the matrices that end a branch, the sum that their output is added to.
+        total: that sum in the end, with the outputs of all that end a branch.
         output: what the layer returns; None where the pass ends before.
     """
 
@@ -100,21 +101,20 @@ class Pass:
         self, layer: nn.Module, call: LayerCall, states: Tensor, stages: list[list[str]], ends: list[str], last: str | None = None
     ):
         self.inputs, self.streams, self.output = {}, {}, None
-        stream = states
+        self.total = states
 
         def enter(name: str):
             def hook(_linear, arguments):
                 self.inputs[name] = arguments[0]
                 if name in ends:
-                    self.streams[name] = stream
+                    self.streams[name] = self.total
                 if name == last:
                     raise _Reached
 
             return hook
 
         def leave(_linear, _arguments, output):
-            nonlocal stream
-            stream = stream + output
+            self.total = self.total + output
 
         handles = [layer.get_submodule(names[0]).register_forward_pre_hook(enter(names[0])) for names in stages]
         handles += [layer.get_submodule(name).register_forward_hook(leave) for name in ends]
@@ -210,15 +210,6 @@ def _stages(layer: nn.Module, call: LayerCall, states: Tensor) -> list[list[str]
 def _branch_ends(stack: LayerStack, call: LayerCall, states: Tensor) -> list[str]:
     """The matrices whose outputs a layer adds to its input, if its output is that sum: those that end its branches."""
     ends = [symmetry.output if isinstance(symmetry, AttentionHeads) else symmetry.second for symmetry in stack.symmetries]
-    total = states
-
-    def add(_linear, _arguments, output):
-        nonlocal total
-        total = total + output
-
-    layer = stack.layers[0]
-    handles = [layer.get_submodule(name).register_forward_hook(add) for name in ends]
-    output = stack.output(call.repeat(layer, states))
-    for handle in handles:
-        handle.remove()
-    return ends if torch.allclose(total, output, rtol=1e-3, atol=1e-3 * output.abs().mean().item()) else []
+    whole = Pass(stack.layers[0], call, states, [], ends)
+    output = stack.output(whole.output)
+    return ends if torch.allclose(whole.total, output, rtol=1e-3, atol=1e-3 * output.abs().mean().item()) else []

@@ -54,7 +54,7 @@ def audio_calibration(
         source: the model's folder, for its feature extractor.
         audio: the folder.
         batches: to calibrate on; fewer where there is less audio. A tenth more, one at least, is held out.
-        more: further batches, which refinement alone uses.
+        more: further batches, which refinement alone uses; fewer or none where there is less audio.
 
     Raises:
         InputError: if there is no audio, or too little to hold any out, or a file cannot be read.
@@ -64,13 +64,14 @@ def audio_calibration(
     if not files:
         raise InputError(f"{audio} holds no audio; give a folder with {', '.join(SUFFIXES)} files")
     random.Random(seed).shuffle(files)
-    pieces = list(islice(_half_minutes(files, extractor.sampling_rate), batches + max(1, batches // 10) + more))
+    wanted = batches + max(1, batches // 10)
+    pieces = list(islice(_half_minutes(files, extractor.sampling_rate), wanted + more))
     if len(pieces) < 2:
         raise InputError(f"{audio} holds less than {BATCH_SECONDS:.0f} s of audio; calibration needs twice as much at least")
     made = [_listen(model, extractor, batch) for batch in progress(pieces, desc="listening", unit="batch")]
-    made, rest = made[: len(pieces) - more] or made, made[len(pieces) - more :]
-    held_out = max(1, len(made) // 11)
-    return Calibration(made[:-held_out], _loss, _encode, _predict, rest), HeldOut(made[-held_out:])
+    first, rest = made[:wanted], made[wanted:]
+    held_out = max(1, len(first) // 11)
+    return Calibration(first[:-held_out], _loss, _encode, _predict, rest), HeldOut(first[-held_out:])
 
 
 def _half_minutes(files: list[Path], rate: int) -> Iterator[list[np.ndarray]]:

@@ -107,6 +107,15 @@ def test_compressed_and_expanded_by_the_commands(dense, audio, tmp_path):
     assert torch.equal(model.generate(features), ordinary.generate(features))
 
 
+@pytest.mark.parametrize("more", [0, 1, 50])
+def test_refinement_does_not_see_what_is_held_out(dense, audio, more):
+    """There are three half-minutes of audio, however much more is asked for."""
+    calibration, held_out = transformers.audio_calibration(transformers.load(dense), dense, audio, 1, 1, more)
+    parts = [*calibration.batches, *calibration.more, *held_out.batches]
+    assert len({id(batch) for batch in parts}) == len(parts) == min(2 + more, 3)
+    assert len(calibration.batches) == len(held_out.batches) == 1
+
+
 def test_a_folder_whose_layers_share_nothing(dense, tmp_path):
     model = transformers.load(dense)
     result = compress(model, rank="=4/=4/=4/=4/=4/2", group_size=2)
