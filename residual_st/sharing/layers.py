@@ -149,15 +149,17 @@ def share_layers(layers: nn.ModuleList, form: SharedForm) -> SharedWeights:
     owners = {}
     for group in filter(form.changes, range(form.plan.n_groups)):
         members = form.plan.layers_of(group)
-        owner = owners[group] = nn.ParameterDict()
+        first, group_ranks = matrices(stack[members[0]]), [form.ranks.of(index) for index in members]
+        shared = {name: linear.weight for name, linear in first if not all(isinstance(row[name], Alone) for row in group_ranks)}
+        # a parameter's name may not hold a dot; made from a dict the owner is in alphabetic order, as saved optimizers have it
+        owner = owners[group] = nn.ParameterDict({name.replace(".", "_"): weight for name, weight in shared.items()})
         for index in members:
             ranks = form.ranks.of(index)
             for name, linear in list(matrices(stack[index])):
-                rank, key = ranks[name], name.replace(".", "_")  # a parameter's name may not hold a dot
+                rank = ranks[name]
                 if not isinstance(rank, Alone):
-                    if key not in owner:
-                        owner[key] = linear.weight
-                    stack[index].set_submodule(name, ResidualLinear(owner, key, linear.bias, rank, form.diagonal))
+                    residual = ResidualLinear(owner, name.replace(".", "_"), linear.bias, rank, form.diagonal)
+                    stack[index].set_submodule(name, residual)
                 elif rank < min(linear.weight.shape):
                     stack[index].set_submodule(name, LowRankLinear(linear.weight, linear.bias, rank, form.diagonal))
     return SharedWeights(form.plan, owners)

@@ -90,3 +90,10 @@ def test_a_rank_above_the_full_one():
     layers = tiny_model("s2t_transformer_s").encoder.transformer_layers
     with pytest.raises(InputError, match="residual rank =33 does not fit"):
         share_layers(layers, form_of(layers, rank="=33"))
+
+
+def test_shared_weights_are_in_the_order_of_saved_optimizers():
+    """fairseq saves an optimizer's state by the number of each parameter: another order would give it to other matrices."""
+    for rank in (2, RANK):
+        owner = tiny_model(encoder_residual_rank=rank).encoder.shared_weights["0"]
+        assert list(owner) == sorted(owner)
