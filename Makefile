@@ -30,7 +30,7 @@ format: .venv/.ready
 	if $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))'; \
 	then $(BIN)/pip install -c constraints.txt --no-build-isolation fairseq-fixed; \
 	else $(BIN)/pip install "pip<24.1" && $(BIN)/pip install -c constraints.txt fairseq==0.12.2; fi
-	$(BIN)/pip install -c constraints.txt --no-build-isolation -e ".[fairseq,transformers,demo,benchmark,report,test]"
+	$(BIN)/pip install -c constraints.txt --no-build-isolation -e ".[fairseq,transformers,export,runtime,demo,benchmark,report,test]"
 	touch $@
 
 clean:

@@ -29,6 +29,10 @@ setup(
         ],
         # Hugging Face's Whisper and Speech2Text
         "transformers": ["torch>=2.6", "transformers>=4.50", "safetensors", *AUDIO],
+        # residual-st translate and serve: no torch. Before 1.21 onnxruntime copied a shared matrix for each of its uses
+        "runtime": ["onnxruntime>=1.21", "soundfile", "soxr"],
+        # residual-st export, beside fairseq
+        "export": ["onnx>=1.17", "onnxruntime>=1.21", "spox>=0.14", *AUDIO],
         # translating audio files from Python
         "audio": AUDIO,
         # examples/must_c

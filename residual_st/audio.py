@@ -21,8 +21,8 @@ def read_audio(audio, wanted_rate: int, rate: int | None = None) -> np.ndarray:
     """Mono samples at `wanted_rate`.
 
     Args:
-        audio: a file of any format that libsndfile reads, as str or Path; or samples as a numpy array or a CPU tensor: floats in
-            [-1, 1] or integers in the range of their type, shape (n,), (n, channels) or (channels, n).
+        audio: a file of any format that libsndfile reads, as str or Path, or open for reading bytes; or samples as a numpy array or
+            a CPU tensor: floats in [-1, 1] or integers in the range of their type, shape (n,), (n, channels) or (channels, n).
         rate: Hz, of samples; None for `wanted_rate`. Files have their own.
 
     Returns:
@@ -31,11 +31,12 @@ def read_audio(audio, wanted_rate: int, rate: int | None = None) -> np.ndarray:
     Raises:
         InputError: if a file cannot be read, or samples are of another type or shape, or not finite.
     """
-    if isinstance(audio, (str, Path)):
+    if isinstance(audio, (str, Path)) or hasattr(audio, "read"):
         try:
             samples, rate = soundfile.read(audio, dtype="float32", always_2d=True)
         except (soundfile.LibsndfileError, OSError) as error:
-            raise InputError(f"{audio} cannot be read as audio: {error}") from error
+            name = audio if isinstance(audio, (str, Path)) else "the input"
+            raise InputError(f"{name} cannot be read as audio: {error}") from error
     else:
         samples = _as_floats(np.asarray(audio))
     samples = resample(to_mono(samples), rate or wanted_rate, wanted_rate)
@@ -67,14 +68,19 @@ def resample(samples: np.ndarray, rate: int, wanted_rate: int) -> np.ndarray:
 
 
 def split_at_pauses(samples: np.ndarray, rate: int, longest_seconds: float) -> list[np.ndarray]:
-    """Cut a recording that is longer than `longest_seconds` at its pauses, one piece between two of them.
+    """The pieces between the cuts of `spans_between_pauses`."""
+    return [samples[start:end] for start, end in spans_between_pauses(samples, rate, longest_seconds)]
+
+
+def spans_between_pauses(samples: np.ndarray, rate: int, longest_seconds: float) -> list[tuple[int, int]]:
+    """Cut a recording that is longer than `longest_seconds` at its pauses: first sample of each piece, and the one behind its last.
 
     A pause is 0.3 s or more with a level nearer to the quietest tenth than to the loudest twentieth, if these differ by 6 dB. It is
     left out but for 0.1 s on each side: features are normalised over an utterance, and long silence would shift them. Pieces
     shorter than 1 s are joined to the one before; those that are still too long are cut where they are quietest.
     """
     if len(samples) <= longest_seconds * rate:
-        return [samples]
+        return [(0, len(samples))]
     size = round(_FRAME_SECONDS * rate)
     frames = samples[: len(samples) // size * size].reshape(-1, size)
     level = 10 * np.log10(np.mean(frames.astype(np.float64) ** 2, axis=1) + 1e-10)
@@ -92,7 +98,7 @@ def split_at_pauses(samples: np.ndarray, rate: int, longest_seconds: float) -> l
             spans.append([start, end])
     spans = [_without_digital_silence(level > peak - _SILENCE_DB, start, end) for start, end in spans]
     cuts = [_cut_long(level, [start, end], longest) for start, end in spans]
-    return [samples[start * size : end * size] for piece in cuts for start, end in zip(piece, piece[1:])]
+    return [(start * size, end * size) for piece in cuts for start, end in zip(piece, piece[1:])]
 
 
 def _without_digital_silence(audible: np.ndarray, start: int, end: int) -> tuple[int, int]:

@@ -44,6 +44,16 @@ def refuse_existing(path: str | Path, force: bool) -> None:
     require_parent(path)
 
 
+def refuse_existing_folder(folder: str | Path, force: bool, marker: str) -> None:
+    """Raise InputError, before any work, where a folder would be overwritten without `force`, or has no file `marker`."""
+    folder = Path(folder)
+    if folder.exists() and not force:
+        raise InputError(f"{folder} exists already; name another output, or give --force to overwrite it")
+    if folder.exists() and not (folder / marker).is_file():
+        raise InputError(f"{folder} is not the folder of a model, and is not overwritten; name another output")
+    require_parent(folder)
+
+
 def require_parent(path: str | Path) -> None:
     """Raise InputError where an output has no folder to be written into."""
     if not Path(path).absolute().parent.is_dir():

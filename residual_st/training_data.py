@@ -131,8 +131,8 @@ class TrainingData:
         return Batches(iterator, f"{subsets} in {self._data}")
 
 
-def read_vocabulary(state: dict, data: str | Path, config_yaml: str | None = None) -> tuple[list[str], Path]:
-    """The words of a model's dictionary, special ones included, and the sentencepiece model that its pieces are joined by.
+def read_symbols(state: dict, data: str | Path, config_yaml: str | None = None) -> tuple[list[str], S2TDataConfig]:
+    """The words of a model's dictionary, special ones included, and the data configuration that names them.
 
     Args:
         state: the model's checkpoint, which names the data configuration.
@@ -141,14 +141,13 @@ def read_vocabulary(state: dict, data: str | Path, config_yaml: str | None = Non
 
     Raises:
         InputError: if a file is missing, the dictionary is of another size than the model's, or it takes other features than the
-            recipe makes, or other pieces than sentencepiece's.
+            recipe makes.
     """
     name = str(config_yaml or getattr(_task_flags(state), "config_yaml", None))
     _require(Path(data), name, "config-yaml")
     path = Path(data) / name
     with refusing(f"{path} is no data configuration"):
         config = S2TDataConfig(path)
-        pieces = config.bpe_tokenizer or {}
         transforms = CompositeAudioFeatureTransform.from_config_dict(config.get_feature_transforms("test", is_train=False))
         symbols = Dictionary.load(str(Path(data) / config.vocab_filename)).symbols
     applied = [type(transform).__name__ for transform in getattr(transforms, "transforms", [])]
@@ -156,11 +155,27 @@ def read_vocabulary(state: dict, data: str | Path, config_yaml: str | None = Non
         raise InputError(
             f"{path} asks for {' and '.join(applied) or 'no'} transforms of features; only utterance_cmvn is known here"
         )
+    _check_dictionary(state, data, len(symbols))
+    return symbols, config
+
+
+def read_vocabulary(state: dict, data: str | Path, config_yaml: str | None = None) -> tuple[list[str], Path]:
+    """`read_symbols`, with the sentencepiece model that pieces are joined by in place of the configuration.
+
+    Raises:
+        InputError: also where it takes other pieces than sentencepiece's.
+    """
+    symbols, config = read_symbols(state, data, config_yaml)
+    pieces = config.bpe_tokenizer or {}
     model = Path(pieces.get("sentencepiece_model", ""))
     if pieces.get("bpe") != "sentencepiece" or not (model := Path(data) / model).is_file():
-        raise InputError(f"{path} names no sentencepiece model that is there: {pieces}")
-    _check_dictionary(state, data, len(symbols))
+        raise InputError(f"the data configuration in {data} names no sentencepiece model that is there: {pieces}")
     return symbols, model
+
+
+def data_folder(state: dict) -> str | None:
+    """Where the checkpoint says that its data was."""
+    return getattr(_task_flags(state), "data", None)
 
 
 def _task_flags(state: dict) -> argparse.Namespace:

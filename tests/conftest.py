@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import shutil
 import subprocess
 import sys
 from argparse import Namespace
@@ -90,6 +91,20 @@ def data(release) -> Path:
         config.rename(config.with_stem(f"config_{task}_plain"))
         run_recipe("prepare.py", *flags)
     return release / "en-de"
+
+
+@pytest.fixture(scope="session")
+def joint(release, tmp_path_factory) -> Path:
+    """The corpus as two target languages in one model's data."""
+    root = tmp_path_factory.mktemp("joint") / "mustc"
+    for language in ("de", "fr"):
+        shutil.copytree(release / "en-de" / "data", root / f"en-{language}" / "data")
+        for path in (root / f"en-{language}" / "data").glob("*/txt/*.de"):
+            path.rename(path.with_suffix(f".{language}"))
+    flags = ["-d", root, "--languages", "de", "fr", "--task", "st", "--vocab-size", "150"]
+    run_recipe("prepare.py", *flags)
+    run_recipe("prepare.py", *flags, "--joint")
+    return root
 
 
 MATRIX = """\
@@ -203,3 +218,34 @@ def fairseq_train(monkeypatch):
         return losses
 
     return train
+
+
+_SHARED = {
+    "encoder_residual_rank": 4,
+    "decoder_layers": 2,
+    "decoder_group_size": 2,
+    "decoder_residual_rank": 3,
+    "decoder_residual_diagonal": True,
+    "criterion": "label_smoothed_cross_entropy_with_residual",
+    "ctc_weight": 0.3,
+}
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("exported")
+
+
+@pytest.fixture
+def shared_checkpoint(runs, data, fairseq_train) -> Path:
+    """Encoder and decoder share their matrices, and there is a CTC head."""
+    if not (runs / "shared" / "checkpoint_last.pt").exists():
+        fairseq_train(data, runs / "shared", max_update=25, lr=5e-3, warmup_updates=5, **_SHARED)
+    return runs / "shared" / "checkpoint_last.pt"
+
+
+@pytest.fixture
+def exported(runs, shared_checkpoint, data) -> Path:
+    if not (runs / "fp32").exists():
+        cli("export", shared_checkpoint, "--data", data, "--output", runs / "fp32")
+    return runs / "fp32"

@@ -22,12 +22,12 @@ _OUR_CRITERION = "label_smoothed_cross_entropy_with_residual"
 _OUR_CRITERION_FLAGS = ("residual_penalty", "distill_from", "distill_weight", "distill_temperature", "distill_encoder_weight")
 
 
-def read_model(path: str | Path, residual: bool) -> tuple[dict, S2TTransformerModel]:
+def read_model(path: str | Path, residual: bool | None = None) -> tuple[dict, S2TTransformerModel]:
     """A checkpoint and the model in it, in evaluation mode.
 
     Args:
-        residual: whether it is to be of an s2t_residual_transformer, whatever it shares; otherwise of one that shares
-            nothing and has no residuals, under either name.
+        residual: whether it is to be of an s2t_residual_transformer, whatever it shares; if False, of one that shares nothing
+            and has no residuals, under either name; None for either.
 
     Raises:
         InputError: if the file cannot be read, or its model is of the other kind.
@@ -41,7 +41,7 @@ def read_model(path: str | Path, residual: bool) -> tuple[dict, S2TTransformerMo
         raise InputError(f"{path} is of --arch {arch}; only s2t_transformer of any size, dense or residual, can be converted")
     if residual and not isinstance(model, S2TResidualTransformerModel):
         raise InputError(f"{path} is a dense checkpoint ({arch}), which there is nothing to expand in")
-    if not residual and any(isinstance(module, ResidualLinear) for module in model.modules()):
+    if residual is False and any(isinstance(module, ResidualLinear) for module in model.modules()):
         raise InputError(f"{path} is a residual checkpoint already ({arch}); residual-st expand makes it dense")
     return state, model
 

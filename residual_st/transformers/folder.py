@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from residual_st.checkpoints import first_difference
 from residual_st.errors import InputError
-from residual_st.files import require_parent, whole_folder
+from residual_st.files import refuse_existing_folder, whole_folder
 from residual_st.sharing import SharedForm, form_of, share_layers, unshare_layers
 from residual_st.sharing.form import flag_names
 from residual_st.stacks import stack_of
@@ -98,12 +98,7 @@ def save(model: transformers.PreTrainedModel, folder: str | Path, source: Path, 
 
 def refuse_existing(folder: str | Path, force: bool) -> None:
     """Raise InputError, before any work, where a folder would be overwritten without `force`, or is of something else."""
-    folder = Path(folder)
-    if folder.exists() and not force:
-        raise InputError(f"{folder} exists already; name another output, or give --force to overwrite it")
-    if folder.exists() and not (folder / _CONFIG).is_file():
-        raise InputError(f"{folder} is not the folder of a model, and is not overwritten; name another output")
-    require_parent(folder)
+    refuse_existing_folder(folder, force, _CONFIG)
 
 
 def to_config(form: SharedForm) -> dict:

@@ -1,13 +1,11 @@
 """Translation of audio in Python: models of several languages, recordings of any rate and length."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import soxr
-from conftest import run_recipe
 
 from residual_st.errors import InputError
 from residual_st.models.s2t_residual_transformer import S2TResidualTransformerModel
@@ -17,20 +15,6 @@ SPEECH = Path(__file__).parents[1] / "speech" / "arctic_a0007.wav"
 
 def load(folder, data):
     return S2TResidualTransformerModel.from_pretrained(str(folder), "checkpoint_last.pt", str(data), config_yaml="config_st.yaml")
-
-
-@pytest.fixture(scope="module")
-def joint(release, tmp_path_factory):
-    """The corpus as two target languages in one model's data."""
-    root = tmp_path_factory.mktemp("joint") / "mustc"
-    for language in ("de", "fr"):
-        shutil.copytree(release / "en-de" / "data", root / f"en-{language}" / "data")
-        for path in (root / f"en-{language}" / "data").glob("*/txt/*.de"):
-            path.rename(path.with_suffix(f".{language}"))
-    flags = ["-d", root, "--languages", "de", "fr", "--task", "st", "--vocab-size", "150"]
-    run_recipe("prepare.py", *flags)
-    run_recipe("prepare.py", *flags, "--joint")
-    return root
 
 
 def test_a_model_of_two_languages(joint, fairseq_train, tmp_path):

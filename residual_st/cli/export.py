@@ -1,0 +1,52 @@
+"""Write a checkpoint as a folder of ONNX graphs, for translation without torch; every shared matrix is stored once."""
+
+import argparse
+from pathlib import Path
+
+from tabulate import tabulate
+
+from residual_st.cli.arguments import add_output_arguments
+from residual_st.errors import InputError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="of an s2t_transformer or s2t_residual_transformer, ST or ASR")
+    add_output_arguments(parser, "DIR", "folder to write")
+    parser.add_argument("--precision", choices=("fp32", "int8"), default="fp32", help="of matrices (default: fp32)")
+    parser.add_argument(
+        "--data", type=Path, metavar="DATA", help="folder with its data configuration and vocabulary (default: the checkpoint's)"
+    )
+    parser.add_argument("--config-yaml", metavar="NAME", help="data configuration in that folder (default: the checkpoint's)")
+    parser.add_argument(
+        "--check",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="AUDIO",
+        help="audio to check the graphs on (default: a tone)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    import json
+
+    from residual_st.export.folder import export
+    from residual_st.files import refuse_existing_folder
+    from residual_st.runtime.folder import DESCRIPTION
+
+    refuse_existing_folder(args.output, args.force, DESCRIPTION)
+    missing = next((path for path in args.check if not path.is_file()), None)
+    if missing:
+        raise InputError(f"{missing} does not exist or is not a file; give audio to check with")
+    description = export(args.checkpoint, Path(args.output), args.precision, args.data, args.config_yaml, args.check)
+    files, differences = description["files"], description["differences"]
+    if args.json:
+        print(json.dumps({"files": files, "differences": differences}, indent=2))
+        return 0
+    rows = [(name, file["bytes"]) for name, file in files.items()]
+    print(tabulate([*rows, ("total", sum(size for _, size in rows))], ["file", "bytes"], intfmt=","))
+    on = f"{differences['seconds_of_audio']:g} s of {'audio' if args.check else 'a made-up tone'}"
+    print(f"largest differences to the checkpoint on {on}: states {differences['states']:.2g}, words' log-probabilities ", end="")
+    print(f"{differences['log_probs']:.2g}\n{args.output}: for residual-st translate")
+    return 0

@@ -1,0 +1,1 @@
+"""Trained models as ONNX graphs, in which every shared matrix is stored once."""

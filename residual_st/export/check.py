@@ -1,0 +1,93 @@
+"""An exported folder beside the model that it was made from, on real audio."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from fairseq.data.audio.feature_transforms.utterance_cmvn import UtteranceCMVN
+from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerModel
+
+from residual_st.audio import read_audio, spans_between_pauses
+from residual_st.errors import InputError
+from residual_st.filterbank import filterbank
+from residual_st.runtime.model import Model
+
+LARGEST = 1e-2  # difference that rounding explains in fp32, of states that a norm has brought to a variance near 1
+UTTERANCES, WORDS = 8, 20
+_SECONDS = 8.0
+
+
+@dataclass
+class Differences:
+    """The largest differences between a folder and the model.
+
+    Attributes:
+        states: of the encoder's output.
+        log_probs: of words, along the model's own greedy text.
+        seconds_of_audio: on which they were measured.
+    """
+
+    states: float
+    log_probs: float
+    seconds_of_audio: float
+
+
+@torch.no_grad()
+def check_against(model: S2TTransformerModel, folder: Path, audio: list[Path]) -> Differences:
+    """Compare the two, each utterance by itself.
+
+    Raises:
+        InputError: if audio cannot be read, or a graph in fp32 computes something else.
+    """
+    exported = Model(folder)
+    states = log_probs = seconds = 0.0
+    for samples in utterances(audio, exported.folder.sample_rate):
+        seconds += len(samples) / exported.folder.sample_rate
+        frames = torch.from_numpy(UtteranceCMVN()(filterbank(samples, exported.folder.sample_rate))).float()
+        encoded = model.encoder(frames[None], torch.tensor([len(frames)]))
+        wanted = encoded["encoder_out"][0].transpose(0, 1).numpy()
+        given = exported.encode([samples])
+        states = max(states, float(np.abs(given["states"] - wanted).max()))
+        log_probs = max(log_probs, _log_prob_difference(model, exported, encoded, samples))
+    if exported.folder.description["precision"] == "fp32" and not max(states, log_probs) <= LARGEST:
+        raise InputError(f"the graphs do not compute what the model does: states differ by {states:.2g}, words by {log_probs:.2g}")
+    return Differences(states, log_probs, round(seconds, 1))
+
+
+def _log_prob_difference(model, exported: Model, encoded: dict, samples: np.ndarray) -> float:
+    eos, difference = exported.vocabulary.eos, 0.0
+    tokens = torch.tensor([[eos]])
+    steps = exported.decoding([samples], beam=1)
+    for _ in range(WORDS):
+        wanted = model.decoder(tokens, encoder_out=encoded)[0][0, -1].log_softmax(-1).numpy()
+        given = steps.step(tokens[:, -1:].numpy(), np.arange(1))[0, 0]
+        difference = max(difference, float(np.abs(given - wanted).max()))
+        word = int(wanted.argmax())
+        if word == eos:
+            break
+        tokens = torch.cat([tokens, torch.tensor([[word]])], 1)
+    return difference
+
+
+def utterances(audio: list[Path], rate: int) -> list[np.ndarray]:
+    """Up to eight utterances of up to eight seconds; a made-up sound where there are no files."""
+    if not audio:
+        return [_sweep(rate)]
+    pieces = []
+    for path in audio:
+        samples = read_audio(path, rate)
+        pieces += [samples[start:end] for start, end in spans_between_pauses(samples, rate, _SECONDS) if end - start > rate // 2]
+        if len(pieces) >= UTTERANCES:
+            break
+    if not pieces:
+        raise InputError(f"{audio[0]} is too short to check with; give half a second or more")
+    return pieces[:UTTERANCES]
+
+
+def _sweep(rate: int) -> np.ndarray:
+    """Three seconds of a voice-like tone, 24 harmonics that rise and fall, in noise."""
+    time = np.arange(3 * rate) / rate
+    phase = 2 * np.pi * np.cumsum(140 + 60 * np.sin(2 * np.pi * 0.7 * time)) / rate
+    tone = sum(np.sin(number * phase) / number for number in range(1, 25)) * (0.6 + 0.4 * np.sin(2 * np.pi * 3 * time))
+    return (0.1 * tone + 0.005 * np.random.default_rng(1).standard_normal(len(time))).astype(np.float32)

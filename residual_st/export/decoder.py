@@ -1,0 +1,106 @@
+"""The text decoder as two graphs: what it reads of the source, once for each utterance, and one step."""
+
+import numpy as np
+import onnx
+import spox
+import spox.opset.ai.onnx.v21 as op
+from fairseq.models.transformer import TransformerDecoder
+from spox import Var
+
+from residual_st.errors import InputError
+from residual_st.export.constants import ints, number
+from residual_st.export.features import mask_of
+from residual_st.export.layers import Branches, attention_mask, sinusoids
+from residual_st.export.products import Products
+
+
+def cross_attention_graph(decoder: TransformerDecoder, precision: str) -> onnx.ModelProto:
+    """`states` (batch, time, width) -> `source_keys.L` and `source_values.L` (batch, heads, time, width / heads)."""
+    states = spox.argument(spox.Tensor(np.float32, ("batch", "time", decoder.layers[0].encoder_attn.kdim)))
+    branches, outputs = Branches(Products(precision)), {}
+    for index, layer in enumerate(decoder.layers):
+        for name, letter in (("keys", "k"), ("values", "v")):
+            outputs[f"source_{name}.{index}"] = branches.heads(states, layer.encoder_attn, letter)
+    return spox.build({"states": states}, outputs)
+
+
+def decoder_graph(decoder: TransformerDecoder, precision: str) -> onnx.ModelProto:
+    """One step of all hypotheses: the words after `tokens`.
+
+    Inputs: `tokens` (batch, beam), the last of each hypothesis; `step` (), how many came before it; `order` (batch * beam,), which
+    row of the caches each hypothesis goes on from; `state_lengths` (batch,); for each layer L `source_keys.L`, `source_values.L`,
+    and the caches `keys.L`, `values.L` (batch * beam, heads, steps, width / heads), which begin with no steps.
+
+    Outputs: `log_probs` (batch, beam, vocabulary), and the caches with one step more, `next_keys.L` and `next_values.L`, with the
+    rows as `order` has put them.
+
+    Raises:
+        InputError: if the decoder has parts that have no graph.
+    """
+    _check(decoder)
+    products = Products(precision)
+    branches = Branches(products)
+    tokens = spox.argument(spox.Tensor(np.int64, ("batch", "beam")))
+    step = spox.argument(spox.Tensor(np.int64, ()))
+    order = spox.argument(spox.Tensor(np.int64, ("rows",)))
+    lengths = spox.argument(spox.Tensor(np.int64, ("batch",)))
+    inputs, outputs = {"tokens": tokens, "step": step, "order": order, "state_lengths": lengths}, {}
+
+    x = op.mul(products.rows(decoder.embed_tokens.weight, tokens), number(decoder.embed_scale))
+    if decoder.embed_positions is not None:
+        x = op.add(x, _position(decoder, products, step))
+    if decoder.layernorm_embedding is not None:
+        x = products.norm(x, decoder.layernorm_embedding)
+    source_mask = None
+    for index, layer in enumerate(decoder.layers):
+        heads, width = layer.self_attn.num_heads, layer.self_attn.head_dim
+        source = dict.fromkeys((f"source_keys.{index}", f"source_values.{index}"), ("batch", heads, "time", width))
+        cache = dict.fromkeys((f"keys.{index}", f"values.{index}"), ("rows", heads, "steps", width))
+        given = {name: spox.argument(spox.Tensor(np.float32, shape)) for name, shape in {**source, **cache}.items()}
+        inputs |= given
+        source_keys, source_values, *caches = given.values()
+        if source_mask is None:
+            longest = op.squeeze(op.shape(source_keys, start=2, end=3), ints(0))
+            source_mask = attention_mask(mask_of(lengths, longest))
+
+        def to_words(y: Var, layer=layer, caches=caches, index=index) -> Var:
+            # each hypothesis has words of its own: (batch * beam, 1, width)
+            rows = op.reshape(y, ints(-1, 1, layer.embed_dim))
+            queries, *new = (branches.heads(rows, layer.self_attn, letter) for letter in "qkv")
+            keys, values = (op.concat([op.gather(old, order), each], axis=2) for old, each in zip(caches, new))
+            outputs[f"next_keys.{index}"], outputs[f"next_values.{index}"] = keys, values
+            return op.reshape(branches.attend(queries, keys, values, None, layer.self_attn), op.shape(y))
+
+        def to_source(y: Var, layer=layer, keys=source_keys, values=source_values, mask=source_mask) -> Var:
+            # all hypotheses of an utterance have one source
+            return branches.attend(branches.heads(y, layer.encoder_attn, "q"), keys, values, mask, layer.encoder_attn)
+
+        x = branches.residual(x, layer.self_attn_layer_norm, layer.normalize_before, to_words)
+        x = branches.residual(x, layer.encoder_attn_layer_norm, layer.normalize_before, to_source)
+        x = branches.residual(
+            x, layer.final_layer_norm, layer.normalize_before, lambda y, layer=layer: branches.feed_forward(y, layer)
+        )
+    if decoder.layer_norm is not None:
+        x = products.norm(x, decoder.layer_norm)
+    scores = products.linear(x, decoder.output_projection)
+    return spox.build(inputs, {"log_probs": op.log_softmax(scores, axis=-1), **outputs})
+
+
+def _position(decoder: TransformerDecoder, products: Products, step: Var) -> Var:
+    """(1, width)"""
+    positions = decoder.embed_positions
+    if hasattr(positions, "weight"):  # learned
+        return products.rows(positions.weight, op.reshape(op.add(step, ints(positions.padding_idx + 1)), ints(1, 1)))
+    return sinusoids(op.reshape(step, ints(1)), decoder.embed_tokens.embedding_dim)
+
+
+def _check(decoder: TransformerDecoder) -> None:
+    for name, flag in {
+        "adaptive_softmax": "--adaptive-softmax-cutoff",
+        "project_in_dim": "--decoder-input-dim other than the decoder's width",
+        "project_out_dim": "--decoder-output-dim other than the decoder's width",
+    }.items():
+        if getattr(decoder, name, None) is not None:
+            raise InputError(f"a decoder with {flag} cannot be exported")
+    if decoder.cross_self_attention or any(layer.cross_self_attention for layer in decoder.layers):
+        raise InputError("a decoder with --cross-self-attention cannot be exported")

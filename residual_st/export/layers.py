@@ -1,0 +1,71 @@
+"""What the graphs of encoder and decoder have in common: attention, feed-forward, positions."""
+
+import math
+
+import numpy as np
+import spox.opset.ai.onnx.v21 as op
+from fairseq.modules.multihead_attention import MultiheadAttention
+from spox import Var
+from spox._future import initializer
+from torch import nn
+
+from residual_st.errors import InputError
+from residual_st.export.constants import ints, number
+from residual_st.export.products import Products
+
+ACTIVATIONS = {"relu": op.relu, "gelu": op.gelu}
+FIRST_POSITION = 2  # fairseq's: 0 is not used, and 1 is padding's
+
+
+class Branches:
+    """The branches of fairseq's layers, as functions of a graph's variables (batch, time, width)."""
+
+    def __init__(self, products: Products):
+        self.products = products
+
+    def residual(self, x: Var, norm: nn.LayerNorm, normalize_before: bool, branch) -> Var:
+        """`x + branch(x)`, normalised before the branch or after the sum."""
+        if normalize_before:
+            return op.add(x, branch(self.products.norm(x, norm)))
+        return self.products.norm(op.add(x, branch(x)), norm)
+
+    def feed_forward(self, x: Var, layer: nn.Module) -> Var:
+        return self.products.linear(activation_of(layer)(self.products.linear(x, layer.fc1)), layer.fc2)
+
+    def heads(self, x: Var, attention: MultiheadAttention, letter: str) -> Var:
+        """Queries, keys or values of x: (batch, heads, time, width / heads)."""
+        y = self.products.linear(x, getattr(attention, f"{letter}_proj"))
+        return op.transpose(op.reshape(y, ints(0, 0, attention.num_heads, -1)), perm=[0, 2, 1, 3])
+
+    def attend(self, queries: Var, keys: Var, values: Var, mask: Var | None, attention: MultiheadAttention) -> Var:
+        """softmax(Q Kᵀ / √(width / heads) + mask) V, projected: (batch, time, width)."""
+        scores = op.mul(op.matmul(queries, op.transpose(keys, perm=[0, 1, 3, 2])), number(attention.head_dim**-0.5))
+        if mask is not None:
+            scores = op.add(scores, mask)
+        attended = op.matmul(op.softmax(scores, axis=-1), values)
+        joined = op.reshape(op.transpose(attended, perm=[0, 2, 1, 3]), ints(0, 0, -1))
+        return self.products.linear(joined, attention.out_proj)
+
+
+def activation_of(layer: nn.Module):
+    name = layer.activation_fn.__name__
+    if name not in ACTIVATIONS:
+        raise InputError(f"a model with --activation-fn {name} cannot be exported; allowed are {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]
+
+
+def attention_mask(inside: Var) -> Var:
+    """(batch, time), True for what may be attended to -> (batch, 1, 1, time), to be added to scores."""
+    return op.unsqueeze(op.where(inside, number(0.0), number(-np.inf)), ints(1, 2))
+
+
+def sinusoids(positions: Var, width: int) -> Var:
+    """fairseq's sinusoidal embeddings of positions that count from 0, (time,) -> (time, width)."""
+    half = width // 2
+    rates = np.exp(np.arange(half, dtype=np.float32) * -np.float32(math.log(10000) / (half - 1)))
+    places = op.add(op.cast(positions, to=np.float32), number(FIRST_POSITION))
+    phases = op.mul(op.unsqueeze(places, ints(1)), initializer(rates))
+    parts = [op.sin(phases), op.cos(phases)]
+    if width % 2:
+        parts.append(op.mul(op.slice(phases, ints(0), ints(1), ints(1)), number(0.0)))
+    return op.concat(parts, axis=1)

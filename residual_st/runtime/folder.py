@@ -1,0 +1,86 @@
+"""What is in an exported folder, checked before any of it is used."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from residual_st.errors import InputError
+from residual_st.runtime.vocabulary import Vocabulary
+
+DESCRIPTION = "model.json"
+FORMAT = 1  # of the folder; a later one that older runtimes cannot read has another number
+ENCODER, CROSS_ATTENTION, DECODER = GRAPHS = ("encoder.onnx", "cross_attention.onnx", "decoder.onnx")
+LARGEST_DESCRIPTION = 64 * 2**20  # bytes
+
+
+@dataclass(frozen=True)
+class Folder:
+    """An exported model.
+
+    Attributes:
+        graphs: name -> the bytes of its file.
+        vocabulary: of the words that it writes.
+        sample_rate: Hz.
+        shortest_samples: of an utterance.
+        longest_seconds: of an utterance.
+        longest_words: of a text.
+        layers, heads, head_width: of the decoder.
+        description: all of model.json.
+    """
+
+    graphs: dict[str, bytes]
+    vocabulary: Vocabulary
+    sample_rate: int
+    shortest_samples: int
+    longest_seconds: float
+    longest_words: int
+    layers: int
+    heads: int
+    head_width: int
+    description: dict
+
+
+def read_folder(path: str | Path) -> Folder:
+    """Raises InputError where the folder is not one that `residual-st export` wrote, or a file is not the one that it wrote."""
+    path = Path(path)
+    if not (path / DESCRIPTION).is_file():
+        raise InputError(f"{path} has no {DESCRIPTION}; give a folder that residual-st export wrote")
+    if (path / DESCRIPTION).stat().st_size > LARGEST_DESCRIPTION:
+        raise InputError(f"{path / DESCRIPTION} is larger than {LARGEST_DESCRIPTION} bytes, and none of residual-st export's")
+    try:
+        description = json.loads((path / DESCRIPTION).read_bytes())
+        if description["format"] != FORMAT:
+            raise InputError(f"{path} has format {description['format']}; this release reads format {FORMAT}")
+        decoder = description["decoder"]
+        return Folder(
+            {name: _graph(path / name, description["files"][name]) for name in GRAPHS},
+            Vocabulary(**description["vocabulary"]),
+            int(description["sample_rate"]),
+            int(description["shortest_samples"]),
+            float(description["longest_seconds"]),
+            int(description["longest_words"]),
+            int(decoder["layers"]),
+            int(decoder["heads"]),
+            int(decoder["head_width"]),
+            description,
+        )
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{path / DESCRIPTION} is damaged: {type(error).__name__} {error}") from error
+
+
+def _graph(path: Path, written: dict) -> bytes:
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; the folder is not whole")
+    if path.stat().st_size != written["bytes"]:
+        raise InputError(f"{path} has {path.stat().st_size} bytes, not the {written['bytes']} that were written; export it again")
+    content = path.read_bytes()
+    if checksum(content) != written["sha256"]:
+        raise InputError(f"{path} is not what was written: its checksum differs; export it again")
+    return content
+
+
+def checksum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

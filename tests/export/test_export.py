@@ -1,0 +1,135 @@
+"""Checkpoints as graphs: what is in them, and what is refused."""
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from conftest import cli, run, tiny_model
+from fairseq.data.audio.feature_transforms.utterance_cmvn import UtteranceCMVN
+
+from residual_st.export.encoder import encoder_graph
+from residual_st.export.names import shorten_names
+from residual_st.export.products import quantized
+from residual_st.filterbank import filterbank
+from residual_st.models.standalone import build_model, parse_model_flags
+
+SPEECH = Path(__file__).parents[1] / "speech" / "arctic_a0007.wav"
+GRAPHS = ("encoder.onnx", "cross_attention.onnx", "decoder.onnx")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("options", [{}, {"activation_fn": "gelu", "no_scale_embedding": True, "layernorm_embedding": True}])
+def test_export_checks_itself(options, precision, data, fairseq_train, tmp_path):
+    fairseq_train(data, tmp_path / "run", max_update=4, **options)
+    checkpoint, output = tmp_path / "run" / "checkpoint_last.pt", tmp_path / "model"
+    shown = cli("export", checkpoint, "--data", data, "--output", output, "--precision", precision, "--check", SPEECH).stdout
+    assert "s of audio: states " in shown
+    description = json.loads((output / "model.json").read_text())
+    assert sorted(path.name for path in output.iterdir()) == sorted([*GRAPHS, "README.md", "model.json"])
+    assert description["files"].keys() == set(GRAPHS)
+    limit = 1e-3 if precision == "fp32" else 1.0
+    assert 0 < description["differences"]["states"] < limit
+    assert 0 < description["differences"]["log_probs"] < limit
+
+
+@torch.no_grad()
+def test_norms_behind_the_branches():
+    """As in Vaswani et al.; no flag of fairseq-train gives them, but architectures of forks do."""
+    model = tiny_model(encoder_normalize_before=False, decoder_normalize_before=False).eval()
+    samples = torch.randn(1, 16_000).numpy() * 0.1
+    session = onnxruntime.InferenceSession(encoder_graph(model.encoder, "fp32").SerializeToString())
+    states, *_ = session.run(None, {"samples": samples, "lengths": np.array([16_000])})
+    frames = torch.from_numpy(UtteranceCMVN()(filterbank(samples[0], 16_000))).float()
+    expected = model.encoder(frames[None], torch.tensor([len(frames)]))["encoder_out"][0].transpose(0, 1)
+    assert np.abs(states - expected.numpy()).max() < 1e-3
+
+
+def test_every_shared_matrix_is_one_initializer():
+    model = tiny_model(encoder_group_size=3, encoder_residual_rank=4)
+    graph = encoder_graph(model.encoder, "fp32").graph
+    shapes = Counter(tuple(tensor.dims) for tensor in graph.initializer)
+    width, inner = 32, 48
+    groups, layers = 2, 6
+    assert shapes[width, width] == groups * 4
+    assert shapes[width, inner] == shapes[inner, width] == groups
+    assert shapes[width, 4] == layers * 5 and shapes[4, inner] == layers  # the residuals: thin, of each layer
+    stored = sum(np.prod(tensor.dims) for tensor in graph.initializer)
+    owned = sum(parameter.numel() for parameter in model.encoder.parameters())
+    assert owned < stored < owned * 1.1  # and tables of the filterbank
+
+
+@pytest.mark.parametrize("group_size, least_ratio", [("3", 8.0), ("12", 14.5)])
+def test_sizes_of_int8_files(group_size, least_ratio):
+    def megabytes(precision, *flags):
+        model = build_model(parse_model_flags("s2t_residual_transformer_s", list(flags)), 20)
+        graph = encoder_graph(model.encoder, precision)
+        shorten_names(graph)
+        return len(graph.SerializeToString()) / 1e6
+
+    dense = megabytes("fp32", "--encoder-group-size", "1", "--encoder-residual-rank", "0", "--no-encoder-residual-diagonal")
+    residual = megabytes("int8", "--encoder-group-size", group_size, "--encoder-residual-rank", "16")
+    assert dense / residual > least_ratio
+
+
+def test_rounding_to_int8_is_by_half_a_step_of_each_row():
+    weight = torch.randn(6, 40) * torch.tensor([1e-6, 1e-3, 1.0, 30.0, 1e-2, 0.0])[:, None]
+    rounded, scales = quantized(weight)
+    error = (rounded.float() * scales[:, None] - weight).abs().amax(1)
+    assert (error[1:] <= scales[1:] * 0.57).all()  # half a step, and the half precision of scales at the ends
+    assert rounded.abs().max() == 127
+
+
+MEASURE = """
+import sys
+import numpy as np
+import onnxruntime
+
+def megabytes():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmRSS")) / 1000
+
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = 1
+before = megabytes()
+session = onnxruntime.InferenceSession(sys.argv[1], options)
+for _ in range(2):
+    session.run(None, {"samples": np.zeros((1, 8000), np.float32), "lengths": np.array([8000])})
+print(megabytes() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+def test_a_shared_matrix_is_in_memory_once(tmp_path):
+    sizes = {}
+    for group_size in ("1", "12"):
+        flags = ["--encoder-group-size", group_size, "--encoder-residual-rank", "2"]
+        model = build_model(parse_model_flags("s2t_residual_transformer_s", flags), 20)
+        (tmp_path / group_size).write_bytes(encoder_graph(model.encoder, "fp32").SerializeToString())
+        sizes[group_size] = float(run(sys.executable, "-c", MEASURE, tmp_path / group_size).stdout)
+    one_stack = 12 * 5.24  # MB of its dense matrices
+    assert sizes["1"] > one_stack
+    assert sizes["12"] < sizes["1"] - 0.8 * one_stack * 11 / 12
+
+
+def test_what_has_no_graph_is_refused_by_name(data, shared_checkpoint, fairseq_train, tmp_path):
+    def refused(checkpoint, message, *arguments):
+        result = cli("export", checkpoint, "--output", tmp_path / "model", *arguments, check=False)
+        assert result.returncode == 2
+        assert message in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+        assert not (tmp_path / "model").exists()
+
+    refused(tmp_path / "none.pt", "none.pt does not exist")
+    refused(shared_checkpoint, "config_none.yaml does not exist", "--config-yaml", "config_none.yaml")
+    refused(shared_checkpoint, "dictionary of", "--data", data, "--config-yaml", "config_asr_plain.yaml")
+    refused(shared_checkpoint, "talk.wav does not exist", "--data", data, "--check", tmp_path / "talk.wav")
+    fairseq_train(data, tmp_path / "tanh", max_update=1, activation_fn="tanh")
+    refused(tmp_path / "tanh" / "checkpoint_last.pt", "--activation-fn tanh cannot be exported", "--data", data)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.txt").touch()
+    result = cli("export", shared_checkpoint, "--data", data, "--output", tmp_path / "model", "--force", check=False)
+    assert "is not the folder of a model, and is not overwritten" in result.stderr

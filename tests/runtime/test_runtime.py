@@ -1,0 +1,233 @@
+"""Exported models, beside fairseq's own commands on the checkpoints that they were made from."""
+
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import yaml
+from conftest import BIN, USER_DIR, cli, run
+
+from residual_st.audio import read_audio
+from residual_st.errors import InputError
+from residual_st.runtime import Settings, Translator, subtitles
+from residual_st.runtime.model import Model
+from residual_st.runtime.translator import Segment, Transcript
+from residual_st.segments import numbered
+
+SPEECH = Path(__file__).parents[1] / "speech" / "arctic_a0007.wav"
+
+WITHOUT_TORCH = """
+import sys
+for name in ("torch", "fairseq", "sentencepiece", "kaldi_native_fbank", "onnx", "spox"):
+    sys.modules[name] = None
+from residual_st.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def utterances_of(data, subset):
+    """Utterance id -> samples."""
+    folder = data / "data" / subset
+    by_recording = {}
+    for row in yaml.safe_load((folder / "txt" / f"{subset}.yaml").read_text()):
+        by_recording.setdefault(row["wav"], []).append(row)
+    found = {}
+    for wav, rows in by_recording.items():
+        samples, rate = soundfile.read(folder / "wav" / wav, dtype="float32")
+        for name, row in numbered(wav, rows, lambda row: str(row["offset"])):
+            start = round(row["offset"] * rate)
+            found[name] = samples[start : start + round(row["duration"] * rate)]
+    return found
+
+
+def generated(checkpoint, data, subset, *flags):
+    """Sentence number -> [(text, score), …] as fairseq-generate prints them, one sentence a batch."""
+    command = [
+        BIN / "fairseq-generate",
+        data,
+        "--user-dir",
+        USER_DIR,
+        "--task",
+        "speech_to_text",
+        "--config-yaml",
+        "config_st_plain.yaml",
+    ]
+    command += ["--gen-subset", f"{subset}_st", "--path", checkpoint, "--batch-size", "1", "--cpu", *flags]
+    found = {}
+    for line in run(*command).stdout.splitlines():
+        if match := re.match(r"D-(\d+)\t(\S+)\t?(.*)", line):
+            found.setdefault(int(match[1]), []).append((match[3], float(match[2])))
+    return found
+
+
+@pytest.mark.parametrize(
+    "settings, flags",
+    [
+        (Settings(max_len_b=30), ["--beam", "5", "--max-len-b", "30"]),
+        (
+            Settings(beam=3, nbest=3, lenpen=0.4, unkpen=2.0, max_len_a=0.05, max_len_b=3),
+            ["--beam", "3", "--nbest", "3", "--lenpen", "0.4", "--unkpen", "2", "--max-len-a", "0.05", "--max-len-b", "3"],
+        ),
+        (Settings(beam=1, max_len_b=6), ["--beam", "1", "--max-len-b", "6"]),
+    ],
+)
+def test_hypotheses_are_those_of_fairseq_generate(settings, flags, exported, shared_checkpoint, data):
+    expected = generated(shared_checkpoint, data, "tst-HE", *flags)
+    model = Model(exported)
+    manifest = (data / "tst-HE_st.tsv").read_text().splitlines()[1:]
+    utterances = utterances_of(data, "tst-HE")
+    assert len(expected) == len(manifest)
+    same = compared = 0
+    for number, line in enumerate(manifest):
+        (hypotheses,) = model.search([utterances[line.split("\t")[0]]], settings)
+        assert len(hypotheses) == len(expected[number]) == settings.nbest
+        for hypothesis, (text, score) in zip(hypotheses, expected[number]):
+            compared += 1
+            if model.vocabulary.text(hypothesis.tokens) == text:
+                same += 1
+                # fairseq prints base 2
+                assert hypothesis.score / np.log(2) == pytest.approx(score, abs=2e-3)
+    assert same >= 0.97 * compared
+
+
+def test_a_batch_is_translated_as_its_utterances_are(exported, data):
+    model, settings = Model(exported), Settings(beam=3, max_len_b=12)
+    utterances = list(utterances_of(data, "tst-HE").values())[:4]
+    together = model.search(utterances, settings)
+    alone = [model.search([samples], settings)[0] for samples in utterances]
+    longest = int(np.argmax([len(samples) for samples in utterances]))
+    assert together[longest][0].tokens == alone[longest][0].tokens  # padding reaches into the last window of shorter ones
+    for one, other in zip(together, alone):
+        assert one[0].score == pytest.approx(other[0].score, abs=0.02)
+
+
+def test_translation_needs_no_torch(exported, data, tmp_path):
+    long = np.concatenate([np.pad(samples, (0, 8000)) for samples in list(utterances_of(data, "tst-HE").values())[:4]])
+    soundfile.write(tmp_path / "talk.flac", np.stack([long, long], 1), 16_000)  # two channels
+    (tmp_path / "junk.wav").write_bytes(b"no audio")
+    soundfile.write(tmp_path / "short.wav", np.zeros(100), 16_000)
+    names = [SPEECH, tmp_path / "junk.wav", tmp_path / "talk.flac", tmp_path / "short.wav", tmp_path / "missing.wav"]
+    arguments = ["translate", exported, *names, "--json", "--jobs", "2", "--longest-seconds", "4", "--max-len-b", "20"]
+    result = run(sys.executable, "-c", WITHOUT_TORCH, *arguments, check=False)
+    assert result.returncode == 2
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [Path(row["audio"]).name for row in rows] == ["arctic_a0007.wav", "talk.flac"]
+    for name, message in (("junk.wav", "cannot be read as audio"), ("short.wav", "shorter than one frame"), ("missing.wav", "")):
+        assert any(name in line and message in line for line in result.stderr.splitlines())
+    assert "3 of 5 recordings could not be translated" in result.stderr
+    assert "Traceback" not in result.stderr
+    talk = rows[1]
+    assert talk["seconds"] == pytest.approx(len(long) / 16_000, abs=1e-3)
+    assert len(talk["segments"]) > 1
+    for one, next_one in zip(talk["segments"], talk["segments"][1:]):
+        assert 0 <= one["start"] < one["end"] <= next_one["end"] <= talk["seconds"]
+    assert talk["text"] == " ".join(segment["text"] for segment in talk["segments"] if segment["text"])
+
+
+def test_standard_input_and_files(exported, tmp_path):
+    text = cli("translate", exported, SPEECH, "--max-len-b", "10").stdout
+    command = [BIN / "residual-st", "translate", exported, "-", "--max-len-b", "10"]
+    with SPEECH.open("rb") as audio:
+        piped = subprocess.run([str(part) for part in command], stdin=audio, capture_output=True, text=True, check=True)
+    assert piped.stdout == text
+    for form in ("srt", "vtt", "txt", "json"):
+        flags = [] if form == "txt" else [f"--{form}"]
+        cli("translate", exported, SPEECH, "--max-len-b", "10", "--output", tmp_path / "texts", *flags)
+    assert sorted(path.name for path in (tmp_path / "texts").iterdir()) == [
+        f"arctic_a0007.{form}" for form in ("json", "srt", "txt", "vtt")
+    ]
+    assert (tmp_path / "texts" / "arctic_a0007.txt").read_text() == text
+
+
+def test_subtitles():
+    transcript = Transcript(
+        4000.0, [Segment(0.0, 1.5, "a < b", []), Segment(2.0, 3.0, "", []), Segment(3661.0425, 3662.0, "c", [])]
+    )
+    assert subtitles.srt(transcript) == "1\n00:00:00,000 --> 00:00:01,500\na < b\n\n2\n01:01:01,042 --> 01:01:02,000\nc\n"
+    assert subtitles.vtt(transcript) == ("WEBVTT\n\n00:00:00.000 --> 00:00:01.500\na &lt; b\n\n01:01:01.042 --> 01:01:02.000\nc\n")
+
+
+def test_a_model_of_two_languages(joint, fairseq_train, tmp_path):
+    subsets = {"train_subset": "train_de_st,train_fr_st", "valid_subset": "dev_de_st,dev_fr_st", "config_yaml": "config_st.yaml"}
+    fairseq_train(joint, tmp_path / "run", max_update=10, lr=5e-3, ignore_prefix_size=1, **subsets)
+    cli("export", tmp_path / "run" / "checkpoint_last.pt", "--data", joint, "--output", tmp_path / "model")
+    for language in ("de", "fr"):
+        model = Model(tmp_path / "model")
+        (found,) = model.search([read_audio(SPEECH, 16_000)], Settings(max_len_b=8), language)
+        assert found[0].tokens[0] == model.vocabulary.symbols.index(f"<lang:{language}>")
+        assert "<lang" not in model.vocabulary.text(found[0].tokens)
+    for flags, message in (
+        ([], "--lang is missing; allowed are de, fr"),
+        (["--lang", "it"], "--lang it is not known; allowed are de, fr"),
+    ):
+        result = cli("translate", tmp_path / "model", SPEECH, *flags, check=False)
+        assert result.returncode == 2
+        assert message in result.stderr
+
+
+def test_folders_that_are_not_whole_are_refused(exported, tmp_path):
+    def refused(change, message):
+        folder = tmp_path / "model"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(exported, folder)
+        change(folder)
+        with pytest.raises(InputError, match=message):
+            Model(folder)
+
+    def edit(**changes):
+        def change(folder):
+            path = folder / "model.json"
+            path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+        return change
+
+    def flip(folder):
+        content = bytearray((folder / "decoder.onnx").read_bytes())
+        content[len(content) // 2] ^= 1
+        (folder / "decoder.onnx").write_bytes(content)
+
+    refused(lambda folder: (folder / "model.json").unlink(), "has no model.json; give a folder that residual-st export wrote")
+    refused(lambda folder: (folder / "model.json").write_text("{"), "model.json is damaged")
+    refused(lambda folder: (folder / "model.json").write_text("[]"), "model.json is damaged")
+    refused(lambda folder: (folder / "encoder.onnx").unlink(), "encoder.onnx does not exist")
+    refused(lambda folder: (folder / "encoder.onnx").write_bytes(b"short"), "has 5 bytes, not the")
+    refused(flip, "its checksum differs")
+    refused(edit(format=2), "has format 2; this release reads format 1")
+    refused(edit(vocabulary={}), "model.json is damaged")
+    refused(edit(decoder={"layers": "two"}), "model.json is damaged")
+
+
+def test_wrong_usage(exported, tmp_path):
+    for arguments, message in (
+        ([SPEECH, "--beam", "0"], "--beam 0 is too small"),
+        ([SPEECH, "--nbest", "6"], "--nbest 6 is more than --beam 5"),
+        ([SPEECH, "--lang", "de"], "the model has one target language and takes none"),
+        ([SPEECH, "--longest-seconds", "100"], "at most 60"),
+        ([SPEECH, SPEECH, "--srt"], "--srt of several recordings needs --output FOLDER"),
+        ([SPEECH, SPEECH, "--output", tmp_path / "texts"], "would both be written as arctic_a0007.txt"),
+    ):
+        result = cli("translate", exported, *arguments, check=False)
+        assert result.returncode == 2, arguments
+        assert message in result.stderr
+    assert not (tmp_path / "texts").exists()
+
+
+def test_samples_as_arrays(exported):
+    translator = Translator(exported, Settings(max_len_b=10))
+    samples, rate = soundfile.read(SPEECH, dtype="int16")
+    assert translator.translate(samples, rate).text == translator.translate(SPEECH).text
+    with pytest.raises(InputError, match="shorter than one frame"):
+        translator.translate(io.BytesIO(wav_of(np.zeros(10))))
+
+
+def wav_of(samples) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, 16_000, format="wav")
+    return file.getvalue()
