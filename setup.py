@@ -13,7 +13,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     packages=find_packages(include=["residual_st", "residual_st.*"]),
-    package_data={"residual_st.report": ["page.html.j2"]},
+    package_data={"residual_st.report": ["page.html.j2"], "residual_st.web": ["page/*", "ort/*"]},
     python_requires=">=3.10,<3.14",
     # no fairseq and no torch: whoever has a fork or a source checkout of fairseq must not get a second one laid over it
     install_requires=["numpy", "pyyaml", "scipy", "tabulate", "tqdm"],
@@ -29,8 +29,9 @@ setup(
         ],
         # Hugging Face's Whisper and Speech2Text
         "transformers": ["torch>=2.6", "transformers>=4.50", "safetensors", *AUDIO],
-        # residual-st translate and serve: no torch. Before 1.21 onnxruntime copied a shared matrix for each of its uses
+        # residual-st translate: no torch. Before 1.21 onnxruntime copied a shared matrix for each of its uses
         "runtime": ["onnxruntime>=1.21", "soundfile", "soxr"],
+        "serve": ["anyio", "onnxruntime>=1.21", "soundfile", "soxr", "starlette", "uvicorn"],
         # residual-st export, beside fairseq
         "export": ["onnx>=1.17", "onnxruntime>=1.21", "spox>=0.14", *AUDIO],
         # translating audio files from Python
@@ -43,7 +44,7 @@ setup(
         "report": [*SCORES, "jinja2", "matplotlib", "soundfile"],
         # the synthetic corpus
         "demo": ["espeakng-loader", "soundfile"],
-        "test": ["pytest", "pytest-xdist", "ruff", "tensorboard"],
+        "test": ["httpx", "playwright", "pytest", "pytest-xdist", "ruff", "tensorboard"],
     },
     entry_points={"console_scripts": ["residual-st = residual_st.cli:main"]},
 )

@@ -25,6 +25,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="AUDIO",
         help="audio to check the graphs on (default: a tone)",
     )
+    parser.add_argument(
+        "--web",
+        type=Path,
+        nargs="*",
+        metavar="OTHER",
+        help="add a page that runs it in a browser, beside other exported ones",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -32,14 +39,22 @@ def run(args: argparse.Namespace) -> int:
     import json
 
     from residual_st.export.folder import export
-    from residual_st.files import refuse_existing_folder
-    from residual_st.runtime.folder import DESCRIPTION
+    from residual_st.files import refuse_existing_folder, whole_folder
+    from residual_st.runtime.folder import DESCRIPTION, read_folder
+    from residual_st.web.static import require_ort, write_page
 
     refuse_existing_folder(args.output, args.force, DESCRIPTION)
+    if args.web is not None:
+        require_ort()
+        for other in args.web:
+            read_folder(other)
     missing = next((path for path in args.check if not path.is_file()), None)
     if missing:
         raise InputError(f"{missing} does not exist or is not a file; give audio to check with")
-    description = export(args.checkpoint, Path(args.output), args.precision, args.data, args.config_yaml, args.check)
+    with whole_folder(Path(args.output)) as partial:
+        description = export(args.checkpoint, partial, args.precision, args.data, args.config_yaml, args.check)
+        if args.web is not None:
+            write_page(partial, args.web)
     files, differences = description["files"], description["differences"]
     if args.json:
         print(json.dumps({"files": files, "differences": differences}, indent=2))

@@ -17,7 +17,6 @@ from residual_st.export.decoder import cross_attention_graph, decoder_graph
 from residual_st.export.encoder import encoder_graph
 from residual_st.export.features import FRAME, SAMPLE_RATE
 from residual_st.export.names import shorten_names
-from residual_st.files import whole_folder
 from residual_st.filterbank import N_MEL_BINS
 from residual_st.models.conversion import read_model
 from residual_st.models.standalone import with_task_flags
@@ -49,7 +48,7 @@ def export(
 
     Args:
         path: checkpoint of an s2t_transformer, dense or residual.
-        output: the folder; it appears when it is whole.
+        output: the folder, which is there and empty.
         precision: of matrices, "fp32" or "int8".
         data: folder with its data configuration and vocabulary; None for the one that the checkpoint names.
         config_yaml: the data configuration's name, in place of the checkpoint's.
@@ -91,15 +90,17 @@ def export(
         "versions": {"residual-st": version("residual-st"), **{name: version(name) for name in _LIBRARIES}},
         "vocabulary": vocabulary,
     }
-    with whole_folder(output) as partial:
-        for name, content in contents.items():
-            (partial / name).write_bytes(content)
-        (partial / DESCRIPTION).write_text(json.dumps(description, ensure_ascii=False, indent=1), encoding="utf-8")
-        differences = check_against(model, partial, audio)
-        description["differences"] = vars(differences)
-        (partial / DESCRIPTION).write_text(json.dumps(description, ensure_ascii=False, indent=1), encoding="utf-8")
-        (partial / "README.md").write_text(_readme(description), encoding="utf-8")
+    for name, content in contents.items():
+        (output / name).write_bytes(content)
+    _write(output, description)
+    description["differences"] = vars(check_against(model, output, audio))
+    _write(output, description)
+    (output / "README.md").write_text(_readme(description), encoding="utf-8")
     return description
+
+
+def _write(folder: Path, description: dict) -> None:
+    (folder / DESCRIPTION).write_text(json.dumps(description, ensure_ascii=False, indent=1), encoding="utf-8")
 
 
 def _decoder(model: S2TTransformerModel) -> dict[str, int]:

@@ -39,7 +39,7 @@ class Translator:
     """Translates, or transcribes, recordings with an exported model. May be used from several threads at once.
 
     Args:
-        model: a folder that `residual-st export` wrote.
+        model: a folder that `residual-st export` wrote, or one that is loaded already.
         settings: of the search.
         language: to translate into, for models of several.
         threads: of one recording.
@@ -51,14 +51,14 @@ class Translator:
 
     def __init__(
         self,
-        model: str | Path,
+        model: str | Path | Model,
         settings: Settings = Settings(),  # noqa: B008 - frozen
         *,
         language: str | None = None,
         threads: int = 1,
         longest_seconds: float = LONGEST_SECONDS,
     ):
-        self._model = Model(model, threads)
+        self._model = model if isinstance(model, Model) else Model(model, threads)
         self._settings, self._language, self._longest = settings, language, longest_seconds
         self._model.vocabulary.prefix(language)
         if not 0 < longest_seconds <= self._model.folder.longest_seconds:

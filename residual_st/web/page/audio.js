@@ -1,0 +1,67 @@
+// Recordings as mono samples, by what the browser can decode.
+
+// A recording in any format that the browser reads -> mono Float32Array at `rate` Hz.
+export async function decode(buffer, rate) {
+  const context = new AudioContext();
+  let decoded;
+  try {
+    decoded = await context.decodeAudioData(buffer);
+  } catch {
+    throw new Error("This file cannot be read as audio.");
+  } finally {
+    context.close();
+  }
+  const length = Math.max(1, Math.ceil(decoded.duration * rate));
+  const offline = new OfflineAudioContext(1, length, rate);
+  const source = offline.createBufferSource();
+  source.buffer = decoded;
+  source.connect(offline.destination);
+  source.start();
+  return (await offline.startRendering()).getChannelData(0);
+}
+
+// Mono samples as a 16-bit wav.
+export function wav(samples, rate) {
+  const bytes = new DataView(new ArrayBuffer(44 + 2 * samples.length));
+  const text = (at, value) => [...value].forEach((letter, index) => bytes.setUint8(at + index, letter.charCodeAt(0)));
+  text(0, "RIFF"); bytes.setUint32(4, 36 + 2 * samples.length, true); text(8, "WAVEfmt ");
+  bytes.setUint32(16, 16, true); bytes.setUint16(20, 1, true); bytes.setUint16(22, 1, true);
+  bytes.setUint32(24, rate, true); bytes.setUint32(28, 2 * rate, true); bytes.setUint16(32, 2, true); bytes.setUint16(34, 16, true);
+  text(36, "data"); bytes.setUint32(40, 2 * samples.length, true);
+  samples.forEach((value, index) => bytes.setInt16(44 + 2 * index, Math.max(-1, Math.min(1, value)) * 32767, true));
+  return new Blob([bytes], { type: "audio/wav" });
+}
+
+// Pieces of at most `longest` seconds, cut where the last half of each is quietest.
+export function pieces(samples, rate, longest) {
+  const size = Math.round(0.1 * rate), found = [];
+  let start = 0;
+  while (samples.length - start > longest * rate) {
+    let quietest = Infinity, cut = start + longest * rate;
+    for (let at = start + Math.floor(longest * rate / 2); at + size <= start + longest * rate; at += size) {
+      const energy = samples.subarray(at, at + size).reduce((sum, value) => sum + value * value, 0);
+      if (energy < quietest) [quietest, cut] = [energy, at + Math.floor(size / 2)];
+    }
+    found.push(samples.subarray(start, cut));
+    start = cut;
+  }
+  found.push(samples.subarray(start));
+  return found;
+}
+
+// What the microphone hears until `stop()`, as bytes of a file.
+export async function record() {
+  const stream = await navigator.mediaDevices.getUserMedia({ audio: true });
+  const recorder = new MediaRecorder(stream), parts = [];
+  recorder.ondataavailable = event => parts.push(event.data);
+  const done = new Promise(resolve => { recorder.onstop = resolve; });
+  recorder.start();
+  return {
+    async stop() {
+      recorder.stop();
+      await done;
+      stream.getTracks().forEach(track => track.stop());
+      return new Blob(parts, { type: recorder.mimeType });
+    },
+  };
+}

@@ -1,0 +1,19 @@
+// Models that run on the server that this page came from.
+
+import { wav } from "./audio.js";
+
+export async function load(model) {
+  return {
+    rate: model.sample_rate,
+    languages: model.languages,
+    async translate(samples, language) {
+      const query = language ? `?lang=${encodeURIComponent(language)}` : "";
+      const response = await fetch(`translate/${model.number}${query}`, {
+        method: "POST", headers: { "Content-Type": "audio/wav" }, body: wav(samples, model.sample_rate),
+      });
+      const answer = await response.json().catch(() => ({ error: `The server answered ${response.status}.` }));
+      if (!response.ok) throw new Error(answer.error);
+      return answer.text;
+    },
+  };
+}

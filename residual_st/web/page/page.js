@@ -1,0 +1,90 @@
+// The page: what is recorded or chosen goes to each model in turn.
+
+import { decode, record } from "./audio.js";
+
+const element = id => document.getElementById(id);
+const status = (text, isError = false) => {
+  element("status").textContent = text;
+  element("status").classList.toggle("error", isError);
+};
+const models = [];
+let recording = null;
+
+async function start() {
+  const { engine, models: listed } = await (await fetch("models.json")).json();
+  element("where").textContent = engine === "browser"
+    ? "The models run in this browser. What you say does not leave it." : "The models run on the server that this page came from.";
+  const { load } = await import(engine === "browser" ? "./in_browser.js" : "./on_server.js");
+  for (const model of listed) {
+    status(`Loading ${model.name}…`);
+    const card = element("model").content.cloneNode(true).firstElementChild;
+    card.querySelector("h2").textContent = model.name;
+    card.querySelector(".size").textContent = `${model.megabytes.toFixed(1)} MB`;
+    element("models").append(card);
+    models.push({ card, ...await load(model) });
+  }
+  const languages = models[0].languages;
+  element("language").hidden = !languages.length;
+  element("language").querySelector("select").append(...languages.map(name => new Option(name)));
+  element("record").disabled = element("file").disabled = false;
+  status("Ready.");
+}
+
+async function translate(blob) {
+  element("record").disabled = element("file").disabled = true;
+  element("playback").hidden = false;
+  if (element("playback").src) URL.revokeObjectURL(element("playback").src);
+  element("playback").src = URL.createObjectURL(blob);
+  for (const { card } of models) card.querySelectorAll(".text, .time").forEach(line => { line.textContent = ""; });
+  try {
+    const buffer = await blob.arrayBuffer();
+    for (const model of models) {
+      const samples = await decode(buffer.slice(0), model.rate);
+      status("Translating…");
+      const language = element("language").hidden ? null : element("language").querySelector("select").value;
+      const began = performance.now();
+      const text = await model.translate(samples, language);
+      const seconds = (performance.now() - began) / 1000, length = samples.length / model.rate;
+      model.card.querySelector(".text").textContent = text || "(nothing)";
+      model.card.querySelector(".time").textContent =
+        `${seconds.toFixed(2)} s for ${length.toFixed(1)} s of speech, ${(length / seconds).toFixed(1)} times real time`;
+    }
+    status("Done.");
+  } catch (error) {
+    status(error.message, true);
+  } finally {
+    element("record").disabled = element("file").disabled = false;
+  }
+}
+
+element("record").addEventListener("click", async () => {
+  const button = element("record");
+  try {
+    if (recording) {
+      const stopped = recording;
+      recording = null;
+      button.textContent = "Record";
+      button.setAttribute("aria-pressed", "false");
+      await translate(await stopped.stop());
+    } else {
+      recording = await record();
+      button.textContent = "Stop";
+      button.setAttribute("aria-pressed", "true");
+      status("Listening…");
+    }
+  } catch (error) {
+    status(`The microphone cannot be used: ${error.message}`, true);
+  }
+});
+element("file").addEventListener("change", event => {
+  if (event.target.files.length) translate(event.target.files[0]);
+  event.target.value = "";
+});
+for (const [name, over] of [["dragover", true], ["dragleave", false], ["drop", false]]) {
+  element("drop").addEventListener(name, event => {
+    event.preventDefault();
+    element("drop").classList.toggle("over", over);
+    if (name === "drop" && event.dataTransfer.files.length && !element("file").disabled) translate(event.dataTransfer.files[0]);
+  });
+}
+start().catch(error => status(error.message, true));

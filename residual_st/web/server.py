@@ -1,0 +1,126 @@
+"""The page with the models behind it on this machine: `residual-st serve`."""
+
+import asyncio
+import io
+from functools import partial
+from pathlib import Path
+
+import anyio
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from residual_st.errors import InputError
+from residual_st.runtime import Settings, Translator
+from residual_st.runtime.model import Model
+from residual_st.web.static import PAGE, entry
+
+LARGEST_UPLOAD = 64 * 2**20  # bytes: half an hour of 16-bit audio at 16 kHz
+SLOWEST_UPLOAD = 120.0  # seconds
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; media-src blob:; img-src data:; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+}
+
+
+class _Refused(Exception):
+    """A request that is not answered with a text: the status, and why."""
+
+    def __init__(self, status: int, message: str):
+        super().__init__(message)
+        self.status = status
+
+
+def application(
+    folders: list[Path],
+    hosts: list[str],
+    jobs: int = 1,
+    settings: Settings = Settings(),  # noqa: B008 - frozen
+) -> Starlette:
+    """The server.
+
+    Audio is sent as the body of `POST /translate/NUMBER`, of any format that `translate` reads. Requests for another host's name,
+    which a page elsewhere could have resolved to this machine, and those that another site's page sends are refused.
+
+    Args:
+        folders: exported models.
+        hosts: names by which browsers may ask for it.
+        jobs: recordings that are translated at a time; others wait.
+        settings: of the search.
+
+    Raises:
+        InputError: if a folder is not an exported model.
+    """
+    models = [Model(folder) for folder in folders]
+    entries = [
+        entry(model.folder)
+        | {"number": number, "sample_rate": model.folder.sample_rate, "languages": [*model.vocabulary.languages]}
+        for number, model in enumerate(models)
+    ]
+    limiter = anyio.CapacityLimiter(jobs)
+
+    async def list_models(request: Request) -> JSONResponse:
+        return JSONResponse({"engine": "server", "models": entries}, headers=_HEADERS)
+
+    async def translate(request: Request) -> JSONResponse:
+        try:
+            _refuse_other_sites(request)
+            number = request.path_params["number"]
+            if number >= len(models):
+                raise _Refused(404, f"There is no model {number}.")
+            translator = Translator(models[number], settings, language=request.query_params.get("lang"))
+            audio = await _body(request)
+            transcript = await anyio.to_thread.run_sync(partial(translator.translate, io.BytesIO(audio)), limiter=limiter)
+        except _Refused as error:
+            return JSONResponse({"error": str(error)}, error.status, headers=_HEADERS)
+        except InputError as error:
+            return JSONResponse({"error": str(error)}, 400, headers=_HEADERS)
+        segments = [{"start": each.start, "end": each.end, "text": each.text} for each in transcript.segments]
+        return JSONResponse({"text": transcript.text, "seconds": transcript.seconds, "segments": segments}, headers=_HEADERS)
+
+    routes = [
+        Route("/models.json", list_models),
+        Route("/translate/{number:int}", translate, methods=["POST"]),
+        Mount("/", _Page(directory=PAGE, html=True)),
+    ]
+    return Starlette(routes=routes, middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)])
+
+
+class _Page(StaticFiles):
+    def file_response(self, *arguments, **keywords):
+        response = super().file_response(*arguments, **keywords)
+        response.headers.update(_HEADERS)
+        return response
+
+
+def _refuse_other_sites(request: Request) -> None:
+    """A browser says where a page that sends a request is from; scripts outside browsers say nothing."""
+    origin = request.headers.get("origin")
+    if origin is not None and origin.partition("://")[2] != request.headers.get("host"):
+        raise _Refused(403, "Pages of other sites may not use this server.")
+
+
+async def _body(request: Request) -> bytes:
+    """The audio that is sent. Raises _Refused where it is too large, or takes too long."""
+    too_large = _Refused(413, f"The recording is larger than {LARGEST_UPLOAD // 2**20} MiB.")
+    length = request.headers.get("content-length", "0")
+    if not length.isdigit() or int(length) > LARGEST_UPLOAD:
+        raise too_large
+    received = bytearray()
+
+    async def receive() -> None:
+        async for part in request.stream():
+            received.extend(part)
+            if len(received) > LARGEST_UPLOAD:
+                raise too_large
+
+    try:
+        await asyncio.wait_for(receive(), SLOWEST_UPLOAD)
+    except asyncio.TimeoutError:
+        raise _Refused(408, f"The recording was not here within {SLOWEST_UPLOAD:.0f} s.") from None
+    return bytes(received)

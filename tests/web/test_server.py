@@ -1,0 +1,120 @@
+"""The server of the page: what it answers, and what it refuses."""
+
+import asyncio
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import cli
+from starlette.testclient import TestClient
+
+from residual_st.runtime import Settings, Translator
+from residual_st.web import server
+from residual_st.web.server import application
+
+SPEECH = Path(__file__).parents[1] / "speech" / "arctic_a0007.wav"
+AUDIO = {"content-type": "audio/wav"}
+SETTINGS = Settings(max_len_b=10)
+
+
+@pytest.fixture
+def client(exported):
+    return TestClient(application([exported, exported], ["localhost"], settings=SETTINGS), base_url="http://localhost")
+
+
+def test_the_page_and_its_models(client):
+    page = client.get("/")
+    assert page.status_code == 200
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+    for name in ("page.css", "page.js", "audio.js", "on_server.js"):
+        assert client.get(f"/{name}").status_code == 200
+    listed = client.get("/models.json").json()
+    assert listed["engine"] == "server"
+    assert [model["number"] for model in listed["models"]] == [0, 1]
+    assert listed["models"][0]["sample_rate"] == 16_000
+
+
+def test_audio_is_translated_as_on_the_command_line(client, exported):
+    answer = client.post("/translate/1", content=SPEECH.read_bytes(), headers=AUDIO)
+    assert answer.status_code == 200
+    assert answer.json()["text"] == Translator(exported, SETTINGS).translate(SPEECH).text
+    assert answer.json()["segments"][0]["end"] == pytest.approx(soundfile.info(SPEECH).duration, abs=1e-3)
+
+
+def test_junk_is_refused_in_one_sentence(client):
+    short = io.BytesIO()
+    soundfile.write(short, np.zeros(10), 16_000, format="wav")
+    for path, content, status, message in (
+        ("/translate/0", b"no audio", 400, "the input cannot be read as audio"),
+        ("/translate/0", b"", 400, "the input cannot be read as audio"),
+        ("/translate/0", SPEECH.read_bytes()[:50], 400, "one frame"),
+        ("/translate/0", short.getvalue(), 400, "shorter than one frame"),
+        ("/translate/2", SPEECH.read_bytes(), 404, "There is no model 2"),
+        ("/translate/0?lang=fr", SPEECH.read_bytes(), 400, "has one target language"),
+    ):
+        answer = client.post(path, content=content, headers=AUDIO)
+        assert answer.status_code == status, path
+        assert message in answer.json()["error"]
+    assert client.get("/../server.py").status_code == 404
+    assert client.get("/%2e%2e/server.py").status_code == 404
+    assert client.get("/translate/0").status_code in (404, 405)
+
+
+def test_uploads_have_a_limit(client, monkeypatch):
+    monkeypatch.setattr(server, "LARGEST_UPLOAD", 1000)
+    assert client.post("/translate/0", content=b"x" * 1001, headers=AUDIO).status_code == 413
+
+    def parts():  # no length is announced
+        for _ in range(100):
+            yield b"x" * 100
+
+    assert client.post("/translate/0", content=parts(), headers=AUDIO).status_code == 413
+    assert client.post("/translate/0", content=b"x", headers={**AUDIO, "content-length": "-1"}).status_code == 413
+
+
+def test_a_slow_upload_ends(exported, monkeypatch):
+    monkeypatch.setattr(server, "SLOWEST_UPLOAD", 0.2)
+    sent = []
+
+    async def receive():
+        await asyncio.sleep(30)
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/translate/0",
+        "raw_path": b"/translate/0",
+        "query_string": b"",
+        "headers": [(b"host", b"localhost")],
+        "client": None,
+        "server": ("localhost", 80),
+        "scheme": "http",
+        "root_path": "",
+    }
+    asyncio.run(asyncio.wait_for(application([exported], ["localhost"])(scope, receive, send), 10))
+    assert sent[0]["status"] == 408
+
+
+def test_other_hosts_and_other_sites_are_refused(client):
+    speech = SPEECH.read_bytes()
+    assert client.get("/", headers={"host": "evil.example"}).status_code == 400  # a name that was made to lead here
+    other = {**AUDIO, "origin": "http://evil.example"}
+    assert client.post("/translate/0", content=speech, headers=other).status_code == 403
+    assert client.post("/translate/0", content=speech, headers={**AUDIO, "origin": "http://localhost"}).status_code == 200
+    preflight = client.options("/translate/0", headers={"origin": "http://evil.example", "access-control-request-method": "POST"})
+    assert "access-control-allow-origin" not in preflight.headers
+
+
+def test_wrong_usage(tmp_path):
+    for arguments, message in (
+        ([tmp_path], "has no model.json"),
+        ([tmp_path, "--port", "70000"], "--port 70000"),
+    ):
+        result = cli("serve", *arguments, check=False)
+        assert result.returncode == 2
+        assert message in result.stderr
