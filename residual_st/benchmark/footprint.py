@@ -4,17 +4,16 @@ The process is as a user's would be, and fresh, because memory that another mode
 in use. What imports and a first small run take is measured before and subtracted.
 """
 
-import ctypes
 import gc
 import json
 import sys
 import time
 from argparse import Namespace
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from residual_st.benchmark.process_memory import ProcessMemory
 from residual_st.benchmark.systems import BINS, Shape, build_residual
 from residual_st.checkpoints import load_checkpoint
 from residual_st.models.standalone import build_encoder, build_model
@@ -44,38 +43,21 @@ def main() -> int:
     return 0
 
 
-class Meter:
-    """Memory of this process, and bytes it read, from now on."""
+class Meter(ProcessMemory):
+    """`ProcessMemory`, or on a GPU what torch has allocated there."""
 
     def __init__(self, device: str):
-        self.on_gpu = device == "cuda"
-        self.before = self._settled()
-        self.bytes_read = _proc("io", "rchar")
-        if self.on_gpu:
+        self._on_gpu = device == "cuda"
+        if self._on_gpu:
             torch.cuda.reset_peak_memory_stats()
-        else:
-            Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+        super().__init__()
 
-    def read(self) -> dict:
-        peak = torch.cuda.max_memory_allocated() if self.on_gpu else _proc("status", "VmHWM") * 1024
-        return {
-            "steady_bytes": self._settled() - self.before,
-            "peak_bytes": peak - self.before,
-            "bytes_read": _proc("io", "rchar") - self.bytes_read,
-        }
+    def _peak(self) -> int:
+        return torch.cuda.max_memory_allocated() if self._on_gpu else super()._peak()
 
     def _settled(self) -> int:
-        """Bytes in use when nothing runs, with what was freed given back to the system."""
         gc.collect()
-        if self.on_gpu:
-            return torch.cuda.memory_allocated()
-        ctypes.CDLL(None).malloc_trim(0)
-        return _proc("status", "VmRSS") * 1024
-
-
-def _proc(file: str, key: str) -> int:
-    lines = Path(f"/proc/self/{file}").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
+        return torch.cuda.memory_allocated() if self._on_gpu else super()._settled()
 
 
 def _load(path: str, build) -> nn.Module:

@@ -3,10 +3,9 @@
 import json
 import platform
 import subprocess
-from importlib.metadata import version
+import sys
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-
-import torch
 
 from residual_st.errors import InputError
 
@@ -18,13 +17,21 @@ def provenance() -> dict:
         commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
     except FileNotFoundError:
         commit = ""
+    torch = sys.modules.get("torch")  # what does without it is measured without it
+    threads = f", {torch.get_num_threads()} threads" if torch else ""
     return {
-        "machine": f"{cpu_name()}, {torch.get_num_threads()} threads",
+        "machine": f"{cpu_name()}{threads}",
         "python": platform.python_version(),
-        "torch": torch.__version__,
-        "residual_st": version("residual-st"),
+        **{name.replace("-", "_"): _version(name) for name in ("torch", "onnxruntime", "residual-st")},
         "commit": commit,
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def append(path: str | Path, row: dict) -> None:

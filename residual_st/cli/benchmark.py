@@ -1,4 +1,4 @@
-"""Measure speed or memory side by side with the stock model, or quality against the dense one."""
+"""Measure speed or memory side by side with the stock model, quality against the dense one, or exported models."""
 
 import argparse
 import json
@@ -6,16 +6,17 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from residual_st.cli import benchmark_quality
+from residual_st.cli import benchmark_device, benchmark_quality
 from residual_st.cli.arguments import check_writable, list_of
 from residual_st.errors import InputError
 from residual_st.progress import progress
 
+_MODULES = {"quality": benchmark_quality, "device": benchmark_device}  # those with arguments of their own
 _MEASURES = ("encoder", "layers", "update", "both")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    kinds = parser.add_subparsers(dest="benchmark", required=True, metavar="speed|memory|quality")
+    kinds = parser.add_subparsers(dest="benchmark", required=True, metavar="speed|memory|quality|device")
     fast = kinds.add_parser("speed", help="encoder latency, training updates, and beam search with both halves shared")
     fast.add_argument(
         "--measures", type=list_of(str), default=list(_MEASURES), metavar="M,…", help=f"of {', '.join(_MEASURES)} (default: all)"
@@ -26,8 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fast.add_argument("--frames", type=list_of(int), default=[10_000, 40_000], metavar="N,…", help="of a training batch")
     fast.add_argument("--dropouts", type=list_of(float, 0), default=[0.1, 0.0], metavar="P,…", help="in training (default: 0.1,0)")
     slow = kinds.add_parser("memory", help="memory of processes, bytes read, and time from file to first output")
-    summary = benchmark_quality.__doc__
-    benchmark_quality.add_arguments(kinds.add_parser("quality", help="a matrix of training runs", description=summary))
+    for name, module in _MODULES.items():
+        module.add_arguments(kinds.add_parser(name, help=module.__doc__.splitlines()[0], description=module.__doc__))
     for kind in (fast, slow):
         kind.add_argument(
             "--widths", type=list_of(int), default=[256, 512], metavar="D,…", help="of the encoder (default: 256,512)"
@@ -44,8 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.benchmark == "quality":
-        return benchmark_quality.run(args)
+    if args.benchmark in _MODULES:
+        return _MODULES[args.benchmark].run(args)
     from residual_st.benchmark import memory, speed
     from residual_st.benchmark.results import append, cpu_name, provenance, read
     from residual_st.benchmark.systems import GROUPS

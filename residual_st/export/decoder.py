@@ -17,10 +17,11 @@ from residual_st.export.products import Products
 def cross_attention_graph(decoder: TransformerDecoder, precision: str) -> onnx.ModelProto:
     """`states` (batch, time, width) -> `source_keys.L` and `source_values.L` (batch, heads, time, width / heads)."""
     states = spox.argument(spox.Tensor(np.float32, ("batch", "time", decoder.layers[0].encoder_attn.kdim)))
-    branches, outputs = Branches(Products(precision)), {}
+    rows = op.reshape(states, ints(-1, decoder.layers[0].encoder_attn.kdim))
+    branches = Branches(Products(precision), op.shape(states, start=0, end=1), op.shape(states, start=1, end=2))
+    outputs = {}
     for index, layer in enumerate(decoder.layers):
-        for name, letter in (("keys", "k"), ("values", "v")):
-            outputs[f"source_{name}.{index}"] = branches.heads(states, layer.encoder_attn, letter)
+        outputs[f"source_keys.{index}"], outputs[f"source_values.{index}"] = branches.heads(rows, layer.encoder_attn, "kv")
     return spox.build({"states": states}, outputs)
 
 
@@ -39,14 +40,15 @@ def decoder_graph(decoder: TransformerDecoder, precision: str) -> onnx.ModelProt
     """
     _check(decoder)
     products = Products(precision)
-    branches = Branches(products)
     tokens = spox.argument(spox.Tensor(np.int64, ("batch", "beam")))
     step = spox.argument(spox.Tensor(np.int64, ()))
     order = spox.argument(spox.Tensor(np.int64, ("rows",)))
     lengths = spox.argument(spox.Tensor(np.int64, ("batch",)))
     inputs, outputs = {"tokens": tokens, "step": step, "order": order, "state_lengths": lengths}, {}
 
-    x = op.mul(products.rows(decoder.embed_tokens.weight, tokens), number(decoder.embed_scale))
+    batch, beam = op.shape(tokens, start=0, end=1), op.shape(tokens, start=1, end=2)
+    of_words, of_source = Branches(products, op.mul(batch, beam), ints(1)), Branches(products, batch, beam)
+    x = op.mul(products.rows(decoder.embed_tokens.weight, op.reshape(tokens, ints(-1))), number(decoder.embed_scale))
     if decoder.embed_positions is not None:
         x = op.add(x, _position(decoder, products, step))
     if decoder.layernorm_embedding is not None:
@@ -63,34 +65,35 @@ def decoder_graph(decoder: TransformerDecoder, precision: str) -> onnx.ModelProt
             longest = op.squeeze(op.shape(source_keys, start=2, end=3), ints(0))
             source_mask = attention_mask(mask_of(lengths, longest))
 
-        def to_words(y: Var, layer=layer, caches=caches, index=index) -> Var:
-            # each hypothesis has words of its own: (batch * beam, 1, width)
-            rows = op.reshape(y, ints(-1, 1, layer.embed_dim))
-            queries, *new = (branches.heads(rows, layer.self_attn, letter) for letter in "qkv")
+        def to_words(y: Var, attention=layer.self_attn, caches=caches, index=index) -> Var:
+            # each hypothesis has words of its own
+            queries, *new = of_words.heads(y, attention, "qkv")
             keys, values = (op.concat([op.gather(old, order), each], axis=2) for old, each in zip(caches, new))
             outputs[f"next_keys.{index}"], outputs[f"next_values.{index}"] = keys, values
-            return op.reshape(branches.attend(queries, keys, values, None, layer.self_attn), op.shape(y))
+            return of_words.attend(queries, keys, values, None, attention)
 
-        def to_source(y: Var, layer=layer, keys=source_keys, values=source_values, mask=source_mask) -> Var:
+        def to_source(y: Var, attention=layer.encoder_attn, keys=source_keys, values=source_values, mask=source_mask) -> Var:
             # all hypotheses of an utterance have one source
-            return branches.attend(branches.heads(y, layer.encoder_attn, "q"), keys, values, mask, layer.encoder_attn)
+            (queries,) = of_source.heads(y, attention, "q")
+            return of_source.attend(queries, keys, values, mask, attention)
 
-        x = branches.residual(x, layer.self_attn_layer_norm, layer.normalize_before, to_words)
-        x = branches.residual(x, layer.encoder_attn_layer_norm, layer.normalize_before, to_source)
-        x = branches.residual(
-            x, layer.final_layer_norm, layer.normalize_before, lambda y, layer=layer: branches.feed_forward(y, layer)
+        x = of_words.residual(x, layer.self_attn_layer_norm, layer.normalize_before, to_words)
+        x = of_words.residual(x, layer.encoder_attn_layer_norm, layer.normalize_before, to_source)
+        x = of_words.residual(
+            x, layer.final_layer_norm, layer.normalize_before, lambda y, layer=layer: of_words.feed_forward(y, layer)
         )
     if decoder.layer_norm is not None:
         x = products.norm(x, decoder.layer_norm)
-    scores = products.linear(x, decoder.output_projection)
-    return spox.build(inputs, {"log_probs": op.log_softmax(scores, axis=-1), **outputs})
+    log_probs = op.log_softmax(products.linear(x, decoder.output_projection), axis=-1)
+    log_probs = op.reshape(log_probs, op.concat([batch, beam, ints(-1)], axis=0))
+    return spox.build(inputs, {"log_probs": log_probs, **outputs})
 
 
 def _position(decoder: TransformerDecoder, products: Products, step: Var) -> Var:
     """(1, width)"""
     positions = decoder.embed_positions
     if hasattr(positions, "weight"):  # learned
-        return products.rows(positions.weight, op.reshape(op.add(step, ints(positions.padding_idx + 1)), ints(1, 1)))
+        return products.rows(positions.weight, op.reshape(op.add(step, ints(positions.padding_idx + 1)), ints(1)))
     return sinusoids(op.reshape(step, ints(1)), decoder.embed_tokens.embedding_dim)
 
 

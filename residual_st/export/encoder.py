@@ -27,40 +27,41 @@ def encoder_graph(encoder: S2TTransformerEncoder, precision: str) -> onnx.ModelP
     samples = spox.argument(spox.Tensor(np.float32, ("batch", "samples")))
     lengths = spox.argument(spox.Tensor(np.int64, ("batch",)))
     frames, frame_counts = features(samples, lengths)
-    branches = Branches(Products(precision))
-    states, state_lengths = _encode(encoder, branches, frames, frame_counts)
-    outputs = {"states": states, "state_lengths": state_lengths}
+    products = Products(precision)
+    states, state_lengths, shape = _encode(encoder, products, frames, frame_counts)
+    outputs = {"states": op.reshape(states, op.concat([*shape, ints(-1)], axis=0)), "state_lengths": state_lengths}
     if encoder.ctc_proj is not None:
-        outputs["ctc_log_probs"] = op.log_softmax(branches.products.linear(states, encoder.ctc_proj), axis=-1)
+        log_probs = op.log_softmax(products.linear(states, encoder.ctc_proj), axis=-1)
+        outputs["ctc_log_probs"] = op.reshape(log_probs, op.concat([*shape, ints(-1)], axis=0))
     return spox.build({"samples": samples, "lengths": lengths}, outputs)
 
 
-def _encode(encoder: S2TTransformerEncoder, branches: Branches, frames: Var, lengths: Var) -> tuple[Var, Var]:
+def _encode(encoder: S2TTransformerEncoder, products: Products, frames: Var, lengths: Var) -> tuple[Var, Var, tuple[Var, Var]]:
+    """States (batch * time, width), their number (batch,), and batch and time, (1,) each."""
     x = frames
     for conv in encoder.subsample.conv_layers:
-        x = _strided(x, conv, branches.products)
+        x = _strided(x, conv, products)
         lengths = op.add(op.div(op.sub(lengths, integer(1)), integer(conv.stride[0])), integer(1))
-    width = encoder.transformer_layers[0].embed_dim if len(encoder.transformer_layers) else x.unwrap_tensor().shape[-1]
-    longest = op.squeeze(op.shape(x, start=1, end=2), ints(0))
+    batch, time = op.shape(x, start=0, end=1), op.shape(x, start=1, end=2)
+    width = encoder.subsample.conv_layers[-1].out_channels // 2
+    longest = op.squeeze(time, ints(0))
     inside = mask_of(lengths, longest)
-    positions = op.mul(
-        sinusoids(op.range(integer(0), longest, integer(1)), width), op.unsqueeze(op.cast(inside, to=np.float32), ints(2))
-    )
-    x = op.add(op.mul(x, number(encoder.embed_scale)), positions)
-    mask = attention_mask(inside)
+    positions = sinusoids(op.range(integer(0), longest, integer(1)), width)
+    positions = op.mul(positions, op.unsqueeze(op.cast(inside, to=np.float32), ints(2)))  # padding has none
+    x = op.reshape(op.add(op.mul(x, number(encoder.embed_scale)), positions), ints(-1, width))
+    mask, branches = attention_mask(inside), Branches(products, batch, time)
     for layer in encoder.transformer_layers:
-        attention = layer.self_attn
 
-        def attend(y: Var, attention=attention) -> Var:
-            return branches.attend(*(branches.heads(y, attention, letter) for letter in "qkv"), mask, attention)
+        def attend(y: Var, attention=layer.self_attn) -> Var:
+            return branches.attend(*branches.heads(y, attention, "qkv"), mask, attention)
 
         x = branches.residual(x, layer.self_attn_layer_norm, layer.normalize_before, attend)
         x = branches.residual(
             x, layer.final_layer_norm, layer.normalize_before, lambda y, layer=layer: branches.feed_forward(y, layer)
         )
     if encoder.layer_norm is not None:
-        x = branches.products.norm(x, encoder.layer_norm)
-    return x, lengths
+        x = products.norm(x, encoder.layer_norm)
+    return x, lengths, (batch, time)
 
 
 def _strided(x: Var, conv, products: Products) -> Var:
@@ -70,7 +71,9 @@ def _strided(x: Var, conv, products: Products) -> Var:
     length = op.shape(padded, start=1, end=2)
     last = op.sub(length, ints(size - 1))  # behind the first frame of the last window
     taps = [op.slice(padded, ints(tap), op.add(last, ints(tap)), ints(1), ints(stride)) for tap in range(size)]
+    windows = op.concat(taps, axis=2)
     weight = conv.weight.detach().transpose(1, 2).flatten(1)  # (out, size * in)
-    y = op.add(products.multiply(op.concat(taps, axis=2), weight), products.constant(conv.bias))
-    values, gates = op.split(y, num_outputs=2, axis=2)
-    return op.mul(values, op.sigmoid(gates))
+    y = products.multiply(op.reshape(windows, ints(-1, weight.size(1))), weight, products.constant(conv.bias))
+    values, gates = op.split(y, num_outputs=2, axis=1)
+    shape = op.concat([op.shape(windows, start=0, end=2), ints(-1)], axis=0)
+    return op.reshape(op.mul(values, op.sigmoid(gates)), shape)

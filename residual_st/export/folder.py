@@ -1,6 +1,8 @@
 """A fairseq checkpoint as a folder for the device runtime: graphs, vocabulary, and what is needed to trust them."""
 
+import argparse
 import json
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -42,7 +44,12 @@ shared matrix is stored once.
 
 
 def export(
-    path: str | Path, output: Path, precision: str = "fp32", data: Path | None = None, config_yaml: str | None = None, audio=()
+    path: str | Path,
+    output: Path,
+    precision: str = "fp32",
+    data: Path | None = None,
+    config_yaml: str | None = None,
+    audio: Sequence[Path] = (),
 ) -> dict:
     """Write a checkpoint's model as a folder that `residual_st.runtime` reads, after checking it against the checkpoint.
 
@@ -61,21 +68,31 @@ def export(
         InputError: if the checkpoint or the data cannot be read, or holds what has no graph.
     """
     state, model = read_model(path)
-    flags = model_flags(state, path)
     data = data or data_folder(state)
     if data is None:
         raise InputError(f"{path} does not say where its vocabulary is; give --data DATA")
     vocabulary = _vocabulary(*read_symbols(state, data, config_yaml))
+    return export_model(model, model_flags(state, path), vocabulary, output, precision, audio)
+
+
+def export_model(
+    model: S2TTransformerModel,
+    flags: argparse.Namespace,
+    vocabulary: dict,
+    output: Path,
+    precision: str,
+    audio: Sequence[Path] = (),
+) -> dict:
+    """`export` of a model in evaluation mode with these flags; `vocabulary` holds what `runtime.vocabulary.Vocabulary` takes."""
     graphs = {
         ENCODER: encoder_graph(model.encoder, precision),
         CROSS_ATTENTION: cross_attention_graph(model.decoder, precision),
         DECODER: decoder_graph(model.decoder, precision),
     }
-    contents = {}
     for name, graph in graphs.items():
         shorten_names(graph)
         onnx.checker.check_model(graph, full_check=True)
-        contents[name] = graph.SerializeToString()
+        (output / name).write_bytes(graph.SerializeToString())
     description = {
         "format": FORMAT,
         "arch": flags.arch,
@@ -86,12 +103,10 @@ def export(
         "longest_words": model.decoder.max_positions(),
         "decoder": _decoder(model),
         "has_ctc": model.encoder.ctc_proj is not None,
-        "files": {name: {"bytes": len(content), "sha256": checksum(content)} for name, content in contents.items()},
+        "files": {name: {"bytes": (output / name).stat().st_size, "sha256": checksum(output / name)} for name in graphs},
         "versions": {"residual-st": version("residual-st"), **{name: version(name) for name in _LIBRARIES}},
         "vocabulary": vocabulary,
     }
-    for name, content in contents.items():
-        (output / name).write_bytes(content)
     _write(output, description)
     description["differences"] = vars(check_against(model, output, audio))
     _write(output, description)
@@ -118,12 +133,17 @@ def _vocabulary(symbols: list[str], config: S2TDataConfig) -> dict:
         raise InputError("the data configuration has prepend_bos_and_append_tgt_lang_tag, with which no model can be exported")
     if not config.input_feat_per_channel == N_MEL_BINS or config.use_audio_input:
         raise InputError(f"the data configuration asks for other input than {N_MEL_BINS} filterbanks, which alone are exported")
-    special, languages = Dictionary(), {}
+    languages = {}
     if config.prepend_tgt_lang_tag:
         tags = [symbol for symbol in symbols if SpeechToTextDataset.is_lang_tag(symbol)]
         languages = {tag.removeprefix("<lang:").removesuffix(">"): symbols.index(tag) for tag in tags}
+    return describe_vocabulary(symbols, pieces or "words", languages)
+
+
+def describe_vocabulary(symbols: list[str], pieces: str, languages: dict[str, int]) -> dict:
+    special = Dictionary()
     numbers = {name: getattr(special, name)() for name in ("bos", "pad", "eos", "unk")}
-    return {"symbols": symbols, "pieces": pieces or "words", **numbers, "languages": languages}
+    return {"symbols": symbols, "pieces": pieces, **numbers, "languages": languages}
 
 
 def _readme(description: dict) -> str:

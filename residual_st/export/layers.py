@@ -18,10 +18,18 @@ FIRST_POSITION = 2  # fairseq's: 0 is not used, and 1 is padding's
 
 
 class Branches:
-    """The branches of fairseq's layers, as functions of a graph's variables (batch, time, width)."""
+    """The branches of fairseq's layers, as functions of a graph's variables.
 
-    def __init__(self, products: Products):
+    States are (batch * time, width): products of two dimensions take their sums with them.
+
+    Args:
+        products: what multiplies.
+        batch, time: (1,), the shape of the states.
+    """
+
+    def __init__(self, products: Products, batch: Var, time: Var):
         self.products = products
+        self._batch, self._time = batch, time
 
     def residual(self, x: Var, norm: nn.LayerNorm, normalize_before: bool, branch) -> Var:
         """`x + branch(x)`, normalised before the branch or after the sum."""
@@ -30,21 +38,24 @@ class Branches:
         return self.products.norm(op.add(x, branch(x)), norm)
 
     def feed_forward(self, x: Var, layer: nn.Module) -> Var:
-        return self.products.linear(activation_of(layer)(self.products.linear(x, layer.fc1)), layer.fc2)
+        return self.products.feed_forward(x, layer.fc1, activation_of(layer), layer.fc2)
 
-    def heads(self, x: Var, attention: MultiheadAttention, letter: str) -> Var:
-        """Queries, keys or values of x: (batch, heads, time, width / heads)."""
-        y = self.products.linear(x, getattr(attention, f"{letter}_proj"))
-        return op.transpose(op.reshape(y, ints(0, 0, attention.num_heads, -1)), perm=[0, 2, 1, 3])
+    def heads(self, x: Var, attention: MultiheadAttention, letters: str) -> list[Var]:
+        """Queries, keys, values or some of them: (batch, heads, time, width / heads)."""
+        shape = op.concat([self._batch, self._time, ints(len(letters), attention.num_heads, attention.head_dim)], axis=0)
+        linears = [getattr(attention, f"{letter}_proj") for letter in letters]
+        y = self.products.side_by_side(x, linears) if len(letters) > 1 else self.products.linear(x, linears[0])
+        y = op.transpose(op.reshape(y, shape), perm=[2, 0, 3, 1, 4])
+        parts = op.split(y, num_outputs=len(letters), axis=0) if len(letters) > 1 else [y]
+        return [op.squeeze(part, ints(0)) for part in parts]
 
     def attend(self, queries: Var, keys: Var, values: Var, mask: Var | None, attention: MultiheadAttention) -> Var:
-        """softmax(Q Kᵀ / √(width / heads) + mask) V, projected: (batch, time, width)."""
+        """softmax(Q Kᵀ / √(width / heads) + mask) V, projected."""
         scores = op.mul(op.matmul(queries, op.transpose(keys, perm=[0, 1, 3, 2])), number(attention.head_dim**-0.5))
         if mask is not None:
             scores = op.add(scores, mask)
-        attended = op.matmul(op.softmax(scores, axis=-1), values)
-        joined = op.reshape(op.transpose(attended, perm=[0, 2, 1, 3]), ints(0, 0, -1))
-        return self.products.linear(joined, attention.out_proj)
+        attended = op.transpose(op.matmul(op.softmax(scores, axis=-1), values), perm=[0, 2, 1, 3])
+        return self.products.linear(op.reshape(attended, ints(-1, attention.embed_dim)), attention.out_proj)
 
 
 def activation_of(layer: nn.Module):

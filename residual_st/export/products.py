@@ -1,8 +1,12 @@
 """The matrix products of one graph, in fp32 or int8, with every weight stored once however often it is used.
 
 Nothing here composes `U + up @ down`: a runtime would fold it into one dense constant for each layer. A product goes term by term,
-x U, then (x down) up, then the diagonal.
+each on top of the one before: bias, x U, (x down) up, diagonal. Short speech is a matter of how many operations a graph has, long
+speech of how often they pass over memory.
 """
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import spox.opset.ai.onnx.v21 as op
@@ -14,13 +18,24 @@ from torch import Tensor, nn
 from residual_st.export.constants import ints
 from residual_st.sharing import ResidualLinear
 
+Linear = nn.Linear | ResidualLinear
 PRECISIONS = ("fp32", "int8")
 INT8_MAX = 127
 _LEAST_SCALE = 2.0**-24  # of half precision
 
 
+class Terms(NamedTuple):
+    """Those of `W = shared + up @ down + diag(diagonal)`, and the bias, each None where there is none."""
+
+    shared: Tensor | None
+    up: Tensor | None
+    down: Tensor | None
+    diagonal: Tensor | None
+    bias: Tensor | None
+
+
 class Products:
-    """What multiplies by the weights of a model.
+    """What multiplies by the weights of a model. Everywhere x is (rows, in), and what comes out (rows, out).
 
     In int8 weights have one scale for each output, symmetric, and inputs one scale for the whole tensor, found when it is there
     (ONNX's DynamicQuantizeLinear). Biases, norms, diagonals and scales are stored in half precision and computed with in fp32.
@@ -31,59 +46,87 @@ class Products:
 
     def __init__(self, precision: str):
         self.precision = precision
-        self._weights: dict[tuple, Var | tuple[Var, Var]] = {}
+        self._made: dict[tuple, object] = {}  # by the tensors that it is made of
         self._quantized: dict[Var, tuple[Var, Var, Var]] = {}
         self._seen: list[Tensor] = []  # kept, so that no other tensor takes the memory that one is known by
 
-    def constant(self, tensor: Tensor | None) -> Var | None:
-        """A vector that is added or multiplied by element, one initializer for each tensor."""
-        if tensor is None:
-            return None
-        key = self._key(tensor)
-        if key not in self._weights:
-            self._weights[key] = self._stored(tensor.detach().float().numpy())
-        return self._weights[key]
+    def linear(self, x: Var, linear: Linear) -> Var:
+        """What the layer computes."""
+        terms = self._terms_of(linear)
+        y = self.constant(terms.bias)
+        if terms.shared is not None:
+            y = self.multiply(x, terms.shared, y)
+        if terms.up is not None:
+            y = self.multiply(self.multiply(x, terms.down), terms.up, y)
+        return y if terms.diagonal is None else op.add(y, self._diagonal(x, terms.diagonal, linear))
 
-    def multiply(self, x: Var, weight: Tensor) -> Var:
-        """`x weightᵀ`: x (..., in), weight (out, in)."""
+    def side_by_side(self, x: Var, linears: list[Linear]) -> Var:
+        """What several layers compute of one input: (rows, layers, out). In one product where they have the same terms."""
+        all_terms = [self._terms_of(linear) for linear in linears]
+        kinds = {tuple(None if term is None else term.shape for term in terms) for terms in all_terms}
+        count, width = len(linears), linears[0].out_features
+        if len(kinds) > 1 or all_terms[0].shared is None or all_terms[0].diagonal is not None and linears[0].in_features != width:
+            return op.concat([op.unsqueeze(self.linear(x, linear), ints(1)) for linear in linears], axis=1)
+        terms = Terms(*(None if each[0] is None else list(each) for each in zip(*all_terms)))
+        y = self.multiply(x, self._joined(terms.shared), None if terms.bias is None else self.constant(self._joined(terms.bias)))
+        if terms.up is not None:
+            y = self._multiply_each(self.multiply(x, self._joined(terms.down)), terms.up, y)
+        y = op.reshape(y, ints(-1, count, width))
+        if terms.diagonal is None:
+            return y
+        diagonals = op.reshape(self.constant(self._joined(terms.diagonal)), ints(count, width))
+        return op.add(y, op.mul(op.unsqueeze(x, ints(1)), diagonals))
+
+    def feed_forward(self, x: Var, first: Linear, activation: Callable, second: Linear) -> Var:
+        """`second(activation(first(x)))`.
+
+        Diagonals concern the first units of what is between the two alone: these are computed apart from the others, which then
+        need not be copied to be added to.
+        """
+        one, two = self._terms_of(first), self._terms_of(second)
+        length = 0 if one.diagonal is None else len(one.diagonal)
+        alike = one.up is not None and two.up is not None and one.shared is not None and two.shared is not None
+        if not alike or two.diagonal is None or len(two.diagonal) != length or not length < first.out_features:
+            return self.linear(activation(self.linear(x, first)), second)
+        hidden, z, units = self.multiply(x, one.down), self.constant(two.bias), None
+        for number, part in enumerate((slice(0, length), slice(length, None))):
+            y = self.multiply(x, one.shared[part], None if one.bias is None else self.constant(one.bias[part]))
+            y = self.multiply(hidden, one.up[part], y)
+            if number == 0:
+                y = op.add(y, op.mul(x, self.constant(one.diagonal)))
+            y = activation(y)
+            z = self.multiply(y, two.shared[:, part], z)
+            units = self.multiply(y, two.down[:, part], units)
+            if number == 0:
+                diagonal = op.mul(y, self.constant(two.diagonal))
+        return op.add(self.multiply(units, two.up, z), diagonal)
+
+    def multiply(self, x: Var, weight: Tensor, onto: Var | None = None) -> Var:
+        """`onto + x weightᵀ`: weight (out, in), onto (rows, out), (out,) or nothing."""
         if self.precision == "fp32":
-            return op.matmul(x, self._transposed(weight))
-        quantized, scale, zero = self._quantize(x)
-        matrix, scales = self._int8(weight)
-        product = op.cast(op.matmul_integer(quantized, matrix, zero), to=np.float32)
-        return op.mul(product, op.mul(scale, scales))
+            return op.gemm(x, self._transposed(weight), onto)
+        return self._multiply_int8(x, *self._int8(weight), onto)
 
     def rows(self, weight: Tensor, indices: Var) -> Var:
-        """Rows of a weight (rows, width), which `multiply` uses, too: indices (...) -> (..., width)."""
+        """Rows of a weight (rows, width), which `multiply` uses, too: indices (n,) -> (n, width)."""
         if self.precision == "fp32":
             columns = op.gather(self._transposed(weight), indices, axis=1)
         else:
             matrix, scales = self._int8(weight)
             columns = op.mul(op.cast(op.gather(matrix, indices, axis=1), to=np.float32), op.gather(scales, indices))
-        return op.transpose(columns, perm=[1, 2, 0])
-
-    def linear(self, x: Var, linear: nn.Linear | ResidualLinear) -> Var:
-        """What the layer computes: x (..., in) -> (..., out)."""
-        if not isinstance(linear, ResidualLinear):
-            return self._add_bias(self.multiply(x, linear.weight), linear.bias)
-        shared, up, down, diagonal = linear.all_terms
-        if up is not None:
-            up, down = self._balanced(up, down)
-        terms = [] if shared is None else [self.multiply(x, shared)]
-        if up is not None:
-            terms.append(self.multiply(self.multiply(x, down), up))
-        y = terms[0] if len(terms) == 1 else op.add(*terms)
-        y = self._add_bias(y, linear.bias)
-        return y if diagonal is None else op.add(y, self._diagonal(x, diagonal, linear))
+        return op.transpose(columns, perm=[1, 0])
 
     def norm(self, x: Var, norm: nn.LayerNorm) -> Var:
         return op.layer_normalization(x, self.constant(norm.weight), self.constant(norm.bias), axis=-1, epsilon=norm.eps)[0]
 
-    def _add_bias(self, y: Var, bias: Tensor | None) -> Var:
-        return y if bias is None else op.add(y, self.constant(bias))
+    def constant(self, tensor: Tensor | None) -> Var | None:
+        """A vector that is added or multiplied by element."""
+        if tensor is None:
+            return None
+        return self._once("vector", [tensor], lambda: self._stored(tensor.detach().float().numpy()))
 
     def _diagonal(self, x: Var, diagonal: Tensor, linear: ResidualLinear) -> Var:
-        """`diag(diagonal) x`, (..., in) -> (..., out)."""
+        """`diag(diagonal) x`."""
         length = len(diagonal)
         if linear.in_features > length:
             x = op.slice(x, ints(0), ints(length), ints(-1))
@@ -92,29 +135,48 @@ class Products:
             y = op.pad(y, ints(0, linear.out_features - length), axes=ints(-1))
         return y
 
-    def _balanced(self, up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
-        """The same product with columns of `up` of one length: an error in x down, which has one scale, counts alike in each."""
-        if self.precision == "fp32":
-            return up, down
-        key = (*self._key(up), "balanced")
-        if key not in self._weights:
-            norms = up.detach().norm(dim=0).clamp_min(1e-12)
-            self._weights[key] = (up.detach() / norms, down.detach() * norms[:, None])
-        return self._weights[key]
+    def _multiply_each(self, x: Var, weights: list[Tensor], onto: Var) -> Var:
+        """Parts of x by a weight each, side by side. When it loads them, the runtime makes one matrix of all, 0 between them."""
+        is_fp32 = self.precision == "fp32"
+        pairs = [(self._transposed(weight), None) if is_fp32 else self._int8(weight) for weight in weights]
+        width = len(weights[0])
+        matrices = [
+            op.pad(matrix, ints(0, place * width, 0, (len(pairs) - 1 - place) * width)) for place, (matrix, _) in enumerate(pairs)
+        ]
+        matrix = op.concat(matrices, axis=0)
+        if is_fp32:
+            return op.gemm(x, matrix, onto)
+        return self._multiply_int8(x, matrix, op.concat([scales for _, scales in pairs], axis=0), onto)
+
+    def _multiply_int8(self, x: Var, matrix: Var, scales: Var, onto: Var | None) -> Var:
+        if x not in self._quantized:  # once for each x, though several weights may multiply it
+            self._quantized[x] = op.dynamic_quantize_linear(x)
+        quantized, scale, zero = self._quantized[x]
+        product = op.mul(op.cast(op.matmul_integer(quantized, matrix, zero), to=np.float32), op.mul(scale, scales))
+        return product if onto is None else op.add(product, onto)
+
+    def _terms_of(self, linear: Linear) -> Terms:
+        if not isinstance(linear, ResidualLinear):
+            return Terms(linear.weight, None, None, None, linear.bias)
+        shared, up, down, diagonal = linear.all_terms
+        if up is not None and self.precision == "int8":
+            up, down = self._once("balanced", [up, down], lambda: _balanced(up.detach(), down.detach()))
+        return Terms(shared, up, down, diagonal, linear.bias)
+
+    def _joined(self, tensors: list[Tensor]) -> Tensor:
+        return self._once("joined", tensors, lambda: torch.cat([tensor.detach() for tensor in tensors]))
 
     def _transposed(self, weight: Tensor) -> Var:
-        key = (*self._key(weight), "transposed")
-        if key not in self._weights:
-            self._weights[key] = initializer(np.ascontiguousarray(weight.detach().float().numpy().T))
-        return self._weights[key]
+        return self._once("transposed", [weight], lambda: initializer(np.ascontiguousarray(weight.detach().float().numpy().T)))
 
     def _int8(self, weight: Tensor) -> tuple[Var, Var]:
         """(in, out) as int8, and scales (out,)."""
-        key = (*self._key(weight), "int8")
-        if key not in self._weights:
+
+        def make():
             rounded, scales = quantized(weight.detach())
-            self._weights[key] = (initializer(np.ascontiguousarray(rounded.numpy().T)), self._stored(scales.numpy()))
-        return self._weights[key]
+            return initializer(np.ascontiguousarray(rounded.numpy().T)), self._stored(scales.numpy())
+
+        return self._once("int8", [weight], make)
 
     def _stored(self, values: np.ndarray) -> Var:
         """fp32; in int8 the file has half precision, and the runtime casts it when it loads the file."""
@@ -122,18 +184,22 @@ class Products:
             return initializer(values.copy())
         return op.cast(initializer(values.astype(np.float16)), to=np.float32)
 
-    def _key(self, tensor: Tensor) -> tuple:
-        self._seen.append(tensor)
-        return tensor.data_ptr(), tuple(tensor.shape), tensor.stride()
-
-    def _quantize(self, x: Var) -> tuple[Var, Var, Var]:
-        """Once for each x, though several weights may multiply it."""
-        if x not in self._quantized:
-            self._quantized[x] = op.dynamic_quantize_linear(x)
-        return self._quantized[x]
+    def _once(self, what: str, tensors: list[Tensor], make: Callable):
+        """What is made of some tensors, the first time."""
+        key = (what, *((tensor.data_ptr(), tuple(tensor.shape), tensor.stride()) for tensor in tensors))
+        if key not in self._made:
+            self._seen += tensors
+            self._made[key] = make()
+        return self._made[key]
 
 
 def quantized(weight: Tensor) -> tuple[Tensor, Tensor]:
     """A weight (out, in) as int8, and the scale of each row, (out,), a number of half precision."""
     scales = (weight.float().abs().amax(1) / INT8_MAX).clamp_min(_LEAST_SCALE).half().float()
     return (weight.float() / scales[:, None]).round().clamp(-INT8_MAX, INT8_MAX).to(torch.int8), scales
+
+
+def _balanced(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
+    """The same product with columns of `up` of one length: an error in x down, which has one scale, counts alike in each."""
+    norms = up.norm(dim=0).clamp_min(1e-12)
+    return up / norms, down * norms[:, None]

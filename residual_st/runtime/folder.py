@@ -19,7 +19,7 @@ class Folder:
     """An exported model.
 
     Attributes:
-        graphs: name -> the bytes of its file.
+        path: where it is.
         vocabulary: of the words that it writes.
         sample_rate: Hz.
         shortest_samples: of an utterance.
@@ -29,7 +29,7 @@ class Folder:
         description: all of model.json.
     """
 
-    graphs: dict[str, bytes]
+    path: Path
     vocabulary: Vocabulary
     sample_rate: int
     shortest_samples: int
@@ -53,8 +53,10 @@ def read_folder(path: str | Path) -> Folder:
         if description["format"] != FORMAT:
             raise InputError(f"{path} has format {description['format']}; this release reads format {FORMAT}")
         decoder = description["decoder"]
+        for name in GRAPHS:
+            _check(path / name, description["files"][name])
         return Folder(
-            {name: _graph(path / name, description["files"][name]) for name in GRAPHS},
+            path,
             Vocabulary(**description["vocabulary"]),
             int(description["sample_rate"]),
             int(description["shortest_samples"]),
@@ -71,16 +73,19 @@ def read_folder(path: str | Path) -> Folder:
         raise InputError(f"{path / DESCRIPTION} is damaged: {type(error).__name__} {error}") from error
 
 
-def _graph(path: Path, written: dict) -> bytes:
+def _check(path: Path, written: dict) -> None:
     if not path.is_file():
         raise InputError(f"{path} does not exist; the folder is not whole")
     if path.stat().st_size != written["bytes"]:
         raise InputError(f"{path} has {path.stat().st_size} bytes, not the {written['bytes']} that were written; export it again")
-    content = path.read_bytes()
-    if checksum(content) != written["sha256"]:
+    if checksum(path) != written["sha256"]:
         raise InputError(f"{path} is not what was written: its checksum differs; export it again")
-    return content
 
 
-def checksum(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+def checksum(path: Path) -> str:
+    """SHA-256, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(2**20):
+            digest.update(part)
+    return digest.hexdigest()

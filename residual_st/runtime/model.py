@@ -26,24 +26,9 @@ class Model:
     """
 
     def __init__(self, path: str | Path, threads: int = 1):
-        installed = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
-        if installed < LEAST_ONNXRUNTIME:
-            least = ".".join(map(str, LEAST_ONNXRUNTIME))
-            raise InputError(
-                f"onnxruntime {onnxruntime.__version__} stores shared matrices once for each use; install {least} or later"
-            )
         self.folder = read_folder(path)
         self.vocabulary = self.folder.vocabulary
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        options.log_severity_level = 3
-        self._sessions = {}
-        for name in (ENCODER, CROSS_ATTENTION, DECODER):
-            try:
-                graph = self.folder.graphs.pop(name)
-                self._sessions[name] = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-            except Exception as error:  # of onnxruntime's own classes, which have no common base
-                raise InputError(f"{Path(path) / name} cannot be loaded: {str(error).splitlines()[0]}") from error
+        self._sessions = {name: open_session(self.folder.path / name, threads) for name in (ENCODER, CROSS_ATTENTION, DECODER)}
 
     def encode(self, utterances: list[np.ndarray]) -> dict[str, np.ndarray]:
         """Mono samples of each utterance -> `states` (batch, time, width), `state_lengths` (batch,) and maybe `ctc_log_probs`.
@@ -81,6 +66,21 @@ class Model:
         if len(samples) > self.folder.longest_seconds * rate:
             longest = self.folder.longest_seconds
             raise InputError(f"an utterance of {len(samples) / rate:.1f} s is too long; the model takes {longest:g} s at most")
+
+
+def open_session(graph: Path, threads: int) -> onnxruntime.InferenceSession:
+    """Raises InputError if onnxruntime is too old, or cannot load the graph."""
+    installed = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
+    if installed < LEAST_ONNXRUNTIME:
+        least = ".".join(map(str, LEAST_ONNXRUNTIME))
+        raise InputError(f"onnxruntime {onnxruntime.__version__} copies a shared matrix for each use; install {least} or later")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # of onnxruntime's own classes, which have no common base
+        raise InputError(f"{graph} cannot be loaded: {str(error).splitlines()[0]}") from error
 
 
 class Decoding:

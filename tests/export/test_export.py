@@ -55,9 +55,10 @@ def test_every_shared_matrix_is_one_initializer():
     shapes = Counter(tuple(tensor.dims) for tensor in graph.initializer)
     width, inner = 32, 48
     groups, layers = 2, 6
-    assert shapes[width, width] == groups * 4
-    assert shapes[width, inner] == shapes[inner, width] == groups
-    assert shapes[width, 4] == layers * 5 and shapes[4, inner] == layers  # the residuals: thin, of each layer
+    assert shapes[width, 3 * width] == groups  # queries, keys and values
+    assert shapes[width, inner - width] == shapes[inner - width, width] == groups  # the units that no diagonal concerns
+    assert shapes[width, width] == groups * 3  # the output projection, and the others
+    assert shapes[4, width] == layers * 6  # the residuals: thin, of each layer
     stored = sum(np.prod(tensor.dims) for tensor in graph.initializer)
     owned = sum(parameter.numel() for parameter in model.encoder.parameters())
     assert owned < stored < owned * 1.1  # and tables of the filterbank

@@ -1,0 +1,80 @@
+"""What exported models cost on a device: dense and residual, fp32 and int8, with the sizes of `s2t_transformer_s` and `_m`.
+
+    python benchmarks/device.py [--repeats N] [--work FOLDER]
+
+The models have random weights, which change neither size nor time; each residual one and the dense one compute the same function.
+Decoders are dense, but for one system whose decoder shares its matrices, too. Rows go to results/device.jsonl; what is there for
+this machine and commit is not measured again. Nothing else may run.
+"""
+
+import argparse
+import logging
+import tempfile
+from pathlib import Path
+
+import torch
+
+from residual_st.benchmark import results
+from residual_st.benchmark.device import measure
+from residual_st.benchmark.systems import VOCABULARY, Shape, build_pair, build_residual
+from residual_st.export.folder import describe_vocabulary, export_model
+from residual_st.progress import show_progress
+
+RESULTS = Path(__file__).parent / "results" / "device.jsonl"
+SPEECH = Path(__file__).parents[1] / "tests" / "speech" / "arctic_a0007.wav"
+WIDTHS = {"s": 256, "m": 512}
+FORMS = {"K=3, R=16": (3, 16), "K=12, R=8": (12, 8), "K=12, R=16": (12, 16)}
+PRECISIONS = ("fp32", "int8")
+SECONDS = (0.5, 1, 5, 20)
+
+
+def models(width: int):
+    """(system, model, flags)"""
+    for name, (group_size, rank) in FORMS.items():
+        shape = Shape(width, 12, group_size, rank)
+        torch.manual_seed(1)
+        stock, residual = build_pair(shape)
+        if name == next(iter(FORMS)):
+            yield "dense", stock, shape.flags("stock")
+        yield name, residual, shape.flags("compact")
+    shape = Shape(width, 12, 3, 16, decoder_group_size=3)
+    yield "K=3, R=16, decoder too", build_residual(shape), shape.flags("compact")
+
+
+def folders(width: int, work: Path) -> dict[str, Path]:
+    """System and precision -> exported folder; the dense model in fp32 comes first."""
+    vocabulary = describe_vocabulary([str(index) for index in range(VOCABULARY)], "words", {})
+    made = {}
+    for name, model, flags in models(width):
+        for precision in PRECISIONS:
+            folder = work / f"{width}-{len(made)}"
+            folder.mkdir(parents=True)
+            export_model(model.eval(), flags, vocabulary, folder, precision, [SPEECH])
+            made[f"{name}, {precision}"] = folder
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--sizes", nargs="+", choices=WIDTHS, default=list(WIDTHS))
+    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    logging.disable(logging.INFO)
+    show_progress()
+    source = {**results.provenance(), "machine": results.cpu_name()}
+    for size in args.sizes:
+        case = {"benchmark": "device", "size": size, "seed": 1}
+        for threads in args.threads:
+            known = [row for row in results.read(args.output) if row.items() >= {**case, "threads": threads, **source}.items()]
+            if known:
+                continue
+            with tempfile.TemporaryDirectory() as work:
+                rows = measure(folders(WIDTHS[size], Path(work)), threads, list(SECONDS), args.repeats, None)
+            for row in rows:
+                results.append(args.output, {**case, **row, "repeats": args.repeats, **source})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""Exported models side by side: bytes, memory, time to load, latency of the encoder, and speed from audio to text."""
+
+import json
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+
+from residual_st.errors import InputError
+from residual_st.progress import progress
+from residual_st.runtime.folder import ENCODER, GRAPHS, read_folder
+
+LEAST_SECONDS = 0.1  # of a measurement: shorter ones encode several times
+
+
+class Process:
+    """A model in a process of its own, which waits until it is asked.
+
+    Attributes:
+        ready: what it measured when it was loaded.
+    """
+
+    def __init__(self, folder: Path, threads: int):
+        command = [sys.executable, "-m", "residual_st.benchmark.device_process", str(folder), str(threads)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.ready = self._answer()
+
+    def ask(self, *request) -> float:
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self):
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{' '.join(map(str, self._process.args))} ended with status {self._process.wait()}")
+        return json.loads(line)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._process.stdin.close()
+        self._process.stdout.close()
+        self._process.wait()
+
+
+def measure(folders: dict[str, Path], threads: int, seconds: list[float], repeats: int, audio: Path | None) -> list[dict]:
+    """One row for each model. Ratios are to the first one, within each repeat: median, least and greatest.
+
+    Args:
+        folders: name -> exported folder.
+        threads: of each process.
+        seconds: of audio, for the encoder's latency.
+        repeats: of each measurement. In every other one models take turns the other way round.
+        audio: a recording to translate, for the speed from audio to text.
+
+    Raises:
+        InputError: if a folder is no exported model, or memory cannot be read on this system.
+    """
+    if not Path("/proc/self/clear_refs").exists():
+        raise InputError("benchmark device reads the memory of processes from /proc, which only Linux has")
+    descriptions = {name: read_folder(folder).description for name, folder in folders.items()}
+    rows = {
+        name: {
+            "system": name,
+            "precision": description["precision"],
+            "threads": threads,
+            "encoder_file_bytes": description["files"][ENCODER]["bytes"],
+            "file_bytes": sum(description["files"][graph]["bytes"] for graph in GRAPHS),
+        }
+        for name, description in descriptions.items()
+    }
+    _load(folders, threads, rows, repeats)
+    with ExitStack() as stack:
+        processes = {name: stack.enter_context(Process(folder, threads)) for name, folder in folders.items()}
+        for length in progress(seconds, desc=f"latency, threads={threads}", unit="length"):
+            calls = {}
+            for name, process in processes.items():
+                process.ask("encode", length, 1)
+                calls[name] = max(1, round(LEAST_SECONDS / process.ask("encode", length, 1)))
+            times = _take_turns(processes, repeats, lambda name, length=length, calls=calls: ("encode", length, calls[name]))
+            _add(rows, f"latency_{length:g}s", times)
+        if audio is not None:
+            _add(rows, "times_real_time", _take_turns(processes, max(1, repeats // 3), lambda name: ("translate", str(audio))))
+    return list(rows.values())
+
+
+def _load(folders: dict[str, Path], threads: int, rows: dict[str, dict], repeats: int) -> None:
+    """Memory and time to load, of processes that do nothing else."""
+    ready = {name: [] for name in folders}
+    for _ in progress(range(max(1, repeats // 2)), desc=f"memory, threads={threads}", unit="round"):
+        for name, folder in folders.items():
+            with Process(folder, threads) as process:
+                ready[name].append(process.ready)
+    for figure in next(iter(ready.values()))[0]:
+        _add(rows, figure, {name: [one[figure] for one in each] for name, each in ready.items()})
+
+
+def _take_turns(processes: dict[str, Process], repeats: int, request) -> dict[str, list[float]]:
+    values = {name: [] for name in processes}
+    for repeat in range(repeats):
+        for name in sorted(processes, key=list(processes).index, reverse=repeat % 2 == 1):
+            values[name].append(processes[name].ask(*request(name)))
+    return values
+
+
+def _add(rows: dict[str, dict], figure: str, values: dict[str, list[float]]) -> None:
+    base = next(iter(values.values()))
+    for name, own in values.items():
+        ratios = [one / other for one, other in zip(own, base)]
+        rows[name] |= {
+            figure: round(median(own), 6),
+            f"{figure}_ratio": [round(value, 4) for value in (median(ratios), min(ratios), max(ratios))],
+        }

@@ -1,0 +1,74 @@
+"""One process with an exported model, measured as it is told: `python -m residual_st.benchmark.device_process DIR THREADS`.
+
+It writes one JSON line when it is ready, and one for each line that it reads: `encode SECONDS CALLS` or `translate FILE`. Nothing
+of torch is loaded.
+
+Memory is measured twice: `process_bytes` is what the first session of the encoder adds to a process that has imported onnxruntime,
+the library's own code and state included, some 20 MB; `encoder_steady_bytes` and `encoder_peak_bytes` are of a second one, when the
+first is gone and these are there.
+"""
+
+import json
+import sys
+import time
+
+import numpy as np
+
+from residual_st.benchmark.process_memory import ProcessMemory
+from residual_st.runtime import Translator
+from residual_st.runtime.folder import ENCODER, Folder, read_folder
+from residual_st.runtime.model import Model, open_session
+
+SECONDS = 1.0  # of the speech that is encoded before memory is read
+
+
+def main() -> int:
+    path, threads = sys.argv[1], int(sys.argv[2])
+    folder = read_folder(path)
+    _, process, _ = _encode(folder, threads)
+    session, encoder, encoder_seconds = _encode(folder, threads)
+    del session
+    start = time.perf_counter()
+    model = Model(path, threads)
+    ready = {
+        "process_bytes": process["steady_bytes"],
+        "encoder_steady_bytes": encoder["steady_bytes"],
+        "encoder_peak_bytes": encoder["peak_bytes"],
+        "encoder_load_seconds": encoder_seconds,
+        "load_seconds": time.perf_counter() - start,
+    }
+    print(json.dumps(ready), flush=True)
+
+    rate = folder.sample_rate
+    translator = Translator(model)
+    for line in sys.stdin:
+        kind, *arguments = json.loads(line)
+        if kind == "encode":
+            samples, calls = _noise(arguments[0], rate), arguments[1]
+            start = time.perf_counter()
+            for _ in range(calls):
+                model.encode([samples])
+            print(json.dumps((time.perf_counter() - start) / calls), flush=True)
+        else:
+            start = time.perf_counter()
+            transcript = translator.translate(arguments[0])
+            print(json.dumps(transcript.seconds / (time.perf_counter() - start)), flush=True)
+    return 0
+
+
+def _encode(folder: Folder, threads: int) -> tuple[object, dict, float]:
+    """The encoder's session after a first run, the memory that it took, and the seconds to load it."""
+    memory, start = ProcessMemory(), time.perf_counter()
+    session = open_session(folder.path / ENCODER, threads)
+    seconds = time.perf_counter() - start
+    samples = _noise(SECONDS, folder.sample_rate)
+    session.run(None, {"samples": samples[None], "lengths": np.array([len(samples)])})
+    return session, memory.read(), seconds
+
+
+def _noise(seconds: float, rate: int) -> np.ndarray:
+    return (0.1 * np.random.default_rng(1).standard_normal(int(seconds * rate))).astype(np.float32)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,43 @@
+"""Exported models beside one another."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import cli
+
+SPEECH = Path(__file__).parents[1] / "speech" / "arctic_a0007.wav"
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is read from /proc")
+def test_rows_of_two_models(exported, runs, shared_checkpoint, data, tmp_path):
+    if not (runs / "int8").exists():
+        cli("export", shared_checkpoint, "--data", data, "--output", runs / "int8", "--precision", "int8")
+    output = tmp_path / "device.jsonl"
+    models = [f"one={exported}", f"two={runs / 'int8'}"]
+    flags = ["--seconds", "0.5,1", "--threads", "1", "--repeats", "2", "--audio", SPEECH, "--output", output]
+    shown = cli("benchmark", "device", *models, *flags).stdout
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [(row["system"], row["precision"], row["threads"]) for row in rows] == [("one", "fp32", 1), ("two", "int8", 1)]
+    for name in ("one", "two"):
+        assert name in shown
+    assert rows[0]["encoder_file_bytes"] == (exported / "encoder.onnx").stat().st_size
+    assert rows[0]["latency_1s_ratio"] == [1, 1, 1]
+    for figure in ("latency_0.5s", "times_real_time", "process_bytes", "load_seconds"):
+        low, high = rows[1][f"{figure}_ratio"][1:]
+        assert rows[1][figure] > 0
+        assert 0 < low <= rows[1][f"{figure}_ratio"][0] <= high
+    assert rows[0]["onnxruntime"] is not None
+
+
+def test_wrong_usage(exported, tmp_path):
+    for arguments, message in (
+        (["one"], "one is not NAME=DIR"),
+        ([f"one={exported}", f"one={exported}"], "with a name of its own"),
+        ([f"one={exported}", "--repeats", "0"], "--repeats 0"),
+        ([f"one={exported}", "--audio", tmp_path / "none.wav"], "none.wav does not exist"),
+        ([f"one={tmp_path}"], "has no model.json"),
+    ):
+        result = cli("benchmark", "device", *arguments, "--output", tmp_path / "device.jsonl", check=False)
+        assert result.returncode == 2, arguments
+        assert message in result.stderr
