@@ -10,16 +10,15 @@ import re
 import sys
 from pathlib import Path
 
-from tables import compression, from_scratch, quality, real_models, speed
+from tables import compression, device, from_scratch, quality, real_models, speed
 
 from residual_st.benchmark import plots
 
 
 def main() -> int:
     root, prefix = Path(__file__).parent.parent, "".join(sys.argv[1:])
-    tables = {
-        name: table for module in (compression, from_scratch, quality, real_models, speed) for name, table in vars(module).items()
-    }
+    modules = (compression, device, from_scratch, quality, real_models, speed)
+    tables = {name: table for module in modules for name, table in vars(module).items()}
     for path in (root / "README.md", *sorted((root / "docs").glob("*.md")), root / "examples/must_c/README.md"):
         text = path.read_text(encoding="utf-8")
         for name in re.findall(r"^<!-- (\w+) -->$", text, re.MULTILINE):
@@ -35,6 +34,7 @@ def main() -> int:
     pictures = {
         "quality": lambda path: path.with_suffix(".svg").write_text(quality.picture(), encoding="utf-8"),
         "from_scratch": lambda path: path.with_suffix(".svg").write_text(from_scratch.picture(), encoding="utf-8"),
+        "device": device.picture,
         "speed": lambda path: plots.draw("speed", speed.newest("speed"), path),
         "memory": lambda path: plots.draw("memory", speed.newest("memory"), path),
     }

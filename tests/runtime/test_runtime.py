@@ -11,15 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-import yaml
-from conftest import BIN, USER_DIR, cli, run
+from conftest import BIN, RECIPE, USER_DIR, cli, run
 
 from residual_st.audio import read_audio
 from residual_st.errors import InputError
 from residual_st.runtime import Settings, Translator, subtitles
 from residual_st.runtime.model import Model
 from residual_st.runtime.translator import Segment, Transcript
-from residual_st.segments import numbered
+
+sys.path.append(str(RECIPE))
+from must_c import read_talks  # noqa: E402 - of the recipe, which is no package
 
 SPEECH = Path(__file__).parents[1] / "speech" / "arctic_a0007.wav"
 
@@ -34,17 +35,11 @@ sys.exit(main(sys.argv[1:]))
 
 def utterances_of(data, subset):
     """Utterance id -> samples."""
-    folder = data / "data" / subset
-    by_recording = {}
-    for row in yaml.safe_load((folder / "txt" / f"{subset}.yaml").read_text()):
-        by_recording.setdefault(row["wav"], []).append(row)
-    found = {}
-    for wav, rows in by_recording.items():
-        samples, rate = soundfile.read(folder / "wav" / wav, dtype="float32")
-        for name, row in numbered(wav, rows, lambda row: str(row["offset"])):
-            start = round(row["offset"] * rate)
-            found[name] = samples[start : start + round(row["duration"] * rate)]
-    return found
+    return {
+        segment.id: read_audio(talk.wav, 16_000)[segment.start : segment.start + segment.length]
+        for talk in read_talks(data, "de", subset)
+        for segment in talk.segments
+    }
 
 
 def generated(checkpoint, data, subset, *flags):

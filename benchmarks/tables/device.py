@@ -1,0 +1,100 @@
+"""Exported models: bytes, memory, latency, BLEU."""
+
+from residual_st.plotting import pyplot
+from tables.common import github, read
+
+LENGTHS = ("0.5", "1", "5", "20")
+
+
+def device_size() -> str:
+    """Of each size of model, what the file and the encoder's memory come to, over the dense model's in fp32."""
+    table = []
+    for row in _newest():
+        if row["threads"] == 1:
+            base = next(each for each in _newest() if each["size"] == row["size"] and each["system"] == "dense, fp32")
+            files = [row[name] / 1e6 for name in ("encoder_file_bytes", "file_bytes")]
+            parts = [base[name] / row[name] for name in ("encoder_file_bytes", "file_bytes")]
+            cells = [f"{size:.1f} (1/{part:.1f})" for size, part in zip(files, parts)]
+            memory = [
+                f"{row[name] / 1e6:.1f} ({row[f'{name}_ratio'][0]:.2f})"
+                for name in ("encoder_steady_bytes", "encoder_peak_bytes", "process_bytes")
+            ]
+            table.append([row["size"], row["system"], *cells, *memory, f"{row['load_seconds']:.2f}"])
+    headers = ["", "system", "encoder, MB", "all, MB", "in memory, MB", "at most, MB", "with the library, MB", "s to load"]
+    return github(table, headers)
+
+
+def device_headline() -> str:
+    """What README shows: size `_s`, one thread."""
+    table = []
+    for row in _newest():
+        if (row["size"], row["threads"]) == ("s", 1) and "decoder" not in row["system"] and row["system"] != "dense, fp32":
+            base = next(each for each in _newest() if each["size"] == "s" and each["system"] == "dense, fp32")
+            file = f"{row['encoder_file_bytes'] / 1e6:.1f} MB, 1/{base['encoder_file_bytes'] / row['encoder_file_bytes']:.1f}"
+            times = [f"{row[f'latency_{length}s_ratio'][0]:.2f}" for length in ("1", "5", "20")]
+            table.append([row["system"], file, f"{row['encoder_steady_bytes_ratio'][0]:.2f}", *times])
+    return github(table, ["", "file", "memory", "latency, 1 s", "5 s", "20 s"])
+
+
+def device_latency() -> str:
+    """The encoder's latency over that of the dense model in fp32, by seconds of audio."""
+    table = []
+    for row in _newest():
+        cells = []
+        for length in LENGTHS:
+            middle, low, high = row[f"latency_{length}s_ratio"]
+            cells.append(f"{middle:.2f} ({low:.2f}–{high:.2f})" if row["system"] != "dense, fp32" else "1")
+        table.append([row["size"], row["threads"], row["system"], *cells])
+    return github(table, ["", "threads", "system", *(f"{length} s" for length in LENGTHS)])
+
+
+def device_quality() -> str:
+    table = [
+        [
+            row["system"],
+            row["precision"],
+            f"{row['bytes'] / 1e6:.1f}",
+            f"{row['bleu']:.1f}",
+            f"{row['fairseq_bleu']:.1f}",
+            f"{100 * row['same_texts']:.1f} %",
+            f"{row['times_real_time']:.0f}",
+            f"{row['seconds_to_start']:.2f}",
+            f"{row['more_bytes_after_500'] / 1e6:.1f}",
+        ]
+        for row in read("device_quality")
+    ]
+    headers = [
+        "system",
+        "precision",
+        "MB",
+        "BLEU",
+        "fairseq-generate",
+        "same texts",
+        "times real time",
+        "one file, s",
+        "MB after 500 more",
+    ]
+    return github(table, headers)
+
+
+def picture(path) -> None:
+    """Megabytes against BLEU, as PATH.svg."""
+    figure, axis = pyplot.subplots(figsize=(5.4, 3.2), layout="constrained")
+    markers = {"fp32": "o", "int8": "s"}
+    systems = list(dict.fromkeys(row["system"] for row in read("device_quality")))
+    for row in read("device_quality"):
+        colour = f"C{systems.index(row['system'])}"
+        label = f"{row['system']}, {row['precision']}"
+        axis.scatter(row["bytes"] / 1e6, row["bleu"], color=colour, marker=markers[row["precision"]], label=label)
+    axis.set(xlabel="MB of the exported folder", ylabel="BLEU", ylim=(0, 100))
+    axis.set_xlim(left=0)
+    axis.legend(frameon=False, fontsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def _newest() -> list[dict]:
+    """The rows of each case that were measured last."""
+    rows = {(row["size"], row["threads"], row["system"]): row for row in read("device")}
+    return list(rows.values())
