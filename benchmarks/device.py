@@ -1,9 +1,9 @@
 """What exported models cost on a device: dense and residual, fp32 and int8, with the sizes of `s2t_transformer_s` and `_m`.
 
-    python benchmarks/device.py [--repeats N] [--work FOLDER]
+    python benchmarks/device.py [--repeats N] [--sizes s m] [--threads 1 2]
 
 The models have random weights, which change neither size nor time; each residual one and the dense one compute the same function.
-Decoders are dense, but for one system whose decoder shares its matrices, too. Rows go to results/device.jsonl; what is there for
+Decoders are dense, but for two systems whose decoders share their matrices, too. Rows go to results/device.jsonl; what is there for
 this machine and commit is not measured again. Nothing else may run.
 """
 
@@ -24,6 +24,7 @@ RESULTS = Path(__file__).parent / "results" / "device.jsonl"
 SPEECH = Path(__file__).parents[1] / "tests" / "speech" / "arctic_a0007.wav"
 WIDTHS = {"s": 256, "m": 512}
 FORMS = {"K=3, R=16": (3, 16), "K=12, R=8": (12, 8), "K=12, R=16": (12, 16)}
+SHARED_DECODERS = {"K=3, R=16, decoder K=3": (3, 3), "K=12, R=16, decoder K=6": (12, 6)}  # with R=16, too
 PRECISIONS = ("fp32", "int8")
 SECONDS = (0.5, 1, 5, 20)
 
@@ -37,8 +38,9 @@ def models(width: int):
         if name == next(iter(FORMS)):
             yield "dense", stock, shape.flags("stock")
         yield name, residual, shape.flags("compact")
-    shape = Shape(width, 12, 3, 16, decoder_group_size=3)
-    yield "K=3, R=16, decoder too", build_residual(shape), shape.flags("compact")
+    for name, (group_size, decoder_group_size) in SHARED_DECODERS.items():
+        shape = Shape(width, 12, group_size, 16, decoder_group_size=decoder_group_size)
+        yield name, build_residual(shape), shape.flags("compact")
 
 
 def folders(width: int, work: Path) -> dict[str, Path]:

@@ -57,7 +57,8 @@ def main() -> None:
     dense = next(model for name, model, _ in models(width) if name == "dense")
     encoders = torch_encoders(dense)
     with tempfile.TemporaryDirectory() as work:
-        sessions = {name: open_session(folder / ENCODER, 1) for name, folder in folders(width, Path(work)).items()}
+        made = {name: folder for name, folder in folders(width, Path(work)).items() if "decoder" not in name}
+        sessions = {name: open_session(folder / ENCODER, 1) for name, folder in made.items()}
     for seconds in SECONDS:
         samples = (0.1 * np.random.default_rng(1).standard_normal(int(seconds * RATE))).astype(np.float32)
 

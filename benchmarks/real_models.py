@@ -41,7 +41,7 @@ BATCH = 12  # utterances that are transcribed together
 MOST_WORDS = 100  # of a transcript
 RUNAWAY = 10  # words more than twice the reference
 SIZES = (0.75, 0.6, 0.45)
-REFINED = {0.6: 900, 0.45: 400}  # size -> updates
+REFINED = {0.6: 700, 0.45: 700}  # size -> updates
 
 
 def compressed(model: nn.Module, material: "Material", **options) -> dict:

@@ -37,6 +37,16 @@ def test_export_checks_itself(options, precision, data, fairseq_train, tmp_path)
     assert 0 < description["differences"]["log_probs"] < limit
 
 
+def test_a_recognition_model(data, fairseq_train, tmp_path):
+    flags = {"criterion": "label_smoothed_cross_entropy_with_residual", "ctc_weight": 0.3, "decoder_group_size": 1}
+    fairseq_train(data, tmp_path / "run", "asr", max_update=4, decoder_layers=2, **flags)
+    cli("export", tmp_path / "run" / "checkpoint_last.pt", "--data", data, "--output", tmp_path / "model", "--check", SPEECH)
+    description = json.loads((tmp_path / "model" / "model.json").read_text())
+    assert description["has_ctc"]
+    assert len(description["vocabulary"]["symbols"]) == len((data / "spm_unigram110_asr.txt").read_text().splitlines()) + 4
+    assert cli("translate", tmp_path / "model", SPEECH, "--max-len-b", "5").stdout
+
+
 @torch.no_grad()
 def test_norms_behind_the_branches():
     """As in Vaswani et al.; no flag of fairseq-train gives them, but architectures of forks do."""
