@@ -2,10 +2,10 @@
 
     python benchmarks/device_rivals.py [--repeats N]
 
-`torch, int8` is torch's own dynamic quantisation of linear layers (convolutions stay fp32), `torchao` that of the package of this
-name where it is installed (eager; 8-bit inputs and weights). CTranslate2 has no converter for fairseq's s2t_transformer. Random
-weights, size `_s`, one thread. Rows go to results/device_rivals.jsonl, ratios are to the dense model in torch, fp32. Features are
-part of all.
+`torch, int8` is torch's own dynamic quantisation, `torchao` that of the package of this name where it is installed (eager; 8-bit
+inputs and weights), both of the feed-forward matrices: fairseq's attention reads its weights past the layers. CTranslate2 has no
+converter for fairseq's s2t_transformer. Random weights, size `_s`, one thread. Rows go to results/device_rivals.jsonl, ratios are
+to the dense model in torch, fp32. Features are part of all.
 """
 
 import argparse
@@ -35,13 +35,18 @@ def torch_encoders(dense: nn.Module) -> dict[str, nn.Module]:
     encoders = {"torch, dense, fp32": dense.encoder.eval()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch says that torchao is to take its place
-        encoders["torch, dense, int8"] = torch.ao.quantization.quantize_dynamic(copy.deepcopy(dense.encoder), {nn.Linear})
+        names = {name for name, _ in dense.encoder.named_modules() if name.endswith(("fc1", "fc2"))}
+        encoders["torch, dense, int8"] = torch.ao.quantization.quantize_dynamic(copy.deepcopy(dense.encoder), names)
         try:
             from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
         except ImportError:
             return encoders
         encoders["torchao, dense, int8"] = copy.deepcopy(dense.encoder)
-        quantize_(encoders["torchao, dense, int8"], Int8DynamicActivationInt8WeightConfig())
+        quantize_(
+            encoders["torchao, dense, int8"],
+            Int8DynamicActivationInt8WeightConfig(),
+            filter_fn=lambda module, name: isinstance(module, nn.Linear) and name in names,
+        )
     return encoders
 
 

@@ -1,7 +1,7 @@
 """Exported models: bytes, memory, latency, BLEU."""
 
 from residual_st.plotting import pyplot
-from tables.common import github, read
+from tables.common import github, read, with_range
 
 LENGTHS = ("0.5", "1", "5", "20")
 
@@ -46,6 +46,15 @@ def device_latency() -> str:
             cells.append(f"{middle:.2f} ({low:.2f}–{high:.2f})" if row["system"] != "dense, fp32" else "1")
         table.append([row["size"], row["threads"], row["system"], *cells])
     return github(table, ["", "threads", "system", *(f"{length} s" for length in LENGTHS)])
+
+
+def device_rivals() -> str:
+    """Time over that of the dense model in torch."""
+    rows = {}
+    for row in read("device_rivals"):
+        rows.setdefault(row["system"], {})[f"{row['seconds']:g}"] = with_range(row)
+    table = [[name, *(cells[length] for length in LENGTHS)] for name, cells in rows.items()]
+    return github(table, ["", *(f"{length} s" for length in LENGTHS)])
 
 
 def device_quality() -> str:
