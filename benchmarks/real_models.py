@@ -58,11 +58,11 @@ def low_rank(model: nn.Module, material: "Material", weight_fraction: float) -> 
 
 
 @torch.no_grad()
-def lite_asr(model: nn.Module, material: "Material", weight_fraction: float) -> dict:
+def lite_asr(model: nn.Module, material: "Material", weight_fraction: float, uniform: bool = False) -> dict:
     """LiteASR (Kamahori et al., arXiv 2502.20583): each matrix in the principal components of its centred outputs.
 
-    The mean goes into the bias. Ranks keep one share of each matrix's variance, which is found for the size that is wanted. A
-    matrix whose two factors would not be smaller stays as it is.
+    The mean goes into the bias. Ranks keep one share of each matrix's variance, which is found for the size that is wanted, or, if
+    `uniform`, one share of its weights. A matrix whose two factors would not be smaller stays as it is.
     """
     stack = stack_of(model)
     linears, components = [], []
@@ -73,21 +73,21 @@ def lite_asr(model: nn.Module, material: "Material", weight_fraction: float) -> 
             components.append((vectors.flip(1), values.flip(0).clamp_min(0).cumsum(0) / values.clamp_min(0).sum()))
             linears.append((layer, name, linear, layer_moments[name].input_mean))
 
+    def price(linear: nn.Linear, rank: int | None) -> int:
+        return linear.weight.numel() if rank is None else rank * (linear.in_features + linear.out_features)
+
     def ranks(missing: float) -> list[int | None]:
         found = [int((shares < 1 - missing).sum()) + 1 for _, shares in components]
-        return [
-            rank if rank * (linear.in_features + linear.out_features) < linear.weight.numel() else None
-            for rank, (_, _, linear, _) in zip(found, linears)
-        ]
+        return [rank if price(linear, rank) < price(linear, None) else None for rank, (_, _, linear, _) in zip(found, linears)]
 
     def parameters(missing: float) -> int:
-        return sum(
-            linear.weight.numel() if rank is None else rank * (linear.in_features + linear.out_features)
-            for rank, (_, _, linear, _) in zip(ranks(missing), linears)
-        )
+        return sum(price(linear, rank) for rank, (_, _, linear, _) in zip(ranks(missing), linears))
 
-    missing = min(lowest_price(parameters, int(weight_fraction * matrix_parameters(stack.layers))), 1.0)
-    for rank, (layer, name, linear, mean), (vectors, _) in zip(ranks(missing), linears, components):
+    if uniform:
+        chosen = [int(weight_fraction * price(linear, None) / price(linear, 1)) for _, _, linear, _ in linears]
+    else:
+        chosen = ranks(min(lowest_price(parameters, int(weight_fraction * matrix_parameters(stack.layers))), 1.0))
+    for rank, (layer, name, linear, mean), (vectors, _) in zip(chosen, linears, components):
         if rank is None:
             continue
         basis, weight = vectors[:, :rank], linear.weight.double()
@@ -97,7 +97,7 @@ def lite_asr(model: nn.Module, material: "Material", weight_fraction: float) -> 
         if linear.bias is not None:
             linear.bias.add_((weight - basis @ (basis.T @ weight)) @ mean)
         layer.set_submodule(name, factors)
-    return {"variance_kept": round(1 - missing, 5), "ranks": str(ranks(missing))}
+    return {"ranks": str(chosen)}
 
 
 def dense(model: nn.Module, material: "Material") -> dict:
@@ -111,6 +111,7 @@ def systems() -> dict:
         made[f"compressed-{size}"] = (partial(compressed, weight_fraction=size), 0)
         made[f"low-rank-{size}"] = (partial(low_rank, weight_fraction=size), 0)
         made[f"lite-asr-{size}"] = (partial(lite_asr, weight_fraction=size), 0)
+        made[f"lite-asr-uniform-{size}"] = (partial(lite_asr, weight_fraction=size, uniform=True), 0)
         made[f"shared-{size}"] = (partial(compressed, weight_fraction=size, group_size=2 if size > 0.5 else 4), 0)
     for size, updates in REFINED.items():
         made[f"compressed-{size}-refined"] = (partial(compressed, weight_fraction=size, refine_updates=updates), updates)

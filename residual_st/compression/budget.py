@@ -16,6 +16,10 @@ ENOUGH_HOPELESS = 2  # ... and so many plans of that kind are enough to survey n
 ALLOCATIONS = 2  # of the ranks, each from the factors of the one before
 
 
+class BudgetTooSmallError(InputError):
+    """No form is so small."""
+
+
 @dataclass(frozen=True)
 class Budget:
     """What a stack's matrices may take.
@@ -46,7 +50,7 @@ def budget_of(
         shapes: of the matrices of each of `count` layers.
 
     Raises:
-        InputError: if even the smallest form is larger than the budget.
+        BudgetTooSmallError: if even the smallest form is larger than the budget.
     """
     layer_size = sum(rows * columns for rows, columns in shapes)
     diagonals = count * sum(map(min, shapes)) if diagonal else 0
@@ -59,7 +63,7 @@ def budget_of(
     if least > parameters:
         smallest = math.ceil(1000 * (least + diagonals) / (layer_size * count)) / 1000
         at_size = f" at group size {group_size}" if group_size else ""
-        raise InputError(
+        raise BudgetTooSmallError(
             f"weight fraction {weight_fraction:g} cannot be met: the smallest of these layers{at_size} is {smallest:.3f}"
         )
     return Budget([plan for plan in plans if plan.n_groups * layer_size <= parameters], parameters, sharing_only)

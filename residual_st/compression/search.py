@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from residual_st.compression.budget import BudgetTooSmallError
 from residual_st.compression.moments import Calibration, gather
 from residual_st.compression.pipeline import Compressed, compress
 from residual_st.errors import InputError
@@ -47,7 +48,7 @@ def compress_within(
         tried, tried_stack = copied(model, stack)
         try:
             compress(tried, stack=tried_stack, weight_fraction=fraction, calibration=calibration, moments=moments, **options)
-        except InputError:  # smaller than the smallest form
+        except BudgetTooSmallError:
             return False
         probes.append(Probe(fraction, calibration.held_out_loss(tried) / dense_loss))
         return probes[-1].loss_ratio <= 1 + max_loss
