@@ -17,7 +17,7 @@ import torch
 from residual_st.benchmark import results
 from residual_st.benchmark.device import measure
 from residual_st.benchmark.systems import VOCABULARY, Shape, build_pair, build_residual
-from residual_st.export.folder import describe_vocabulary, export_model
+from residual_st.export.fairseq_model import describe_vocabulary, export_model
 from residual_st.progress import show_progress
 
 RESULTS = Path(__file__).parent / "results" / "device.jsonl"

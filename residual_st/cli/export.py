@@ -10,7 +10,11 @@ from residual_st.errors import InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="of an s2t_transformer or s2t_residual_transformer, ST or ASR")
+    parser.add_argument(
+        "checkpoint",
+        metavar="CHECKPOINT",
+        help="of s2t_transformer or s2t_residual_transformer; or a folder of Whisper",
+    )
     add_output_arguments(parser, "DIR", "folder to write")
     parser.add_argument("--precision", choices=("fp32", "int8"), default="fp32", help="of matrices (default: fp32)")
     parser.add_argument(
@@ -38,7 +42,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import json
 
-    from residual_st.export.folder import export
     from residual_st.files import refuse_existing_folder, whole_folder
     from residual_st.runtime.folder import DESCRIPTION, read_folder
     from residual_st.web.static import require_ort, write_page
@@ -52,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     if missing:
         raise InputError(f"{missing} does not exist or is not a file; give audio to check with")
     with whole_folder(Path(args.output)) as partial:
-        description = export(args.checkpoint, partial, args.precision, args.data, args.config_yaml, args.check)
+        description = _export(args, partial)
         if args.web is not None:
             write_page(partial, args.web)
     files, differences = description["files"], description["differences"]
@@ -65,3 +68,15 @@ def run(args: argparse.Namespace) -> int:
     print(f"largest differences to the checkpoint on {on}: states {differences['states']:.2g}, words' log-probabilities ", end="")
     print(f"{differences['log_probs']:.2g}\n{args.output}: for residual-st translate")
     return 0
+
+
+def _export(args: argparse.Namespace, output: Path) -> dict:
+    if Path(args.checkpoint).is_dir():
+        if args.data or args.config_yaml:
+            raise InputError("--data and --config-yaml are for a checkpoint; a folder holds its vocabulary")
+        from residual_st.export.whisper_model import export_whisper
+
+        return export_whisper(args.checkpoint, output, args.precision, args.check)
+    from residual_st.export.fairseq_model import export_checkpoint
+
+    return export_checkpoint(args.checkpoint, output, args.precision, args.data, args.config_yaml, args.check)

@@ -1,16 +1,15 @@
 """An exported folder beside the model that it was made from, on real audio."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
-from fairseq.data.audio.feature_transforms.utterance_cmvn import UtteranceCMVN
-from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerModel
 
 from residual_st.audio import read_audio, spans_between_pauses
 from residual_st.errors import InputError
-from residual_st.filterbank import filterbank
 from residual_st.runtime.model import Model
 
 LARGEST = 1e-2  # difference that rounding explains in fp32, of states that a norm has brought to a variance near 1
@@ -33,8 +32,18 @@ class Differences:
     seconds_of_audio: float
 
 
+class Reference(Protocol):
+    """What a folder is compared with."""
+
+    def encode(self, samples: np.ndarray) -> np.ndarray:
+        """Of one utterance: states (1, time, width)."""
+
+    def log_probs(self, tokens: list[int]) -> np.ndarray:
+        """Of the words that follow these in that utterance: (vocabulary,)."""
+
+
 @torch.no_grad()
-def check_against(model: S2TTransformerModel, folder: Path, audio: list[Path]) -> Differences:
+def check_against(reference: Reference, folder: Path, audio: Sequence[Path]) -> Differences:
     """Compare the two, each utterance by itself.
 
     Raises:
@@ -44,33 +53,28 @@ def check_against(model: S2TTransformerModel, folder: Path, audio: list[Path]) -
     states = log_probs = seconds = 0.0
     for samples in utterances(audio, exported.folder.sample_rate):
         seconds += len(samples) / exported.folder.sample_rate
-        frames = torch.from_numpy(UtteranceCMVN()(filterbank(samples, exported.folder.sample_rate))).float()
-        encoded = model.encoder(frames[None], torch.tensor([len(frames)]))
-        wanted = encoded["encoder_out"][0].transpose(0, 1).numpy()
-        given = exported.encode([samples])
-        states = max(states, float(np.abs(given["states"] - wanted).max()))
-        log_probs = max(log_probs, _log_prob_difference(model, exported, encoded, samples))
+        states = max(states, float(np.abs(exported.encode([samples])["states"] - reference.encode(samples)).max()))
+        log_probs = max(log_probs, _log_prob_difference(reference, exported, samples))
     if exported.folder.description["precision"] == "fp32" and not max(states, log_probs) <= LARGEST:
         raise InputError(f"the graphs do not compute what the model does: states differ by {states:.2g}, words by {log_probs:.2g}")
     return Differences(states, log_probs, round(seconds, 1))
 
 
-def _log_prob_difference(model, exported: Model, encoded: dict, samples: np.ndarray) -> float:
-    eos, difference = exported.vocabulary.eos, 0.0
-    tokens = torch.tensor([[eos]])
-    steps = exported.decoding([samples], beam=1)
+def _log_prob_difference(reference: Reference, exported: Model, samples: np.ndarray) -> float:
+    vocabulary, difference = exported.vocabulary, 0.0
+    forced = list(vocabulary.begin)
+    tokens, steps = [vocabulary.start], exported.decoding([samples], beam=1)
     for _ in range(WORDS):
-        wanted = model.decoder(tokens, encoder_out=encoded)[0][0, -1].log_softmax(-1).numpy()
-        given = steps.step(tokens[:, -1:].numpy(), np.arange(1))[0, 0]
+        wanted = reference.log_probs(tokens)
+        given = steps.step(np.array([tokens[-1:]]), np.arange(1))[0, 0]
         difference = max(difference, float(np.abs(given - wanted).max()))
-        word = int(wanted.argmax())
-        if word == eos:
+        tokens.append(forced.pop(0) if forced else int(wanted.argmax()))
+        if tokens[-1] == vocabulary.eos:
             break
-        tokens = torch.cat([tokens, torch.tensor([[word]])], 1)
     return difference
 
 
-def utterances(audio: list[Path], rate: int) -> list[np.ndarray]:
+def utterances(audio: Sequence[Path], rate: int) -> list[np.ndarray]:
     """Up to eight utterances of up to eight seconds; a made-up sound where there are no files."""
     if not audio:
         return [_sweep(rate)]

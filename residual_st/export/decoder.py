@@ -1,23 +1,47 @@
 """The text decoder as two graphs: what it reads of the source, once for each utterance, and one step."""
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import onnx
 import spox
 import spox.opset.ai.onnx.v21 as op
-from fairseq.models.transformer import TransformerDecoder
 from spox import Var
+from torch import Tensor, nn
 
-from residual_st.errors import InputError
 from residual_st.export.constants import ints, number
 from residual_st.export.features import mask_of
-from residual_st.export.layers import Branches, attention_mask, sinusoids
+from residual_st.export.layers import Branches, attention_mask
 from residual_st.export.products import Products
 
 
-def cross_attention_graph(decoder: TransformerDecoder, precision: str) -> onnx.ModelProto:
+@dataclass(frozen=True)
+class DecoderParts:
+    """A decoder, of whichever library.
+
+    Attributes:
+        layers: with `self_attn`, `encoder_attn`, `fc1`, `fc2` and their norms.
+        embedding: of words (vocabulary, width), which are multiplied by `scale`.
+        position: (products, number of the step, ()) -> what is added to them (1, width); None for nothing.
+        embedding_norm, norm: before the layers and behind them; None for none.
+        projection: to the scores of words.
+    """
+
+    layers: Sequence[nn.Module]
+    embedding: Tensor
+    scale: float
+    position: Callable[[Products, Var], Var] | None
+    embedding_norm: nn.LayerNorm | None
+    norm: nn.LayerNorm | None
+    projection: nn.Linear
+
+
+def cross_attention_graph(decoder: DecoderParts, precision: str) -> onnx.ModelProto:
     """`states` (batch, time, width) -> `source_keys.L` and `source_values.L` (batch, heads, time, width / heads)."""
-    states = spox.argument(spox.Tensor(np.float32, ("batch", "time", decoder.layers[0].encoder_attn.kdim)))
-    rows = op.reshape(states, ints(-1, decoder.layers[0].encoder_attn.kdim))
+    width = decoder.layers[0].encoder_attn.k_proj.in_features
+    states = spox.argument(spox.Tensor(np.float32, ("batch", "time", width)))
+    rows = op.reshape(states, ints(-1, width))
     branches = Branches(Products(precision), op.shape(states, start=0, end=1), op.shape(states, start=1, end=2))
     outputs = {}
     for index, layer in enumerate(decoder.layers):
@@ -25,7 +49,7 @@ def cross_attention_graph(decoder: TransformerDecoder, precision: str) -> onnx.M
     return spox.build({"states": states}, outputs)
 
 
-def decoder_graph(decoder: TransformerDecoder, precision: str) -> onnx.ModelProto:
+def decoder_graph(decoder: DecoderParts, precision: str) -> onnx.ModelProto:
     """One step of all hypotheses: the words after `tokens`.
 
     Inputs: `tokens` (batch, beam), the last of each hypothesis; `step` (), how many came before it; `order` (batch * beam,), which
@@ -34,11 +58,7 @@ def decoder_graph(decoder: TransformerDecoder, precision: str) -> onnx.ModelProt
 
     Outputs: `log_probs` (batch, beam, vocabulary), and the caches with one step more, `next_keys.L` and `next_values.L`, with the
     rows as `order` has put them.
-
-    Raises:
-        InputError: if the decoder has parts that have no graph.
     """
-    _check(decoder)
     products = Products(precision)
     tokens = spox.argument(spox.Tensor(np.int64, ("batch", "beam")))
     step = spox.argument(spox.Tensor(np.int64, ()))
@@ -48,11 +68,11 @@ def decoder_graph(decoder: TransformerDecoder, precision: str) -> onnx.ModelProt
 
     batch, beam = op.shape(tokens, start=0, end=1), op.shape(tokens, start=1, end=2)
     of_words, of_source = Branches(products, op.mul(batch, beam), ints(1)), Branches(products, batch, beam)
-    x = op.mul(products.rows(decoder.embed_tokens.weight, op.reshape(tokens, ints(-1))), number(decoder.embed_scale))
-    if decoder.embed_positions is not None:
-        x = op.add(x, _position(decoder, products, step))
-    if decoder.layernorm_embedding is not None:
-        x = products.norm(x, decoder.layernorm_embedding)
+    x = op.mul(products.rows(decoder.embedding, op.reshape(tokens, ints(-1))), number(decoder.scale))
+    if decoder.position is not None:
+        x = op.add(x, decoder.position(products, step))
+    if decoder.embedding_norm is not None:
+        x = products.norm(x, decoder.embedding_norm)
     source_mask = None
     for index, layer in enumerate(decoder.layers):
         heads, width = layer.self_attn.num_heads, layer.self_attn.head_dim
@@ -77,33 +97,11 @@ def decoder_graph(decoder: TransformerDecoder, precision: str) -> onnx.ModelProt
             (queries,) = of_source.heads(y, attention, "q")
             return of_source.attend(queries, keys, values, mask, attention)
 
-        x = of_words.residual(x, layer.self_attn_layer_norm, layer.normalize_before, to_words)
-        x = of_words.residual(x, layer.encoder_attn_layer_norm, layer.normalize_before, to_source)
-        x = of_words.residual(
-            x, layer.final_layer_norm, layer.normalize_before, lambda y, layer=layer: of_words.feed_forward(y, layer)
-        )
-    if decoder.layer_norm is not None:
-        x = products.norm(x, decoder.layer_norm)
-    log_probs = op.log_softmax(products.linear(x, decoder.output_projection), axis=-1)
+        x = of_words.residual(x, layer.self_attn_layer_norm, layer, to_words)
+        x = of_words.residual(x, layer.encoder_attn_layer_norm, layer, to_source)
+        x = of_words.residual(x, layer.final_layer_norm, layer, lambda y, layer=layer: of_words.feed_forward(y, layer))
+    if decoder.norm is not None:
+        x = products.norm(x, decoder.norm)
+    log_probs = op.log_softmax(products.linear(x, decoder.projection), axis=-1)
     log_probs = op.reshape(log_probs, op.concat([batch, beam, ints(-1)], axis=0))
     return spox.build(inputs, {"log_probs": log_probs, **outputs})
-
-
-def _position(decoder: TransformerDecoder, products: Products, step: Var) -> Var:
-    """(1, width)"""
-    positions = decoder.embed_positions
-    if hasattr(positions, "weight"):  # learned
-        return products.rows(positions.weight, op.reshape(op.add(step, ints(positions.padding_idx + 1)), ints(1)))
-    return sinusoids(op.reshape(step, ints(1)), decoder.embed_tokens.embedding_dim)
-
-
-def _check(decoder: TransformerDecoder) -> None:
-    for name, flag in {
-        "adaptive_softmax": "--adaptive-softmax-cutoff",
-        "project_in_dim": "--decoder-input-dim other than the decoder's width",
-        "project_out_dim": "--decoder-output-dim other than the decoder's width",
-    }.items():
-        if getattr(decoder, name, None) is not None:
-            raise InputError(f"a decoder with {flag} cannot be exported")
-    if decoder.cross_self_attention or any(layer.cross_self_attention for layer in decoder.layers):
-        raise InputError("a decoder with --cross-self-attention cannot be exported")

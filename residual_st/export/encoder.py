@@ -1,4 +1,4 @@
-"""The speech encoder as a graph: samples in, states out."""
+"""fairseq's speech encoder as a graph: samples in, states out."""
 
 import numpy as np
 import onnx
@@ -10,6 +10,7 @@ from spox import Var
 
 from residual_st.errors import InputError
 from residual_st.export.constants import integer, ints, number
+from residual_st.export.convolution import convolved
 from residual_st.export.features import features, mask_of
 from residual_st.export.layers import Branches, attention_mask, sinusoids
 from residual_st.export.products import Products
@@ -40,7 +41,8 @@ def _encode(encoder: S2TTransformerEncoder, products: Products, frames: Var, len
     """States (batch * time, width), their number (batch,), and batch and time, (1,) each."""
     x = frames
     for conv in encoder.subsample.conv_layers:
-        x = _strided(x, conv, products)
+        values, gates = op.split(convolved(x, conv, products), num_outputs=2, axis=2)
+        x = op.mul(values, op.sigmoid(gates))
         lengths = op.add(op.div(op.sub(lengths, integer(1)), integer(conv.stride[0])), integer(1))
     batch, time = op.shape(x, start=0, end=1), op.shape(x, start=1, end=2)
     width = encoder.subsample.conv_layers[-1].out_channels // 2
@@ -51,29 +53,7 @@ def _encode(encoder: S2TTransformerEncoder, products: Products, frames: Var, len
     x = op.reshape(op.add(op.mul(x, number(encoder.embed_scale)), positions), ints(-1, width))
     mask, branches = attention_mask(inside), Branches(products, batch, time)
     for layer in encoder.transformer_layers:
-
-        def attend(y: Var, attention=layer.self_attn) -> Var:
-            return branches.attend(*branches.heads(y, attention, "qkv"), mask, attention)
-
-        x = branches.residual(x, layer.self_attn_layer_norm, layer.normalize_before, attend)
-        x = branches.residual(
-            x, layer.final_layer_norm, layer.normalize_before, lambda y, layer=layer: branches.feed_forward(y, layer)
-        )
+        x = branches.encoder_layer(x, layer, mask)
     if encoder.layer_norm is not None:
         x = products.norm(x, encoder.layer_norm)
     return x, lengths, (batch, time)
-
-
-def _strided(x: Var, conv, products: Products) -> Var:
-    """A strided convolution and its gate, as one product with windows: (batch, time, in) -> (batch, shorter time, out / 2)."""
-    (size,), (stride,), (padding,) = conv.kernel_size, conv.stride, conv.padding
-    padded = op.pad(x, ints(padding, padding), axes=ints(1))
-    length = op.shape(padded, start=1, end=2)
-    last = op.sub(length, ints(size - 1))  # behind the first frame of the last window
-    taps = [op.slice(padded, ints(tap), op.add(last, ints(tap)), ints(1), ints(stride)) for tap in range(size)]
-    windows = op.concat(taps, axis=2)
-    weight = conv.weight.detach().transpose(1, 2).flatten(1)  # (out, size * in)
-    y = products.multiply(op.reshape(windows, ints(-1, weight.size(1))), weight, products.constant(conv.bias))
-    values, gates = op.split(y, num_outputs=2, axis=1)
-    shape = op.concat([op.shape(windows, start=0, end=2), ints(-1)], axis=0)
-    return op.reshape(op.mul(values, op.sigmoid(gates)), shape)

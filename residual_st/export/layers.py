@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import spox.opset.ai.onnx.v21 as op
-from fairseq.modules.multihead_attention import MultiheadAttention
 from spox import Var
 from spox._future import initializer
 from torch import nn
@@ -13,12 +12,12 @@ from residual_st.errors import InputError
 from residual_st.export.constants import ints, number
 from residual_st.export.products import Products
 
-ACTIVATIONS = {"relu": op.relu, "gelu": op.gelu}
+ACTIVATIONS = {"relu": op.relu, "gelu": op.gelu, "GELUActivation": op.gelu}
 FIRST_POSITION = 2  # fairseq's: 0 is not used, and 1 is padding's
 
 
 class Branches:
-    """The branches of fairseq's layers, as functions of a graph's variables.
+    """The branches of fairseq's and Whisper's layers, which have the same names, as functions of a graph's variables.
 
     States are (batch * time, width): products of two dimensions take their sums with them.
 
@@ -31,16 +30,23 @@ class Branches:
         self.products = products
         self._batch, self._time = batch, time
 
-    def residual(self, x: Var, norm: nn.LayerNorm, normalize_before: bool, branch) -> Var:
-        """`x + branch(x)`, normalised before the branch or after the sum."""
-        if normalize_before:
+    def residual(self, x: Var, norm: nn.LayerNorm, layer: nn.Module, branch) -> Var:
+        """`x + branch(x)`, normalised before the branch or, as some of fairseq's layers do it, after the sum."""
+        if getattr(layer, "normalize_before", True):
             return op.add(x, branch(self.products.norm(x, norm)))
         return self.products.norm(op.add(x, branch(x)), norm)
+
+    def encoder_layer(self, x: Var, layer: nn.Module, mask: Var | None) -> Var:
+        def attend(y: Var) -> Var:
+            return self.attend(*self.heads(y, layer.self_attn, "qkv"), mask, layer.self_attn)
+
+        x = self.residual(x, layer.self_attn_layer_norm, layer, attend)
+        return self.residual(x, layer.final_layer_norm, layer, lambda y: self.feed_forward(y, layer))
 
     def feed_forward(self, x: Var, layer: nn.Module) -> Var:
         return self.products.feed_forward(x, layer.fc1, activation_of(layer), layer.fc2)
 
-    def heads(self, x: Var, attention: MultiheadAttention, letters: str) -> list[Var]:
+    def heads(self, x: Var, attention: nn.Module, letters: str) -> list[Var]:
         """Queries, keys, values or some of them: (batch, heads, time, width / heads)."""
         shape = op.concat([self._batch, self._time, ints(len(letters), attention.num_heads, attention.head_dim)], axis=0)
         linears = [getattr(attention, f"{letter}_proj") for letter in letters]
@@ -49,7 +55,7 @@ class Branches:
         parts = op.split(y, num_outputs=len(letters), axis=0) if len(letters) > 1 else [y]
         return [op.squeeze(part, ints(0)) for part in parts]
 
-    def attend(self, queries: Var, keys: Var, values: Var, mask: Var | None, attention: MultiheadAttention) -> Var:
+    def attend(self, queries: Var, keys: Var, values: Var, mask: Var | None, attention: nn.Module) -> Var:
         """softmax(Q Kᵀ / √(width / heads) + mask) V, projected."""
         scores = op.mul(op.matmul(queries, op.transpose(keys, perm=[0, 1, 3, 2])), number(attention.head_dim**-0.5))
         if mask is not None:
@@ -59,7 +65,7 @@ class Branches:
 
 
 def activation_of(layer: nn.Module):
-    name = layer.activation_fn.__name__
+    name = getattr(layer.activation_fn, "__name__", type(layer.activation_fn).__name__)
     if name not in ACTIVATIONS:
         raise InputError(f"a model with --activation-fn {name} cannot be exported; allowed are {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]

@@ -56,7 +56,7 @@ class BeamSearch:
         settings, beam = self._settings, self._settings.beam
         finished: list[list[Hypothesis]] = [[] for _ in range(batch)]
         active = np.arange(batch)  # utterances that are not finished
-        tokens = np.full((batch, beam, 1), self._vocabulary.eos, np.int64)  # with which a text begins
+        tokens = np.full((batch, beam, 1), self._vocabulary.start, np.int64)
         scores = np.zeros((batch, beam), np.float32)
         order = np.arange(batch * beam)
         for step in range(self._longest + 1):
@@ -87,8 +87,10 @@ class BeamSearch:
         """Log-probabilities with -inf where a word may not follow."""
         vocabulary = self._vocabulary
         log_probs = np.where(np.isnan(log_probs), -np.inf, log_probs)
-        log_probs[:, :, vocabulary.pad] = -np.inf
-        log_probs[:, :, vocabulary.unk] -= self._settings.unkpen
+        if vocabulary.pad is not None:
+            log_probs[:, :, vocabulary.pad] = -np.inf
+        if vocabulary.unk is not None:
+            log_probs[:, :, vocabulary.unk] -= self._settings.unkpen
         if step >= self._longest:
             _only(log_probs, vocabulary.eos)
         elif step < len(self._prefix):

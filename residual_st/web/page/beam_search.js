@@ -1,11 +1,11 @@
 // The beam search of residual_st/runtime/beam_search.py, for one utterance.
 
 // The words of the best text. `step` takes last words and the rows that they go on from, and returns log-probabilities, row by row.
-export async function search(step, { symbols, pad, eos }, { beam, longest, prefix }) {
+export async function search(step, { symbols, start, pad, eos }, { beam, longest, prefix }) {
   const size = symbols.length, finished = [];
   let rows = Array.from({ length: beam }, (_, index) => ({ tokens: [], score: 0, origin: index }));
   for (let length = 0; length <= longest; length++) {
-    const logProbs = await step(rows.map(row => row.tokens.at(-1) ?? eos), rows.map(row => row.origin));
+    const logProbs = await step(rows.map(row => row.tokens.at(-1) ?? start), rows.map(row => row.origin));
     const allowed = word => {
       if (length === longest) return word === eos;
       if (length < prefix.length) return word === prefix[length];

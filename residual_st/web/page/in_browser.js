@@ -26,7 +26,7 @@ export async function load(model) {
       const texts = [];
       for (const piece of pieces(samples, description.sample_rate, Math.min(LONGEST_SECONDS, description.longest_seconds))) {
         if (piece.length < description.shortest_samples) continue;
-        const prefix = language ? [vocabulary.languages[language]] : [];
+        const prefix = [...(language ? [vocabulary.languages[language]] : []), ...vocabulary.begin];
         const longest = Math.min(MOST_WORDS, description.longest_words - 1);
         const step = await decoder(sessions, description.decoder, piece, BEAM);
         texts.push(text(vocabulary, await search(step, vocabulary, { beam: BEAM, longest, prefix })));
@@ -70,8 +70,16 @@ async function decoder([encoder, crossAttention, decoder], { layers, heads, head
   };
 }
 
-function text({ symbols, pieces, bos, pad, eos, languages }, tokens) {
-  const hidden = new Set([bos, pad, eos, ...Object.values(languages)]);
-  const kept = tokens.filter(token => !hidden.has(token)).map(token => symbols[token]);
-  return pieces === "words" ? kept.join(" ") : kept.join("").replaceAll("\u2581", " ").trim();
+function text({ symbols, pieces, hidden }, tokens) {
+  const kept = tokens.filter(token => !hidden.includes(token)).map(token => symbols[token]);
+  if (pieces === "words") return kept.join(" ");
+  if (pieces === "bytes") return new TextDecoder().decode(Uint8Array.from([...kept.join("")].map(byteOf))).trim();
+  return kept.join("").replaceAll("\u2581", " ").trim();
+}
+
+// The byte that a letter stands for in GPT-2's vocabulary: its own number if it can be seen, and the others in turn from 256 on.
+function byteOf(letter) {
+  const isSeen = byte => (byte > 32 && byte < 127) || (byte > 160 && byte !== 173);
+  const number = letter.codePointAt(0);
+  return number < 256 ? number : Array.from({ length: 256 }, (_, byte) => byte).filter(byte => !isSeen(byte))[number - 256];
 }

@@ -1,0 +1,44 @@
+"""What the graphs of a decoder need of fairseq's."""
+
+import spox.opset.ai.onnx.v21 as op
+from fairseq.models.transformer import TransformerDecoder
+from spox import Var
+
+from residual_st.errors import InputError
+from residual_st.export.constants import ints
+from residual_st.export.decoder import DecoderParts
+from residual_st.export.layers import sinusoids
+from residual_st.export.products import Products
+
+
+def decoder_parts(decoder: TransformerDecoder) -> DecoderParts:
+    """Raises InputError if the decoder has parts that have no graph."""
+    _check(decoder)
+
+    def position(products: Products, step: Var) -> Var:
+        positions = decoder.embed_positions
+        if hasattr(positions, "weight"):  # learned
+            return products.rows(positions.weight, op.reshape(op.add(step, ints(positions.padding_idx + 1)), ints(1)))
+        return sinusoids(op.reshape(step, ints(1)), decoder.embed_tokens.embedding_dim)
+
+    return DecoderParts(
+        decoder.layers,
+        decoder.embed_tokens.weight,
+        decoder.embed_scale,
+        None if decoder.embed_positions is None else position,
+        decoder.layernorm_embedding,
+        decoder.layer_norm,
+        decoder.output_projection,
+    )
+
+
+def _check(decoder: TransformerDecoder) -> None:
+    for name, flag in {
+        "adaptive_softmax": "--adaptive-softmax-cutoff",
+        "project_in_dim": "--decoder-input-dim other than the decoder's width",
+        "project_out_dim": "--decoder-output-dim other than the decoder's width",
+    }.items():
+        if getattr(decoder, name, None) is not None:
+            raise InputError(f"a decoder with {flag} cannot be exported")
+    if decoder.cross_self_attention or any(layer.cross_self_attention for layer in decoder.layers):
+        raise InputError("a decoder with --cross-self-attention cannot be exported")

@@ -1,0 +1,130 @@
+"""fairseq's checkpoints as folders for the device runtime."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from fairseq.data import Dictionary
+from fairseq.data.audio.data_cfg import S2TDataConfig
+from fairseq.data.audio.feature_transforms.utterance_cmvn import UtteranceCMVN
+from fairseq.data.audio.speech_to_text_dataset import SpeechToTextDataset
+from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerModel
+
+from residual_st.checkpoints import model_flags
+from residual_st.errors import InputError
+from residual_st.export.decoder import cross_attention_graph, decoder_graph
+from residual_st.export.encoder import encoder_graph
+from residual_st.export.fairseq_decoder import decoder_parts
+from residual_st.export.features import FRAME, SAMPLE_RATE
+from residual_st.export.folder import write_folder
+from residual_st.filterbank import N_MEL_BINS, filterbank
+from residual_st.models.conversion import read_model
+from residual_st.models.standalone import with_task_flags
+from residual_st.runtime.folder import CROSS_ATTENTION, DECODER, ENCODER
+from residual_st.training_data import data_folder, read_symbols
+
+_FRAMES_PER_SECOND = 100
+
+
+def export_checkpoint(
+    path: str | Path,
+    output: Path,
+    precision: str = "fp32",
+    data: Path | None = None,
+    config_yaml: str | None = None,
+    audio: Sequence[Path] = (),
+) -> dict:
+    """Write a checkpoint's model as a folder that `residual_st.runtime` reads, after checking it against the checkpoint.
+
+    Args:
+        path: checkpoint of an s2t_transformer, dense or residual.
+        output: the folder, which is there and empty.
+        precision: of matrices, "fp32" or "int8".
+        data: folder with its data configuration and vocabulary; None for the one that the checkpoint names.
+        config_yaml: the data configuration's name, in place of the checkpoint's.
+        audio: files to check with; none for a made-up sound.
+
+    Returns:
+        What model.json says.
+
+    Raises:
+        InputError: if the checkpoint or the data cannot be read, or holds what has no graph.
+    """
+    state, model = read_model(path)
+    data = data or data_folder(state)
+    if data is None:
+        raise InputError(f"{path} does not say where its vocabulary is; give --data DATA")
+    vocabulary = _vocabulary(*read_symbols(state, data, config_yaml))
+    return export_model(model, model_flags(state, path), vocabulary, output, precision, audio)
+
+
+def export_model(
+    model: S2TTransformerModel,
+    flags: argparse.Namespace,
+    vocabulary: dict,
+    output: Path,
+    precision: str,
+    audio: Sequence[Path] = (),
+) -> dict:
+    """`export_checkpoint` of a model in evaluation mode, with its flags and what `describe_vocabulary` makes."""
+    decoder = decoder_parts(model.decoder)
+    graphs = {
+        ENCODER: encoder_graph(model.encoder, precision),
+        CROSS_ATTENTION: cross_attention_graph(decoder, precision),
+        DECODER: decoder_graph(decoder, precision),
+    }
+    attention = model.decoder.layers[0].self_attn
+    described = {
+        "arch": flags.arch,
+        "precision": precision,
+        "sample_rate": SAMPLE_RATE,
+        "shortest_samples": FRAME,
+        "longest_seconds": with_task_flags(flags).max_source_positions / _FRAMES_PER_SECOND,
+        "longest_words": model.decoder.max_positions(),
+        "decoder": {"layers": len(model.decoder.layers), "heads": attention.num_heads, "head_width": attention.head_dim},
+        "has_ctc": model.encoder.ctc_proj is not None,
+        "vocabulary": vocabulary,
+    }
+    return write_folder(output, graphs, described, _Reference(model), audio)
+
+
+class _Reference:
+    """The model, for `check_against`."""
+
+    def __init__(self, model: S2TTransformerModel):
+        self._model = model
+
+    def encode(self, samples: np.ndarray) -> np.ndarray:
+        frames = torch.from_numpy(UtteranceCMVN()(filterbank(samples, SAMPLE_RATE))).float()
+        self._encoded = self._model.encoder(frames[None], torch.tensor([len(frames)]))
+        return self._encoded["encoder_out"][0].transpose(0, 1).numpy()
+
+    def log_probs(self, tokens: list[int]) -> np.ndarray:
+        return self._model.decoder(torch.tensor([tokens]), encoder_out=self._encoded)[0][0, -1].log_softmax(-1).numpy()
+
+
+def _vocabulary(symbols: list[str], config: S2TDataConfig) -> dict:
+    """Raises InputError for texts that only code of other packages could join."""
+    pieces = (config.bpe_tokenizer or {}).get("bpe")
+    if pieces not in (None, "sentencepiece") or (config.pre_tokenizer or {}).get("tokenizer"):
+        named = pieces if pieces not in (None, "sentencepiece") else config.pre_tokenizer["tokenizer"]
+        raise InputError(f"the data configuration asks for {named}; texts of sentencepiece or of whole words alone can be exported")
+    if config.prepend_bos_and_append_tgt_lang_tag:
+        raise InputError("the data configuration has prepend_bos_and_append_tgt_lang_tag, with which no model can be exported")
+    if not config.input_feat_per_channel == N_MEL_BINS or config.use_audio_input:
+        raise InputError(f"the data configuration asks for other input than {N_MEL_BINS} filterbanks, which alone are exported")
+    languages = {}
+    if config.prepend_tgt_lang_tag:
+        tags = [symbol for symbol in symbols if SpeechToTextDataset.is_lang_tag(symbol)]
+        languages = {tag.removeprefix("<lang:").removesuffix(">"): symbols.index(tag) for tag in tags}
+    return describe_vocabulary(symbols, pieces or "words", languages)
+
+
+def describe_vocabulary(symbols: list[str], pieces: str, languages: dict[str, int]) -> dict:
+    """What `runtime.vocabulary.Vocabulary` takes, of fairseq's dictionary. A text begins with the symbol that ends one."""
+    special = Dictionary()
+    numbers = {"start": special.eos(), "begin": [], "eos": special.eos(), "pad": special.pad(), "unk": special.unk()}
+    hidden = [special.bos(), special.pad(), special.eos(), *languages.values()]
+    return {"symbols": symbols, "pieces": pieces, **numbers, "languages": languages, "hidden": hidden}

@@ -1,0 +1,80 @@
+"""Whisper as graphs. Less than half a minute is encoded as half a minute, too: the model knows nothing else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import spox
+import spox.opset.ai.onnx.v21 as op
+from spox import Var
+from spox._future import initializer
+
+from residual_st.errors import InputError
+from residual_st.export.constants import integer, ints, number
+from residual_st.export.convolution import convolved
+from residual_st.export.decoder import DecoderParts
+from residual_st.export.layers import Branches
+from residual_st.export.products import Products
+
+if TYPE_CHECKING:
+    from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
+
+RANGE = 8.0  # of log10 energies below the loudest, beyond which all is alike
+
+
+def encoder_graph(model: WhisperForConditionalGeneration, extractor: WhisperFeatureExtractor, precision: str) -> onnx.ModelProto:
+    """`samples` (batch, n) of at most half a minute and `lengths` (batch,), behind which samples are 0, -> `states` (batch, 1500,
+    width) and `state_lengths` (batch,), all 1500."""
+    samples = spox.argument(spox.Tensor(np.float32, ("batch", "samples")))
+    lengths = spox.argument(spox.Tensor(np.int64, ("batch",)))
+    encoder, products = model.model.encoder, Products(precision)
+    x = log_mel(samples, extractor)
+    for conv in (encoder.conv1, encoder.conv2):
+        x = op.gelu(convolved(x, conv, products))
+    batch, time = op.shape(x, start=0, end=1), op.shape(x, start=1, end=2)
+    x = op.add(x, products.constant(encoder.embed_positions.weight))
+    x = op.reshape(x, ints(-1, encoder.embed_positions.weight.size(1)))
+    branches = Branches(products, batch, time)
+    for layer in encoder.layers:
+        x = branches.encoder_layer(x, layer, None)
+    states = op.reshape(products.norm(x, encoder.layer_norm), op.concat([batch, time, ints(-1)], axis=0))
+    state_lengths = op.add(op.mul(lengths, integer(0)), time)
+    return spox.build({"samples": samples, "lengths": lengths}, {"states": states, "state_lengths": state_lengths})
+
+
+def decoder_parts(model: WhisperForConditionalGeneration) -> DecoderParts:
+    decoder = model.model.decoder
+
+    def position(products: Products, step: Var) -> Var:
+        return products.rows(decoder.embed_positions.weight, op.reshape(step, ints(1)))
+
+    return DecoderParts(decoder.layers, decoder.embed_tokens.weight, 1.0, position, None, decoder.layer_norm, model.proj_out)
+
+
+def log_mel(samples: Var, extractor: WhisperFeatureExtractor) -> Var:
+    """(batch, n) -> (batch, 3000, bins), as the feature extractor computes it, of half a minute.
+
+    Raises:
+        InputError: if the extractor has other settings than Whisper's authors.
+    """
+    size, hop = extractor.n_fft, extractor.hop_length
+    if (size, hop, extractor.sampling_rate) != (400, 160, 16_000) or getattr(extractor, "dither", 0.0):
+        raise InputError("only Whisper models whose features are of 400 samples every 160 at 16 kHz can be exported")
+    missing = op.sub(ints(extractor.n_samples), op.shape(samples, start=1, end=2))
+    padded = op.pad(samples, op.concat([ints(0), missing], axis=0), axes=ints(1))
+    padded = op.pad(padded, ints(size // 2, size // 2), axes=ints(1), mode="reflect")
+    frequencies, times = (op.range(integer(0), integer(count), integer(1)) for count in (size // 2 + 1, size))
+    places = op.mod(op.mul(op.unsqueeze(frequencies, ints(1)), times), integer(size))
+    angle = 2 * np.pi * np.arange(size) / size
+    waves = op.concat([op.gather(initializer(wave(angle).astype(np.float32)), places) for wave in (np.cos, np.sin)], axis=0)
+    window = initializer((0.5 - 0.5 * np.cos(angle)).astype(np.float32))
+    kernels = op.unsqueeze(op.mul(waves, window), ints(1))
+    spectrum = op.conv(op.unsqueeze(padded, ints(1)), kernels, strides=[hop], kernel_shape=[size])
+    spectrum = op.slice(spectrum, ints(0), ints(extractor.nb_max_frames), ints(2))  # without the last frame, as the authors have it
+    power = op.reduce_sum(op.reshape(op.mul(spectrum, spectrum), ints(0, 2, size // 2 + 1, -1)), ints(1), keepdims=0)
+    energies = op.matmul(op.transpose(power, perm=[0, 2, 1]), initializer(extractor.mel_filters.astype(np.float32)))
+    logs = op.mul(op.log(op.max([energies, number(1e-10)])), number(1 / np.log(10)))
+    loudest = op.reduce_max(logs, ints(1, 2))
+    return op.mul(op.add(op.max([logs, op.sub(loudest, number(RANGE))]), number(4.0)), number(0.25))
