@@ -118,10 +118,10 @@ def systems() -> dict:
     return made
 
 
-def utterances(corpus: Path) -> list[tuple[np.ndarray, str]]:
+def utterances(corpus: Path, test_sets: tuple[str, ...] = TEST_SETS) -> list[tuple[np.ndarray, str]]:
     """Audio at 16 kHz and text of the test sets."""
     found = []
-    for name in TEST_SETS:
+    for name in test_sets:
         text = (corpus / "data" / name / "txt" / f"{name}.en").read_text(encoding="utf-8").splitlines()
         rows = yaml.safe_load((corpus / "data" / name / "txt" / f"{name}.yaml").read_text(encoding="utf-8"))
         recordings = {}

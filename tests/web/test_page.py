@@ -48,7 +48,7 @@ def page(browser):
 
 
 def texts_of(page, status="Done."):
-    page.wait_for_selector(f"#status:text-is('{status}')", timeout=60_000)
+    page.wait_for_selector(f"#status:text-is('{status}')", timeout=180_000)
     return page.locator("article .text").all_inner_texts()
 
 
@@ -105,7 +105,7 @@ def test_in_the_browser(page, static, exported, tmp_path):
         page.screenshot(path=tmp_path / f"{name}.png")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.click("#record")
+    page.wait_for_selector("#status:text-is('Listening…')")
     page.wait_for_timeout(2500)
     page.click("#record")
-    page.wait_for_selector("#status:text-is('Translating…')")
     assert all(texts_of(page))
