@@ -57,8 +57,17 @@ def generate(data, checkpoint, cwd, *flags, task="st", check=True):
     return run(BIN / "fairseq-generate", data, *to_flags(options), *flags, cwd=cwd, check=check)
 
 
-def hypotheses(output: str) -> dict[str, str]:
-    return dict(line.split("\t", 1) for line in output.splitlines() if line.startswith("H-"))
+def hypotheses(output: str) -> dict[str, tuple[float, str]]:
+    """Sentence -> score and text."""
+    lines = [line.split("\t", 2) for line in output.splitlines() if line.startswith("H-")]
+    return {name: (float(score), text) for name, score, text in lines}
+
+
+def are_alike(one: dict, other: dict) -> bool:
+    """Whether texts are the same, and scores nearly: how W is multiplied is chosen by time, so the last digits differ between runs."""
+    return one.keys() == other.keys() and all(
+        text == other[name][1] and abs(score - other[name][0]) < 1e-3 for name, (score, text) in one.items()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +90,7 @@ def test_generate_needs_nothing_but_the_checkpoint(data, trained, tmp_path):
     """Not the run's folder, not its config, not the current folder."""
     shutil.copy(trained / "residual.pt", tmp_path / "copy.pt")
     first = hypotheses(generate(data, "residual.pt", trained).stdout)
-    assert hypotheses(generate(data, tmp_path / "copy.pt", "/").stdout) == first
+    assert are_alike(hypotheses(generate(data, tmp_path / "copy.pt", "/").stdout), first)
 
 
 def test_both_inference_modes_translate_alike(data, trained):
@@ -89,11 +98,7 @@ def test_both_inference_modes_translate_alike(data, trained):
         hypotheses(generate(data, "residual.pt", trained, "--model-overrides", str({"encoder_inference_mode": mode})).stdout)
         for mode in ("compact", "fast")
     )
-    assert compact.keys() == fast.keys()
-    for key, line in compact.items():
-        (score, text), (other_score, other_text) = line.split("\t", 1), fast[key].split("\t", 1)
-        assert text == other_text
-        assert abs(float(score) - float(other_score)) < 1e-3
+    assert are_alike(compact, fast)
 
 
 def test_two_processes_train_as_one_with_twice_the_batches(fairseq_train, data, tmp_path):
@@ -145,7 +150,8 @@ def test_a_checkpoint_that_carries_code_is_read_without_it_and_does_not_run(data
         assert "bomb.pt: not read, because only their classes' code could: posix.system" in result.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bomb.pt", "out.pt"]
     assert "extra" not in torch.load(tmp_path / "out.pt", weights_only=True)
-    assert hypotheses(generate(data, "out.pt", tmp_path).stdout) == hypotheses(generate(data, "residual.pt", trained).stdout)
+    first = hypotheses(generate(data, "residual.pt", trained).stdout)
+    assert are_alike(hypotheses(generate(data, "out.pt", tmp_path).stdout), first)
 
 
 def test_translation_starts_from_a_recognition_encoder(fairseq_train, data, tmp_path):
