@@ -64,7 +64,7 @@ def hypotheses(output: str) -> dict[str, tuple[float, str]]:
 
 
 def are_alike(one: dict, other: dict) -> bool:
-    """Whether texts are the same, and scores nearly: how W is multiplied is chosen by time, so the last digits differ between runs."""
+    """Whether texts are the same, and scores nearly: how W is multiplied is chosen by time, so last digits differ between runs."""
     return one.keys() == other.keys() and all(
         text == other[name][1] and abs(score - other[name][0]) < 1e-3 for name, (score, text) in one.items()
     )
