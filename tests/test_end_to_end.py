@@ -63,10 +63,10 @@ def hypotheses(output: str) -> dict[str, tuple[float, str]]:
     return {name: (float(score), text) for name, score, text in lines}
 
 
-def are_alike(one: dict, other: dict) -> bool:
+def are_alike(one: dict, other: dict, within: float = 1e-4) -> bool:
     """Whether texts are the same, and scores nearly: how W is multiplied is chosen by time, so last digits differ between runs."""
     return one.keys() == other.keys() and all(
-        text == other[name][1] and abs(score - other[name][0]) < 1e-3 for name, (score, text) in one.items()
+        text == other[name][1] and abs(score - other[name][0]) <= within for name, (score, text) in one.items()
     )
 
 
@@ -98,7 +98,7 @@ def test_both_inference_modes_translate_alike(data, trained):
         hypotheses(generate(data, "residual.pt", trained, "--model-overrides", str({"encoder_inference_mode": mode})).stdout)
         for mode in ("compact", "fast")
     )
-    assert are_alike(compact, fast)
+    assert are_alike(compact, fast, within=1e-3)
 
 
 def test_two_processes_train_as_one_with_twice_the_batches(fairseq_train, data, tmp_path):
