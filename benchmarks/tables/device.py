@@ -1,8 +1,5 @@
 """Exported models: bytes, memory, latency, BLEU."""
 
-import numpy as np
-
-from residual_st.evaluation.scores import score_interval
 from residual_st.plotting import pyplot
 from tables.common import github, read, with_range
 
@@ -86,25 +83,6 @@ def device_quality() -> str:
         "one file, s",
         "MB after 500 more",
     ]
-    return github(table, headers)
-
-
-def device_whisper() -> str:
-    rows = read("device_whisper")
-    counts = {(row["system"], row["precision"]): [np.array([row["errors"], row["words"]], float).T] for row in rows}
-    table = [
-        [
-            row["system"],
-            row["precision"],
-            f"{row['encoder_bytes'] / 1e6:.1f}",
-            f"{row['bytes'] / 1e6:.1f}",
-            str(score_interval("wer", counts[row["system"], row["precision"]])),
-            f"{row['transformers_wer']:.2f}" if "transformers_wer" in row else "",
-            f"{row['times_real_time']:.1f}",
-        ]
-        for row in rows
-    ]
-    headers = ["encoder", "precision", "encoder, MB", "all, MB", "WER (95 %)", "by transformers", "times real time"]
     return github(table, headers)
 
 
