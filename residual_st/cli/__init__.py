@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         message = str(error)
     except ModuleNotFoundError as error:
-        message = missing_package(error, args.subcommand)
+        message = missing_package(error, getattr(args, "extra", args.subcommand))
     except BrokenPipeError:
         # who reads the output, such as head, has seen enough; Python would fail once more when it flushes at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -11,6 +11,7 @@ from residual_st.errors import InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(extra="runtime")  # what brings the packages that this command needs
     parser.add_argument("models", nargs="+", metavar="NAME=DIR", help="exported folders; ratios are to the first")
     parser.add_argument(
         "--seconds", type=list_of(float), default=[0.5, 1, 5, 20], metavar="S,…", help="of audio (default: .5,1,5,20)"

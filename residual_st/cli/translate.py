@@ -14,6 +14,7 @@ STANDARD_INPUT = "-"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(extra="runtime")  # what brings the packages that this command needs
     parser.add_argument("model", metavar="DIR", help="folder that residual-st export wrote")
     parser.add_argument("audio", nargs="+", metavar="AUDIO", help="recordings of any length; - for standard input")
     parser.add_argument("--lang", metavar="TAG", help="language to translate into, such as de, for a model of several")
