@@ -37,6 +37,17 @@ TINY = {
     "conv_channels": 32,
 }
 
+TINY_HUGGING_FACE = {
+    "d_model": 32,
+    "encoder_layers": 4,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+    "max_target_positions": 24,
+}
+
 
 def to_flags(options: dict) -> list[str]:
     """{"encoder_layers": 6, "report_accuracy": True} -> ["--encoder-layers", "6", "--report-accuracy"]"""

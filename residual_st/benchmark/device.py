@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 
+from residual_st.benchmark.timing import take_turns
 from residual_st.errors import InputError
 from residual_st.progress import progress
 from residual_st.runtime.folder import ENCODER, GRAPHS, read_folder
@@ -80,10 +81,14 @@ def measure(folders: dict[str, Path], threads: int, seconds: list[float], repeat
             for name, process in processes.items():
                 process.ask("encode", length, 1)
                 calls[name] = max(1, round(LEAST_SECONDS / process.ask("encode", length, 1)))
-            times = _take_turns(processes, repeats, lambda name, length=length, calls=calls: ("encode", length, calls[name]))
-            _add(rows, f"latency_{length:g}s", times)
+
+            def encode(name: str, length=length, calls=calls) -> float:
+                return processes[name].ask("encode", length, calls[name])
+
+            _add(rows, f"latency_{length:g}s", take_turns(processes, repeats, encode))
         if audio is not None:
-            _add(rows, "times_real_time", _take_turns(processes, max(1, repeats // 3), lambda name: ("translate", str(audio))))
+            speeds = take_turns(processes, max(1, repeats // 3), lambda name: processes[name].ask("translate", str(audio)))
+            _add(rows, "times_real_time", speeds)
     return list(rows.values())
 
 
@@ -96,14 +101,6 @@ def _load(folders: dict[str, Path], threads: int, rows: dict[str, dict], repeats
                 ready[name].append(process.ready)
     for figure in next(iter(ready.values()))[0]:
         _add(rows, figure, {name: [one[figure] for one in each] for name, each in ready.items()})
-
-
-def _take_turns(processes: dict[str, Process], repeats: int, request) -> dict[str, list[float]]:
-    values = {name: [] for name in processes}
-    for repeat in range(repeats):
-        for name in sorted(processes, key=list(processes).index, reverse=repeat % 2 == 1):
-            values[name].append(processes[name].ask(*request(name)))
-    return values
 
 
 def _add(rows: dict[str, dict], figure: str, values: dict[str, list[float]]) -> None:

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 LEAST_SECONDS = 0.1  # of a repeat: shorter ones call their function several times
 
@@ -25,11 +25,16 @@ def alternate(functions: dict[str, Callable[[], object]], repeats: int, wait: Ca
     for name, function in functions.items():
         seconds(function, 1)  # what is allocated, compiled or looked up but once
         calls[name] = max(1, round(LEAST_SECONDS / seconds(function, 1)))
-    times = {name: [] for name in functions}
+    return take_turns(functions, repeats, lambda name: seconds(functions[name], calls[name]))
+
+
+def take_turns(names: Iterable[str], repeats: int, measure: Callable[[str], float]) -> dict[str, list[float]]:
+    """What is measured of each name, in every other repeat the other way round."""
+    values = {name: [] for name in names}
     for repeat in range(repeats):
-        for name in sorted(functions, key=list(functions).index, reverse=repeat % 2 == 1):
-            times[name].append(seconds(functions[name], calls[name]))
-    return times
+        for name in reversed(values) if repeat % 2 else values:
+            values[name].append(measure(name))
+    return values
 
 
 def ratios_to(base: str, times: dict[str, list[float]]) -> dict[str, dict]:

@@ -73,17 +73,17 @@ def decoder_graph(decoder: DecoderParts, precision: str) -> onnx.ModelProto:
         x = op.add(x, decoder.position(products, step))
     if decoder.embedding_norm is not None:
         x = products.norm(x, decoder.embedding_norm)
-    source_mask = None
     for index, layer in enumerate(decoder.layers):
         heads, width = layer.self_attn.num_heads, layer.self_attn.head_dim
         source = dict.fromkeys((f"source_keys.{index}", f"source_values.{index}"), ("batch", heads, "time", width))
         cache = dict.fromkeys((f"keys.{index}", f"values.{index}"), ("rows", heads, "steps", width))
-        given = {name: spox.argument(spox.Tensor(np.float32, shape)) for name, shape in {**source, **cache}.items()}
-        inputs |= given
-        source_keys, source_values, *caches = given.values()
-        if source_mask is None:
-            longest = op.squeeze(op.shape(source_keys, start=2, end=3), ints(0))
-            source_mask = attention_mask(mask_of(lengths, longest))
+        inputs |= {name: spox.argument(spox.Tensor(np.float32, shape)) for name, shape in {**source, **cache}.items()}
+    longest = op.squeeze(op.shape(inputs["source_keys.0"], start=2, end=3), ints(0))
+    source_mask = attention_mask(mask_of(lengths, longest))
+    for index, layer in enumerate(decoder.layers):
+        source_keys, source_values, *caches = (
+            inputs[f"{name}.{index}"] for name in ("source_keys", "source_values", "keys", "values")
+        )
 
         def to_words(y: Var, attention=layer.self_attn, caches=caches, index=index) -> Var:
             # each hypothesis has words of its own
@@ -92,10 +92,10 @@ def decoder_graph(decoder: DecoderParts, precision: str) -> onnx.ModelProto:
             outputs[f"next_keys.{index}"], outputs[f"next_values.{index}"] = keys, values
             return of_words.attend(queries, keys, values, None, attention)
 
-        def to_source(y: Var, attention=layer.encoder_attn, keys=source_keys, values=source_values, mask=source_mask) -> Var:
+        def to_source(y: Var, attention=layer.encoder_attn, keys=source_keys, values=source_values) -> Var:
             # all hypotheses of an utterance have one source
             (queries,) = of_source.heads(y, attention, "q")
-            return of_source.attend(queries, keys, values, mask, attention)
+            return of_source.attend(queries, keys, values, source_mask, attention)
 
         x = of_words.residual(x, layer.self_attn_layer_norm, layer, to_words)
         x = of_words.residual(x, layer.encoder_attn_layer_norm, layer, to_source)

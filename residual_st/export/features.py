@@ -1,8 +1,7 @@
 """Log-mel filterbanks as part of a graph: 16 kHz samples -> what `residual_st.filterbank` and `utterance_cmvn` compute.
 
 Kaldi takes the mean off a frame of 25 ms, takes 0.97 of each sample off the next, multiplies by a window and transforms. All of
-this is linear: one convolution with 2 x 257 kernels of 400 samples. The kernels are made from tables of one wave when the graph
-is loaded, because they would take more of a small file than some encoders' shared matrices.
+this is linear: one convolution with 2 x 257 kernels of 400 samples.
 """
 
 import numpy as np
@@ -11,6 +10,7 @@ from spox import Var
 from spox._future import initializer
 
 from residual_st.export.constants import integer, ints, number
+from residual_st.export.spectrum import energies, waves
 from residual_st.filterbank import N_MEL_BINS
 
 SAMPLE_RATE = 16_000
@@ -32,10 +32,8 @@ def features(samples: Var, lengths: Var) -> tuple[Var, Var]:
     Returns:
         (batch, frames, 80), and the number of frames of each, (batch,).
     """
-    spectrum = op.conv(op.unsqueeze(samples, ints(1)), _kernels(), strides=[SHIFT], kernel_shape=[FRAME])
-    power = op.reduce_sum(op.reshape(op.mul(spectrum, spectrum), ints(0, 2, FFT // 2 + 1, -1)), ints(1), keepdims=0)
-    energies = op.matmul(op.transpose(power, perm=[0, 2, 1]), _mel_filters())
-    logs = op.log(op.max([energies, number(LEAST_ENERGY)]))
+    bands = energies(samples, _kernels(), FRAME, SHIFT, _mel_filters())
+    logs = op.log(op.max([bands, number(LEAST_ENERGY)]))
     frames = op.add(op.div(op.sub(lengths, integer(FRAME)), integer(SHIFT)), integer(1))
     return _normalised(logs, frames), frames
 
@@ -57,24 +55,14 @@ def _normalised(logs: Var, frames: Var) -> Var:
 
 
 def _kernels() -> Var:
-    """(2 * 257, 1, 400): real parts, then imaginary parts, of the transform of a frame, with all that comes before it."""
-    angle = 2 * np.pi * np.arange(FFT) / FFT
-    places = op.mod(
-        op.mul(
-            op.unsqueeze(op.range(integer(0), integer(FFT // 2 + 1), integer(1)), ints(1)),
-            op.range(integer(0), integer(FRAME), integer(1)),
-        ),
-        integer(FFT),
-    )
-    waves = [op.gather(initializer(wave(angle).astype(np.float32)), places) for wave in (np.cos, np.sin)]
+    """(2 * 257, 400): real parts, then imaginary parts, of the transform of a frame, with all that comes before it."""
     window = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(FRAME) / (FRAME - 1))) ** 0.85
-    windowed = op.mul(op.concat(waves, axis=0), initializer((window * FULL_SCALE).astype(np.float32)))
+    windowed = op.mul(waves(FRAME, FFT), initializer((window * FULL_SCALE).astype(np.float32)))
     # each sample goes into its own place and, times -0.97, into the next one's; the first is its own predecessor
     following = op.pad(op.slice(windowed, ints(1), ints(FRAME), ints(1)), ints(0, 1), axes=ints(1))
     first = op.pad(op.slice(windowed, ints(0), ints(1), ints(1)), ints(0, FRAME - 1), axes=ints(1))
     emphasised = op.sub(windowed, op.mul(op.add(following, first), number(PRE_EMPHASIS)))
-    centred = op.sub(emphasised, op.reduce_mean(emphasised, ints(1)))
-    return op.unsqueeze(centred, ints(1))
+    return op.sub(emphasised, op.reduce_mean(emphasised, ints(1)))
 
 
 def _mel_filters() -> Var:

@@ -19,7 +19,6 @@ from residual_st.export.constants import ints
 from residual_st.sharing import ResidualLinear
 
 Linear = nn.Linear | ResidualLinear
-PRECISIONS = ("fp32", "int8")
 INT8_MAX = 127
 _LEAST_SCALE = 2.0**-24  # of half precision
 
@@ -41,7 +40,7 @@ class Products:
     (ONNX's DynamicQuantizeLinear). Biases, norms, diagonals and scales are stored in half precision and computed with in fp32.
 
     Args:
-        precision: one of PRECISIONS.
+        precision: "fp32" or "int8".
     """
 
     def __init__(self, precision: str):
@@ -88,18 +87,18 @@ class Products:
         alike = one.up is not None and two.up is not None and one.shared is not None and two.shared is not None
         if not alike or two.diagonal is None or len(two.diagonal) != length or not length < first.out_features:
             return self.linear(activation(self.linear(x, first)), second)
-        hidden, z, units = self.multiply(x, one.down), self.constant(two.bias), None
-        for number, part in enumerate((slice(0, length), slice(length, None))):
+        parts, hidden = (slice(0, length), slice(length, None)), self.multiply(x, one.down)
+        between = []
+        for part in parts:
             y = self.multiply(x, one.shared[part], None if one.bias is None else self.constant(one.bias[part]))
-            y = self.multiply(hidden, one.up[part], y)
-            if number == 0:
-                y = op.add(y, op.mul(x, self.constant(one.diagonal)))
-            y = activation(y)
+            between.append(self.multiply(hidden, one.up[part], y))
+        between[0] = op.add(between[0], op.mul(x, self.constant(one.diagonal)))
+        between = [activation(y) for y in between]
+        z, units = self.constant(two.bias), None
+        for y, part in zip(between, parts):
             z = self.multiply(y, two.shared[:, part], z)
             units = self.multiply(y, two.down[:, part], units)
-            if number == 0:
-                diagonal = op.mul(y, self.constant(two.diagonal))
-        return op.add(self.multiply(units, two.up, z), diagonal)
+        return op.add(self.multiply(units, two.up, z), op.mul(between[0], self.constant(two.diagonal)))
 
     def multiply(self, x: Var, weight: Tensor, onto: Var | None = None) -> Var:
         """`onto + x weightᵀ`: weight (out, in), onto (rows, out), (out,) or nothing."""

@@ -17,6 +17,7 @@ from residual_st.export.convolution import convolved
 from residual_st.export.decoder import DecoderParts
 from residual_st.export.layers import Branches
 from residual_st.export.products import Products
+from residual_st.export.spectrum import energies, waves
 
 if TYPE_CHECKING:
     from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
@@ -65,16 +66,10 @@ def log_mel(samples: Var, extractor: WhisperFeatureExtractor) -> Var:
     missing = op.sub(ints(extractor.n_samples), op.shape(samples, start=1, end=2))
     padded = op.pad(samples, op.concat([ints(0), missing], axis=0), axes=ints(1))
     padded = op.pad(padded, ints(size // 2, size // 2), axes=ints(1), mode="reflect")
-    frequencies, times = (op.range(integer(0), integer(count), integer(1)) for count in (size // 2 + 1, size))
-    places = op.mod(op.mul(op.unsqueeze(frequencies, ints(1)), times), integer(size))
-    angle = 2 * np.pi * np.arange(size) / size
-    waves = op.concat([op.gather(initializer(wave(angle).astype(np.float32)), places) for wave in (np.cos, np.sin)], axis=0)
-    window = initializer((0.5 - 0.5 * np.cos(angle)).astype(np.float32))
-    kernels = op.unsqueeze(op.mul(waves, window), ints(1))
-    spectrum = op.conv(op.unsqueeze(padded, ints(1)), kernels, strides=[hop], kernel_shape=[size])
-    spectrum = op.slice(spectrum, ints(0), ints(extractor.nb_max_frames), ints(2))  # without the last frame, as the authors have it
-    power = op.reduce_sum(op.reshape(op.mul(spectrum, spectrum), ints(0, 2, size // 2 + 1, -1)), ints(1), keepdims=0)
-    energies = op.matmul(op.transpose(power, perm=[0, 2, 1]), initializer(extractor.mel_filters.astype(np.float32)))
-    logs = op.mul(op.log(op.max([energies, number(1e-10)])), number(1 / np.log(10)))
+    window = initializer((0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)).astype(np.float32))
+    filters = initializer(extractor.mel_filters.astype(np.float32))
+    bands = energies(padded, op.mul(waves(size, size), window), size, hop, filters)
+    bands = op.slice(bands, ints(0), ints(extractor.nb_max_frames), ints(1))  # without the last frame, as the authors have it
+    logs = op.mul(op.log(op.max([bands, number(1e-10)])), number(1 / np.log(10)))
     loudest = op.reduce_max(logs, ints(1, 2))
     return op.mul(op.add(op.max([logs, op.sub(loudest, number(RANGE))]), number(4.0)), number(0.25))

@@ -8,7 +8,7 @@ from onnxruntime import OrtValue
 
 from residual_st.errors import InputError
 from residual_st.runtime.beam_search import BeamSearch, Hypothesis, Settings
-from residual_st.runtime.folder import CROSS_ATTENTION, DECODER, ENCODER, read_folder
+from residual_st.runtime.folder import CROSS_ATTENTION, DECODER, ENCODER, GRAPHS, read_folder
 
 # earlier releases keep a copy of a shared matrix for each of its uses
 LEAST_ONNXRUNTIME = (1, 21)
@@ -28,7 +28,7 @@ class Model:
     def __init__(self, path: str | Path, threads: int = 1):
         self.folder = read_folder(path)
         self.vocabulary = self.folder.vocabulary
-        self._sessions = {name: open_session(self.folder.path / name, threads) for name in (ENCODER, CROSS_ATTENTION, DECODER)}
+        self._sessions = {name: open_session(self.folder.path / name, threads) for name in GRAPHS}
 
     def encode(self, utterances: list[np.ndarray]) -> dict[str, np.ndarray]:
         """Mono samples of each utterance -> `states` (batch, time, width), `state_lengths` (batch,) and maybe `ctc_log_probs`.

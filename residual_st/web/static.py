@@ -8,7 +8,7 @@ from residual_st.errors import InputError
 from residual_st.runtime.folder import DESCRIPTION, GRAPHS, Folder, read_folder
 
 PAGE = Path(__file__).with_name("page")
-ORT = Path(__file__).with_name("ort")  # what `npm run vendor` in web/ leaves here
+ORT = Path(__file__).with_name("ort")  # what `make web` leaves here
 
 
 def require_ort() -> None:

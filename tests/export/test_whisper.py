@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import cli
+from conftest import TINY_HUGGING_FACE, cli
 
 transformers = pytest.importorskip("residual_st.transformers")
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers  # noqa: E402
@@ -29,16 +29,6 @@ from residual_st.runtime.vocabulary import Vocabulary  # noqa: E402
 SPEECH = Path(__file__).parents[1] / "speech" / "arctic_a0007.wav"
 WORDS = ["<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>"]
 MOST_WORDS = 12
-SIZE = {
-    "d_model": 32,
-    "encoder_layers": 4,
-    "decoder_layers": 2,
-    "encoder_attention_heads": 4,
-    "decoder_attention_heads": 4,
-    "encoder_ffn_dim": 48,
-    "decoder_ffn_dim": 48,
-    "max_target_positions": 24,
-}
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +42,7 @@ def whisper(tmp_path_factory):
     end, start, forced = (tokenizer.token_to_id(word) for word in WORDS)
     special = {"eos_token_id": end, "pad_token_id": end, "bos_token_id": end, "decoder_start_token_id": start}
     torch.manual_seed(1)
-    model = WhisperForConditionalGeneration(WhisperConfig(**SIZE, **special, vocab_size=len(letters) + len(WORDS)))
+    model = WhisperForConditionalGeneration(WhisperConfig(**TINY_HUGGING_FACE, **special, vocab_size=len(letters) + len(WORDS)))
     for parameter in model.model.decoder.layers.parameters():
         if parameter.dim() == 2:  # so that a word does not follow itself without end
             torch.nn.init.normal_(parameter, std=0.3)
@@ -113,7 +103,9 @@ def test_bytes_of_letters_are_texts():
 
 
 def test_refusals(whisper, tmp_path):
-    Speech2TextForConditionalGeneration(Speech2TextConfig(**SIZE, vocab_size=60)).save_pretrained(tmp_path / "speech2text")
+    Speech2TextForConditionalGeneration(Speech2TextConfig(**TINY_HUGGING_FACE, vocab_size=60)).save_pretrained(
+        tmp_path / "speech2text"
+    )
     for arguments, message in (
         ([tmp_path / "speech2text"], "is of speech_to_text; of Hugging Face's models, Whisper alone can be exported"),
         ([whisper, "--data", tmp_path], "--data and --config-yaml are for a checkpoint"),

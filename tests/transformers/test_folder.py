@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import cli
+from conftest import TINY_HUGGING_FACE, cli
 
 transformers = pytest.importorskip("residual_st.transformers")
 from safetensors.torch import load_file  # noqa: E402
@@ -24,15 +24,8 @@ from residual_st.compression.moments import gather  # noqa: E402
 from residual_st.stacks import stack_of  # noqa: E402
 
 SIZE = {
+    **TINY_HUGGING_FACE,
     "vocab_size": 60,
-    "d_model": 32,
-    "encoder_layers": 4,
-    "decoder_layers": 2,
-    "encoder_attention_heads": 4,
-    "decoder_attention_heads": 4,
-    "encoder_ffn_dim": 48,
-    "decoder_ffn_dim": 48,
-    "max_target_positions": 24,
     "pad_token_id": 1,
     "bos_token_id": 0,
     "eos_token_id": 2,
