@@ -1,11 +1,9 @@
 """The one place that deals with differences between fairseq, torch and Python versions."""
 
-import functools
 import logging
 import sys
 from importlib.util import find_spec
 
-import numpy as np
 from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
@@ -44,34 +42,6 @@ def reconcile_versions(loaded: dict[str, Tensor], expected: dict[str, Tensor]) -
     for key, value in expected.items():
         if key.rpartition(".")[2] in _MARKS:
             loaded.setdefault(key, value)
-
-
-def keep_last_batches() -> None:
-    """Have fairseq make batches of all sentences. fairseq-fixed 0.12.3.1 leaves out a last batch that is no multiple of eight.
-
-    With its default `--required-batch-size-multiple 8` up to seven sentences of every set are lost, in training, validation and
-    generation, without a message. Batches are consecutive pieces of the order that they are made from, so its end is missing.
-    """
-    from fairseq.data import data_utils  # not above: what serves torch alone imports this module, too
-
-    original = data_utils.batch_by_size
-    if sum(map(len, original(np.arange(3), None, np.ones(3, dtype=np.int64), 100, None, 2))) == 3:
-        return
-
-    @functools.wraps(original)
-    def batch_by_size(indices, *arguments, **keywords):
-        if not isinstance(indices, np.ndarray):
-            indices = np.fromiter(indices, dtype=np.int64, count=-1)
-        if not len(indices):
-            return []
-        batches = original(indices, *arguments, **keywords)
-        kept = sum(map(len, batches))
-        # batches of fixed shapes are not consecutive, and lose none
-        if kept == len(indices) or keywords.get("fixed_shapes") is not None:
-            return batches
-        return [*batches, indices[kept:]]
-
-    data_utils.batch_by_size = batch_by_size
 
 
 def hide_broken_torchaudio() -> None:

@@ -185,9 +185,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def format_command(arguments: list[str]) -> str:
+def format_command(program: list[str], arguments: list[str]) -> str:
     """The command, a flag a line, ready to paste into a shell."""
-    lines, quoted = [f"fairseq-train {shlex.quote(arguments[0])}"], [shlex.quote(argument) for argument in arguments[1:]]
+    lines, quoted = [shlex.join([*program, arguments[0]])], [shlex.quote(argument) for argument in arguments[1:]]
     for argument in quoted:
         if argument.startswith("--"):
             lines.append(argument)

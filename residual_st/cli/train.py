@@ -10,19 +10,30 @@ TAKES_REST = True  # overrides on the far side of an option, which argparse does
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", type=Path, help="YAML file: `data` and fairseq-train's flags without their dashes")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="flags to set instead; `key=` drops one")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="flags to set instead; `key=` drops one; nproc=N trains in N processes, with nnodes, node-rank and master on machines",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the command and stop")
 
 
 def run(args: argparse.Namespace) -> int:
+    from residual_st.launch import WORKER, run_together, take_launch
     from residual_st.train_command import check_run, format_command, read_config, to_arguments, validate, with_form
 
-    config, form = with_form(*read_config(args.config, args.overrides + args.rest))
+    config, overridden = read_config(args.config, args.overrides + args.rest)
+    config, launch = take_launch(config)
+    config, form = with_form(config, overridden)
     arguments = to_arguments(config)
     flags = validate(arguments, form)
-    print(format_command(arguments), flush=True)
+    program = ["torchrun", *launch.torchrun(), *WORKER] if launch else ["fairseq-train"]
+    print(format_command(program, arguments), flush=True)
     if args.dry_run:
         return 0
     check_run(flags)
+    if launch:
+        return run_together(launch, arguments)
     # fairseq-train under the interpreter that runs now, whatever PATH says; it takes this process's place, and its signals
     return os.execv(sys.executable, [sys.executable, "-m", "fairseq_cli.train", *arguments])

@@ -4,7 +4,7 @@ from residual_st import (
     checkpoints,  # noqa: F401 - which lets torch load those of fairseq
     criterions,  # noqa: F401
 )
-from residual_st.compat import keep_last_batches
 from residual_st.models import s2t_low_rank_transformer, s2t_residual_transformer  # noqa: F401
+from residual_st.repairs import mend
 
-keep_last_batches()
+mend()

@@ -22,6 +22,8 @@ _UNSUPPORTED = {
     "encoder_layerdrop": "the s2t encoder, stock or residual, does not drop layers",
     "checkpoint_activations": "the s2t encoder, stock or residual, does not checkpoint activations",
 }
+# both need fairscale and GPUs, which have not been at hand
+_UNTESTED_BACKENDS = ("fully_sharded", "slowmo")
 
 
 @register_model("s2t_residual_transformer")
@@ -116,6 +118,11 @@ def refuse_unsupported(args) -> None:
     for name, reason in _UNSUPPORTED.items():
         if getattr(args, name, None):
             raise InputError(f"{name}={getattr(args, name)} does not work with s2t_residual_transformer: {reason}")
+    if getattr(args, "ddp_backend", None) in _UNTESTED_BACKENDS:
+        raise InputError(
+            f"ddp_backend={args.ddp_backend} does not work with s2t_residual_transformer: "
+            "it has not been tested with shared weights; use pytorch_ddp or legacy_ddp"
+        )
 
 
 @register_model_architecture("s2t_residual_transformer", "s2t_residual_transformer")

@@ -1,0 +1,73 @@
+"""What our user dir mends in fairseq."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_flags
+from fairseq import tasks
+from fairseq.file_io import PathManager
+
+_KILLED_COPY = """
+import os, shutil, signal, sys
+import residual_st.models
+from fairseq.file_io import PathManager
+whole = shutil.copyfile
+def killed(source, target):
+    with open(source, "rb") as read, open(target, "wb") as written:
+        written.write(read.read(10))
+    os.kill(os.getpid(), signal.SIGKILL)
+shutil.copyfile = killed
+PathManager.copy(*sys.argv[1:], overwrite=True)
+"""
+
+
+@pytest.fixture
+def training_set(data):
+    """As fairseq-train has it, with SpecAugment."""
+    flags = {"task": "speech_to_text", "config_yaml": "config_st.yaml", "data": str(data), "seed": 1, "train_subset": "train_st"}
+    task = tasks.setup_task(tiny_flags("s2t_transformer_s", max_source_positions=6000, max_target_positions=1024, **flags))
+    task.load_dataset("train_st")
+    return task.dataset("train_st")
+
+
+def test_masks_are_of_the_seed_the_epoch_and_the_sentence(training_set):
+    def features(seed, epoch, sentence):
+        training_set.augmentation_seed = seed
+        training_set.set_epoch(epoch)
+        np.random.rand(epoch)  # draws of others make no difference
+        return training_set[sentence].source
+
+    first = features(1, 1, 0)
+    assert torch.equal(features(1, 1, 0), first)
+    for other in ((2, 1, 0), (1, 2, 0)):
+        assert not torch.equal(features(*other), first)
+    np.random.seed(5)
+    features(1, 1, 0)
+    after = np.random.rand()
+    np.random.seed(5)
+    np.random.rand(1)
+    assert after == np.random.rand()
+
+
+def test_training_is_the_same_with_any_number_of_workers(fairseq_train, data, tmp_path):
+    options = {"config_yaml": "config_st.yaml", "max_update": 10}
+    losses = [fairseq_train(data, tmp_path / str(workers), num_workers=workers, **options) for workers in (0, 2)]
+    plain = fairseq_train(data, tmp_path / "plain", max_update=10)
+    assert losses[0] == losses[1]
+    assert losses[0] != plain
+
+
+def test_a_run_killed_while_it_copies_a_checkpoint_keeps_the_one_before(tmp_path):
+    new, last = tmp_path / "checkpoint_1_10.pt", tmp_path / "checkpoint_last.pt"
+    new.write_bytes(b"new" * 100)
+    last.write_bytes(b"before")
+    killed = subprocess.run([sys.executable, "-c", _KILLED_COPY, str(new), str(last)])
+    assert killed.returncode == -9
+    assert last.read_bytes() == b"before"
+    PathManager.copy(str(new), str(last), overwrite=True)
+    assert last.read_bytes() == new.read_bytes()
+    assert sorted(os.listdir(tmp_path)) == ["checkpoint_1_10.pt", "checkpoint_last.pt"]
