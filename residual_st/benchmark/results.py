@@ -35,18 +35,26 @@ def _version(package: str) -> str | None:
 
 
 def append(path: str | Path, row: dict) -> None:
-    """Add one JSON line."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+    """Add one JSON line, in the place of half a line that a run left which was killed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab") as file:
+        written = path.read_bytes()
+        file.truncate(written.rfind(b"\n") + 1)
+        file.write(json.dumps(row).encode() + b"\n")
 
 
 def read(path: str | Path) -> list[dict]:
-    """All rows of a file; none where there is no such file. Raises InputError for a line that is no row."""
+    """All rows of a file; none where there is no such file. A last line without its end is none either.
+
+    Raises:
+        InputError: for a line that is no row.
+    """
     if not Path(path).exists():
         return []
     rows = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
+    whole = Path(path).read_bytes().rpartition(b"\n")[0]
+    for number, line in enumerate(whole.decode(errors="replace").splitlines(), start=1):
         try:
             rows.append(dict(json.loads(line)))
         except (ValueError, TypeError) as error:

@@ -1,0 +1,277 @@
+"""Kill commands at random moments, and see that the next start goes on or begins cleanly, and that nothing half-written is taken for whole.
+
+    python benchmarks/faults/kills.py WORK [--cases NAME …] [--output ROWS.jsonl]
+
+WORK is a new or an earlier run's folder; a small synthetic corpus and small models are made there first. Each case is a command that
+writes something. It is run once to the end, for what it should write and how long it takes. Then, as often as `KILLS` says, it is started
+afresh and killed with SIGKILL, with all processes that it started: at a random moment, or within milliseconds of an unfinished file's
+appearance beside its output. What then stands under a final name must be what the whole run wrote; the same command, started again,
+must end well and write the same, weight for weight. Training and the quality benchmark are killed several times on the way to one end.
+
+One row for each kill is appended as it is done; rows that are there already are not made again.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import yaml
+
+from residual_st.benchmark import results
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results" / "faults_kills.jsonl"
+UNFINISHED = ("*.partial", "*.tmp")
+SLOWEST = 600  # seconds of one command
+RESIDUAL_ST = [sys.executable, "-m", "residual_st"]
+TINY = {
+    "encoder-layers": 6, "encoder-embed-dim": 128, "encoder-ffn-embed-dim": 512, "encoder-attention-heads": 4,
+    "decoder-layers": 1, "decoder-attention-heads": 4, "conv-channels": 64,
+}  # fmt: skip
+
+
+@dataclass
+class Case:
+    """A command.
+
+    Attributes:
+        command: with `{out}` where its output's path goes.
+        kills: how often it is killed.
+        in_a_row: how often it is killed before it may end; more than once for what goes on where it was stopped.
+        goes_on: whether what it writes grows, so that a kill leaves part of it, which is compared in the end only.
+        start: what is copied to `{out}` first.
+    """
+
+    command: list
+    kills: int
+    in_a_row: int = 1
+    goes_on: bool = False
+    start: Path | None = None
+
+
+def cases(work: Path) -> dict[str, Case]:
+    data, dense, shared = work / "corpus" / "en-de", work / "dense" / "checkpoint_last.pt", work / "shared.pt"
+    train = [*RESIDUAL_ST, "train", work / "run.yaml", "save-dir={out}", "arch=s2t_residual_transformer_s"]
+    prepare = [sys.executable, ROOT / "examples" / "must_c" / "prepare.py", "-d", "{out}", "--languages", "de", "--task", "st"]
+    compress = [*RESIDUAL_ST, "compress", dense, "--output", "{out}", "--group-size", "3", "--calibration", data]
+    teach = [*RESIDUAL_ST, "cache-teacher", dense, "--data", data, "--output", "{out}"]
+    quality = [*RESIDUAL_ST, "benchmark", "quality", work / "matrix.yaml", "--data", data, "--seeds", "1"]
+    return {
+        "train": Case([*train, "save-interval-updates=2"], 20, in_a_row=4, goes_on=True),
+        "train, two processes": Case([*train, "save-interval-updates=2", "nproc=2"], 4, in_a_row=2, goes_on=True),
+        "prepare": Case([*prepare, "--vocab-size", "150", "--workers", "1"], 8, start=work / "release"),
+        "compress": Case([*compress, "--calibration-batches", "2", "--refine-updates", "8"], 8),
+        "average": Case([*RESIDUAL_ST, "average", dense, dense, "--output", "{out}"], 6),
+        "expand": Case([*RESIDUAL_ST, "expand", shared, "--output", "{out}"], 6),
+        "export": Case([*RESIDUAL_ST, "export", shared, "--data", data, "--output", "{out}", "--precision", "int8"], 8),
+        "cache-teacher": Case(teach, 6),
+        "benchmark quality": Case([*quality, "--work", "{out}", "--output", "{out}/rows.jsonl"], 6, in_a_row=3, goes_on=True),
+    }
+
+
+def set_up(work: Path) -> None:
+    """The corpus and the models that the cases start from."""
+    if (work / "ready").exists():
+        return
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    recipe = ROOT / "examples" / "must_c"
+    run([sys.executable, recipe / "make_demo_corpus.py", "--output", work / "release", "--hours", "0.1"])
+    shutil.copytree(work / "release", work / "corpus")
+    run([sys.executable, recipe / "prepare.py", "-d", work / "corpus", "--languages", "de", "--task", "st", "--vocab-size", "150"])
+    flags = {"data": work / "corpus" / "en-de", "config-yaml": "config_st.yaml", "train-subset": "train_st", "valid-subset": "dev_st"}
+    flags |= {"task": "speech_to_text", "arch": "s2t_transformer_s", "criterion": "label_smoothed_cross_entropy_with_residual"}
+    flags |= {"label-smoothing": 0.1, "optimizer": "adam", "lr": 2e-3, "max-tokens": 4000, "max-update": 20, "num-workers": 1}
+    flags |= {"cpu": True, "seed": 1, "log-format": "simple", **TINY}
+    (work / "run.yaml").write_text(yaml.safe_dump({key: str(value) for key, value in flags.items()}))
+    run([*RESIDUAL_ST, "train", work / "run.yaml", f"save-dir={work}/dense"])
+    run([*RESIDUAL_ST, "compress", work / "dense" / "checkpoint_last.pt", "--output", work / "shared.pt", "--group-size", "3"])
+    flags |= {"save-interval-updates": 3, "log-interval": 2, "max-update": 8}
+    del flags["data"]
+    (work / "st.yaml").write_text(yaml.safe_dump({key: str(value) for key, value in {**flags, "data": "unused"}.items()}))
+    matrix = {"tasks": {"st": "st.yaml"}, "test-sets": ["tst-HE"], "systems": {"dense": {"seeds": [1]}}}
+    matrix["systems"]["residual"] = {"from": "@dense", "compress": {"group-size": 3, "residual-rank": 2}, "flags": {"max-update": 4}}
+    (work / "matrix.yaml").write_text(yaml.safe_dump(matrix, sort_keys=False))
+    (work / "ready").touch()
+
+
+def run(command: list) -> None:
+    """Run to the end. Raises SystemExit, with what it printed, if it fails."""
+    try:
+        result = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=SLOWEST)
+    except subprocess.TimeoutExpired:
+        raise SystemExit(f"{command} took more than {SLOWEST} s") from None
+    if result.returncode:
+        raise SystemExit(f"{command} ended with {result.returncode}:\n{result.stdout[-2000:]}\n{result.stderr[-4000:]}")
+
+
+def killed(command: list, folder: Path, after: float, on_writing: bool) -> bool:
+    """Start a command and kill it and all that it started. Returns whether it had not ended before.
+
+    Args:
+        after: seconds; with `on_writing` from the first unfinished file that is found in `folder` that was not there.
+    """
+    before = unfinished(folder)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    if on_writing:
+        while process.poll() is None and not unfinished(folder) - before:
+            time.sleep(0.001)
+    time.sleep(after)
+    alive = process.poll() is None
+    for pid in [*descendants(process.pid), process.pid]:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    process.wait()
+    return alive
+
+
+def descendants(pid: int) -> list[int]:
+    children = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children") if Path(f"/proc/{pid}").exists() else []:
+        try:
+            children += [int(child) for child in task.read_text().split()]
+        except OSError:
+            pass
+    return [descendant for child in children for descendant in [*descendants(child), child]]
+
+
+def unfinished(folder: Path) -> set[tuple[Path, int]]:
+    """Unfinished files and folders, each with its inode: one of an earlier start that is written anew is another."""
+    found = set()
+    for pattern in UNFINISHED:
+        for path in folder.rglob(pattern):
+            try:
+                found.add((path, path.stat().st_ino))
+            except OSError:
+                pass
+    return found
+
+
+def files(path: Path) -> dict[str, Path]:
+    """Those that stand under a final name, below a path or at it."""
+    if path.is_file():
+        return {"": path}
+    found = {}
+    for file in path.rglob("*"):
+        name = str(file.relative_to(path))
+        if file.is_file() and not any(part.endswith((".partial", ".tmp")) for part in Path(name).parts):
+            found[name] = file
+    return found
+
+
+def alike(file: Path, expected: Path, case: Case) -> bool:
+    """Whether two files hold the same: checkpoints the same weights, results the same figures, others the same bytes."""
+    if file.suffix == ".pt" or "checkpoint" in file.name:
+        one, other = (torch.load(each, weights_only=True, map_location="cpu")["model"] for each in (file, expected))
+        return list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
+    if file.name == "rows.jsonl":
+        kept = ("system", "task", "seed", "kept", "wer", "bleu", "words", "errors")
+        one, other = ([{key: row.get(key) for key in kept} for row in results.read(each)] for each in (file, expected))
+        return one == other
+    if file.name in ("model.json", "README.md", "meta.json", "config_st.yaml") or file.suffix in (".tsv",):
+        # they name their own folder, and the time or the versions that they were made with
+        return same_text(file, expected)
+    return file.read_bytes() == expected.read_bytes()
+
+
+def same_text(file: Path, expected: Path) -> bool:
+    root = str(file).partition("/out")[0]
+    other_root = str(expected).partition("/whole")[0]
+    one, other = file.read_text(encoding="utf-8"), expected.read_text(encoding="utf-8")
+    return one.replace(f"{root}/out", "OUT") == other.replace(f"{other_root}/whole", "OUT")
+
+
+def compared(name: str, case: Case, out: Path, expected: Path, partly: bool) -> list[str]:
+    """What is wrong with an output, in words. `partly`: files may be missing, and files that grow are only read."""
+    problems, produced, wanted = [], files(out), files(expected)
+    grows = ("rows.jsonl", "train.log") if partly else ()
+    if not partly:
+        problems += [f"{missing} is missing" for missing in wanted.keys() - produced.keys() if not skipped(missing)]
+        problems += [f"{path.name} is left over" for path, _ in unfinished(out)]
+    for key, file in produced.items():
+        if key not in wanted or skipped(key) or file.name in grows:
+            continue
+        if partly and case.goes_on and file.name in ("checkpoint_last.pt", "checkpoint_best.pt"):
+            torch.load(file, weights_only=True)  # of an earlier update than in the end, but whole
+        elif not alike(file, wanted[key], case):
+            problems.append(f"{key or file.name} is not what it should be")
+    return problems
+
+
+def skipped(name: str) -> bool:
+    """Logs, which hold times, and what fairseq keeps for tensorboard; in the quality benchmark, all but its rows and checkpoints."""
+    return name.endswith((".log", ".txt.log", ".json")) and "model.json" not in name or "generate" in name or "tensorboard" in name
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--cases", nargs="+", metavar="NAME")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    work = args.work.absolute()
+    set_up(work)
+    for name, case in cases(work).items():
+        if args.cases and name not in args.cases:
+            continue
+        done = sum(row["case"] == name for row in results.read(args.output))
+        if done < case.kills:
+            attack(name, case, work, done, args.output)
+
+
+def attack(name: str, case: Case, work: Path, done: int, output: Path) -> None:
+    """The kills of one case that have no row yet."""
+    folder = work / name.replace(" ", "_").replace(",", "")
+    whole, out = folder / "whole" / "it", folder / "out" / "it"
+    shutil.rmtree(folder, ignore_errors=True)
+    begin(case, whole)
+    start = time.monotonic()
+    run(filled(case.command, whole))
+    seconds = time.monotonic() - start
+    while done < case.kills:
+        begin(case, out)
+        problems, rows = [], []
+        for number in range(min(case.in_a_row, case.kills - done)):
+            chance = random.Random(f"{name} {done + number}")
+            on_writing = (done + number) % 2 == 1
+            after = chance.uniform(0, 0.01) if on_writing else chance.uniform(0.1, 1) * seconds
+            hit = killed(filled(case.command, out), out.parent, after, on_writing)
+            left = len(unfinished(out.parent))
+            problems += compared(name, case, out, whole, partly=True)
+            kill = "while writing" if on_writing else "at random"
+            rows.append({"kill": kill, "after": round(after, 3), "hit": hit, "unfinished": left})
+        if case.goes_on or case.start or not out.exists():  # commands refuse to overwrite what stands whole already
+            run(filled(case.command, out))
+        problems += compared(name, case, out, whole, partly=False)
+        for row in rows:
+            done += 1
+            results.append(output, {"case": name, "number": done, "seed": 1, **row, "problems": problems, **results.provenance()})
+            print(json.dumps({"case": name, **row, "problems": problems}), flush=True)
+
+
+def begin(case: Case, out: Path) -> None:
+    shutil.rmtree(out.parent, ignore_errors=True)
+    out.parent.mkdir(parents=True)
+    if case.start:
+        shutil.copytree(case.start, out)
+    elif case.goes_on:
+        out.mkdir()
+
+
+def filled(command: list, out: Path) -> list[str]:
+    return [str(part).replace("{out}", str(out)) for part in command]
+
+
+if __name__ == "__main__":
+    main()
