@@ -1,17 +1,18 @@
-"""Kill commands at random moments, and see that the next start goes on or begins cleanly, and that nothing half-written is taken for whole.
+"""Kill commands at random moments: the next start must go on or begin cleanly, and nothing half-written be taken for whole.
 
     python benchmarks/faults/kills.py WORK [--cases NAME …] [--output ROWS.jsonl]
 
-WORK is a new or an earlier run's folder; a small synthetic corpus and small models are made there first. Each case is a command that
-writes something. It is run once to the end, for what it should write and how long it takes. Then, as often as `KILLS` says, it is started
-afresh and killed with SIGKILL, with all processes that it started: at a random moment, or within milliseconds of an unfinished file's
+WORK is a new or an earlier run's folder; a small synthetic corpus and small models are made there first. Each case is a command
+that writes something. It is run once to the end, for what it should write and how long it takes. Then it is started afresh and
+killed with SIGKILL, with all processes that it started: at a random moment, or within milliseconds of an unfinished file's
 appearance beside its output. What then stands under a final name must be what the whole run wrote; the same command, started again,
-must end well and write the same, weight for weight. Training and the quality benchmark are killed several times on the way to one end.
+must end well and write the same, weight for weight. Training and the quality benchmark are killed several times on the way.
 
 One row for each kill is appended as it is done; rows that are there already are not made again.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -27,6 +28,7 @@ import torch
 import yaml
 
 from residual_st.benchmark import results
+from residual_st.checkpoints import load_checkpoint
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "faults_kills.jsonl"
@@ -88,9 +90,16 @@ def set_up(work: Path) -> None:
     run([sys.executable, recipe / "make_demo_corpus.py", "--output", work / "release", "--hours", "0.1"])
     shutil.copytree(work / "release", work / "corpus")
     run([sys.executable, recipe / "prepare.py", "-d", work / "corpus", "--languages", "de", "--task", "st", "--vocab-size", "150"])
-    flags = {"data": work / "corpus" / "en-de", "config-yaml": "config_st.yaml", "train-subset": "train_st", "valid-subset": "dev_st"}
-    flags |= {"task": "speech_to_text", "arch": "s2t_transformer_s", "criterion": "label_smoothed_cross_entropy_with_residual"}
-    flags |= {"label-smoothing": 0.1, "optimizer": "adam", "lr": 2e-3, "max-tokens": 4000, "max-update": 20, "num-workers": 1}
+    flags = {"data": work / "corpus" / "en-de", "config-yaml": "config_st.yaml", "train-subset": "train_st"}
+    flags |= {"valid-subset": "dev_st", "task": "speech_to_text", "arch": "s2t_transformer_s", "label-smoothing": 0.1}
+    flags |= {
+        "criterion": "label_smoothed_cross_entropy_with_residual",
+        "optimizer": "adam",
+        "lr": 2e-3,
+        "max-tokens": 4000,
+        "max-update": 20,
+        "num-workers": 1,
+    }
     flags |= {"cpu": True, "seed": 1, "log-format": "simple", **TINY}
     (work / "run.yaml").write_text(yaml.safe_dump({key: str(value) for key, value in flags.items()}))
     run([*RESIDUAL_ST, "train", work / "run.yaml", f"save-dir={work}/dense"])
@@ -98,8 +107,8 @@ def set_up(work: Path) -> None:
     flags |= {"save-interval-updates": 3, "log-interval": 2, "max-update": 8}
     del flags["data"]
     (work / "st.yaml").write_text(yaml.safe_dump({key: str(value) for key, value in {**flags, "data": "unused"}.items()}))
-    matrix = {"tasks": {"st": "st.yaml"}, "test-sets": ["tst-HE"], "systems": {"dense": {"seeds": [1]}}}
-    matrix["systems"]["residual"] = {"from": "@dense", "compress": {"group-size": 3, "residual-rank": 2}, "flags": {"max-update": 4}}
+    residual = {"from": "@dense", "compress": {"group-size": 3, "residual-rank": 2}, "flags": {"max-update": 4}}
+    matrix = {"tasks": {"st": "st.yaml"}, "test-sets": ["tst-HE"], "systems": {"dense": {"seeds": [1]}, "residual": residual}}
     (work / "matrix.yaml").write_text(yaml.safe_dump(matrix, sort_keys=False))
     (work / "ready").touch()
 
@@ -128,21 +137,17 @@ def killed(command: list, folder: Path, after: float, on_writing: bool) -> bool:
     time.sleep(after)
     alive = process.poll() is None
     for pid in [*descendants(process.pid), process.pid]:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
     process.wait()
     return alive
 
 
 def descendants(pid: int) -> list[int]:
     children = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children") if Path(f"/proc/{pid}").exists() else []:
-        try:
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
             children += [int(child) for child in task.read_text().split()]
-        except OSError:
-            pass
     return [descendant for child in children for descendant in [*descendants(child), child]]
 
 
@@ -151,10 +156,8 @@ def unfinished(folder: Path) -> set[tuple[Path, int]]:
     found = set()
     for pattern in UNFINISHED:
         for path in folder.rglob(pattern):
-            try:
+            with contextlib.suppress(OSError):
                 found.add((path, path.stat().st_ino))
-            except OSError:
-                pass
     return found
 
 
@@ -173,7 +176,7 @@ def files(path: Path) -> dict[str, Path]:
 def alike(file: Path, expected: Path, case: Case) -> bool:
     """Whether two files hold the same: checkpoints the same weights, results the same figures, others the same bytes."""
     if file.suffix == ".pt" or "checkpoint" in file.name:
-        one, other = (torch.load(each, weights_only=True, map_location="cpu")["model"] for each in (file, expected))
+        one, other = (load_checkpoint(each)["model"] for each in (file, expected))
         return list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
     if file.name == "rows.jsonl":
         kept = ("system", "task", "seed", "kept", "wer", "bleu", "words", "errors")
@@ -203,15 +206,15 @@ def compared(name: str, case: Case, out: Path, expected: Path, partly: bool) -> 
         if key not in wanted or skipped(key) or file.name in grows:
             continue
         if partly and case.goes_on and file.name in ("checkpoint_last.pt", "checkpoint_best.pt"):
-            torch.load(file, weights_only=True)  # of an earlier update than in the end, but whole
+            load_checkpoint(file)  # of an earlier update than in the end, but whole
         elif not alike(file, wanted[key], case):
             problems.append(f"{key or file.name} is not what it should be")
     return problems
 
 
 def skipped(name: str) -> bool:
-    """Logs, which hold times, and what fairseq keeps for tensorboard; in the quality benchmark, all but its rows and checkpoints."""
-    return name.endswith((".log", ".txt.log", ".json")) and "model.json" not in name or "generate" in name or "tensorboard" in name
+    """Logs, which hold times, and what the quality benchmark writes besides rows and checkpoints."""
+    return name.endswith(".log") or "generate" in name
 
 
 def main() -> None:
