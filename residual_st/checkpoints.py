@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from residual_st.errors import InputError
+from residual_st.errors import InputError, printable, refusing
 from residual_st.files import atomically
-from residual_st.inert import read_inert
+from residual_st.inert import check_archive, read_inert
 
 logger = logging.getLogger(__name__)
 
@@ -21,12 +21,16 @@ torch.serialization.add_safe_globals([argparse.Namespace])
 
 _EMBEDDING = "decoder.embed_tokens.weight"
 
+# The limits that bound the memory and the time that a file can take, whatever it says of itself.
+_MOST_COPIES = 4  # times that a checkpoint's bytes may stand in its weights, of which several may be one storage
+_MOST_ENTRIES = 10**7  # numbers, texts and containers in a checkpoint, each counted where it stands
+
 
 def load_checkpoint(path: str | Path) -> dict:
     """`read_checkpoint`, with a warning that names what was left out."""
     state, dropped = read_checkpoint(path)
     if dropped:
-        logger.warning(f"{path}: not read, because only their classes' code could: {', '.join(dropped)}")
+        logger.warning(printable(f"{path}: not read, because only their classes' code could: {', '.join(dropped)}"))
     return state
 
 
@@ -39,12 +43,14 @@ def read_checkpoint(path: str | Path) -> tuple[dict, list[str]]:
         The checkpoint, and the names of classes whose objects were left out; nothing of them is imported or run.
 
     Raises:
-        InputError: if the file is missing or damaged, or is no fairseq checkpoint.
+        InputError: if the file is missing or damaged, is no fairseq checkpoint, or says that it holds more than it does.
     """
     if not Path(path).is_file():
         raise InputError(f"{path} does not exist or is not a file; give a checkpoint that fairseq-train wrote")
     dropped = []
     try:
+        if zipfile.is_zipfile(path):
+            check_archive(path)
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError:  # it holds more than tensors, containers and flags
@@ -56,9 +62,35 @@ def read_checkpoint(path: str | Path) -> tuple[dict, list[str]]:
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
         raise InputError(f"{path} is not a fairseq checkpoint: it has no `model`")
     weights = state["model"]
+    _check_weights(weights, path)
+    with refusing(f"{path} is not a fairseq checkpoint"):
+        entries = _entries(state, {})
+    if entries > _MOST_ENTRIES:
+        raise InputError(f"{path} is not a fairseq checkpoint: it would take more than {_MOST_ENTRIES:,} entries when written out")
     if weights and all(name.startswith("module.") for name in weights):
         state["model"] = {name.removeprefix("module."): value for name, value in weights.items()}
     return state, dropped
+
+
+def _check_weights(weights: dict, path: str | Path) -> None:
+    for name, value in weights.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise InputError(f"{path} is not a fairseq checkpoint: its `model` holds {name!r}, which is no tensor with a name")
+        if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu" or value.is_complex():
+            raise InputError(f"{path} cannot be used: its {name} is not an ordinary tensor of numbers")
+    size = sum(value.numel() * value.element_size() for value in weights.values())
+    if size > _MOST_COPIES * Path(path).stat().st_size:
+        raise InputError(f"{path} is not a fairseq checkpoint: its weights would take {size:,} bytes, many times its own")
+
+
+def _entries(value: object, counted: dict[int, int]) -> int:
+    """Entries of nested containers; one that stands in several places counts in each, but is gone through once."""
+    items = value.values() if isinstance(value, dict) else vars(value).values() if isinstance(value, argparse.Namespace) else value
+    if isinstance(value, (Tensor, str, bytes)) or not hasattr(items, "__iter__"):
+        return 1
+    if id(value) not in counted:
+        counted[id(value)] = 1 + sum(_entries(item, counted) for item in items)
+    return counted[id(value)]
 
 
 def weights_alone(state: dict) -> dict:
@@ -96,12 +128,13 @@ def model_flags(state: dict, path: str | Path) -> argparse.Namespace:
     Those that name a checkpoint to start from are cleared: its weights are in this one, and it may be gone. The size of the
     dictionary is that of the embedding: fairseq 0.10 wrote no `tgt_dict_size`.
     """
-    cfg = state.get("cfg")
-    flags = cfg.get("model") if cfg else state.get("args")
-    flags = argparse.Namespace(**(flags if isinstance(flags, dict) else vars(flags or argparse.Namespace())))
+    with refusing(f"{path} holds flags of which no model can be made"):
+        cfg = state.get("cfg")
+        flags = cfg.get("model") if cfg else state.get("args")
+        flags = argparse.Namespace(**(flags if isinstance(flags, dict) else vars(flags or argparse.Namespace())))
     if getattr(flags, "arch", None) is None:
         flags.arch = getattr(flags, "_name", None)
-    if flags.arch is None:
+    if not isinstance(flags.arch, str):
         raise InputError(f"{path} does not say which architecture it is of; it was not written by fairseq-train")
     flags.load_pretrained_encoder_from = flags.load_pretrained_decoder_from = None
     if _EMBEDDING in state["model"]:
@@ -134,6 +167,8 @@ def first_difference(loaded: dict[str, Tensor], expected: dict[str, Tensor], par
             return f"it has no {key}"
         if loaded[key].shape != value.shape:
             return f"its {key} is of shape {tuple(loaded[key].shape)}, this one's of {tuple(value.shape)}"
+        if value.is_floating_point() != loaded[key].is_floating_point() and "layer_groups" not in key:
+            return f"its {key} is of {loaded[key].dtype}, this one's of {value.dtype}"
     extra = next((key for key in loaded if key not in expected), None)
     return f"it has {extra}, which this one lacks" if extra else None
 

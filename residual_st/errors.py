@@ -35,6 +35,11 @@ def reason(error: BaseException) -> str:
     return ": ".join([type(error).__name__, *lines[:1]])
 
 
+def printable(text: str) -> str:
+    """A text, which may quote a stranger's file, on one line and without characters that a terminal obeys."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
 def missing_package(error: ModuleNotFoundError, extra: str | None = None) -> str:
     """What to install, in one sentence, where an import failed.
 

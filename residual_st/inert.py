@@ -2,12 +2,18 @@
 
 torch's `weights_only=True` refuses a checkpoint as a whole where it holds an object of any class but a few. Here every class and
 function that a pickle names stands for a placeholder, tensors are made from their bytes, and what comes out are plain containers.
+
+What a file says of sizes is checked before torch is given it: torch takes memory for as much as is said, and reads past the end of
+a storage that is smaller.
 """
 
 import argparse
 import io
+import math
 import pickle
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,24 +65,85 @@ def read_inert(path: str | Path) -> tuple[Any, list[str]]:
     Raises:
         Exception: of almost any class, where the file is damaged.
     """
-    with zipfile.ZipFile(path) as archive:
-        folder = next(name for name in archive.namelist() if name.endswith("/data.pkl")).removesuffix("data.pkl")
-        content = _Unpickler(archive, folder).load()
+    with _opened(path) as (archive, folder):
+        content = _Unpickler(archive, folder, _Storage.read).load()
     dropped = set()
-    return _plain(content, dropped), sorted(dropped)
+    return _plain(content, dropped, {}), sorted(dropped)
 
 
-class _Unpickler(pickle.Unpickler):
-    """Every callable that a pickle can reach is made anew for one file, so that nothing outside can be changed or run."""
+def check_archive(path: str | Path) -> None:
+    """Raise an exception, of almost any class, unless a file in torch's zip format holds all that it says it holds.
 
-    def __init__(self, archive: zipfile.ZipFile, folder: str):
+    Nothing in it may be compressed or stand there twice, so that what is read takes no more memory than the file has bytes;
+    storages are as long as the pickle says, and tensors lie within theirs, and are no larger.
+    """
+    with _opened(path) as (archive, folder):
+        _Unpickler(archive, folder, _Storage).load()
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[tuple[zipfile.ZipFile, str]]:
+    """The archive, and the folder in it that torch reads, with its `/`."""
+    size = Path(path).stat().st_size
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        names = {entry.filename for entry in entries}
+        if any(entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size for entry in entries):
+            raise pickle.UnpicklingError("it is compressed, as torch writes none")
+        if len(names) < len(entries) or sum(entry.file_size for entry in entries) > size:
+            raise pickle.UnpicklingError("its parts lie over each other")
+        folder = entries[0].filename.partition("/")[0] + "/"
+        if f"{folder}byteorder" in names and archive.read(f"{folder}byteorder") != b"little":
+            raise pickle.UnpicklingError("it is of a machine with another order of bytes")
+        yield archive, folder
+
+
+class _Storage:
+    """A storage of which only the length is known; `read` makes one with its elements."""
+
+    def __init__(self, archive: zipfile.ZipFile, name: str, dtype: torch.dtype, length: int):
+        self.length = archive.getinfo(name).file_size // dtype.itemsize
+        if not isinstance(length, int) or length != self.length:
+            raise pickle.UnpicklingError(f"its {name} is of another length than it says")
+
+    @staticmethod
+    def read(archive: zipfile.ZipFile, name: str, dtype: torch.dtype, length: int) -> Tensor:
+        _Storage(archive, name, dtype, length)
+        return torch.frombuffer(bytearray(archive.read(name)), dtype=dtype) if length else torch.empty(0, dtype=dtype)
+
+    def as_strided(self, size: tuple[int, ...], stride: tuple[int, ...], offset: int) -> "_Storage":
+        _check_view(self.length, size, stride, offset)
+        return self
+
+
+def _check_view(length: int, size: tuple[int, ...], stride: tuple[int, ...], offset: int) -> None:
+    """Raise an exception unless a tensor lies within a storage of so many elements, and is no larger."""
+    if len(size) != len(stride) or min((*size, *stride, offset), default=0) < 0:
+        raise pickle.UnpicklingError("a tensor's shape makes no sense")
+    last = offset + sum((extent - 1) * step for extent, step in zip(size, stride))
+    if math.prod(size) > length or (math.prod(size) and last >= length):
+        raise pickle.UnpicklingError("a tensor is larger than what is stored of it")
+
+
+def _view(storage: "_Storage | Tensor", offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_) -> "_Storage | Tensor":
+    _check_view(storage.length if isinstance(storage, _Storage) else len(storage), size, stride, offset)
+    return storage.as_strided(size, stride, offset)
+
+
+class _Unpickler(pickle._Unpickler):
+    """Every callable that a pickle can reach is made anew for one file, so that nothing outside can be changed or run.
+
+    It is Python's own unpickler in Python, because the one in C takes as much memory as a file's numbers say.
+    """
+
+    def __init__(self, archive: zipfile.ZipFile, folder: str, storage):
         super().__init__(io.BytesIO(archive.read(f"{folder}data.pkl")), encoding="latin1")
-        self._archive, self._folder, self._storages, self._classes = archive, folder, {}, {}
+        self._archive, self._folder, self._storage, self._storages, self._classes = archive, folder, storage, {}, {}
         mapping = type("Mapping", (dict,), {})
         self._known = {
             "collections.OrderedDict": mapping,
             "collections.defaultdict": lambda *_: mapping(),
-            "torch._utils._rebuild_tensor_v2": lambda storage, offset, size, stride, *_: storage.as_strided(size, stride, offset),
+            "torch._utils._rebuild_tensor_v2": _view,
             "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
             "torch.Size": lambda sizes: tuple(sizes),
             "_codecs.encode": lambda text, _encoding: text.encode("latin1"),
@@ -94,15 +161,14 @@ class _Unpickler(pickle.Unpickler):
             self._classes[full_name] = type("Placeholder", (Placeholder,), {"class_name": full_name})
         return self._classes[full_name]
 
-    def persistent_load(self, pid: tuple) -> Tensor:
+    def persistent_load(self, pid: tuple) -> "_Storage | Tensor":
         """A storage, flat; the tensors that are views of one storage share it here too."""
-        kind, dtype, key, _device, _size = pid
+        kind, dtype, key, _device, length = pid
         if kind != "storage" or not isinstance(dtype, torch.dtype):
             raise pickle.UnpicklingError("a storage of an unknown type")
-        if key not in self._storages:
-            data = bytearray(self._archive.read(f"{self._folder}data/{key}"))
-            self._storages[key] = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
-        return self._storages[key]
+        if (key, dtype) not in self._storages:
+            self._storages[key, dtype] = self._storage(self._archive, f"{self._folder}data/{key}", dtype, length)
+        return self._storages[key, dtype]
 
 
 def _numpy_scalar(dtype: Placeholder, data: bytes) -> int | float | bool:
@@ -115,12 +181,19 @@ class _Dropped:
     pass
 
 
-def _plain(value: Any, dropped: set[str]) -> Any:
+def _plain(value: Any, dropped: set[str], made: dict[int, Any]) -> Any:
+    """The value in plain containers; one that stands in several places is made once, and is in `made` by its identity."""
+    if id(value) not in made:
+        made[id(value)] = _made_plain(value, dropped, made)
+    return made[id(value)]
+
+
+def _made_plain(value: Any, dropped: set[str], made: dict[int, Any]) -> Any:
     if isinstance(value, dict):
-        items = {key: _plain(item, dropped) for key, item in value.items() if not isinstance(key, Placeholder)}
+        items = {key: _plain(item, dropped, made) for key, item in value.items() if not isinstance(key, Placeholder)}
         return {key: item for key, item in items.items() if item is not _Dropped}
     if isinstance(value, (list, tuple)):
-        items = [_plain(item, dropped) for item in value]
+        items = [_plain(item, dropped, made) for item in value]
         return type(value)(None if item is _Dropped else item for item in items)
     if isinstance(value, type) and issubclass(value, Placeholder):  # a class or function itself
         dropped.add(value.class_name)
@@ -129,10 +202,10 @@ def _plain(value: Any, dropped: set[str]) -> Any:
         return value
     state = value.state
     if isinstance(state, dict) and value.class_name == "argparse.Namespace":
-        return argparse.Namespace(**_plain(state, dropped))
+        return argparse.Namespace(**_plain(state, dropped, made))
     if isinstance(state, dict) and value.class_name.startswith("omegaconf."):
         for name in ("_content", "_val"):
             if name in state:
-                return _plain(state[name], dropped)
+                return _plain(state[name], dropped, made)
     dropped.add(value.class_name)
     return _Dropped

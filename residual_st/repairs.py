@@ -3,12 +3,14 @@
 import functools
 import os
 import shutil
+import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
+from fairseq import checkpoint_utils
 from fairseq.data import data_utils
 from fairseq.data.audio.speech_to_text_dataset import SpeechToTextDataset, SpeechToTextDatasetCreator
 from fairseq.distributed import utils as distributed_utils
@@ -16,7 +18,9 @@ from fairseq.file_io import PathManager
 from fairseq.models import distributed_fairseq_model
 from fairseq.trainer import Trainer
 
+from residual_st.errors import refusing
 from residual_st.files import atomically
+from residual_st.inert import check_archive
 
 
 def mend() -> None:
@@ -25,6 +29,7 @@ def mend() -> None:
         keep_last_batches()
         copy_checkpoints_whole()
         distribute_on_cpus()
+        check_checkpoints()
         let_processes_resume()
         fill_up_with_training_batches()
         draw_augmentation_by_sentence()
@@ -71,6 +76,21 @@ def copy_checkpoints_whole() -> None:
         return True
 
     PathManager.copy = staticmethod(copy)
+
+
+def check_checkpoints() -> None:
+    """Look at what a checkpoint says of its sizes before torch is given it, where fairseq reads one, too."""
+    original = checkpoint_utils.load_checkpoint_to_cpu
+
+    @functools.wraps(original)
+    def load_checkpoint_to_cpu(path, *arguments, **keywords):
+        local = PathManager.get_local_path(path)
+        if zipfile.is_zipfile(local):
+            with refusing(f"{path} cannot be read as a checkpoint"):
+                check_archive(local)
+        return original(path, *arguments, **keywords)
+
+    checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu
 
 
 def distribute_on_cpus() -> None:
@@ -134,19 +154,22 @@ def draw_augmentation_by_sentence() -> None:
     def seeded_from_tsv(cls, *arguments, **keywords):
         dataset = from_tsv(cls, *arguments, **keywords)
         for part in _parts(dataset):
-            part.augmentation_seed, part.augmentation_epoch = keywords.get("seed"), keywords.get("epoch", 1)
+            part.augmentation_seed = keywords.get("seed")
+            # in memory that processes share: workers that load data outlive an epoch
+            part.augmentation_epoch = torch.tensor(keywords.get("epoch", 1)).share_memory_()
         return dataset
 
     def set_epoch(self, epoch: int) -> None:
         super(SpeechToTextDataset, self).set_epoch(epoch)
-        self.augmentation_epoch = epoch
+        if hasattr(self, "augmentation_epoch"):
+            self.augmentation_epoch.fill_(epoch)
 
     @functools.wraps(getitem)
     def drawn_getitem(self, index):
         seed = getattr(self, "augmentation_seed", None)
         if seed is None:
             return getitem(self, index)
-        with _numpy_seed(seed, self.augmentation_epoch, zlib.crc32(self.split.encode()), index):
+        with _numpy_seed(seed, int(self.augmentation_epoch), zlib.crc32(self.split.encode()), index):
             return getitem(self, index)
 
     SpeechToTextDatasetCreator.from_tsv = classmethod(seeded_from_tsv)

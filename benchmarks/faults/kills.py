@@ -24,6 +24,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import sentencepiece
 import torch
 import yaml
 
@@ -178,6 +179,11 @@ def alike(file: Path, expected: Path, case: Case) -> bool:
     if file.suffix == ".pt" or "checkpoint" in file.name:
         one, other = (load_checkpoint(each)["model"] for each in (file, expected))
         return list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
+    if file.suffix == ".model":  # a SentencePiece model holds the path that it was written to
+        one, other = (sentencepiece.SentencePieceProcessor(model_file=str(each)) for each in (file, expected))
+        return [(one.id_to_piece(n), one.get_score(n)) for n in range(len(one))] == [
+            (other.id_to_piece(n), other.get_score(n)) for n in range(len(other))
+        ]
     if file.name == "rows.jsonl":
         kept = ("system", "task", "seed", "kept", "wer", "bleu", "words", "errors")
         one, other = ([{key: row.get(key) for key in kept} for row in results.read(each)] for each in (file, expected))

@@ -26,7 +26,7 @@ from residual_st.cli import (
     unfold,
     user_dir,
 )
-from residual_st.errors import InputError, missing_package
+from residual_st.errors import InputError, missing_package, printable
 from residual_st.progress import show_progress
 
 SUBCOMMANDS = {
@@ -73,5 +73,5 @@ def main(arguments: list[str] | None = None) -> int:
         # who reads the output, such as head, has seen enough; Python would fail once more when it flushes at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    print(f"residual-st {args.subcommand}: {message}", file=sys.stderr)
+    print(f"residual-st {args.subcommand}: {printable(message)}", file=sys.stderr)
     return 2
