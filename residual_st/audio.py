@@ -12,37 +12,59 @@ SAMPLE_RATE = 16_000  # Hz, fairseq's default, and what the recipe writes into d
 PAUSE_SECONDS = 0.3  # of quiet between two pieces of a long recording
 SHORTEST_SECONDS = 1.0  # of a piece
 MARGIN_SECONDS = 0.1  # of a pause that stay on each side
+MOST_SAMPLES = 2**28  # of a file once it is decoded and resampled, 1 GiB: four and a half hours at 16 kHz
+_BLOCK_SAMPLES = 2**22  # that are decoded at a time
 _FRAME_SECONDS = 0.01
 _LEAST_RANGE_DB = 6.0  # between pauses and speech
 _SILENCE_DB = 60.0  # below speech
 
 
-def read_audio(audio, wanted_rate: int, rate: int | None = None) -> np.ndarray:
+def read_audio(audio, wanted_rate: int, rate: int | None = None, most_samples: int = MOST_SAMPLES) -> np.ndarray:
     """Mono samples at `wanted_rate`.
 
     Args:
         audio: a file of any format that libsndfile reads, as str or Path, or open for reading bytes; or samples as a numpy array or
             a CPU tensor: floats in [-1, 1] or integers in the range of their type, shape (n,), (n, channels) or (channels, n).
         rate: Hz, of samples; None for `wanted_rate`. Files have their own.
+        most_samples: of a file, mono and at `wanted_rate`. A small file of silence can be of years.
 
     Returns:
         float32 of shape (n,), in [-1, 1].
 
     Raises:
-        InputError: if a file cannot be read, or samples are of another type or shape, or not finite.
+        InputError: if a file cannot be read or is too long, or samples are of another type or shape, or not finite.
     """
+    name = "the audio"
     if isinstance(audio, (str, Path)) or hasattr(audio, "read"):
+        name = audio if isinstance(audio, (str, Path)) else "the input"
         try:
-            samples, rate = soundfile.read(audio, dtype="float32", always_2d=True)
-        except (soundfile.LibsndfileError, OSError) as error:
-            name = audio if isinstance(audio, (str, Path)) else "the input"
+            samples = _decoded(audio, wanted_rate, most_samples)
+        except InputError as error:
+            raise InputError(f"{name} {error}") from error
+        except (soundfile.LibsndfileError, OSError, ValueError, RuntimeError) as error:
             raise InputError(f"{name} cannot be read as audio: {error}") from error
     else:
-        samples = _as_floats(np.asarray(audio))
-    samples = resample(to_mono(samples), rate or wanted_rate, wanted_rate)
+        samples = resample(to_mono(_as_floats(np.asarray(audio))), rate or wanted_rate, wanted_rate)
     if not np.isfinite(samples).all():
-        raise InputError("the audio has samples that are not finite numbers")
+        raise InputError(f"{name} has samples that are not finite numbers")
     return samples
+
+
+def _decoded(file, wanted_rate: int, most_samples: int) -> np.ndarray:
+    """A file's samples, mono and at a rate, a block at a time; no more of it is decoded than may be."""
+    pieces, length = [np.zeros(0, np.float32)], 0
+    with soundfile.SoundFile(file) as recording:
+        rate, size = recording.samplerate, max(1, _BLOCK_SAMPLES // recording.channels)
+        stream = None if rate == wanted_rate else soxr.ResampleStream(rate, wanted_rate, 1, dtype="float32")
+        last = False
+        while not last:
+            block = recording.read(size, dtype="float32", always_2d=True)
+            last, block = len(block) < size, block.mean(axis=1)
+            pieces.append(block if stream is None else stream.resample_chunk(block, last=last))
+            length += len(pieces[-1])
+            if length > most_samples:
+                raise InputError(f"is longer than {most_samples / wanted_rate / 60:.0f} minutes; cut it into pieces")
+    return np.concatenate(pieces)
 
 
 def _as_floats(samples: np.ndarray) -> np.ndarray:

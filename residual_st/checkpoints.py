@@ -3,6 +3,7 @@
 import argparse
 import logging
 import pickle
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -52,7 +53,9 @@ def read_checkpoint(path: str | Path) -> tuple[dict, list[str]]:
         if zipfile.is_zipfile(path):
             check_archive(path)
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of pickles that torch did not write
+                state = torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError:  # it holds more than tensors, containers and flags
             if not zipfile.is_zipfile(path):
                 raise

@@ -1,7 +1,6 @@
 """From a YAML config to the fairseq-train command, checked as fairseq-train and its first minutes would check it."""
 
 import argparse
-import csv
 import difflib
 import os
 import re
@@ -20,10 +19,10 @@ from residual_st.distillation.teacher import open_teacher
 from residual_st.errors import InputError, refusing
 from residual_st.models.form import OUR_FLAGS, PARTS, flag_difference, form_of_part, shaping_flags
 from residual_st.models.pretrained import PRETRAINED_FLAGS, check_pretrained, part_of
+from residual_st.training_data import check_columns
 
 # flags that decide which other flags there are
 _SELECTORS = ["user-dir", "task", "arch", *(name.replace("_", "-") for name in REGISTRIES)]
-_MANIFEST_COLUMNS = ["id", "audio", "n_frames", "tgt_text"]
 _WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}  # YAML's, for flags without a value
 
 
@@ -98,8 +97,10 @@ def _is_dense(flags: argparse.Namespace) -> bool:
 
 
 def _expand(value: str | list, path: Path) -> str | list:
-    if isinstance(value, list):
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return [_expand(item, path) for item in value]
+    if not isinstance(value, str):
+        raise InputError(f"{path} has something else than a value or a list of values for one of its flags")
     expanded = os.path.expandvars(value)
     unset = re.search(r"\$\{?(\w+)", expanded)
     if unset:
@@ -215,11 +216,7 @@ def check_run(flags: argparse.Namespace) -> None:
         if not path.is_file():
             raise InputError(f"{path} does not exist; examples/must_c/prepare.py writes it")
     for path in needed[1:]:
-        with open(path, encoding="utf-8", newline="") as file:
-            columns = next(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE), [])
-        missing = [column for column in _MANIFEST_COLUMNS if column not in columns]
-        if missing:
-            raise InputError(f"{path} has no column `{missing[0]}`; a manifest has the columns {', '.join(_MANIFEST_COLUMNS)}")
+        check_columns(path)
     with refusing(f"the data in {root} cannot be used"):
         task = tasks.setup_task(flags)
         task.build_bpe(flags)

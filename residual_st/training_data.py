@@ -1,6 +1,7 @@
 """The manifests that a fairseq checkpoint was trained on, as its task and its criterion see them."""
 
 import argparse
+import csv
 import math
 from collections.abc import Iterator
 from itertools import islice
@@ -21,6 +22,7 @@ from residual_st.errors import InputError, refusing
 from residual_st.models.standalone import with_task_flags
 
 BATCH_FRAMES = 10_000
+_COLUMNS = ["id", "audio", "n_frames", "tgt_text"]
 _NEEDED_FLAGS = ("task", "config_yaml", "train_subset", "valid_subset")
 
 
@@ -114,6 +116,7 @@ class TrainingData:
         """
         for name in subsets.split(","):
             _require(self._data, f"{name}.tsv", "subset")
+            check_columns(self._data / f"{name}.tsv")
         with refusing(f"{subsets} in {self._data} cannot be read"):
             self.task.load_dataset(subsets)
             dataset = self.task.dataset(subsets)
@@ -188,6 +191,15 @@ def _check_dictionary(state: dict, data: str | Path, words: int) -> None:
     rows = dictionary_size(state)
     if words != rows:
         raise InputError(f"{data} has a dictionary of {words} words, the model one of {rows}; give the data that it was trained on")
+
+
+def check_columns(manifest: Path) -> None:
+    """Raise InputError where a manifest lacks a column, or is no text in UTF-8."""
+    with refusing(f"{manifest} cannot be read"), open(manifest, encoding="utf-8", newline="") as file:
+        columns = next(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE), [])
+    missing = [column for column in _COLUMNS if column not in columns]
+    if missing:
+        raise InputError(f"{manifest} has no column `{missing[0]}`; a manifest has the columns {', '.join(_COLUMNS)}")
 
 
 def _require(data: Path, name: str, option: str) -> None:

@@ -220,7 +220,7 @@ def compared(name: str, case: Case, out: Path, expected: Path, partly: bool) -> 
 
 def skipped(name: str) -> bool:
     """Logs, which hold times, and what the quality benchmark writes besides rows and checkpoints."""
-    return name.endswith(".log") or "generate" in name
+    return name.endswith(("log", "core_seconds.txt")) or "generate" in name
 
 
 def main() -> None:

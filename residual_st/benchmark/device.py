@@ -26,6 +26,8 @@ class Process:
         command = [sys.executable, "-m", "residual_st.benchmark.device_process", str(folder), str(threads)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.ready = self._answer()
+        if "error" in self.ready:
+            raise InputError(self.ready["error"])
 
     def ask(self, *request) -> float:
         self._process.stdin.write(json.dumps(request) + "\n")

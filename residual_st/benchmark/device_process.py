@@ -1,7 +1,7 @@
 """One process with an exported model, measured as it is told: `python -m residual_st.benchmark.device_process DIR THREADS`.
 
-It writes one JSON line when it is ready, and one for each line that it reads: `encode SECONDS CALLS` or `translate FILE`. Nothing
-of torch is loaded.
+It writes one JSON line when it is ready, or what keeps it from that as `error`, and one for each line that it reads: `encode SECONDS
+CALLS` or `translate FILE`. Nothing of torch is loaded.
 
 Memory is measured twice: `process_bytes` is what the first session of the encoder adds to a process that has imported onnxruntime,
 the library's own code and state included, some 20 MB; `encoder_steady_bytes` and `encoder_peak_bytes` are of a second one, when the
@@ -15,6 +15,7 @@ import time
 import numpy as np
 
 from residual_st.benchmark.process_memory import ProcessMemory
+from residual_st.errors import InputError
 from residual_st.runtime import Translator
 from residual_st.runtime.folder import ENCODER, Folder, read_folder
 from residual_st.runtime.model import Model, open_session
@@ -24,12 +25,16 @@ SECONDS = 1.0  # of the speech that is encoded before memory is read
 
 def main() -> int:
     path, threads = sys.argv[1], int(sys.argv[2])
-    folder = read_folder(path)
-    _, process, _ = _encode(folder, threads)
-    session, encoder, encoder_seconds = _encode(folder, threads)
-    del session
-    start = time.perf_counter()
-    model = Model(path, threads)
+    try:
+        folder = read_folder(path)
+        _, process, _ = _encode(folder, threads)
+        session, encoder, encoder_seconds = _encode(folder, threads)
+        del session
+        start = time.perf_counter()
+        model = Model(path, threads)
+    except InputError as error:
+        print(json.dumps({"error": str(error)}), flush=True)
+        return 2
     ready = {
         "process_bytes": process["steady_bytes"],
         "encoder_steady_bytes": encoder["steady_bytes"],

@@ -8,6 +8,7 @@ import argparse
 import logging
 import os
 import sys
+import warnings
 
 from residual_st.cli import (
     average,
@@ -61,6 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
     args.rest = rest
     show_progress()
     logging.getLogger("fairseq").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"torch\.")  # of how fairseq calls it
     try:
         status = SUBCOMMANDS[args.subcommand].run(args)
         sys.stdout.flush()

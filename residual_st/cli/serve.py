@@ -26,5 +26,5 @@ def run(args: argparse.Namespace) -> int:
     hosts = ["127.0.0.1", "localhost", "[::1]", args.host, *args.name]
     server = application(args.models, hosts, args.jobs)
     print(f"http://{args.host}:{args.port} until interrupted", flush=True)
-    uvicorn.run(server, host=args.host, port=args.port, log_level="warning", timeout_keep_alive=5, limit_concurrency=64)
+    uvicorn.run(server, host=args.host, port=args.port, log_level="warning", timeout_keep_alive=5, limit_concurrency=16)
     return 0

@@ -12,6 +12,15 @@ DESCRIPTION = "model.json"
 FORMAT = 1  # of the folder; a later one that older runtimes cannot read has another number
 ENCODER, CROSS_ATTENTION, DECODER = GRAPHS = ("encoder.onnx", "cross_attention.onnx", "decoder.onnx")
 LARGEST_DESCRIPTION = 64 * 2**20  # bytes
+LARGEST = {
+    "sample_rate": 192_000,
+    "shortest_samples": 192_000,
+    "longest_seconds": 3600,
+    "longest_words": 100_000,
+    "layers": 1000,
+    "heads": 1000,
+    "head_width": 10_000,
+}
 
 
 @dataclass(frozen=True)
@@ -55,18 +64,12 @@ def read_folder(path: str | Path) -> Folder:
         decoder = description["decoder"]
         for name in GRAPHS:
             _check(path / name, description["files"][name])
-        return Folder(
-            path,
-            Vocabulary(**description["vocabulary"]),
-            int(description["sample_rate"]),
-            int(description["shortest_samples"]),
-            float(description["longest_seconds"]),
-            int(description["longest_words"]),
-            int(decoder["layers"]),
-            int(decoder["heads"]),
-            int(decoder["head_width"]),
-            description,
-        )
+        numbers = {name: description[name] for name in ("sample_rate", "shortest_samples", "longest_seconds", "longest_words")}
+        numbers |= {name: decoder[name] for name in ("layers", "heads", "head_width")}
+        for name, number in numbers.items():
+            if not isinstance(number, (int, float)) or not 0 < number <= LARGEST[name]:
+                raise ValueError(f"{name} is {number!r}, and not a number above 0 and up to {LARGEST[name]:,}")
+        return Folder(path, Vocabulary(**description["vocabulary"]), **numbers, description=description)
     except InputError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

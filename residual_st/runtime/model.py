@@ -6,7 +6,7 @@ import numpy as np
 import onnxruntime
 from onnxruntime import OrtValue
 
-from residual_st.errors import InputError
+from residual_st.errors import InputError, refusing
 from residual_st.runtime.beam_search import BeamSearch, Hypothesis, Settings
 from residual_st.runtime.folder import CROSS_ATTENTION, DECODER, ENCODER, GRAPHS, read_folder
 
@@ -29,6 +29,16 @@ class Model:
         self.folder = read_folder(path)
         self.vocabulary = self.folder.vocabulary
         self._sessions = {name: open_session(self.folder.path / name, threads) for name in GRAPHS}
+        caches = {f"{name}.{layer}" for name in ("keys", "values") for layer in range(self.folder.layers)}
+        sources = {f"source_{name}" for name in caches}
+        needed = {
+            ENCODER: {"samples", "lengths"},
+            CROSS_ATTENTION: {"states"},
+            DECODER: {"tokens", "step", "order", "state_lengths", *caches, *sources},
+        }
+        for name, session in self._sessions.items():
+            if set(_names(session.get_inputs())) != needed[name]:
+                raise InputError(f"{self.folder.path / name} has other inputs than a graph of this name; export it again")
 
     def encode(self, utterances: list[np.ndarray]) -> dict[str, np.ndarray]:
         """Mono samples of each utterance -> `states` (batch, time, width), `state_lengths` (batch,) and maybe `ctc_log_probs`.
@@ -52,6 +62,10 @@ class Model:
     def search(self, utterances: list[np.ndarray], settings: Settings, language: str | None = None) -> list[list[Hypothesis]]:
         """The best hypotheses of each utterance."""
         prefix = self.vocabulary.prefix(language)
+        with refusing(f"the graphs of {self.folder.path} cannot be run"):
+            return self._search(utterances, settings, prefix)
+
+    def _search(self, utterances: list[np.ndarray], settings: Settings, prefix: list[int]) -> list[list[Hypothesis]]:
         rate = self.folder.sample_rate
         frames = max(1 + (len(samples) - self.folder.shortest_samples) // (rate // 100) for samples in utterances)
         longest = min(int(settings.max_len_a * frames + settings.max_len_b), self.folder.longest_words - 1)

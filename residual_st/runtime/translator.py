@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from residual_st.audio import read_audio, spans_between_pauses
+from residual_st.audio import MOST_SAMPLES, read_audio, spans_between_pauses
 from residual_st.errors import InputError
 from residual_st.runtime.beam_search import Settings
 from residual_st.runtime.model import Model
@@ -44,6 +44,7 @@ class Translator:
         language: to translate into, for models of several.
         threads: of one recording.
         longest_seconds: a longer recording is cut at its pauses.
+        most_samples: of a file, as `residual_st.audio.read_audio` has it.
 
     Raises:
         InputError: if the folder cannot be used, or the language or the length is not the model's.
@@ -57,9 +58,10 @@ class Translator:
         language: str | None = None,
         threads: int = 1,
         longest_seconds: float = LONGEST_SECONDS,
+        most_samples: int = MOST_SAMPLES,
     ):
         self._model = model if isinstance(model, Model) else Model(model, threads)
-        self._settings, self._language, self._longest = settings, language, longest_seconds
+        self._settings, self._language, self._longest, self._most_samples = settings, language, longest_seconds, most_samples
         self._model.vocabulary.prefix(language)
         if not 0 < longest_seconds <= self._model.folder.longest_seconds:
             limit = self._model.folder.longest_seconds
@@ -80,7 +82,7 @@ class Translator:
         Raises:
             InputError: if the audio cannot be read or is empty.
         """
-        samples = read_audio(audio, self.sample_rate, rate)
+        samples = read_audio(audio, self.sample_rate, rate, self._most_samples)
         if len(samples) < self._model.folder.shortest_samples:
             name = audio if isinstance(audio, (str, Path)) else "the audio"
             raise InputError(f"{name} is shorter than one frame of 25 ms")

@@ -21,6 +21,7 @@ from residual_st.web.static import PAGE, entry
 
 LARGEST_UPLOAD = 64 * 2**20  # bytes: half an hour of 16-bit audio at 16 kHz
 SLOWEST_UPLOAD = 120.0  # seconds
+MOST_SAMPLES = 2**26  # that an upload may hold once it is decoded and resampled: 70 minutes at 16 kHz
 _HEADERS = {
     "Content-Security-Policy": "default-src 'self'; media-src blob:; img-src data:; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -73,7 +74,8 @@ def application(
             number = request.path_params["number"]
             if number >= len(models):
                 raise _Refused(404, f"There is no model {number}.")
-            translator = Translator(models[number], settings, language=request.query_params.get("lang"))
+            language = request.query_params.get("lang")
+            translator = Translator(models[number], settings, language=language, most_samples=MOST_SAMPLES)
             audio = await _body(request)
             transcript = await anyio.to_thread.run_sync(partial(translator.translate, io.BytesIO(audio)), limiter=limiter)
         except _Refused as error:

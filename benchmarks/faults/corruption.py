@@ -1,0 +1,76 @@
+"""Give every command files that strangers could send: none may crash it, run code, take much memory or time, or touch other files.
+
+    python benchmarks/faults/corruption.py WORK [--families NAME …] [--output ROWS.jsonl]
+
+WORK is a folder of `kills.py`, or a new one; its corpus and models are what files are made from. Each case is one file and one
+command, in a process of its own, which is given so many seconds and so much memory above what it has when it starts. Python's audit
+events tell what it runs, which files it opens for writing, and where it connects. It must end well, where the fault does not matter,
+or with exit status 2 and one line.
+
+One row for each case is appended to results/faults_corruption.jsonl; rows that are there already are not made again.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+from pathlib import Path
+
+import checkpoint_files
+import data_files
+import device_files
+import kills
+import pickle_files
+import torch
+from attempt import attempt
+
+from residual_st.benchmark import results
+from residual_st.cli import main as residual_st
+
+RESULTS = kills.ROOT / "benchmarks" / "results" / "faults_corruption.jsonl"
+FAMILIES = {
+    "damaged checkpoints": checkpoint_files.damaged,
+    "pickles that run commands": pickle_files.programs,
+    "checkpoints that say they are large": pickle_files.bombs,
+    "checkpoints with wrong contents": checkpoint_files.contents,
+    "manifests and configurations": data_files.manifests,
+    "audio": data_files.audio,
+    "exported folders": device_files.exported,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    work = args.work.absolute()
+    kills.set_up(work)
+    if not (work / "device").exists():
+        data = work / "corpus" / "en-de"
+        kills.run([*kills.RESIDUAL_ST, "export", work / "shared.pt", "--data", data, "--output", work / "device"])
+    torch.set_num_threads(1)
+    warm_up(work)
+    done = {row["case"] for row in results.read(args.output)}
+    for family in args.families:
+        for name, make, commands in FAMILIES[family](work):
+            for command in commands:
+                case = f"{family}: {name}: {' '.join(command[:2] if command[0] == 'benchmark' else command[:1])}"
+                if case in done:
+                    continue
+                row = {"case": case, "family": family, "seed": 1, **attempt(work, make, command), **results.provenance()}
+                results.append(args.output, row)
+                if row["fault"]:
+                    print(json.dumps({key: row[key] for key in ("case", "fault", "message")}), flush=True)
+
+
+def warm_up(work: Path) -> None:
+    """Import what commands import, so that a case's process, which is forked, has its own work to do alone."""
+    for command in (["inspect", work / "shared.pt"], ["translate", work / "device", kills.ROOT / "tests/speech/arctic_a0007.wav"]):
+        with contextlib.redirect_stdout(io.StringIO()):
+            residual_st([str(part) for part in command])
+
+
+if __name__ == "__main__":
+    main()
