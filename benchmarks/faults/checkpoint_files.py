@@ -56,11 +56,19 @@ def contents(work: Path) -> Iterator[tuple[str, Callable, list]]:
     name = "encoder.transformer_layers.0.fc1.bias"
     value = state["model"][name]
     weights = {
-        "another shape": value[:-1].clone(), "another dtype": value.long(), "complex": value.to(torch.complex64), "NaN": value * float("nan"),
-        "infinite": value / 0 + float("inf"), "sparse": value.to_sparse(), "quantised": torch.quantize_per_tensor(value, 0.1, 0, torch.qint8),
-        "no tensor": 5, "a text": "weights", "of no elements": value[:0], "of 20 dimensions": value.reshape(-1, *[1] * 19),
+        "another shape": value[:-1].clone(),
+        "another dtype": value.long(),
+        "complex": value.to(torch.complex64),
+        "NaN": value * float("nan"),
+        "infinite": value / 0 + float("inf"),
+        "sparse": value.to_sparse(),
+        "quantised": torch.quantize_per_tensor(value, 0.1, 0, torch.qint8),
+        "no tensor": 5,
+        "a text": "weights",
+        "of no elements": value[:0],
+        "of 20 dimensions": value.reshape(-1, *[1] * 19),
         "on the meta device": value.to("meta"),
-    }  # fmt: skip
+    }
     for kind, changed in weights.items():
         yield f"a weight, {kind}", saved({**state, "model": {**state["model"], name: changed}}), commands[:6]
     models = {
@@ -98,3 +106,8 @@ def contents(work: Path) -> Iterator[tuple[str, Callable, list]]:
 
 def saved(state: dict) -> Callable:
     return lambda path: torch.save(state, path)
+
+
+def flags_of(state: dict) -> dict:
+    flags = (state.get("cfg") or {}).get("model") or state["args"]
+    return dict(flags if isinstance(flags, dict) else vars(flags))

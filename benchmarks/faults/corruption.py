@@ -3,9 +3,9 @@
     python benchmarks/faults/corruption.py WORK [--families NAME …] [--output ROWS.jsonl]
 
 WORK is a folder of `kills.py`, or a new one; its corpus and models are what files are made from. Each case is one file and one
-command, in a process of its own, which is given so many seconds and so much memory above what it has when it starts. Python's audit
-events tell what it runs, which files it opens for writing, and where it connects. It must end well, where the fault does not matter,
-or with exit status 2 and one line.
+command, in a process of its own, which is given so many seconds and so much memory above what it has when it starts. Python's
+audit events tell what it runs, which files it opens for writing, and where it connects. It must end well, where the fault does not
+matter, or with exit status 2 and one line.
 
 One row for each case is appended to results/faults_corruption.jsonl; rows that are there already are not made again.
 """

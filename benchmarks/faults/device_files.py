@@ -41,17 +41,27 @@ def exported(work: Path) -> Iterator[tuple[str, Callable, list]]:
     flipped = bytearray(encoder)
     flipped[len(encoder) // 2] ^= 4
     yield "a bit turned", folder({"encoder.onnx": bytes(flipped)}), commands
-    for kind, content in {"empty": b"", "text": b"graph", "cut": encoder[: len(encoder) // 2], "of another part": (source / "decoder.onnx").read_bytes()}.items():  # fmt: skip
+    for kind, content in {
+        "empty": b"",
+        "text": b"graph",
+        "cut": encoder[: len(encoder) // 2],
+        "of another part": (source / "decoder.onnx").read_bytes(),
+    }.items():
         yield f"a graph {kind}, with its checksum", folder({"encoder.onnx": content}, checked=True), commands
     yield "a graph that names a file elsewhere", folder({"encoder.onnx": outside(encoder)}, checked=True), commands
     texts = {"no JSON": b"{", "a list": b"[]", "empty": b"", "deep": b"[" * 10**5, "NUL": bytes(1000), "numbers": b"7"}
     for name, content in texts.items():
         yield f"model.json, {name}", folder({"model.json": content}), commands
     values = {
-        "format": [2, "1", None], "sample_rate": [0, -1, 10**12, "x", 1e400], "longest_words": [10**12, -1, "x"],
-        "longest_seconds": [1e12, -1, "x"], "shortest_samples": [-1, 0, 10**12], "decoder": [{}, [], {"layers": 10**9, "heads": 10**9, "head_width": 10**9}],
-        "files": [{}, {"../../secret": {}}, []], "vocabulary": [{}, {**description["vocabulary"], "eos": 10**9}, {**description["vocabulary"], "symbols": [1] * 200}],
-    }  # fmt: skip
+        "format": [2, "1", None],
+        "sample_rate": [0, -1, 10**12, "x", 1e400],
+        "longest_words": [10**12, -1, "x"],
+        "longest_seconds": [1e12, -1, "x"],
+        "shortest_samples": [-1, 0, 10**12],
+        "decoder": [{}, [], {"layers": 10**9, "heads": 10**9, "head_width": 10**9}],
+        "files": [{}, {"../../secret": {}}, []],
+        "vocabulary": [{}, {**description["vocabulary"], "eos": 10**9}, {**description["vocabulary"], "symbols": [1] * 200}],
+    }
     for key, alternatives in values.items():
         for number, value in enumerate(alternatives):
             yield f"model.json, {key} {number}", folder({}, {**description, key: value}), commands[:1]

@@ -6,6 +6,7 @@ import pickle
 import struct
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,13 +37,18 @@ def programs(work: Path) -> Iterator[tuple[str, Callable, list]]:
         "NEWOBJ": b"\x80\x02" + system + b"X" + struct.pack("<I", len(touch)) + touch.encode() + b"\x85\x81.",
         "STACK_GLOBAL": b"\x80\x04\x8c\x05posix\x8c\x06system\x93X" + struct.pack("<I", len(touch)) + touch.encode() + b"\x85R.",
         "EXT1": b"\x80\x02\x82\x01.",
-        "BUILD": b"\x80\x02cargparse\nNamespace\n)\x81}X\x0c\x00\x00\x00__setstate__" + system + b"sb" + b"X"
-        + struct.pack("<I", len(touch)) + touch.encode() + b"b.",
+        "BUILD": b"\x80\x02cargparse\nNamespace\n)\x81}X\x0c\x00\x00\x00__setstate__"
+        + system
+        + b"sb"
+        + b"X"
+        + struct.pack("<I", len(touch))
+        + touch.encode()
+        + b"b.",
         "persistent id": b"\x80\x02(X\x07\x00\x00\x00storage" + system + b"X\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x01tQ.",
         "memo of 2^32 entries": b"\x80\x02]r\xff\xff\xff\xff.",
         "bytes of 2^40": b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b".",
         "never ends": b"\x80\x02" + b"(" * 100_000,
-    }  # fmt: skip
+    }
     objects = {
         "eval": Reduced(eval, (f"__import__('os').system({touch!r})",)),
         "torch's own loader": Reduced(torch.storage._load_from_bytes, (pickle.dumps(Reduced(os.system, (touch,))),)),
@@ -57,10 +63,14 @@ def programs(work: Path) -> Iterator[tuple[str, Callable, list]]:
     for name, value in objects.items():
         yield f"{name}, alone", lambda path, value=value: path.write_bytes(pickle.dumps({"model": value})), commands[:2]
         yield f"{name}, in an archive", lambda path, value=value: torch.save({"model": {}, "x": value}, path), commands
-        yield f"{name}, of torch before 1.6", lambda path, value=value: torch.save({"model": {}, "x": value}, path, _use_new_zipfile_serialization=False), commands[:2]  # fmt: skip
+        yield f"{name}, of torch before 1.6", partial(save_as_before, {"model": {}, "x": value}), commands[:2]
     nested = io.BytesIO()
     torch.save({"model": {}, "x": objects["eval"]}, nested)
     yield "an archive in an archive", lambda path: archive(path, nested.getvalue()), commands[:2]
+
+
+def save_as_before(state: dict, path: Path) -> None:
+    torch.save(state, path, _use_new_zipfile_serialization=False)
 
 
 def archive(path: Path, data_pkl: bytes, records: dict[str, bytes] = {}, compression: int = zipfile.ZIP_STORED) -> None:  # noqa: B006
@@ -114,7 +124,8 @@ def bombs(work: Path) -> Iterator[tuple[str, Callable, list]]:
             entry = file.getinfo("archive/data/0")
             for number in range(1, 3000):
                 copy = zipfile.ZipInfo(f"archive/data/{number}")
-                copy.header_offset, copy.file_size, copy.compress_size, copy.CRC = entry.header_offset, entry.file_size, entry.compress_size, entry.CRC  # fmt: skip
+                for field in ("header_offset", "file_size", "compress_size", "CRC"):
+                    setattr(copy, field, getattr(entry, field))
                 file.filelist.append(copy)
             file._didModify = True
 
@@ -125,7 +136,10 @@ def bombs(work: Path) -> Iterator[tuple[str, Callable, list]]:
             value: object = ["ha"] * 10
             for _ in range(levels):
                 value = [value] * 10
-            torch.save({**state, "extra_state": {"x": value}} if where == "state" else {**state, "cfg": {"model": {**flags_of(state), "dropout": value}}}, path)  # fmt: skip
+            changed = (
+                {"extra_state": {"x": value}} if where == "state" else {"cfg": {"model": {**flags_of(state), "dropout": value}}}
+            )
+            torch.save({**state, **changed}, path)
 
         return write
 
@@ -137,8 +151,3 @@ def bombs(work: Path) -> Iterator[tuple[str, Callable, list]]:
         archive(path, data)
 
     yield "50,000 lists in each other", deep, commands
-
-
-def flags_of(state: dict) -> dict:
-    flags = (state.get("cfg") or {}).get("model") or state["args"]
-    return dict(flags if isinstance(flags, dict) else vars(flags))

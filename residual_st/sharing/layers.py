@@ -126,8 +126,8 @@ def share_layers(layers: nn.ModuleList, form: SharedForm) -> SharedWeights:
     """Replace every `nn.Linear` of `layers` by a ResidualLinear, in place, and return the owner of the shared weights.
 
     The caller registers the result beside `layers`, so that both are saved and moved together. Each shared weight starts as
-    that of its group's first layer, so it is distributed as the layers' own initialisation has it; the other layers' weights
-    are let go. Biases and everything else stay with their layers. A layer that is alone in its group, with ranks 0 and no
+    that of the first layer of its group that shares it, so it is distributed as the layers' own initialisation has it; the others'
+    weights are let go. Biases and everything else stay with their layers. A layer that is alone in its group, with ranks 0 and no
     diagonal, keeps its `nn.Linear`s: its weights are its own, and a plan of such layers leaves the stack as it was. So does a
     matrix that is `Alone` with its full rank; with a lower one it becomes a LowRankLinear, and no shared weight stands for it.
 
@@ -149,8 +149,10 @@ def share_layers(layers: nn.ModuleList, form: SharedForm) -> SharedWeights:
     owners = {}
     for group in filter(form.changes, range(form.plan.n_groups)):
         members = form.plan.layers_of(group)
-        first, group_ranks = matrices(stack[members[0]]), [form.ranks.of(index) for index in members]
-        shared = {name: linear.weight for name, linear in first if not all(isinstance(row[name], Alone) for row in group_ranks)}
+        shared = {}
+        for index in reversed(members):
+            sharing = (name for name, rank in form.ranks.of(index).items() if not isinstance(rank, Alone))
+            shared |= {name: stack[index].get_submodule(name).weight for name in sharing}
         # a parameter's name may not hold a dot; made from a dict the owner is in alphabetic order, as saved optimizers have it
         owner = owners[group] = nn.ParameterDict({name.replace(".", "_"): weight for name, weight in shared.items()})
         for index in members:

@@ -1,0 +1,97 @@
+"""Half precision, extreme rates, damaged input: as the stock model behaves. And determinism."""
+
+import hashlib
+import shutil
+
+import pytest
+import torch
+from conftest import cli, same_weights
+
+DENSE_FORM = {"encoder_group_size": 1, "encoder_residual_rank": 0, "no_encoder_residual_diagonal": True}
+SETTINGS = {
+    "bf16": {"bf16": True},
+    "memory-efficient bf16": {"memory_efficient_bf16": True},
+    "fp16": {"fp16": True, "fp16_init_scale": 4},
+    "a rate of 10,000": {"lr": 1e4, "warmup_updates": 1},
+    "a rate of 0": {"lr": 0.0},
+    "gradients clipped to nothing": {"clip_norm": 1e-9},
+    "gradients clipped": {"clip_norm": 0.5},
+    "several batches an update": {"update_freq": 3},
+}
+
+
+def outcome(train, *arguments, **options):
+    """The losses, or the class of the error that ends the run."""
+    try:
+        return train(*arguments, **options)
+    except Exception as error:
+        return type(error)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_without_sharing_it_ends_as_stock_does_and_with_it_alike(fairseq_train, data, tmp_path, name):
+    options = {"max_update": 4, **SETTINGS[name]}
+    stock = outcome(fairseq_train, data, tmp_path / "stock", arch="s2t_transformer_s", **options)
+    plain = outcome(fairseq_train, data, tmp_path / "plain", **DENSE_FORM, **options)
+    assert plain == stock or str(plain) == str(stock)  # NaN is not equal to itself
+    shared = outcome(fairseq_train, data, tmp_path / "shared", encoder_residual_rank=4, **options)
+    if isinstance(stock, type):
+        assert shared is stock
+    else:
+        assert len(shared) == len(stock)
+        finite = [all(torch.tensor(losses).isfinite()) for losses in (stock, shared)]
+        assert finite[0] == finite[1]
+
+
+@pytest.fixture
+def with_nan(data, tmp_path):
+    """The corpus with one sentence of the training set whose features are not numbers."""
+    import numpy as np
+
+    folder = tmp_path / "nan"
+    shutil.copytree(data, folder, ignore=shutil.ignore_patterns("data"))
+    header, first, *lines = (folder / "train_st.tsv").read_text().splitlines()
+    fields = dict(zip(header.split("\t"), first.split("\t")))
+    np.save(tmp_path / "nan.npy", np.full((int(fields["n_frames"]), 80), np.nan, np.float32))
+    fields["audio"] = str(tmp_path / "nan.npy")
+    (folder / "train_st.tsv").write_text("\n".join([header, "\t".join(fields.values()), *lines]) + "\n")
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_nan_in_the_input_ends_the_run_as_stock_does(fairseq_train, with_nan, tmp_path):
+    options = {"max_epoch": 1}
+    stock = outcome(fairseq_train, with_nan, tmp_path / "stock", arch="s2t_transformer_s", **options)
+    assert outcome(fairseq_train, with_nan, tmp_path / "plain", **DENSE_FORM, **options) is stock
+    assert outcome(fairseq_train, with_nan, tmp_path / "shared", **options) is stock
+    assert isinstance(stock, type)
+    assert not list((tmp_path / "shared").glob("*.pt"))
+
+
+def test_the_same_seed_gives_the_same_checkpoint(fairseq_train, data, tmp_path):
+    """Weights and optimizer; a checkpoint also holds the time that its run took."""
+    options = {"max_update": 6, "criterion": "label_smoothed_cross_entropy_with_residual", "config_yaml": "config_st.yaml"}
+    for name in ("one", "two"):
+        fairseq_train(data, tmp_path / name, num_workers=1, **options)
+    states = [torch.load(tmp_path / name / "checkpoint_last.pt", weights_only=True) for name in ("one", "two")]
+    assert same_weights(states[0]["model"], states[1]["model"])
+    moments = [state["last_optimizer_state"]["state"] for state in states]
+    for key in moments[0]:
+        assert all(
+            torch.equal(torch.as_tensor(value), torch.as_tensor(moments[1][key][name])) for name, value in moments[0][key].items()
+        )
+
+
+def test_commands_write_the_same_bytes_twice(shared_checkpoint, data, tmp_path):
+    def digest(name: str) -> str:
+        return hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+
+    for name in ("one", "two"):
+        cli("average", shared_checkpoint, "--output", tmp_path / f"{name}-mean.pt")
+        cli("expand", shared_checkpoint, "--output", tmp_path / f"{name}-dense.pt")
+        cli("compress", tmp_path / "one-dense.pt", "--output", tmp_path / f"{name}-shared.pt", "--group-size", 2)
+        cli("export", shared_checkpoint, "--data", data, "--output", tmp_path / name, "--precision", "int8")
+    for name in ("mean.pt", "dense.pt", "shared.pt"):
+        assert digest(f"one-{name}") == digest(f"two-{name}"), name
+    for name in ("encoder.onnx", "cross_attention.onnx", "decoder.onnx", "model.json"):
+        assert digest(f"one/{name}") == digest(f"two/{name}"), name
