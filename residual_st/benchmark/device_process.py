@@ -1,7 +1,7 @@
 """One process with an exported model, measured as it is told: `python -m residual_st.benchmark.device_process DIR THREADS`.
 
-It writes one JSON line when it is ready, or what keeps it from that as `error`, and one for each line that it reads: `encode SECONDS
-CALLS` or `translate FILE`. Nothing of torch is loaded.
+It writes one JSON line when it is ready, or what keeps it from that as `error`, and one for each line that it reads:
+`encode SECONDS CALLS` or `translate FILE`. Nothing of torch is loaded.
 
 Memory is measured twice: `process_bytes` is what the first session of the encoder adds to a process that has imported onnxruntime,
 the library's own code and state included, some 20 MB; `encoder_steady_bytes` and `encoder_peak_bytes` are of a second one, when the
