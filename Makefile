@@ -27,17 +27,10 @@ web:
 	cd web/node_modules/onnxruntime-web/dist && cp ort.wasm.min.mjs ort-wasm-simd-threaded.mjs ort-wasm-simd-threaded.wasm \
 	  "$(CURDIR)/residual_st/web/ort"
 
-# torch comes first. fairseq-fixed is then built with it, not in isolation, where pip would fetch a second torch. fairseq 0.12.2, for
-# Python 3.10, is the other way round: if it sees torch it builds extensions whose sources it does not ship; and it needs an
-# omegaconf whose metadata pip refuses from 24.1 on.
-.venv/.ready: setup.py constraints.txt
+.venv/.ready: setup.py constraints.txt .ci/install
 	rm -rf residual_st.egg-info
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -c constraints.txt torch numpy cython setuptools wheel
-	if $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))'; \
-	then $(BIN)/pip install -c constraints.txt --no-build-isolation fairseq-fixed; \
-	else $(BIN)/pip install "pip<24.1" && $(BIN)/pip install -c constraints.txt fairseq==0.12.2; fi
-	$(BIN)/pip install -c constraints.txt --no-build-isolation -e ".[fairseq,transformers,export,runtime,serve,demo,benchmark,report,test]"
+	.ci/install "$(CURDIR)/$(BIN)" "" -e ".[fairseq,transformers,export,runtime,serve,demo,benchmark,report,test]"
 	touch $@
 
 clean:

@@ -44,7 +44,7 @@ setup(
         "report": [*SCORES, "jinja2", "matplotlib", "soundfile"],
         # the synthetic corpus
         "demo": ["espeakng-loader", "soundfile"],
-        "test": ["httpx", "playwright", "pytest", "pytest-xdist", "ruff", "tensorboard"],
+        "test": ["httpx", "hypothesis", "nox", "playwright", "pytest", "pytest-xdist", "ruff", "tensorboard"],
     },
     entry_points={"console_scripts": ["residual-st = residual_st.cli:main"]},
 )

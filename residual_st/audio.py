@@ -52,18 +52,17 @@ def read_audio(audio, wanted_rate: int, rate: int | None = None, most_samples: i
 
 def _decoded(file, wanted_rate: int, most_samples: int) -> np.ndarray:
     """A file's samples, mono and at a rate, a block at a time; no more of it is decoded than may be."""
-    pieces, length = [np.zeros(0, np.float32)], 0
+    pieces, length, last = [np.zeros(0, np.float32)], 0, False
     with soundfile.SoundFile(file) as recording:
         rate, size = recording.samplerate, max(1, _BLOCK_SAMPLES // recording.channels)
         stream = None if rate == wanted_rate else soxr.ResampleStream(rate, wanted_rate, 1, dtype="float32")
-        last = False
         while not last:
             block = recording.read(size, dtype="float32", always_2d=True)
+            length += len(block)
+            if length * wanted_rate > most_samples * rate:
+                raise InputError(f"is longer than {most_samples / wanted_rate / 60:.0f} minutes; cut it into pieces")
             last, block = len(block) < size, block.mean(axis=1)
             pieces.append(block if stream is None else stream.resample_chunk(block, last=last))
-            length += len(pieces[-1])
-            if length > most_samples:
-                raise InputError(f"is longer than {most_samples / wanted_rate / 60:.0f} minutes; cut it into pieces")
     return np.concatenate(pieces)
 
 

@@ -15,7 +15,7 @@ import time
 import numpy as np
 
 from residual_st.benchmark.process_memory import ProcessMemory
-from residual_st.errors import InputError
+from residual_st.errors import InputError, refusing
 from residual_st.runtime import Translator
 from residual_st.runtime.folder import ENCODER, Folder, read_folder
 from residual_st.runtime.model import Model, open_session
@@ -27,9 +27,10 @@ def main() -> int:
     path, threads = sys.argv[1], int(sys.argv[2])
     try:
         folder = read_folder(path)
-        _, process, _ = _encode(folder, threads)
-        session, encoder, encoder_seconds = _encode(folder, threads)
-        del session
+        with refusing(f"the encoder of {path} cannot be run"):
+            _, process, _ = _encode(folder, threads)
+            session, encoder, encoder_seconds = _encode(folder, threads)
+            del session
         start = time.perf_counter()
         model = Model(path, threads)
     except InputError as error:
