@@ -16,8 +16,10 @@ from fairseq.data.audio.speech_to_text_dataset import SpeechToTextDataset, Speec
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
 from fairseq.models import distributed_fairseq_model
+from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerModel
 from fairseq.trainer import Trainer
 
+from residual_st.compat import reconcile_versions
 from residual_st.errors import refusing
 from residual_st.files import atomically
 from residual_st.inert import check_archive
@@ -30,6 +32,7 @@ def mend() -> None:
         copy_checkpoints_whole()
         distribute_on_cpus()
         check_checkpoints()
+        read_other_versions()
         let_processes_resume()
         fill_up_with_training_batches()
         draw_augmentation_by_sentence()
@@ -91,6 +94,17 @@ def check_checkpoints() -> None:
         return original(path, *arguments, **keywords)
 
     checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu
+
+
+def read_other_versions() -> None:
+    """Let models, stock ones too, take checkpoints of the other fairseq that is known here, which saves a little more or less."""
+
+    def upgrade_state_dict_named(self, state_dict, name):
+        # first the version marks, which fairseq's moving average leaves out: without them the decoder would drop its last norm
+        reconcile_versions(state_dict, self.state_dict())
+        super(S2TTransformerModel, self).upgrade_state_dict_named(state_dict, name)
+
+    S2TTransformerModel.upgrade_state_dict_named = upgrade_state_dict_named
 
 
 def distribute_on_cpus() -> None:

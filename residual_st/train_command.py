@@ -197,6 +197,16 @@ def format_command(program: list[str], arguments: list[str]) -> str:
     return " \\\n  ".join(lines)
 
 
+def is_finished(flags: argparse.Namespace) -> bool:
+    """Whether the run has made its `--max-update` already. fairseq-train would make one more, and write it over the last."""
+    last = Path(flags.save_dir) / flags.restore_file
+    starts_anew = any(getattr(flags, f"reset_{part}", False) for part in ("optimizer", "lr_scheduler", "dataloader", "meters"))
+    if not flags.max_update or starts_anew or not last.is_file():
+        return False
+    history = load_checkpoint(last).get("optimizer_history") or [{}]
+    return history[-1].get("num_updates", 0) >= flags.max_update
+
+
 def check_run(flags: argparse.Namespace) -> None:
     """Raise InputError for what fairseq-train would find out after it has started.
 

@@ -85,6 +85,13 @@ def test_train_average_generate_and_score(data, trained):
     assert re.search(r"Generate tst-HE_st with beam=2: BLEU = \d", output)
 
 
+def test_a_finished_run_is_not_trained_on(trained):
+    last = trained / "residual" / "checkpoint_last.pt"
+    before = last.stat().st_mtime_ns
+    assert "holds a run of 6 updates already" in run(BIN / "residual-st", "train", "residual.yaml", cwd=trained).stdout
+    assert last.stat().st_mtime_ns == before
+
+
 def test_generate_needs_nothing_but_the_checkpoint(data, trained, tmp_path):
     """Not the run's folder, not its config, not the current folder."""
     shutil.copy(trained / "residual.pt", tmp_path / "copy.pt")

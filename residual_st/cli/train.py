@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from residual_st.launch import WORKER, run_together, take_launch
-    from residual_st.train_command import check_run, format_command, read_config, to_arguments, validate, with_form
+    from residual_st.train_command import check_run, format_command, is_finished, read_config, to_arguments, validate, with_form
 
     config, overridden = read_config(args.config, args.overrides + args.rest)
     config, launch = take_launch(config)
@@ -33,6 +33,9 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         return 0
     check_run(flags)
+    if is_finished(flags):
+        print(f"{flags.save_dir} holds a run of {flags.max_update} updates already; a larger max-update goes on with it")
+        return 0
     if launch:
         return run_together(launch, arguments)
     # fairseq-train under the interpreter that runs now, whatever PATH says; it takes this process's place, and its signals

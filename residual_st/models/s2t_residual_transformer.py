@@ -5,7 +5,6 @@ from fairseq.models import ARCH_CONFIG_REGISTRY, register_model, register_model_
 from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerModel
 from omegaconf import open_dict
 
-from residual_st.compat import reconcile_versions
 from residual_st.errors import InputError
 from residual_st.models.decoder import S2TResidualTransformerDecoder
 from residual_st.models.encoder import S2TResidualTransformerEncoder
@@ -98,11 +97,6 @@ class S2TResidualTransformerModel(S2TTransformerModel):
         super().prepare_for_inference_(cfg)
         self.encoder.prepare_for_inference_()
         self.decoder.prepare_for_inference_()
-
-    def upgrade_state_dict_named(self, state_dict, name):
-        # first the version marks, which fairseq's moving average leaves out: without them the decoder would drop its last norm
-        reconcile_versions(state_dict, self.state_dict())
-        super().upgrade_state_dict_named(state_dict, name)
 
 
 def refuse_unsupported(args) -> None:
