@@ -23,15 +23,22 @@ def atomically(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """`atomically` for a folder: yield a new one beside it, which takes its name in the end, or goes away if the block raises."""
+    """`atomically` for a folder: yield a new one beside it, which takes its name in the end, or goes away if the block raises.
+
+    Raises:
+        InputError: if it cannot be written.
+    """
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
     try:
+        partial.mkdir()
         yield partial
         if folder.exists():
             shutil.rmtree(folder)
         partial.rename(folder)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise InputError(f"{folder} cannot be written: {error.strerror}") from error
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

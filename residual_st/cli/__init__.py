@@ -27,7 +27,7 @@ from residual_st.cli import (
     unfold,
     user_dir,
 )
-from residual_st.errors import InputError, missing_package, printable
+from residual_st.errors import InputError, missing_package, printable, reason
 from residual_st.progress import show_progress
 
 SUBCOMMANDS = {
@@ -62,6 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
     args.rest = rest
     show_progress()
     logging.getLogger("fairseq").setLevel(logging.WARNING)
+    logging.getLogger("fairseq.data.audio.data_cfg").setLevel(logging.ERROR)  # that it reads `transforms`, which it also writes
     warnings.filterwarnings("ignore", category=UserWarning, module=r"torch\.")  # of how fairseq calls it
     try:
         status = SUBCOMMANDS[args.subcommand].run(args)
@@ -75,5 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
         # who reads the output, such as head, has seen enough; Python would fail once more when it flushes at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a disk that is full, a file that is there no more
+        message = reason(error)
     print(f"residual-st {args.subcommand}: {printable(message)}", file=sys.stderr)
     return 2
