@@ -75,9 +75,12 @@ def check_archive(path: str | Path) -> None:
     """Raise an exception, of almost any class, unless a file in torch's zip format holds all that it says it holds.
 
     Nothing in it may be compressed or stand there twice, so that what is read takes no more memory than the file has bytes;
-    storages are as long as the pickle says, and tensors lie within theirs, and are no larger.
+    storages are as long as the pickle says, and tensors lie within theirs, and are no larger. Checksums tell a bit that was turned.
     """
     with _opened(path) as (archive, folder):
+        damaged = archive.testzip()
+        if damaged:
+            raise pickle.UnpicklingError(f"its {damaged} is not what was written")
         _Unpickler(archive, folder, _Storage).load()
 
 
