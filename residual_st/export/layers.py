@@ -67,7 +67,8 @@ class Branches:
 def activation_of(layer: nn.Module):
     name = getattr(layer.activation_fn, "__name__", type(layer.activation_fn).__name__)
     if name not in ACTIVATIONS:
-        raise InputError(f"a model with --activation-fn {name} cannot be exported; allowed are {', '.join(filter(str.islower, ACTIVATIONS))}")
+        allowed = ", ".join(filter(str.islower, ACTIVATIONS))
+        raise InputError(f"a model with --activation-fn {name} cannot be exported; allowed are {allowed}")
     return ACTIVATIONS[name]
 
 
