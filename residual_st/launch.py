@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from residual_st.errors import InputError
+from residual_st.errors import InputError, reason
 
 _KEYS = ("nproc", "nnodes", "node-rank", "master")
 WORKER = ["-m", "residual_st.worker"]
@@ -93,8 +93,12 @@ def run_together(launch: Launch, arguments: list[str]) -> int:
 
     If one of them ends with an error or is killed the agent stops the others on this machine; those on other machines lose their
     connection, and end. If this process is killed, the processes that it started end as well.
+
+    Raises:
+        InputError: if machines do not meet within a quarter of an hour.
     """
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     meeting = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
@@ -125,4 +129,6 @@ def run_together(launch: Launch, arguments: list[str]) -> int:
             file=sys.stderr,
         )
         return 1
+    except (torch.distributed.DistError, RendezvousError) as error:
+        raise InputError(f"the processes did not meet at {launch.host}:{launch.port}: {reason(error)}") from error
     return 0
