@@ -15,6 +15,7 @@ import argparse
 import copy
 import time
 from functools import cache, partial
+from itertools import combinations
 from pathlib import Path
 
 import editdistance
@@ -28,6 +29,7 @@ from residual_st.benchmark import results
 from residual_st.compression import compress
 from residual_st.compression.allocation import lowest_price
 from residual_st.compression.moments import gather
+from residual_st.compression.refinement import refine
 from residual_st.progress import progress, show_progress
 from residual_st.sharing import LowRankLinear, matrices, matrix_parameters
 from residual_st.stacks import stack_of
@@ -100,6 +102,22 @@ def lite_asr(model: nn.Module, material: "Material", weight_fraction: float, uni
     return {"ranks": str(chosen)}
 
 
+def fewer_layers(model: nn.Module, material: "Material", layers: int, updates: int = 0) -> dict:
+    """The model with so many of its layers, those with which it loses least on the calibration batches; then refined."""
+    teacher, stack = copy.deepcopy(model), stack_of(model)
+    found = [*stack.layers]
+
+    def loss(kept: tuple[int, ...]) -> float:
+        stack_of(model).layers = model.model.encoder.layers = nn.ModuleList([found[layer] for layer in kept])
+        return material.calibration.held_out_loss(model)
+
+    kept = min(combinations(range(len(found)), layers), key=loss)
+    loss(kept)
+    if updates:
+        refine((teacher, stack_of(teacher)), (model, stack_of(model)), nn.ModuleList(), material.calibration, updates)
+    return {"layers": str(kept)}
+
+
 def dense(model: nn.Module, material: "Material") -> dict:
     return {}
 
@@ -113,6 +131,9 @@ def systems() -> dict:
         made[f"lite-asr-{size}"] = (partial(lite_asr, weight_fraction=size), 0)
         made[f"lite-asr-uniform-{size}"] = (partial(lite_asr, weight_fraction=size, uniform=True), 0)
         made[f"shared-{size}"] = (partial(compressed, weight_fraction=size, group_size=2 if size > 0.5 else 4), 0)
+    for layers in (3, 2):
+        made[f"fewer-layers-{layers / 4}"] = (partial(fewer_layers, layers=layers), 0)
+    made["fewer-layers-0.5-refined"] = (partial(fewer_layers, layers=2, updates=700), 700)
     for size, updates in REFINED.items():
         made[f"compressed-{size}-refined"] = (partial(compressed, weight_fraction=size, refine_updates=updates), updates)
     return made

@@ -14,7 +14,7 @@ from torch.nn.functional import kl_div
 from residual_st.compression.moments import Calibration
 from residual_st.progress import progress
 from residual_st.sharing import SharedWeights
-from residual_st.stacks import LayerStack, recorded_calls
+from residual_st.stacks import LayerStack, layer_map, recorded_calls
 
 LEARNING_RATES = (2e-3, 8e-4, 3e-4, 1.2e-4, 5e-5)  # of which the first is taken that lowers the loss in a trial ...
 TRIAL = 20  # ... of so many updates, and no more than a tenth of all, in which it falls to 0. Lower ones win in so few, not in many
@@ -33,7 +33,7 @@ def refine(dense: Model, compressed: Model, shared_weights: SharedWeights, calib
     In the end they are what they were at the check, the start included, at which the loss on the batches held out was least.
 
     Args:
-        dense, compressed: a model and the stack inside it.
+        dense, compressed: a model and the stack inside it. The latter may have fewer layers, which are compared at equal depth.
         shared_weights: the owner of the latter's U.
         calibration: batches, which are gone through in turn, again and again, and `encode` or `predict`.
         updates: steps.
@@ -97,7 +97,8 @@ def _compute(model: nn.Module, stack: LayerStack, calibration: Calibration, batc
 
 
 def _distance(computed: tuple[list[Tensor], Tensor | None], wanted: tuple[list[Tensor], Tensor | None]) -> Tensor:
-    errors = [_error(state, target) for state, target in zip(computed[0], wanted[0])]
+    pairs = layer_map(len(computed[0]), len(wanted[0]))
+    errors = [_error(computed[0][layer], wanted[0][other]) for layer, other in pairs]
     distance = sum(errors) / len(errors) + LAST * errors[-1]
     if wanted[1] is None:
         return distance

@@ -1,4 +1,4 @@
-"""Which hidden states of a student are compared with which of its teacher's."""
+"""The encoder whose hidden states are compared with a teacher's."""
 
 from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerEncoder
 from torch import nn
@@ -18,17 +18,3 @@ def find_encoder(model: nn.Module) -> S2TTransformerEncoder:
 def encoder_stack(model: nn.Module) -> LayerStack:
     """The layers of `find_encoder`'s encoder."""
     return fairseq_encoder.of_layers(find_encoder(model).transformer_layers)
-
-
-def layer_map(student_layers: int, teacher_layers: int, groups: tuple[int, ...] | None = None) -> list[tuple[int, int]]:
-    """Pairs (layer of the student, layer of the teacher), both from 0, of equal depth.
-
-    Layer i of L, from 1, stands at depth i / L and is compared with the teacher's layer nearest to it; the last with the last.
-    Of layers that share their matrices only a group's last is compared.
-
-    Args:
-        groups: the student's layer -> group; None for a dense student, each of whose layers is compared.
-    """
-    groups = groups or tuple(range(student_layers))
-    last = {group: layer for layer, group in enumerate(groups)}
-    return [(layer, max(1, round((layer + 1) * teacher_layers / student_layers)) - 1) for layer in sorted(last.values())]

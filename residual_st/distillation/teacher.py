@@ -7,9 +7,9 @@ from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerModel
 from torch import Tensor, nn
 
 from residual_st.distillation.cache import TeacherCache
-from residual_st.distillation.states import encoder_stack, find_encoder, layer_map
+from residual_st.distillation.states import encoder_stack, find_encoder
 from residual_st.errors import InputError
-from residual_st.stacks import recorded_calls
+from residual_st.stacks import layer_map, recorded_calls
 
 
 class LiveTeacher:

@@ -6,9 +6,11 @@ from conftest import tiny_model
 from torch import nn
 
 from residual_st.compression import Calibration, compress
+from residual_st.compression.refinement import refine
 from residual_st.errors import InputError
 from residual_st.models.conversion import expand
 from residual_st.sharing import ResidualLinear, matrices
+from residual_st.stacks import stack_of
 
 DENSE = "s2t_transformer_s"
 
@@ -84,6 +86,16 @@ def test_refinement_brings_the_outputs_closer(dense, batch, calibration):
         return (encode(model, batch) - wanted).norm().item()
 
     assert distance(calibration=calibration, refine_updates=20) < 0.8 * distance(calibration=calibration)
+
+
+def test_refinement_teaches_fewer_layers(dense, batch):
+    """Which are compared with those of the teacher at equal depth."""
+    wanted, student = encode(dense, batch), copy.deepcopy(dense)
+    student.encoder.transformer_layers = student.encoder.transformer_layers[::2]
+    calibration = Calibration([batch], lambda model, batch: (encode(model, batch) - wanted).square().sum(), encode)
+    before = (encode(student, batch) - wanted).norm()
+    refine((dense, stack_of(dense)), (student, stack_of(student)), nn.ModuleList(), calibration, 60)
+    assert (encode(student, batch) - wanted).norm() < 0.9 * before
 
 
 def test_the_same_twice(dense, calibration):

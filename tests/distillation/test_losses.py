@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from residual_st.distillation.losses import state_difference, word_divergence
-from residual_st.distillation.states import layer_map
+from residual_st.stacks import layer_map
 
 
 @pytest.fixture
