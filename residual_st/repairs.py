@@ -1,6 +1,7 @@
 """Faults of fairseq that lose data, checkpoints or runs, mended where its modules are imported; see `mend`."""
 
 import functools
+import multiprocessing
 import os
 import shutil
 import zipfile
@@ -170,20 +171,20 @@ def draw_augmentation_by_sentence() -> None:
         for part in _parts(dataset):
             part.augmentation_seed = keywords.get("seed")
             # in memory that processes share: workers that load data outlive an epoch
-            part.augmentation_epoch = torch.tensor(keywords.get("epoch", 1)).share_memory_()
+            part.augmentation_epoch = multiprocessing.RawValue("l", keywords.get("epoch", 1))
         return dataset
 
     def set_epoch(self, epoch: int) -> None:
         super(SpeechToTextDataset, self).set_epoch(epoch)
         if hasattr(self, "augmentation_epoch"):
-            self.augmentation_epoch.fill_(epoch)
+            self.augmentation_epoch.value = epoch
 
     @functools.wraps(getitem)
     def drawn_getitem(self, index):
         seed = getattr(self, "augmentation_seed", None)
         if seed is None:
             return getitem(self, index)
-        with _numpy_seed(seed, int(self.augmentation_epoch), zlib.crc32(self.split.encode()), index):
+        with _numpy_seed(seed, self.augmentation_epoch.value, zlib.crc32(self.split.encode()), index):
             return getitem(self, index)
 
     SpeechToTextDatasetCreator.from_tsv = classmethod(seeded_from_tsv)

@@ -250,6 +250,7 @@ def test_every_way_to_name_the_user_dir(data, tmp_path):
         }
     )
     flags += to_flags({"optimizer": "adam", "criterion": "label_smoothed_cross_entropy_with_residual", "num_workers": 0})
+    flags += to_flags({"data_buffer_size": 0})  # no thread that reads ahead when the run has ended
     run(BIN / "fairseq-train", data, "--user-dir", "residual_st", *flags, cwd=USER_DIR.parent)
     code = f"import residual_st.models, sys; sys.argv = {['fairseq-train', str(data), '--user-dir', shown, *flags]!r}\n"
     code += "from fairseq_cli.train import cli_main; cli_main()"

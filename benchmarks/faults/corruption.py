@@ -52,17 +52,17 @@ def main() -> None:
         kills.run([*kills.RESIDUAL_ST, "export", work / "shared.pt", "--data", data, "--output", work / "device"])
     torch.set_num_threads(1)
     warm_up(work)
-    done = {row["case"] for row in results.read(args.output)}
+    done = {row["system"] for row in results.read(args.output)}
     for family in args.families:
         for name, make, commands in FAMILIES[family](work):
             for command in commands:
                 case = f"{family}: {name}: {' '.join(command[:2] if command[0] == 'benchmark' else command[:1])}"
                 if case in done:
                     continue
-                row = {"case": case, "family": family, "seed": 1, **attempt(work, make, command), **results.provenance()}
+                row = {"system": case, "family": family, "seed": 1, **attempt(work, make, command), **results.provenance()}
                 results.append(args.output, row)
                 if row["fault"]:
-                    print(json.dumps({key: row[key] for key in ("case", "fault", "message")}), flush=True)
+                    print(json.dumps({key: row[key] for key in ("system", "fault", "message")}), flush=True)
 
 
 def warm_up(work: Path) -> None:

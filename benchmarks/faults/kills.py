@@ -234,7 +234,7 @@ def main() -> None:
     for name, case in cases(work).items():
         if args.cases and name not in args.cases:
             continue
-        done = sum(row["case"] == name for row in results.read(args.output))
+        done = sum(row["system"] == name for row in results.read(args.output))
         if done < case.kills:
             attack(name, case, work, done, args.output)
 
@@ -265,7 +265,7 @@ def attack(name: str, case: Case, work: Path, done: int, output: Path) -> None:
         problems += compared(name, case, out, whole, partly=False)
         for row in rows:
             done += 1
-            results.append(output, {"case": name, "number": done, "seed": 1, **row, "problems": problems, **results.provenance()})
+            results.append(output, {"system": name, "number": done, "seed": 1, **row, "problems": problems, **results.provenance()})
             print(json.dumps({"case": name, **row, "problems": problems}), flush=True)
 
 

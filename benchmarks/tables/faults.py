@@ -9,7 +9,7 @@ def faults_kills() -> str:
     """Kills of each command."""
     by_case = defaultdict(list)
     for row in read("faults_kills"):
-        by_case[row["case"]].append(row)
+        by_case[row["system"]].append(row)
     table = [
         (
             case,
@@ -33,7 +33,7 @@ def faults_corruption() -> str:
     table = [
         (
             family,
-            len({row["case"].rpartition(": ")[0] for row in cases}),
+            len({row["system"].rpartition(": ")[0] for row in cases}),
             len(cases),
             sum(row["status"] == 2 for row in cases),
             sum(row["status"] == 0 for row in cases),

@@ -34,9 +34,6 @@ def read_model(path: str | Path, residual: bool | None = None) -> tuple[dict, S2
     """
     state, model = load_model(path)
     arch = model_flags(state, path).arch
-    broken = next((name for name, value in model.named_parameters() if not value.isfinite().all()), None)
-    if broken:
-        raise InputError(f"{path} has weights that are not finite numbers: {broken}; its training must have diverged")
     if type(model) not in (S2TTransformerModel, S2TResidualTransformerModel):
         raise InputError(f"{path} is of --arch {arch}; only s2t_transformer of any size, dense or residual, can be converted")
     if residual and not isinstance(model, S2TResidualTransformerModel):

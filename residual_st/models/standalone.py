@@ -95,7 +95,7 @@ def _check_weights(weights: dict[str, Tensor], model: S2TTransformerModel, path:
         (name for name, value in weights.items() if not name.endswith("_float_tensor") and not value.isfinite().all()), None
     )
     if broken:
-        raise InputError(f"{path} holds values in {broken} that are not finite; its training diverged, or the file is damaged")
+        raise InputError(f"{path} has weights that are not finite numbers: {broken}; its training must have diverged")
 
 
 def _check_extents(flags: argparse.Namespace, weights: dict[str, Tensor]) -> None:

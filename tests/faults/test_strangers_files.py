@@ -118,7 +118,7 @@ def test_weights_that_are_none(shared_checkpoint, tmp_path):
     for changed, saying in {
         value.long(): "is of torch.int64",
         value.to_sparse(): "not an ordinary tensor",
-        value * float("nan"): "not finite",
+        value * float("nan"): "not finite numbers",
         value[:-1].clone(): "of shape",
     }.items():
         torch.save({**state, "model": {**state["model"], name: changed}}, tmp_path / "a.pt")
