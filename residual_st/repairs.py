@@ -18,6 +18,7 @@ from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
 from fairseq.models import distributed_fairseq_model
 from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerModel
+from fairseq.nan_detector import NanDetector
 from fairseq.trainer import Trainer
 
 from residual_st.compat import reconcile_versions
@@ -37,6 +38,7 @@ def mend() -> None:
         let_processes_resume()
         fill_up_with_training_batches()
         draw_augmentation_by_sentence()
+        say_where_gradients_broke()
 
 
 def keep_last_batches() -> None:
@@ -190,6 +192,23 @@ def draw_augmentation_by_sentence() -> None:
     SpeechToTextDatasetCreator.from_tsv = classmethod(seeded_from_tsv)
     SpeechToTextDataset.set_epoch = set_epoch
     SpeechToTextDataset.__getitem__ = drawn_getitem
+
+
+def say_where_gradients_broke() -> None:
+    """Let a run whose gradients are not finite end with that message, and with the module where it began.
+
+    fairseq repeats the update with hooks on all modules, and torch cannot put one on an encoder, whose output is a dict of lists: the
+    run ended with StopIteration.
+    """
+    original = NanDetector.add_hooks
+
+    @functools.wraps(original)
+    def add_hooks(self, module):
+        backward, self.backward = self.backward, self.backward and not any(module.children())
+        original(self, module)
+        self.backward = backward
+
+    NanDetector.add_hooks = add_hooks
 
 
 def _parts(dataset) -> Iterator[SpeechToTextDataset]:
