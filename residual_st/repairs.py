@@ -197,8 +197,8 @@ def draw_augmentation_by_sentence() -> None:
 def say_where_gradients_broke() -> None:
     """Let a run whose gradients are not finite end with that message, and with the module where it began.
 
-    fairseq repeats the update with hooks on all modules, and torch cannot put one on an encoder, whose output is a dict of lists: the
-    run ended with StopIteration.
+    fairseq repeats the update with hooks on all modules, and torch cannot put one on an encoder, whose output is a dict of lists:
+    the run ended with StopIteration.
     """
     original = NanDetector.add_hooks
 
