@@ -108,7 +108,7 @@ def fewer_layers(model: nn.Module, material: "Material", layers: int, updates: i
     found = [*stack.layers]
 
     def loss(kept: tuple[int, ...]) -> float:
-        stack_of(model).layers = model.model.encoder.layers = nn.ModuleList([found[layer] for layer in kept])
+        model.model.encoder.layers = nn.ModuleList([found[layer] for layer in kept])
         return material.calibration.held_out_loss(model)
 
     kept = min(combinations(range(len(found)), layers), key=loss)
