@@ -80,6 +80,15 @@ def cli(*arguments, check: bool = True) -> subprocess.CompletedProcess:
     return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
 
 
+def linked(data: Path, folder: Path, without: str) -> Path:
+    """A new folder with links to the files of another, but for one, which can then be written. Returns where that one goes."""
+    folder.mkdir()
+    for file in data.iterdir():
+        if file.name != without:
+            (folder / file.name).symlink_to(file)
+    return folder / without
+
+
 def run_recipe(script: str, *arguments, **options) -> subprocess.CompletedProcess:
     return run(sys.executable, RECIPE / script, *arguments, **options)
 

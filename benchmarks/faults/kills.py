@@ -174,7 +174,7 @@ def files(path: Path) -> dict[str, Path]:
     return found
 
 
-def alike(file: Path, expected: Path, case: Case) -> bool:
+def alike(file: Path, expected: Path) -> bool:
     """Whether two files hold the same: checkpoints the same weights, results the same figures, others the same bytes."""
     if file.suffix == ".pt" or "checkpoint" in file.name:
         one, other = (load_checkpoint(each)["model"] for each in (file, expected))
@@ -201,19 +201,18 @@ def same_text(file: Path, expected: Path) -> bool:
     return one.replace(f"{root}/out", "OUT") == other.replace(f"{other_root}/whole", "OUT")
 
 
-def compared(name: str, case: Case, out: Path, expected: Path, partly: bool) -> list[str]:
+def compared(case: Case, out: Path, expected: Path, partly: bool) -> list[str]:
     """What is wrong with an output, in words. `partly`: files may be missing, and files that grow are only read."""
     problems, produced, wanted = [], files(out), files(expected)
-    grows = ("rows.jsonl", "train.log") if partly else ()
     if not partly:
         problems += [f"{missing} is missing" for missing in wanted.keys() - produced.keys() if not skipped(missing)]
         problems += [f"{path.name} is left over" for path, _ in unfinished(out)]
     for key, file in produced.items():
-        if key not in wanted or skipped(key) or file.name in grows:
+        if key not in wanted or skipped(key) or (partly and file.name == "rows.jsonl"):
             continue
         if partly and case.goes_on and file.name in ("checkpoint_last.pt", "checkpoint_best.pt"):
             load_checkpoint(file)  # of an earlier update than in the end, but whole
-        elif not alike(file, wanted[key], case):
+        elif not alike(file, wanted[key]):
             problems.append(f"{key or file.name} is not what it should be")
     return problems
 
@@ -257,16 +256,16 @@ def attack(name: str, case: Case, work: Path, done: int, output: Path) -> None:
             after = chance.uniform(0, 0.01) if on_writing else chance.uniform(0.1, 1) * seconds
             hit = killed(filled(case.command, out), out.parent, after, on_writing)
             left = len(unfinished(out.parent))
-            problems += compared(name, case, out, whole, partly=True)
+            problems += compared(case, out, whole, partly=True)
             kill = "while writing" if on_writing else "at random"
             rows.append({"kill": kill, "after": round(after, 3), "hit": hit, "unfinished": left})
         if case.goes_on or case.start or not out.exists():  # commands refuse to overwrite what stands whole already
             run(filled(case.command, out))
-        problems += compared(name, case, out, whole, partly=False)
+        problems += compared(case, out, whole, partly=False)
         for row in rows:
             done += 1
             results.append(output, {"system": name, "number": done, "seed": 1, **row, "problems": problems, **results.provenance()})
-            print(json.dumps({"case": name, **row, "problems": problems}), flush=True)
+            print(json.dumps({"system": name, **row, "problems": problems}), flush=True)
 
 
 def begin(case: Case, out: Path) -> None:

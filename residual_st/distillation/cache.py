@@ -2,8 +2,6 @@
 
 import contextlib
 import json
-import os
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import torch
 from torch import Tensor
 
 from residual_st.errors import InputError
+from residual_st.files import whole_folder
 
 _PAD = 1  # fairseq's index of it
 _FORMAT = 1
@@ -86,10 +85,7 @@ def write_cache(
         InputError: if the folder cannot be written.
     """
     kinds, spans, position = _kinds(vocabulary_size), np.zeros((sentences, 2), np.int64), 0
-    partial = Path(f"{path}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
+    with whole_folder(Path(path)) as partial:
         with contextlib.ExitStack() as stack:
             files = {name: stack.enter_context(open(partial / f"{name}.bin", "wb")) for name in kinds}
             for ids, targets, log_probs in batches:
@@ -104,12 +100,6 @@ def write_cache(
         np.save(partial / "spans.npy", spans)
         meta = {"format": _FORMAT, "vocabulary_size": vocabulary_size, "top_k": top_k, **origin}
         (partial / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
-        shutil.rmtree(path, ignore_errors=True)
-        os.replace(partial, path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     size = sum(file.stat().st_size for file in Path(path).iterdir())
     return {"sentences": int((spans[:, 1] > 0).sum()), "positions": position, "bytes": size}
 

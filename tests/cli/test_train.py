@@ -4,7 +4,7 @@ import shlex
 import pytest
 import torch
 import yaml
-from conftest import ROOT, TINY, USER_DIR, tiny_flags, tiny_model
+from conftest import ROOT, TINY, USER_DIR, linked, tiny_flags, tiny_model
 
 from residual_st.cli import main
 
@@ -204,14 +204,10 @@ def test_what_can_be_trained_is_started(capsys, monkeypatch, tmp_path, data, arc
 
 
 def test_refuses_a_vocabulary_that_is_not_there(capsys, tmp_path, data):
-    folder = tmp_path / "moved"
-    folder.mkdir()
-    for file in data.iterdir():
-        (folder / file.name).symlink_to(file)
-    (folder / "config_st.yaml").unlink()
+    config = linked(data, tmp_path / "moved", "config_st.yaml")
     text = re.sub("sentencepiece_model: .*", "sentencepiece_model: /gone/spm.model", (data / "config_st.yaml").read_text())
-    (folder / "config_st.yaml").write_text(text)
-    assert main(["train", whole(tmp_path, folder)]) == 2
+    config.write_text(text)
+    assert main(["train", whole(tmp_path, config.parent)]) == 2
     assert "/gone/spm.model" in capsys.readouterr().err
 
 

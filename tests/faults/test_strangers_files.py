@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import cli, fairseq_train  # noqa: F401
+from conftest import cli, linked
 from fairseq.checkpoint_utils import load_checkpoint_to_cpu
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -158,14 +158,10 @@ def test_any_contents_are_read_or_refused(tmp_path, state):
 
 
 def test_a_manifest_without_a_column_is_named(shared_checkpoint, data, tmp_path):
-    folder = tmp_path / "data"
-    folder.mkdir()
-    for file in data.iterdir():
-        (folder / file.name).symlink_to(file)
-    (folder / "train_st.tsv").unlink()
-    (folder / "train_st.tsv").write_text("id\taudio\n1\ta.wav\n")
+    manifest = linked(data, tmp_path / "data", "train_st.tsv")
+    manifest.write_text("id\taudio\n1\ta.wav\n")
     saying = "train_st.tsv has no column `n_frames`; a manifest has the columns id, audio, n_frames, tgt_text"
-    refused("cache-teacher", shared_checkpoint, "--data", folder, "--output", tmp_path / "words", saying=saying)
+    refused("cache-teacher", shared_checkpoint, "--data", manifest.parent, "--output", tmp_path / "words", saying=saying)
 
 
 def test_a_configuration_of_training_that_refers_to_itself(tmp_path):
