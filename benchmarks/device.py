@@ -10,6 +10,7 @@ this machine and commit is not measured again. Nothing else may run.
 import argparse
 import logging
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from residual_st.benchmark import results
 from residual_st.benchmark.device import measure
 from residual_st.benchmark.systems import VOCABULARY, Shape, build_pair, build_residual
 from residual_st.export.fairseq_model import describe_vocabulary, export_model
+from residual_st.export.products import PRECISIONS
 from residual_st.progress import show_progress
 
 RESULTS = Path(__file__).parent / "results" / "device.jsonl"
@@ -25,7 +27,6 @@ SPEECH = Path(__file__).parents[1] / "tests" / "speech" / "arctic_a0007.wav"
 WIDTHS = {"s": 256, "m": 512}
 FORMS = {"K=3, R=16": (3, 16), "K=12, R=8": (12, 8), "K=12, R=16": (12, 16)}
 SHARED_DECODERS = {"K=3, R=16, decoder K=3": (3, 3), "K=12, R=16, decoder K=6": (12, 6)}  # with R=16, too
-PRECISIONS = ("fp32", "int8")
 SECONDS = (0.5, 1, 5, 20)
 
 
@@ -43,12 +44,14 @@ def models(width: int):
         yield name, build_residual(shape), shape.flags("compact")
 
 
-def folders(width: int, work: Path) -> dict[str, Path]:
-    """System and precision -> exported folder; the dense model in fp32 comes first."""
+def folders(width: int, work: Path, precisions: Sequence[str] = ("fp32", "int8")) -> dict[str, Path]:
+    """System and precision -> exported folder; the dense model in fp32 comes first, whatever the precisions."""
     vocabulary = describe_vocabulary([str(index) for index in range(VOCABULARY)], "words", {})
     made = {}
     for name, model, flags in models(width):
         for precision in PRECISIONS:
+            if precision not in precisions and (name, precision) != ("dense", "fp32"):
+                continue
             folder = work / f"{width}-{len(made)}"
             folder.mkdir(parents=True)
             export_model(model.eval(), flags, vocabulary, folder, precision, [SPEECH])
@@ -61,6 +64,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--sizes", nargs="+", choices=WIDTHS, default=list(WIDTHS))
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
     parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
     logging.disable(logging.INFO)
@@ -69,11 +73,12 @@ def main() -> None:
     for size in args.sizes:
         case = {"benchmark": "device", "size": size, "seed": 1}
         for threads in args.threads:
-            known = [row for row in results.read(args.output) if row.items() >= {**case, "threads": threads, **source}.items()]
-            if known:
+            wanted = {**case, "threads": threads, **source}
+            known = {row["precision"] for row in results.read(args.output) if row.items() >= wanted.items()}
+            if known.issuperset(args.precisions):
                 continue
             with tempfile.TemporaryDirectory() as work:
-                rows = measure(folders(WIDTHS[size], Path(work)), threads, list(SECONDS), args.repeats, None)
+                rows = measure(folders(WIDTHS[size], Path(work), args.precisions), threads, list(SECONDS), args.repeats, None)
             for row in rows:
                 results.append(args.output, {**case, **row, "repeats": args.repeats, **source})
 

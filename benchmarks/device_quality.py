@@ -1,13 +1,16 @@
-"""What export and int8 cost in BLEU, and how exported models fare as commands: dense and residual models of the synthetic demo.
+"""What export and rounding cost in BLEU, and how exported models fare as commands.
 
-    make demo && make demo ARGS=--dense && python benchmarks/device_quality.py [--demo demo]
+    python benchmarks/device_quality.py DATA NAME=CHECKPOINT …
 
-For each system and precision a row of results/device_quality.jsonl: BLEU of tst-COMMON, the share of texts that fairseq-generate
-writes, too (one sentence a batch: padding reaches into shorter sentences of a batch), times real time on one thread, seconds that
-`residual-st translate` takes for four seconds of speech, start and end included, and what 500 recordings add to a process's memory.
+DATA is a corpus of the recipe, with the folder of recordings that its manifests come from; checkpoints are of translation. Those
+of docs/quality.md are `runs/st/SYSTEM/SEED/checkpoint_best.pt`, DATA `hard/en-de`. For each system and precision a row of
+results/device_quality.jsonl: BLEU of the test sets, the share of texts that fairseq-generate writes, too (one sentence a batch:
+padding reaches into shorter sentences of a batch), times real time on one thread, seconds that `residual-st translate` takes for
+four seconds of speech, start and end included, and what 500 recordings add to a process's memory.
 """
 
 import argparse
+import csv
 import io
 import logging
 import re
@@ -16,14 +19,19 @@ import sys
 import tempfile
 import time
 from contextlib import redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import sacrebleu
 
 from residual_st.audio import read_audio
 from residual_st.benchmark import results
 from residual_st.benchmark.process_memory import ProcessMemory
 from residual_st.cli import main as residual_st
+from residual_st.evaluation.generated import Sentence
+from residual_st.evaluation.scores import ngram_counts
+from residual_st.export.products import PRECISIONS
 from residual_st.progress import progress, show_progress
 from residual_st.runtime import Settings
 from residual_st.runtime.model import Model
@@ -33,35 +41,38 @@ from must_c import read_talks  # noqa: E402 - of the recipe, which is no package
 
 RESULTS = Path(__file__).parent / "results" / "device_quality.jsonl"
 SPEECH = Path(__file__).parents[1] / "tests" / "speech" / "arctic_a0007.wav"
-SUBSET = "tst-COMMON"
+TEST_SETS = ("tst-COMMON", "tst-HE")
 MANY = 500  # recordings
-K12 = ["--group-size", "12", "--residual-rank", "8", "--calibration-batches", "30", "--refine-updates", "120"]
 
 
-def utterances(data: Path) -> dict[str, object]:
-    """Utterance id -> samples at 16 kHz."""
-    return {
+@dataclass(frozen=True)
+class Test:
+    """A test set: utterances at 16 kHz and their references, in the manifest's order."""
+
+    name: str
+    samples: list[np.ndarray]
+    references: list[str]
+
+
+def read_test(data: Path, name: str) -> Test:
+    by_id = {
         segment.id: read_audio(talk.wav, 16_000)[segment.start : segment.start + segment.length]
-        for talk in read_talks(data, "de", SUBSET)
+        for talk in read_talks(data, "de", name)
         for segment in talk.segments
     }
+    with (data / f"{name}_st.tsv").open(encoding="utf-8") as lines:
+        rows = list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
+    return Test(name, [by_id[row["id"]] for row in rows], [row["tgt_text"] for row in rows])
 
 
-def generated(checkpoint: Path, data: Path) -> list[str]:
+def generated(checkpoint: Path, data: Path, test: Test) -> list[str]:
     """Texts of fairseq-generate, in the manifest's order."""
-    command = [
-        str(Path(sys.executable).with_name("fairseq-generate")),
-        str(data),
-        "--user-dir",
-        "residual_st",
-        "--cpu",
-        "--beam",
-        "5",
-    ]
-    command += ["--task", "speech_to_text", "--config-yaml", "config_st.yaml", "--gen-subset", f"{SUBSET}_st", "--batch-size", "1"]
-    shown = subprocess.run([*command, "--path", str(checkpoint)], capture_output=True, text=True, check=True).stdout
+    command = [str(Path(sys.executable).with_name("fairseq-generate")), str(data), "--user-dir", "residual_st", "--cpu"]
+    command += ["--task", "speech_to_text", "--config-yaml", "config_st.yaml", "--gen-subset", f"{test.name}_st"]
+    command += ["--path", str(checkpoint), "--beam", "5", "--batch-size", "1"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     texts = {int(match[1]): match[2] for match in re.finditer(r"^D-(\d+)\t\S+\t(.*)$", shown, re.MULTILINE)}
-    return [texts[number] for number in range(len(texts))]
+    return [texts[number] for number in range(len(test.samples))]
 
 
 def start_up(folder: Path) -> float:
@@ -75,8 +86,10 @@ def start_up(folder: Path) -> float:
     return sorted(times)[2]
 
 
-def measure(folder: Path, samples: list, references: list[str], expected: list[str]) -> dict:
+def measure(folder: Path, tests: list[Test], expected: list[str]) -> dict:
     model = Model(folder)
+    samples = [each for test in tests for each in test.samples]
+    references = [each for test in tests for each in test.references]
     start, texts = time.perf_counter(), []
     for each in progress(samples, desc=folder.name, unit="utterance"):
         texts.append(model.vocabulary.text(model.search([each], Settings())[0][0].tokens))
@@ -87,8 +100,9 @@ def measure(folder: Path, samples: list, references: list[str], expected: list[s
     return {
         "bytes": sum(file["bytes"] for file in model.folder.description["files"].values()),
         "bleu": round(sacrebleu.corpus_bleu(texts, [references]).score, 2),
+        "ngram_counts": ngram_counts([Sentence(*pair) for pair in zip(references, texts)]).tolist(),
         "fairseq_bleu": round(sacrebleu.corpus_bleu(expected, [references]).score, 2),
-        "same_texts": round(sum(one == other for one, other in zip(texts, expected)) / len(texts), 4),
+        "same_texts": round(sum(one == other for one, other in zip(texts, expected, strict=True)) / len(texts), 4),
         "times_real_time": round(sum(map(len, samples)) / 16_000 / seconds, 1),
         "more_bytes_after_500": memory.read()["steady_bytes"],
         "seconds_to_start": round(start_up(folder), 3),
@@ -97,31 +111,26 @@ def measure(folder: Path, samples: list, references: list[str], expected: list[s
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--demo", type=Path, default=Path("demo"))
+    parser.add_argument("data", type=Path)
+    parser.add_argument("models", nargs="+", metavar="NAME=CHECKPOINT")
     parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
     logging.disable(logging.INFO)
     show_progress()
-    data, dense, residual = args.demo / "en-de", args.demo / "dense.pt", args.demo / "residual.pt"
-    small = args.demo / "dense_k12.pt"
-    if not small.exists():
-        residual_st(["compress", str(dense), "--output", str(small), "--calibration", str(data), *K12])
-    lines = [line.split("\t") for line in (data / f"{SUBSET}_st.tsv").read_text(encoding="utf-8").splitlines()]
-    text, by_name = lines[0].index("tgt_text"), utterances(data)
-    samples, references = [by_name[line[0]] for line in lines[1:]], [line[text] for line in lines[1:]]
-    for name, checkpoint in {"dense": dense, "residual, K=3, R=8": residual, "compressed, K=12, R=8": small}.items():
+    tests = [read_test(args.data, name) for name in TEST_SETS]
+    for name, checkpoint in (each.rsplit("=", 1) for each in args.models):
         expected = None
-        for precision in ("fp32", "int8"):
+        for precision in PRECISIONS:
             case = {"benchmark": "device_quality", "system": name, "precision": precision, "seed": 1}
             if any(row.items() >= case.items() for row in results.read(args.output)):
                 continue
-            expected = expected or generated(checkpoint, data)
+            expected = expected or [text for test in tests for text in generated(Path(checkpoint), args.data, test)]
             with tempfile.TemporaryDirectory() as work, redirect_stdout(io.StringIO()):
                 folder = Path(work) / precision
-                command = ["export", str(checkpoint), "--data", str(data), "--output", str(folder), "--precision", precision]
+                command = ["export", checkpoint, "--data", str(args.data), "--output", str(folder), "--precision", precision]
                 if residual_st([*command, "--check", str(SPEECH)]):
                     raise SystemExit(f"{checkpoint} was not exported")
-                row = measure(folder, samples, references, expected)
+                row = measure(folder, tests, expected)
             results.append(args.output, {**case, **row, **results.provenance()})
 
 

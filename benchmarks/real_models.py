@@ -3,9 +3,8 @@
     python benchmarks/real_models.py WHISPER CORPUS [--systems NAME …]
 
 WHISPER is a Hugging Face folder of Whisper; CORPUS a corpus in MuST-C's layout (`data/train/wav`, `data/tst-COMMON/…`), whose
-training audio is calibrated and refined on, without its labels. Word error rates are of tst-COMMON and tst-HE together, greedy, in
-the normalised form of Whisper's authors, an utterance counted wrong at most once per word of its reference: a model that repeats
-itself without end would otherwise decide the score by where it is stopped; `runaways` counts these utterances.
+training audio is calibrated and refined on, without its labels. Word error rates are of tst-COMMON and tst-HE together, greedy, as
+`human_speech.word_errors` has them.
 
 One row for each system is appended to results/real_models.jsonl as it is finished; rows that are there already are not made again.
 `core_seconds` is what compression took, listening to the audio included, and scoring not.
@@ -18,13 +17,11 @@ from functools import cache, partial
 from itertools import combinations
 from pathlib import Path
 
-import editdistance
 import numpy as np
 import torch
-import yaml
+from human_speech import MOST_WORDS, RATE, utterances, word_errors
 from torch import nn
 
-from residual_st.audio import read_audio
 from residual_st.benchmark import results
 from residual_st.compression import compress
 from residual_st.compression.allocation import lowest_price
@@ -37,11 +34,8 @@ from residual_st.transformers import audio_calibration, load
 from residual_st.transformers.calibration import prompt_of
 
 RESULTS = Path(__file__).parent / "results" / "real_models.jsonl"
-TEST_SETS = ("tst-COMMON", "tst-HE")
 BATCHES, REFINE_BATCHES = 24, 130  # of half a minute
 BATCH = 12  # utterances that are transcribed together
-MOST_WORDS = 100  # of a transcript
-RUNAWAY = 10  # words more than twice the reference
 SIZES = (0.75, 0.6, 0.45)
 REFINED = {0.6: 700, 0.45: 700}  # size -> updates
 
@@ -139,44 +133,24 @@ def systems() -> dict:
     return made
 
 
-def utterances(corpus: Path, test_sets: tuple[str, ...] = TEST_SETS) -> list[tuple[np.ndarray, str]]:
-    """Audio at 16 kHz and text of the test sets."""
-    found = []
-    for name in test_sets:
-        text = (corpus / "data" / name / "txt" / f"{name}.en").read_text(encoding="utf-8").splitlines()
-        rows = yaml.safe_load((corpus / "data" / name / "txt" / f"{name}.yaml").read_text(encoding="utf-8"))
-        recordings = {}
-        for row, line in zip(rows, text, strict=True):
-            if row["wav"] not in recordings:
-                recordings[row["wav"]] = read_audio(corpus / "data" / name / "wav" / row["wav"], 16000)
-            start, length = round(row["offset"] * 16000), round(row["duration"] * 16000)
-            found.append((recordings[row["wav"]][start : start + length], line))
-    return found
-
-
 @torch.no_grad()
 def score(model, folder: Path, test: list[tuple[np.ndarray, str]]) -> dict:
-    import transformers  # after residual_st.transformers, which hides a torchaudio that does not load
-    from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
+    import transformers  # behind residual_st.transformers, which hides a torchaudio that does not load
 
     extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)
-    tokenizer, normalize, prompt = transformers.AutoTokenizer.from_pretrained(folder), EnglishTextNormalizer({}), prompt_of(model)
+    tokenizer, prompt = transformers.AutoTokenizer.from_pretrained(folder), prompt_of(model)
     ends = {name: getattr(model.config, name) for name in ("eos_token_id", "pad_token_id", "decoder_start_token_id")}
     settings = transformers.GenerationConfig(max_new_tokens=MOST_WORDS, **ends)
-    errors, words, runaways = [], [], 0
+    transcripts = []
     for start in progress(range(0, len(test), BATCH), desc="scoring", unit="batch"):
-        audio, texts = zip(*test[start : start + BATCH])
-        features = extractor(list(audio), sampling_rate=16000, return_tensors="pt").input_features
-        given = torch.tensor([prompt] * len(texts))
+        audio = [samples for samples, _ in test[start : start + BATCH]]
+        features = extractor(audio, sampling_rate=RATE, return_tensors="pt").input_features
+        given = torch.tensor([prompt] * len(audio))
         generated = transformers.GenerationMixin.generate(
             model, input_features=features, decoder_input_ids=given, generation_config=settings
         )
-        for text, transcript in zip(texts, tokenizer.batch_decode(generated, skip_special_tokens=True)):
-            reference, hypothesis = normalize(text).split(), normalize(transcript).split()
-            errors.append(min(editdistance.eval(hypothesis, reference), len(reference)))
-            words.append(len(reference))
-            runaways += len(hypothesis) > 2 * len(reference) + RUNAWAY
-    return {"wer": round(100 * sum(errors) / sum(words), 3), "runaways": runaways, "errors": errors, "words": words}
+        transcripts += tokenizer.batch_decode(generated, skip_special_tokens=True)
+    return word_errors([text for _, text in test], transcripts)
 
 
 class Material:

@@ -1,7 +1,10 @@
 """Exported models: bytes, memory, latency, BLEU."""
 
+import numpy as np
+
+from residual_st.evaluation.scores import relative_change, score_interval
 from residual_st.plotting import pyplot
-from tables.common import github, read, with_range
+from tables.common import github, read, with_bounds, with_range
 
 LENGTHS = ("0.5", "1", "5", "20")
 
@@ -58,38 +61,67 @@ def device_rivals() -> str:
 
 
 def device_quality() -> str:
-    table = [
-        [
-            row["system"],
-            row["precision"],
-            f"{row['bytes'] / 1e6:.1f}",
-            f"{row['bleu']:.1f}",
-            f"{row['fairseq_bleu']:.1f}",
-            f"{100 * row['same_texts']:.1f} %",
-            f"{row['times_real_time']:.0f}",
-            f"{row['seconds_to_start']:.2f}",
-            f"{row['more_bytes_after_500'] / 1e6:.1f}",
-        ]
-        for row in read("device_quality")
-    ]
-    headers = [
-        "system",
-        "precision",
-        "MB",
-        "BLEU",
-        "fairseq-generate",
-        "same texts",
-        "times real time",
-        "one file, s",
-        "MB after 500 more",
-    ]
+    """BLEU, by how much rounding changes it, and what a command takes."""
+    table, rows = [], read("device_quality")
+    for row in rows:
+        base = next(each for each in rows if (each["system"], each["precision"]) == (row["system"], "fp32"))
+        counts, base_counts = [np.array(row["ngram_counts"])], [np.array(base["ngram_counts"])]
+        table.append(
+            [
+                row["system"],
+                row["precision"],
+                f"{row['bytes'] / 1e6:.2f}",
+                f"{row['bleu']:.1f}",
+                "" if row is base else with_bounds(relative_change("bleu", counts, base_counts)),
+                f"{row['fairseq_bleu']:.1f}",
+                f"{100 * row['same_texts']:.1f} %",
+                f"{row['times_real_time']:.0f}",
+                f"{row['seconds_to_start']:.2f}",
+                f"{row['more_bytes_after_500'] / 1e6:.1f}",
+            ]
+        )
+    return github(table, [*_QUALITY, "one file, s", "MB after 500 more"])
+
+
+_QUALITY = ["system", "precision", "MB", "BLEU", "change of BLEU (95 %)", "fairseq-generate", "same texts", "times real time"]
+
+
+def device_whisper() -> str:
+    """Whisper on human speech. Times are over those of transformers in fp32."""
+    rows = read("device_whisper")
+    words = {row["system"]: row for row in rows if row["measure"] == "words"}
+    table = []
+    for row in rows:
+        if row["measure"] != "speed":
+            continue
+        name, memory = row["system"], row.get("encoder_steady_bytes")
+        table.append(
+            [
+                name,
+                f"{row['file_bytes'] / 1e6:.1f}",
+                "" if memory is None else f"{memory / 1e6:.1f}",
+                *(
+                    with_range({key.removeprefix(f"{part}_"): value for key, value in row.items()})
+                    for part in ("encode", "transcribe")
+                ),
+                *(_word_errors(words[name], words["dense, fp32"]) if name in words else ["", "", ""]),
+            ]
+        )
+    headers = ["system", "MB", "encoder in memory, MB", "encoder, time", "all, time", "WER (95 %)", "change (95 %)", "runaways"]
     return github(table, headers)
+
+
+def _word_errors(row: dict, base: dict) -> list:
+    """WER, its change against the base, and runaways."""
+    counts, base_counts = ([np.array([each["errors"], each["words"]], float).T] for each in (row, base))
+    change = "" if row is base else with_bounds(relative_change("wer", counts, base_counts))
+    return [str(score_interval("wer", counts)), change, row["runaways"]]
 
 
 def picture(path) -> None:
     """Megabytes against BLEU, as PATH.svg."""
     figure, axis = pyplot.subplots(figsize=(5.4, 3.2), layout="constrained")
-    markers = {"fp32": "o", "int8": "s"}
+    markers = {"fp32": "o", "int8": "s", "int4": "^"}
     systems = list(dict.fromkeys(row["system"] for row in read("device_quality")))
     for row in read("device_quality"):
         colour = f"C{systems.index(row['system'])}"

@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of s2t_transformer or s2t_residual_transformer; or a folder of Whisper",
     )
     add_output_arguments(parser, "DIR", "folder to write")
-    parser.add_argument("--precision", choices=("fp32", "int8"), default="fp32", help="of matrices (default: fp32)")
+    parser.add_argument("--precision", choices=("fp32", "int8", "int4"), default="fp32", help="of matrices (default: fp32)")
     parser.add_argument(
         "--data", type=Path, metavar="DATA", help="folder with its data configuration and vocabulary (default: the checkpoint's)"
     )

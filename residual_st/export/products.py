@@ -1,4 +1,4 @@
-"""The matrix products of one graph, in fp32 or int8, with every weight stored once however often it is used.
+"""The matrix products of one graph, in fp32, int8 or int4, with every weight stored once however often it is used.
 
 Nothing here composes `U + up @ down`: a runtime would fold it into one dense constant for each layer. A product goes term by term,
 each on top of the one before: bias, x U, (x down) up, diagonal. Short speech is a matter of how many operations a graph has, long
@@ -16,11 +16,13 @@ from spox._future import initializer
 from torch import Tensor, nn
 
 from residual_st.export.constants import ints
+from residual_st.export.quantization import block_size, multiply_in_4_bits, packed, quantized, quantized_in_blocks
 from residual_st.sharing import ResidualLinear
 
+PRECISIONS = ("fp32", "int8", "int4")
+LEAST_WIDTH = 32  # of matrices that are worth 4 bits, either way
+
 Linear = nn.Linear | ResidualLinear
-INT8_MAX = 127
-_LEAST_SCALE = 2.0**-24  # of half precision
 
 
 class Terms(NamedTuple):
@@ -39,8 +41,11 @@ class Products:
     In int8 weights have one scale for each output, symmetric, and inputs one scale for the whole tensor, found when it is there
     (ONNX's DynamicQuantizeLinear). Biases, norms, diagonals and scales are stored in half precision and computed with in fp32.
 
+    In int4 matrices that are wide both ways have 4 bits, one scale for each 32 (or 16) weights of a row, and inputs stay in fp32.
+    The rest, and the embedding, is as in int8.
+
     Args:
-        precision: "fp32" or "int8".
+        precision: one of `PRECISIONS`.
     """
 
     def __init__(self, precision: str):
@@ -104,10 +109,13 @@ class Products:
         """`onto + x weightᵀ`: weight (out, in), onto (rows, out), (out,) or nothing."""
         if self.precision == "fp32":
             return op.gemm(x, self._transposed(weight), onto)
+        if self._has_4_bits(weight):
+            product = multiply_in_4_bits(x, *self._int4(weight), tuple(weight.shape))
+            return product if onto is None else op.add(product, onto)
         return self._multiply_int8(x, *self._int8(weight), onto)
 
     def rows(self, weight: Tensor, indices: Var) -> Var:
-        """Rows of a weight (rows, width), which `multiply` uses, too: indices (n,) -> (n, width)."""
+        """Rows of a weight (rows, width), which `multiply` may use later, too: indices (n,) -> (n, width)."""
         if self.precision == "fp32":
             columns = op.gather(self._transposed(weight), indices, axis=1)
         else:
@@ -158,7 +166,7 @@ class Products:
         if not isinstance(linear, ResidualLinear):
             return Terms(linear.weight, None, None, None, linear.bias)
         shared, up, down, diagonal = linear.all_terms
-        if up is not None and self.precision == "int8":
+        if up is not None and self.precision != "fp32":
             up, down = self._once("balanced", [up, down], lambda: _balanced(up.detach(), down.detach()))
         return Terms(shared, up, down, diagonal, linear.bias)
 
@@ -177,25 +185,36 @@ class Products:
 
         return self._once("int8", [weight], make)
 
+    def _int4(self, weight: Tensor) -> tuple[Var, Var]:
+        """(out, blocks, bytes), and scales (out * blocks,)."""
+
+        def make():
+            integers, scales = quantized_in_blocks(weight.detach())
+            return initializer(packed(integers)), self._stored(scales.flatten().numpy())
+
+        return self._once("int4", [weight], make)
+
+    def _has_4_bits(self, weight: Tensor) -> bool:
+        """Not if its rows are looked up: then it is there in int8."""
+        wide = min(weight.shape) >= LEAST_WIDTH and block_size(weight.size(1)) > 0
+        return self.precision == "int4" and wide and self._key("int8", [weight]) not in self._made
+
     def _stored(self, values: np.ndarray) -> Var:
-        """fp32; in int8 the file has half precision, and the runtime casts it when it loads the file."""
+        """fp32; else the file has half precision, and the runtime casts it when it loads the file."""
         if self.precision == "fp32":
             return initializer(values.copy())
         return op.cast(initializer(values.astype(np.float16)), to=np.float32)
 
     def _once(self, what: str, tensors: list[Tensor], make: Callable):
         """What is made of some tensors, the first time."""
-        key = (what, *((tensor.data_ptr(), tuple(tensor.shape), tensor.stride()) for tensor in tensors))
+        key = self._key(what, tensors)
         if key not in self._made:
             self._seen += tensors
             self._made[key] = make()
         return self._made[key]
 
-
-def quantized(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """A weight (out, in) as int8, and the scale of each row, (out,), a number of half precision."""
-    scales = (weight.float().abs().amax(1) / INT8_MAX).clamp_min(_LEAST_SCALE).half().float()
-    return (weight.float() / scales[:, None]).round().clamp(-INT8_MAX, INT8_MAX).to(torch.int8), scales
+    def _key(self, what: str, tensors: list[Tensor]) -> tuple:
+        return (what, *((tensor.data_ptr(), tuple(tensor.shape), tensor.stride()) for tensor in tensors))
 
 
 def _balanced(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:

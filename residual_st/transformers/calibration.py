@@ -4,6 +4,7 @@ import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from residual_st.progress import progress
 BATCH_SECONDS = 30.0  # Whisper's window, and as much of other models' utterances
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff")
 _PAUSE_SECONDS = 0.5  # between utterances in one window
+_LISTENED_TOGETHER = 8  # windows: a step of the decoder takes one about as long as eight
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class HeldOut:
 
     def likelihood(self, model: nn.Module) -> dict[str, float]:
         """The loss per word of the dense model's own words, base 2."""
-        words = sum(int(_counted(model, batch).sum()) for batch in self.batches)
+        words = sum(int(_counted(model, batch.words, batch.prompt).sum()) for batch in self.batches)
         with torch.no_grad():
             loss = sum(_loss(model, batch).item() for batch in self.batches)
         return {"loss": loss / words / math.log(2)}
@@ -68,7 +70,7 @@ def audio_calibration(
     pieces = list(islice(_half_minutes(files, extractor.sampling_rate), wanted + more))
     if len(pieces) < 2:
         raise InputError(f"{audio} holds less than {BATCH_SECONDS:.0f} s of audio; calibration needs twice as much at least")
-    made = [_listen(model, extractor, batch) for batch in progress(pieces, desc="listening", unit="batch")]
+    made = list(_listen(model, extractor, pieces))
     first, rest = made[:wanted], made[wanted:]
     held_out = max(1, len(first) // 11)
     return Calibration(first[:-held_out], _loss, _encode, _predict, rest), HeldOut(first[-held_out:])
@@ -89,24 +91,37 @@ def _half_minutes(files: list[Path], rate: int) -> Iterator[list[np.ndarray]]:
         yield pieces
 
 
-def _listen(model: transformers.PreTrainedModel, extractor, pieces: list[np.ndarray]) -> AudioBatch:
-    rate = extractor.sampling_rate
-    if model.config.model_type == "whisper":  # whose windows are half a minute long, whatever is in them
-        pause = np.zeros(round(_PAUSE_SECONDS * rate), np.float32)
-        pieces = [np.concatenate([part for piece in pieces for part in (piece, pause)])[: round(BATCH_SECONDS * rate)]]
-        inputs = {"input_features": extractor(pieces, sampling_rate=rate, return_tensors="pt").input_features}
-    else:
-        inputs = dict(extractor(pieces, sampling_rate=rate, return_tensors="pt", padding=True, return_attention_mask=True))
+def _listen(model: transformers.PreTrainedModel, extractor, batches: list[list[np.ndarray]]) -> Iterator[AudioBatch]:
+    rate, shown = extractor.sampling_rate, partial(progress, desc="listening", unit="batch")
+    if model.config.model_type != "whisper":
+        for pieces in shown(batches):
+            inputs = dict(extractor(pieces, sampling_rate=rate, return_tensors="pt", padding=True, return_attention_mask=True))
+            yield AudioBatch(*_transcribed(model, inputs))
+        return
+    # a window is half a minute long, whatever is in it
+    pause = np.zeros(round(_PAUSE_SECONDS * rate), np.float32)
+    windows = [np.concatenate([part for piece in pieces for part in (piece, pause)]) for pieces in batches]
+    for start in shown(range(0, len(windows), _LISTENED_TOGETHER)):
+        together = [window[: round(BATCH_SECONDS * rate)] for window in windows[start : start + _LISTENED_TOGETHER]]
+        features = extractor(together, sampling_rate=rate, return_tensors="pt").input_features
+        _, words, prompt = _transcribed(model, {"input_features": features})
+        for window, row in zip(features, words):
+            length = prompt + int(_counted(model, row[None], prompt).sum())
+            yield AudioBatch({"input_features": window[None].to(model.device)}, row[None, :length], prompt)
+
+
+def _transcribed(model: transformers.PreTrainedModel, inputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor, int]:
+    """The inputs on the model's device, its greedy words (batch, words), and how many of them are the prompt."""
     inputs = {name: value.to(model.device) for name, value in inputs.items()}
-    prompt = prompt_of(model)
-    given = torch.tensor([prompt] * len(pieces), device=model.device)
+    prompt, count = prompt_of(model), len(next(iter(inputs.values())))
     settings = transformers.GenerationConfig(
         max_length=model.config.max_target_positions,
         **{name: getattr(model.config, name) for name in ("eos_token_id", "pad_token_id", "decoder_start_token_id")},
     )
+    given = torch.tensor([prompt] * count, device=model.device)
     with torch.no_grad():  # past Whisper's own generate, which would leave out the prompt and look for time stamps
         words = transformers.GenerationMixin.generate(model, **inputs, decoder_input_ids=given, generation_config=settings)
-    return AudioBatch(inputs, words, len(prompt))
+    return inputs, words, len(prompt)
 
 
 def prompt_of(model: transformers.PreTrainedModel) -> list[int]:
@@ -127,22 +142,22 @@ def prompt_of(model: transformers.PreTrainedModel) -> list[int]:
     return prompt
 
 
-def _counted(model: nn.Module, batch: AudioBatch) -> Tensor:
+def _counted(model: nn.Module, words: Tensor, prompt: int) -> Tensor:
     """The words and the end of each utterance, of those behind the prompt: (batch, words), True where they count."""
-    ends = batch.words[:, batch.prompt :] == model.config.eos_token_id
+    ends = words[:, prompt:] == model.config.eos_token_id
     return ends.cumsum(1) - ends.long() == 0
 
 
 def _loss(model: nn.Module, batch: AudioBatch) -> Tensor:
     """Of the words that `_counted` counts, summed."""
-    words = batch.words[:, batch.prompt :][_counted(model, batch)]
+    words = batch.words[:, batch.prompt :][_counted(model, batch.words, batch.prompt)]
     return nn.functional.cross_entropy(_predict(model, batch).float(), words, reduction="sum")
 
 
 def _predict(model: nn.Module, batch: AudioBatch) -> Tensor:
     """Scores (words that count, vocabulary)."""
     logits = model(**batch.inputs, decoder_input_ids=batch.words[:, :-1]).logits[:, batch.prompt - 1 :]
-    return logits[_counted(model, batch)]
+    return logits[_counted(model, batch.words, batch.prompt)]
 
 
 def _encode(model: nn.Module, batch: AudioBatch) -> None:

@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+import spox
 import torch
 from conftest import cli, run, tiny_model
 from fairseq.data.audio.feature_transforms.utterance_cmvn import UtteranceCMVN
 
 from residual_st.export.encoder import encoder_graph
 from residual_st.export.names import shorten_names
-from residual_st.export.products import quantized
+from residual_st.export.products import Products
+from residual_st.export.quantization import quantized, quantized_in_blocks
 from residual_st.filterbank import filterbank
 from residual_st.models.standalone import build_model, parse_model_flags
 
@@ -22,7 +24,7 @@ SPEECH = Path(__file__).parents[1] / "speech" / "arctic_a0007.wav"
 GRAPHS = ("encoder.onnx", "cross_attention.onnx", "decoder.onnx")
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
 @pytest.mark.parametrize("options", [{}, {"activation_fn": "gelu", "no_scale_embedding": True, "layernorm_embedding": True}])
 def test_export_checks_itself(options, precision, data, fairseq_train, tmp_path):
     fairseq_train(data, tmp_path / "run", max_update=4, **options)
@@ -74,8 +76,8 @@ def test_every_shared_matrix_is_one_initializer():
     assert owned < stored < owned * 1.1  # and tables of the filterbank
 
 
-@pytest.mark.parametrize("group_size, least_ratio", [("3", 8.0), ("12", 14.5)])
-def test_sizes_of_int8_files(group_size, least_ratio):
+@pytest.mark.parametrize("precision, group_size, least_ratio", [("int8", "3", 8.0), ("int8", "12", 14.5), ("int4", "12", 20.0)])
+def test_sizes_of_rounded_files(precision, group_size, least_ratio):
     def megabytes(precision, *flags):
         model = build_model(parse_model_flags("s2t_residual_transformer_s", list(flags)), 20)
         graph = encoder_graph(model.encoder, precision)
@@ -83,7 +85,7 @@ def test_sizes_of_int8_files(group_size, least_ratio):
         return len(graph.SerializeToString()) / 1e6
 
     dense = megabytes("fp32", "--encoder-group-size", "1", "--encoder-residual-rank", "0", "--no-encoder-residual-diagonal")
-    residual = megabytes("int8", "--encoder-group-size", group_size, "--encoder-residual-rank", "16")
+    residual = megabytes(precision, "--encoder-group-size", group_size, "--encoder-residual-rank", "16")
     assert dense / residual > least_ratio
 
 
@@ -93,6 +95,20 @@ def test_rounding_to_int8_is_by_half_a_step_of_each_row():
     error = (rounded.float() * scales[:, None] - weight).abs().amax(1)
     assert (error[1:] <= scales[1:] * 0.57).all()  # half a step, and the half precision of scales at the ends
     assert rounded.abs().max() == 127
+
+
+@pytest.mark.parametrize("width", [64, 48])
+def test_a_product_in_4_bits_is_that_of_the_rounded_matrix(width):
+    weight = torch.randn(40, width) * torch.logspace(-9, 1, 40)[:, None]
+    integers, scales = quantized_in_blocks(weight)
+    rounded = (integers * scales[..., None]).flatten(1)
+    assert (rounded - weight).square().sum(1).div(weight.square().sum(1))[10:].max() < 0.02
+    inputs = spox.argument(spox.Tensor(np.float32, ("rows", width)))
+    graph = spox.build({"x": inputs}, {"y": Products("int4").multiply(inputs, weight)})
+    assert "MatMulNBits" in {node.op_type for node in graph.graph.node}
+    x = torch.randn(7, width)
+    (y,) = onnxruntime.InferenceSession(graph.SerializeToString()).run(None, {"x": x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(y), x @ rounded.T, rtol=1e-4, atol=1e-4)
 
 
 MEASURE = """
@@ -114,14 +130,15 @@ print(megabytes() - before)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
-def test_a_shared_matrix_is_in_memory_once(tmp_path):
+@pytest.mark.parametrize("precision, bytes_per_weight", [("fp32", 4), ("int4", 0.5)])
+def test_a_shared_matrix_is_in_memory_once(precision, bytes_per_weight, tmp_path):
     sizes = {}
     for group_size in ("1", "12"):
         flags = ["--encoder-group-size", group_size, "--encoder-residual-rank", "2"]
         model = build_model(parse_model_flags("s2t_residual_transformer_s", flags), 20)
-        (tmp_path / group_size).write_bytes(encoder_graph(model.encoder, "fp32").SerializeToString())
+        (tmp_path / group_size).write_bytes(encoder_graph(model.encoder, precision).SerializeToString())
         sizes[group_size] = float(run(sys.executable, "-c", MEASURE, tmp_path / group_size).stdout)
-    one_stack = 12 * 5.24  # MB of its dense matrices
+    one_stack = 12 * 1.31 * bytes_per_weight  # MB of its dense matrices
     assert sizes["1"] > one_stack
     assert sizes["12"] < sizes["1"] - 0.8 * one_stack * 11 / 12
 

@@ -109,6 +109,26 @@ def test_refinement_does_not_see_what_is_held_out(dense, audio, more):
     assert len(calibration.batches) == len(held_out.batches) == 1
 
 
+@pytest.mark.parametrize("dense", ["whisper"], indirect=True)
+def test_half_minutes_are_listened_to_together_as_alone(dense, audio, monkeypatch):
+    model = transformers.load(dense)
+    # so that words differ from one to the next, and from window to window
+    model.get_output_embeddings().weight = torch.nn.Parameter(torch.randn(SIZE["vocab_size"], SIZE["d_model"]))
+    for name, parameter in model.named_parameters():
+        if "proj.weight" in name and "attn" in name:
+            torch.nn.init.normal_(parameter)
+
+    def words():
+        calibration, held_out = transformers.audio_calibration(model, dense, audio, 2, 1)
+        return [batch.words for batch in (*calibration.batches, *held_out.batches)]
+
+    together = words()
+    monkeypatch.setattr("residual_st.transformers.calibration._LISTENED_TOGETHER", 1)
+    alone = words()
+    assert len({tuple(each.flatten().tolist()) for each in alone}) == len(alone) == 3
+    assert all(torch.equal(one, other) for one, other in zip(together, alone, strict=True))
+
+
 def test_a_folder_whose_layers_share_nothing(dense, tmp_path):
     model = transformers.load(dense)
     result = compress(model, rank="=4/=4/=4/=4/=4/2", group_size=2)
