@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from human_speech import MOST_WORDS, RATE, utterances, word_errors
+from human_speech import MOST_WORDS, RATE, InTransformers, utterances, word_errors
 
 from residual_st.audio import read_audio
 from residual_st.benchmark import results
@@ -52,32 +52,6 @@ class Exported:
         return self.model.vocabulary.text(best.tokens)
 
 
-class InTransformers:
-    """The dense model in torch."""
-
-    def __init__(self, whisper: Path):
-        import transformers  # behind residual_st.transformers, which hides a torchaudio that does not load
-
-        self.model, self.extractor = load(whisper), transformers.AutoFeatureExtractor.from_pretrained(whisper)
-        self.tokenizer = transformers.AutoTokenizer.from_pretrained(whisper)
-        ends = {name: getattr(self.model.config, name) for name in ("eos_token_id", "pad_token_id", "decoder_start_token_id")}
-        settings = transformers.GenerationConfig(max_new_tokens=MOST_WORDS, **ends)
-        self.generate = partial(transformers.GenerationMixin.generate, self.model, generation_config=settings)
-
-    def features(self, samples: np.ndarray) -> torch.Tensor:
-        return self.extractor(samples, sampling_rate=RATE, return_tensors="pt").input_features
-
-    @torch.no_grad()
-    def encode(self, samples: np.ndarray) -> None:
-        self.model.get_encoder()(self.features(samples))
-
-    @torch.no_grad()
-    def transcribe(self, samples: np.ndarray) -> str:
-        given = torch.tensor([prompt_of(self.model)])
-        words = self.generate(input_features=self.features(samples), decoder_input_ids=given)
-        return self.tokenizer.decode(words[0], skip_special_tokens=True)
-
-
 class InCTranslate2:
     """The dense model, as its own converter makes it. Features are those of transformers."""
 
@@ -91,7 +65,7 @@ class InCTranslate2:
         self._model = ctranslate2.models.Whisper(str(folder), device="cpu", compute_type=kind, intra_threads=1)
 
     def encode(self, samples: np.ndarray):
-        return self._model.encode(self._view(self._base.features(samples).numpy()), to_cpu=True)
+        return self._model.encode(self._view(self._base.features([samples]).numpy()), to_cpu=True)
 
     def transcribe(self, samples: np.ndarray) -> str:
         settings = {"beam_size": 1, "max_length": MOST_WORDS, "suppress_blank": False, "suppress_tokens": []}
@@ -101,7 +75,7 @@ class InCTranslate2:
 
 def systems(folders: dict[str, Path], whisper: Path, work: Path) -> dict[str, object]:
     """Name and precision -> what transcribes; the base comes first."""
-    base = InTransformers(whisper)
+    base = InTransformers(load(whisper), whisper)
     made = {BASE: base, **{name: Exported(folder) for name, folder in folders.items()}}
     try:
         made |= {f"CTranslate2, {precision}": InCTranslate2(whisper, base, work, precision) for precision in ("fp32", "int8")}

@@ -1,12 +1,15 @@
 """Test sets of a corpus in MuST-C's layout, in English, and the word errors of Whisper's transcripts of them."""
 
+from functools import partial
 from pathlib import Path
 
 import editdistance
 import numpy as np
+import torch
 import yaml
 
 from residual_st.audio import read_audio
+from residual_st.transformers.calibration import prompt_of
 
 RATE = 16_000
 TEST_SETS = ("tst-COMMON", "tst-HE")
@@ -27,6 +30,41 @@ def utterances(corpus: Path, test_sets: tuple[str, ...] = TEST_SETS) -> list[tup
             start, length = round(row["offset"] * RATE), round(row["duration"] * RATE)
             found.append((recordings[row["wav"]][start : start + length], line))
     return found
+
+
+class InTransformers:
+    """A Whisper in torch, greedy, with no prompt but the model's.
+
+    Args:
+        model: of `residual_st.transformers.load`.
+        folder: what it was loaded from, or another of its family, for feature extractor and tokenizer.
+    """
+
+    def __init__(self, model: torch.nn.Module, folder: Path):
+        import transformers  # behind residual_st.transformers, which hides a torchaudio that does not load
+
+        self.model = model
+        self.extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)
+        self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        ends = {name: getattr(model.config, name) for name in ("eos_token_id", "pad_token_id", "decoder_start_token_id")}
+        settings = transformers.GenerationConfig(max_new_tokens=MOST_WORDS, **ends)
+        self._generate = partial(transformers.GenerationMixin.generate, model, generation_config=settings)
+
+    def features(self, utterances: list[np.ndarray]) -> torch.Tensor:
+        return self.extractor(utterances, sampling_rate=RATE, return_tensors="pt").input_features
+
+    @torch.no_grad()
+    def encode(self, samples: np.ndarray) -> None:
+        self.model.get_encoder()(self.features([samples]))
+
+    def transcribe(self, samples: np.ndarray) -> str:
+        return self.transcribe_all([samples])[0]
+
+    @torch.no_grad()
+    def transcribe_all(self, utterances: list[np.ndarray]) -> list[str]:
+        given = torch.tensor([prompt_of(self.model)] * len(utterances))
+        words = self._generate(input_features=self.features(utterances), decoder_input_ids=given)
+        return self.tokenizer.batch_decode(words, skip_special_tokens=True)
 
 
 def word_errors(references: list[str], transcripts: list[str]) -> dict:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from human_speech import MOST_WORDS, RATE, utterances, word_errors
+from human_speech import InTransformers, utterances, word_errors
 from torch import nn
 
 from residual_st.benchmark import results
@@ -31,7 +31,6 @@ from residual_st.progress import progress, show_progress
 from residual_st.sharing import LowRankLinear, matrices, matrix_parameters
 from residual_st.stacks import stack_of
 from residual_st.transformers import audio_calibration, load
-from residual_st.transformers.calibration import prompt_of
 
 RESULTS = Path(__file__).parent / "results" / "real_models.jsonl"
 BATCHES, REFINE_BATCHES = 24, 130  # of half a minute
@@ -133,23 +132,10 @@ def systems() -> dict:
     return made
 
 
-@torch.no_grad()
 def score(model, folder: Path, test: list[tuple[np.ndarray, str]]) -> dict:
-    import transformers  # behind residual_st.transformers, which hides a torchaudio that does not load
-
-    extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)
-    tokenizer, prompt = transformers.AutoTokenizer.from_pretrained(folder), prompt_of(model)
-    ends = {name: getattr(model.config, name) for name in ("eos_token_id", "pad_token_id", "decoder_start_token_id")}
-    settings = transformers.GenerationConfig(max_new_tokens=MOST_WORDS, **ends)
-    transcripts = []
+    whisper, transcripts = InTransformers(model, folder), []
     for start in progress(range(0, len(test), BATCH), desc="scoring", unit="batch"):
-        audio = [samples for samples, _ in test[start : start + BATCH]]
-        features = extractor(audio, sampling_rate=RATE, return_tensors="pt").input_features
-        given = torch.tensor([prompt] * len(audio))
-        generated = transformers.GenerationMixin.generate(
-            model, input_features=features, decoder_input_ids=given, generation_config=settings
-        )
-        transcripts += tokenizer.batch_decode(generated, skip_special_tokens=True)
+        transcripts += whisper.transcribe_all([samples for samples, _ in test[start : start + BATCH]])
     return word_errors([text for _, text in test], transcripts)
 
 
