@@ -33,7 +33,7 @@ setup(
         "runtime": ["onnxruntime>=1.21", "soundfile", "soxr"],
         "serve": ["anyio", "onnxruntime>=1.21", "soundfile", "soxr", "starlette", "uvicorn"],
         # residual-st export, beside fairseq
-        "export": ["onnx>=1.17", "onnxruntime>=1.21", "spox>=0.14", *AUDIO],
+        "export": ["onnx>=1.17", "onnxruntime>=1.21", "spox>=0.16", *AUDIO],
         # translating audio files from Python
         "audio": AUDIO,
         # examples/must_c
