@@ -111,6 +111,15 @@ def test_a_product_in_4_bits_is_that_of_the_rounded_matrix(width):
     torch.testing.assert_close(torch.from_numpy(y), x @ rounded.T, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
+def test_an_embedding_that_multiplies_too_is_stored_once(precision):
+    products, weight = Products(precision), torch.randn(96, 64)
+    places = spox.argument(spox.Tensor(np.int64, ("places",)))
+    graph = spox.build({"places": places}, {"y": products.multiply(products.rows(weight, places), weight)}).graph
+    assert sum(np.prod(tensor.dims) == weight.numel() for tensor in graph.initializer) == 1
+    assert sum(np.prod(tensor.dims) for tensor in graph.initializer) < weight.numel() * 1.1
+
+
 MEASURE = """
 import sys
 import numpy as np
