@@ -120,7 +120,7 @@ def _word_errors(row: dict, base: dict) -> list:
 
 def picture(path) -> None:
     """Megabytes against BLEU, as PATH.svg."""
-    figure, axis = pyplot.subplots(figsize=(5.4, 3.2), layout="constrained")
+    figure, axis = pyplot.subplots(figsize=(7.2, 3.2), layout="constrained")
     markers = {"fp32": "o", "int8": "s", "int4": "^"}
     systems = list(dict.fromkeys(row["system"] for row in read("device_quality")))
     for row in read("device_quality"):
@@ -129,7 +129,7 @@ def picture(path) -> None:
         axis.scatter(row["bytes"] / 1e6, row["bleu"], color=colour, marker=markers[row["precision"]], label=label)
     axis.set(xlabel="MB of the exported folder", ylabel="BLEU", ylim=(0, 100))
     axis.set_xlim(left=0)
-    axis.legend(frameon=False, fontsize=8)
+    axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
     pyplot.close(figure)
