@@ -99,10 +99,11 @@ def test_rounding_to_int8_is_by_half_a_step_of_each_row():
 
 @pytest.mark.parametrize("width", [64, 48])
 def test_a_product_in_4_bits_is_that_of_the_rounded_matrix(width):
+    torch.manual_seed(1)
     weight = torch.randn(40, width) * torch.logspace(-9, 1, 40)[:, None]
     integers, scales = quantized_in_blocks(weight)
     rounded = (integers * scales[..., None]).flatten(1)
-    assert (rounded - weight).square().sum(1).div(weight.square().sum(1))[10:].max() < 0.02
+    assert (rounded - weight).square().sum(1).div(weight.square().sum(1))[20:].max() < 0.02  # the others' scales are subnormal
     inputs = spox.argument(spox.Tensor(np.float32, ("rows", width)))
     graph = spox.build({"x": inputs}, {"y": Products("int4").multiply(inputs, weight)})
     assert "MatMulNBits" in {node.op_type for node in graph.graph.node}
