@@ -1,6 +1,6 @@
-"""What exported models cost on a device: dense and residual, fp32 and int8, with the sizes of `s2t_transformer_s` and `_m`.
+"""What exported models cost on a device: dense and residual, fp32, int8 and int4, with the sizes of `s2t_transformer_s` and `_m`.
 
-    python benchmarks/device.py [--repeats N] [--sizes s m] [--threads 1 2]
+    python benchmarks/device.py [--repeats N] [--sizes s m] [--threads 1 2] [--precisions fp32 …]
 
 The models have random weights, which change neither size nor time; each residual one and the dense one compute the same function.
 Decoders are dense, but for two systems whose decoders share their matrices, too. Rows go to results/device.jsonl; what is there for
@@ -18,8 +18,8 @@ import torch
 from residual_st.benchmark import results
 from residual_st.benchmark.device import measure
 from residual_st.benchmark.systems import VOCABULARY, Shape, build_pair, build_residual
+from residual_st.export import PRECISIONS
 from residual_st.export.fairseq_model import describe_vocabulary, export_model
-from residual_st.export.products import PRECISIONS
 from residual_st.progress import show_progress
 
 RESULTS = Path(__file__).parent / "results" / "device.jsonl"

@@ -10,7 +10,6 @@ four seconds of speech, start and end included, and what 500 recordings add to a
 """
 
 import argparse
-import csv
 import io
 import logging
 import re
@@ -31,13 +30,14 @@ from residual_st.benchmark.process_memory import ProcessMemory
 from residual_st.cli import main as residual_st
 from residual_st.evaluation.generated import Sentence
 from residual_st.evaluation.scores import ngram_counts
-from residual_st.export.products import PRECISIONS
+from residual_st.export import PRECISIONS
 from residual_st.progress import progress, show_progress
 from residual_st.runtime import Settings
 from residual_st.runtime.model import Model
 
 sys.path.append(str(Path(__file__).parents[1] / "examples" / "must_c"))
-from must_c import read_talks  # noqa: E402 - of the recipe, which is no package
+from manifest import read_manifest  # noqa: E402 - of the recipe, which is no package
+from must_c import read_talks  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "device_quality.jsonl"
 SPEECH = Path(__file__).parents[1] / "tests" / "speech" / "arctic_a0007.wav"
@@ -60,8 +60,7 @@ def read_test(data: Path, name: str) -> Test:
         for talk in read_talks(data, "de", name)
         for segment in talk.segments
     }
-    with (data / f"{name}_st.tsv").open(encoding="utf-8") as lines:
-        rows = list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
+    rows = list(read_manifest(data / f"{name}_st.tsv"))
     return Test(name, [by_id[row["id"]] for row in rows], [row["tgt_text"] for row in rows])
 
 

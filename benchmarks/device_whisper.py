@@ -24,7 +24,7 @@ from residual_st.audio import read_audio
 from residual_st.benchmark import results
 from residual_st.benchmark.device import measure
 from residual_st.benchmark.timing import alternate, ratios_to
-from residual_st.export.products import PRECISIONS
+from residual_st.export import PRECISIONS
 from residual_st.export.whisper_model import export_whisper
 from residual_st.progress import progress, show_progress
 from residual_st.runtime import Settings
@@ -35,7 +35,7 @@ from residual_st.transformers.calibration import prompt_of
 RESULTS = Path(__file__).parent / "results" / "device_whisper.jsonl"
 SPEECH = Path(__file__).parents[1] / "tests" / "speech" / "arctic_a0007.wav"
 BASE = "transformers, fp32"
-ENDING = {"max_len_a": 0, "max_len_b": MOST_WORDS}
+GREEDY = Settings(beam=1, max_len_a=0, max_len_b=MOST_WORDS)
 
 
 class Exported:
@@ -48,7 +48,7 @@ class Exported:
         self.model.encode([samples])
 
     def transcribe(self, samples: np.ndarray) -> str:
-        best = self.model.search([samples], Settings(beam=1, **ENDING))[0][0]
+        best = self.model.search([samples], GREEDY)[0][0]
         return self.model.vocabulary.text(best.tokens)
 
 

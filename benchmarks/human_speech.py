@@ -1,6 +1,5 @@
 """Test sets of a corpus in MuST-C's layout, in English, and the word errors of Whisper's transcripts of them."""
 
-from functools import partial
 from pathlib import Path
 
 import editdistance
@@ -9,7 +8,7 @@ import torch
 import yaml
 
 from residual_st.audio import read_audio
-from residual_st.transformers.calibration import prompt_of
+from residual_st.transformers.calibration import greedy_words
 
 RATE = 16_000
 TEST_SETS = ("tst-COMMON", "tst-HE")
@@ -46,9 +45,6 @@ class InTransformers:
         self.model = model
         self.extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-        ends = {name: getattr(model.config, name) for name in ("eos_token_id", "pad_token_id", "decoder_start_token_id")}
-        settings = transformers.GenerationConfig(max_new_tokens=MOST_WORDS, **ends)
-        self._generate = partial(transformers.GenerationMixin.generate, model, generation_config=settings)
 
     def features(self, utterances: list[np.ndarray]) -> torch.Tensor:
         return self.extractor(utterances, sampling_rate=RATE, return_tensors="pt").input_features
@@ -60,10 +56,8 @@ class InTransformers:
     def transcribe(self, samples: np.ndarray) -> str:
         return self.transcribe_all([samples])[0]
 
-    @torch.no_grad()
     def transcribe_all(self, utterances: list[np.ndarray]) -> list[str]:
-        given = torch.tensor([prompt_of(self.model)] * len(utterances))
-        words = self._generate(input_features=self.features(utterances), decoder_input_ids=given)
+        words = greedy_words(self.model, {"input_features": self.features(utterances)}, max_new_tokens=MOST_WORDS)
         return self.tokenizer.batch_decode(words, skip_special_tokens=True)
 
 

@@ -7,6 +7,7 @@ from tabulate import tabulate
 
 from residual_st.cli.arguments import add_output_arguments
 from residual_st.errors import InputError
+from residual_st.export import PRECISIONS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of s2t_transformer or s2t_residual_transformer; or a folder of Whisper",
     )
     add_output_arguments(parser, "DIR", "folder to write")
-    parser.add_argument("--precision", choices=("fp32", "int8", "int4"), default="fp32", help="of matrices (default: fp32)")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of matrices (default: fp32)")
     parser.add_argument(
         "--data", type=Path, metavar="DATA", help="folder with its data configuration and vocabulary (default: the checkpoint's)"
     )

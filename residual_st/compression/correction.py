@@ -70,11 +70,9 @@ def correct(
             linears = dict(matrices(layer))
             for names in stages:
                 padding = "memory_padding" if names[0] in stack.memory_matrices else "padding"
-                moments, last_passes = PairedMoments(), []
-                for call, dense_pass, x in zip(calls, dense_passes, states):
-                    until = Pass(layer, call, x, stages, ends, last=names[0])
-                    if names is stages[-1]:
-                        last_passes.append(until)
+                passes = [Pass(layer, call, x, stages, ends, last=names[0]) for call, x in zip(calls, states)]
+                moments = PairedMoments()
+                for call, dense_pass, until in zip(calls, dense_passes, passes):
                     seen = [dense_pass.inputs[names[0]], until.inputs[names[0]]]
                     if names[0] in ends:
                         seen.append(dense_pass.streams[names[0]] - until.streams[names[0]])
@@ -83,7 +81,7 @@ def correct(
                     _solve(linears[name], fit.layers[index][name], moments)
             dense_states = [stack.output(dense_pass.output) for dense_pass in dense_passes]
             if names[0] in ends:  # the layer's output is then what its last matrix adds to the sum
-                states = [each.streams[names[0]] + linears[names[0]](each.inputs[names[0]]) for each in last_passes]
+                states = [each.streams[names[0]] + linears[names[0]](each.inputs[names[0]]) for each in passes]
             else:
                 states = [stack.output(call.repeat(layer, x)) for call, x in zip(calls, states)]
 

@@ -1,1 +1,3 @@
 """Trained models as ONNX graphs, in which every shared matrix is stored once."""
+
+PRECISIONS = ("fp32", "int8", "int4")  # of matrices

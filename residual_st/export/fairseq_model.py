@@ -41,7 +41,7 @@ def export_checkpoint(
     Args:
         path: checkpoint of an s2t_transformer, dense or residual.
         output: the folder, which is there and empty.
-        precision: of matrices, "fp32", "int8" or "int4".
+        precision: of matrices, one of `PRECISIONS`.
         data: folder with its data configuration and vocabulary; None for the one that the checkpoint names.
         config_yaml: the data configuration's name, in place of the checkpoint's.
         audio: files to check with; none for a made-up sound.

@@ -19,7 +19,6 @@ from residual_st.export.constants import ints
 from residual_st.export.quantization import block_size, multiply_in_4_bits, packed, quantized, quantized_in_blocks
 from residual_st.sharing import ResidualLinear
 
-PRECISIONS = ("fp32", "int8", "int4")
 LEAST_WIDTH = 32  # of matrices that are worth 4 bits, either way
 
 Linear = nn.Linear | ResidualLinear
@@ -45,7 +44,7 @@ class Products:
     The rest, and the embedding, is as in int8.
 
     Args:
-        precision: one of `PRECISIONS`.
+        precision: one of `residual_st.export.PRECISIONS`.
     """
 
     def __init__(self, precision: str):

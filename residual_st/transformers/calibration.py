@@ -41,7 +41,7 @@ class HeldOut:
 
     def likelihood(self, model: nn.Module) -> dict[str, float]:
         """The loss per word of the dense model's own words, base 2."""
-        words = sum(int(_counted(model, batch.words, batch.prompt).sum()) for batch in self.batches)
+        words = sum(int(_counted(model, batch).sum()) for batch in self.batches)
         with torch.no_grad():
             loss = sum(_loss(model, batch).item() for batch in self.batches)
         return {"loss": loss / words / math.log(2)}
@@ -96,7 +96,7 @@ def _listen(model: transformers.PreTrainedModel, extractor, batches: list[list[n
     if model.config.model_type != "whisper":
         for pieces in shown(batches):
             inputs = dict(extractor(pieces, sampling_rate=rate, return_tensors="pt", padding=True, return_attention_mask=True))
-            yield AudioBatch(*_transcribed(model, inputs))
+            yield _transcribed(model, inputs)
         return
     # a window is half a minute long, whatever is in it
     pause = np.zeros(round(_PAUSE_SECONDS * rate), np.float32)
@@ -104,24 +104,26 @@ def _listen(model: transformers.PreTrainedModel, extractor, batches: list[list[n
     for start in shown(range(0, len(windows), _LISTENED_TOGETHER)):
         together = [window[: round(BATCH_SECONDS * rate)] for window in windows[start : start + _LISTENED_TOGETHER]]
         features = extractor(together, sampling_rate=rate, return_tensors="pt").input_features
-        _, words, prompt = _transcribed(model, {"input_features": features})
-        for window, row in zip(features, words):
-            length = prompt + int(_counted(model, row[None], prompt).sum())
-            yield AudioBatch({"input_features": window[None].to(model.device)}, row[None, :length], prompt)
+        heard = _transcribed(model, {"input_features": features})
+        lengths = heard.prompt + _counted(model, heard).sum(1)
+        for window, words, length in zip(heard.inputs["input_features"], heard.words, lengths.tolist()):
+            yield AudioBatch({"input_features": window[None]}, words[None, :length], heard.prompt)
 
 
-def _transcribed(model: transformers.PreTrainedModel, inputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor, int]:
-    """The inputs on the model's device, its greedy words (batch, words), and how many of them are the prompt."""
+def _transcribed(model: transformers.PreTrainedModel, inputs: dict[str, Tensor]) -> AudioBatch:
     inputs = {name: value.to(model.device) for name, value in inputs.items()}
-    prompt, count = prompt_of(model), len(next(iter(inputs.values())))
-    settings = transformers.GenerationConfig(
-        max_length=model.config.max_target_positions,
-        **{name: getattr(model.config, name) for name in ("eos_token_id", "pad_token_id", "decoder_start_token_id")},
-    )
-    given = torch.tensor([prompt] * count, device=model.device)
-    with torch.no_grad():  # past Whisper's own generate, which would leave out the prompt and look for time stamps
-        words = transformers.GenerationMixin.generate(model, **inputs, decoder_input_ids=given, generation_config=settings)
-    return inputs, words, len(prompt)
+    words = greedy_words(model, inputs, max_length=model.config.max_target_positions)
+    return AudioBatch(inputs, words, len(prompt_of(model)))
+
+
+@torch.no_grad()
+def greedy_words(model: transformers.PreTrainedModel, inputs: dict[str, Tensor], **limit: int) -> Tensor:
+    """The prompt and what follows it: (batch, words). `limit` is GenerationConfig's `max_length` or `max_new_tokens`."""
+    ends = {name: getattr(model.config, name) for name in ("eos_token_id", "pad_token_id", "decoder_start_token_id")}
+    settings = transformers.GenerationConfig(**limit, **ends)
+    given = torch.tensor([prompt_of(model)] * len(next(iter(inputs.values()))), device=model.device)
+    # past Whisper's own generate, which would leave out the prompt and look for time stamps
+    return transformers.GenerationMixin.generate(model, **inputs, decoder_input_ids=given, generation_config=settings)
 
 
 def prompt_of(model: transformers.PreTrainedModel) -> list[int]:
@@ -142,22 +144,22 @@ def prompt_of(model: transformers.PreTrainedModel) -> list[int]:
     return prompt
 
 
-def _counted(model: nn.Module, words: Tensor, prompt: int) -> Tensor:
+def _counted(model: nn.Module, batch: AudioBatch) -> Tensor:
     """The words and the end of each utterance, of those behind the prompt: (batch, words), True where they count."""
-    ends = words[:, prompt:] == model.config.eos_token_id
+    ends = batch.words[:, batch.prompt :] == model.config.eos_token_id
     return ends.cumsum(1) - ends.long() == 0
 
 
 def _loss(model: nn.Module, batch: AudioBatch) -> Tensor:
     """Of the words that `_counted` counts, summed."""
-    words = batch.words[:, batch.prompt :][_counted(model, batch.words, batch.prompt)]
+    words = batch.words[:, batch.prompt :][_counted(model, batch)]
     return nn.functional.cross_entropy(_predict(model, batch).float(), words, reduction="sum")
 
 
 def _predict(model: nn.Module, batch: AudioBatch) -> Tensor:
     """Scores (words that count, vocabulary)."""
     logits = model(**batch.inputs, decoder_input_ids=batch.words[:, :-1]).logits[:, batch.prompt - 1 :]
-    return logits[_counted(model, batch.words, batch.prompt)]
+    return logits[_counted(model, batch)]
 
 
 def _encode(model: nn.Module, batch: AudioBatch) -> None:
