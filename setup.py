@@ -34,6 +34,8 @@ setup(
         "serve": ["anyio", "onnxruntime>=1.21", "soundfile", "soxr", "starlette", "uvicorn"],
         # residual-st export, beside fairseq
         "export": ["onnx>=1.17", "onnxruntime>=1.21", "spox>=0.16", *AUDIO],
+        # recordings that libsndfile does not read, such as m4a and webm
+        "formats": ["av>=14"],
         # translating audio files from Python
         "audio": AUDIO,
         # examples/must_c

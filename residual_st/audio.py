@@ -1,5 +1,12 @@
-"""Audio of any rate, format and number of channels, as the samples that filterbanks are computed from. Needs no torch."""
+"""Audio of any rate and number of channels, as the samples that filterbanks are computed from. Needs no torch.
 
+libsndfile reads wav, flac, mp3, ogg, opus, aiff and more. What it does not read, such as m4a and webm, is left to PyAV where it is
+installed. That brings the whole of ffmpeg, which is larger than all else that a device needs.
+"""
+
+import contextlib
+import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +21,8 @@ SHORTEST_SECONDS = 1.0  # of a piece
 MARGIN_SECONDS = 0.1  # of a pause that stay on each side
 MOST_SAMPLES = 2**28  # of a file once it is decoded and resampled, 1 GiB: four and a half hours at 16 kHz
 _BLOCK_SAMPLES = 2**22  # that are decoded at a time
+# ffmpeg's readers of formats that hold the audio themselves; a playlist would have it open other files and addresses
+_CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,aac,amr,asf,avi,flv,mpegts,wav"
 _FRAME_SECONDS = 0.01
 _LEAST_RANGE_DB = 6.0  # between pauses and speech
 _SILENCE_DB = 60.0  # below speech
@@ -23,8 +32,9 @@ def read_audio(audio, wanted_rate: int, rate: int | None = None, most_samples: i
     """Mono samples at `wanted_rate`.
 
     Args:
-        audio: a file of any format that libsndfile reads, as str or Path, or open for reading bytes; or samples as a numpy array or
-            a CPU tensor: floats in [-1, 1] or integers in the range of their type, shape (n,), (n, channels) or (channels, n).
+        audio: a file of a format that libsndfile reads, or ffmpeg where PyAV is installed, as str or Path, or open for reading
+            bytes; or samples as a numpy array or a CPU tensor: floats in [-1, 1] or integers in the range of their type, of shape
+            (n,), (n, channels) or (channels, n).
         rate: Hz, of samples; None for `wanted_rate`. Files have their own.
         most_samples: of a file, mono and at `wanted_rate`. A small file of silence can be of years.
 
@@ -34,15 +44,15 @@ def read_audio(audio, wanted_rate: int, rate: int | None = None, most_samples: i
     Raises:
         InputError: if a file cannot be read or is too long, or samples are of another type or shape, or not finite.
     """
-    name = "the audio"
+    name = audio_name(audio)
     if isinstance(audio, (str, Path)) or hasattr(audio, "read"):
-        name = audio if isinstance(audio, (str, Path)) else "the input"
         try:
-            samples = _decoded(audio, wanted_rate, most_samples)
+            with _opened(audio) as file:
+                samples = _decoded(file, wanted_rate, most_samples)
         except InputError as error:
             raise InputError(f"{name} {error}") from error
         except (soundfile.LibsndfileError, OSError, ValueError, RuntimeError) as error:
-            raise InputError(f"{name} cannot be read as audio: {error}") from error
+            raise InputError(f"{name} cannot be read as audio: {_reason(error)}") from error
     else:
         samples = resample(to_mono(_as_floats(np.asarray(audio))), rate or wanted_rate, wanted_rate)
     if not np.isfinite(samples).all():
@@ -50,20 +60,69 @@ def read_audio(audio, wanted_rate: int, rate: int | None = None, most_samples: i
     return samples
 
 
+def audio_name(audio) -> str:
+    """What messages call a recording: the path of a file, the name of an open one that has one."""
+    return str(audio) if isinstance(audio, (str, Path)) else str(getattr(audio, "name", "the recording"))
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
+
+
+@contextlib.contextmanager
+def _opened(audio) -> Iterator[io.BufferedIOBase]:
+    """A file to read bytes from and to seek in; a pipe is read to its end."""
+    with open(audio, "rb") if isinstance(audio, (str, Path)) else contextlib.nullcontext(audio) as file:
+        yield file if file.seekable() else io.BytesIO(file.read())
+
+
 def _decoded(file, wanted_rate: int, most_samples: int) -> np.ndarray:
     """A file's samples, mono and at a rate, a block at a time; no more of it is decoded than may be."""
-    pieces, length, last = [np.zeros(0, np.float32)], 0, False
-    with soundfile.SoundFile(file) as recording:
-        rate, size = recording.samplerate, max(1, _BLOCK_SAMPLES // recording.channels)
-        stream = None if rate == wanted_rate else soxr.ResampleStream(rate, wanted_rate, 1, dtype="float32")
-        while not last:
-            block = recording.read(size, dtype="float32", always_2d=True)
-            length += len(block)
-            if length * wanted_rate > most_samples * rate:
-                raise InputError(f"is longer than {most_samples / wanted_rate / 60:.0f} minutes; cut it into pieces")
-            last, block = len(block) < size, block.mean(axis=1)
-            pieces.append(block if stream is None else stream.resample_chunk(block, last=last))
+    pieces, length, stream = [np.zeros(0, np.float32)], 0, None
+    for rate, block in _blocks(file):
+        length += len(block)
+        if length * wanted_rate > most_samples * rate:
+            raise InputError(f"is longer than {most_samples / wanted_rate / 60:.0f} minutes; cut it into pieces")
+        if stream is None and rate != wanted_rate:
+            stream = soxr.ResampleStream(rate, wanted_rate, 1, dtype="float32")
+        pieces.append(block if stream is None else stream.resample_chunk(block))
+    if stream is not None:
+        pieces.append(stream.resample_chunk(np.zeros(0, np.float32), last=True))
     return np.concatenate(pieces)
+
+
+def _blocks(file) -> Iterator[tuple[int, np.ndarray]]:
+    """The rate of a file, and mono samples of it, block by block."""
+    try:
+        recording = soundfile.SoundFile(file)
+    except soundfile.LibsndfileError as error:
+        yield from _blocks_by_ffmpeg(file, error.error_string.rstrip("."))
+        return
+    with recording:
+        if not recording.frames:  # what writes a wav into a pipe may leave its length at 0
+            yield from _blocks_by_ffmpeg(file, "it says that it holds no samples")
+        size = max(1, _BLOCK_SAMPLES // recording.channels)
+        while len(block := recording.read(size, dtype="float32", always_2d=True)):
+            yield recording.samplerate, block.mean(axis=1)
+
+
+def _blocks_by_ffmpeg(file, refusal: str) -> Iterator[tuple[int, np.ndarray]]:
+    """The same where libsndfile refuses a file. Raises InputError, with its reason, where ffmpeg does too or is not there."""
+    try:
+        import av
+    except ModuleNotFoundError:
+        raise InputError(f"cannot be read as audio: {refusal}; pip install av, which reads m4a, webm and more") from None
+    file.seek(0)
+    try:
+        with av.open(file, options={"format_whitelist": _CONTAINERS}, metadata_errors="ignore") as container:
+            if not container.streams.audio:
+                raise InputError("holds no audio")
+            to_floats = av.AudioResampler(format="fltp")
+            for decoded in container.decode(audio=0):
+                for frame in to_floats.resample(decoded):
+                    yield frame.sample_rate, frame.to_ndarray().mean(axis=0)
+    except av.FFmpegError as error:
+        raise InputError(f"cannot be read as audio: {refusal}") from error
 
 
 def _as_floats(samples: np.ndarray) -> np.ndarray:

@@ -1,5 +1,9 @@
 """Recordings as people have them: any rate, any number of channels, any type of sample, any length."""
 
+import io
+import os
+import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -74,11 +78,51 @@ def test_samples_of_another_rate_and_stereo_files(speech, tmp_path):
     np.testing.assert_allclose(read_audio(tmp_path / "stereo.flac", RATE), speech, atol=1e-4)
 
 
+@pytest.mark.parametrize(("name", "codec", "rate"), [("memo.m4a", "aac", RATE), ("memo.webm", "libopus", 48_000)])
+def test_recordings_of_phones_and_browsers(speech, tmp_path, monkeypatch, name, codec, rate):
+    av = pytest.importorskip("av")
+    with av.open(tmp_path / name, "w") as recording:
+        stream = recording.add_stream(codec, rate=rate, layout="stereo")
+        frame = av.AudioFrame.from_ndarray(np.stack([speech, speech]), format="fltp", layout="stereo")
+        frame.sample_rate = RATE
+        for packet in [*stream.encode(frame), *stream.encode(None)]:
+            recording.mux(packet)
+    samples = read_audio(tmp_path / name, RATE)
+    assert len(samples) == pytest.approx(len(speech), abs=0.1 * RATE)
+    ours, original = (filterbank(x, RATE).mean(axis=0) for x in (samples, speech))
+    assert np.abs(ours - original)[:70].mean() < 0.5
+
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(InputError, match=rf"{name} cannot be read as audio: Format not recognised; pip install av"):
+        read_audio(tmp_path / name, RATE)
+
+
+def test_a_wav_that_was_written_into_a_pipe(speech, tmp_path, monkeypatch):
+    whole = SPEECH.read_bytes()
+    at = whole.index(b"data") + 4
+    for length in (2**32 - 1, 0):
+        (tmp_path / "piped.wav").write_bytes(whole[:at] + length.to_bytes(4, "little") + whole[at + 4 :])
+        np.testing.assert_allclose(read_audio(tmp_path / "piped.wav", RATE), speech, atol=1e-6)
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(InputError, match="it says that it holds no samples"):
+        read_audio(tmp_path / "piped.wav", RATE)
+
+
+def test_a_named_pipe(speech, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(SPEECH.read_bytes(),))
+    writer.start()
+    np.testing.assert_array_equal(read_audio(tmp_path / "pipe", RATE), speech)
+    writer.join()
+
+
 @pytest.mark.parametrize(
     ("audio", "message"),
     [
-        ("nowhere.wav", "nowhere.wav cannot be read as audio"),
-        (Path(__file__), "test_audio.py cannot be read as audio"),
+        ("nowhere.wav", "nowhere.wav cannot be read as audio: No such file or directory"),
+        (Path(__file__), "test_audio.py cannot be read as audio: Format not recognised"),
+        (io.BytesIO(b"no audio"), "the recording cannot be read as audio: Format not recognised"),
+        (io.BytesIO(b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n/etc/hostname\n"), "cannot be read as audio"),
         (np.zeros((2, 3, 4), np.float32), r"not float32 of shape \(2, 3, 4\)"),
         (np.array(["a", "b"]), "audio must be a file or samples"),
         (np.array([0.0, np.nan]), "not finite"),

@@ -11,6 +11,7 @@ import queue
 
 import numpy as np
 
+from residual_st.printing import print_any_text
 from residual_st.runtime import Translator
 
 BLOCK_SECONDS, PAUSE_SECONDS, LONGEST_SECONDS = 0.1, 0.5, 20.0
@@ -34,6 +35,7 @@ def sentences(blocks, rate):
 def main() -> None:
     import sounddevice  # here, so that `sentences` can be used without it
 
+    print_any_text()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model")
     parser.add_argument("--lang")

@@ -23,6 +23,7 @@ from tqdm import tqdm
 import demo_grammar
 from demo_grammar import Phrase
 from demo_speech import SAMPLE_RATE, Voice, draw_voice, record_in_room, speak
+from residual_st.printing import print_any_text
 
 SENTENCES_PER_TALK = 24
 SENTENCES_PER_HOUR = 1240
@@ -121,6 +122,7 @@ def make_corpus(output: Path, hours: float, seed: int, difficulty: str, workers:
 
 
 def main() -> int:
+    print_any_text()
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--output", required=True, type=Path, help="folder in which to make en-de/")
     parser.add_argument("--hours", type=float, default=4.0, help="hours of training speech, within about a tenth (default: 4)")

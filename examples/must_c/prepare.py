@@ -20,6 +20,7 @@ from features import read_index, write_features
 from manifest import COLUMNS, SPECAUGMENT, filter_rows, read_manifest, train_vocabulary, write_config, write_manifest
 from must_c import SPLITS, Problem, Talk, check_layout, read_talks
 from residual_st.errors import InputError
+from residual_st.printing import print_any_text
 
 SHOWN_PROBLEMS = 10
 
@@ -150,6 +151,7 @@ def vocabulary_prefix(root: Path, args: argparse.Namespace) -> Path:
 
 
 def main() -> int:
+    print_any_text()
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--data-root", "-d", required=True, type=Path, help="folder that holds en-XX/")
     parser.add_argument("--languages", nargs="+", required=True, metavar="XX", help="target languages, such as de")

@@ -15,6 +15,7 @@ from pathlib import Path
 from manifest import read_manifest, write_manifest
 from residual_st.errors import InputError
 from residual_st.evaluation.generated import read_generated
+from residual_st.printing import print_any_text
 
 
 def replace_targets(manifest: Path, generated: Path, output: Path) -> tuple[int, int]:
@@ -44,6 +45,7 @@ def replace_targets(manifest: Path, generated: Path, output: Path) -> tuple[int,
 
 
 def main() -> int:
+    print_any_text()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("manifest", type=Path, help="the training manifest")
     parser.add_argument("generated", type=Path, help="what fairseq-generate wrote of a copy of it")

@@ -3,8 +3,11 @@
 import argparse
 import sys
 
+from residual_st.printing import print_any_text
+
 
 def main() -> int:
+    print_any_text()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("output", type=argparse.FileType(encoding="utf-8"), help="what fairseq-generate printed")
     parser.add_argument("--count", type=int, default=5, help="how many (default: 5)")

@@ -192,7 +192,7 @@ def _generate_command(run: Run, data: Path, checkpoint: Path, subset: str, resul
 
 def _command(command: list, log: Path) -> None:
     """Run a module on one thread, its output appended to a log. Raises RunFailed."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
     with open(log, "a", encoding="utf-8") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", *map(str, command)], stdout=file, stderr=subprocess.STDOUT, env=environment

@@ -28,6 +28,7 @@ from residual_st.cli import (
     user_dir,
 )
 from residual_st.errors import InputError, missing_package, printable, reason
+from residual_st.printing import print_any_text
 from residual_st.progress import show_progress
 
 SUBCOMMANDS = {
@@ -51,6 +52,7 @@ SUBCOMMANDS = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one subcommand. Returns 0 on success, 2 for wrong usage, wrong input or a package that is missing."""
+    print_any_text()
     parser = argparse.ArgumentParser(prog="residual-st", description="Residual-shared speech translation encoders for fairseq.")
     subparsers = parser.add_subparsers(dest="subcommand", required=True, metavar="COMMAND")
     for name, module in SUBCOMMANDS.items():

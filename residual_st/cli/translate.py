@@ -73,12 +73,18 @@ def _translated(translator, audio: list[str], jobs: int) -> Iterator:
 
     def translate(name: str):
         try:
-            return translator.translate(io.BytesIO(sys.stdin.buffer.read()) if name == STANDARD_INPUT else name)
+            return translator.translate(_standard_input() if name == STANDARD_INPUT else name)
         except InputError as error:
             return error
 
     with ThreadPoolExecutor(jobs) as pool:
         yield from zip(audio, pool.map(translate, audio))
+
+
+def _standard_input() -> io.BytesIO:
+    audio = io.BytesIO(sys.stdin.buffer.read())
+    audio.name = "standard input"  # which messages call it
+    return audio
 
 
 def _format(name: str, transcript, args: argparse.Namespace) -> str:

@@ -73,7 +73,7 @@ class S2TResidualHubInterface(S2THubInterface):
         rate = int(task.data_cfg.sample_rate)
         features = filterbank(audio_of.read_audio(audio, rate), rate)
         if not len(features):
-            raise InputError(f"{audio if isinstance(audio, (str, Path)) else 'the audio'} is shorter than one frame of 25 ms")
+            raise InputError(f"{audio_of.audio_name(audio)} is shorter than one frame of 25 ms")
         transforms = CompositeAudioFeatureTransform.from_config_dict(task.data_cfg.get_feature_transforms("test", False))
         if transforms is not None:
             features = transforms(features)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from residual_st.audio import MOST_SAMPLES, read_audio, spans_between_pauses
+from residual_st.audio import MOST_SAMPLES, audio_name, read_audio, spans_between_pauses
 from residual_st.errors import InputError
 from residual_st.runtime.beam_search import Settings
 from residual_st.runtime.model import Model
@@ -84,8 +84,7 @@ class Translator:
         """
         samples = read_audio(audio, self.sample_rate, rate, self._most_samples)
         if len(samples) < self._model.folder.shortest_samples:
-            name = audio if isinstance(audio, (str, Path)) else "the audio"
-            raise InputError(f"{name} is shorter than one frame of 25 ms")
+            raise InputError(f"{audio_name(audio)} is shorter than one frame of 25 ms")
         spans = spans_between_pauses(samples, self.sample_rate, self._longest)
         segments = [self._segment(samples, start, end) for start, end in spans]
         return Transcript(len(samples) / self.sample_rate, segments)

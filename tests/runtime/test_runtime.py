@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -226,3 +227,14 @@ def wav_of(samples) -> bytes:
     file = io.BytesIO()
     soundfile.write(file, samples, 16_000, format="wav")
     return file.getvalue()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_what_an_encoding_lacks_is_escaped_and_nothing_is_lost(exported, tmp_path, encoding):
+    for name in ("λόγος.wav", "ende.wav", os.fsdecode(b"\xff.wav")):
+        shutil.copyfile(SPEECH, tmp_path / name)
+    names = sorted(os.listdir(tmp_path))
+    command = [BIN / "residual-st", "translate", exported, *(tmp_path / name for name in names), "--json"]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    printed = subprocess.run(command, env=environment, capture_output=True, check=True).stdout.decode(encoding)
+    assert [Path(json.loads(line)["audio"]).name for line in printed.splitlines()] == names

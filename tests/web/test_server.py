@@ -47,8 +47,8 @@ def test_junk_is_refused_in_one_sentence(client):
     short = io.BytesIO()
     soundfile.write(short, np.zeros(10), 16_000, format="wav")
     for path, content, status, message in (
-        ("/translate/0", b"no audio", 400, "the input cannot be read as audio"),
-        ("/translate/0", b"", 400, "the input cannot be read as audio"),
+        ("/translate/0", b"no audio", 400, "the recording cannot be read as audio"),
+        ("/translate/0", b"", 400, "the recording cannot be read as audio"),
         ("/translate/0", SPEECH.read_bytes()[:50], 400, "one frame"),
         ("/translate/0", short.getvalue(), 400, "shorter than one frame"),
         ("/translate/2", SPEECH.read_bytes(), 404, "There is no model 2"),
