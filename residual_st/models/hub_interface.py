@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from fairseq import utils
 from fairseq.data.audio.feature_transforms import CompositeAudioFeatureTransform
 from fairseq.data.audio.speech_to_text_dataset import SpeechToTextDataset
 from fairseq.models.speech_to_text.hub_interface import S2THubInterface
@@ -82,6 +83,11 @@ class S2TResidualHubInterface(S2THubInterface):
         return {"net_input": net_input, "target_lengths": None, "speaker": None}
 
     @classmethod
+    def get_prediction(cls, task, model, generator, sample: dict, *arguments, **keywords) -> str:
+        """fairseq's, for a model on any device and in any precision."""
+        return super().get_prediction(task, model, _OnModelsDevice(generator), sample, *arguments, **keywords)
+
+    @classmethod
     def get_prefix_token(cls, task, lang: str | None) -> Tensor | None:
         """The language tag that the target begins with, (1, 1); None for models of one language."""
         tags = [symbol for symbol in task.tgt_dict.symbols if SpeechToTextDataset.is_lang_tag(symbol)]
@@ -99,6 +105,22 @@ class S2TResidualHubInterface(S2THubInterface):
         """Text without language tags."""
         kept = [token for token in tokens.tolist() if not SpeechToTextDataset.is_lang_tag(task.tgt_dict[token])]
         return super().detokenize(task, torch.tensor(kept, dtype=torch.long))
+
+
+class _OnModelsDevice:
+    """A generator that moves what it is given to the model's device and precision; fairseq's hub leaves it on the CPU, in fp32."""
+
+    def __init__(self, generator):
+        self._generator = generator
+
+    def generate(self, models: list[nn.Module], sample: dict, prefix_tokens: Tensor | None = None) -> list:
+        weight = next(models[0].parameters())
+
+        def moved(value: Tensor) -> Tensor:
+            return value.to(weight.device, weight.dtype if value.is_floating_point() else None)
+
+        sample, prefix = utils.apply_to_sample(moved, {"sample": sample, "prefix": prefix_tokens}).values()
+        return self._generator.generate(models, sample, prefix_tokens=prefix)
 
 
 def _audio():

@@ -60,6 +60,12 @@ def test_a_model_of_one_language_takes_none(hub):
         hub.predict(SPEECH, "de")
 
 
+def test_the_model_may_be_in_another_precision(hub):
+    expected = hub.predict(SPEECH)
+    assert hub.double().predict(SPEECH) == expected
+    assert isinstance(hub.half().predict(SPEECH), str)
+
+
 def test_a_long_recording_is_translated_piece_by_piece(hub):
     samples, rate = soundfile.read(SPEECH, dtype="float32")
     talk = np.concatenate([part for _ in range(20) for part in (samples, np.zeros(rate // 2, np.float32))])

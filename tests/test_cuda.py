@@ -1,0 +1,117 @@
+"""On a GPU: training, translation and compression do what they do on the CPU."""
+
+import copy
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import USER_DIR, run, tiny_model
+
+from residual_st.compression import Calibration, compress
+from residual_st.models.s2t_residual_transformer import S2TResidualTransformerModel
+
+SPEECH = Path(__file__).parent / "speech" / "arctic_a0007.wav"
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("cuda")
+
+
+@pytest.fixture
+def trained(folder, data, fairseq_train):
+    """The folder of a model that was trained on the GPU until its texts depend on the audio."""
+    if not (folder / "checkpoint_last.pt").exists():
+        fairseq_train(data, folder, max_update=100, lr=5e-3, cpu=None)
+    return folder
+
+
+@pytest.fixture
+def hub(trained, data):
+    return S2TResidualTransformerModel.from_pretrained(
+        str(trained), "checkpoint_last.pt", str(data), config_yaml="config_st_plain.yaml"
+    )
+
+
+def moved(batch, device):
+    return {name: value.to(device) for name, value in batch.items()}
+
+
+def test_losses_of_training_are_those_of_the_cpu(data, fairseq_train, tmp_path):
+    options = {"max_update": 8, "dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
+    on_cpu = fairseq_train(data, tmp_path / "cpu", **options)
+    on_gpu = fairseq_train(data, tmp_path / "gpu", cpu=None, **options)
+    assert on_gpu == pytest.approx(on_cpu, rel=2e-3)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "memory_efficient_fp16"])
+def test_training_in_half_precision_learns_and_resumes(precision, data, fairseq_train, tmp_path):
+    options = {"cpu": None, precision: True, "lr": 5e-3, "encoder_residual_rank": 4}
+    before = fairseq_train(data, tmp_path, max_update=30, **options)
+    after = fairseq_train(data, tmp_path, max_update=40, **options)
+    assert len(after) == 10
+    assert all(map(math.isfinite, before + after))
+    assert sum(after) / len(after) < 0.9 * sum(before[:5]) / 5
+
+
+def test_the_hub_translates_on_the_gpu(hub):
+    expected = hub.predict(SPEECH)
+    assert expected
+    assert hub.cuda().predict(SPEECH) == expected
+    assert isinstance(hub.half().predict(SPEECH), str)
+
+
+def test_generate_translates_as_on_the_cpu(trained, data):
+    command = [
+        sys.executable,
+        "-m",
+        "fairseq_cli.generate",
+        data,
+        "--user-dir",
+        USER_DIR,
+        "--task",
+        "speech_to_text",
+        "--gen-subset",
+        "dev_st",
+    ]
+    command += ["--config-yaml", "config_st_plain.yaml", "--path", trained / "checkpoint_last.pt", "--max-tokens", "4000"]
+    texts = [
+        sorted(line for line in run(*command, *device).stdout.splitlines() if line.startswith("D-")) for device in ([], ["--cpu"])
+    ]
+    without_scores = [[line.split("\t")[::2] for line in lines] for lines in texts]
+    assert without_scores[0] == without_scores[1]
+
+
+@pytest.mark.parametrize("mode", ["compact", "fast"])
+def test_inference_modes(mode, batch):
+    model = tiny_model(encoder_inference_mode=mode, encoder_residual_rank=4).eval()
+    with torch.no_grad():
+        expected = model(**batch)[0]
+        model.cuda().prepare_for_inference_(None)
+        torch.testing.assert_close(model(**moved(batch, "cuda"))[0].cpu(), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_compression_on_the_gpu(batch):
+    dense = tiny_model("s2t_transformer_s").eval()
+
+    def loss(model, batch):
+        logits = model(**batch)[0].log_softmax(-1)
+        return -logits.gather(-1, batch["prev_output_tokens"][..., None]).sum()
+
+    def encode(model, batch):
+        return model.encoder(batch["src_tokens"], batch["src_lengths"])["encoder_out"][0]
+
+    errors, losses = {}, {}
+    for device in ("cpu", "cuda"):
+        model, here = copy.deepcopy(dense).to(device), moved(batch, device)
+        calibration = Calibration([here, here], loss, encode)
+        errors[device] = compress(model, group_size=3, rank=4, calibration=calibration, refine_updates=8).errors
+        losses[device] = loss(model, here).item()
+        assert all(parameter.device.type == device for parameter in model.parameters())
+    assert losses["cuda"] == pytest.approx(losses["cpu"], rel=0.02)
+    for on_cpu, on_gpu in zip(errors["cpu"], errors["cuda"]):
+        assert on_gpu == pytest.approx(on_cpu, abs=0.05)
