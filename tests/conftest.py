@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import shutil
 import subprocess
 import sys
@@ -262,6 +263,18 @@ def shared_checkpoint(runs, data, fairseq_train) -> Path:
     if not (runs / "shared" / "checkpoint_last.pt").exists():
         fairseq_train(data, runs / "shared", max_update=25, lr=5e-3, warmup_updates=5, **_SHARED)
     return runs / "shared" / "checkpoint_last.pt"
+
+
+@pytest.fixture
+def with_languages(runs, exported) -> Path:
+    """The exported model, as if two of its words were the tags of languages."""
+    folder = runs / "languages"
+    if not folder.exists():
+        shutil.copytree(exported, folder)
+        description = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        description["vocabulary"]["languages"] = {"de": 20, "fr": 21}
+        (folder / "model.json").write_text(json.dumps(description), encoding="utf-8")
+    return folder
 
 
 @pytest.fixture

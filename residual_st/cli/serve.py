@@ -1,6 +1,8 @@
 """Serve a page that records speech and translates it with exported models on this machine."""
 
 import argparse
+import contextlib
+import socket
 from pathlib import Path
 
 from residual_st.errors import InputError
@@ -8,10 +10,12 @@ from residual_st.errors import InputError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("models", nargs="+", type=Path, metavar="DIR", help="exported folder; several to compare")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine alone)")
-    parser.add_argument("--port", type=int, default=8000, metavar="N", help="(default: 8000)")
     parser.add_argument(
-        "--name", action="append", default=[], metavar="NAME", help="another name that browsers may ask for it by, with --host"
+        "--host", default="127.0.0.1", help="address to listen on, 0.0.0.0 for all (default: 127.0.0.1, this machine alone)"
+    )
+    parser.add_argument("--port", type=int, default=8000, metavar="N", help="0 for a free one (default: 8000)")
+    parser.add_argument(
+        "--name", action="append", default=[], metavar="NAME", help="another name that browsers may use for this machine"
     )
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="recordings at a time (default: 1)")
 
@@ -23,8 +27,47 @@ def run(args: argparse.Namespace) -> int:
 
     from residual_st.web.server import application
 
-    hosts = ["127.0.0.1", "localhost", "[::1]", args.host, *args.name]
-    server = application(args.models, hosts, args.jobs)
-    print(f"http://{args.host}:{args.port} until interrupted", flush=True)
-    uvicorn.run(server, host=args.host, port=args.port, log_level="warning", timeout_keep_alive=5, limit_concurrency=16)
+    with _listening(args.host, args.port) as listening:
+        server = application(args.models, ["localhost", args.host, *_own_names(args.host), *args.name], args.jobs)
+        port = listening.getsockname()[1]
+        for host in _addresses(args.host):
+            print(f"http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
+        config = uvicorn.Config(server, log_level="warning", timeout_keep_alive=5, limit_concurrency=16)
+        with contextlib.suppress(KeyboardInterrupt):
+            uvicorn.Server(config).run(sockets=[listening])
     return 0
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """Raises InputError where the address is not this machine's, or the port is taken."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        both = host == "::" and socket.has_dualstack_ipv6()
+        return socket.create_server(address[:2], family=family, dualstack_ipv6=both)
+    except OSError as error:
+        raise InputError(
+            f"--host {host} --port {port} cannot be listened on: {error.strerror}; give another --host or --port"
+        ) from error
+
+
+def _is_every_address(host: str) -> bool:
+    return host in ("0.0.0.0", "::")
+
+
+def _own_names(host: str) -> list[str]:
+    """What others in the same network call this machine, where they may reach it."""
+    own = socket.gethostname()
+    return [own, f"{own}.local"] if _is_every_address(host) else []
+
+
+def _addresses(host: str) -> list[str]:
+    """By which browsers reach the server; for every address, this machine's own and the one that it has in its network."""
+    if not _is_every_address(host):
+        return [host]
+    found = ["127.0.0.1"]
+    # no packet is sent: the system chooses the address that it would send from
+    for family, elsewhere in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
+        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((elsewhere, 9))
+            found.append(probe.getsockname()[0])
+    return [address for address in found if host == "::" or ":" not in address]

@@ -2,19 +2,21 @@
 
 import asyncio
 import io
+import ipaddress
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import anyio
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from residual_st.errors import InputError
+from residual_st.errors import InputError, printable
 from residual_st.runtime import Settings, Translator
 from residual_st.runtime.model import Model
 from residual_st.web.static import PAGE, entry
@@ -39,18 +41,19 @@ class _Refused(Exception):
 
 def application(
     folders: list[Path],
-    hosts: list[str],
+    names: list[str],
     jobs: int = 1,
     settings: Settings = Settings(),  # noqa: B008 - frozen
 ) -> Starlette:
     """The server.
 
     Audio is sent as the body of `POST /translate/NUMBER`, of any format that `translate` reads. Requests for another host's name,
-    which a page elsewhere could have resolved to this machine, and those that another site's page sends are refused.
+    which a page elsewhere could have resolved to this machine, and those that another site's page sends are refused; those for an
+    address are not, since no page elsewhere can have made one lead here.
 
     Args:
         folders: exported models.
-        hosts: names by which browsers may ask for it.
+        names: by which browsers may ask for it, beside addresses.
         jobs: recordings that are translated at a time; others wait.
         settings: of the search.
 
@@ -90,7 +93,31 @@ def application(
         Route("/translate/{number:int}", translate, methods=["POST"]),
         Mount("/", _Page(directory=PAGE, html=True)),
     ]
-    return Starlette(routes=routes, middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)])
+    return Starlette(routes=routes, middleware=[Middleware(_KnownHosts, names=names)])
+
+
+class _KnownHosts:
+    """Refuses requests for names that are not this server's."""
+
+    def __init__(self, app, names: list[str]):
+        self._app, self._names = app, {name.lower() for name in names}
+
+    async def __call__(self, scope, receive, send) -> None:
+        if scope["type"] == "http":
+            host = Headers(scope=scope).get("host", "")
+            if not self._knows(host):
+                name = printable(host.rpartition(":")[0] or host)
+                sentence = f"This server does not know the name {name}; if it is this machine's, start it with --name {name}.\n"
+                await PlainTextResponse(sentence, 400, headers=_HEADERS)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _knows(self, host: str) -> bool:
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+            return name in self._names or bool(ipaddress.ip_address(name))
+        except ValueError:  # no address, or no host at all
+            return False
 
 
 class _Page(StaticFiles):

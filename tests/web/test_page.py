@@ -3,10 +3,8 @@
 import functools
 import http.server
 import shutil
-import socket
 import subprocess
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -49,32 +47,25 @@ def page(browser):
 
 def texts_of(page, status="Done."):
     page.wait_for_selector(f"#status:text-is('{status}')", timeout=180_000)
-    return page.locator("article .text").all_inner_texts()
+    return page.locator("article .text").all_text_contents()
 
 
 @pytest.fixture
-def served(exported):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = subprocess.Popen([str(BIN / "residual-st"), "serve", str(exported), str(exported), "--port", str(port)])
-    for _ in range(100):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        time.sleep(0.1)
-    yield f"http://127.0.0.1:{port}"
+def served(exported, with_languages):
+    command = [BIN / "residual-st", "serve", exported, with_languages, "--host", "0.0.0.0", "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    yield process.stdout.readline().strip()
     process.terminate()
-    process.wait()
+    process.communicate()
 
 
 @pytest.fixture
-def static(runs, shared_checkpoint, exported, data):
+def static(runs, shared_checkpoint, with_languages, data):
     """A folder with the page in it, behind a plain file server."""
     if not any(ORT.glob("*.wasm")):
         pytest.skip("onnxruntime-web is not vendored: make web")
     if not (runs / "web").exists():
-        cli("export", shared_checkpoint, "--data", data, "--output", runs / "web", "--precision", "int8", "--web", exported)
+        cli("export", shared_checkpoint, "--data", data, "--output", runs / "web", "--precision", "int8", "--web", with_languages)
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=runs / "web")
     files = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=files.serve_forever, daemon=True).start()
@@ -82,12 +73,14 @@ def static(runs, shared_checkpoint, exported, data):
     files.shutdown()
 
 
-def test_served(page, served, exported):
+def test_served(page, served, exported, with_languages):
     page.goto(served)
     assert texts_of(page, "Ready.") == ["", ""]
+    assert page.locator("select:visible").count() == 1
+    page.locator("select:visible").select_option("fr")
     page.set_input_files("#file", SPEECH)
-    expected = Translator(exported).translate(SPEECH).text
-    assert texts_of(page) == [expected, expected]
+    french = Translator(with_languages, language="fr").translate(SPEECH).text
+    assert texts_of(page) == [Translator(exported).translate(SPEECH).text, french]
     assert "times real time" in page.locator("article .time").first.inner_text()
 
     page.set_input_files("#file", {"name": "junk.wav", "mimeType": "audio/wav", "buffer": b"no audio"})
@@ -95,11 +88,43 @@ def test_served(page, served, exported):
     assert page.locator("#status").inner_text() == "This file cannot be read as audio."
 
 
-def test_in_the_browser(page, static, exported, tmp_path):
+@pytest.mark.parametrize(
+    ("without", "sentence"),
+    [
+        ("Object.defineProperty(window, 'isSecureContext', {value: false})", "only on https or localhost"),
+        ("delete window.MediaRecorder", "This browser cannot record"),
+        ("navigator.mediaDevices.getUserMedia = async () => { throw new DOMException('', 'NotAllowedError') }", "was not allowed"),
+        (
+            "navigator.mediaDevices.getUserMedia = async () => { throw new DOMException('', 'NotFoundError') }",
+            "No microphone was found",
+        ),
+    ],
+)
+def test_what_keeps_a_page_from_recording_is_said_in_one_sentence(page, served, without, sentence):
+    page.add_init_script(without)
+    page.goto(served)
+    texts_of(page, "Ready.")
+    page.click("#record")
+    page.wait_for_selector("#status.error")
+    assert sentence in page.locator("#status").inner_text()
+    assert page.locator("#status").inner_text().endswith("or choose a recording.")
+
+
+def test_a_server_that_is_gone(page, served):
+    page.goto(served)
+    texts_of(page, "Ready.")
+    page.context.set_offline(True)
+    page.set_input_files("#file", SPEECH)
+    page.wait_for_selector("#status.error")
+    assert page.locator("#status").inner_text() == "The server does not answer. Is it still running?"
+
+
+def test_in_the_browser(page, static, with_languages, tmp_path):
     page.goto(static)
     assert len(texts_of(page, "Ready.")) == 2
     page.set_input_files("#file", SPEECH)
-    assert texts_of(page)[1] == Translator(exported).translate(SPEECH).text  # the one beside it, fp32
+    # the one beside it is of fp32 and has languages, of which the first is chosen
+    assert texts_of(page)[1] == Translator(with_languages, language="de").translate(SPEECH).text
     for name, (width, height) in WIDTHS.items():
         page.set_viewport_size({"width": width, "height": height})
         page.screenshot(path=tmp_path / f"{name}.png")

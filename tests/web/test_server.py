@@ -2,12 +2,16 @@
 
 import asyncio
 import io
+import signal
+import socket
+import subprocess
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 import soundfile
-from conftest import cli
+from conftest import BIN, cli
 from starlette.testclient import TestClient
 
 from residual_st.runtime import Settings, Translator
@@ -102,7 +106,13 @@ def test_a_slow_upload_ends(exported, monkeypatch):
 
 def test_other_hosts_and_other_sites_are_refused(client):
     speech = SPEECH.read_bytes()
-    assert client.get("/", headers={"host": "evil.example"}).status_code == 400  # a name that was made to lead here
+    refused = client.get("/", headers={"host": "evil.example:8000"})  # a name that was made to lead here
+    assert refused.status_code == 400
+    assert "start it with --name evil.example." in refused.text
+    for host in ("", "[", "evil.example:", "evil.example/127.0.0.1", "127.0.0.1.evil.example", "127.0.0.1@evil.example", "0x7f.1"):
+        assert client.get("/", headers={"host": host}).status_code == 400, host
+    for host in ("192.168.1.5:8000", "[fe80::1]:8000", "127.0.0.1", "LOCALHOST:80"):  # no other site's page comes from there
+        assert client.get("/", headers={"host": host}).status_code == 200, host
     other = {**AUDIO, "origin": "http://evil.example"}
     assert client.post("/translate/0", content=speech, headers=other).status_code == 403
     assert client.post("/translate/0", content=speech, headers={**AUDIO, "origin": "http://localhost"}).status_code == 200
@@ -111,10 +121,38 @@ def test_other_hosts_and_other_sites_are_refused(client):
 
 
 def test_wrong_usage(tmp_path):
-    for arguments, message in (
-        ([tmp_path], "has no model.json"),
-        ([tmp_path, "--port", "70000"], "--port 70000"),
-    ):
-        result = cli("serve", *arguments, check=False)
-        assert result.returncode == 2
-        assert message in result.stderr
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        for arguments, message in (
+            ([tmp_path, "--port", "0"], "has no model.json"),
+            ([tmp_path, "--port", "70000"], "--port 70000"),
+            ([tmp_path, "--port", port], f"--host 127.0.0.1 --port {port} cannot be listened on: Address already in use"),
+            ([tmp_path, "--host", "203.0.113.1"], "--host 203.0.113.1 --port 8000 cannot be listened on"),
+            ([tmp_path, "--host", "no host"], "--host no host --port 8000 cannot be listened on"),
+        ):
+            result = cli("serve", *arguments, check=False)
+            assert result.returncode == 2
+            assert message in result.stderr
+            assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "0.0.0.0", "::"])
+def test_the_addresses_that_are_printed_lead_there(exported, host):
+    if ":" in host and not socket.has_dualstack_ipv6():
+        pytest.skip("no IPv6 on this machine")
+    process = subprocess.Popen(
+        [BIN / "residual-st", "serve", exported, "--host", host, "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        first = process.stdout.readline().strip()
+        assert httpx.get(f"{first}/models.json", trust_env=False).json()["models"]
+        process.send_signal(signal.SIGINT)
+        more, errors = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert errors == ""
+    for address in more.split():
+        assert httpx.URL(address).port == httpx.URL(first).port

@@ -49,9 +49,23 @@ export function pieces(samples, rate, longest) {
   return found;
 }
 
-// What the microphone hears until `stop()`, as bytes of a file.
+const NO_MICROPHONE = {
+  NotAllowedError: "The microphone was not allowed: allow it for this page in the browser's settings",
+  NotFoundError: "No microphone was found: connect one",
+  NotReadableError: "The microphone cannot be opened, maybe because another program uses it: close that",
+};
+
+// What the microphone records until `stop()`, as bytes of a file. Errors say in one sentence what to do.
 export async function record() {
-  const stream = await navigator.mediaDevices.getUserMedia({ audio: true });
+  if (!window.isSecureContext) {
+    throw new Error("Browsers let a page use the microphone only on https or localhost: open this one there, or choose a recording.");
+  }
+  if (!navigator.mediaDevices?.getUserMedia || !window.MediaRecorder) {
+    throw new Error("This browser cannot record: take another one, or choose a recording.");
+  }
+  const stream = await navigator.mediaDevices.getUserMedia({ audio: true }).catch(error => {
+    throw new Error(`${NO_MICROPHONE[error.name] ?? `The microphone cannot be used (${error.name})`}, or choose a recording.`);
+  });
   const recorder = new MediaRecorder(stream), parts = [];
   recorder.ondataavailable = event => parts.push(event.data);
   const done = new Promise(resolve => { recorder.onstop = resolve; });

@@ -37,7 +37,7 @@ export async function load(model) {
 }
 
 async function fetched(url) {
-  const response = await fetch(url);
+  const response = await fetch(url).catch(() => { throw new Error(`${url} cannot be fetched. Is the server still running?`); });
   if (!response.ok) throw new Error(`${url} is not there (${response.status}).`);
   return response;
 }

@@ -10,7 +10,7 @@ export async function load(model) {
       const query = language ? `?lang=${encodeURIComponent(language)}` : "";
       const response = await fetch(`translate/${model.number}${query}`, {
         method: "POST", headers: { "Content-Type": "audio/wav" }, body: wav(samples, model.sample_rate),
-      });
+      }).catch(() => { throw new Error("The server does not answer. Is it still running?"); });
       const answer = await response.json().catch(() => ({ error: `The server answered ${response.status}.` }));
       if (!response.ok) throw new Error(answer.error);
       return answer.text;

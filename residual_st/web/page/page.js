@@ -11,7 +11,8 @@ const models = [];
 let recording = null;
 
 async function start() {
-  const { engine, models: listed } = await (await fetch("models.json")).json();
+  const listing = await fetch("models.json").catch(() => { throw new Error("The server does not answer. Is it still running?"); });
+  const { engine, models: listed } = await listing.json().catch(() => { throw new Error("models.json beside this page cannot be read."); });
   element("where").textContent = engine === "browser"
     ? "The models run in this browser. What you say does not leave it." : "The models run on the server that this page came from.";
   const { load } = await import(engine === "browser" ? "./in_browser.js" : "./on_server.js");
@@ -21,13 +22,22 @@ async function start() {
     card.querySelector("h2").textContent = model.name;
     card.querySelector(".size").textContent = `${model.megabytes.toFixed(1)} MB`;
     element("models").append(card);
-    models.push({ card, ...await load(model) });
+    const loaded = await load(model).catch(error => { throw new Error(`${model.name} cannot be loaded: ${error.message}`); });
+    models.push({ card, ...loaded });
+    offer(card, loaded.languages);
   }
-  const languages = models[0].languages;
-  element("language").hidden = !languages.length;
-  element("language").querySelector("select").append(...languages.map(name => new Option(name)));
   element("record").disabled = element("file").disabled = false;
   status("Ready.");
+}
+
+// The languages of a model, beside it. What is chosen for one is chosen for all that have it.
+function offer(card, languages) {
+  const select = card.querySelector("select");
+  select.append(...languages.map(name => new Option(name)));
+  card.querySelector(".language").hidden = !languages.length;
+  select.addEventListener("change", () => {
+    for (const other of models) if (other.languages.includes(select.value)) other.card.querySelector("select").value = select.value;
+  });
 }
 
 async function translate(blob) {
@@ -41,7 +51,7 @@ async function translate(blob) {
     for (const model of models) {
       const samples = await decode(buffer.slice(0), model.rate);
       status("Translating…");
-      const language = element("language").hidden ? null : element("language").querySelector("select").value;
+      const language = model.languages.length ? model.card.querySelector("select").value : null;
       const began = performance.now();
       const text = await model.translate(samples, language);
       const seconds = (performance.now() - began) / 1000, length = samples.length / model.rate;
@@ -73,7 +83,7 @@ element("record").addEventListener("click", async () => {
       status("Listening…");
     }
   } catch (error) {
-    status(`The microphone cannot be used: ${error.message}`, true);
+    status(error.message, true);
   }
 });
 element("file").addEventListener("change", event => {
