@@ -147,6 +147,6 @@ def _energies(matrix: MatrixWeights, rest: Tensor) -> Tensor:
 def relative_error(matrix, approximation: Tensor) -> float:
     """The size of an approximation's error over that of the matrix, in its metric; of a matrix of zeros, 1 if there is any."""
     with torch.no_grad():
-        squared = matrix.metric.squared_norm(matrix.weight - approximation.double())
+        squared = matrix.metric.squared_norm(matrix.weight - approximation.to(matrix.weight))  # fits are on the CPU
     size = matrix.metric.squared_norm(matrix.weight)
     return math.sqrt(max(squared, 0.0) / size) if size > 0 else float(squared > 0)

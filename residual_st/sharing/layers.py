@@ -26,7 +26,9 @@ class SharedWeights(nn.ModuleDict):
         super().__init__({str(group): owner for group, owner in owners.items()})
         self.plan = plan
         if owners:
-            self.register_buffer("layer_groups", torch.tensor(plan.groups, dtype=torch.float32, device="cpu"))
+            groups = torch.tensor(plan.groups, dtype=torch.float32, device="cpu")  # on the meta device it would say nothing
+            weight = next(self.parameters(), groups)
+            self.register_buffer("layer_groups", groups if weight.is_meta else groups.to(weight.device))
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs):
         loaded = state_dict.get(f"{prefix}layer_groups")
