@@ -50,6 +50,7 @@ def _to_checkpoint(args: argparse.Namespace) -> int:
     from residual_st import transformers
     from residual_st.checkpoints import save_checkpoint, stripped
     from residual_st.files import refuse_existing
+    from residual_st.models.conversion import with_plain_flags
     from residual_st.models.standalone import parse_model_flags, with_task_flags
     from residual_st.transformers import speech2text
 
@@ -63,6 +64,6 @@ def _to_checkpoint(args: argparse.Namespace) -> int:
     head, ctc_weight = speech2text.read_ctc_head(Path(args.source))
     flags = parse_model_flags("s2t_transformer", arguments)
     vars(flags).update(task_flags, ctc_weight=ctc_weight, task="speech_to_text", criterion="label_smoothed_cross_entropy")
-    save_checkpoint(stripped({"args": with_task_flags(flags), "model": {**weights, **head}}), args.output)
+    save_checkpoint(with_plain_flags(stripped({"args": with_task_flags(flags), "model": {**weights, **head}})), args.output)
     print(f"{args.output}: s2t_transformer, for fairseq-generate with a data configuration of the same vocabulary")
     return 0

@@ -19,7 +19,7 @@ def run(args: argparse.Namespace) -> int:
         transformers.expand(args.checkpoint, args.output)
         print(f"{args.output}: an ordinary folder, every weight composed")
         return 0
-    from residual_st.checkpoints import save_checkpoint
+    from residual_st.checkpoints import model_flags, save_checkpoint
     from residual_st.files import refuse_existing
     from residual_st.models.conversion import dense_checkpoint, read_model
 
@@ -27,5 +27,5 @@ def run(args: argparse.Namespace) -> int:
     state, model = read_model(args.checkpoint, residual=True)
     result = dense_checkpoint(state, model)
     save_checkpoint(result, args.output)
-    print(f"{args.output}: {result['cfg']['model'].arch if result.get('cfg') else result['args'].arch}, every weight composed")
+    print(f"{args.output}: {model_flags(result, args.output).arch}, every weight composed")
     return 0

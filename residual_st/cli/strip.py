@@ -13,10 +13,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from residual_st.checkpoints import read_checkpoint, save_checkpoint, stripped
     from residual_st.files import refuse_existing
+    from residual_st.models.conversion import with_plain_flags
 
     refuse_existing(args.output, args.force)
     state, dropped = read_checkpoint(args.checkpoint)
-    result = stripped(state)
+    result = with_plain_flags(stripped(state))
     save_checkpoint(result, args.output)
     sections = sorted(set(state) - set(result))
     print(f"{args.output}: {len(result['model'])} weights, and the flags")

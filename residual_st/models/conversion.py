@@ -6,8 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from fairseq.models import ARCH_CONFIG_REGISTRY
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf, omegaconf_no_object_check
+from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
 from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerModel
+from fairseq.tasks import TASK_REGISTRY
+from omegaconf import OmegaConf
 
 from residual_st.checkpoints import dictionary_size, model_flags, weights_alone
 from residual_st.compression.pipeline import Compressed
@@ -126,7 +129,22 @@ def dense_checkpoint(state: dict, model: S2TResidualTransformerModel) -> dict:
             cfg["criterion"]["_name"] = _stock_criterion(criterion["ctc_weight"])
         if isinstance(cfg.get("common"), dict):
             cfg["common"]["user_dir"] = None
-    return result
+    return with_plain_flags(result)
+
+
+def with_plain_flags(state: dict) -> dict:
+    """The checkpoint with its flags as dicts, which stock fairseq opens under every torch.
+
+    fairseq writes them as a Namespace, which torch refuses by default since 2.6. It reads both; but those of fairseq 0.10, `args`
+    alone, it takes as a Namespace only, and they become a `cfg` as they do when it reads them.
+    """
+    args, cfg = state.get("args"), state.get("cfg")
+    if args is not None and getattr(args, "task", None) in TASK_REGISTRY and getattr(args, "arch", None) in ARCH_MODEL_REGISTRY:
+        with omegaconf_no_object_check():
+            cfg = OmegaConf.to_container(convert_namespace_to_omegaconf(args), resolve=True, enum_to_str=True)
+        args = None
+    plain = {key: vars(part) if isinstance(part, argparse.Namespace) else part for key, part in cfg.items()} if cfg else cfg
+    return {**state, "args": args, "cfg": plain}
 
 
 def expand(model: S2TResidualTransformerModel) -> None:
