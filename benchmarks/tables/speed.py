@@ -69,6 +69,20 @@ def both_halves() -> str:
     return github(table, ["d", "threads", "what", "mode", "over stock"])
 
 
+def on_gpu() -> str:
+    """Encoder latency and training updates over stock's on a GPU, by precision."""
+    table = {}
+    for row in newest("speed_gpu", "cuda"):
+        if row["measure"] == "update":
+            what, mode = f"update, {row['frames']:,} frames, dropout {row['dropout']:g}", ""
+        else:
+            what, mode = f"encoder, {row['batch']} × {row['seconds']:g} s", row["system"]
+        table.setdefault((row["width"], what, mode), {})[row["precision"]] = with_range(row)
+    precisions = ("float32", "float16", "bfloat16")
+    rows = [[*case, *(cells.get(precision, "") for precision in precisions)] for case, cells in table.items()]
+    return github(rows, ["d", "what", "mode", *precisions])
+
+
 def memory() -> str:
     """Memory of processes, and the way from the file to the first output."""
     table = []
@@ -147,8 +161,8 @@ def of_encoder(results: str = "speed") -> list[dict]:
     return [row for row in newest(results) if row["measure"] == "encoder"]
 
 
-def newest(name: str) -> list[dict]:
-    """The last row of each case of a benchmark on a CPU."""
+def newest(name: str, device: str = "cpu") -> list[dict]:
+    """The last row of each case of a benchmark on a device."""
     cases = (
         "system",
         "part",
@@ -162,5 +176,6 @@ def newest(name: str) -> list[dict]:
         "group_size",
         "rank",
         "dropout",
+        "precision",
     )
-    return list({tuple(row.get(key) for key in cases): row for row in read(name) if row["device"] == "cpu"}.values())
+    return list({tuple(row.get(key) for key in cases): row for row in read(name) if row["device"] == device}.values())

@@ -19,8 +19,10 @@ def provenance() -> dict:
         commit = ""
     torch = sys.modules.get("torch")  # what does without it is measured without it
     threads = f", {torch.get_num_threads()} threads" if torch else ""
+    gpu = {"gpu": torch.cuda.get_device_name()} if torch and torch.cuda.is_available() else {}
     return {
         "machine": f"{cpu_name()}{threads}",
+        **gpu,
         "python": platform.python_version(),
         **{name.replace("-", "_"): _version(name) for name in ("torch", "onnxruntime", "residual-st")},
         "commit": commit,

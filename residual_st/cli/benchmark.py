@@ -38,6 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         kind.add_argument(
             "--layers", type=list_of(int), default=[8, 12, 24, 48], metavar="L,…", help="in four groups (default: 8,12,24,48)"
         )
+        kind.add_argument(
+            "--devices",
+            type=list_of(str),
+            default=["cpu", "cuda"],
+            metavar="NAME,…",
+            help="where (default: cpu, and cuda if there)",
+        )
         kind.add_argument("--repeats", type=int, default=7, help="of each measurement (default: 7)")
         kind.add_argument("--output", type=Path, metavar="FILE", help="rows of results are added here (default: KIND.jsonl)")
         kind.add_argument("--json", action="store_true", help="print JSON")
@@ -68,6 +75,9 @@ def run(args: argparse.Namespace) -> int:
     else:
         module = memory
         cases = memory.cases(**shape)
+    cases = [case for case in dict.fromkeys(cases) if case.device in args.devices]
+    if not cases:
+        raise InputError(f"--devices {','.join(args.devices)}: nothing can be measured there; must be of cpu and, with a GPU, cuda")
     if args.plot:
         from residual_st.benchmark import plots  # before any work: it may lack its library
     check_writable(output, args.plot)
@@ -76,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     source |= {"machine": cpu_name()}
     measured = read(output)
     fresh = []
-    for case in progress(list(dict.fromkeys(cases)), desc=f"benchmark {args.benchmark}", unit="case"):
+    for case in progress(cases, desc=f"benchmark {args.benchmark}", unit="case"):
         known = [row for row in measured if _is_of(row, {**case.row(), **source})]
         rows = known or [{"benchmark": args.benchmark, **row, **source} for row in module.measure(case, args.repeats)]
         if not known:
