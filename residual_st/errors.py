@@ -2,8 +2,10 @@
 
 import contextlib
 import re
+import shlex
+import sys
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, requires
+from importlib.metadata import PackageNotFoundError, requires, version
 
 
 class InputError(ValueError):
@@ -43,27 +45,43 @@ def printable(text: str) -> str:
 def missing_package(error: ModuleNotFoundError, extra: str | None = None) -> str:
     """What to install, in one sentence, where an import failed.
 
+    Packages are named one by one: this one is on no index, and where it was installed from may be gone.
+
     Args:
-        extra: the package's extra to name if it brings what is missing; otherwise the smallest that does, and for torch fairseq's,
-            which most commands need too.
+        extra: the extra whose packages are named if it has the one that is missing; otherwise it is the smallest that has, and for
+            torch fairseq's, which most commands need too.
     """
     package = (error.name or "").partition(".")[0]
-    extras = _extras()
-    offers = [name for name in sorted(extras, key=lambda name: len(extras[name])) if package.replace("_", "-") in extras[name]]
     if package == "fairseq":
-        return "fairseq is not installed: pip install --no-build-isolation 'residual-st[fairseq]', or install the fork that you use"
+        return f"fairseq is not installed: {_install_fairseq()}, or install the fork that you use"
+    extras, wanted = _extras(), package.replace("_", "-")
+    offers = [name for name in sorted(extras, key=lambda name: len(extras[name])) if wanted in extras[name]]
     if not offers:
         return f"the package {package} is not installed"
-    chosen = extra if extra in offers else "fairseq" if package == "torch" else offers[0]
-    return f"the package {package} is not installed: pip install 'residual-st[{chosen}]'"
+    chosen = extras[extra if extra in offers else "fairseq" if package == "torch" else offers[0]]
+    needed = [line for name, line in chosen.items() if name == wanted or not (name.startswith("fairseq") or _is_installed(name))]
+    return f"the package {package} is not installed: pip install {shlex.join(needed)}"
 
 
-def _extras() -> dict[str, set[str]]:
-    """Extra -> the packages that it brings, from this package's own metadata; nothing where it is used without installation."""
+def _install_fairseq() -> str:
+    """The commands of `.ci/install`, which says why."""
+    if sys.version_info < (3, 11):
+        return "pip install 'pip<24.1' && pip install fairseq==0.12.2"
+    return "pip install numpy cython setuptools wheel && pip install --no-build-isolation 'fairseq-fixed>=0.12.3.1'"
+
+
+def _extras() -> dict[str, dict[str, str]]:
+    """Extra -> package -> its requirement, from this package's own metadata; nothing where it is used without installation."""
     extras = {}
     with contextlib.suppress(PackageNotFoundError):
         for line in requires("residual-st") or []:
-            extra = re.search(r"extra == ['\"]([\w-]+)", line)
-            if extra:
-                extras.setdefault(extra[1], set()).add(re.match(r"[\w.-]+", line)[0])
+            requirement, _, condition = line.partition(";")
+            if extra := re.search(r"extra == ['\"]([\w-]+)", condition):
+                extras.setdefault(extra[1], {})[re.match(r"[\w.-]+", requirement)[0]] = requirement.strip()
     return extras
+
+
+def _is_installed(package: str) -> bool:
+    with contextlib.suppress(PackageNotFoundError):
+        return bool(version(package))
+    return False

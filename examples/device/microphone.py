@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Translate what a microphone hears, sentence by sentence: `pip install "residual-st[runtime]" sounddevice`, then
+"""Translate what a microphone hears, sentence by sentence: `pip install "./residual-st[runtime]" sounddevice`, then
 
     python microphone.py MODEL [--lang de]
 

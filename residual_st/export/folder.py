@@ -18,7 +18,7 @@ _README = """# An exported speech-to-text model
 {arch}, {precision}, {megabytes:.1f} MB. The same model as the one that it was made from, for onnxruntime 1.21 or later; each
 shared matrix is stored once.
 
-    pip install "residual-st[runtime]"     # no torch, no fairseq
+    pip install "./residual-st[runtime]"   # ./residual-st: its source, which is on no package index; no torch, no fairseq
     residual-st translate FOLDER talk.wav
 
 - `encoder.onnx`: `samples` (batch, n), 16 kHz in [-1, 1], and `lengths` -> `states`, `state_lengths`{ctc}
