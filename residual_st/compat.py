@@ -1,12 +1,9 @@
 """The one place that deals with differences between fairseq, torch and Python versions."""
 
-import logging
 import sys
 from importlib.util import find_spec
 
 from torch import Tensor, nn
-
-logger = logging.getLogger(__name__)
 
 # fairseq 0.12.2 registers these beside the six matrices of an encoder layer: a second copy, for a fused kernel that serves
 # post-norm layers in inference
@@ -47,7 +44,8 @@ def reconcile_versions(loaded: dict[str, Tensor], expected: dict[str, Tensor]) -
 def hide_broken_torchaudio() -> None:
     """Let other libraries do without a torchaudio that does not load. To be called before they are imported.
 
-    fairseq-fixed brings one, which is often of another build than the torch beside it; `transformers` imports it where it is there.
+    fairseq-fixed brings one, which is often of another build than the torch beside it; `transformers` imports it where it is there,
+    for models that are none of ours, and computes Speech2Text's features itself without it. So nothing is said.
     """
     if find_spec("transformers") is None:
         return  # whose absence is then what is said
@@ -56,5 +54,4 @@ def hide_broken_torchaudio() -> None:
     except ImportError:
         return
     except OSError:
-        logger.warning("torchaudio does not fit this torch and is not used; install the release of it that fits, or uninstall it")
         sys.modules["torchaudio"] = None  # how Python marks what is not to be found

@@ -44,6 +44,12 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         raise
 
 
+def refuse_separator(path: str | Path) -> None:
+    """Raise InputError for a path that fairseq would split, as a list of paths or as a place in an archive."""
+    if os.pathsep in str(Path(path).absolute()):
+        raise InputError(f"{Path(path).absolute()} has a {os.pathsep!r}, at which fairseq splits paths; rename the folder")
+
+
 def refuse_existing(path: str | Path, force: bool) -> None:
     """Raise InputError, before any work, where an output would overwrite a file and `force` is not given, or has no folder."""
     if Path(path).is_dir() or (Path(path).exists() and not force):

@@ -17,6 +17,7 @@ from residual_st.checkpoints import load_checkpoint, model_flags
 from residual_st.cli.user_dir import PACKAGE
 from residual_st.distillation.teacher import open_teacher
 from residual_st.errors import InputError, refusing
+from residual_st.files import refuse_separator
 from residual_st.models.form import OUR_FLAGS, PARTS, flag_difference, form_of_part, shaping_flags
 from residual_st.models.pretrained import PRETRAINED_FLAGS, check_pretrained, part_of
 from residual_st.training_data import check_columns
@@ -218,6 +219,7 @@ def check_run(flags: argparse.Namespace) -> None:
     for name, path in {**pretrained, **({"distill_from": teacher} if teacher else {})}.items():
         if not Path(path).exists():
             raise InputError(f"{name.replace('_', '-')} {path} does not exist; give a checkpoint that fairseq-train wrote")
+    refuse_separator(flags.data)
     root = Path(flags.data)
     needed = [root / flags.config_yaml]
     subsets = [subset for split in (flags.train_subset, flags.valid_subset) for subset in split.split(",")]

@@ -19,6 +19,7 @@ from torch import Tensor
 from residual_st.checkpoints import dictionary_size
 from residual_st.compression.moments import Calibration
 from residual_st.errors import InputError, refusing
+from residual_st.files import refuse_separator
 from residual_st.models.standalone import with_task_flags
 
 BATCH_FRAMES = 10_000
@@ -50,6 +51,7 @@ class TrainingData:
         subset: str | None = None,
         valid_subset: str | None = None,
     ):
+        refuse_separator(data)
         flags = _task_flags(state)
         given = {"config_yaml": config_yaml, "train_subset": subset, "valid_subset": valid_subset}
         vars(flags).update({name: value for name, value in given.items() if value})

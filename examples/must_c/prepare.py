@@ -20,6 +20,7 @@ from features import read_index, write_features
 from manifest import COLUMNS, SPECAUGMENT, filter_rows, read_manifest, train_vocabulary, write_config, write_manifest
 from must_c import SPLITS, Problem, Talk, check_layout, read_talks
 from residual_st.errors import InputError
+from residual_st.files import refuse_separator
 from residual_st.printing import print_any_text
 
 SHOWN_PROBLEMS = 10
@@ -174,6 +175,7 @@ def main() -> int:
     if args.workers < 1:
         parser.error(f"--workers {args.workers} must be at least 1")
     try:
+        refuse_separator(args.data_root)  # the manifests will name places in archives there
         if args.joint:
             prepare_joint(args.data_root, args.languages, args)
         else:

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from residual_st.benchmark.matrix import SANITY, read_matrix
 from residual_st.cli.arguments import check_writable, list_of
 from residual_st.errors import InputError
+from residual_st.files import refuse_separator
 from residual_st.progress import progress
 
 
@@ -49,6 +50,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if not args.data.is_dir():
         raise InputError(f"--data {args.data} is not a folder; examples/must_c/prepare.py makes one")
+    refuse_separator(args.data)
+    refuse_separator(args.work)  # of whose checkpoints fairseq-generate is told
     check_writable(args.output)
     bar = progress(total=len(runs), desc="benchmark quality", unit="run")
 

@@ -1,0 +1,43 @@
+"""A colon in a path, at which fairseq splits it: refused by name wherever a path is given to fairseq."""
+
+import sys
+
+import pytest
+from conftest import RECIPE, ROOT, cli, run, tiny_flags, tiny_model
+
+from residual_st.checkpoints import save_checkpoint
+
+SENTENCE = "12:30/mustc has a ':', at which fairseq splits paths; rename the folder"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "12:30" / "mustc").mkdir(parents=True)
+    return tmp_path / "12:30" / "mustc"
+
+
+COMMANDS = [
+    "train {root}/configs/demo.yaml data={folder}",
+    "compress {folder}/a.pt --output {folder}/b.pt --calibration {folder}",
+    "cache-teacher {folder}/a.pt --output {folder}/words --data {folder}",
+    "benchmark quality {root}/benchmarks/quality.yaml --data {root} --work {folder} --output {folder}/rows",
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.partition(" {")[0])
+def test_refused(folder, monkeypatch, command):
+    monkeypatch.setenv("DEMO_ROOT", "/demo")
+    dense = "s2t_transformer_s"
+    flags = tiny_flags(dense, tgt_dict_size=20, criterion="label_smoothed_cross_entropy")
+    save_checkpoint({"model": tiny_model(dense).state_dict(), "args": flags}, folder / "a.pt")
+    result = cli(*command.format(root=ROOT, folder=folder).split(), check=False)
+    assert result.returncode == 2
+    assert result.stderr.endswith(f"{SENTENCE}\n")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_refused_by_the_recipe(folder):
+    arguments = ["--data-root", folder, "--languages", "de", "--task", "st"]
+    result = run(sys.executable, RECIPE / "prepare.py", *arguments, check=False)
+    assert result.returncode == 2
+    assert result.stderr.endswith(f"{SENTENCE}\n")
