@@ -30,7 +30,7 @@ from residual_st.progress import progress, show_progress
 from residual_st.runtime import Settings
 from residual_st.runtime.model import Model
 from residual_st.transformers import load
-from residual_st.transformers.calibration import prompt_of
+from residual_st.transformers.generation import prompt_of
 
 RESULTS = Path(__file__).parent / "results" / "device_whisper.jsonl"
 SPEECH = Path(__file__).parents[1] / "tests" / "speech" / "arctic_a0007.wav"

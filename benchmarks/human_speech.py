@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from residual_st.audio import read_audio
-from residual_st.transformers.calibration import greedy_words
+from residual_st.transformers.generation import greedy_words
 
 RATE = 16_000
 TEST_SETS = ("tst-COMMON", "tst-HE")
@@ -57,7 +57,7 @@ class InTransformers:
         return self.transcribe_all([samples])[0]
 
     def transcribe_all(self, utterances: list[np.ndarray]) -> list[str]:
-        words = greedy_words(self.model, {"input_features": self.features(utterances)}, max_new_tokens=MOST_WORDS)
+        words, _ = greedy_words(self.model, {"input_features": self.features(utterances)}, MOST_WORDS)
         return self.tokenizer.batch_decode(words, skip_special_tokens=True)
 
 

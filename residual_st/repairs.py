@@ -14,6 +14,7 @@ import torch
 from fairseq import checkpoint_utils
 from fairseq.data import data_utils
 from fairseq.data.audio.speech_to_text_dataset import SpeechToTextDataset, SpeechToTextDatasetCreator
+from fairseq.data.encoders.sentencepiece_bpe import SentencepieceBPE
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
 from fairseq.models import distributed_fairseq_model
@@ -25,6 +26,7 @@ from residual_st.compat import reconcile_versions
 from residual_st.errors import refusing
 from residual_st.files import atomically
 from residual_st.inert import check_archive
+from residual_st.pieces import joined_pieces
 
 
 def mend() -> None:
@@ -39,6 +41,7 @@ def mend() -> None:
         fill_up_with_training_batches()
         draw_augmentation_by_sentence()
         say_where_gradients_broke()
+        write_bytes_as_letters()
 
 
 def keep_last_batches() -> None:
@@ -209,6 +212,15 @@ def say_where_gradients_broke() -> None:
         self.backward = backward
 
     NanDetector.add_hooks = add_hooks
+
+
+def write_bytes_as_letters() -> None:
+    """Have fairseq join sentencepiece's pieces as sentencepiece does, bytes included: it writes those as `<0xE7><0x88><0xB1>`."""
+
+    def decode(self, text: str) -> str:
+        return joined_pieces(text.split(" ")).strip()
+
+    SentencepieceBPE.decode = decode
 
 
 def _parts(dataset) -> Iterator[SpeechToTextDataset]:

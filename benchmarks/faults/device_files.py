@@ -60,6 +60,7 @@ def exported(work: Path) -> Iterator[tuple[str, Callable, list]]:
         "shortest_samples": [-1, 0, 10**12],
         "decoder": [{}, [], {"layers": 10**9, "heads": 10**9, "head_width": 10**9}],
         "files": [{}, {"../../secret": {}}, []],
+        "settings": [[], {"beam": 10**9}, {"beam": 2.5}, {"lenpen": "x"}, {"lenpen": 1e400}, {"max_len_b": -1}, {"beams": 5}],
         "vocabulary": [{}, {**description["vocabulary"], "eos": 10**9}, {**description["vocabulary"], "symbols": [1] * 200}],
     }
     for key, alternatives in values.items():

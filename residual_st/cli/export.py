@@ -59,15 +59,19 @@ def run(args: argparse.Namespace) -> int:
         description = _export(args, partial)
         if args.web is not None:
             write_page(partial, args.web)
-    files, differences = description["files"], description["differences"]
+    files, differences, not_followed = (description.get(name, {}) for name in ("files", "differences", "not_followed"))
     if args.json:
-        print(json.dumps({"files": files, "differences": differences}, indent=2))
+        print(json.dumps({"files": files, "differences": differences, "not_followed": not_followed}, indent=2))
         return 0
     rows = [(name, file["bytes"]) for name, file in files.items()]
     print(tabulate([*rows, ("total", sum(size for _, size in rows))], ["file", "bytes"], intfmt=","))
     on = f"{differences['seconds_of_audio']:g} s of {'audio' if args.check else 'a made-up tone'}"
     print(f"largest differences to the checkpoint on {on}: states {differences['states']:.2g}, words' log-probabilities ", end="")
-    print(f"{differences['log_probs']:.2g}\n{args.output}: for residual-st translate")
+    print(f"{differences['log_probs']:.2g}")
+    if not_followed:
+        settings = ", ".join(f"{name}={value}" for name, value in not_followed.items())
+        print(f"its texts can differ from generate's, which follows {settings} of generation_config.json")
+    print(f"{args.output}: for residual-st translate")
     return 0
 
 

@@ -18,12 +18,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="DIR", help="folder that residual-st export wrote")
     parser.add_argument("audio", nargs="+", metavar="AUDIO", help="recordings of any length; - for standard input")
     parser.add_argument("--lang", metavar="TAG", help="language to translate into, such as de, for a model of several")
-    parser.add_argument("--beam", type=int, default=5, metavar="N", help="hypotheses (default: 5)")
+    parser.add_argument("--beam", type=int, metavar="N", help="hypotheses (default: the model's own setting, or 5)")
     parser.add_argument("--nbest", type=int, default=1, metavar="N", help="of which so many are given with --json (default: 1)")
-    parser.add_argument("--lenpen", type=float, default=1.0, metavar="P", help="above 1 favours longer texts (default: 1)")
-    parser.add_argument("--unkpen", type=float, default=0.0, metavar="P", help="what an unknown word costs (default: 0)")
-    parser.add_argument("--max-len-a", type=float, default=0.0, metavar="A", help="words for each frame of 10 ms (default: 0)")
-    parser.add_argument("--max-len-b", type=int, default=200, metavar="B", help="words beside those (default: 200)")
+    parser.add_argument("--lenpen", type=float, metavar="P", help="above 1 favours longer texts (default: the model's, or 1)")
+    parser.add_argument("--unkpen", type=float, metavar="P", help="what an unknown word costs (default: 0)")
+    parser.add_argument("--max-len-a", type=float, metavar="A", help="words for each frame of 10 ms (default: 0)")
+    parser.add_argument("--max-len-b", type=int, metavar="B", help="words beside those (default: the model's limit, or 200)")
     parser.add_argument("--longest-seconds", type=float, default=30.0, metavar="S", help="cut longer ones at pauses (default: 30)")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="recordings at a time (default: 1)")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="for each recording (default: 1)")
@@ -35,10 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     for name in ("beam", "nbest", "max_len_b", "jobs", "threads"):
-        if getattr(args, name) < 1:
-            raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)} is too small; give 1 or more")
-    if args.nbest > args.beam:
-        raise InputError(f"--nbest {args.nbest} is more than --beam {args.beam}, of which they are taken")
+        if (number := getattr(args, name)) is not None and number < 1:
+            raise InputError(f"--{name.replace('_', '-')} {number} is too small; give 1 or more")
     if args.form in ("srt", "vtt") and args.output is None and len(args.audio) > 1:
         raise InputError(f"--{args.form} of several recordings needs --output FOLDER, a file for each")
     from residual_st.files import atomically

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 
 from residual_st.audio import read_audio, spans_between_pauses
 from residual_st.errors import InputError
+from residual_st.runtime.beam_search import Settings
 from residual_st.runtime.model import Model
 
 LARGEST = 1e-2  # difference that rounding explains in fp32, of states that a norm has brought to a variance near 1
@@ -32,6 +33,14 @@ class Differences:
     seconds_of_audio: float
 
 
+class Greedy(NamedTuple):
+    """What a model writes by greedy search, by its owner's own functions: what it is given before, words, and their text."""
+
+    prompt: list[int]
+    words: list[int]
+    text: str
+
+
 class Reference(Protocol):
     """What a folder is compared with."""
 
@@ -41,13 +50,16 @@ class Reference(Protocol):
     def log_probs(self, tokens: list[int]) -> np.ndarray:
         """Of the words that follow these in that utterance: (vocabulary,)."""
 
+    def greedy(self, language: str | None, most: int) -> Greedy | None:
+        """Up to `most` words of that utterance, in a language or the model's own; None where there is nothing to compare."""
+
 
 @torch.no_grad()
 def check_against(reference: Reference, folder: Path, audio: Sequence[Path]) -> Differences:
     """Compare the two, each utterance by itself.
 
     Raises:
-        InputError: if audio cannot be read, or a graph in fp32 computes something else.
+        InputError: if audio cannot be read, a graph in fp32 computes something else, or the words are others.
     """
     exported = Model(folder)
     states = log_probs = seconds = 0.0
@@ -55,6 +67,7 @@ def check_against(reference: Reference, folder: Path, audio: Sequence[Path]) -> 
         seconds += len(samples) / exported.folder.sample_rate
         states = max(states, float(np.abs(exported.encode([samples])["states"] - reference.encode(samples)).max()))
         log_probs = max(log_probs, _log_prob_difference(reference, exported, samples))
+        _check_words(reference, exported, samples)
     if exported.folder.description["precision"] == "fp32" and not max(states, log_probs) <= LARGEST:
         raise InputError(f"the graphs do not compute what the model does: states differ by {states:.2g}, words by {log_probs:.2g}")
     return Differences(states, log_probs, round(seconds, 1))
@@ -62,8 +75,9 @@ def check_against(reference: Reference, folder: Path, audio: Sequence[Path]) -> 
 
 def _log_prob_difference(reference: Reference, exported: Model, samples: np.ndarray) -> float:
     vocabulary, difference = exported.vocabulary, 0.0
-    forced = list(vocabulary.begin)
-    tokens, steps = [vocabulary.start], exported.decoding([samples], beam=1)
+    (start, *forced), begin = vocabulary.opening(_language(exported))
+    forced += begin
+    tokens, steps = [start], exported.decoding([samples], beam=1)
     for _ in range(WORDS):
         wanted = reference.log_probs(tokens)
         given = steps.step(np.array([tokens[-1:]]), np.arange(1))[0, 0]
@@ -72,6 +86,34 @@ def _log_prob_difference(reference: Reference, exported: Model, samples: np.ndar
         if tokens[-1] == vocabulary.eos:
             break
     return difference
+
+
+def _language(exported: Model) -> str | None:
+    """One to check with: none where the model has its own."""
+    vocabulary = exported.vocabulary
+    return next(iter(vocabulary.languages), None) if vocabulary.default is None else None
+
+
+def _check_words(reference: Reference, exported: Model, samples: np.ndarray) -> None:
+    """Raise InputError where the folder begins, chooses or joins words in another way than the model's owner."""
+    language, description = _language(exported), exported.folder.description
+    greedy = reference.greedy(language, WORDS)
+    if greedy is None:
+        return
+    prompt, begin = exported.vocabulary.opening(language)
+    if greedy.prompt != prompt + begin:
+        raise InputError(f"the model is given {greedy.prompt} before its words, and the folder gives {prompt + begin}")
+    if exported.vocabulary.text(greedy.words) != greedy.text.strip(" "):
+        raise InputError(f"the folder writes {exported.vocabulary.text(greedy.words)!r} where the model writes {greedy.text!r}")
+    ((found,),) = exported.search([samples], Settings(beam=1, nbest=1, max_len_a=0, max_len_b=WORDS), language)
+    eos = exported.vocabulary.eos
+    wanted, given = ([*words, eos][: WORDS + 1] for words in (greedy.words, found.tokens))
+    place = next((place for place, pair in enumerate(zip(wanted, given)) if pair[0] != pair[1]), None)
+    if place is None or description["precision"] != "fp32" or description.get("not_followed"):
+        return
+    log_probs = reference.log_probs(greedy.prompt + wanted[:place])
+    if log_probs[wanted[place]] - log_probs[given[place]] > LARGEST:
+        raise InputError(f"the model chooses words {wanted}, and the folder {given}")
 
 
 def utterances(audio: Sequence[Path], rate: int) -> list[np.ndarray]:

@@ -104,6 +104,9 @@ class _Reference:
     def log_probs(self, tokens: list[int]) -> np.ndarray:
         return self._model.decoder(torch.tensor([tokens]), encoder_out=self._encoded)[0][0, -1].log_softmax(-1).numpy()
 
+    def greedy(self, language: str | None, most: int) -> None:
+        """fairseq-generate alone puts pieces of words together."""
+
 
 def _vocabulary(symbols: list[str], config: S2TDataConfig) -> dict:
     """Raises InputError for texts that only code of other packages could join."""

@@ -7,15 +7,17 @@ import numpy as np
 import torch
 
 from residual_st.errors import InputError
+from residual_st.export.check import Greedy
 from residual_st.export.decoder import cross_attention_graph, decoder_graph
 from residual_st.export.folder import write_folder
 from residual_st.export.whisper import decoder_parts, encoder_graph
+from residual_st.export.whisper_words import not_followed, read_tokenizer, search_settings, vocabulary_of
 from residual_st.runtime.folder import CROSS_ATTENTION, DECODER, ENCODER
 from residual_st.transformers import load
-from residual_st.transformers.calibration import prompt_of
+from residual_st.transformers.generation import greedy_words
 
 # transformers comes behind residual_st.transformers, which hides a torchaudio that does not load
-from transformers import AutoFeatureExtractor, AutoTokenizer, WhisperForConditionalGeneration  # isort: skip
+from transformers import AutoFeatureExtractor, WhisperForConditionalGeneration  # isort: skip
 
 
 def export_whisper(source: str | Path, output: Path, precision: str = "fp32", audio: Sequence[Path] = ()) -> dict:
@@ -26,7 +28,7 @@ def export_whisper(source: str | Path, output: Path, precision: str = "fp32", au
         output, precision, audio: as those of `export_checkpoint`.
 
     Raises:
-        InputError: if the folder cannot be read, or is of another model.
+        InputError: if the folder cannot be read, has no tokenizer, or is of another model.
     """
     model = load(source)
     if model.config.model_type != "whisper":
@@ -37,7 +39,8 @@ def export_whisper(source: str | Path, output: Path, precision: str = "fp32", au
         CROSS_ATTENTION: cross_attention_graph(decoder, precision),
         DECODER: decoder_graph(decoder, precision),
     }
-    vocabulary = _vocabulary(model, AutoTokenizer.from_pretrained(source))
+    tokenizer, settings, positions = read_tokenizer(source), model.generation_config, model.config.max_target_positions
+    vocabulary = vocabulary_of(model, tokenizer)
     attention = model.model.decoder.layers[0].self_attn
     described = {
         "arch": "whisper",
@@ -45,19 +48,21 @@ def export_whisper(source: str | Path, output: Path, precision: str = "fp32", au
         "sample_rate": extractor.sampling_rate,
         "shortest_samples": extractor.n_fft,
         "longest_seconds": extractor.chunk_length,
-        "longest_words": model.config.max_target_positions,
+        "longest_words": positions,
         "decoder": {"layers": len(model.model.decoder.layers), "heads": attention.num_heads, "head_width": attention.head_dim},
         "has_ctc": False,
+        "settings": search_settings(settings, positions, 1 + len(vocabulary["default"] or vocabulary["begin"])),
+        "not_followed": not_followed(settings),
         "vocabulary": vocabulary,
     }
-    return write_folder(output, graphs, described, _Reference(model, extractor), audio)
+    return write_folder(output, graphs, described, _Reference(model, extractor, tokenizer), audio)
 
 
 class _Reference:
     """The model, for `check_against`."""
 
-    def __init__(self, model: WhisperForConditionalGeneration, extractor):
-        self._model, self._extractor = model, extractor
+    def __init__(self, model: WhisperForConditionalGeneration, extractor, tokenizer):
+        self._model, self._extractor, self._tokenizer = model, extractor, tokenizer
 
     def encode(self, samples: np.ndarray) -> np.ndarray:
         inputs = self._extractor(samples, sampling_rate=self._extractor.sampling_rate, return_tensors="pt").input_features
@@ -68,13 +73,8 @@ class _Reference:
         given = torch.tensor([tokens])
         return self._model(encoder_outputs=self._encoded, decoder_input_ids=given).logits[0, -1].log_softmax(-1).numpy()
 
-
-def _vocabulary(model: WhisperForConditionalGeneration, tokenizer) -> dict:
-    """What `runtime.vocabulary.Vocabulary` takes. Everything from the end of a text on is no word."""
-    start, *begin = prompt_of(model)
-    eos, size = model.config.eos_token_id, model.config.vocab_size
-    languages = {tag.strip("<|>"): number for tag, number in (getattr(model.generation_config, "lang_to_id", None) or {}).items()}
-    symbols = [symbol or "" for symbol in tokenizer.convert_ids_to_tokens(range(size))]
-    begin = [number for number in begin if number not in languages.values()]
-    numbers = {"start": start, "begin": begin, "eos": eos, "pad": None, "unk": None}
-    return {"symbols": symbols, "pieces": "bytes", **numbers, "languages": languages, "hidden": list(range(eos, size))}
+    def greedy(self, language: str | None, most: int) -> Greedy:
+        asked = {} if language is None else {"language": language}
+        (words,), prompt = greedy_words(self._model, {"encoder_outputs": self._encoded}, most, **asked)
+        words = words.tolist()
+        return Greedy(words[:prompt], words[prompt:], self._tokenizer.decode(words[prompt:], skip_special_tokens=True))

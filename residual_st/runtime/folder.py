@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from residual_st.errors import InputError
+from residual_st.runtime.beam_search import FAIRSEQ, Settings
 from residual_st.runtime.vocabulary import Vocabulary
 
 DESCRIPTION = "model.json"
-FORMAT = 1  # of the folder; a later one that older runtimes cannot read has another number
+FORMAT = 2  # of the folder; a later one that older runtimes cannot read has another number
+READABLE = (1, FORMAT)
 ENCODER, CROSS_ATTENTION, DECODER = GRAPHS = ("encoder.onnx", "cross_attention.onnx", "decoder.onnx")
 LARGEST_DESCRIPTION = 64 * 2**20  # bytes
 LARGEST = {
@@ -20,7 +22,10 @@ LARGEST = {
     "layers": 1000,
     "heads": 1000,
     "head_width": 10_000,
+    "beam": 100,
+    "max_len_b": 100_000,
 }
+LARGEST_SETTING = 100_000
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,8 @@ class Folder:
         sample_rate: Hz.
         shortest_samples: of an utterance.
         longest_seconds: of an utterance.
-        longest_words: of a text.
+        longest_words: that the decoder takes: of a text and what it is given before.
+        settings: of the search, in place of fairseq-generate's.
         layers, heads, head_width: of the decoder.
         description: all of model.json.
     """
@@ -44,6 +50,7 @@ class Folder:
     shortest_samples: int
     longest_seconds: float
     longest_words: int
+    settings: Settings
     layers: int
     heads: int
     head_width: int
@@ -59,17 +66,24 @@ def read_folder(path: str | Path) -> Folder:
         raise InputError(f"{path / DESCRIPTION} is larger than {LARGEST_DESCRIPTION} bytes, and none of residual-st export's")
     try:
         description = json.loads((path / DESCRIPTION).read_bytes())
-        if description["format"] != FORMAT:
-            raise InputError(f"{path} has format {description['format']}; this release reads format {FORMAT}")
+        if description["format"] not in READABLE:
+            readable = " and ".join(map(str, READABLE))
+            raise InputError(f"{path} has format {description['format']}; this release reads formats {readable}")
         decoder = description["decoder"]
         for name in GRAPHS:
             _check(path / name, description["files"][name])
         numbers = {name: description[name] for name in ("sample_rate", "shortest_samples", "longest_seconds", "longest_words")}
         numbers |= {name: decoder[name] for name in ("layers", "heads", "head_width")}
-        for name, number in numbers.items():
+        settings = description.get("settings", {})
+        for name, number in {**numbers, **{name: settings[name] for name in LARGEST if name in settings}}.items():
             if not isinstance(number, (int, float)) or not 0 < number <= LARGEST[name]:
                 raise ValueError(f"{name} is {number!r}, and not a number above 0 and up to {LARGEST[name]:,}")
-        return Folder(path, Vocabulary(**description["vocabulary"]), **numbers, description=description)
+        for name, number in settings.items():
+            kind = type(getattr(FAIRSEQ, name))
+            if not isinstance(number, (int, kind)) or not abs(number) <= LARGEST_SETTING:
+                raise ValueError(f"{name} is {number!r}, and no {kind.__name__} of up to {LARGEST_SETTING:,}")
+        vocabulary = Vocabulary(**description["vocabulary"])
+        return Folder(path, vocabulary, settings=Settings(**settings), **numbers, description=description)
     except InputError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -61,16 +61,19 @@ class Model:
 
     def search(self, utterances: list[np.ndarray], settings: Settings, language: str | None = None) -> list[list[Hypothesis]]:
         """The best hypotheses of each utterance."""
-        prefix = self.vocabulary.prefix(language)
+        prompt, prefix = self.vocabulary.opening(language)
+        settings = settings.completed(self.folder.settings)
         with refusing(f"the graphs of {self.folder.path} cannot be run"):
-            return self._search(utterances, settings, prefix)
+            return self._search(utterances, settings, prompt, prefix)
 
-    def _search(self, utterances: list[np.ndarray], settings: Settings, prefix: list[int]) -> list[list[Hypothesis]]:
+    def _search(
+        self, utterances: list[np.ndarray], settings: Settings, prompt: list[int], prefix: list[int]
+    ) -> list[list[Hypothesis]]:
         rate = self.folder.sample_rate
         frames = max(1 + (len(samples) - self.folder.shortest_samples) // (rate // 100) for samples in utterances)
-        longest = min(int(settings.max_len_a * frames + settings.max_len_b), self.folder.longest_words - 1)
+        longest = min(int(settings.max_len_a * frames + settings.max_len_b), self.folder.longest_words - len(prompt))
         state = self.decoding(utterances, settings.beam)
-        return BeamSearch(state.step, state.keep, self.vocabulary, settings, longest, prefix).run(len(utterances))
+        return BeamSearch(state.step, state.keep, self.vocabulary, settings, longest, prompt, prefix).run(len(utterances))
 
     def _check_length(self, samples: np.ndarray) -> None:
         rate = self.folder.sample_rate

@@ -62,7 +62,8 @@ class Translator:
     ):
         self._model = model if isinstance(model, Model) else Model(model, threads)
         self._settings, self._language, self._longest, self._most_samples = settings, language, longest_seconds, most_samples
-        self._model.vocabulary.prefix(language)
+        self._model.vocabulary.opening(language)
+        settings.completed(self._model.folder.settings)
         if not 0 < longest_seconds <= self._model.folder.longest_seconds:
             limit = self._model.folder.longest_seconds
             raise InputError(f"longest_seconds={longest_seconds:g} must be above 0 and, for this model, at most {limit:g}")

@@ -1,12 +1,10 @@
-"""Words as numbers, and pieces of words as text."""
+"""Words as numbers, and as text."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, field
 
 from residual_st.errors import InputError
-
-_WORD_START = "▁"  # sentencepiece's mark of a space
+from residual_st.pieces import joined_letters, joined_pieces
 
 
 @dataclass(frozen=True)
@@ -20,8 +18,13 @@ class Vocabulary:
         begin: words that every text begins with, behind the language's tag.
         eos: what ends a text.
         pad, unk: words that never follow, and that is no word; None where there is none.
-        languages: name of a target language -> its tag; none for a model of one.
+        languages: name of a language -> its tag; none for a model of one. The first is the one that is proposed.
         hidden: numbers that are no part of a text.
+        default: words that a text begins with where no language is given; None where a model of several must be given one.
+        prompted: whether the decoder is given what a text begins with before the search, as transformers does it, or within it,
+            where it counts in length and score, as in fairseq.
+        suppressed, begin_suppressed: words that never follow, and those that no text begins with, behind what all begin with.
+        replaced: pairs (what, by what) that a text is brought into form with, in this order.
     """
 
     symbols: list[str]
@@ -33,41 +36,51 @@ class Vocabulary:
     unk: int | None
     languages: dict[str, int]
     hidden: list[int]
+    default: list[int] | None = None
+    prompted: bool = False
+    suppressed: list[int] = field(default_factory=list)
+    begin_suppressed: list[int] = field(default_factory=list)
+    replaced: list[list[str]] = field(default_factory=list)
 
     def __post_init__(self):
         special = [each for each in (self.pad, self.unk) if each is not None]
-        numbers = [self.start, *self.begin, self.eos, *special, *self.languages.values(), *self.hidden]
+        numbers = [self.start, *self.begin, self.eos, *special, *self.languages.values(), *self.hidden, *(self.default or ())]
+        numbers += [*self.suppressed, *self.begin_suppressed]
         if not all(isinstance(number, int) and 0 <= number < len(self.symbols) for number in numbers):
             raise ValueError("a special symbol is not among the symbols")
-        if not all(isinstance(symbol, str) for symbol in self.symbols):
+        if not all(isinstance(text, str) for text in (*self.symbols, *(text for pair in self.replaced for text in pair))):
             raise TypeError("a symbol is no text")
+        if not all(len(pair) == 2 for pair in self.replaced):
+            raise ValueError("replaced are no pairs")
 
-    def prefix(self, language: str | None) -> list[int]:
-        """What the text begins with. Raises InputError where the language is not one of the model's."""
+    def opening(self, language: str | None) -> tuple[list[int], list[int]]:
+        """What the decoder is given before the search, and what a text begins with.
+
+        Raises:
+            InputError: if the language is not one of the model's.
+        """
+        begin = self._begin(language)
+        return ([self.start, *begin], []) if self.prompted else ([self.start], begin)
+
+    def _begin(self, language: str | None) -> list[int]:
+        if language is None and self.default is not None:
+            return self.default
         if not self.languages:
             if language is not None:
                 raise InputError(f"--lang {language}: the model has one target language and takes none")
             return self.begin
         if language not in self.languages:
             given = f"--lang {language} is not known" if language is not None else "--lang is missing"
-            raise InputError(f"{given}; allowed are {', '.join(self.languages)}")
+            raise InputError(f"{given}; it must be one of {', '.join(self.languages)}")
         return [self.languages[language], *self.begin]
 
     def text(self, tokens: Iterable[int]) -> str:
-        """As fairseq-generate, or Whisper's tokenizer, joins them."""
+        """As sentencepiece, fairseq's dictionary or Whisper's tokenizer joins them, without spaces around it."""
         hidden = set(self.hidden)
         symbols = [self.symbols[token] for token in tokens if token not in hidden]
         if self.pieces == "words":
             return " ".join(symbols)
-        if self.pieces == "bytes":
-            letters = _bytes_of_letters()
-            return bytes(letters[letter] for symbol in symbols for letter in symbol).decode("utf-8", errors="replace").strip()
-        return "".join(symbols).replace(_WORD_START, " ").strip()
-
-
-@cache
-def _bytes_of_letters() -> dict[str, int]:
-    """GPT-2 writes a byte as the letter of this number if it is one that can be seen, and the others from number 256 on."""
-    seen = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in seen]
-    return {chr(byte): byte for byte in seen} | {chr(256 + place): byte for place, byte in enumerate(others)}
+        text = joined_letters(symbols) if self.pieces == "bytes" else joined_pieces(symbols)
+        for what, by_what in self.replaced:
+            text = text.replace(what, by_what)
+        return text.strip(" ")

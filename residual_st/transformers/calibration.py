@@ -17,6 +17,7 @@ from residual_st.audio import read_audio, split_at_pauses
 from residual_st.compression import Calibration
 from residual_st.errors import InputError
 from residual_st.progress import progress
+from residual_st.transformers.generation import greedy_words
 
 BATCH_SECONDS = 30.0  # Whisper's window, and as much of other models' utterances
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff")
@@ -112,36 +113,7 @@ def _listen(model: transformers.PreTrainedModel, extractor, batches: list[list[n
 
 def _transcribed(model: transformers.PreTrainedModel, inputs: dict[str, Tensor]) -> AudioBatch:
     inputs = {name: value.to(model.device) for name, value in inputs.items()}
-    words = greedy_words(model, inputs, max_length=model.config.max_target_positions)
-    return AudioBatch(inputs, words, len(prompt_of(model)))
-
-
-@torch.no_grad()
-def greedy_words(model: transformers.PreTrainedModel, inputs: dict[str, Tensor], **limit: int) -> Tensor:
-    """The prompt and what follows it: (batch, words). `limit` is GenerationConfig's `max_length` or `max_new_tokens`."""
-    ends = {name: getattr(model.config, name) for name in ("eos_token_id", "pad_token_id", "decoder_start_token_id")}
-    settings = transformers.GenerationConfig(**limit, **ends)
-    given = torch.tensor([prompt_of(model)] * len(next(iter(inputs.values()))), device=model.device)
-    # past Whisper's own generate, which would leave out the prompt and look for time stamps
-    return transformers.GenerationMixin.generate(model, **inputs, decoder_input_ids=given, generation_config=settings)
-
-
-def prompt_of(model: transformers.PreTrainedModel) -> list[int]:
-    """The tokens that a decoder begins with: for Whisper language, task and no time stamps, as the folder's settings have them."""
-    settings = model.generation_config
-    prompt = [model.config.decoder_start_token_id]
-    forced = dict(getattr(settings, "forced_decoder_ids", None) or [])
-    if forced:
-        return prompt + [forced[place] for place in sorted(forced)]
-    if model.config.model_type == "whisper":
-        if getattr(settings, "lang_to_id", None):
-            language = getattr(settings, "language", None) or "<|en|>"
-            prompt += [settings.lang_to_id[language], settings.task_to_id[getattr(settings, "task", None) or "transcribe"]]
-        if getattr(settings, "no_timestamps_token_id", None) is not None:
-            prompt.append(settings.no_timestamps_token_id)
-    elif getattr(settings, "forced_bos_token_id", None) is not None:
-        prompt.append(settings.forced_bos_token_id)
-    return prompt
+    return AudioBatch(inputs, *greedy_words(model, inputs, model.config.max_target_positions))
 
 
 def _counted(model: nn.Module, batch: AudioBatch) -> Tensor:

@@ -160,8 +160,8 @@ def test_a_model_of_two_languages(joint, fairseq_train, tmp_path):
         assert found[0].tokens[0] == model.vocabulary.symbols.index(f"<lang:{language}>")
         assert "<lang" not in model.vocabulary.text(found[0].tokens)
     for flags, message in (
-        ([], "--lang is missing; allowed are de, fr"),
-        (["--lang", "it"], "--lang it is not known; allowed are de, fr"),
+        ([], "--lang is missing; it must be one of de, fr"),
+        (["--lang", "it"], "--lang it is not known; it must be one of de, fr"),
     ):
         result = cli("translate", tmp_path / "model", SPEECH, *flags, check=False)
         assert result.returncode == 2
@@ -195,7 +195,8 @@ def test_folders_that_are_not_whole_are_refused(exported, tmp_path):
     refused(lambda folder: (folder / "encoder.onnx").unlink(), "encoder.onnx does not exist")
     refused(lambda folder: (folder / "encoder.onnx").write_bytes(b"short"), "has 5 bytes, not the")
     refused(flip, "its checksum differs")
-    refused(edit(format=2), "has format 2; this release reads format 1")
+    refused(edit(format=3), "has format 3; this release reads formats 1 and 2")
+    refused(edit(settings={"beam": 1.5}), "model.json is damaged")
     refused(edit(vocabulary={}), "model.json is damaged")
     refused(edit(decoder={"layers": "two"}), "model.json is damaged")
 

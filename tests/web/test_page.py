@@ -7,11 +7,14 @@ import subprocess
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import BIN, cli
 
-from residual_st.runtime import Translator
-from residual_st.web.static import ORT
+from residual_st.runtime import Settings, Translator
+from residual_st.runtime.beam_search import FAIRSEQ, BeamSearch
+from residual_st.runtime.vocabulary import Vocabulary
+from residual_st.web.static import ORT, PAGE
 
 SPEECH = Path(__file__).parents[1] / "speech" / "arctic_a0007.wav"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -71,6 +74,74 @@ def static(runs, shared_checkpoint, with_languages, data):
     threading.Thread(target=files.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{files.server_port}/index.html"
     files.shutdown()
+
+
+@pytest.fixture
+def scripts(page):
+    """The page's own modules, to be imported by it."""
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=PAGE)
+    files = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=files.serve_forever, daemon=True).start()
+    page.goto(f"http://127.0.0.1:{files.server_port}/page.css")
+    yield page
+    files.shutdown()
+
+
+LETTERS = ["Ġ", "a", "Ã", "¤", "ð", "Ł", "Ļ", "Ĥ", " x y", "é", "ï", "»", "¿", ".", "'s"]
+PIECES = [
+    "▁",
+    "▁die",
+    "e",
+    *(f"<0x{byte:02X}>" for byte in (0x61, 0xE7, 0x88, 0xB1, 0xF0, 0x9F, 0xED, 0xA0, 0xEF, 0xBB, 0xBF, 0xC0)),
+]
+
+
+@pytest.mark.parametrize("pieces, symbols", [("bytes", LETTERS), ("sentencepiece", PIECES), ("words", PIECES)])
+def test_texts_of_the_page(pieces, symbols, scripts):
+    fields = {"start": 0, "begin": [], "eos": 0, "pad": None, "unk": None, "languages": {}, "hidden": [1]}
+    fields |= {"symbols": symbols, "pieces": pieces, "replaced": [[" .", "."], [" 's", "'s"]]}
+    draw = np.random.default_rng(1)
+    rows = [draw.integers(len(symbols), size=draw.integers(9)).tolist() for _ in range(2000)]
+    written = scripts.evaluate(
+        "async ([fields, rows]) => { const { text } = await import('/vocabulary.js'); return rows.map(row => text(fields, row)); }",
+        [fields, rows],
+    )
+    assert written == [Vocabulary(**fields).text(row) for row in rows]
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({}, {}),
+        ({"beam": 3, "lenpen": 0.3, "early_stopping": False, "min_len": 4}, {"prompted": True, "begin": [5, 6]}),
+        ({"beam": 1, "early_stopping": False, "max_len_b": 6}, {"begin": [5], "suppressed": [2, 7, 9], "begin_suppressed": [4, 1]}),
+        ({"beam": 4, "early_stopping": False}, {"prompted": True, "default": [8], "suppressed": [3], "begin_suppressed": [1, 10]}),
+    ],
+)
+def test_the_search_of_the_page(settings, words, scripts):
+    """Of a made-up decoder, whose next words depend on the last and on how many there are."""
+    fields = {"start": 0, "begin": [], "eos": 1, "pad": 2, "unk": None, "languages": {}, "hidden": []}
+    fields |= {"symbols": [str(number) for number in range(12)], "pieces": "words", **words}
+    complete = Settings(**settings).completed(FAIRSEQ)
+    for seed in range(8):
+        table = np.random.default_rng(seed).normal(0, 1.5, (40, 12, 12))
+        table[:, :, 1] += 0.5
+        table = (table - np.log(np.exp(table).sum(-1, keepdims=True))).astype(np.float32)
+        vocabulary, count = Vocabulary(**fields), iter(range(40))
+        prompt, prefix = vocabulary.opening(None)
+        longest = min(complete.max_len_b, 30)
+        search = BeamSearch(lambda last, order: table[next(count)][last], None, vocabulary, complete, longest, prompt, prefix)  # noqa: B023
+        ((best,),) = search.run(1)
+        found = scripts.evaluate(
+            """async ([table, fields, settings, longest]) => {
+                const { search } = await import('/beam_search.js'), { opening } = await import('/vocabulary.js');
+                let count = 0;
+                const step = last => { const row = table[count++]; return Float32Array.from(last.flatMap(word => row[word])); };
+                return search(step, fields, settings, { longest, ...opening(fields, null) });
+            }""",
+            [table.tolist(), fields, vars(complete), longest],
+        )
+        assert found == best.tokens
 
 
 def test_served(page, served, exported, with_languages):

@@ -3,9 +3,12 @@
 import * as ort from "./ort/ort.wasm.min.mjs";
 import { pieces } from "./audio.js";
 import { search } from "./beam_search.js";
+import { opening, text } from "./vocabulary.js";
 
 const GRAPHS = ["encoder.onnx", "cross_attention.onnx", "decoder.onnx"];
-const LONGEST_SECONDS = 30, BEAM = 5, MOST_WORDS = 200;
+const LONGEST_SECONDS = 30;
+// as in residual_st/runtime/beam_search.py
+const FAIRSEQ = { beam: 5, lenpen: 1, max_len_b: 200, min_len: 1, early_stopping: true };
 
 ort.env.wasm.wasmPaths = new URL("./ort/", import.meta.url).href;
 ort.env.wasm.numThreads = 1; // more need headers that static hosts do not send
@@ -18,7 +21,7 @@ export async function load(model) {
     await check(name, bytes, description.files[name]);
     sessions.push(await ort.InferenceSession.create(new Uint8Array(bytes), { executionProviders: ["wasm"] }));
   }
-  const { vocabulary } = description;
+  const { vocabulary } = description, settings = { ...FAIRSEQ, ...description.settings };
   return {
     rate: description.sample_rate,
     languages: Object.keys(vocabulary.languages),
@@ -26,10 +29,10 @@ export async function load(model) {
       const texts = [];
       for (const piece of pieces(samples, description.sample_rate, Math.min(LONGEST_SECONDS, description.longest_seconds))) {
         if (piece.length < description.shortest_samples) continue;
-        const prefix = [...(language ? [vocabulary.languages[language]] : []), ...vocabulary.begin];
-        const longest = Math.min(MOST_WORDS, description.longest_words - 1);
-        const step = await decoder(sessions, description.decoder, piece, BEAM);
-        texts.push(text(vocabulary, await search(step, vocabulary, { beam: BEAM, longest, prefix })));
+        const { prompt, prefix } = opening(vocabulary, language);
+        const longest = Math.min(settings.max_len_b, description.longest_words - prompt.length);
+        const step = await decoder(sessions, description.decoder, piece, settings.beam);
+        texts.push(text(vocabulary, await search(step, vocabulary, settings, { longest, prompt, prefix })));
       }
       return texts.filter(Boolean).join(" ");
     },
@@ -68,18 +71,4 @@ async function decoder([encoder, crossAttention, decoder], { layers, heads, head
     cache = Object.fromEntries(Object.keys(cache).map(name => [name, outputs[`next_${name}`]]));
     return outputs.log_probs.data;
   };
-}
-
-function text({ symbols, pieces, hidden }, tokens) {
-  const kept = tokens.filter(token => !hidden.includes(token)).map(token => symbols[token]);
-  if (pieces === "words") return kept.join(" ");
-  if (pieces === "bytes") return new TextDecoder().decode(Uint8Array.from([...kept.join("")].map(byteOf))).trim();
-  return kept.join("").replaceAll("\u2581", " ").trim();
-}
-
-// The byte that a letter stands for in GPT-2's vocabulary: its own number if it can be seen, and the others in turn from 256 on.
-function byteOf(letter) {
-  const isSeen = byte => (byte > 32 && byte < 127) || (byte > 160 && byte !== 173);
-  const number = letter.codePointAt(0);
-  return number < 256 ? number : Array.from({ length: 256 }, (_, byte) => byte).filter(byte => !isSeen(byte))[number - 256];
 }
