@@ -46,7 +46,7 @@ setup(
         "report": [*SCORES, "jinja2", "matplotlib", "soundfile"],
         # the synthetic corpus
         "demo": ["espeakng-loader", "soundfile"],
-        "test": ["httpx", "hypothesis", "nox", "playwright", "pytest", "pytest-xdist", "ruff", "tensorboard"],
+        "test": ["accelerate", "httpx", "hypothesis", "nox", "peft", "playwright", "pytest", "pytest-xdist", "ruff", "tensorboard"],
     },
     entry_points={"console_scripts": ["residual-st = residual_st.cli:main"]},
 )

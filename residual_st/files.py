@@ -25,20 +25,22 @@ def atomically(path: str | Path) -> Iterator[Path]:
 def whole_folder(folder: Path) -> Iterator[Path]:
     """`atomically` for a folder: yield a new one beside it, which takes its name in the end, or goes away if the block raises.
 
+    A link is followed: the folder that it leads to is written.
+
     Raises:
-        InputError: if it cannot be written.
+        InputError: if it cannot be written. Errors of the block are not renamed.
     """
+    folder = folder.resolve()
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with _writing(folder):
         partial.mkdir()
+    try:
         yield partial
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
-    except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise InputError(f"{folder} cannot be written: {error.strerror}") from error
+        with _writing(folder):
+            if folder.exists():
+                shutil.rmtree(folder)
+            partial.rename(folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -48,6 +50,14 @@ def refuse_separator(path: str | Path) -> None:
     """Raise InputError for a path that fairseq would split, as a list of paths or as a place in an archive."""
     if os.pathsep in str(Path(path).absolute()):
         raise InputError(f"{Path(path).absolute()} has a {os.pathsep!r}, at which fairseq splits paths; rename the folder")
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def refuse_existing(path: str | Path, force: bool) -> None:

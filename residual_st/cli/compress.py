@@ -151,6 +151,8 @@ def _compress_folder(args: argparse.Namespace) -> dict:
             )
     source = Path(args.checkpoint)
     model = transformers.load(source)
+    dtype, dense_bytes = model.dtype, tensor_bytes(dict(model.named_parameters()))  # tied weights stand once, as in the file
+    model.float()  # to compute in; the result is of the folder's precision again
     stack = stack_of(model)
     form = _encoder_form(args, stack)
     plan_form(stack, **form, calibrated=bool(args.calibration))
@@ -159,12 +161,11 @@ def _compress_folder(args: argparse.Namespace) -> dict:
         calibration, held_out = transformers.audio_calibration(
             model, source, args.calibration, args.calibration_batches, args.seed, args.refine_batches
         )
-    dense_bytes = tensor_bytes(dict(model.named_parameters()))  # in which weights that are tied stand once, as in the file
     before = held_out and held_out.likelihood(model)
     compressed, probes = _compress(args, model, stack, form, calibration)
-    transformers.save(model, args.output, source, compressed.form)
+    transformers.save(model.to(dtype), args.output, source)
     sizes = {"model_bytes": tensor_bytes(dict(model.named_parameters())), "dense_model_bytes": dense_bytes}
-    losses = {"dense": before, "compressed": held_out.likelihood(model)} if held_out else {}
+    losses = {"dense": before, "compressed": held_out.likelihood(model.float())} if held_out else {}
     figures = {"output": args.output, "encoder_bytes": encoder_bytes(stack.owner), **figures_of("encoder", compressed)}
     return {**figures, **sizes, **losses, **sizes_tried(probes)}
 

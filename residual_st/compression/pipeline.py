@@ -179,7 +179,8 @@ def _install(stack: LayerStack, fit: Fit, diagonal: bool) -> SharedWeights:
     stack.prepare(stack.layers)
     for layer, weights in zip(stack.layers, fit.layers):
         write_layer(layer, weights)
-    shared_weights = share_layers(stack.layers, _form_of(fit, diagonal))
+    form = _form_of(fit, diagonal)
+    shared_weights = share_layers(stack.layers, form)
     with torch.no_grad():
         for index, layer in enumerate(stack.layers):
             for name, linear in matrices(layer):
@@ -197,4 +198,5 @@ def _install(stack: LayerStack, fit: Fit, diagonal: bool) -> SharedWeights:
                     linear.bias.copy_(matrix.bias + fit.difference(index, name) @ matrix.input_mean)
     if stack.owner is not None:
         stack.owner.shared_weights = shared_weights
+        stack.on_sharing(stack.owner, form)
     return shared_weights

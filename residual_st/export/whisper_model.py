@@ -13,11 +13,11 @@ from residual_st.export.folder import write_folder
 from residual_st.export.whisper import decoder_parts, encoder_graph
 from residual_st.export.whisper_words import not_followed, read_tokenizer, search_settings, vocabulary_of
 from residual_st.runtime.folder import CROSS_ATTENTION, DECODER, ENCODER
-from residual_st.transformers import load
+from residual_st.transformers import feature_extractor, load
 from residual_st.transformers.generation import greedy_words
 
 # transformers comes behind residual_st.transformers, which hides a torchaudio that does not load
-from transformers import AutoFeatureExtractor, WhisperForConditionalGeneration  # isort: skip
+from transformers import WhisperForConditionalGeneration  # isort: skip
 
 
 def export_whisper(source: str | Path, output: Path, precision: str = "fp32", audio: Sequence[Path] = ()) -> dict:
@@ -30,10 +30,10 @@ def export_whisper(source: str | Path, output: Path, precision: str = "fp32", au
     Raises:
         InputError: if the folder cannot be read, has no tokenizer, or is of another model.
     """
-    model = load(source)
+    model = load(source).float()
     if model.config.model_type != "whisper":
         raise InputError(f"{source} is of {model.config.model_type}; of Hugging Face's models, Whisper alone can be exported")
-    extractor, decoder = AutoFeatureExtractor.from_pretrained(source), decoder_parts(model)
+    extractor, decoder = feature_extractor(source), decoder_parts(model)
     graphs = {
         ENCODER: encoder_graph(model, extractor, precision),
         CROSS_ATTENTION: cross_attention_graph(decoder, precision),

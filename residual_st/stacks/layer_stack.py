@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from residual_st.errors import InputError
-from residual_st.sharing import ResidualLinear, matrices
+from residual_st.sharing import ResidualLinear, SharedForm, matrices
 
 
 def no_padding(arguments: tuple, keywords: dict) -> None:
@@ -24,6 +24,10 @@ def output_alone(output: Any) -> Tensor:
 
 def nothing(layers: nn.ModuleList) -> None:
     """For stacks that need no preparation."""
+
+
+def no_description(owner: nn.Module, form: SharedForm) -> None:
+    """For models whose form is kept elsewhere, as fairseq's flags keep it."""
 
 
 def no_context(layers: nn.ModuleList) -> contextlib.AbstractContextManager:
@@ -47,6 +51,7 @@ class LayerStack:
         memory_padding: the mask (batch, time) of these, as `padding`.
         output: the hidden states in what a layer returns.
         prepare: called with the layers before they share, to take away what stands in the way.
+        on_sharing: called with the owner and the form, once the layers share, where the model is to remember it.
         observing: of the layers, a context in which they call each of their matrices, where they otherwise take its weight past it.
     """
 
@@ -59,6 +64,7 @@ class LayerStack:
     memory_padding: Callable[[tuple, dict], Tensor | None] = no_padding
     output: Callable[[Any], Tensor] = output_alone
     prepare: Callable[[nn.ModuleList], None] = nothing
+    on_sharing: Callable[[nn.Module, SharedForm], None] = no_description
     observing: Callable[[nn.ModuleList], contextlib.AbstractContextManager] = no_context
 
     def __post_init__(self):

@@ -5,6 +5,6 @@ from residual_st.compat import hide_broken_torchaudio
 hide_broken_torchaudio()  # before transformers is imported
 
 from residual_st.transformers.calibration import audio_calibration  # noqa: E402
-from residual_st.transformers.folder import expand, load, read_config, refuse_existing, save  # noqa: E402
+from residual_st.transformers.folder import expand, feature_extractor, load, read_config, refuse_existing, save  # noqa: E402
 
-__all__ = ["audio_calibration", "expand", "load", "read_config", "refuse_existing", "save"]
+__all__ = ["audio_calibration", "expand", "feature_extractor", "load", "read_config", "refuse_existing", "save"]

@@ -17,6 +17,7 @@ from residual_st.audio import read_audio, split_at_pauses
 from residual_st.compression import Calibration
 from residual_st.errors import InputError
 from residual_st.progress import progress
+from residual_st.transformers.folder import feature_extractor
 from residual_st.transformers.generation import greedy_words
 
 BATCH_SECONDS = 30.0  # Whisper's window, and as much of other models' utterances
@@ -62,7 +63,7 @@ def audio_calibration(
     Raises:
         InputError: if there is no audio, or too little to hold any out, or a file cannot be read.
     """
-    extractor = transformers.AutoFeatureExtractor.from_pretrained(source)
+    extractor = feature_extractor(source)
     files = sorted(path for path in audio.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not files:
         raise InputError(f"{audio} holds no audio; give a folder with {', '.join(SUFFIXES)} files")
@@ -96,7 +97,7 @@ def _listen(model: transformers.PreTrainedModel, extractor, batches: list[list[n
     rate, shown = extractor.sampling_rate, partial(progress, desc="listening", unit="batch")
     if model.config.model_type != "whisper":
         for pieces in shown(batches):
-            inputs = dict(extractor(pieces, sampling_rate=rate, return_tensors="pt", padding=True, return_attention_mask=True))
+            inputs = extractor(pieces, sampling_rate=rate, return_tensors="pt", padding=True, return_attention_mask=True)
             yield _transcribed(model, inputs)
         return
     # a window is half a minute long, whatever is in it
@@ -104,15 +105,14 @@ def _listen(model: transformers.PreTrainedModel, extractor, batches: list[list[n
     windows = [np.concatenate([part for piece in pieces for part in (piece, pause)]) for pieces in batches]
     for start in shown(range(0, len(windows), _LISTENED_TOGETHER)):
         together = [window[: round(BATCH_SECONDS * rate)] for window in windows[start : start + _LISTENED_TOGETHER]]
-        features = extractor(together, sampling_rate=rate, return_tensors="pt").input_features
-        heard = _transcribed(model, {"input_features": features})
+        heard = _transcribed(model, extractor(together, sampling_rate=rate, return_tensors="pt"))
         lengths = heard.prompt + _counted(model, heard).sum(1)
         for window, words, length in zip(heard.inputs["input_features"], heard.words, lengths.tolist()):
             yield AudioBatch({"input_features": window[None]}, words[None, :length], heard.prompt)
 
 
-def _transcribed(model: transformers.PreTrainedModel, inputs: dict[str, Tensor]) -> AudioBatch:
-    inputs = {name: value.to(model.device) for name, value in inputs.items()}
+def _transcribed(model: transformers.PreTrainedModel, inputs: transformers.BatchFeature) -> AudioBatch:
+    inputs = dict(inputs.to(model.device, model.dtype))
     return AudioBatch(inputs, *greedy_words(model, inputs, model.config.max_target_positions))
 
 

@@ -1,59 +1,90 @@
 """Hugging Face folders whose encoder shares its layers: written, read as ordinary models, and expanded.
 
-Such a folder is an ordinary one with two differences: `config.json` holds the form under `residual_st`, and `model.safetensors`
-holds each shared matrix once.
+transformers itself reads and writes them. Such a folder is an ordinary one with two differences: `config.json` holds the form under
+`residual_st`, and the weights hold each shared matrix once, with marks in place of the composed ones
+(residual_st/stacks/hugging_face.py), by which an ordinary `from_pretrained` refuses them.
 """
 
+import contextlib
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 import transformers
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
-from residual_st.checkpoints import first_difference
-from residual_st.errors import InputError
+from residual_st.errors import InputError, reason, refusing
 from residual_st.files import refuse_existing_folder, whole_folder
-from residual_st.sharing import SharedForm, form_of, share_layers, unshare_layers
-from residual_st.sharing.form import flag_names
+from residual_st.sharing import form_of, share_layers, unshare_layers
 from residual_st.stacks import stack_of
+from residual_st.stacks.hugging_face import FORM
 
 ARCHITECTURES = ("WhisperForConditionalGeneration", "Speech2TextForConditionalGeneration")
-_FORM = "residual_st"  # in config.json
-_CONFIG, _WEIGHTS = "config.json", "model.safetensors"
+_CONFIG, _EXTRACTOR = "config.json", "preprocessor_config.json"
 _OTHER_WEIGHTS = ("*.safetensors", "*.bin", "*.h5", "*.msgpack", "*.index.json", "*.onnx")
 
 
 def load(folder: str | Path) -> transformers.PreTrainedModel:
-    """The model in a folder, dense or with shared layers, of its ordinary class and in evaluation mode.
+    """The model in a folder, dense or with shared layers, of its ordinary class, in the folder's precision and evaluation mode.
 
     Raises:
         InputError: if the folder holds no model of `ARCHITECTURES`, or weights that its config does not describe.
     """
     folder = Path(folder)
     config = read_config(folder)
-    form = config.pop(_FORM, None)
-    with torch.random.fork_rng(devices=[]):
-        model = getattr(transformers, config["architectures"][0])(transformers.AutoConfig.for_model(**config))
+    model_class = getattr(transformers, config["architectures"][0])
+    form = config.get(FORM)
+    built = model_class if form is None else _with_shared_layers(model_class, form)
+    with quiet(), torch.random.fork_rng(devices=[]), refusing(f"the model in {folder} cannot be read"):
+        model, found = built.from_pretrained(
+            folder,
+            torch_dtype="auto",
+            weights_only=True,
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    for fault, names in found.items():
+        if names:
+            first = min(name if isinstance(name, str) else name[0] for name in names)
+            raise InputError(
+                f"{folder} does not hold the model that its {_CONFIG} describes: {fault.replace('_', ' ')}, first {first}"
+            )
     if form is not None:
+        model.__class__ = model_class
         stack = stack_of(model)
-        try:
-            shared_form = form_of(stack.layers, **form)
-        except TypeError as error:
-            raise InputError(f"{folder / _CONFIG} describes no form of shared layers: {error}") from error
-        stack.owner.shared_weights = share_layers(stack.layers, shared_form)
-    weights = _read_weights(folder)
-    expected = model.state_dict()
-    tied = {name for name in expected if name not in dict(model.named_parameters()) and name not in dict(model.named_buffers())}
-    difference = first_difference(weights, {name: value for name, value in expected.items() if name not in tied or name in weights})
-    if difference:
-        raise InputError(f"{folder / _WEIGHTS} does not hold the model that {_CONFIG} describes: {difference}")
-    model.load_state_dict(weights, strict=False)  # what is missing is tied to what is there
-    if (folder / "generation_config.json").exists():
-        model.generation_config = transformers.GenerationConfig.from_pretrained(folder)
-    return model.eval()
+        stack.on_sharing(stack.owner, form_of(stack.layers, **form))
+    return model
+
+
+def _with_shared_layers(model_class: type, form: dict) -> type:
+    """The class, built with shared layers, for `from_pretrained` to read weights into."""
+
+    class Shared(model_class):
+        _keys_to_ignore_on_load_unexpected = (r"encoder\.layers\.\d+\..*\.weight$",)  # the marks
+
+        def __init__(self, config, *args, **kwargs):
+            super().__init__(config, *args, **kwargs)
+            stack = stack_of(self)
+            stack.owner.shared_weights = share_layers(stack.layers, form_of(stack.layers, **form))
+
+    return Shared
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' bars and reports, whose faults are raised here as errors."""
+    logging = transformers.utils.logging
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def read_config(folder: Path) -> dict:
@@ -63,37 +94,28 @@ def read_config(folder: Path) -> dict:
         config = json.loads(path.read_text(encoding="utf-8"))
         architecture = (config.get("architectures") or [None])[0]
     except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"{path} cannot be read; give the folder of a Hugging Face model") from error
+        raise InputError(f"{path} cannot be read; give the folder of a Hugging Face model: {reason(error)}") from error
     if architecture not in ARCHITECTURES:
-        raise InputError(f"{folder} is of {architecture}; known are {' and '.join(ARCHITECTURES)}")
+        raise InputError(f"{folder} is of {architecture}; it must be one of {', '.join(ARCHITECTURES)}")
     return config
 
 
-def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    path = folder / _WEIGHTS
-    if not path.exists():
-        raise InputError(f"{path} does not exist; weights of other formats are not read, model.save_pretrained writes this one")
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} cannot be read; it is damaged or of another kind: {error}") from error
+def feature_extractor(folder: str | Path) -> transformers.FeatureExtractionMixin:
+    """What turns audio into the input of a folder's model. Raises InputError if the folder has none."""
+    with quiet():
+        try:
+            return transformers.AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{folder} has no {_EXTRACTOR} that transformers can read; copy that of the model that this one was trained from"
+            ) from error
 
 
-def save(model: transformers.PreTrainedModel, folder: str | Path, source: Path, form: SharedForm | None) -> None:
-    """Write a model's folder.
-
-    Args:
-        source: the folder that the model came from, whose tokenizer and other files are copied.
-        form: of the encoder; None for a dense model.
-    """
-    with whole_folder(Path(folder)) as partial:
+def save(model: transformers.PreTrainedModel, folder: str | Path, source: Path) -> None:
+    """Write a model's folder: what `save_pretrained` writes, with the tokenizer and other files of the folder that it came from."""
+    with whole_folder(Path(folder)) as partial, quiet():
         shutil.copytree(source, partial, ignore=shutil.ignore_patterns(*_OTHER_WEIGHTS, ".*"), dirs_exist_ok=True)
-        model.save_pretrained(partial, max_shard_size="100GB")
-        config = json.loads((partial / _CONFIG).read_text(encoding="utf-8"))
-        config.pop(_FORM, None)
-        if form is not None:
-            config[_FORM] = to_config(form)
-        (partial / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        model.save_pretrained(partial)
 
 
 def refuse_existing(folder: str | Path, force: bool) -> None:
@@ -101,19 +123,16 @@ def refuse_existing(folder: str | Path, force: bool) -> None:
     refuse_existing_folder(folder, force, _CONFIG)
 
 
-def to_config(form: SharedForm) -> dict:
-    """What `config.json` holds of a form: arguments of `form_of`."""
-    group_size, pattern, rank, diagonal = (form.to_flags("")[name] for name in flag_names(""))
-    return {"group_size": group_size, "pattern": pattern, "rank": rank, "diagonal": diagonal}
-
-
+@torch.no_grad()
 def expand(source: str | Path, folder: str | Path) -> None:
     """Write the ordinary folder of one with shared layers: every weight composed. Raises InputError for a dense one."""
     source = Path(source)
-    if _FORM not in read_config(source):
+    if FORM not in read_config(source):
         raise InputError(f"{source} is a dense model, which there is nothing to expand in")
     model = load(source)
-    stack = stack_of(model)
+    dtype, stack = model.dtype, stack_of(model)
+    model.float()  # weights are composed before they are rounded
     unshare_layers(stack.layers)
     del stack.owner.shared_weights
-    save(model, folder, source, None)
+    delattr(model.config, FORM)
+    save(model.to(dtype), folder, source)
