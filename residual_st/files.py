@@ -28,19 +28,22 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     A link is followed: the folder that it leads to is written.
 
     Raises:
-        InputError: if it cannot be written. Errors of the block are not renamed.
+        InputError: if it cannot be written. Other errors of the block stay what they are.
     """
     folder = folder.resolve()
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    with _writing(folder):
-        partial.mkdir()
     try:
+        partial.mkdir()
         yield partial
-        with _writing(folder):
-            if folder.exists():
-                shutil.rmtree(folder)
-            partial.rename(folder)
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.rename(folder)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if not _is_of(error, folder, partial):
+            raise
+        raise InputError(f"{folder} cannot be written: {error.strerror}") from error
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -52,12 +55,14 @@ def refuse_separator(path: str | Path) -> None:
         raise InputError(f"{Path(path).absolute()} has a {os.pathsep!r}, at which fairseq splits paths; rename the folder")
 
 
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
+def _is_of(error: OSError, *folders: Path) -> bool:
+    """Whether the system raised an error on these folders: libraries raise OSErrors of their own, and other files have theirs.
+
+    A full disk names no file.
+    """
+    if error.errno is None:
+        return False
+    return error.filename is None or any(Path(error.filename).is_relative_to(folder) for folder in folders)
 
 
 def refuse_existing(path: str | Path, force: bool) -> None:
