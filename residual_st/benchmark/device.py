@@ -10,7 +10,7 @@ from statistics import median
 from residual_st.benchmark.timing import take_turns
 from residual_st.errors import InputError
 from residual_st.progress import progress
-from residual_st.runtime.folder import ENCODER, GRAPHS, read_folder
+from residual_st.runtime.folder import ENCODER, read_folder
 
 LEAST_SECONDS = 0.1  # of a measurement: shorter ones encode several times
 
@@ -70,8 +70,8 @@ def measure(folders: dict[str, Path], threads: int, seconds: list[float], repeat
             "system": name,
             "precision": description["precision"],
             "threads": threads,
-            "encoder_file_bytes": description["files"][ENCODER]["bytes"],
-            "file_bytes": sum(description["files"][graph]["bytes"] for graph in GRAPHS),
+            "encoder_file_bytes": sum(file["bytes"] for name, file in description["files"].items() if name.startswith(ENCODER)),
+            "file_bytes": sum(file["bytes"] for file in description["files"].values()),
         }
         for name, description in descriptions.items()
     }

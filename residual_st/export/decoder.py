@@ -10,6 +10,7 @@ import spox.opset.ai.onnx.v21 as op
 from spox import Var
 from torch import Tensor, nn
 
+from residual_st.export.build import build
 from residual_st.export.constants import ints, number
 from residual_st.export.features import mask_of
 from residual_st.export.layers import Branches, attention_mask
@@ -46,7 +47,7 @@ def cross_attention_graph(decoder: DecoderParts, precision: str) -> onnx.ModelPr
     outputs = {}
     for index, layer in enumerate(decoder.layers):
         outputs[f"source_keys.{index}"], outputs[f"source_values.{index}"] = branches.heads(rows, layer.encoder_attn, "kv")
-    return spox.build({"states": states}, outputs)
+    return build({"states": states}, outputs)
 
 
 def decoder_graph(decoder: DecoderParts, precision: str) -> onnx.ModelProto:
@@ -104,4 +105,4 @@ def decoder_graph(decoder: DecoderParts, precision: str) -> onnx.ModelProto:
         x = products.norm(x, decoder.norm)
     log_probs = op.log_softmax(products.linear(x, decoder.projection), axis=-1)
     log_probs = op.reshape(log_probs, op.concat([batch, beam, ints(-1)], axis=0))
-    return spox.build(inputs, {"log_probs": log_probs, **outputs})
+    return build(inputs, {"log_probs": log_probs, **outputs})

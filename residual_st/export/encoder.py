@@ -9,6 +9,7 @@ from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerEncoder
 from spox import Var
 
 from residual_st.errors import InputError
+from residual_st.export.build import build
 from residual_st.export.constants import integer, ints, number
 from residual_st.export.convolution import convolved
 from residual_st.export.features import features, mask_of
@@ -34,7 +35,7 @@ def encoder_graph(encoder: S2TTransformerEncoder, precision: str) -> onnx.ModelP
     if encoder.ctc_proj is not None:
         log_probs = op.log_softmax(products.linear(states, encoder.ctc_proj), axis=-1)
         outputs["ctc_log_probs"] = op.reshape(log_probs, op.concat([*shape, ints(-1)], axis=0))
-    return spox.build({"samples": samples, "lengths": lengths}, outputs)
+    return build({"samples": samples, "lengths": lengths}, outputs)
 
 
 def _encode(encoder: S2TTransformerEncoder, products: Products, frames: Var, lengths: Var) -> tuple[Var, Var, tuple[Var, Var]]:

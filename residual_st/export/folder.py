@@ -9,8 +9,9 @@ import onnx
 
 from residual_st.export.check import Reference, check_against
 from residual_st.export.names import shorten_names
-from residual_st.runtime.folder import DESCRIPTION, FORMAT, checksum
+from residual_st.runtime.folder import DESCRIPTION, FORMAT, checksum, weights_of
 
+LARGEST_GRAPH = 2**31 - 2**26  # bytes of weights: protobuf takes 2 GB, the rest of a graph included
 _LIBRARIES = ("torch", "onnx", "spox", "onnxruntime")
 
 _README = """# An exported speech-to-text model
@@ -49,12 +50,12 @@ def write_folder(
     """
     for name, graph in graphs.items():
         shorten_names(graph)
-        onnx.checker.check_model(graph, full_check=True)
-        (output / name).write_bytes(graph.SerializeToString())
+        _write_graph(output / name, graph)
+    files = [name for graph in graphs for name in (graph, weights_of(graph)) if (output / name).exists()]
     description = {
         "format": FORMAT,
         **described,
-        "files": {name: {"bytes": (output / name).stat().st_size, "sha256": checksum(output / name)} for name in graphs},
+        "files": {name: {"bytes": (output / name).stat().st_size, "sha256": checksum(output / name)} for name in files},
         "versions": {"residual-st": version("residual-st"), **{name: version(name) for name in _LIBRARIES}},
     }
     _write(output, description)
@@ -62,6 +63,15 @@ def write_folder(
     _write(output, description)
     (output / "README.md").write_text(_readme(description), encoding="utf-8")
     return description
+
+
+def _write_graph(path: Path, graph: onnx.ModelProto) -> None:
+    """Larger ones than a protobuf may be get their weights in a file beside them."""
+    if sum(len(weights.raw_data) for weights in graph.graph.initializer) > LARGEST_GRAPH:
+        onnx.save_model(graph, path, save_as_external_data=True, location=weights_of(path.name))
+    else:
+        onnx.save_model(graph, path)
+    onnx.checker.check_model(path, full_check=True)
 
 
 def _write(folder: Path, description: dict) -> None:

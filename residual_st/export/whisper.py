@@ -12,6 +12,7 @@ from spox import Var
 from spox._future import initializer
 
 from residual_st.errors import InputError
+from residual_st.export.build import build
 from residual_st.export.constants import integer, ints, number
 from residual_st.export.convolution import convolved
 from residual_st.export.decoder import DecoderParts
@@ -42,7 +43,7 @@ def encoder_graph(model: WhisperForConditionalGeneration, extractor: WhisperFeat
         x = branches.encoder_layer(x, layer, None)
     states = op.reshape(products.norm(x, encoder.layer_norm), op.concat([batch, time, ints(-1)], axis=0))
     state_lengths = op.add(op.mul(lengths, integer(0)), time)
-    return spox.build({"samples": samples, "lengths": lengths}, {"states": states, "state_lengths": state_lengths})
+    return build({"samples": samples, "lengths": lengths}, {"states": states, "state_lengths": state_lengths})
 
 
 def decoder_parts(model: WhisperForConditionalGeneration) -> DecoderParts:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,6 +73,8 @@ def read_folder(path: str | Path) -> Folder:
         decoder = description["decoder"]
         for name in GRAPHS:
             _check(path / name, description["files"][name])
+            if weights_of(name) in description["files"] or os.path.lexists(path / weights_of(name)):
+                _check_weights(path / weights_of(name), description["files"][weights_of(name)])
         numbers = {name: description[name] for name in ("sample_rate", "shortest_samples", "longest_seconds", "longest_words")}
         numbers |= {name: decoder[name] for name in ("layers", "heads", "head_width")}
         settings = description.get("settings", {})
@@ -88,6 +91,17 @@ def read_folder(path: str | Path) -> Folder:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path / DESCRIPTION} is damaged: {type(error).__name__} {error}") from error
+
+
+def weights_of(graph: str) -> str:
+    """The file with the weights of a graph above 2 GB."""
+    return f"{graph}.data"
+
+
+def _check_weights(path: Path, written: dict) -> None:
+    if path.is_symlink():
+        raise InputError(f"{path} is a link, which onnxruntime does not follow out of its folder; put the file there")
+    _check(path, written)
 
 
 def _check(path: Path, written: dict) -> None:

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from residual_st.errors import InputError
-from residual_st.runtime.folder import DESCRIPTION, GRAPHS, Folder, read_folder
+from residual_st.runtime.folder import DESCRIPTION, GRAPHS, Folder, read_folder, weights_of
 
 PAGE = Path(__file__).with_name("page")
 ORT = Path(__file__).with_name("ort")  # what `make web` leaves here
@@ -21,20 +21,31 @@ def write_page(folder: Path, others: list[Path]) -> None:
     """Add the page to an exported folder, with other exported folders beside its model, for comparison.
 
     Raises:
-        InputError: if another folder is not an exported model, or two have one name.
+        InputError: if another folder is not an exported model, or a graph is above 2 GB, or two models have one name.
     """
     names = [other.resolve().name for other in others]
     if len(set(names)) != len(names):
         raise InputError(f"the other models must have different names: {', '.join(names)}")
+    first, *beside = [_fit_for_a_browser(read_folder(model)) for model in (folder, *others)]
     shutil.copytree(PAGE, folder, dirs_exist_ok=True)
     shutil.copytree(ORT, folder / "ort")
-    models = [entry(read_folder(folder)) | {"path": "./"}]
-    for name, other in zip(names, others):
-        models.append(entry(read_folder(other)) | {"path": f"beside/{name}/"})
+    models = [entry(first) | {"path": "./"}]
+    for name, other in zip(names, beside):
+        models.append(entry(other) | {"path": f"beside/{name}/"})
         (folder / "beside" / name).mkdir(parents=True)
         for file in (DESCRIPTION, *GRAPHS):
-            shutil.copyfile(other / file, folder / "beside" / name / file)
+            shutil.copyfile(other.path / file, folder / "beside" / name / file)
     (folder / "models.json").write_text(json.dumps({"engine": "browser", "models": models}, indent=1), encoding="utf-8")
+
+
+def _fit_for_a_browser(folder: Folder) -> Folder:
+    large = next((graph for graph in GRAPHS if weights_of(graph) in folder.description["files"]), None)
+    if large:
+        name = folder.path.name.removesuffix(".partial")
+        raise InputError(
+            f"{large} of {name} is above 2 GB, which no browser loads; export it with --precision int8, or without --web"
+        )
+    return folder
 
 
 def entry(folder: Folder) -> dict:

@@ -1,0 +1,63 @@
+"""Weights in files beside their graphs, which protobuf asks for above 2 GB: here of every graph."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import cli
+
+from residual_st.errors import InputError
+from residual_st.export import folder as export_folder
+from residual_st.runtime.folder import GRAPHS
+from residual_st.runtime.model import Model
+
+SPEECH = Path(__file__).parents[1] / "speech" / "arctic_a0007.wav"
+
+
+def test_weights_beside_the_graphs(shared_checkpoint, exported, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(export_folder, "LARGEST_GRAPH", 0)
+    large = tmp_path / "large"
+    cli("export", shared_checkpoint, "--data", data, "--output", large)
+    weights = [f"{graph}.data" for graph in GRAPHS]
+    assert set(json.loads((large / "model.json").read_text())["files"]) == {*GRAPHS, *weights}
+    assert all((large / graph).stat().st_size < (exported / graph).stat().st_size / 2 for graph in GRAPHS)
+    text = cli("translate", large, SPEECH, "--max-len-b", "10").stdout
+    assert text == cli("translate", exported, SPEECH, "--max-len-b", "10").stdout
+
+    def refused(change, message):
+        folder = tmp_path / "changed"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(large, folder)
+        change(folder / weights[0], folder / "model.json")
+        with pytest.raises(InputError, match=message):
+            Model(folder)
+
+    def flip(path, _):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+
+    def forget(_, description):
+        content = json.loads(description.read_text())
+        del content["files"][weights[0]]
+        description.write_text(json.dumps(content))
+
+    def link(path, _):
+        path.unlink()
+        path.symlink_to(large / path.name)
+
+    refused(flip, f"{weights[0]} is not what was written")
+    refused(lambda path, _: path.write_bytes(b"short"), "has 5 bytes, not the")
+    refused(lambda path, _: path.unlink(), f"{weights[0]} does not exist")
+    refused(forget, "model.json is damaged: KeyError")
+    refused(link, f"{weights[0]} is a link")
+
+
+def test_no_page_for_them(shared_checkpoint, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(export_folder, "LARGEST_GRAPH", 0)
+    monkeypatch.setattr("residual_st.web.static.require_ort", lambda: None)
+    result = cli("export", shared_checkpoint, "--data", data, "--output", tmp_path / "large", "--web", check=False)
+    assert result.returncode == 2
+    assert "encoder.onnx of large is above 2 GB, which no browser loads; export it with --precision int8" in result.stderr
+    assert not (tmp_path / "large").exists()
