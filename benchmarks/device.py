@@ -20,6 +20,7 @@ from residual_st.benchmark.device import measure
 from residual_st.benchmark.systems import VOCABULARY, Shape, build_pair, build_residual
 from residual_st.export import PRECISIONS
 from residual_st.export.fairseq_model import describe_vocabulary, export_model
+from residual_st.model_input import ModelInput
 from residual_st.progress import show_progress
 
 RESULTS = Path(__file__).parent / "results" / "device.jsonl"
@@ -54,7 +55,7 @@ def folders(width: int, work: Path, precisions: Sequence[str] = ("fp32", "int8")
                 continue
             folder = work / f"{width}-{len(made)}"
             folder.mkdir(parents=True)
-            export_model(model.eval(), flags, vocabulary, folder, precision, [SPEECH])
+            export_model(model.eval(), flags, ModelInput(), vocabulary, folder, precision, [SPEECH])
             made[f"{name}, {precision}"] = folder
     return made
 

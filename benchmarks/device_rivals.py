@@ -18,12 +18,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from device import SECONDS, WIDTHS, folders, models
-from fairseq.data.audio.feature_transforms.utterance_cmvn import UtteranceCMVN
 from torch import nn
 
 from residual_st.benchmark import results
 from residual_st.benchmark.timing import alternate, ratios_to
-from residual_st.filterbank import filterbank
+from residual_st.model_input import ModelInput
 from residual_st.runtime.folder import ENCODER
 from residual_st.runtime.model import open_session
 
@@ -68,7 +67,7 @@ def main() -> None:
         samples = (0.1 * np.random.default_rng(1).standard_normal(int(seconds * RATE))).astype(np.float32)
 
         def in_torch(encoder, samples=samples):
-            frames = torch.from_numpy(UtteranceCMVN()(filterbank(samples, RATE))).float()
+            frames = ModelInput().features(samples)
             encoder(frames[None], torch.tensor([len(frames)]))
 
         def in_onnxruntime(session, samples=samples):

@@ -145,27 +145,20 @@ def read_symbols(state: dict, data: str | Path, config_yaml: str | None = None) 
         config_yaml: its name, in place of the checkpoint's.
 
     Raises:
-        InputError: if a file is missing, the dictionary is of another size than the model's, or it takes other features than the
-            recipe makes.
+        InputError: if a file is missing, or the dictionary is of another size than the model's.
     """
     name = str(config_yaml or getattr(_task_flags(state), "config_yaml", None))
     _require(Path(data), name, "config-yaml")
     path = Path(data) / name
     with refusing(f"{path} is no data configuration"):
         config = S2TDataConfig(path)
-        transforms = CompositeAudioFeatureTransform.from_config_dict(config.get_feature_transforms("test", is_train=False))
         symbols = Dictionary.load(str(Path(data) / config.vocab_filename)).symbols
-    applied = [type(transform).__name__ for transform in getattr(transforms, "transforms", [])]
-    if applied != ["UtteranceCMVN"]:
-        raise InputError(
-            f"{path} asks for {' and '.join(applied) or 'no'} transforms of features; only utterance_cmvn is known here"
-        )
     _check_dictionary(state, data, len(symbols))
     return symbols, config
 
 
-def read_vocabulary(state: dict, data: str | Path, config_yaml: str | None = None) -> tuple[list[str], Path]:
-    """`read_symbols`, with the sentencepiece model that pieces are joined by in place of the configuration.
+def read_vocabulary(state: dict, data: str | Path, config_yaml: str | None = None) -> tuple[list[str], Path, S2TDataConfig]:
+    """`read_symbols`, with the sentencepiece model that pieces are joined by.
 
     Raises:
         InputError: also where it takes other pieces than sentencepiece's.
@@ -175,7 +168,7 @@ def read_vocabulary(state: dict, data: str | Path, config_yaml: str | None = Non
     model = Path(pieces.get("sentencepiece_model", ""))
     if pieces.get("bpe") != "sentencepiece" or not (model := Path(data) / model).is_file():
         raise InputError(f"the data configuration in {data} names no sentencepiece model that is there: {pieces}")
-    return symbols, model
+    return symbols, model, config
 
 
 def data_folder(state: dict) -> str | None:

@@ -28,6 +28,7 @@ def _to_folder(args: argparse.Namespace) -> int:
     from residual_st import transformers
     from residual_st.checkpoints import model_flags
     from residual_st.files import whole_folder
+    from residual_st.model_input import model_input
     from residual_st.models.conversion import read_model
     from residual_st.models.standalone import with_task_flags
     from residual_st.training_data import read_vocabulary
@@ -36,10 +37,11 @@ def _to_folder(args: argparse.Namespace) -> int:
     transformers.refuse_existing(args.output, args.force)
     state, model = read_model(args.source, residual=False)
     flags, weights = with_task_flags(model_flags(state, args.source)), model.state_dict()
-    symbols, sentencepiece_model = read_vocabulary(state, args.data, args.config_yaml)
+    symbols, sentencepiece_model, config = read_vocabulary(state, args.data, args.config_yaml)
+    extractor = speech2text.feature_extractor(model_input(config))
     converted = speech2text.to_speech2text(flags, weights)
     with whole_folder(Path(args.output)) as partial:
-        speech2text.save_processor(partial, symbols, sentencepiece_model, flags.input_feat_per_channel)
+        speech2text.save_processor(partial, symbols, sentencepiece_model, extractor)
         speech2text.save_ctc_head(partial, weights, getattr(flags, "ctc_weight", 0.0))
         converted.save_pretrained(partial, max_shard_size="100GB")
     print(f"{args.output}: Speech2Text, for transformers' from_pretrained")

@@ -12,14 +12,16 @@ from residual_st.errors import InputError
 from residual_st.export.build import build
 from residual_st.export.constants import integer, ints, number
 from residual_st.export.convolution import convolved
-from residual_st.export.features import features, mask_of
+from residual_st.export.features import Filterbank, features, mask_of
 from residual_st.export.layers import Branches, attention_mask, sinusoids
 from residual_st.export.products import Products
 
 
-def encoder_graph(encoder: S2TTransformerEncoder, precision: str) -> onnx.ModelProto:
-    """`samples` (batch, n), float32 at 16 kHz in [-1, 1], and `lengths` (batch,) -> `states` (batch, time, width), their number
-    `state_lengths` (batch,) and, where the model has a CTC head, `ctc_log_probs` (batch, time, vocabulary).
+def encoder_graph(encoder: S2TTransformerEncoder, filterbank: Filterbank, precision: str) -> onnx.ModelProto:
+    """A graph of `samples` (batch, n), float32 in [-1, 1] at the filterbank's rate, and `lengths` (batch,).
+
+    Its outputs are `states` (batch, time, width), their number `state_lengths` (batch,) and, where the model has a CTC head,
+    `ctc_log_probs` (batch, time, vocabulary).
 
     Raises:
         InputError: if the encoder has parts that have no graph.
@@ -28,7 +30,7 @@ def encoder_graph(encoder: S2TTransformerEncoder, precision: str) -> onnx.ModelP
         raise InputError("only encoders with --conv-version s2t_transformer can be exported")
     samples = spox.argument(spox.Tensor(np.float32, ("batch", "samples")))
     lengths = spox.argument(spox.Tensor(np.int64, ("batch",)))
-    frames, frame_counts = features(samples, lengths)
+    frames, frame_counts = features(samples, lengths, filterbank)
     products = Products(precision)
     states, state_lengths, shape = _encode(encoder, products, frames, frame_counts)
     outputs = {"states": op.reshape(states, op.concat([*shape, ints(-1)], axis=0)), "state_lengths": state_lengths}

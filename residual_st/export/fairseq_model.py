@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from fairseq.data import Dictionary
 from fairseq.data.audio.data_cfg import S2TDataConfig
-from fairseq.data.audio.feature_transforms.utterance_cmvn import UtteranceCMVN
 from fairseq.data.audio.speech_to_text_dataset import SpeechToTextDataset
 from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerModel
 
@@ -17,9 +16,9 @@ from residual_st.errors import InputError
 from residual_st.export.decoder import cross_attention_graph, decoder_graph
 from residual_st.export.encoder import encoder_graph
 from residual_st.export.fairseq_decoder import decoder_parts
-from residual_st.export.features import FRAME, SAMPLE_RATE
+from residual_st.export.fairseq_input import filterbank_of
 from residual_st.export.folder import write_folder
-from residual_st.filterbank import N_MEL_BINS, filterbank
+from residual_st.model_input import ModelInput, model_input
 from residual_st.models.conversion import read_model
 from residual_st.models.standalone import with_task_flags
 from residual_st.runtime.folder import CROSS_ATTENTION, DECODER, ENCODER
@@ -56,22 +55,24 @@ def export_checkpoint(
     data = data or data_folder(state)
     if data is None:
         raise InputError(f"{path} does not say where its vocabulary is; give --data DATA")
-    vocabulary = _vocabulary(*read_symbols(state, data, config_yaml))
-    return export_model(model, model_flags(state, path), vocabulary, output, precision, audio)
+    symbols, config = read_symbols(state, data, config_yaml)
+    vocabulary = _vocabulary(symbols, config)
+    return export_model(model, model_flags(state, path), model_input(config), vocabulary, output, precision, audio)
 
 
 def export_model(
     model: S2TTransformerModel,
     flags: argparse.Namespace,
+    source: ModelInput,
     vocabulary: dict,
     output: Path,
     precision: str,
     audio: Sequence[Path] = (),
 ) -> dict:
-    """`export_checkpoint` of a model in evaluation mode, with its flags and what `describe_vocabulary` makes."""
-    decoder = decoder_parts(model.decoder)
+    """`export_checkpoint` of a model in evaluation mode, with its flags, its input and what `describe_vocabulary` makes."""
+    decoder, filterbank = decoder_parts(model.decoder), filterbank_of(source)
     graphs = {
-        ENCODER: encoder_graph(model.encoder, precision),
+        ENCODER: encoder_graph(model.encoder, filterbank, precision),
         CROSS_ATTENTION: cross_attention_graph(decoder, precision),
         DECODER: decoder_graph(decoder, precision),
     }
@@ -79,25 +80,25 @@ def export_model(
     described = {
         "arch": flags.arch,
         "precision": precision,
-        "sample_rate": SAMPLE_RATE,
-        "shortest_samples": FRAME,
+        "sample_rate": filterbank.sample_rate,
+        "shortest_samples": filterbank.frame,
         "longest_seconds": with_task_flags(flags).max_source_positions / _FRAMES_PER_SECOND,
         "longest_words": model.decoder.max_positions(),
         "decoder": {"layers": len(model.decoder.layers), "heads": attention.num_heads, "head_width": attention.head_dim},
         "has_ctc": model.encoder.ctc_proj is not None,
         "vocabulary": vocabulary,
     }
-    return write_folder(output, graphs, described, _Reference(model), audio)
+    return write_folder(output, graphs, described, _Reference(model, source), audio)
 
 
 class _Reference:
-    """The model, for `check_against`."""
+    """The model, for `check_against`, on features that fairseq's transforms have made."""
 
-    def __init__(self, model: S2TTransformerModel):
-        self._model = model
+    def __init__(self, model: S2TTransformerModel, source: ModelInput):
+        self._model, self._source = model, source
 
     def encode(self, samples: np.ndarray) -> np.ndarray:
-        frames = torch.from_numpy(UtteranceCMVN()(filterbank(samples, SAMPLE_RATE))).float()
+        frames = self._source.features(samples)
         self._encoded = self._model.encoder(frames[None], torch.tensor([len(frames)]))
         return self._encoded["encoder_out"][0].transpose(0, 1).numpy()
 
@@ -116,8 +117,6 @@ def _vocabulary(symbols: list[str], config: S2TDataConfig) -> dict:
         raise InputError(f"the data configuration asks for {named}; texts of sentencepiece or of whole words alone can be exported")
     if config.prepend_bos_and_append_tgt_lang_tag:
         raise InputError("the data configuration has prepend_bos_and_append_tgt_lang_tag, with which no model can be exported")
-    if not config.input_feat_per_channel == N_MEL_BINS or config.use_audio_input:
-        raise InputError(f"the data configuration asks for other input than {N_MEL_BINS} filterbanks, which alone are exported")
     languages = {}
     if config.prepend_tgt_lang_tag:
         tags = [symbol for symbol in symbols if SpeechToTextDataset.is_lang_tag(symbol)]

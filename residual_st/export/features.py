@@ -1,8 +1,11 @@
-"""Log-mel filterbanks as part of a graph: 16 kHz samples -> what `residual_st.filterbank` and `utterance_cmvn` compute.
+"""Log-mel filterbanks as part of a graph: samples -> what `residual_st.model_input.ModelInput` makes of them.
 
 Kaldi takes the mean off a frame of 25 ms, takes 0.97 of each sample off the next, multiplies by a window and transforms. All of
-this is linear: one convolution with 2 x 257 kernels of 400 samples.
+this is linear: one convolution, with 2 x 257 kernels of 400 samples at 16 kHz.
 """
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import spox.opset.ai.onnx.v21 as op
@@ -11,31 +14,77 @@ from spox._future import initializer
 
 from residual_st.export.constants import integer, ints, number
 from residual_st.export.spectrum import energies, waves
-from residual_st.filterbank import N_MEL_BINS
 
-SAMPLE_RATE = 16_000
-FRAME, SHIFT, FFT = 400, 160, 512  # samples
+FRAME_SECONDS, SHIFT_SECONDS = 0.025, 0.01
 PRE_EMPHASIS = 0.97
 LOWEST_HZ = 20.0
 FULL_SCALE = 2.0**15  # Kaldi's samples are those of 16-bit audio
 LEAST_ENERGY = np.finfo(np.float32).eps
 LEAST_VARIANCE = 1e-10
 
+Transform = Callable[[Var, Var], Var]  # frames (batch, frames, bins), and (batch, frames, 1), 1 within each utterance -> frames
 
-def features(samples: Var, lengths: Var) -> tuple[Var, Var]:
-    """Normalised filterbanks of each utterance, 0 behind its end.
+
+@dataclass(frozen=True)
+class Filterbank:
+    """Kaldi's filterbank at a sample rate, in Hz, and what is done to its frames after it."""
+
+    sample_rate: int
+    bins: int
+    transforms: tuple[Transform, ...]
+
+    @property
+    def frame(self) -> int:
+        """Samples of a frame."""
+        return int(self.sample_rate * FRAME_SECONDS)
+
+    @property
+    def shift(self) -> int:
+        """Samples from one frame to the next."""
+        return int(self.sample_rate * SHIFT_SECONDS)
+
+    @property
+    def fft(self) -> int:
+        """Samples that are transformed: those of a frame, filled up to a power of two."""
+        return 1 << (self.frame - 1).bit_length()
+
+
+def features(samples: Var, lengths: Var, filterbank: Filterbank) -> tuple[Var, Var]:
+    """Frames of each utterance, 0 behind its end.
 
     Args:
         samples: (batch, n), float32 in [-1, 1].
         lengths: (batch,), int64, samples of each.
 
     Returns:
-        (batch, frames, 80), and the number of frames of each, (batch,).
+        (batch, frames, bins), and the number of frames of each, (batch,).
     """
-    bands = energies(samples, _kernels(), FRAME, SHIFT, _mel_filters())
-    logs = op.log(op.max([bands, number(LEAST_ENERGY)]))
-    frames = op.add(op.div(op.sub(lengths, integer(FRAME)), integer(SHIFT)), integer(1))
-    return _normalised(logs, frames), frames
+    bands = energies(samples, _kernels(filterbank), filterbank.frame, filterbank.shift, _mel_filters(filterbank))
+    frames = op.log(op.max([bands, number(LEAST_ENERGY)]))
+    counts = op.add(op.div(op.sub(lengths, integer(filterbank.frame)), integer(filterbank.shift)), integer(1))
+    longest = op.squeeze(op.shape(frames, start=1, end=2), ints(0))
+    inside = op.unsqueeze(op.cast(mask_of(counts, longest), to=np.float32), ints(2))
+    for transform in filterbank.transforms:
+        frames = transform(frames, inside)
+    return op.mul(frames, inside), counts
+
+
+def normalised_by_utterance(frames: Var, inside: Var, *, means: bool, variances: bool) -> Var:
+    """fairseq's `utterance_cmvn`: mean 0 and variance 1 in each bin of each utterance, or one of the two."""
+    count = op.reduce_sum(inside, ints(1))
+    mean = op.div(op.reduce_sum(op.mul(frames, inside), ints(1)), count)
+    centred = op.mul(op.sub(frames, mean), inside)
+    result = centred if means else frames
+    if variances:
+        variance = op.div(op.reduce_sum(op.mul(centred, centred), ints(1)), count)
+        result = op.div(result, op.sqrt(op.max([variance, number(LEAST_VARIANCE)])))
+    return result
+
+
+def normalised_by_statistics(frames: Var, inside: Var, *, mean: np.ndarray, deviation: np.ndarray) -> Var:
+    """fairseq's `global_cmvn`: by each bin's mean and standard deviation over a corpus, (bins,)."""
+    centred = op.sub(frames, initializer(mean.astype(np.float32)))
+    return op.div(centred, initializer(deviation.astype(np.float32)))
 
 
 def mask_of(lengths: Var, longest: Var) -> Var:
@@ -43,32 +92,23 @@ def mask_of(lengths: Var, longest: Var) -> Var:
     return op.less(op.range(integer(0), longest, integer(1)), op.unsqueeze(lengths, ints(1)))
 
 
-def _normalised(logs: Var, frames: Var) -> Var:
-    """Mean 0 and variance 1 in each bin of each utterance, as fairseq's `utterance_cmvn` has it."""
-    longest = op.squeeze(op.shape(logs, start=1, end=2), ints(0))
-    inside = op.unsqueeze(op.cast(mask_of(frames, longest), to=np.float32), ints(2))
-    count = op.reshape(op.cast(frames, to=np.float32), ints(-1, 1, 1))
-    mean = op.div(op.reduce_sum(op.mul(logs, inside), ints(1)), count)
-    centred = op.mul(op.sub(logs, mean), inside)
-    variance = op.div(op.reduce_sum(op.mul(centred, centred), ints(1)), count)
-    return op.div(centred, op.sqrt(op.max([variance, number(LEAST_VARIANCE)])))
-
-
-def _kernels() -> Var:
-    """(2 * 257, 400): real parts, then imaginary parts, of the transform of a frame, with all that comes before it."""
-    window = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(FRAME) / (FRAME - 1))) ** 0.85
-    windowed = op.mul(waves(FRAME, FFT), initializer((window * FULL_SCALE).astype(np.float32)))
+def _kernels(filterbank: Filterbank) -> Var:
+    """(2 * (fft / 2 + 1), frame): real parts, then imaginary parts, of the transform of a frame, with all that comes before it."""
+    length = filterbank.frame
+    window = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / (length - 1))) ** 0.85
+    windowed = op.mul(waves(length, filterbank.fft), initializer((window * FULL_SCALE).astype(np.float32)))
     # each sample goes into its own place and, times -0.97, into the next one's; the first is its own predecessor
-    following = op.pad(op.slice(windowed, ints(1), ints(FRAME), ints(1)), ints(0, 1), axes=ints(1))
-    first = op.pad(op.slice(windowed, ints(0), ints(1), ints(1)), ints(0, FRAME - 1), axes=ints(1))
+    following = op.pad(op.slice(windowed, ints(1), ints(length), ints(1)), ints(0, 1), axes=ints(1))
+    first = op.pad(op.slice(windowed, ints(0), ints(1), ints(1)), ints(0, length - 1), axes=ints(1))
     emphasised = op.sub(windowed, op.mul(op.add(following, first), number(PRE_EMPHASIS)))
     return op.sub(emphasised, op.reduce_mean(emphasised, ints(1)))
 
 
-def _mel_filters() -> Var:
-    """(257, 80): triangles on Kaldi's mel scale, 1127 ln(1 + f / 700), between 20 Hz and half the rate."""
-    edges = np.linspace(_mel(LOWEST_HZ), _mel(SAMPLE_RATE / 2), N_MEL_BINS + 2)
-    bins = _mel(np.arange(FFT // 2 + 1) * SAMPLE_RATE / FFT)
+def _mel_filters(filterbank: Filterbank) -> Var:
+    """(fft / 2 + 1, bins): triangles on Kaldi's mel scale, 1127 ln(1 + f / 700), between 20 Hz and half the rate."""
+    rate, fft = filterbank.sample_rate, filterbank.fft
+    edges = np.linspace(_mel(LOWEST_HZ), _mel(rate / 2), filterbank.bins + 2)
+    bins = _mel(np.arange(fft // 2 + 1) * rate / fft)
     bins[-1] = edges[-1]  # Kaldi leaves out the last bin
     sides = [
         op.mul(op.sub(initializer(places.astype(np.float32)), initializer(others.astype(np.float32))), initializer(slopes))

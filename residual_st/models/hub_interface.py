@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from fairseq import utils
-from fairseq.data.audio.feature_transforms import CompositeAudioFeatureTransform
 from fairseq.data.audio.speech_to_text_dataset import SpeechToTextDataset
 from fairseq.models.speech_to_text.hub_interface import S2THubInterface
 from torch import Tensor, nn
@@ -69,16 +68,12 @@ class S2TResidualHubInterface(S2THubInterface):
     def get_model_input(cls, task, audio: str | Path | np.ndarray | Tensor) -> dict:
         """A batch of one utterance, with the task's transforms for unseen splits. `audio` as in `predict`, at the task's rate."""
         audio_of = _audio()
-        from residual_st.filterbank import filterbank
+        from residual_st.model_input import model_input
 
-        rate = int(task.data_cfg.sample_rate)
-        features = filterbank(audio_of.read_audio(audio, rate), rate)
-        if not len(features):
+        of_task = model_input(task.data_cfg)
+        source = of_task.features(audio_of.read_audio(audio, of_task.sample_rate)).unsqueeze(0)
+        if not source.shape[1]:
             raise InputError(f"{audio_of.audio_name(audio)} is shorter than one frame of 25 ms")
-        transforms = CompositeAudioFeatureTransform.from_config_dict(task.data_cfg.get_feature_transforms("test", False))
-        if transforms is not None:
-            features = transforms(features)
-        source = torch.from_numpy(features).float().unsqueeze(0)
         net_input = {"src_tokens": source, "src_lengths": torch.tensor([source.shape[1]]), "prev_output_tokens": None}
         return {"net_input": net_input, "target_lengths": None, "speaker": None}
 

@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from residual_st.errors import InputError
+from residual_st.model_input import ModelInput
 
 _PREFIXES = {
     "encoder.subsample.": "model.encoder.conv.",
@@ -62,6 +63,7 @@ _FIXED = {
     "adaptive_softmax_cutoff": None,
 }
 _ACTIVATIONS = ("relu", "gelu")
+_SAMPLE_RATE = 16_000
 
 
 def to_speech2text(flags: argparse.Namespace, weights: dict[str, Tensor]) -> Speech2TextForConditionalGeneration:
@@ -138,20 +140,37 @@ def _option(flag: str) -> str:
     return "--" + flag.replace("_", "-")
 
 
-def save_processor(folder: Path, symbols: list[str], sentencepiece_model: Path, input_bins: int) -> None:
-    """What turns audio into the model's input and its words into text, as the recipe's data configuration has it.
+def feature_extractor(source: ModelInput) -> Speech2TextFeatureExtractor:
+    """What makes the same input of audio. Raises InputError, which names the entry, where Speech2Text's own makes another."""
+    if source.sample_rate != _SAMPLE_RATE:
+        raise InputError(
+            f"the data configuration has sample_rate={source.sample_rate}; Speech2Text's features must be of {_SAMPLE_RATE} Hz, "
+            "because its frames are of 400 samples at any rate where torchaudio is missing"
+        )
+    applied = [type(transform).__name__ for transform in source.transforms]
+    if applied not in ([], ["UtteranceCMVN"]):
+        raise InputError(
+            f"the data configuration has the transforms {', '.join(applied)} for unseen data; Speech2Text can have none or "
+            "utterance_cmvn"
+        )
+    normalised = {"do_ceptral_normalize": bool(applied)}
+    for transform in source.transforms:
+        normalised |= {"normalize_means": transform.norm_means, "normalize_vars": transform.norm_vars}
+    return Speech2TextFeatureExtractor(source.bins, source.sample_rate, source.bins, **normalised)
+
+
+def save_processor(folder: Path, symbols: list[str], sentencepiece_model: Path, extractor: Speech2TextFeatureExtractor) -> None:
+    """What turns audio into the model's input and its words into text.
 
     Args:
         symbols: the dictionary, special words included.
         sentencepiece_model: by which its pieces are joined.
-        input_bins: of the filterbank, whose utterances are brought to mean 0 and variance 1.
+        extractor: what `feature_extractor` makes.
     """
     vocabulary = folder / "vocab.json"
     vocabulary.write_text(json.dumps({symbol: index for index, symbol in enumerate(symbols)}, ensure_ascii=False), encoding="utf-8")
     tokenizer = Speech2TextTokenizer(str(vocabulary), str(sentencepiece_model))
-    Speech2TextProcessor(Speech2TextFeatureExtractor(feature_size=input_bins, num_mel_bins=input_bins), tokenizer).save_pretrained(
-        folder
-    )
+    Speech2TextProcessor(extractor, tokenizer).save_pretrained(folder)
 
 
 def save_ctc_head(folder: Path, weights: dict[str, Tensor], ctc_weight: float) -> None:

@@ -1,6 +1,8 @@
 """Checkpoints as graphs: what is in them, and what is refused."""
 
 import json
+import re
+import shutil
 import sys
 from collections import Counter
 from pathlib import Path
@@ -10,15 +12,20 @@ import onnxruntime
 import pytest
 import spox
 import torch
-from conftest import cli, run, tiny_model
-from fairseq.data.audio.feature_transforms.utterance_cmvn import UtteranceCMVN
+import yaml
+from conftest import BIN, USER_DIR, cli, linked, run, tiny_model
 
+from residual_st.audio import read_audio
 from residual_st.export.encoder import encoder_graph
+from residual_st.export.fairseq_input import filterbank_of
 from residual_st.export.names import shorten_names
 from residual_st.export.products import Products
 from residual_st.export.quantization import quantized, quantized_in_blocks
 from residual_st.filterbank import filterbank
+from residual_st.model_input import ModelInput
 from residual_st.models.standalone import build_model, parse_model_flags
+from residual_st.runtime.beam_search import Settings
+from residual_st.runtime.model import Model
 
 SPEECH = Path(__file__).parents[1] / "speech" / "arctic_a0007.wav"
 GRAPHS = ("encoder.onnx", "cross_attention.onnx", "decoder.onnx")
@@ -54,16 +61,16 @@ def test_norms_behind_the_branches():
     """As in Vaswani et al.; no flag of fairseq-train gives them, but architectures of forks do."""
     model = tiny_model(encoder_normalize_before=False, decoder_normalize_before=False).eval()
     samples = torch.randn(1, 16_000).numpy() * 0.1
-    session = onnxruntime.InferenceSession(encoder_graph(model.encoder, "fp32").SerializeToString())
+    session = onnxruntime.InferenceSession(encoder_graph(model.encoder, filterbank_of(ModelInput()), "fp32").SerializeToString())
     states, *_ = session.run(None, {"samples": samples, "lengths": np.array([16_000])})
-    frames = torch.from_numpy(UtteranceCMVN()(filterbank(samples[0], 16_000))).float()
+    frames = ModelInput().features(samples[0])
     expected = model.encoder(frames[None], torch.tensor([len(frames)]))["encoder_out"][0].transpose(0, 1)
     assert np.abs(states - expected.numpy()).max() < 1e-3
 
 
 def test_every_shared_matrix_is_one_initializer():
     model = tiny_model(encoder_group_size=3, encoder_residual_rank=4)
-    graph = encoder_graph(model.encoder, "fp32").graph
+    graph = encoder_graph(model.encoder, filterbank_of(ModelInput()), "fp32").graph
     shapes = Counter(tuple(tensor.dims) for tensor in graph.initializer)
     width, inner = 32, 48
     groups, layers = 2, 6
@@ -80,7 +87,7 @@ def test_every_shared_matrix_is_one_initializer():
 def test_sizes_of_rounded_files(precision, group_size, least_ratio):
     def megabytes(precision, *flags):
         model = build_model(parse_model_flags("s2t_residual_transformer_s", list(flags)), 20)
-        graph = encoder_graph(model.encoder, precision)
+        graph = encoder_graph(model.encoder, filterbank_of(ModelInput()), precision)
         shorten_names(graph)
         return len(graph.SerializeToString()) / 1e6
 
@@ -146,7 +153,9 @@ def test_a_shared_matrix_is_in_memory_once(precision, bytes_per_weight, tmp_path
     for group_size in ("1", "12"):
         flags = ["--encoder-group-size", group_size, "--encoder-residual-rank", "2"]
         model = build_model(parse_model_flags("s2t_residual_transformer_s", flags), 20)
-        (tmp_path / group_size).write_bytes(encoder_graph(model.encoder, precision).SerializeToString())
+        (tmp_path / group_size).write_bytes(
+            encoder_graph(model.encoder, filterbank_of(ModelInput()), precision).SerializeToString()
+        )
         sizes[group_size] = float(run(sys.executable, "-c", MEASURE, tmp_path / group_size).stdout)
     one_stack = 12 * 1.31 * bytes_per_weight  # MB of its dense matrices
     assert sizes["1"] > one_stack
@@ -171,3 +180,55 @@ def test_what_has_no_graph_is_refused_by_name(data, shared_checkpoint, fairseq_t
     (tmp_path / "model" / "mine.txt").touch()
     result = cli("export", shared_checkpoint, "--data", data, "--output", tmp_path / "model", "--force", check=False)
     assert "is not the folder of a model, and is not overwritten" in result.stderr
+
+
+def test_the_data_configuration_is_followed(data, shared_checkpoint, tmp_path):
+    """Other than the recipe's: `fairseq-generate`, on features that are in files, gives the export's texts."""
+    folder, rate = tmp_path / "data", 8_000
+    folder.mkdir()
+    np.savez(tmp_path / "stats.npz", mean=np.full(80, 9.0), std=np.full(80, 2.5))
+    config = yaml.safe_load((data / "config_st_plain.yaml").read_text()) | {
+        "sample_rate": rate,
+        "transforms": {"*": ["global_cmvn", "utterance_cmvn"]},
+        "utterance_cmvn": {"norm_vars": False},
+        "global_cmvn": {"stats_npz_path": str(tmp_path / "stats.npz")},
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    shutil.copy(data / config["vocab_filename"], folder)
+    rows = ["id\taudio\tn_frames\ttgt_text"]
+    for speech in SPEECH.parent.glob("*.wav"):
+        features = filterbank(read_audio(speech, rate), rate)
+        np.save(folder / f"{speech.stem}.npy", features)
+        rows.append(f"{speech.stem}\t{folder / speech.stem}.npy\t{len(features)}\tein Satz")
+    (folder / "test.tsv").write_text("\n".join(rows) + "\n")
+    flags = ["--user-dir", USER_DIR, "--task", "speech_to_text", "--config-yaml", "config.yaml", "--gen-subset", "test", "--cpu"]
+    flags += ["--path", shared_checkpoint, "--beam", "5", "--max-len-b", "20", "--num-workers", "0"]
+    texts = re.findall(r"^D-(\d+)\t\S+\t(.*)$", run(BIN / "fairseq-generate", folder, *flags).stdout, re.MULTILINE)
+    output = tmp_path / "model"
+    cli("export", shared_checkpoint, "--data", folder, "--config-yaml", "config.yaml", "--output", output, "--check", SPEECH)
+    assert json.loads((output / "model.json").read_text())["sample_rate"] == rate
+    model = Model(output)
+    for number, text in texts:
+        samples = read_audio(SPEECH.parent / (rows[1 + int(number)].partition("\t")[0] + ".wav"), rate)
+        assert model.vocabulary.text(model.search([samples], Settings(max_len_b=20))[0][0].tokens) == text
+    assert len(texts) == len(rows) - 1 and any(text for _, text in texts)
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"use_audio_input": True}, "has use_audio_input"),
+        ({"input_channels": 2}, "input_channels=2"),
+        ({"sample_rate": 4000}, "sample_rate=4000"),
+        ({"sample_rate": "fast"}, "sample_rate=fast"),
+        ({"transforms": {"*": ["utterance_cmvn", "delta_deltas"]}}, "the transform DeltaDeltas"),
+        ({"waveform_transforms": {"*": ["noiseaugment"]}}, "waveform_transforms noiseaugment"),
+        ({"transforms": {"*": ["global_cmvn"]}, "global_cmvn": {"stats_npz_path": "gone.npz"}}, "gone.npz"),
+    ],
+)
+def test_data_configurations_that_cannot_be_followed(data, shared_checkpoint, tmp_path, entries, message):
+    config = linked(data, tmp_path / "data", "config_st_plain.yaml")
+    config.write_text(yaml.safe_dump(yaml.safe_load((data / config.name).read_text()) | entries))
+    result = cli("export", shared_checkpoint, "--data", config.parent, "--output", tmp_path / "model", check=False)
+    assert result.returncode == 2 and message in result.stderr, result.stderr
+    assert len(result.stderr.splitlines()) == 1

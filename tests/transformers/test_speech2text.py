@@ -5,12 +5,15 @@ import json
 import pytest
 import soundfile
 import torch
-from conftest import cli, tiny_flags, tiny_model
+import yaml
+from conftest import cli, linked, tiny_flags, tiny_model
+from fairseq.data.audio.data_cfg import S2TDataConfig
 from test_end_to_end import are_alike, generate, hypotheses
 
 pytest.importorskip("residual_st.transformers")
 from transformers import Speech2TextForConditionalGeneration, Speech2TextProcessor  # noqa: E402
 
+from residual_st.model_input import model_input  # noqa: E402
 from residual_st.models.standalone import load_model  # noqa: E402
 
 WIDTH = {"encoder_embed_dim": 32, "decoder_embed_dim": 32, "decoder_ffn_embed_dim": 48, "decoder_attention_heads": 4}
@@ -60,18 +63,27 @@ def test_audio_in_and_text_out(data, tmp_path, release):
     embedding = {name: torch.randn(len(vocabulary) + 4, 32) for name in ("embed_tokens.weight", "output_projection.weight")}
     state["model"] = {**model.state_dict(), **{f"decoder.{name}": value for name, value in embedding.items()}}
     torch.save(state, path)
-    cli("convert", path, "--output", tmp_path / "folder", "--data", data, "--config-yaml", "config_st.yaml")
+    config = linked(data, tmp_path / "data", "config_st.yaml")
+    unscaled = {"utterance_cmvn": {"norm_vars": False}}
+    config.write_text(yaml.safe_dump(yaml.safe_load((data / config.name).read_text()) | unscaled))
+    convert = ["convert", path, "--output", tmp_path / "folder", "--data", config.parent, "--config-yaml", config.name]
+    cli(*convert)
     processor = Speech2TextProcessor.from_pretrained(tmp_path / "folder")
     wav = next((release / "en-de" / "data" / "tst-HE" / "wav").glob("*.wav"))
     samples, rate = soundfile.read(wav)
     samples = samples[: 3 * rate]
     features = processor(samples, sampling_rate=rate, return_tensors="np").input_features[0]
-    from fairseq.data.audio.feature_transforms.utterance_cmvn import UtteranceCMVN
-
-    from residual_st.filterbank import filterbank
-
-    assert abs(features - UtteranceCMVN()(filterbank(samples, rate))).mean() < 0.02
+    expected = model_input(S2TDataConfig(config)).features(samples).numpy()
+    assert expected.std() > 2  # variances are as they were
+    assert abs(features - expected).mean() < 0.02 * expected.std()
     assert processor.tokenizer.convert_ids_to_tokens([0, 1, 2, 3, 4]) == ["<s>", "<pad>", "</s>", "<unk>", vocabulary[0]]
+    for entries, message in (
+        ({"sample_rate": 8000}, "sample_rate=8000; Speech2Text's features must be of 16000 Hz"),
+        ({"transforms": {"*": ["delta_deltas"]}}, "transforms DeltaDeltas for unseen data; Speech2Text can have none or"),
+    ):
+        config.write_text(yaml.safe_dump(yaml.safe_load((data / config.name).read_text()) | entries))
+        result = cli(*convert, "--force", check=False)
+        assert result.returncode == 2 and message in result.stderr, result.stderr
 
 
 @pytest.mark.parametrize(
