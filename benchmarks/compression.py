@@ -22,7 +22,6 @@ as they are.
 
 import argparse
 import copy
-import json
 import os
 import subprocess
 import sys
@@ -34,7 +33,7 @@ import torch
 from fairseq.dataclass.configs import GenerationConfig
 from omegaconf import OmegaConf
 
-from residual_st.benchmark.results import append, provenance
+from residual_st.benchmark.results import append, provenance, read
 from residual_st.checkpoints import save_checkpoint
 from residual_st.compression.layer_weights import read_layer
 from residual_st.compression.low_rank import low_rank
@@ -215,7 +214,7 @@ def main() -> int:
     torch.set_num_threads(args.threads)
     done = set()
     if RESULTS.exists():
-        done = {(row["task"], row["seed"], row["system"]) for row in map(json.loads, RESULTS.read_text().splitlines())}
+        done = {(row["task"], row["seed"], row["system"]) for row in read(RESULTS)}
     for path in args.models:
         subject = Subject(path, args.data)
         for name, fraction, make in systems(subject, args.ladder):

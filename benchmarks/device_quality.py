@@ -22,14 +22,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import sacrebleu
 
 from residual_st.audio import read_audio
 from residual_st.benchmark import results
 from residual_st.benchmark.process_memory import ProcessMemory
 from residual_st.cli import main as residual_st
 from residual_st.evaluation.generated import Sentence
-from residual_st.evaluation.scores import ngram_counts
+from residual_st.evaluation.scores import corpus_scores, ngram_counts
 from residual_st.export import PRECISIONS
 from residual_st.progress import progress, show_progress
 from residual_st.runtime import Settings
@@ -96,11 +95,12 @@ def measure(folder: Path, tests: list[Test], expected: list[str]) -> dict:
     memory = ProcessMemory()
     for number in range(MANY):
         model.search([samples[number % len(samples)]], Settings(beam=1))
+    sentences, fairseqs = ([Sentence(*pair) for pair in zip(references, each)] for each in (texts, expected))
     return {
         "bytes": sum(file["bytes"] for file in model.folder.description["files"].values()),
-        "bleu": round(sacrebleu.corpus_bleu(texts, [references]).score, 2),
-        "ngram_counts": ngram_counts([Sentence(*pair) for pair in zip(references, texts)]).tolist(),
-        "fairseq_bleu": round(sacrebleu.corpus_bleu(expected, [references]).score, 2),
+        "bleu": round(corpus_scores(sentences)["bleu"], 2),
+        "ngram_counts": ngram_counts(sentences).tolist(),
+        "fairseq_bleu": round(corpus_scores(fairseqs)["bleu"], 2),
         "same_texts": round(sum(one == other for one, other in zip(texts, expected, strict=True)) / len(texts), 4),
         "times_real_time": round(sum(map(len, samples)) / 16_000 / seconds, 1),
         "more_bytes_after_500": memory.read()["steady_bytes"],

@@ -8,6 +8,7 @@ import torch
 import yaml
 
 from residual_st.audio import read_audio
+from residual_st.files import read_lines
 from residual_st.transformers.generation import greedy_words
 
 RATE = 16_000
@@ -20,7 +21,7 @@ def utterances(corpus: Path, test_sets: tuple[str, ...] = TEST_SETS) -> list[tup
     """Audio at 16 kHz and text of the test sets."""
     found = []
     for name in test_sets:
-        text = (corpus / "data" / name / "txt" / f"{name}.en").read_text(encoding="utf-8").splitlines()
+        text = read_lines(corpus / "data" / name / "txt" / f"{name}.en")
         rows = yaml.safe_load((corpus / "data" / name / "txt" / f"{name}.yaml").read_text(encoding="utf-8"))
         recordings = {}
         for row, line in zip(rows, text, strict=True):

@@ -21,6 +21,11 @@ def atomically(path: str | Path) -> Iterator[Path]:
         raise
 
 
+def read_lines(path: str | Path) -> list[str]:
+    """The lines of a text in UTF-8. Only a line feed ends one, not the other separators of `str.splitlines` (U+2028, U+0085, …)."""
+    return Path(path).read_text(encoding="utf-8").removesuffix("\n").split("\n")
+
+
 @contextlib.contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
     """`atomically` for a folder: yield a new one beside it, which takes its name in the end, or goes away if the block raises.

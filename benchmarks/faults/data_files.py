@@ -11,11 +11,13 @@ from pathlib import Path
 import kills
 import numpy as np
 
+from residual_st.files import read_lines
+
 
 def manifests(work: Path) -> Iterator[tuple[str, Callable, list]]:
     """Training sets that cannot be used."""
     source = work / "corpus" / "en-de"
-    header, *lines = (source / "train_st.tsv").read_text(encoding="utf-8").splitlines()
+    header, *lines = read_lines(source / "train_st.tsv")
     columns = header.split("\t")
 
     def changed(column: str, value: str) -> str:

@@ -12,7 +12,7 @@ def main() -> int:
     parser.add_argument("output", type=argparse.FileType(encoding="utf-8"), help="what fairseq-generate printed")
     parser.add_argument("--count", type=int, default=5, help="how many (default: 5)")
     args = parser.parse_args()
-    lines = args.output.read().splitlines()
+    lines = args.output.read().split("\n")
     references = dict(line[2:].split("\t", 1) for line in lines if line.startswith("T-"))
     translations = {line[2:].split("\t")[0]: line.split("\t")[2] for line in lines if line.startswith("D-")}
     score = [line for line in lines if line.startswith("Generate ")]

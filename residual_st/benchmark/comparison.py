@@ -3,12 +3,12 @@
 from collections.abc import Iterable
 
 import numpy as np
-from sacrebleu.metrics import BLEU
 from sacrebleu.significance import PairedTest
 
 from residual_st.benchmark.matrix import SANITY
 from residual_st.evaluation.generated import Sentence
 from residual_st.evaluation.scores import COUNTS, RATES, relative_change, score_interval
+from residual_st.evaluation.units import Units, units_of
 
 METRICS = {"asr": ("wer", "ctc_wer"), "st": ("bleu",)}
 
@@ -18,7 +18,7 @@ def metrics_of(task: str) -> tuple[str, ...]:
     return METRICS.get(task, ("bleu",))
 
 
-def compare(rows: Iterable[dict], reference: str = "dense", significance: bool = False) -> list[dict]:
+def compare(rows: Iterable[dict], reference: str = "dense", significance: bool = False, tokenize: str | None = None) -> list[dict]:
     """One entry for each task, metric and system: its score over seeds and its change from `reference`, with 95 % intervals.
 
     A seed counts where both systems have it. Later rows of a run replace earlier ones. `ctc_wer` is the word error
@@ -26,6 +26,7 @@ def compare(rows: Iterable[dict], reference: str = "dense", significance: bool =
 
     Args:
         significance: also sacreBLEU's paired bootstrap, for BLEU: `p_value`.
+        tokenize: sacreBLEU's tokenizer, in place of the one for the references' script.
     """
     runs = {(row["task"], row["system"], row["seed"]): row for row in rows}
     table = []
@@ -33,17 +34,21 @@ def compare(rows: Iterable[dict], reference: str = "dense", significance: bool =
         seeds = [seed for (row_task, row_system, seed) in runs if (row_task, row_system) == (task, system)]
         seeds = sorted(seed for seed in seeds if (task, reference, seed) in runs)
         system_rows, reference_rows = ([runs[task, name, seed] for seed in seeds] for name in (system, reference))
-        for metric in metrics_of(task) if seeds else ():
+        if not seeds:
+            continue
+        units = units_of(reference_rows[0]["references"], tokenize)
+        for metric in metrics_of(task):
             kind = metric.removeprefix("ctc_")
             texts = "ctc_hypotheses" if metric.startswith("ctc_") else "hypotheses"
             if not all(row[texts] for row in (*system_rows, *reference_rows)):
                 continue
-            counts = [[COUNTS[kind](_sentences(row, texts)) for row in rows_of] for rows_of in (system_rows, reference_rows)]
+            counts = [[COUNTS[kind](_sentences(row, texts), units) for row in rows_of] for rows_of in (system_rows, reference_rows)]
             entry = {
                 "task": task,
                 "system": system,
                 "fraction": round(system_rows[0]["encoder_matrix_parameters"] / reference_rows[0]["encoder_matrix_parameters"], 4),
                 "metric": metric,
+                "units": units,
                 "seeds": len(seeds),
                 "score": score_interval(kind, counts[0]),
                 "change_percent": relative_change(kind, *counts) if system != reference else None,
@@ -52,7 +57,7 @@ def compare(rows: Iterable[dict], reference: str = "dense", significance: bool =
                 "core_minutes": float(np.mean([row["core_minutes"] for row in system_rows])),
             }
             if significance and system != reference and metric == "bleu":
-                entry["p_value"] = _p_value(system_rows, reference_rows)
+                entry["p_value"] = _p_value(system_rows, reference_rows, units)
             table.append(entry)
     return table
 
@@ -89,10 +94,10 @@ def _sentences(row: dict, texts: str) -> list[Sentence]:
     return [Sentence(*pair) for pair in zip(row["references"], row[texts])]
 
 
-def _p_value(system_rows: list[dict], reference_rows: list[dict]) -> float:
+def _p_value(system_rows: list[dict], reference_rows: list[dict], units: Units) -> float:
     """sacreBLEU's paired bootstrap of the outputs of all seeds together."""
     by_name = {"reference": reference_rows, "system": system_rows}
     systems = [(name, sum((row["hypotheses"] for row in rows), [])) for name, rows in by_name.items()]
     references = [sum((row["references"] for row in system_rows), [])]
-    _, scores = PairedTest(systems, {"BLEU": BLEU(references=references)}, references, test_type="bs", n_samples=1000)()
+    _, scores = PairedTest(systems, {"BLEU": units.bleu(references=references)}, references, test_type="bs", n_samples=1000)()
     return scores["BLEU"][1].p_value

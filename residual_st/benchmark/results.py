@@ -56,7 +56,7 @@ def read(path: str | Path) -> list[dict]:
         return []
     rows = []
     whole = Path(path).read_bytes().rpartition(b"\n")[0]
-    for number, line in enumerate(whole.decode(errors="replace").splitlines(), start=1):
+    for number, line in enumerate(whole.decode(errors="replace").split("\n") if whole else [], start=1):
         try:
             rows.append(dict(json.loads(line)))
         except (ValueError, TypeError) as error:

@@ -80,5 +80,11 @@ def _word(value: bool | str) -> str:
 
 
 def _brief(entry: dict) -> dict:
-    shown = {**entry, "by_seed": " ".join(f"{score:.2f}" for score in entry["by_seed"]), "chrf": round(entry["chrf"], 2)}
+    units = entry["units"].tokenize if entry["metric"] == "bleu" else entry["units"].error_rate
+    shown = {
+        **entry,
+        "units": units,
+        "by_seed": " ".join(f"{score:.2f}" for score in entry["by_seed"]),
+        "chrf": round(entry["chrf"], 2),
+    }
     return {key: "" if value is None else str(value) for key, value in shown.items()}

@@ -28,6 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--reference", metavar="SYSTEM", default="dense", help="of the results, what others are compared with (default: dense)"
     )
     parser.add_argument("--metric", choices=["bleu", "wer"], default="bleu", help="what is compared (default: bleu)")
+    parser.add_argument(
+        "--tokenize",
+        metavar="NAME",
+        help="sacreBLEU's tokenizer for BLEU (default: the one that sacreBLEU advises for the script of the references)",
+    )
     parser.add_argument("--test-set", metavar="NAME", help="which generate-NAME.txt of folders to take")
     parser.add_argument("--manifest", type=Path, metavar="TSV", help="the test set's manifest, to play its speech")
     parser.add_argument(
@@ -63,12 +68,12 @@ def run(args: argparse.Namespace) -> int:
                     f"{args.results} has no system {name!r} with {args.metric.upper()}; it has {', '.join(known) or 'none'}"
                 )
         rows = [row for row in rows if row["system"] in (args.reference, *(args.systems or known))]
-        results = [entry for entry in compare(rows, args.reference) if entry["metric"] == args.metric]
+        results = [entry for entry in compare(rows, args.reference, tokenize=args.tokenize) if entry["metric"] == args.metric]
         for row in rows:
             learned.setdefault(row["system"], []).append(row.get("curves", {}))
     runs = [read_run(argument, args.test_set) for argument in args.runs]
     recordings = Recordings(args.manifest, args.release) if args.manifest else None
-    page = make_page(runs, args.metric, args.title, args.samples, recordings, results, learned)
+    page = make_page(runs, args.metric, args.title, args.samples, recordings, results, learned, args.tokenize)
     try:
         with atomically(args.output) as partial:
             partial.write_text(page, encoding="utf-8")

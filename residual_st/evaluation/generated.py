@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from residual_st.errors import InputError
+from residual_st.files import read_lines
 
 
 class Sentence(NamedTuple):
@@ -22,7 +23,7 @@ def read_generated(path: str | Path) -> dict[int, Sentence]:
         InputError: if the file cannot be read, or is not the whole output of fairseq-generate.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = read_lines(path)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
     references, hypotheses = {}, {}

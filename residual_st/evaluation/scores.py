@@ -1,4 +1,4 @@
-"""Word error rate, BLEU and chrF with intervals, from counts of each sentence that add up."""
+"""Error rates, BLEU and chrF with intervals, from counts of each sentence that add up."""
 
 from dataclasses import dataclass
 
@@ -7,27 +7,47 @@ import numpy as np
 from sacrebleu.metrics import BLEU, CHRF
 
 from residual_st.evaluation.generated import Sentence
+from residual_st.evaluation.units import Units, units_of
 
 RESAMPLES = 2000
 _ORDERS = 4  # of BLEU's n-grams
 
 
-def error_counts(sentences: list[Sentence]) -> np.ndarray:
-    """Word errors and words of the reference (sentences, 2), punctuation and case as they are."""
-    pairs = [(sentence.hypothesis.split(), sentence.reference.split()) for sentence in sentences]
+def error_counts(sentences: list[Sentence], units: Units | None = None) -> np.ndarray:
+    """Errors and the reference's length (sentences, 2), in words or characters, punctuation and case as they are.
+
+    Args:
+        units: of the test set; None for those of these references.
+    """
+    units = units or _units(sentences)
+    pairs = [(units.split(sentence.hypothesis), units.split(sentence.reference)) for sentence in sentences]
     return np.array([(editdistance.eval(hypothesis, reference), len(reference)) for hypothesis, reference in pairs], float)
 
 
-def word_error_rate(totals: np.ndarray) -> np.ndarray:
+def error_rate(totals: np.ndarray) -> np.ndarray:
     """Percent, from `error_counts` summed (..., 2)."""
-    return 100 * totals[..., 0] / totals[..., 1]
+    return 100 * _ratio(totals[..., 0], totals[..., 1])
 
 
-def ngram_counts(sentences: list[Sentence]) -> np.ndarray:
-    """sacreBLEU's counts (sentences, 10): n-grams that are right and n-grams of orders 1 to 4, length, length of the reference."""
-    metric = BLEU(effective_order=True)
+def ngram_counts(sentences: list[Sentence], units: Units | None = None) -> np.ndarray:
+    """sacreBLEU's counts (sentences, 10): n-grams that are right and n-grams of orders 1 to 4, length, length of the reference.
+
+    Args:
+        units: as in `error_counts`.
+    """
+    metric = (units or _units(sentences)).bleu(effective_order=True)
     scores = [metric.sentence_score(sentence.hypothesis, [sentence.reference]) for sentence in sentences]
     return np.array([(*score.counts, *score.totals, score.sys_len, score.ref_len) for score in scores], float)
+
+
+def _units(sentences: list[Sentence]) -> Units:
+    return units_of(sentence.reference for sentence in sentences)
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Infinite of nothing, and 0 where both are."""
+    nothing = np.where(part == 0, 0.0, np.copysign(np.inf, part))
+    return np.divide(part, whole, out=nothing, where=whole != 0)
 
 
 def bleu(totals: np.ndarray) -> np.ndarray:
@@ -41,15 +61,16 @@ def bleu(totals: np.ndarray) -> np.ndarray:
 
 
 COUNTS = {"wer": error_counts, "bleu": ngram_counts}
-RATES = {"wer": word_error_rate, "bleu": bleu}
+RATES = {"wer": error_rate, "bleu": bleu}
 
 
-def corpus_scores(sentences: list[Sentence]) -> dict:
-    """WER, BLEU and chrF of a test set, with sacreBLEU's signatures."""
+def corpus_scores(sentences: list[Sentence], units: Units | None = None) -> dict:
+    """Error rate, BLEU and chrF of a test set, with sacreBLEU's signatures. `units` as in `error_counts`."""
+    units = units or _units(sentences)
     hypotheses = [sentence.hypothesis for sentence in sentences]
     references = [[sentence.reference for sentence in sentences]]
-    scores = {"wer": round(float(word_error_rate(error_counts(sentences).sum(0))), 3)}
-    for name, metric in (("bleu", BLEU()), ("chrf", CHRF())):
+    scores = {"wer": round(float(error_rate(error_counts(sentences, units).sum(0))), 3), "wer_units": units.error_rate}
+    for name, metric in (("bleu", units.bleu()), ("chrf", CHRF())):
         scores[name] = round(metric.corpus_score(hypotheses, references).score, 3)
         scores[f"{name}_signature"] = str(metric.get_signature())
     return scores
@@ -57,14 +78,17 @@ def corpus_scores(sentences: list[Sentence]) -> dict:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with the bounds of its 95 % interval."""
+    """A figure with the bounds of its 95 % interval; infinite where it is relative to 0."""
 
     value: float
     low: float
     high: float
 
     def __str__(self) -> str:
-        return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f})"
+        if np.isinf(self.value):
+            return "–"
+        value, low, high = (f"{number:.2f}".replace("inf", "∞") for number in (self.value, self.low, self.high))
+        return f"{value} ({low} to {high})"
 
 
 def score_interval(metric: str, counts: list[np.ndarray], seed: int = 1) -> Estimate:
@@ -83,11 +107,17 @@ def relative_change(metric: str, counts: list[np.ndarray], reference: list[np.nd
 
     Both are resampled together, 2,000 times: training seeds with replacement, and of each the same sentences with replacement
     (two-level paired bootstrap), so that the interval has the variance of training as well as that of the test set. With three
-    seeds it is a rough estimate of the former, and with one it has none.
+    seeds it is a rough estimate of the former, and with one it has none. A change from a score of 0 is infinite, one from 0 to 0
+    is none.
     """
     system_scores, reference_scores = _resampled(metric, [counts, reference], seed)
-    value = _rates(metric, counts).mean() / _rates(metric, reference).mean() - 1
-    return Estimate(float(100 * value), *_bounds(100 * (system_scores / reference_scores - 1)))
+    value = _change(_rates(metric, counts).mean(), _rates(metric, reference).mean())
+    return Estimate(float(value), *_bounds(_change(system_scores, reference_scores)))
+
+
+def _change(score: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """In percent."""
+    return 100 * _ratio(np.asarray(score - reference), np.asarray(reference))
 
 
 def _rates(metric: str, counts: list[np.ndarray]) -> np.ndarray:
@@ -110,4 +140,5 @@ def _resampled(metric: str, systems: list[list[np.ndarray]], seed: int) -> list[
 
 
 def _bounds(values: np.ndarray) -> tuple[float, float]:
-    return tuple(float(bound) for bound in np.percentile(values, [2.5, 97.5]))
+    method = "linear" if np.isfinite(values).all() else "nearest"  # nothing lies between a number and infinity
+    return tuple(float(bound) for bound in np.percentile(values, [2.5, 97.5], method=method))

@@ -9,7 +9,7 @@ from residual_st.plotting import Axes, pyplot
 _SIZE = (5.2, 3.8)  # inches; small, so that lettering is still read on a telephone
 _COLOURS = ("#333333", "#1f6fb4", "#e08214", "#2a9d5c", "#b2397f", "#7a5cc9", "#8c6d31", "#00a0b0")
 _MARKERS = "os^"
-_LABEL = {"wer": "word error rate, %", "ctc_wer": "WER of the CTC head, %", "bleu": "BLEU"}
+_LABEL = {"WER": "word error rate, %", "CER": "character error rate, %", "ctc_wer": "error rate of the CTC head, %", "bleu": "BLEU"}
 
 
 def pareto(entries: list[dict], metric: str, reference: str, names: list[str]) -> str:
@@ -26,7 +26,7 @@ def pareto(entries: list[dict], metric: str, reference: str, names: list[str]) -
             style = {"color": _colour(index), "fmt": _MARKERS[index // len(_COLOURS) % len(_MARKERS)]}
             axis.errorbar(place, score.value, yerr=bars, capsize=3, markersize=5, label=entry["system"], **style)
         axis.set_xlabel(f"encoder matrices, % of {reference}'s")
-        axis.set_ylabel(_LABEL[metric])
+        axis.set_ylabel(_LABEL[entries[0]["units"].error_rate if metric == "wer" else metric])
         axis.legend(frameon=False, fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.16))
         if metric.endswith("wer"):
             axis.invert_yaxis()  # better is up

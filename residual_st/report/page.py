@@ -11,6 +11,7 @@ from residual_st.errors import InputError
 from residual_st.evaluation.generated import Sentence
 from residual_st.evaluation.logs import Curve
 from residual_st.evaluation.scores import COUNTS, corpus_scores, relative_change, score_interval
+from residual_st.evaluation.units import units_of
 from residual_st.report.audio import Recordings
 from residual_st.report.differences import mark
 from residual_st.report.figures import pareto, training_curves
@@ -30,12 +31,14 @@ def make_page(
     recordings: Recordings | None,
     results: list[dict],
     learned: dict[str, list[dict[str, Curve]]],
+    tokenize: str | None = None,
 ) -> str:
     """The page on some runs. Runs of one name are seeds of one system; the first is what the others are compared with.
 
     Args:
         results: further entries, as `residual_st.benchmark.comparison.compare` makes them.
         learned: further systems' losses of dev, for each seed, as rows of `residual-st benchmark quality` have them.
+        tokenize: sacreBLEU's tokenizer, in place of the one for the references' script.
 
     Raises:
         InputError: if translations are not of the same sentences.
@@ -43,7 +46,7 @@ def make_page(
     systems = defaultdict(list)
     for run in runs:
         systems[run.name].append(run)
-    entries = [*_entries(systems, metric), *results]
+    entries = [*_entries(systems, metric, tokenize), *results]
     reference = next((entry["system"] for entry in entries if entry["change_percent"] is None), "")
     placed = [entry for entry in entries if entry["fraction"] is not None]
     names = list(dict.fromkeys([*systems, *(entry["system"] for entry in entries), *learned]))
@@ -55,6 +58,7 @@ def make_page(
         summary=_summary(systems),
         reference=reference,
         table=[_shown(entry, systems.get(entry["system"], [None])[0]) for entry in entries],
+        scoring=_scoring(entries),
         pareto=pareto(placed, metric, reference, names) if len(placed) > 1 else None,
         curves=_curves(systems, learned, names),
         heat_maps=[_heat_map(name, members[0].energies) for name, members in systems.items() if members[0].energies],
@@ -68,19 +72,32 @@ def _summary(systems: dict[str, list[RunFiles]]) -> str:
     return "Runs: " + ", ".join(names) + (f". Test set of {sentences.pop()} sentences." if len(sentences) == 1 else ".")
 
 
-def _entries(systems: dict[str, list[RunFiles]], metric: str) -> list[dict]:
+def _scoring(entries: list[dict]) -> list[str]:
+    """What is to be known of a score to compare it with another's."""
+    said = []
+    for units in dict.fromkeys(entry["units"] for entry in entries):
+        if entries[0]["metric"] == "bleu":
+            said.append(f"BLEU: sacreBLEU, {units.signature} (tokenizer {units.tokenize}: {units.reason}).")
+        elif units.characters:
+            said.append("CER, the error rate by characters, without spaces: the script puts none between words.")
+        else:
+            said.append("WER: punctuation and case as they are.")
+    return said
+
+
+def _entries(systems: dict[str, list[RunFiles]], metric: str, tokenize: str | None) -> list[dict]:
     """One entry for each system with translations, in the form of `compare`."""
     translated = {name: members for name, members in systems.items() if all(run.sentences for run in members)}
     if not translated:
         return []
     reference = next(iter(translated))
     texts = [sentence.reference for sentence in translated[reference][0].sentences.values()]
-    counts = {}
+    counts, units = {}, units_of(texts, tokenize)
     for name, members in translated.items():
         for run in members:
             if [sentence.reference for sentence in run.sentences.values()] != texts:
                 raise InputError(f"{name} has translations of other sentences than {reference}; take outputs of one test set")
-        counts[name] = [COUNTS[metric](list(run.sentences.values())) for run in members]
+        counts[name] = [COUNTS[metric](list(run.sentences.values()), units) for run in members]
     sizes = {name: members[0].model["encoder_matrix_parameters"] for name, members in translated.items() if members[0].model}
     entries = []
     for name, members in translated.items():
@@ -91,10 +108,11 @@ def _entries(systems: dict[str, list[RunFiles]], metric: str) -> list[dict]:
                 "system": name,
                 "fraction": sizes[name] / sizes[reference] if name in sizes and reference in sizes else None,
                 "metric": metric,
+                "units": units,
                 "seeds": len(members),
                 "score": score_interval(metric, counts[name]),
                 "change_percent": change,
-                "chrf": sum(corpus_scores(list(run.sentences.values()))["chrf"] for run in members) / len(members),
+                "chrf": sum(corpus_scores(list(run.sentences.values()), units)["chrf"] for run in members) / len(members),
             }
         )
     return entries
@@ -112,7 +130,7 @@ def _shown(entry: dict, run: RunFiles | None) -> dict[str, str]:
         "system": entry["system"],
         "encoder": "" if entry["fraction"] is None else f"{100 * entry['fraction']:.1f} %",
         "sharing": sharing,
-        entry["metric"].upper(): str(entry["score"]),
+        "BLEU" if entry["metric"] == "bleu" else entry["units"].error_rate: str(entry["score"]),
         "change, %": "" if entry["change_percent"] is None else str(entry["change_percent"]),
         "chrF": f"{entry['chrf']:.1f}",
         "seeds": str(entry["seeds"]),
@@ -178,6 +196,7 @@ class Sample(NamedTuple):
     reference: str
     outputs: list[tuple[str, list]]
     audio: str | None
+    space: str
 
 
 def _samples(systems: dict[str, list[RunFiles]], count: int, recordings: Recordings | None) -> list[Sample]:
@@ -189,13 +208,15 @@ def _samples(systems: dict[str, list[RunFiles]], count: int, recordings: Recordi
     common = sorted(set.intersection(*(set(sentences) for sentences in translated.values())))
     disputed = [number for number in common if len({sentences[number].hypothesis for sentences in translated.values()}) > 1]
     rest = [number for number in common if number not in set(disputed)]
+    units = units_of(sentence.reference for sentence in next(iter(translated.values())).values())
     chosen = sorted((_spread(disputed, count) + _spread(rest, count))[:count])
     return [
         Sample(
             number,
             next(iter(translated.values()))[number].reference,
-            [(name, mark(*sentences[number])) for name, sentences in translated.items()],
+            [(name, mark(*sentences[number], units)) for name, sentences in translated.items()],
             recordings.wav(number) if recordings else None,
+            "" if units.characters else " ",
         )
         for number in chosen
     ]

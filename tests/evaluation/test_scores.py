@@ -4,16 +4,18 @@ import numpy as np
 import pytest
 from sacrebleu.metrics import BLEU
 
+from residual_st.errors import InputError
 from residual_st.evaluation.generated import Sentence
 from residual_st.evaluation.scores import (
     bleu,
     corpus_scores,
     error_counts,
+    error_rate,
     ngram_counts,
     relative_change,
     score_interval,
-    word_error_rate,
 )
+from residual_st.evaluation.units import units_of
 
 WORDS = "der die das Haus Baum sieht hat zwei drei alte neue Bücher Frau Mann".split()
 
@@ -40,7 +42,7 @@ def test_bleu_from_counts_is_sacrebleus():
 def test_word_errors_are_substitutions_insertions_and_deletions():
     sentences = [Sentence("a b c d", "a x c"), Sentence("a b", "a b e"), Sentence("a", "a")]
     assert error_counts(sentences).tolist() == [[2, 4], [1, 2], [0, 1]]
-    assert word_error_rate(error_counts(sentences).sum(0)) == pytest.approx(100 * 3 / 7)
+    assert error_rate(error_counts(sentences).sum(0)) == pytest.approx(100 * 3 / 7)
 
 
 @pytest.mark.parametrize(("metric", "counts"), [("wer", error_counts), ("bleu", ngram_counts)])
@@ -80,3 +82,49 @@ def test_differences_between_training_seeds_widen_the_interval():
     unlike = [error_counts(corpus(noise, seed)) for noise, seed in ((0.1, 1), (0.2, 2), (0.3, 3))]
     widths = [it.high - it.low for it in (score_interval("wer", counts) for counts in (alike, unlike))]
     assert widths[1] > 3 * widths[0]
+
+
+def test_chinese_is_scored_by_sacrebleus_own_tokenizer_and_by_characters():
+    pairs = [("我们昨天在学校门口见过面。", "我们昨天在学校见过面。"), ("他买了三本新书。", "他买了三本书。")]
+    sentences = [Sentence(*pair) for pair in pairs]
+    expected = BLEU(trg_lang="zh").corpus_score([pair[1] for pair in pairs], [[pair[0] for pair in pairs]])
+    assert expected.score > 30
+    assert bleu(ngram_counts(sentences).sum(0)) == pytest.approx(expected.score)
+    assert corpus_scores(sentences)["bleu"] == pytest.approx(expected.score, abs=1e-3)
+    assert "tok:zh" in corpus_scores(sentences)["bleu_signature"]
+    assert error_counts(sentences).tolist() == [[2, 13], [1, 8]]
+    assert corpus_scores(sentences)["wer_units"] == "CER"
+
+
+@pytest.mark.parametrize(
+    ("text", "tokenizers", "characters"),
+    [
+        ("Das Wort 中 ist ein Zeichen.", ["13a"], False),
+        ("Это новый дом.", ["13a"], False),
+        ("我用 iPhone 打电话。", ["zh"], True),
+        ("彼は新しい本を三冊買った。", ["ja-mecab", "char"], True),  # the latter where MeCab is missing
+        ("그는 새 책을 세 권 샀다.", ["ko-mecab", "13a"], False),
+        ("เขาซื้อหนังสือใหม่สามเล่ม", ["char"], True),
+        ("", ["13a"], False),
+    ],
+)
+def test_the_references_script_chooses_the_units(text, tokenizers, characters):
+    units = units_of([text])
+    assert units.tokenize in tokenizers and units.characters is characters
+    assert units_of([text], "intl").tokenize == "intl" and units_of([text], "intl").characters is characters
+    with pytest.raises(InputError, match=r"--tokenize words must be one of sacreBLEU's .*13a"):
+        units_of([text], "words")
+
+
+@pytest.mark.filterwarnings("error")
+def test_changes_from_nothing_are_said():
+    nothing = [error_counts([Sentence("a b", "a b"), Sentence("c", "c")])]
+    some = [error_counts([Sentence("a b", "a x"), Sentence("c", "c")])]
+    assert str(relative_change("wer", some, nothing)) == "–"
+    assert str(relative_change("wer", nothing, nothing)) == "0.00 (0.00 to 0.00)"
+    assert str(relative_change("wer", nothing, some)) == "-100.00 (-100.00 to 0.00)"  # of resamples without an error
+    often = [error_counts([Sentence("a b", "x y"), Sentence("c", "x")])]
+    assert str(relative_change("wer", often, some)).endswith(" to ∞)")
+    assert str(relative_change("bleu", [ngram_counts([Sentence("a", "")])], [ngram_counts([Sentence("a", "")])])).startswith("0.00")
+    assert str(score_interval("wer", [error_counts([Sentence("", "a")])])) == "–"
+    assert str(score_interval("wer", [error_counts([Sentence("a b", "")])])) == "100.00 (100.00 to 100.00)"

@@ -12,6 +12,7 @@ from conftest import cli, run_recipe
 
 from residual_st.errors import InputError
 from residual_st.evaluation.logs import read_log
+from residual_st.evaluation.units import units_of
 from residual_st.report.audio import Recordings
 from residual_st.report.differences import Piece, mark
 
@@ -146,6 +147,23 @@ def test_refuses_in_one_sentence_and_writes_nothing(matrix_run, runs, data, tmp_
     assert not (tmp_path / "page.html").exists()
 
 
+def test_chinese(tmp_path):
+    """Separators that are no ends of lines, sacreBLEU's tokenizer, and characters for errors."""
+    text = "T-0\t他买了三本\u2028新书。\nD-0\t-1\t他买了三本\u2028书。\nT-1\t天气很好\x85。\nD-1\t-1\t天气很好。\nGenerate a\n"
+    (tmp_path / "a.txt").write_text(text)
+    for arguments, shown in (
+        ([], ["<th>BLEU</th>", "tok:zh", "sacreBLEU&#39;s for zh"]),
+        (["--tokenize", "char"], ["tok:char", "as --tokenize says"]),
+        (["--metric", "wer"], ["<th>CER</th>", ">7.69 (", "by characters"]),
+    ):
+        report(tmp_path / "a.txt", "--output", tmp_path / "page.html", "--force", *arguments)
+        page = (tmp_path / "page.html").read_text()
+        assert all(part in page for part in shown), arguments
+    assert "Test set of 2 sentences" in page and '三本<span class="gap">‸</span>书。<' in page
+    result = report(tmp_path / "a.txt", "--output", tmp_path / "page.html", "--force", "--tokenize", "words", check=False)
+    assert result.returncode == 2 and "--tokenize words must be one of sacreBLEU's" in result.stderr
+
+
 def test_a_folder_with_several_test_sets_asks_which(runs, tmp_path):
     for name in ("a", "b"):
         (tmp_path / f"generate-{name}.txt").write_text((runs / "dense" / "1" / "generate-tst-HE_asr.txt").read_text())
@@ -156,7 +174,8 @@ def test_a_folder_with_several_test_sets_asks_which(runs, tmp_path):
 
 
 def test_words_are_marked_where_they_depart():
-    pieces = mark("der alte Mann sieht das Haus", "der Mann sieht ein Haus heute")
+    words, characters = units_of(["der alte Mann"]), units_of(["老人看房子"])
+    pieces = mark("der alte Mann sieht das Haus", "der Mann sieht ein Haus heute", words)
     assert pieces == [
         Piece("der", True),
         Piece("", False),  # alte
@@ -165,7 +184,8 @@ def test_words_are_marked_where_they_depart():
         Piece("Haus", True),
         Piece("heute", False),
     ]
-    assert mark("gleich", "gleich") == [Piece("gleich", True)]
+    assert mark("gleich", "gleich", words) == [Piece("gleich", True)]
+    assert mark("老人看房子", "老人 看大房子", characters) == [Piece("老人看", True), Piece("大", False), Piece("房子", True)]
 
 
 @pytest.mark.parametrize("style", ["simple", "json", "tqdm"])
