@@ -30,12 +30,12 @@ from residual_st.cli import main as residual_st
 from residual_st.evaluation.generated import Sentence
 from residual_st.evaluation.scores import corpus_scores, ngram_counts
 from residual_st.export import PRECISIONS
+from residual_st.manifest import read_manifest
 from residual_st.progress import progress, show_progress
 from residual_st.runtime import Settings
 from residual_st.runtime.model import Model
 
 sys.path.append(str(Path(__file__).parents[1] / "examples" / "must_c"))
-from manifest import read_manifest  # noqa: E402 - of the recipe, which is no package
 from must_c import read_talks  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "device_quality.jsonl"
@@ -59,7 +59,7 @@ def read_test(data: Path, name: str) -> Test:
         for talk in read_talks(data, "de", name)
         for segment in talk.segments
     }
-    rows = list(read_manifest(data / f"{name}_st.tsv"))
+    rows = read_manifest(data / f"{name}_st.tsv")
     return Test(name, [by_id[row["id"]] for row in rows], [row["tgt_text"] for row in rows])
 
 

@@ -1,5 +1,6 @@
 """Progress bars: shown by our commands, never inside fairseq's, which have their own."""
 
+import sys
 from collections.abc import Iterable
 
 from tqdm import tqdm
@@ -16,3 +17,8 @@ def show_progress() -> None:
 def progress(iterable: Iterable | None = None, **options) -> tqdm:
     """tqdm's bar."""
     return tqdm(iterable, disable=None if _shown else True, **options)
+
+
+def say(text: str) -> None:
+    """A line for the user beside a command's output, above any bar."""
+    tqdm.write(f"residual-st: {text}", file=sys.stderr)

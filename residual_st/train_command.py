@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 import yaml
-from fairseq import criterions, options, tasks
+from fairseq import criterions, options, tasks, utils
 from fairseq.models import ARCH_MODEL_NAME_REGISTRY
 from fairseq.registry import REGISTRIES
 
@@ -18,9 +18,10 @@ from residual_st.cli.user_dir import PACKAGE
 from residual_st.distillation.teacher import open_teacher
 from residual_st.errors import InputError, refusing
 from residual_st.files import refuse_separator
+from residual_st.manifest import check_manifest
 from residual_st.models.form import OUR_FLAGS, PARTS, flag_difference, form_of_part, shaping_flags
 from residual_st.models.pretrained import PRETRAINED_FLAGS, check_pretrained, part_of
-from residual_st.training_data import check_columns
+from residual_st.progress import say
 
 # flags that decide which other flags there are
 _SELECTORS = ["user-dir", "task", "arch", *(name.replace("_", "-") for name in REGISTRIES)]
@@ -211,7 +212,7 @@ def is_finished(flags: argparse.Namespace) -> bool:
 def check_run(flags: argparse.Namespace) -> None:
     """Raise InputError for what fairseq-train would find out after it has started.
 
-    Data configuration, manifests and their columns, the vocabulary, the model (built without memory), the criterion, and the
+    Data configuration, manifests and some of their audio, the vocabulary, the model (built without memory), the criterion, and the
     checkpoints that weights or a teacher are to come from.
     """
     pretrained = {name: path for name in PRETRAINED_FLAGS if (path := getattr(flags, name, None))}
@@ -227,14 +228,15 @@ def check_run(flags: argparse.Namespace) -> None:
     for path in needed:
         if not path.is_file():
             raise InputError(f"{path} does not exist; examples/must_c/prepare.py writes it")
-    for path in needed[1:]:
-        check_columns(path)
     with refusing(f"the data in {root} cannot be used"):
         task = tasks.setup_task(flags)
         task.build_bpe(flags)
+    frames = {subset: check_manifest(path, task.data_cfg) for subset, path in zip(subsets, needed[1:])}
     completed = argparse.Namespace(**{**vars(flags), **dict.fromkeys(pretrained)})  # to which the task adds what it knows
     with refusing(f"the model {flags.arch} cannot be made"), torch.device("meta"):
         model = task.build_model(completed)
+    for subset, lengths in frames.items():
+        _check_lengths(subset, lengths, flags, utils.resolve_max_positions(task.max_positions(), model.max_positions()))
     vars(completed).update(pretrained)
     for name in pretrained:
         check_pretrained(getattr(model, part_of(name)), completed, name)
@@ -242,3 +244,20 @@ def check_run(flags: argparse.Namespace) -> None:
         criterions.build_criterion(flags, task)
     if teacher:
         open_teacher(teacher, len(task.target_dictionary))
+
+
+def _check_lengths(subset: str, frames: list[int], flags: argparse.Namespace, positions: tuple[int, int]) -> None:
+    """Say how many utterances are too long to be trained on. Raises InputError where no other is left, or fairseq would stop."""
+    training = subset in flags.train_subset.split(",")
+    batch = flags.max_tokens if training else flags.max_tokens_valid or flags.max_tokens
+    longest, _ = utils.resolve_max_positions(positions, batch)
+    too_long = sum(each > longest for each in frames)
+    said = f"{too_long} of {len(frames)} utterances of {subset} are longer than {longest} frames (max-source-positions, max-tokens)"
+    if too_long == len(frames):
+        raise InputError(f"{said}: none is left")
+    if too_long and not training and not flags.skip_invalid_size_inputs_valid_test:
+        raise InputError(
+            f"{said}, and fairseq-train stops at them; give skip-invalid-size-inputs-valid-test: true to leave them out"
+        )
+    if too_long:
+        say(f"{said} and are left out")

@@ -1,7 +1,6 @@
 """The manifests that a fairseq checkpoint was trained on, as its task and its criterion see them."""
 
 import argparse
-import csv
 import math
 from collections.abc import Iterator
 from itertools import islice
@@ -20,10 +19,11 @@ from residual_st.checkpoints import dictionary_size
 from residual_st.compression.moments import Calibration
 from residual_st.errors import InputError, refusing
 from residual_st.files import refuse_separator
+from residual_st.manifest import check_manifest
 from residual_st.models.standalone import with_task_flags
+from residual_st.progress import say
 
 BATCH_FRAMES = 10_000
-_COLUMNS = ["id", "audio", "n_frames", "tgt_text"]
 _NEEDED_FLAGS = ("task", "config_yaml", "train_subset", "valid_subset")
 
 
@@ -59,6 +59,7 @@ class TrainingData:
         if missing:
             raise InputError(f"the checkpoint does not say what it was trained on: it has no {missing[0]}")
         flags = with_task_flags(flags)
+        self._said = set()
         self._data, self.train_subset, self._valid_subset = Path(data), flags.train_subset, flags.valid_subset
         flags.data, flags.train_subset = str(data), "train"  # the task takes no other names, and reads no manifest yet
         _require(self._data, flags.config_yaml, "config-yaml")
@@ -113,27 +114,40 @@ class TrainingData:
     def batches(self, subsets: str, seed: int = 1, shuffle: bool = False, augment: bool = True) -> "Batches":
         """The batches of subsets, all together; `augment` as in training, where they are training sets.
 
+        Sentences that are too long for the model are left out, as fairseq does; their number is said.
+
         Raises:
-            InputError: if a manifest is missing or cannot be read.
+            InputError: if a manifest is missing or not in order, or has no sentence that the model takes.
         """
         for name in subsets.split(","):
             _require(self._data, f"{name}.tsv", "subset")
-            check_columns(self._data / f"{name}.tsv")
+            check_manifest(self._data / f"{name}.tsv", self.task.data_cfg)
         with refusing(f"{subsets} in {self._data} cannot be read"):
             self.task.load_dataset(subsets)
             dataset = self.task.dataset(subsets)
             if not augment:
-                transforms = self.task.data_cfg.get_feature_transforms(subsets, is_train=False)
+                transforms = self.task.data_cfg.get_feature_transforms("test", is_train=False)
                 for part in getattr(dataset, "datasets", [dataset]):
                     part.feature_transforms = CompositeAudioFeatureTransform.from_config_dict(transforms)
-            iterator = self.task.get_batch_iterator(
+            longest, words = self.task.max_positions()
+            epochs = self.task.get_batch_iterator(
                 dataset,
-                max_tokens=BATCH_FRAMES,
-                max_positions=self.task.max_positions(),
+                max_tokens=max([BATCH_FRAMES, *(frames for frames in dataset.sizes if frames <= longest)]),
+                max_positions=(longest, words),
                 ignore_invalid_inputs=True,
                 seed=seed,
-            ).next_epoch_itr(shuffle=shuffle)
-        return Batches(iterator, f"{subsets} in {self._data}")
+            )
+            left_out = len(dataset) - sum(map(len, epochs.frozen_batches))
+            iterator = epochs.next_epoch_itr(shuffle=shuffle)
+        if left_out:
+            limits = f"{longest} frames or {words} words"
+            said = f"{left_out} of {len(dataset)} sentences of {subsets} in {self._data} are longer than {limits}"
+            if left_out == len(dataset):
+                raise InputError(f"{said}, the model's max-source-positions and max-target-positions: none is left")
+            if subsets not in self._said:
+                self._said.add(subsets)
+                say(f"{said} and are left out")
+        return Batches(iterator, f"{subsets} in {self._data}", left_out)
 
 
 def read_symbols(state: dict, data: str | Path, config_yaml: str | None = None) -> tuple[list[str], S2TDataConfig]:
@@ -188,25 +202,20 @@ def _check_dictionary(state: dict, data: str | Path, words: int) -> None:
         raise InputError(f"{data} has a dictionary of {words} words, the model one of {rows}; give the data that it was trained on")
 
 
-def check_columns(manifest: Path) -> None:
-    """Raise InputError where a manifest lacks a column, or is no text in UTF-8."""
-    with refusing(f"{manifest} cannot be read"), open(manifest, encoding="utf-8", newline="") as file:
-        columns = next(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE), [])
-    missing = [column for column in _COLUMNS if column not in columns]
-    if missing:
-        raise InputError(f"{manifest} has no column `{missing[0]}`; a manifest has the columns {', '.join(_COLUMNS)}")
-
-
 def _require(data: Path, name: str, option: str) -> None:
     if not (data / name).is_file():
         raise InputError(f"{data / name} does not exist; give the data that the model was trained on, or --{option} NAME")
 
 
 class Batches:
-    """An iterable of batches whose audio or features may turn out to be missing or damaged on the way: an InputError then."""
+    """An iterable of batches whose audio or features may turn out to be missing or damaged on the way: an InputError then.
 
-    def __init__(self, iterator, what: str):
-        self._iterator, self._what = iterator, what
+    Attributes:
+        left_out: sentences that are in no batch, because they are too long.
+    """
+
+    def __init__(self, iterator, what: str, left_out: int = 0):
+        self._iterator, self._what, self.left_out = iterator, what, left_out
 
     def __len__(self) -> int:
         return len(self._iterator)

@@ -1,6 +1,5 @@
 """The files that fairseq's speech_to_text task reads: TSV manifests, a SentencePiece vocabulary and a data configuration."""
 
-import csv
 import os
 import tempfile
 from collections import Counter
@@ -33,16 +32,6 @@ def write_manifest(rows: Iterable[dict], path: Path, columns: list[str] = COLUMN
         file.write("\t".join(columns) + "\n")
         for row in rows:
             file.write("\t".join(" ".join(str(row[column]).split()) for column in columns) + "\n")
-
-
-def read_manifest(path: Path) -> Iterator[dict]:
-    """Yield a manifest's rows. Raises InputError where a column of COLUMNS is missing."""
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-        missing = [column for column in COLUMNS if column not in (reader.fieldnames or [])]
-        if missing:
-            raise InputError(f"{path} has no column `{missing[0]}`; a manifest has the columns {', '.join(COLUMNS)}")
-        yield from reader
 
 
 def rejection(row: dict, is_train: bool) -> str | None:

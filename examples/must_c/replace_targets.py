@@ -8,13 +8,13 @@ The new manifest is a `train-subset` like any other. Sentences that the teacher 
 """
 
 import argparse
-import csv
 import sys
 from pathlib import Path
 
-from manifest import read_manifest, write_manifest
+from manifest import write_manifest
 from residual_st.errors import InputError
 from residual_st.evaluation.generated import read_generated
+from residual_st.manifest import read_manifest
 from residual_st.printing import print_any_text
 
 
@@ -26,12 +26,8 @@ def replace_targets(manifest: Path, generated: Path, output: Path) -> tuple[int,
     """
     if output.resolve() == manifest.resolve():
         raise InputError(f"{output} is the manifest itself; name another output")
-    try:
-        rows = list(read_manifest(manifest))
-        with open(manifest, encoding="utf-8", newline="") as file:
-            columns = next(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-    except OSError as error:
-        raise InputError(f"{manifest} cannot be read: {error.strerror}") from error
+    rows = read_manifest(manifest)
+    columns = list(rows[0])
     sentences = read_generated(generated)
     if max(sentences) >= len(rows) or not any(rows[line]["tgt_text"] == sentence.reference for line, sentence in sentences.items()):
         raise InputError(f"{generated} is not of {manifest}: their references differ; generate from a copy of that manifest")

@@ -14,6 +14,7 @@ from residual_st.errors import InputError
 from residual_st.evaluation.generated import Sentence, read_generated
 from residual_st.evaluation.logs import read_log
 from residual_st.evaluation.scores import corpus_scores
+from residual_st.manifest import read_manifest
 from residual_st.models.standalone import load_model
 from residual_st.sharing import matrix_parameters
 
@@ -144,7 +145,7 @@ def _trained(folder: Path) -> bool:
 
 def _read_whole(generated: Path, manifest: Path) -> list[Sentence]:
     """The sentences of a test set. Raises RunFailed where some are missing: a score would be of another test set."""
-    sentences, lines = read_generated(generated), manifest.read_text(encoding="utf-8").splitlines()[1:]
+    sentences, lines = read_generated(generated), read_manifest(manifest)
     if list(sentences) != list(range(len(lines))):
         raise RunFailed(f"{generated} has {len(sentences)} of the {len(lines)} sentences of {manifest}")
     return list(sentences.values())

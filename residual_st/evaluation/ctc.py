@@ -50,7 +50,12 @@ def main() -> int:
     data = TrainingData(state, args.data)
     bpe, dictionary = data.task.build_bpe(None), data.task.target_dictionary
     with atomically(args.output) as partial, open(partial, "w", encoding="utf-8") as file:
-        for batch in data.batches(args.subset):
+        batches = data.batches(args.subset)
+        if batches.left_out:
+            raise InputError(
+                f"{args.subset} has {batches.left_out} sentences that the model does not take: a score would lack them"
+            )
+        for batch in batches:
             references = data.task.dataset(args.subset).tgt_texts
             for number, path in zip(batch["id"].tolist(), best_paths(model, batch)):
                 text = bpe.decode(dictionary.string(path))

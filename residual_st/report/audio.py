@@ -1,7 +1,6 @@
 """The speech behind the lines of a manifest, as wav files in text."""
 
 import base64
-import csv
 import io
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import soundfile
 import yaml
 
 from residual_st.errors import InputError
+from residual_st.manifest import read_manifest
 from residual_st.segments import numbered
 
 
@@ -24,14 +24,7 @@ class Recordings:
     """
 
     def __init__(self, manifest: Path, release: Path | None):
-        try:
-            with open(manifest, encoding="utf-8", newline="") as file:
-                rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-            self._rows = [(row["id"], row["audio"]) for row in rows]
-        except OSError as error:
-            raise InputError(f"{manifest} cannot be read: {error.strerror}") from error
-        except KeyError as error:
-            raise InputError(f"{manifest} has no column `{error.args[0]}`; it is not a manifest") from error
+        self._rows = [(row["id"], row["audio"]) for row in read_manifest(manifest)]
         self._manifest = manifest
         self._segments = _segments(release) if release else {}
 

@@ -96,18 +96,13 @@ def test_refuses_bad_files(capsys, tmp_path):
     assert "'nonsense' is not of the form key=value" in capsys.readouterr().err
 
 
-def test_refuses_missing_data_and_wrong_columns(capsys, tmp_path):
-    config = str(
-        write(
-            tmp_path, data=str(tmp_path), **{"config-yaml": "config_st.yaml", "train-subset": "train_st", "valid-subset": "dev_st"}
-        )
-    )
-    assert main(["train", config]) == 2
+def test_refuses_missing_data_and_wrong_columns(capsys, tmp_path, data):
+    names = {"config-yaml": "config_st.yaml", "train-subset": "train_st", "valid-subset": "dev_st"}
+    assert main(["train", str(write(tmp_path, data=str(tmp_path), **names))]) == 2
     assert "config_st.yaml does not exist" in capsys.readouterr().err
-    for name in ("config_st.yaml", "dev_st.tsv"):
-        (tmp_path / name).write_text("id\taudio\tn_frames\ttgt_text\tspeaker\n")
-    (tmp_path / "train_st.tsv").write_text("id\taudio\tframes\ttgt_text\tspeaker\n")
-    assert main(["train", config]) == 2
+    manifest = linked(data, tmp_path / "columns", "train_st.tsv")
+    manifest.write_text("id\taudio\tframes\ttgt_text\tspeaker\n")
+    assert main(["train", str(write(tmp_path, data=str(manifest.parent), **names))]) == 2
     assert "train_st.tsv has no column `n_frames`" in capsys.readouterr().err
 
 
@@ -209,6 +204,26 @@ def test_refuses_a_vocabulary_that_is_not_there(capsys, tmp_path, data):
     config.write_text(text)
     assert main(["train", whole(tmp_path, config.parent)]) == 2
     assert "/gone/spm.model" in capsys.readouterr().err
+
+
+def test_lengths_that_fairseq_train_would_drop_or_stop_at(capsys, monkeypatch, tmp_path, data):
+    monkeypatch.setattr("os.execv", lambda program, arguments: 0)
+    leave_out = {"skip-invalid-size-inputs-valid-test": "true"}
+    assert main(["train", whole(tmp_path, data, **{"max-source-positions": 250, **leave_out})]) == 0
+    said = capsys.readouterr().err
+    assert re.search(r"\d+ of 124 utterances of train_st are longer than 250 frames .* and are left out", said)
+    for options, message in (
+        ({"max-source-positions": 250}, "of dev_st are longer than 250 frames .*give skip-invalid-size-inputs-valid-test"),
+        ({"max-source-positions": 20}, "124 of 124 utterances of train_st .*: none is left"),
+    ):
+        assert main(["train", whole(tmp_path, data, **options)]) == 2
+        assert re.search(message, capsys.readouterr().err)
+    manifest = linked(data, tmp_path / "samples", "train_st.tsv")
+    header, *rows = (data / "train_st.tsv").read_text().split("\n")[:-1]
+    rows = [row.split("\t") for row in rows]
+    manifest.write_text("\n".join([header, *("\t".join([*row[:2], str(160 * int(row[2])), *row[3:]]) for row in rows)]) + "\n")
+    assert main(["train", whole(tmp_path, manifest.parent)]) == 2
+    assert f"n_frames of {rows[0][0]} (row 1) is {160 * int(rows[0][2])} and must be {rows[0][2]}" in capsys.readouterr().err
 
 
 def test_fine_tuning_takes_the_form_of_its_checkpoint(capsys, tmp_path):
