@@ -1,6 +1,7 @@
 """Turn a dense fairseq checkpoint into a folder of Hugging Face's Speech2Text, or such a folder into a checkpoint."""
 
 import argparse
+import json
 from pathlib import Path
 
 from residual_st.cli.arguments import add_output_arguments
@@ -67,5 +68,7 @@ def _to_checkpoint(args: argparse.Namespace) -> int:
     flags = parse_model_flags("s2t_transformer", arguments)
     vars(flags).update(task_flags, ctc_weight=ctc_weight, task="speech_to_text", criterion="label_smoothed_cross_entropy")
     save_checkpoint(with_plain_flags(stripped({"args": with_task_flags(flags), "model": {**weights, **head}})), args.output)
-    print(f"{args.output}: s2t_transformer, for fairseq-generate with a data configuration of the same vocabulary")
+    entries = speech2text.input_entries(Path(args.source))
+    said = f" and {json.dumps(entries)}" if entries else ""
+    print(f"{args.output}: s2t_transformer, for fairseq-generate with a data configuration of the same vocabulary{said}")
     return 0

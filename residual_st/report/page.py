@@ -68,8 +68,15 @@ def make_page(
 
 def _summary(systems: dict[str, list[RunFiles]]) -> str:
     names = [f"{name} ({len(members)} seeds)" if len(members) > 1 else name for name, members in systems.items()]
-    sentences = {len(run.sentences) for members in systems.values() for run in members if run.sentences}
-    return "Runs: " + ", ".join(names) + (f". Test set of {sentences.pop()} sentences." if len(sentences) == 1 else ".")
+    summary = "Runs: " + ", ".join(names)
+    lines = {tuple(run.sentences) for members in systems.values() for run in members if run.sentences}
+    if len(lines) != 1:
+        return f"{summary}."
+    numbers = lines.pop()
+    left_out = max(numbers) + 1 - len(numbers)  # by fairseq-generate, or a shard of it
+    return (
+        f"{summary}. Test set of {len(numbers)} sentences{f'; {left_out} lines of its manifest are missing' if left_out else ''}."
+    )
 
 
 def _scoring(entries: list[dict]) -> list[str]:

@@ -159,6 +159,19 @@ def feature_extractor(source: ModelInput) -> Speech2TextFeatureExtractor:
     return Speech2TextFeatureExtractor(source.bins, source.sample_rate, source.bins, **normalised)
 
 
+def input_entries(folder: Path) -> dict:
+    """What a data configuration must say for the input that a folder's feature extractor makes; nothing where it has none."""
+    try:
+        extractor = Speech2TextFeatureExtractor.from_pretrained(folder)
+    except OSError:  # transformers' word for a folder without one
+        return {}
+    entries = {"sample_rate": extractor.sampling_rate, "input_feat_per_channel": extractor.num_mel_bins}
+    if not extractor.do_ceptral_normalize:
+        return entries
+    options = {"norm_means": extractor.normalize_means, "norm_vars": extractor.normalize_vars}
+    return {**entries, "transforms": {"*": ["utterance_cmvn"]}, "utterance_cmvn": options}
+
+
 def save_processor(folder: Path, symbols: list[str], sentencepiece_model: Path, extractor: Speech2TextFeatureExtractor) -> None:
     """What turns audio into the model's input and its words into text.
 

@@ -159,7 +159,10 @@ def test_chinese(tmp_path):
         report(tmp_path / "a.txt", "--output", tmp_path / "page.html", "--force", *arguments)
         page = (tmp_path / "page.html").read_text()
         assert all(part in page for part in shown), arguments
-    assert "Test set of 2 sentences" in page and '三本<span class="gap">‸</span>书。<' in page
+    assert "Test set of 2 sentences." in page and '三本<span class="gap">‸</span>书。<' in page
+    (tmp_path / "a.txt").write_text(text.replace("T-1", "T-3").replace("D-1", "D-3"))
+    report(tmp_path / "a.txt", "--output", tmp_path / "page.html", "--force")
+    assert "Test set of 2 sentences; 2 lines of its manifest are missing." in (tmp_path / "page.html").read_text()
     result = report(tmp_path / "a.txt", "--output", tmp_path / "page.html", "--force", "--tokenize", "words", check=False)
     assert result.returncode == 2 and "--tokenize words must be one of sacreBLEU's" in result.stderr
 

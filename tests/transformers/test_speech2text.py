@@ -77,6 +77,8 @@ def test_audio_in_and_text_out(data, tmp_path, release):
     assert expected.std() > 2  # variances are as they were
     assert abs(features - expected).mean() < 0.02 * expected.std()
     assert processor.tokenizer.convert_ids_to_tokens([0, 1, 2, 3, 4]) == ["<s>", "<pad>", "</s>", "<unk>", vocabulary[0]]
+    back = cli("convert", tmp_path / "folder", "--output", tmp_path / "back.pt").stdout
+    assert '"utterance_cmvn": {"norm_means": true, "norm_vars": false}' in back
     for entries, message in (
         ({"sample_rate": 8000}, "sample_rate=8000; Speech2Text's features must be of 16000 Hz"),
         ({"transforms": {"*": ["delta_deltas"]}}, "transforms DeltaDeltas for unseen data; Speech2Text can have none or"),
