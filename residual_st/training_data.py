@@ -175,9 +175,16 @@ def read_vocabulary(state: dict, data: str | Path, config_yaml: str | None = Non
     """`read_symbols`, with the sentencepiece model that pieces are joined by.
 
     Raises:
-        InputError: also where it takes other pieces than sentencepiece's.
+        InputError: also where texts are made of other pieces than sentencepiece's alone, as by a tokenizer or with language tags.
     """
     symbols, config = read_symbols(state, data, config_yaml)
+    for entry in ("prepend_tgt_lang_tag", "prepend_bos_and_append_tgt_lang_tag"):
+        if getattr(config, entry):
+            raise InputError(f"the data configuration has {entry}; texts must be of sentencepiece's pieces alone")
+    if tokenizer := (config.pre_tokenizer or {}).get("tokenizer"):
+        raise InputError(
+            f"the data configuration asks for the tokenizer {tokenizer}; texts must be of sentencepiece's pieces alone"
+        )
     pieces = config.bpe_tokenizer or {}
     model = Path(pieces.get("sentencepiece_model", ""))
     if pieces.get("bpe") != "sentencepiece" or not (model := Path(data) / model).is_file():

@@ -9,6 +9,7 @@ import soundfile
 from conftest import cli, linked
 
 from residual_st.errors import InputError
+from residual_st.evaluation import ctc
 from residual_st.manifest import check_manifest, read_manifest
 
 FEATURES = SimpleNamespace(audio_root="", use_audio_input=False, use_sample_rate=16_000)
@@ -69,10 +70,14 @@ def test_no_row_is_split_by_what_is_no_end_of_a_line(tmp_path):
     )
 
 
-def test_what_is_left_out_is_said(data, fairseq_train, tmp_path):
+def test_what_is_left_out_is_said(data, fairseq_train, monkeypatch, tmp_path):
     """Sentences that are too long for the model: some are counted, and of none but these there is no cache."""
     fairseq_train(data, tmp_path / "run", max_update=1, max_source_positions=250, skip_invalid_size_inputs_valid_test=True)
     checkpoint = tmp_path / "run" / "checkpoint_last.pt"
+    monkeypatch.setattr("sys.argv", ["ctc", *map(str, (checkpoint, data, "dev_st", tmp_path / "ctc.txt"))])
+    with pytest.raises(InputError, match="that the model does not take: a score would lack them"):
+        ctc.main()
+    assert not (tmp_path / "ctc.txt").exists()
     header, *rows = (data / "dev_st.tsv").read_text().split("\n")[:-1]
     lengths = [int(row.split("\t")[2]) for row in rows]
     long = sum(length > 250 for length in lengths)

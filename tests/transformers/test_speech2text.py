@@ -81,7 +81,12 @@ def test_audio_in_and_text_out(data, tmp_path, release):
     assert '"utterance_cmvn": {"norm_means": true, "norm_vars": false}' in back
     for entries, message in (
         ({"sample_rate": 8000}, "sample_rate=8000; Speech2Text's features must be of 16000 Hz"),
-        ({"transforms": {"*": ["delta_deltas"]}}, "transforms DeltaDeltas for unseen data; Speech2Text can have none or"),
+        ({"sample_rate": 16000, "prepend_tgt_lang_tag": True}, "has prepend_tgt_lang_tag; texts must be of sentencepiece"),
+        ({"prepend_tgt_lang_tag": False, "pre_tokenizer": {"tokenizer": "moses"}}, "asks for the tokenizer moses"),
+        (
+            {"pre_tokenizer": {}, "transforms": {"*": ["delta_deltas"]}},
+            "transforms DeltaDeltas for unseen data; Speech2Text can have none or",
+        ),
     ):
         config.write_text(yaml.safe_dump(yaml.safe_load((data / config.name).read_text()) | entries))
         result = cli(*convert, "--force", check=False)
