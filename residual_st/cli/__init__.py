@@ -50,9 +50,8 @@ SUBCOMMANDS = {
 }
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run one subcommand. Returns 0 on success, 2 for wrong usage, wrong input or a package that is missing."""
-    print_any_text()
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The arguments of a subcommand, and its name. Wrong ones end the process with exit status 2."""
     parser = argparse.ArgumentParser(prog="residual-st", description="Residual-shared speech translation encoders for fairseq.")
     subparsers = parser.add_subparsers(dest="subcommand", required=True, metavar="COMMAND")
     for name, module in SUBCOMMANDS.items():
@@ -62,6 +61,13 @@ def main(arguments: list[str] | None = None) -> int:
     if rest and not getattr(SUBCOMMANDS[args.subcommand], "TAKES_REST", False):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     args.rest = rest
+    return args
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one subcommand. Returns 0 on success, 2 for wrong usage, wrong input or a package that is missing."""
+    print_any_text()
+    args = parse(arguments)
     show_progress()
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     logging.getLogger("fairseq.data.audio.data_cfg").setLevel(logging.ERROR)  # that it reads `transforms`, which it also writes
