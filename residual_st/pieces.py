@@ -8,17 +8,23 @@ from itertools import groupby
 
 _WORD_START = "▁"  # sentencepiece's mark of a space
 _BYTE = re.compile("<0x([0-9A-F]{2})>")  # its piece for a byte of a letter that has no piece
+_BYTE_BETWEEN = re.compile("(<0x[0-9A-F]{2}>)")
 
 
 def joined_pieces(pieces: Iterable[str]) -> str:
     """The text of sentencepiece's pieces, with a space for each ▁. A byte that belongs to no letter becomes U+FFFD."""
     text = ""
-    for is_byte, group in groupby(pieces, key=lambda piece: _BYTE.fullmatch(piece) is not None):
+    for is_byte, group in groupby(filter(None, pieces), key=lambda piece: _BYTE.fullmatch(piece) is not None):
         if is_byte:
             text += bytes(int(_BYTE.fullmatch(piece)[1], 16) for piece in group).decode("utf-8", errors=_EACH_BYTE)
         else:
             text += "".join(group).replace(_WORD_START, " ")
     return text
+
+
+def with_letters(text: str) -> str:
+    """A text in which fairseq has written sentencepiece's pieces for bytes as they are, `<0xE7><0x88><0xB1>`."""
+    return joined_pieces(_BYTE_BETWEEN.split(text))
 
 
 def joined_letters(symbols: Iterable[str]) -> str:

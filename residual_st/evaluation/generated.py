@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from residual_st.errors import InputError
 from residual_st.files import read_lines
+from residual_st.pieces import with_letters
 
 
 class Sentence(NamedTuple):
@@ -17,7 +18,8 @@ class Sentence(NamedTuple):
 def read_generated(path: str | Path) -> dict[int, Sentence]:
     """Line of the manifest, from 0 -> sentence, in the manifest's order.
 
-    Takes the detokenized text (`D-`), as sacreBLEU wants it, and the best of several hypotheses.
+    Takes the detokenized text (`D-`), as sacreBLEU wants it, and the best of several hypotheses. Letters that stock fairseq has
+    written as bytes, `<0xE7><0x88><0xB1>`, are letters again.
 
     Raises:
         InputError: if the file cannot be read, or is not the whole output of fairseq-generate.
@@ -37,4 +39,4 @@ def read_generated(path: str | Path) -> dict[int, Sentence]:
     whole = any(line.startswith("Generate ") for line in lines)
     if not whole or not hypotheses or set(hypotheses) != set(references):
         raise InputError(f"{path} is not the whole output of fairseq-generate, with T- and D- lines and a score at its end")
-    return {number: Sentence(references[number], hypotheses[number]) for number in sorted(hypotheses)}
+    return {number: Sentence(*map(with_letters, (references[number], hypotheses[number]))) for number in sorted(hypotheses)}

@@ -4,9 +4,9 @@ from residual_st.errors import InputError
 from residual_st.evaluation.generated import Sentence, read_generated
 
 OUTPUT = """\
-T-1\tzwei Bücher
+T-1\tzwei Bücher <0xE7><0x88><0xB1>!
 H-1\t-0.4\t▁zwei ▁Bücher
-D-1\t-0.4\tzwei Bücher
+D-1\t-0.4\tzwei Bücher <0xE7>!
 P-1\t-0.1 -0.2
 T-0\tein\tTab und D-7
 H-0\t-0.5\t▁ein
@@ -21,7 +21,7 @@ def test_reads_the_best_hypotheses_in_the_manifests_order(tmp_path):
     (tmp_path / "out.txt").write_text(OUTPUT)
     assert list(read_generated(tmp_path / "out.txt").items()) == [
         (0, Sentence("ein\tTab und D-7", "ein Tab")),
-        (1, Sentence("zwei Bücher", "zwei Bücher")),
+        (1, Sentence("zwei Bücher 爱!", "zwei Bücher \ufffd!")),
     ]
 
 
