@@ -1,4 +1,4 @@
-"""What compression costs a trained model, against its parts and its rivals, on a task where the encoder's layers carry the result.
+"""What compression costs a trained model, against its parts and baselines, on a task where the encoder's layers carry the result.
 
     export DEMO_ROOT=hard
     python examples/must_c/make_demo_corpus.py --output hard --hours 8 --difficulty hard

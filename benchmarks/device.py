@@ -3,7 +3,7 @@
     python benchmarks/device.py [--repeats N] [--sizes s m] [--threads 1 2] [--precisions fp32 …]
 
 The models have random weights, which change neither size nor time; each residual one and the dense one compute the same function.
-Decoders are dense, but for two systems whose decoders share their matrices, too. Rows go to results/device.jsonl; what is there for
+Decoders are dense, except two systems whose decoders share their matrices, too. Rows go to results/device.jsonl; what is there for
 this machine and commit is not measured again. Nothing else may run.
 """
 

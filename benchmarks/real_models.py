@@ -7,7 +7,7 @@ training audio is calibrated and refined on, without its labels. Word error rate
 `human_speech.word_errors` has them.
 
 One row for each system is appended to results/real_models.jsonl as it is finished; rows that are there already are not made again.
-`core_seconds` is what compression took, listening to the audio included, and scoring not.
+`core_seconds` is what compression took, transcribing the audio included, and scoring not.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def compressed(model: nn.Module, material: "Material", **options) -> dict:
 
 
 def low_rank(model: nn.Module, material: "Material", weight_fraction: float) -> dict:
-    """Nothing shared, ranks by the budget, in the metric of inputs and gradients; not corrected."""
+    """Nothing shared, ranks by the budget, weighted by inputs and gradients; not corrected."""
     form = compressed(copy.deepcopy(model), material, weight_fraction=weight_fraction, diagonal=False, correct=False)
     if any("=" not in rank for row in form["ranks"].split(",") for rank in row.split("/")):
         raise SystemExit(f"some matrices share: {form}")
@@ -140,7 +140,7 @@ def score(model, folder: Path, test: list[tuple[np.ndarray, str]]) -> dict:
 
 
 class Material:
-    """What several systems are made from; `seconds` is what a core took to listen to the audio and to gather moments.
+    """What several systems are made from; `seconds` is what a core took to transcribe the audio and to gather moments.
 
     Attributes:
         calibration, held_out: of `audio_calibration`.

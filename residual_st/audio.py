@@ -156,7 +156,7 @@ def spans_between_pauses(samples: np.ndarray, rate: int, longest_seconds: float)
     """Cut a recording that is longer than `longest_seconds` at its pauses: first sample of each piece, and the one behind its last.
 
     A pause is 0.3 s or more with a level nearer to the quietest tenth than to the loudest twentieth, if these differ by 6 dB. It is
-    left out but for 0.1 s on each side: features are normalised over an utterance, and long silence would shift them. Pieces
+    left out except for 0.1 s on each side: features are normalised over an utterance, and long silence would shift them. Pieces
     shorter than 1 s are joined to the one before; those that are still too long are cut where they are quietest.
     """
     if len(samples) <= longest_seconds * rate:

@@ -38,7 +38,7 @@ def reason(error: BaseException) -> str:
 
 
 def printable(text: str) -> str:
-    """A text, which may quote a stranger's file, on one line and without characters that a terminal obeys."""
+    """A text, which may quote an untrusted file, on one line and without characters that a terminal obeys."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 

@@ -125,7 +125,7 @@ def run_together(launch: Launch, arguments: list[str]) -> int:
         how = f"was killed by {failure.signal_name()}" if failure.exitcode < 0 else f"ended with exit status {failure.exitcode}"
         print(
             f"residual-st train: process {rank} of {launch.world_size} {how}, and the others were stopped; "
-            "the same command goes on from the last checkpoint",
+            "the same command resumes from the last checkpoint",
             file=sys.stderr,
         )
         return 1

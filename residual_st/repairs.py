@@ -1,4 +1,4 @@
-"""Faults of fairseq that lose data, checkpoints or runs, mended where its modules are imported; see `mend`."""
+"""Faults of fairseq that lose data, checkpoints or runs, patched where its modules are imported; see `mend`."""
 
 import functools
 import multiprocessing
@@ -30,7 +30,7 @@ from residual_st.pieces import joined_pieces
 
 
 def mend() -> None:
-    """Apply all repairs; a second call changes nothing. What fairseq does right it goes on doing itself."""
+    """Apply all repairs; a second call changes nothing. What fairseq does right it still does itself."""
     if not hasattr(SpeechToTextDataset.__getitem__, "__wrapped__"):
         keep_last_batches()
         copy_checkpoints_whole()
@@ -73,7 +73,7 @@ def keep_last_batches() -> None:
 def copy_checkpoints_whole() -> None:
     """Let `checkpoint_last.pt` and `checkpoint_best.pt` be whole or the ones before, whenever a run is killed.
 
-    fairseq writes a checkpoint under another name first, but then copies it over these two, from which the run would go on.
+    fairseq writes a checkpoint under another name first, but then copies it over these two, from which the run would resume.
     """
     original = PathManager.copy
 
@@ -127,7 +127,7 @@ def distribute_on_cpus() -> None:
 
 
 def let_processes_resume() -> None:
-    """Let processes go on from a checkpoint, which one of them reads and sends to the others as a pickle.
+    """Let processes resume from a checkpoint, which one of them reads and sends to the others as a pickle.
 
     Since torch 2.6 they refuse two classes in it: the mark that fairseq puts where a tensor was, which is data, and omegaconf's
     configurations, which are left out, because nobody reads them there.

@@ -133,7 +133,7 @@ def _to_argument(action: argparse.Action, key: str, value) -> list[str]:
     if action.nargs == 0:
         word = str(value).lower()
         if word not in _WORDS:
-            raise InputError(f"{key}={value}: this flag takes no value; allowed are true and false")
+            raise InputError(f"{key}={value}: this flag takes no value; it must be true or false")
         if _WORDS[word]:
             return [f"--{key}"]
         return [f"--no-{key}"] if isinstance(action, argparse.BooleanOptionalAction) else []
@@ -152,7 +152,7 @@ def _check_choices(parser: argparse.ArgumentParser, config: dict) -> None:
         names = [str(choice) for choice in action.choices]
         if str(value) in names:
             continue
-        hint = _nearest(str(value), names) if len(names) > 8 else f"; allowed are {', '.join(names)}"
+        hint = _nearest(str(value), names) if len(names) > 8 else f"; it must be one of {', '.join(names)}"
         raise InputError(f"{key} {value!r} is not known{hint}")
 
 

@@ -82,7 +82,7 @@ def cli(*arguments, check: bool = True) -> subprocess.CompletedProcess:
 
 
 def linked(data: Path, folder: Path, without: str) -> Path:
-    """A new folder with links to the files of another, but for one, which can then be written. Returns where that one goes."""
+    """A new folder with links to the files of another, except one, which can then be written. Returns where that one goes."""
     folder.mkdir()
     for file in data.iterdir():
         if file.name != without:
@@ -179,7 +179,7 @@ def tiny_model(arch: str = "s2t_residual_transformer_s", seed: int = 1, fresh: b
 
 
 def same_weights(one: dict, two: dict) -> bool:
-    """Whether two state dicts are equal, but for fairseq 0.12.2's placeholder, which it never initialises."""
+    """Whether two state dicts are equal, except fairseq 0.12.2's placeholder, which it never initialises."""
     return list(one) == list(two) and all(torch.equal(one[key], two[key]) for key in one if not key.endswith("_float_tensor"))
 
 

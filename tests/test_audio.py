@@ -32,7 +32,7 @@ def test_a_file_of_another_rate_has_the_filterbanks_of_the_original(speech, tmp_
     assert len(samples) == pytest.approx(len(speech), abs=2)
     ours, original = (filterbank(x, RATE)[:250] for x in (samples, speech))
     loud = original > np.percentile(original, 50)
-    assert np.abs(ours - original)[:, :70][loud[:, :70]].mean() < 0.02  # but for the band at the edge of the filters
+    assert np.abs(ours - original)[:, :70][loud[:, :70]].mean() < 0.02  # except for the band at the edge of the filters
     unchanged = filterbank(soxr.resample(speech, RATE, rate), RATE)[:250]
     assert np.abs(unchanged - original).mean() > 0.5, "what ignoring the rate would do"
 

@@ -51,7 +51,7 @@ def snippets_of(page: str) -> list[str]:
 
 @pytest.fixture
 def folder(data, exported, with_languages, fairseq_train, tmp_path):
-    """A folder with everything that the pages name, but for what their own commands write."""
+    """A folder with everything that the pages name, except what their own commands write."""
     for name in ("configs", "examples", "benchmarks", "residual_st"):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "mustc").mkdir()

@@ -9,7 +9,7 @@ from fairseq.data import encoders
 from hypothesis import given
 from hypothesis import strategies as st
 
-import residual_st.models  # noqa: F401 - mends fairseq
+import residual_st.models  # noqa: F401 - patches fairseq
 from residual_st.pieces import joined_pieces
 
 

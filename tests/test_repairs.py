@@ -1,4 +1,4 @@
-"""What our user dir mends in fairseq."""
+"""What our user dir patches in fairseq."""
 
 import os
 import subprocess

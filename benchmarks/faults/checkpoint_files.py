@@ -1,4 +1,4 @@
-"""Checkpoints that strangers could send: damaged, or with wrong contents."""
+"""Untrusted checkpoints: damaged, or with wrong contents."""
 
 import random
 from collections.abc import Callable, Iterator

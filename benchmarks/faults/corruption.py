@@ -1,4 +1,4 @@
-"""Give every command files that strangers could send: none may crash it, run code, take much memory or time, or touch other files.
+"""Give every command untrusted files: none may crash it, run code, take much memory or time, or touch other files.
 
     python benchmarks/faults/corruption.py WORK [--families NAME …] [--output ROWS.jsonl]
 

@@ -1,4 +1,4 @@
-"""Kill commands at random moments: the next start must go on or begin cleanly, and nothing half-written be taken for whole.
+"""Kill commands at random moments: the next start must resume or begin cleanly, and nothing half-written be taken for whole.
 
     python benchmarks/faults/kills.py WORK [--cases NAME …] [--output ROWS.jsonl]
 
@@ -49,7 +49,7 @@ class Case:
     Attributes:
         command: with `{out}` where its output's path goes.
         kills: how often it is killed.
-        in_a_row: how often it is killed before it may end; more than once for what goes on where it was stopped.
+        in_a_row: how often it is killed before it may end; more than once for what resumes where it was stopped.
         goes_on: whether what it writes grows, so that a kill leaves part of it, which is compared in the end only.
         start: what is copied to `{out}` first.
     """

@@ -118,12 +118,21 @@ def device_whisper() -> str:
                 *(_word_errors(words[name], words["dense, fp32"]) if name in words else ["", "", ""]),
             ]
         )
-    headers = ["system", "MB", "encoder in memory, MB", "encoder, time", "all, time", "WER (95 %)", "change (95 %)", "runaways"]
+    headers = [
+        "system",
+        "MB",
+        "encoder in memory, MB",
+        "encoder, time",
+        "all, time",
+        "WER (95 %)",
+        "change (95 %)",
+        "repetition loops",
+    ]
     return github(table, headers)
 
 
 def _word_errors(row: dict, base: dict) -> list:
-    """WER, its change against the base, and runaways."""
+    """WER, its change against the base, and repetition loops."""
     counts, base_counts = ([np.array([each["errors"], each["words"]], float).T] for each in (row, base))
     change = "" if row is base else with_bounds(relative_change("wer", counts, base_counts))
     return [str(score_interval("wer", counts)), change, row["runaways"]]

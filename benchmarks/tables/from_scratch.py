@@ -83,7 +83,7 @@ def from_scratch_seeds() -> str:
 
 
 def from_scratch_harder() -> str:
-    """The same against a dense model that begins with the ends of branches at 0."""
+    """The same against a dense model whose output projections (`out_proj`, `fc2`) start at 0."""
     return measures_of(compare(recognition(), "dense-ends"))
 
 
@@ -118,7 +118,7 @@ def from_scratch_rivals() -> str:
                 size, change = f"{entry['fraction']:.2f}", with_bounds(entry["change_percent"])
                 table.append([MEASURES[entry["metric"]], entry["system"], rival, size, entry["seeds"], change])
     table.sort(key=lambda row: (list(MEASURES.values()).index(row[0]), forms.index(row[1])))
-    return github(table, ["measure", "form", "rival", "size", "seeds", "change (95 %)"])
+    return github(table, ["measure", "form", "baseline", "size", "seeds", "change (95 %)"])
 
 
 def picture() -> str:
@@ -142,4 +142,4 @@ def from_scratch_starts() -> str:
         down = str(row["down_factor"]) if "K" in row["system"] else ""
         losses = f"{row['dev_nll_loss']:.3f}", f"{row['dev_ctc_loss']:.3f}"
         rows.append([row["system"], f"{row['lr']:g}", row["seed"], ends, down, other, *losses])
-    return github(rows, ["form", "rate", "seed", "ends of branches", "down", "rates by role", "dev nll", "dev CTC"])
+    return github(rows, ["form", "rate", "seed", "output projections", "down", "rates by role", "dev nll", "dev CTC"])

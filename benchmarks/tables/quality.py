@@ -52,7 +52,7 @@ HEADLINE = {
 
 
 def headline() -> str:
-    """The residual model of a third of the size beside its rivals, with their forms."""
+    """The residual model of a third of the size beside its baselines, with their forms."""
     return headline_of(compared(), HEADLINE, ["kept"], MEASURES)
 
 
@@ -103,7 +103,7 @@ def _against_rivals(results: str, rivals: dict[str, tuple[str, ...]]) -> str:
                     pair = [part for name in (system, rival) for part in (name, f"{weights[name] / weights['dense']:.1%}")]
                     rows.append([MEASURES[entry["metric"]], *pair, with_bounds(entry["change_percent"])])
     rows.sort(key=lambda row: list(MEASURES.values()).index(row[0]))
-    return github(rows, ["measure", "system", "kept", "rival", "kept", "change (95 %)"])
+    return github(rows, ["measure", "system", "kept", "baseline", "kept", "change (95 %)"])
 
 
 def quality_both_halves() -> str:
@@ -121,7 +121,7 @@ def _both_halves(seeds: set[int]) -> str:
 
 
 def quality_once() -> str:
-    """What was made with one seed, but for what has a table of its own."""
+    """What was made with one seed, except what has a table of its own."""
     chosen = [entry for entry in compared() if entry["seeds"] == 1 and not TEACHING.match(entry["system"])]
     return measures_of(chosen)
 

@@ -9,7 +9,7 @@ from tables.quality import measures_of
 
 
 def real_models_whisper() -> str:
-    """Whisper tiny.en on human speech: nothing moved by gradient."""
+    """Whisper tiny.en on human speech: without fine-tuning."""
     return _table(lambda row: not row["updates"])
 
 

@@ -19,7 +19,7 @@ for argument; do
   case $argument in
     *=*) overrides+=("$argument") ;;
     *)
-      echo "demo.sh: $argument is not an option; allowed are --dense and KEY=VALUE" >&2
+      echo "demo.sh: $argument is not an option; it must be --dense or KEY=VALUE" >&2
       exit 2
       ;;
   esac

@@ -3,7 +3,7 @@
     python examples/must_c/prepare.py --data-root MUSTC_ROOT --languages de --task st --vocab-type unigram --vocab-size 8000
 
 The files are those of fairseq's prep_mustc_data.py, and a folder prepared by either can be used with either. It needs no
-torchaudio, runs on several processes, and goes on where it stopped.
+torchaudio, runs on several processes, and resumes where it stopped.
 """
 
 import argparse
@@ -119,7 +119,7 @@ def n_segments(problems: list[Problem]) -> int:
 def refuse(problems: list[Problem]) -> None:
     if problems:
         show(problems)
-        raise InputError(f"{n_segments(problems)} segments cannot be used; mend them, or leave them out with --skip-bad")
+        raise InputError(f"{n_segments(problems)} segments cannot be used; fix them, or leave them out with --skip-bad")
 
 
 def prepare_joint(data_root: Path, languages: list[str], args: argparse.Namespace) -> None:

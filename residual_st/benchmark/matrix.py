@@ -22,7 +22,7 @@ class Run:
     seed: int
     start: dict  # the checkpoint that training begins with: `from`, and one of `STARTS` for what is done to it; empty for none
     flags: dict | None  # of training, over `config`; None for no training
-    config: dict  # the task's, as residual-st train reads it, but for where the data are
+    config: dict  # the task's, as residual-st train reads it, except where the data are
 
     @property
     def name(self) -> str:

@@ -27,7 +27,7 @@ def carry_out(
 ) -> list[Run]:
     """Make what is not made yet, `jobs` single-threaded processes at a time, and append a row for each run as it ends.
 
-    Those of `to_make` are made. One that was stopped goes on from its last checkpoint.
+    Those of `to_make` are made. One that was stopped resumes from its last checkpoint.
 
     Args:
         data: folder of manifests for all tasks.

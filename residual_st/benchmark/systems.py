@@ -20,7 +20,7 @@ _HEAD_WIDTH = 64
 
 @dataclass(frozen=True)
 class Shape:
-    """A model: `s2t_transformer_s` but for these. The decoder has six layers of the same width."""
+    """A model: `s2t_transformer_s` except for these. The decoder has six layers of the same width."""
 
     width: int
     layers: int

@@ -21,17 +21,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fast.add_argument(
         "--measures", type=list_of(str), default=list(_MEASURES), metavar="M,…", help=f"of {', '.join(_MEASURES)} (default: all)"
     )
-    fast.add_argument("--seconds", type=list_of(float), default=[1, 5, 20], metavar="S,…", help="of audio (default: 1,5,20)")
+    fast.add_argument(
+        "--seconds", type=list_of(float), default=[1, 5, 20], metavar="S,…", help="seconds of audio (default: 1,5,20)"
+    )
     fast.add_argument("--batches", type=list_of(int), default=[1, 8], metavar="N,…", help="utterances at once (default: 1,8)")
-    fast.add_argument("--threads", type=list_of(int), default=[1, 2], metavar="N,…", help="of torch (default: 1,2)")
-    fast.add_argument("--frames", type=list_of(int), default=[10_000, 40_000], metavar="N,…", help="of a training batch")
+    fast.add_argument("--threads", type=list_of(int), default=[1, 2], metavar="N,…", help="threads used by torch (default: 1,2)")
+    fast.add_argument("--frames", type=list_of(int), default=[10_000, 40_000], metavar="N,…", help="frames of a training batch")
     fast.add_argument("--dropouts", type=list_of(float, 0), default=[0.1, 0.0], metavar="P,…", help="in training (default: 0.1,0)")
     slow = kinds.add_parser("memory", help="memory of processes, bytes read, and time from file to first output")
     for name, module in _MODULES.items():
         module.add_arguments(kinds.add_parser(name, help=module.__doc__.splitlines()[0], description=module.__doc__))
     for kind in (fast, slow):
         kind.add_argument(
-            "--widths", type=list_of(int), default=[256, 512], metavar="D,…", help="of the encoder (default: 256,512)"
+            "--widths", type=list_of(int), default=[256, 512], metavar="D,…", help="widths of the encoder (default: 256,512)"
         )
         kind.add_argument("--ranks", type=list_of(int, 0), default=[16, 2], metavar="R,…", help="residual ranks (default: 16,2)")
         kind.add_argument("--group-sizes", type=list_of(int), default=[3], metavar="K,…", help="group sizes (default: 3)")
@@ -45,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             metavar="NAME,…",
             help="where (default: cpu, and cuda if there)",
         )
-        kind.add_argument("--repeats", type=int, default=7, help="of each measurement (default: 7)")
+        kind.add_argument("--repeats", type=int, default=7, help="repeats of each measurement (default: 7)")
         kind.add_argument("--output", type=Path, metavar="FILE", help="rows of results are added here (default: KIND.jsonl)")
         kind.add_argument("--json", action="store_true", help="print JSON")
         kind.add_argument("--plot", type=Path, metavar="NAME", help="draw NAME.png and NAME.svg from this run's cases")
@@ -69,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         module = speed
         unknown = set(args.measures) - set(_MEASURES)
         if unknown:
-            raise InputError(f"--measures {unknown.pop()!r} is not known; allowed are {', '.join(_MEASURES)}")
+            raise InputError(f"--measures {unknown.pop()!r} is not known; it must be one of {', '.join(_MEASURES)}")
         work = {name: getattr(args, name) for name in ("seconds", "batches", "threads", "frames", "dropouts", "measures")}
         cases = speed.cases(**shape, **work)
     else:
@@ -104,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _is_of(row: dict, case: dict) -> bool:
-    """Whether a row of results is of a case: a benchmark that was stopped goes on where it was."""
+    """Whether a row of results is of a case: a benchmark that was stopped resumes where it was."""
     return all(row.get(key) == value for key, value in case.items())
 
 

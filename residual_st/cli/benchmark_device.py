@@ -14,11 +14,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(extra="runtime")  # what brings the packages that this command needs
     parser.add_argument("models", nargs="+", metavar="NAME=DIR", help="exported folders; ratios are to the first")
     parser.add_argument(
-        "--seconds", type=list_of(float), default=[0.5, 1, 5, 20], metavar="S,…", help="of audio (default: .5,1,5,20)"
+        "--seconds", type=list_of(float), default=[0.5, 1, 5, 20], metavar="S,…", help="seconds of audio (default: .5,1,5,20)"
     )
-    parser.add_argument("--threads", type=list_of(int), default=[1, 2], metavar="N,…", help="(default: 1,2)")
+    parser.add_argument(
+        "--threads", type=list_of(int), default=[1, 2], metavar="N,…", help="threads used by onnxruntime (default: 1,2)"
+    )
     parser.add_argument("--audio", type=Path, metavar="FILE", help="a recording to translate, for the speed from audio to text")
-    parser.add_argument("--repeats", type=int, default=7, help="of each measurement (default: 7)")
+    parser.add_argument("--repeats", type=int, default=7, help="repeats of each measurement (default: 7)")
     parser.add_argument("--output", type=Path, default=Path("device.jsonl"), metavar="FILE", help="rows of results are added here")
     parser.add_argument("--json", action="store_true", help="print JSON")
 

@@ -54,7 +54,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_arguments(parser, "manifests to draw calibration batches from")
     parser.add_argument("--valid-subset", metavar="NAME[,NAME]", help="manifests to compare losses on (default: the checkpoint's)")
     parser.add_argument(
-        "--calibration-batches", type=int, metavar="N", help="of 10,000 frames (default: 30), or of half a minute (default: 24)"
+        "--calibration-batches",
+        type=int,
+        metavar="N",
+        help="batches of 10,000 frames (default: 30), or of half a minute (default: 24)",
     )
     parser.add_argument(
         "--refine-updates",
@@ -64,9 +67,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="steps that bring layer outputs closer, without labels (default: 0)",
     )
     parser.add_argument(
-        "--refine-batches", type=int, default=0, metavar="N", help="for these steps, besides the calibration batches (default: 0)"
+        "--refine-batches",
+        type=int,
+        default=0,
+        metavar="N",
+        help="batches for these steps, besides the calibration batches (default: 0)",
     )
-    parser.add_argument("--seed", type=int, default=1, help="of the choice of calibration batches (default: 1)")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the choice of calibration batches (default: 1)")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -182,7 +189,7 @@ def _compress(args: argparse.Namespace, model, stack, form: dict, calibration) -
 
 
 def _wanted_form(args: argparse.Namespace, part: str) -> dict:
-    """What `compress` is told of a part. The encoder's options have no prefix, but for its size."""
+    """What `compress` is told of a part. The encoder's options have no prefix, except its size."""
     prefix = prefix_of(part)
     return {
         "group_size": getattr(args, f"{prefix}group_size"),

@@ -11,7 +11,7 @@ from residual_st.errors import InputError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", help="checkpoint of a dense s2t_transformer, or folder of Speech2Text")
     add_output_arguments(parser, "OUTPUT", "folder, or checkpoint, to write")
-    parser.add_argument("--data", type=Path, metavar="DATA", help="of a checkpoint: the folder with its data configuration")
+    parser.add_argument("--data", type=Path, metavar="DATA", help="folder with the data configuration of a checkpoint")
     parser.add_argument("--config-yaml", metavar="NAME", help="data configuration in that folder (default: the checkpoint's)")
 
 

@@ -14,10 +14,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint",
         metavar="CHECKPOINT",
-        help="of s2t_transformer or s2t_residual_transformer; or a folder of Whisper",
+        help="checkpoint of s2t_transformer or s2t_residual_transformer, or folder of Whisper",
     )
     add_output_arguments(parser, "DIR", "folder to write")
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of matrices (default: fp32)")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="precision of the matrices (default: fp32)")
     parser.add_argument(
         "--data", type=Path, metavar="DATA", help="folder with its data configuration and vocabulary (default: the checkpoint's)"
     )

@@ -23,9 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--results", type=Path, metavar="FILE", help="rows of residual-st benchmark quality, for table, picture and curves"
     )
-    parser.add_argument("--systems", type=list_of(str), metavar="S,…", help="of the results, only these and the reference")
+    parser.add_argument("--systems", type=list_of(str), metavar="S,…", help="only these systems of the results, and the reference")
     parser.add_argument(
-        "--reference", metavar="SYSTEM", default="dense", help="of the results, what others are compared with (default: dense)"
+        "--reference",
+        metavar="SYSTEM",
+        default="dense",
+        help="system of the results that others are compared with (default: dense)",
     )
     parser.add_argument("--metric", choices=["bleu", "wer"], default="bleu", help="what is compared (default: bleu)")
     parser.add_argument(
@@ -33,13 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="sacreBLEU's tokenizer for BLEU (default: the one that sacreBLEU advises for the script of the references)",
     )
-    parser.add_argument("--test-set", metavar="NAME", help="which generate-NAME.txt of folders to take")
+    parser.add_argument("--test-set", metavar="NAME", help="take generate-NAME.txt of each folder")
     parser.add_argument("--manifest", type=Path, metavar="TSV", help="the test set's manifest, to play its speech")
     parser.add_argument(
         "--release", type=Path, metavar="DIR", help="its folder with wav/ and txt/, where the manifest names features"
     )
     parser.add_argument("--samples", type=int, default=12, metavar="N", help="translations on the page (default: 12)")
-    parser.add_argument("--title", default="Residual encoders", help="of the page")
+    parser.add_argument("--title", default="Residual encoders", help="title of the page")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     check_run(flags)
     if is_finished(flags):
-        print(f"{flags.save_dir} holds a run of {flags.max_update} updates already; a larger max-update goes on with it")
+        print(f"{flags.save_dir} holds a run of {flags.max_update} updates already; a larger max-update continues it")
         return 0
     if launch:
         return run_together(launch, arguments)

@@ -65,8 +65,8 @@ def allocate(spectra: list[Spectrum], budget: int) -> list[int]:
     """The rank of each matrix that lowers the summed error most within `budget` parameters.
 
     Which matrices are kept whole is chosen first, by one price for all parameters. The other ranks are then taken in the order of
-    their gain per parameter; a matrix's gains fall, so this is the best choice but for the last ranks, which may not fit. Ties go
-    to the first matrix.
+    their gain per parameter; a matrix's gains fall, so this is the best choice, except for the last ranks, which may not fit. Ties
+    go to the first matrix.
     """
     ranks, left = [0] * len(spectra), budget
     may_be_whole = [index for index, spectrum in enumerate(spectra) if spectrum.whole is not None]

@@ -11,7 +11,7 @@ from residual_st.sharing.plan import SharingPlan
 from residual_st.sharing.ranks import Alone
 
 SURVEY_ROUNDS = 4  # of factorization where group sizes are only compared
-HOPELESS = 1.5  # times the loss foretold without sharing, from which on sharing is not tried ...
+HOPELESS = 1.5  # times the loss predicted without sharing, from which on sharing is not tried ...
 HOPELESS_AT_FIRST = 2.5  # ... in one round without alignment, whose loss is 1.5 to 2 times that of a quick fit
 ENOUGH_HOPELESS = 2  # ... and so many plans of that kind are enough to survey no more
 ALLOCATIONS = 2  # of the ranks, each from the factors of the one before
@@ -72,17 +72,17 @@ def budget_of(
 
 def fits_within(stack: Stack, budget: Budget, rounds: int) -> list[Fit]:
     """Fits that fill a budget: one in which everything shares, with the plan that loses least; unless `sharing_only`, one in which
-    nothing does, and one in which those kinds of matrices share for which a quick fit foretells less loss.
+    nothing does, and one in which those kinds of matrices share for which a quick fit predicts less loss.
 
-    How much a form loses in all is foretold well within one of these three only, so the caller measures which is best. Sharing for
-    which far more loss is foretold than for none is not among them.
+    How much a form loses in all is predicted well within one of these three only, so the caller measures which is best. Sharing for
+    which far more loss is predicted than for none is not among them.
     """
     if budget.sharing_only and len(budget.plans) == 1:
         return [_fit_plan(stack, budget.plans[0], [True] * len(stack.shapes), None, budget.parameters, rounds)]
     alone = None if budget.sharing_only else _by_kind(stack, stack.spectra_alone())
     loss_alone = math.inf if alone is None else _loss_alone(alone, budget.parameters)
     limit = HOPELESS * loss_alone
-    shared, partly = {}, {}  # (plan, which kinds share) -> foretold error
+    shared, partly = {}, {}  # (plan, which kinds share) -> predicted error
     hopeless = 0
     for plan in reversed(budget.plans):  # the largest groups first
         if hopeless == ENOUGH_HOPELESS:

@@ -146,7 +146,7 @@ def factorize(
         ranks: R of each layer.
         diagonal: whether residuals have a diagonal.
         rounds: at most so many, fewer where the error stands still.
-        start: factors to go on from, of any ranks, with the same layers alone.
+        start: factors to continue from, of any ranks, with the same layers alone.
     """
     alone = [isinstance(rank, Alone) for rank in ranks]
     together = [layer for layer in range(len(weights)) if not alone[layer]]

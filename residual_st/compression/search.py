@@ -33,7 +33,7 @@ def compress_within(
 
     Args:
         max_loss: 0.01 for 1 %.
-        options: of `compress`, but for the size.
+        options: of `compress`, except the size.
 
     Raises:
         InputError: if the loss rises by more already where `LARGEST` of the weights is kept; or as `compress` does.
@@ -55,7 +55,9 @@ def compress_within(
 
     if not fits(LARGEST):
         reached = f"by {probes[-1].loss_ratio - 1:.1%}" if probes else "too far"
-        raise InputError(f"the loss rises {reached} already where {LARGEST:.0%} of the weights is kept; allowed is {max_loss:.1%}")
+        raise InputError(
+            f"the loss rises {reached} already where {LARGEST:.0%} of the weights is kept; the limit is {max_loss:.1%}"
+        )
     low, high = 0.0, LARGEST
     for _ in progress(range(PROBES), desc="trying sizes", unit="size"):
         middle = (low + high) / 2

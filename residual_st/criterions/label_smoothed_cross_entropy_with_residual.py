@@ -39,7 +39,7 @@ class LabelSmoothedCrossEntropyWithResidualCriterionConfig(LabelSmoothedCrossEnt
 
 @register_criterion("label_smoothed_cross_entropy_with_residual", dataclass=LabelSmoothedCrossEntropyWithResidualCriterionConfig)
 class LabelSmoothedCrossEntropyWithResidualCriterion(LabelSmoothedCrossEntropyWithCtcCriterion):
-    """Label-smoothed cross entropy + `ctc_weight` CTC + `residual_penalty` residual energy, and what a teacher adds.
+    """Label-smoothed cross entropy + `ctc_weight` CTC + `residual_penalty` residual energy, and the distillation loss.
 
     With all weights at 0 it is fairseq's `label_smoothed_cross_entropy`. In training it logs, for each kind of matrix, the energy
     (squared Frobenius norm) of the residuals over that of the shared weights they are added to, as `residual_KIND`.
@@ -61,7 +61,7 @@ class LabelSmoothedCrossEntropyWithResidualCriterion(LabelSmoothedCrossEntropyWi
         if distill_from is None and flags != defaults:
             raise InputError("--distill-weight, --distill-temperature and --distill-encoder-weight need a teacher: --distill-from")
         self._distillation = distill_from and Distillation(distill_from, *flags, len(task.target_dictionary))
-        self._lesson = None  # of the batch at hand
+        self._lesson = None  # of the current batch
 
     def forward(self, model, sample, reduce=True):
         taught = model.training and self._distillation
@@ -109,7 +109,7 @@ class LabelSmoothedCrossEntropyWithResidualCriterion(LabelSmoothedCrossEntropyWi
             if key.startswith("residual_energy_"):
                 kind = key.removeprefix("residual_energy_")
                 shared = _total(logging_outputs, f"shared_energy_{kind}")
-                if shared > 0:  # the ends of branches start at 0
+                if shared > 0:  # the output projections (`out_proj`, `fc2`) start at 0
                     metrics.log_scalar(f"residual_{kind}", _total(logging_outputs, key) / shared, round=4)
 
 

@@ -30,7 +30,7 @@ class Distillation:
 
     def __init__(self, source: str | Path, weight: float, temperature: float, encoder_weight: float, vocabulary_size: int):
         if not 0 <= weight <= 1:
-            raise InputError(f"--distill-weight {weight} is a share of the loss; allowed are 0 to 1")
+            raise InputError(f"--distill-weight {weight} is a share of the loss; it must be from 0 to 1")
         if temperature <= 0 or encoder_weight < 0:
             raise InputError("--distill-temperature must be above 0 and --distill-encoder-weight 0 or more")
         self.weight, self.temperature, self.encoder_weight = weight, temperature, encoder_weight

@@ -1,4 +1,4 @@
-"""The parts of the loss that a teacher adds."""
+"""The parts of the distillation loss."""
 
 from torch import Tensor
 

@@ -54,7 +54,7 @@ def decoder_graph(decoder: DecoderParts, precision: str) -> onnx.ModelProto:
     """One step of all hypotheses: the words after `tokens`.
 
     Inputs: `tokens` (batch, beam), the last of each hypothesis; `step` (), how many came before it; `order` (batch * beam,), which
-    row of the caches each hypothesis goes on from; `state_lengths` (batch,); for each layer L `source_keys.L`, `source_values.L`,
+    row of the caches each hypothesis continues; `state_lengths` (batch,); for each layer L `source_keys.L`, `source_values.L`,
     and the caches `keys.L`, `values.L` (batch * beam, heads, steps, width / heads), which begin with no steps.
 
     Outputs: `log_probs` (batch, beam, vocabulary), and the caches with one step more, `next_keys.L` and `next_values.L`, with the

@@ -68,7 +68,7 @@ def activation_of(layer: nn.Module):
     name = getattr(layer.activation_fn, "__name__", type(layer.activation_fn).__name__)
     if name not in ACTIVATIONS:
         allowed = ", ".join(filter(str.islower, ACTIVATIONS))
-        raise InputError(f"a model with --activation-fn {name} cannot be exported; allowed are {allowed}")
+        raise InputError(f"a model with --activation-fn {name} cannot be exported; it must be one of {allowed}")
     return ACTIVATIONS[name]
 
 

@@ -40,7 +40,7 @@ def read_model(path: str | Path, residual: bool | None = None) -> tuple[dict, S2
     if type(model) not in (S2TTransformerModel, S2TResidualTransformerModel):
         raise InputError(f"{path} is of --arch {arch}; only s2t_transformer of any size, dense or residual, can be converted")
     if residual and not isinstance(model, S2TResidualTransformerModel):
-        raise InputError(f"{path} is a dense checkpoint ({arch}), which there is nothing to expand in")
+        raise InputError(f"{path} is already dense ({arch})")
     if residual is False and any(isinstance(module, ResidualLinear) for module in model.modules()):
         raise InputError(f"{path} is a residual checkpoint already ({arch}); residual-st expand makes it dense")
     return state, model

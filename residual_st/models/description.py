@@ -84,7 +84,7 @@ def residual_energy(model: BaseFairseqModel) -> list[dict]:
                 for name, linear in matrices(layer):
                     if isinstance(linear, ResidualLinear) and linear.shared_weight is not None:
                         residual, shared = residual_energies([linear]).item(), linear.shared_weight.double().square().sum().item()
-                        ratio = residual / shared if shared else 0.0  # in a model without training the ends of branches are 0
+                        ratio = residual / shared if shared else 0.0  # in a model without training the output projections are 0
                         matrix = name if part == "encoder" else f"decoder.{name}"
                         rows.append({"layer": index, "matrix": matrix, "residual_to_shared": round(ratio, 6)})
     return rows

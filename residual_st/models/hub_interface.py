@@ -92,7 +92,7 @@ class S2TResidualHubInterface(S2THubInterface):
             return None
         if lang is None or f"<lang:{lang}>" not in tags:
             known = ", ".join(tag.removeprefix("<lang:").removesuffix(">") for tag in tags)
-            raise InputError(f"tgt_lang={lang!r} is not known; allowed are {known}")
+            raise InputError(f"tgt_lang={lang!r} is not known; it must be one of {known}")
         return super().get_prefix_token(task, lang)
 
     @classmethod

@@ -51,7 +51,7 @@ def check_pretrained(component: nn.Module, args, flag: str) -> tuple[dict[str, T
     `component` may be on the meta device: nothing is loaded into it.
 
     Raises:
-        InputError: as `load_pretrained` does, but for what conversion may find.
+        InputError: as `load_pretrained` does, except what conversion may find.
     """
     path, part = getattr(args, flag), part_of(flag)
     state = load_checkpoint(path)

@@ -1,4 +1,4 @@
-"""The rival of equal size: an encoder whose matrices are each a product of two thin ones, and share nothing."""
+"""The baseline of equal size: an encoder whose matrices are each a product of two thin ones, and share nothing."""
 
 import torch
 from fairseq.models import ARCH_CONFIG_REGISTRY, register_model, register_model_architecture

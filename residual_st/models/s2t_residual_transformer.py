@@ -21,7 +21,7 @@ _UNSUPPORTED = {
     "encoder_layerdrop": "the s2t encoder, stock or residual, does not drop layers",
     "checkpoint_activations": "the s2t encoder, stock or residual, does not checkpoint activations",
 }
-# both need fairscale and GPUs, which have not been at hand
+# both need fairscale and GPUs, which were not available
 _UNTESTED_BACKENDS = ("fully_sharded", "slowmo")
 
 
@@ -108,7 +108,7 @@ def refuse_unsupported(args) -> None:
             raise InputError(f"{part}_attention_heads={heads} does not divide {part}_embed_dim={width}")
         mode = getattr(args, f"{part}_inference_mode")
         if mode not in INFERENCE_MODES:  # argparse does not see those of --model-overrides
-            raise InputError(f"{part}_inference_mode {mode!r} is not known; allowed are {', '.join(INFERENCE_MODES)}")
+            raise InputError(f"{part}_inference_mode {mode!r} is not known; it must be one of {', '.join(INFERENCE_MODES)}")
     for name, reason in _UNSUPPORTED.items():
         if getattr(args, name, None):
             raise InputError(f"{name}={getattr(args, name)} does not work with s2t_residual_transformer: {reason}")

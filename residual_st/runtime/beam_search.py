@@ -21,7 +21,7 @@ class Settings:
         unkpen: what a word that is not in the vocabulary costs.
         max_len_a, max_len_b: the longest text, `a * frames + b` words; never longer than the model's own limit.
         min_len: the shortest, its end not counted.
-        early_stopping: whether the search ends as soon as `beam` texts have ended, or goes on while a better one may come.
+        early_stopping: whether the search ends as soon as `beam` texts have ended, or continues while a better one may come.
     """
 
     beam: int | None = None
@@ -67,7 +67,7 @@ class BeamSearch:
     """The search for the texts of a batch of utterances.
 
     Args:
-        step: (last words (batch, beam), row that each goes on from (batch * beam,)) -> log-probabilities (batch, beam, vocabulary).
+        step: (last words (batch, beam), row that each continues (batch * beam,)) -> log-probabilities (batch, beam, vocabulary).
         keep: told which utterances of the batch remain, when others are finished.
         vocabulary: for the numbers of its special symbols.
         settings: complete.

@@ -119,7 +119,7 @@ class Decoding:
         self._steps = 0
 
     def step(self, tokens: np.ndarray, order: np.ndarray) -> np.ndarray:
-        """The last word of each hypothesis (batch, beam), and the row that it goes on from (batch * beam,) -> the next words'
+        """The last word of each hypothesis (batch, beam), and the row that it continues (batch * beam,) -> the next words'
         log-probabilities (batch, beam, vocabulary)."""
         given = {"tokens": np.ascontiguousarray(tokens), "step": np.array(self._steps), "order": order}
         inputs = {name: OrtValue.ortvalue_from_numpy(value) for name, value in given.items()}

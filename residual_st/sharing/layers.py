@@ -19,7 +19,7 @@ class SharedWeights(nn.ModuleDict):
     In a state dict a weight appears once, as `GROUP.MATRIX`. The plan stands beside them as `layer_groups`, because two
     plans with as many groups have the same keys and shapes, and loading one into the other would go unnoticed. It is of floats:
     moving averages (fairseq's `--store-ema`), averages and interpolations of models compute with every entry of a state dict, and
-    leave equal floats as they are, but for rounding.
+    leave equal floats as they are, except rounding.
     """
 
     def __init__(self, plan: SharingPlan, owners: dict[int, nn.ParameterDict]):
@@ -104,7 +104,7 @@ def check_ranks(ranks: ResidualRanks, shapes: dict[str, tuple[int, int]]) -> Non
             smaller = min(shapes[name])
             if rank > smaller:
                 raise InputError(
-                    f"residual rank {rank} does not fit {name}, whose smaller side is {smaller}; allowed are 0 to {smaller}"
+                    f"residual rank {rank} does not fit {name}, whose smaller side is {smaller}; it must be from 0 to {smaller}"
                 )
 
 

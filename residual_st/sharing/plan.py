@@ -35,7 +35,7 @@ class SharingPlan:
         if pattern not in PATTERNS:
             return cls(_parse_list(pattern, layers))
         if not 1 <= group_size <= layers:
-            raise InputError(f"group size {group_size} does not fit a stack of {layers} layers; allowed are 1 to {layers}")
+            raise InputError(f"group size {group_size} does not fit a stack of {layers} layers; it must be from 1 to {layers}")
         n_groups = -(-layers // group_size)
         if pattern == "adjacent":
             return cls(tuple(layer // group_size for layer in range(layers)))
@@ -66,7 +66,8 @@ def _parse_list(pattern: str, layers: int) -> tuple[int, ...]:
         groups = tuple(int(group) for group in pattern.split(","))
     except ValueError:
         raise InputError(
-            f"sharing pattern {pattern!r} is not known; allowed are {', '.join(PATTERNS)}, or each layer's group, such as 0,0,1,1"
+            f"sharing pattern {pattern!r} is not known; it must be one of {', '.join(PATTERNS)}, or each layer's group, "
+            "such as 0,0,1,1"
         ) from None
     if len(groups) != layers:
         raise InputError(f"sharing pattern {pattern!r} names {len(groups)} layers, but the stack has {layers}")

@@ -58,7 +58,7 @@ class ResidualRanks:
                 row = tuple(_parse(rank) for rank in item.split("/"))
             except ValueError:
                 raise InputError(
-                    f"residual rank {ranks!r} is not known; allowed are a number from 0 on, or a list with an item for each layer, "
+                    f"residual rank {ranks!r} is not known; it must be a number from 0 on, or a list with an item for each layer, "
                     "which is a number, or one for each matrix such as 2/2/2/2/4/=96, where = is for a matrix that shares nothing"
                 ) from None
             if len(row) not in (1, len(matrices)):

@@ -23,12 +23,12 @@ from residual_st.transformers.generation import greedy_words
 BATCH_SECONDS = 30.0  # Whisper's window, and as much of other models' utterances
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff")
 _PAUSE_SECONDS = 0.5  # between utterances in one window
-_LISTENED_TOGETHER = 8  # windows: a step of the decoder takes one about as long as eight
+_TRANSCRIBED_TOGETHER = 8  # windows: a step of the decoder takes one about as long as eight
 
 
 @dataclass(frozen=True)
 class AudioBatch:
-    """What an encoder is given, the words that the dense model heard, and how many of them come from the prompt."""
+    """What an encoder is given, the words that the dense model transcribed, and how many of them come from the prompt."""
 
     inputs: dict[str, Tensor]
     words: Tensor
@@ -72,7 +72,7 @@ def audio_calibration(
     pieces = list(islice(_half_minutes(files, extractor.sampling_rate), wanted + more))
     if len(pieces) < 2:
         raise InputError(f"{audio} holds less than {BATCH_SECONDS:.0f} s of audio; calibration needs twice as much at least")
-    made = list(_listen(model, extractor, pieces))
+    made = list(_transcribe(model, extractor, pieces))
     first, rest = made[:wanted], made[wanted:]
     held_out = max(1, len(first) // 11)
     return Calibration(first[:-held_out], _loss, _encode, _predict, rest), HeldOut(first[-held_out:])
@@ -93,8 +93,8 @@ def _half_minutes(files: list[Path], rate: int) -> Iterator[list[np.ndarray]]:
         yield pieces
 
 
-def _listen(model: transformers.PreTrainedModel, extractor, batches: list[list[np.ndarray]]) -> Iterator[AudioBatch]:
-    rate, shown = extractor.sampling_rate, partial(progress, desc="listening", unit="batch")
+def _transcribe(model: transformers.PreTrainedModel, extractor, batches: list[list[np.ndarray]]) -> Iterator[AudioBatch]:
+    rate, shown = extractor.sampling_rate, partial(progress, desc="transcribing", unit="batch")
     if model.config.model_type != "whisper":
         for pieces in shown(batches):
             inputs = extractor(pieces, sampling_rate=rate, return_tensors="pt", padding=True, return_attention_mask=True)
@@ -103,8 +103,8 @@ def _listen(model: transformers.PreTrainedModel, extractor, batches: list[list[n
     # a window is half a minute long, whatever is in it
     pause = np.zeros(round(_PAUSE_SECONDS * rate), np.float32)
     windows = [np.concatenate([part for piece in pieces for part in (piece, pause)]) for pieces in batches]
-    for start in shown(range(0, len(windows), _LISTENED_TOGETHER)):
-        together = [window[: round(BATCH_SECONDS * rate)] for window in windows[start : start + _LISTENED_TOGETHER]]
+    for start in shown(range(0, len(windows), _TRANSCRIBED_TOGETHER)):
+        together = [window[: round(BATCH_SECONDS * rate)] for window in windows[start : start + _TRANSCRIBED_TOGETHER]]
         heard = _transcribed(model, extractor(together, sampling_rate=rate, return_tensors="pt"))
         lengths = heard.prompt + _counted(model, heard).sum(1)
         for window, words, length in zip(heard.inputs["input_features"], heard.words, lengths.tolist()):

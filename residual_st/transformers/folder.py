@@ -128,7 +128,7 @@ def expand(source: str | Path, folder: str | Path) -> None:
     """Write the ordinary folder of one with shared layers: every weight composed. Raises InputError for a dense one."""
     source = Path(source)
     if FORM not in read_config(source):
-        raise InputError(f"{source} is a dense model, which there is nothing to expand in")
+        raise InputError(f"{source} is already dense")
     model = load(source)
     dtype, stack = model.dtype, stack_of(model)
     model.float()  # weights are composed before they are rounded

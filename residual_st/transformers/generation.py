@@ -80,7 +80,7 @@ def greedy_words(model: transformers.PreTrainedModel, inputs: dict[str, Tensor],
     most = min(most, model.config.max_target_positions - length)
     # forced words are in the prompt, and older releases refuse them here
     with _greedy(model, max_new_tokens=most, forced_decoder_ids=None):
-        # past Whisper's own generate, which would leave out the prompt and go on behind time stamps
+        # past Whisper's own generate, which would leave out the prompt and continue behind time stamps
         words = transformers.GenerationMixin.generate(model, **inputs, decoder_input_ids=prompts)
     return words, length
 

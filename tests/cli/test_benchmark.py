@@ -67,7 +67,7 @@ def test_takes_turns_and_takes_ratios_within_a_repeat():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--measures", "latency"], "--measures 'latency' is not known; allowed are encoder, layers, update, both"),
+        (["--measures", "latency"], "--measures 'latency' is not known; it must be one of encoder, layers, update, both"),
         (["--repeats", "0"], "--repeats 0 must be at least 1"),
         (["--layers", "10"], "--layers 10 does not fit four groups"),
     ],

@@ -193,7 +193,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, capsys, monkeypatch):
     ("command", "arch", "flags", "message"),
     [
         ("compress", "s2t_residual_transformer_s", [], "is a residual checkpoint already (s2t_residual_transformer_s)"),
-        ("expand", DENSE, [], "is a dense checkpoint (s2t_transformer_s)"),
+        ("expand", DENSE, [], "is already dense (s2t_transformer_s)"),
         ("compress", DENSE, ["--encoder-weight-fraction", "0.05"], "cannot be met: the smallest of these layers is 0."),
         ("compress", DENSE, ["--residual-rank", "40"], "residual rank 40 does not fit self_attn.k_proj"),
         ("compress", DENSE, ["--group-size", "9"], "group size 9 does not fit a stack of 6 layers"),

@@ -122,7 +122,7 @@ def test_encoder_states_of_another_depth_but_not_of_another_width(fairseq_train,
     ("options", "sentence"),
     [
         ({"distill_temperature": 2.0}, "need a teacher: --distill-from"),
-        ({"distill_from": "x.pt", "distill_weight": 1.5}, "allowed are 0 to 1"),
+        ({"distill_from": "x.pt", "distill_weight": 1.5}, "it must be from 0 to 1"),
         ({"distill_from": "x.pt", "distill_temperature": 0.0}, "must be above 0"),
         ({"distill_from": "nowhere.pt"}, "nowhere.pt does not exist"),
     ],

@@ -1,4 +1,4 @@
-"""Files that strangers could send end in one sentence. benchmarks/faults/corruption.py has hundreds of them for every command."""
+"""Untrusted files end in one sentence. benchmarks/faults/corruption.py has hundreds of them for every command."""
 
 import io
 import os

@@ -224,8 +224,8 @@ def test_another_plan_is_refused(tmp_path):
     ("options", "message"),
     [
         ({"decoder_group_size": 7}, "group size 7 does not fit a stack of 6 layers"),
-        ({"decoder_residual_rank": 33}, "rank 33 .* allowed are 0 to 32"),
-        ({"decoder_inference_mode": "quick"}, "decoder_inference_mode 'quick' is not known; allowed are compact, fast"),
+        ({"decoder_residual_rank": 33}, "rank 33 .* it must be from 0 to 32"),
+        ({"decoder_inference_mode": "quick"}, "decoder_inference_mode 'quick' is not known; it must be one of compact, fast"),
     ],
 )
 def test_refusals(options, message):

@@ -26,7 +26,7 @@ def test_a_model_of_two_languages(joint, fairseq_train, tmp_path):
         assert text
         assert "<lang:" not in text
     for language in (None, "it"):
-        with pytest.raises(InputError, match=f"tgt_lang={language!r} is not known; allowed are de, fr"):
+        with pytest.raises(InputError, match=f"tgt_lang={language!r} is not known; it must be one of de, fr"):
             hub.predict(SPEECH, language)
 
 

@@ -95,7 +95,7 @@ def test_the_dense_plan_is_left_as_it_is():
 
 
 def test_refuses_another_mode():
-    with pytest.raises(InputError, match="encoder_inference_mode 'quick' is not known; allowed are compact, fast"):
+    with pytest.raises(InputError, match="encoder_inference_mode 'quick' is not known; it must be one of compact, fast"):
         tiny_model(encoder_inference_mode="quick")
 
 

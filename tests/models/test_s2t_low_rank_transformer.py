@@ -29,7 +29,7 @@ def test_trains_every_term_and_computes_what_its_weights_say(batch):
 
 
 def test_the_start():
-    """The ends of branches start at 0, as in the residual model; every other matrix near the stock model's draw."""
+    """The output projections start at 0, as in the residual model; every other matrix near the stock model's draw."""
     stock = tiny_model("s2t_transformer_s").encoder.transformer_layers
     encoder = tiny_model(ARCH, fresh=True, encoder_weight_fraction=0.9).encoder
     for layer, drawn in zip(encoder.transformer_layers, stock):

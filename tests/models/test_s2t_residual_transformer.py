@@ -25,7 +25,7 @@ def test_group_size_one_is_the_stock_model(fairseq_train, data, tmp_path):
 
 
 def test_the_start():
-    """U starts as the stock model's draw, at the ends of branches at 0; so do the residuals."""
+    """U starts as the stock model's draw, in the output projections at 0; so do the residuals."""
     stock = tiny_model("s2t_transformer_s").encoder.transformer_layers[0]
     encoder = tiny_model(fresh=True, encoder_group_size=6, encoder_residual_rank=4).encoder
     drawn = dict(matrices(stock))
@@ -95,7 +95,7 @@ def test_only_the_encoders_matrices_are_replaced():
     ("options", "message"),
     [
         ({"encoder_group_size": 7}, "group size 7 does not fit a stack of 6 layers"),
-        ({"encoder_residual_rank": 33}, "rank 33 .* allowed are 0 to 32"),
+        ({"encoder_residual_rank": 33}, "rank 33 .* it must be from 0 to 32"),
         ({"quant_noise_pq": 0.1}, "quant_noise_pq=0.1 does not work"),
         ({"encoder_layerdrop": 0.1}, "encoder_layerdrop=0.1 does not work"),
         ({"checkpoint_activations": True}, "checkpoint_activations=True does not work"),

@@ -150,7 +150,7 @@ def test_another_plan_with_the_same_shapes_is_not_loaded():
 
 
 @pytest.mark.parametrize(
-    ("rank", "message"), [(-1, "allowed are a number from 0 on"), (9, "smaller side is 8; allowed are 0 to 8")]
+    ("rank", "message"), [(-1, "it must be a number from 0 on"), (9, "smaller side is 8; it must be from 0 to 8")]
 )
 def test_refuses_a_rank_that_does_not_fit(rank, message):
     with pytest.raises(InputError, match=f"residual rank {rank} .*{message}"):

@@ -37,9 +37,9 @@ def test_every_group_size_gives_the_fewest_groups_and_none_too_large(layers, pat
 @pytest.mark.parametrize(
     ("layers", "group_size", "pattern", "message"),
     [
-        (12, 13, "adjacent", "group size 13 .* 12 layers; allowed are 1 to 12"),
+        (12, 13, "adjacent", "group size 13 .* 12 layers; it must be from 1 to 12"),
         (12, 0, "cycle", "group size 0"),
-        (12, 3, "adjacnet", "'adjacnet' is not known; allowed are adjacent, cycle, cycle-reverse"),
+        (12, 3, "adjacnet", "'adjacnet' is not known; it must be one of adjacent, cycle, cycle-reverse"),
         (4, 3, "0,0,1", "names 3 layers, but the stack has 4"),
         (4, 3, "0,0,2,2", "every group from 0 to 2"),
         (4, 3, "0,0,-1,1", "every group from 0 to 1"),

@@ -72,7 +72,7 @@ def test_refinement_does_not_see_what_is_held_out(dense, audio, more):
 
 
 @pytest.mark.parametrize("dense", ["whisper"], indirect=True)
-def test_half_minutes_are_listened_to_together_as_alone(dense, audio, monkeypatch):
+def test_half_minutes_are_transcribed_together_as_alone(dense, audio, monkeypatch):
     model = transformers.load(dense)
     # so that words differ from one to the next, and from window to window
     model.get_output_embeddings().weight = torch.nn.Parameter(torch.randn(SIZE["vocab_size"], SIZE["d_model"]))
@@ -85,7 +85,7 @@ def test_half_minutes_are_listened_to_together_as_alone(dense, audio, monkeypatc
         return [batch.words for batch in (*calibration.batches, *held_out.batches)]
 
     together = words()
-    monkeypatch.setattr("residual_st.transformers.calibration._LISTENED_TOGETHER", 1)
+    monkeypatch.setattr("residual_st.transformers.calibration._TRANSCRIBED_TOGETHER", 1)
     alone = words()
     assert len({tuple(each.flatten().tolist()) for each in alone}) == len(alone) == 3
     assert all(torch.equal(one, other) for one, other in zip(together, alone, strict=True))
@@ -152,7 +152,7 @@ def test_refusals(dense, audio, tmp_path):
         (["compress", dense, "--calibration", tmp_path / "empty"], "holds no audio"),
         (["compress", dense, "--residual-rank", "40"], "residual rank 40 does not fit self_attn.k_proj"),
         (["compress", dense, "--force", "--output", tmp_path / "empty"], "is not the folder of a model"),
-        (["expand", dense], "is a dense model, which there is nothing to expand in"),
+        (["expand", dense], "is already dense"),
     ):
         output = [] if "--output" in arguments else ["--output", tmp_path / "out"]
         result = cli(*arguments, *output, check=False)

@@ -1,6 +1,6 @@
 // The beam search of residual_st/runtime/beam_search.py, for one utterance.
 
-// The words of the best text. `step` takes last words and the rows that they go on from, and returns log-probabilities, row by row.
+// The words of the best text. `step` takes last words and the rows that they continue, and returns log-probabilities, row by row.
 // `longest`, `prompt` and `prefix` are as there, and `settings` are complete.
 export async function search(step, vocabulary, settings, { longest, prompt, prefix }) {
   const { symbols, pad, eos, suppressed = [], begin_suppressed: beginSuppressed = [] } = vocabulary;

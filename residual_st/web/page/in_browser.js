@@ -52,7 +52,7 @@ async function check(name, bytes, written) {
   if (hex !== written.sha256) throw new Error(`${name} is not what was exported: its checksum differs.`);
 }
 
-// The decoder before its first step, as a function: last words and the rows that they go on from -> log-probabilities.
+// The decoder before its first step, as a function: last words and the rows that they continue -> log-probabilities.
 async function decoder([encoder, crossAttention, decoder], { layers, heads, head_width: width }, samples, beam) {
   const integers = (values, shape) => new ort.Tensor("int64", BigInt64Array.from(values, BigInt), shape);
   const { states, state_lengths } = await encoder.run({
