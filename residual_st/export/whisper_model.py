@@ -33,9 +33,9 @@ def export_whisper(source: str | Path, output: Path, precision: str = "fp32", au
     model = load(source).float()
     if model.config.model_type != "whisper":
         raise InputError(f"{source} is of {model.config.model_type}; of Hugging Face's models, Whisper alone can be exported")
+    extractor, decoder = feature_extractor(source), decoder_parts(model)
     tokenizer, settings, positions = read_tokenizer(source), model.generation_config, model.config.max_target_positions
     vocabulary = vocabulary_of(model, tokenizer)
-    extractor, decoder = feature_extractor(source), decoder_parts(model)
     graphs = {
         ENCODER: encoder_graph(model, extractor, precision),
         CROSS_ATTENTION: cross_attention_graph(decoder, precision),
