@@ -1,9 +1,13 @@
-"""The one place that deals with differences between fairseq, torch and Python versions."""
+"""The one place that deals with differences between fairseq, torch and Python versions, and with what other libraries assume."""
 
+import functools
+import importlib
 import sys
 from importlib.util import find_spec
 
 from torch import Tensor, nn
+
+from residual_st.errors import InputError
 
 # fairseq 0.12.2 registers these beside the six matrices of an encoder layer: a second copy, for a fused kernel that serves
 # post-norm layers in inference
@@ -55,3 +59,35 @@ def hide_broken_torchaudio() -> None:
         return
     except OSError:
         sys.modules["torchaudio"] = None  # how Python marks what is not to be found
+
+
+def refuse_all_linear() -> None:
+    """Have peft, where it is installed, refuse `target_modules="all-linear"` for a model with shared layers.
+
+    It means every `nn.Linear`. A ResidualLinear is none: peft merges an adapter by adding to `.weight` in place, and here that is
+    composed at each access. So the shared matrices would get no adapters, and nothing would say so.
+    """
+    try:
+        tuners = importlib.import_module("peft.tuners.tuners_utils")
+    except ImportError:
+        return
+    original = getattr(tuners, "_maybe_include_all_linear_layers", None)
+    if original is None or hasattr(original, "__wrapped__"):
+        return
+
+    @functools.wraps(original)
+    def refusing(peft_config, model):
+        from residual_st.sharing import ResidualLinear
+
+        targets = getattr(peft_config, "target_modules", None)
+        is_for_all = isinstance(targets, str) and targets.lower() == "all-linear"
+        if is_for_all and any(isinstance(module, ResidualLinear) for module in model.modules()):
+            raise InputError(
+                "peft's all-linear passes over the shared matrices; expand the model first (residual-st expand), or give the "
+                r"decoder's alone as a regular expression: target_modules=r'.*decoder.*\.(q_proj|v_proj)'"
+            )
+        return original(peft_config, model)
+
+    for module in [module for name, module in sys.modules.items() if name.startswith("peft.")]:
+        if vars(module).get("_maybe_include_all_linear_layers") is original:
+            module._maybe_include_all_linear_layers = refusing

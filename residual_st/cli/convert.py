@@ -37,14 +37,15 @@ def _to_folder(args: argparse.Namespace) -> int:
 
     transformers.refuse_existing(args.output, args.force)
     state, model = read_model(args.source, residual=False)
-    flags, weights = with_task_flags(model_flags(state, args.source)), model.state_dict()
+    dtype = state["model"]["decoder.embed_tokens.weight"].dtype  # the model's weights are in float32, whatever the file's are
+    flags, weights = with_task_flags(model_flags(state, args.source)), model.to(dtype).state_dict()
     symbols, sentencepiece_model, config = read_vocabulary(state, args.data, args.config_yaml)
     extractor = speech2text.feature_extractor(model_input(config))
-    converted = speech2text.to_speech2text(flags, weights)
+    converted = speech2text.to_speech2text(flags, weights).to(dtype)
     with whole_folder(Path(args.output)) as partial:
         speech2text.save_processor(partial, symbols, sentencepiece_model, extractor)
         speech2text.save_ctc_head(partial, weights, getattr(flags, "ctc_weight", 0.0))
-        converted.save_pretrained(partial, max_shard_size="100GB")
+        converted.save_pretrained(partial)
     print(f"{args.output}: Speech2Text, for transformers' from_pretrained")
     return 0
 

@@ -8,6 +8,7 @@ find no weights there, draw random ones and go on; a mark has another shape than
 import torch
 from torch import Tensor, nn
 
+from residual_st.compat import refuse_all_linear
 from residual_st.sharing import ResidualLinear, SharedForm
 from residual_st.sharing.form import flag_names
 from residual_st.stacks.layer_stack import LayerStack
@@ -37,6 +38,7 @@ def describe_sharing(encoder: nn.Module, form: SharedForm) -> None:
     """Make an encoder, whose layers share in this form, say so in its config and state dict."""
     values = (form.to_flags("")[name] for name in flag_names(""))
     setattr(encoder.config, FORM, dict(zip(("group_size", "pattern", "rank", "diagonal"), values)))
+    refuse_all_linear()
     encoder.register_state_dict_post_hook(_mark)
     encoder.register_load_state_dict_pre_hook(_drop_marks)
 

@@ -53,6 +53,15 @@ def test_there_and_back(fairseq_train, data, tmp_path, tied):
     outputs = [generate(data, path, tmp_path, *flags).stdout for path in (source, tmp_path / "back.pt")]
     assert are_alike(hypotheses(outputs[0]), hypotheses(outputs[1]))
 
+    state = torch.load(source, weights_only=False)
+    state["model"] = {name: value.half() for name, value in state["model"].items()}
+    torch.save(state, tmp_path / "half.pt")
+    cli("convert", tmp_path / "half.pt", "--output", tmp_path / "half", "--data", data)
+    assert json.loads((tmp_path / "half" / "config.json").read_text())["dtype"] == "float16"
+    cli("convert", tmp_path / "half", "--output", tmp_path / "half-back.pt")
+    back = torch.load(tmp_path / "half-back.pt", weights_only=False)["model"]
+    assert all(torch.equal(value, back[name]) for name, value in state["model"].items() if name in dict(model.named_parameters()))
+
 
 def test_audio_in_and_text_out(data, tmp_path, release):
     """transformers' own features are the recipe's, and words are those of its dictionary."""
