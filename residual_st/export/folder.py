@@ -69,6 +69,7 @@ def _write_graph(path: Path, graph: onnx.ModelProto) -> None:
     """Larger ones than a protobuf may be get their weights in a file beside them."""
     if sum(len(weights.raw_data) for weights in graph.graph.initializer) > LARGEST_GRAPH:
         onnx.save_model(graph, path, save_as_external_data=True, location=weights_of(path.name))
+        path.with_name(weights_of(path.name)).chmod(path.stat().st_mode)  # onnx keeps it from other users
     else:
         onnx.save_model(graph, path)
     onnx.checker.check_model(path, full_check=True)

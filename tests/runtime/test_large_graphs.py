@@ -22,6 +22,7 @@ def test_weights_beside_the_graphs(shared_checkpoint, exported, data, tmp_path, 
     weights = [f"{graph}.data" for graph in GRAPHS]
     assert set(json.loads((large / "model.json").read_text())["files"]) == {*GRAPHS, *weights}
     assert all((large / graph).stat().st_size < (exported / graph).stat().st_size / 2 for graph in GRAPHS)
+    assert len({(large / name).stat().st_mode for name in [*GRAPHS, *weights]}) == 1
     text = cli("translate", large, SPEECH, "--max-len-b", "10").stdout
     assert text == cli("translate", exported, SPEECH, "--max-len-b", "10").stdout
 
