@@ -2,7 +2,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-AUDIO = ["kaldi-native-fbank", "soundfile", "soxr"]
+AUDIO = ["kaldi-native-fbank", "onnxruntime>=1.21", "soundfile", "soxr"]  # onnxruntime runs the voice-activity detector
 SCORES = ["editdistance", "sacrebleu>=2.0"]
 
 setup(
@@ -13,7 +13,11 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     packages=find_packages(include=["residual_st", "residual_st.*"]),
-    package_data={"residual_st.report": ["page.html.j2"], "residual_st.web": ["page/*", "ort/*"]},
+    package_data={
+        "residual_st.report": ["page.html.j2"],
+        "residual_st.web": ["page/*", "ort/*"],
+        "residual_st.voice_activity": ["*.onnx", "LICENSE"],
+    },
     python_requires=">=3.10,<3.14",
     # no fairseq and no torch: whoever has a fork or a source checkout of fairseq must not get a second one laid over it
     install_requires=["numpy", "pyyaml", "scipy", "tabulate", "tqdm"],

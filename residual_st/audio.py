@@ -16,16 +16,11 @@ import soxr
 from residual_st.errors import InputError
 
 SAMPLE_RATE = 16_000  # Hz, fairseq's default, and what the recipe writes into data configurations
-PAUSE_SECONDS = 0.3  # of quiet between two pieces of a long recording
-SHORTEST_SECONDS = 1.0  # of a piece
-MARGIN_SECONDS = 0.1  # of a pause that stay on each side
 MOST_SAMPLES = 2**28  # of a file once it is decoded and resampled, 1 GiB: four and a half hours at 16 kHz
+CANCELLED = 0.01  # of the loudest channel's energy: less than that in the mean of all, and they cancel each other
 _BLOCK_SAMPLES = 2**22  # that are decoded at a time
 # ffmpeg's readers of formats that hold the audio themselves; a playlist would have it open other files and addresses
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,aac,amr,asf,avi,flv,mpegts,wav"
-_FRAME_SECONDS = 0.01
-_LEAST_RANGE_DB = 6.0  # between pauses and speech
-_SILENCE_DB = 60.0  # below speech
 
 
 def read_audio(audio, wanted_rate: int, rate: int | None = None, most_samples: int = MOST_SAMPLES) -> np.ndarray:
@@ -103,7 +98,7 @@ def _blocks(file) -> Iterator[tuple[int, np.ndarray]]:
             yield from _blocks_by_ffmpeg(file, "it says that it holds no samples")
         size = max(1, _BLOCK_SAMPLES // recording.channels)
         while len(block := recording.read(size, dtype="float32", always_2d=True)):
-            yield recording.samplerate, block.mean(axis=1)
+            yield recording.samplerate, _mixed(block)
 
 
 def _blocks_by_ffmpeg(file, refusal: str) -> Iterator[tuple[int, np.ndarray]]:
@@ -120,7 +115,7 @@ def _blocks_by_ffmpeg(file, refusal: str) -> Iterator[tuple[int, np.ndarray]]:
             to_floats = av.AudioResampler(format="fltp")
             for decoded in container.decode(audio=0):
                 for frame in to_floats.resample(decoded):
-                    yield frame.sample_rate, frame.to_ndarray().mean(axis=0)
+                    yield frame.sample_rate, _mixed(frame.to_ndarray().T)
     except av.FFmpegError as error:
         raise InputError(f"cannot be read as audio: {refusal}") from error
 
@@ -139,63 +134,19 @@ def _as_floats(samples: np.ndarray) -> np.ndarray:
 
 def to_mono(samples: np.ndarray) -> np.ndarray:
     """(n,), (n, channels) or (channels, n) -> (n,). Recordings have more samples than channels."""
-    return samples if samples.ndim == 1 else samples.mean(axis=int(np.argmin(samples.shape)))
+    if samples.ndim == 1:
+        return samples
+    return _mixed(samples if np.argmin(samples.shape) == 1 else samples.T)
+
+
+def _mixed(channels: np.ndarray) -> np.ndarray:
+    """(n, channels) -> their mean (n,); the loudest one where they cancel each other, as with one wire crossed."""
+    mean = channels.mean(axis=1)
+    energies = np.square(channels).sum(axis=0)
+    loudest = int(np.argmax(energies))
+    return mean if np.square(mean).sum() >= CANCELLED * energies[loudest] else channels[:, loudest]
 
 
 def resample(samples: np.ndarray, rate: int, wanted_rate: int) -> np.ndarray:
     """(n,) at one rate -> about n * wanted_rate / rate samples at another, without aliasing."""
     return samples if rate == wanted_rate else soxr.resample(samples, rate, wanted_rate)
-
-
-def split_at_pauses(samples: np.ndarray, rate: int, longest_seconds: float) -> list[np.ndarray]:
-    """The pieces between the cuts of `spans_between_pauses`."""
-    return [samples[start:end] for start, end in spans_between_pauses(samples, rate, longest_seconds)]
-
-
-def spans_between_pauses(samples: np.ndarray, rate: int, longest_seconds: float) -> list[tuple[int, int]]:
-    """Cut a recording that is longer than `longest_seconds` at its pauses: first sample of each piece, and the one behind its last.
-
-    A pause is 0.3 s or more with a level nearer to the quietest tenth than to the loudest twentieth, if these differ by 6 dB. It is
-    left out except for 0.1 s on each side: features are normalised over an utterance, and long silence would shift them. Pieces
-    shorter than 1 s are joined to the one before; those that are still too long are cut where they are quietest.
-    """
-    if len(samples) <= longest_seconds * rate:
-        return [(0, len(samples))]
-    size = round(_FRAME_SECONDS * rate)
-    frames = samples[: len(samples) // size * size].reshape(-1, size)
-    level = 10 * np.log10(np.mean(frames.astype(np.float64) ** 2, axis=1) + 1e-10)
-    level = np.convolve(level, np.ones(5) / 5, mode="same")
-    floor, peak = np.percentile(level, [10, 95])
-    quiet = (level < (floor + peak) / 2) & (peak - floor > _LEAST_RANGE_DB)
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], quiet.astype(np.int8), [0]]))).reshape(-1, 2)
-    pauses = edges[np.diff(edges, axis=1)[:, 0] * _FRAME_SECONDS >= PAUSE_SECONDS]
-    shortest, longest, margin = (round(seconds / _FRAME_SECONDS) for seconds in (SHORTEST_SECONDS, longest_seconds, MARGIN_SECONDS))
-    spans = []
-    for start, end in zip([0, *pauses[:, 1] - margin], [*pauses[:, 0] + margin, len(level)]):
-        if spans and min(end - start, spans[-1][1] - spans[-1][0]) < shortest:
-            spans[-1][1] = end
-        elif end - start > 2 * margin:  # otherwise the recording begins or ends with a pause
-            spans.append([start, end])
-    spans = [_without_digital_silence(level > peak - _SILENCE_DB, start, end) for start, end in spans]
-    cuts = [_cut_long(level, [start, end], longest) for start, end in spans]
-    return [(start * size, end * size) for piece in cuts for start, end in zip(piece, piece[1:])]
-
-
-def _without_digital_silence(audible: np.ndarray, start: int, end: int) -> tuple[int, int]:
-    """A span of frames without digital silence at its ends, whose features are far from those of any room."""
-    inside = np.flatnonzero(audible[start:end])
-    return (start, end) if not len(inside) else (start + inside[0], start + inside[-1] + 1)
-
-
-def _cut_long(level: np.ndarray, cuts: list[int], longest: int) -> list[int]:
-    """Cuts between pieces of at most `longest` frames; new ones fall where the middle half of a piece is quietest."""
-    result = [cuts[0]]
-    for end in cuts[1:]:
-        start = result[-1]
-        if end - start > longest:
-            quarter = (end - start) // 4
-            middle = start + quarter + int(np.argmin(level[start + quarter : end - quarter]))
-            result += _cut_long(level, [start, middle, end], longest)[1:]
-        else:
-            result.append(end)
-    return result

@@ -197,6 +197,11 @@ def data_folder(state: dict) -> str | None:
     return getattr(_task_flags(state), "data", None)
 
 
+def train_subset(state: dict) -> str | None:
+    """What the checkpoint was trained on: one name, or several with commas between."""
+    return getattr(_task_flags(state), "train_subset", None)
+
+
 def _task_flags(state: dict) -> argparse.Namespace:
     """The flags of a checkpoint's task; none of a checkpoint without."""
     flags = (state.get("cfg") or {}).get("task") or state.get("args") or {}

@@ -11,25 +11,29 @@ import queue
 
 import numpy as np
 
+from residual_st.lengths import Lengths
+from residual_st.pauses import spans_between_pauses
 from residual_st.printing import print_any_text
 from residual_st.runtime import Translator
 
-BLOCK_SECONDS, PAUSE_SECONDS, LONGEST_SECONDS = 0.1, 0.5, 20.0
-LOUDER = 4.0  # than the quietest blocks, in energy: speech
+BLOCK_SECONDS = 0.3  # between two looks at what was said so far
+PAUSE_SECONDS = 0.5  # behind a sentence
+KEPT_SECONDS = 1.0  # of what came before a sentence
 
 
-def sentences(blocks, rate):
-    """Yield the samples of each sentence of a stream of blocks."""
-    spoken, quiet, levels = [], 0, []
+def sentences(blocks, rate, lengths):
+    """Yield the samples of each sentence of a stream of blocks, cut as `translate` cuts recordings."""
+    held = np.zeros(0, np.float32)
     for block in blocks:
-        levels = [*levels[-300:], float(np.mean(block**2))]  # of the last half minute
-        is_speech = levels[-1] > LOUDER * np.percentile(levels, 10) + 1e-7
-        quiet = 0 if is_speech else quiet + 1
-        if is_speech or spoken:
-            spoken.append(block)
-        if spoken and (quiet * BLOCK_SECONDS >= PAUSE_SECONDS or len(spoken) * BLOCK_SECONDS >= LONGEST_SECONDS):
-            yield np.concatenate(spoken)
-            spoken, quiet = [], 0
+        held = np.concatenate([held, block])
+        spans = spans_between_pauses(held, rate, Lengths(lengths.longest))
+        ended = [(start, end) for start, end in spans if len(held) - end >= PAUSE_SECONDS * rate]
+        for start, end in ended:
+            yield held[start:end]
+        if ended:
+            held = held[ended[-1][1] :]
+        elif not spans:
+            held = held[-round(KEPT_SECONDS * rate) :]
 
 
 def main() -> None:
@@ -48,7 +52,7 @@ def main() -> None:
 
     with sounddevice.InputStream(rate, round(BLOCK_SECONDS * rate), channels=1, dtype="float32", callback=listen):
         print("listening; Ctrl-C ends it")
-        for samples in sentences(iter(heard.get, None), rate):
+        for samples in sentences(iter(heard.get, None), rate, translator.lengths):
             print(translator.translate(samples).text, flush=True)
 
 

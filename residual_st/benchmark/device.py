@@ -12,6 +12,7 @@ from residual_st.errors import InputError
 from residual_st.progress import progress
 from residual_st.runtime.folder import ENCODER, read_folder
 
+SECONDS = (0.5, 1, 5, 20)  # of audio, unless a model takes less
 LEAST_SECONDS = 0.1  # of a measurement: shorter ones encode several times
 
 
@@ -30,9 +31,13 @@ class Process:
             raise InputError(self.ready["error"])
 
     def ask(self, *request) -> float:
+        """Raises InputError where the model refuses what it is given."""
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
-        return self._answer()
+        answer = self._answer()
+        if isinstance(answer, dict):
+            raise InputError(answer["error"])
+        return answer
 
     def _answer(self):
         line = self._process.stdout.readline()
@@ -47,6 +52,20 @@ class Process:
         self._process.stdin.close()
         self._process.stdout.close()
         self._process.wait()
+
+
+def lengths(folders: dict[str, Path], seconds: list[float] | None) -> list[float]:
+    """Lengths of audio in seconds that every model takes: the usual ones where none are given.
+
+    Raises:
+        InputError: if a folder is no exported model, or a length is not above 0, or too long for a model.
+    """
+    limits = {name: read_folder(folder).longest_seconds for name, folder in folders.items()}
+    name = min(limits, key=limits.get)
+    for length in seconds or []:
+        if not 0 < length <= limits[name]:
+            raise InputError(f"--seconds {length:g} must be above 0 and at most {limits[name]:g}, the most that {name} takes")
+    return seconds or sorted({min(length, limits[name]) for length in SECONDS})
 
 
 def measure(folders: dict[str, Path], threads: int, seconds: list[float], repeats: int, audio: Path | None) -> list[dict]:

@@ -1,6 +1,6 @@
 """One process with an exported model, measured as it is told: `python -m residual_st.benchmark.device_process DIR THREADS`.
 
-It writes one JSON line when it is ready, or what keeps it from that as `error`, and one for each line that it reads:
+It writes one JSON line when it is ready, and one for each line that it reads, either a result or what is wrong as `error`:
 `encode SECONDS CALLS` or `translate FILE`. Nothing of torch is loaded.
 
 Memory is measured twice: `process_bytes` is what the first session of the encoder adds to a process that has imported onnxruntime,
@@ -45,21 +45,28 @@ def main() -> int:
     }
     print(json.dumps(ready), flush=True)
 
-    rate = folder.sample_rate
     translator = Translator(model)
     for line in sys.stdin:
-        kind, *arguments = json.loads(line)
-        if kind == "encode":
-            samples, calls = _noise(arguments[0], rate), arguments[1]
-            start = time.perf_counter()
-            for _ in range(calls):
-                model.encode([samples])
-            print(json.dumps((time.perf_counter() - start) / calls), flush=True)
-        else:
-            start = time.perf_counter()
-            transcript = translator.translate(arguments[0])
-            print(json.dumps(transcript.seconds / (time.perf_counter() - start)), flush=True)
+        try:
+            answer = _measured(model, translator, *json.loads(line))
+        except InputError as error:
+            answer = {"error": str(error)}
+        print(json.dumps(answer), flush=True)
     return 0
+
+
+def _measured(model: Model, translator: Translator, kind: str, *arguments) -> float:
+    """Seconds for a call of the encoder, or seconds of a recording that are translated in one."""
+    start = time.perf_counter()
+    if kind == "translate":
+        transcript = translator.translate(arguments[0])
+        return transcript.seconds / (time.perf_counter() - start)
+    length, calls = arguments
+    samples = _noise(length, model.folder.sample_rate)
+    start = time.perf_counter()
+    for _ in range(calls):
+        model.encode([samples])
+    return (time.perf_counter() - start) / calls
 
 
 def _encode(folder: Folder, threads: int) -> tuple[object, dict, float]:

@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(extra="runtime")  # what brings the packages that this command needs
     parser.add_argument("models", nargs="+", metavar="NAME=DIR", help="exported folders; ratios are to the first")
     parser.add_argument(
-        "--seconds", type=list_of(float), default=[0.5, 1, 5, 20], metavar="S,…", help="seconds of audio (default: .5,1,5,20)"
+        "--seconds", type=list_of(float), metavar="S,…", help="seconds of audio (default: .5,1,5,20, or what the models take)"
     )
     parser.add_argument(
         "--threads", type=list_of(int), default=[1, 2], metavar="N,…", help="threads used by onnxruntime (default: 1,2)"
@@ -36,14 +36,15 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"--repeats {args.repeats} must be at least 1")
     if args.audio is not None and not args.audio.is_file():
         raise InputError(f"{args.audio} does not exist or is not a file")
-    from residual_st.benchmark.device import measure
+    from residual_st.benchmark.device import lengths, measure
     from residual_st.benchmark.results import append, cpu_name, provenance
 
     check_writable(args.output)
+    seconds = lengths(folders, args.seconds)
     source = {**provenance(), "machine": cpu_name()}
     rows = []
     for threads in args.threads:
-        for row in measure(folders, threads, args.seconds, args.repeats, args.audio):
+        for row in measure(folders, threads, seconds, args.repeats, args.audio):
             rows.append({"benchmark": "device", "seed": 1, **row, "repeats": args.repeats, **source})
             append(args.output, rows[-1])
     print(json.dumps(rows, indent=2) if args.json else tabulate([_brief(row) for row in rows], headers="keys"))

@@ -24,7 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--unkpen", type=float, metavar="P", help="penalty for an unknown word (default: 0)")
     parser.add_argument("--max-len-a", type=float, metavar="A", help="maximum words for each frame of 10 ms (default: 0)")
     parser.add_argument("--max-len-b", type=int, metavar="B", help="maximum extra words (default: the model's limit, or 200)")
-    parser.add_argument("--longest-seconds", type=float, default=30.0, metavar="S", help="cut longer ones at pauses (default: 30)")
+    parser.add_argument(
+        "--longest-seconds",
+        type=float,
+        metavar="S",
+        help="seconds of speech without a pause, cut where it is quietest if longer (default: the model's)",
+    )
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="recordings at a time (default: 1)")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads used for each recording (default: 1)")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="write a file for each recording there, in place of printing")
@@ -55,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
             failed += 1
             results.write(f"residual-st translate: {transcript}", file=sys.stderr)
             continue
+        if not transcript.segments:
+            results.write(f"residual-st translate: {name} holds no speech", file=sys.stderr)
         text = _format(name, transcript, args)
         if args.output is None:
             print(text, flush=True)
@@ -100,7 +107,8 @@ def _format(name: str, transcript, args: argparse.Namespace) -> str:
             }
             for segment in transcript.segments
         ]
-        row = {"audio": name, "seconds": round(transcript.seconds, 3), "text": transcript.text, "segments": segments}
+        row = {"audio": name, "seconds": round(transcript.seconds, 3), "speech": bool(segments), "text": transcript.text}
+        row["segments"] = segments
         return json.dumps(row, ensure_ascii=False)
     return getattr(subtitles, args.form)(transcript).rstrip("\n")
 

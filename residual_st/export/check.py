@@ -8,8 +8,10 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 
-from residual_st.audio import read_audio, spans_between_pauses
+from residual_st.audio import read_audio
 from residual_st.errors import InputError
+from residual_st.lengths import Lengths
+from residual_st.pauses import split_at_pauses
 from residual_st.runtime.beam_search import Settings
 from residual_st.runtime.model import Model
 
@@ -63,7 +65,8 @@ def check_against(reference: Reference, folder: Path, audio: Sequence[Path]) -> 
     """
     exported = Model(folder)
     states = log_probs = seconds = 0.0
-    for samples in utterances(audio, exported.folder.sample_rate):
+    longest = min(_SECONDS, exported.folder.longest_seconds)
+    for samples in utterances(audio, exported.folder.sample_rate, longest):
         seconds += len(samples) / exported.folder.sample_rate
         states = max(states, float(np.abs(exported.encode([samples])["states"] - reference.encode(samples)).max()))
         log_probs = max(log_probs, _log_prob_difference(reference, exported, samples))
@@ -116,18 +119,18 @@ def _check_words(reference: Reference, exported: Model, samples: np.ndarray) -> 
         raise InputError(f"the model chooses words {wanted}, and the folder {given}")
 
 
-def utterances(audio: Sequence[Path], rate: int) -> list[np.ndarray]:
-    """Up to eight utterances of up to eight seconds; a made-up sound where there are no files."""
+def utterances(audio: Sequence[Path], rate: int, longest: float = _SECONDS) -> list[np.ndarray]:
+    """Up to eight utterances of so many seconds at most; a made-up sound where there are no files."""
     if not audio:
-        return [_sweep(rate)]
+        return [_sweep(rate)[: int(longest * rate)]]
     pieces = []
     for path in audio:
         samples = read_audio(path, rate)
-        pieces += [samples[start:end] for start, end in spans_between_pauses(samples, rate, _SECONDS) if end - start > rate // 2]
+        pieces += [piece for piece in split_at_pauses(samples, rate, Lengths(longest)) if len(piece) > rate // 2]
         if len(pieces) >= UTTERANCES:
             break
     if not pieces:
-        raise InputError(f"{audio[0]} is too short to check with; give half a second or more")
+        raise InputError(f"{audio[0]} is too short to check with; give half a second or more of speech")
     return pieces[:UTTERANCES]
 
 

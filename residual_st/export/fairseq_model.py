@@ -18,13 +18,12 @@ from residual_st.export.encoder import encoder_graph
 from residual_st.export.fairseq_decoder import decoder_parts
 from residual_st.export.fairseq_input import filterbank_of
 from residual_st.export.folder import write_folder
+from residual_st.lengths import DEFAULT, FRAMES_PER_SECOND, Lengths, trained_lengths
 from residual_st.model_input import ModelInput, model_input
 from residual_st.models.conversion import read_model
 from residual_st.models.standalone import with_task_flags
 from residual_st.runtime.folder import CROSS_ATTENTION, DECODER, ENCODER
-from residual_st.training_data import data_folder, read_symbols
-
-_FRAMES_PER_SECOND = 100
+from residual_st.training_data import data_folder, read_symbols, train_subset
 
 
 def export_checkpoint(
@@ -57,7 +56,9 @@ def export_checkpoint(
         raise InputError(f"{path} does not say where its vocabulary is; give --data DATA")
     symbols, config = read_symbols(state, data, config_yaml)
     vocabulary = _vocabulary(symbols, config)
-    return export_model(model, model_flags(state, path), model_input(config), vocabulary, output, precision, audio)
+    flags = model_flags(state, path)
+    lengths = trained_lengths(data, train_subset(state), with_task_flags(flags).max_source_positions)
+    return export_model(model, flags, model_input(config), vocabulary, output, precision, audio, lengths)
 
 
 def export_model(
@@ -68,6 +69,7 @@ def export_model(
     output: Path,
     precision: str,
     audio: Sequence[Path] = (),
+    lengths: Lengths = DEFAULT,
 ) -> dict:
     """`export_checkpoint` of a model in evaluation mode, with its flags, its input and what `describe_vocabulary` makes."""
     decoder, filterbank = decoder_parts(model.decoder), filterbank_of(source)
@@ -82,7 +84,8 @@ def export_model(
         "precision": precision,
         "sample_rate": filterbank.sample_rate,
         "shortest_samples": filterbank.frame,
-        "longest_seconds": with_task_flags(flags).max_source_positions / _FRAMES_PER_SECOND,
+        "longest_seconds": with_task_flags(flags).max_source_positions / FRAMES_PER_SECOND,
+        "lengths": vars(lengths),
         "longest_words": model.decoder.max_positions(),
         "decoder": {"layers": len(model.decoder.layers), "heads": attention.num_heads, "head_width": attention.head_dim},
         "has_ctc": model.encoder.ctc_proj is not None,

@@ -12,6 +12,7 @@ from residual_st.export.decoder import cross_attention_graph, decoder_graph
 from residual_st.export.folder import write_folder
 from residual_st.export.whisper import decoder_parts, encoder_graph
 from residual_st.export.whisper_words import not_followed, read_tokenizer, search_settings, vocabulary_of
+from residual_st.lengths import Lengths
 from residual_st.runtime.folder import CROSS_ATTENTION, DECODER, ENCODER
 from residual_st.transformers import feature_extractor, load
 from residual_st.transformers.generation import greedy_words
@@ -48,6 +49,7 @@ def export_whisper(source: str | Path, output: Path, precision: str = "fp32", au
         "sample_rate": extractor.sampling_rate,
         "shortest_samples": extractor.n_fft,
         "longest_seconds": extractor.chunk_length,
+        "lengths": vars(Lengths(extractor.chunk_length, extractor.chunk_length)),
         "longest_words": positions,
         "decoder": {"layers": len(model.model.decoder.layers), "heads": attention.num_heads, "head_width": attention.head_dim},
         "has_ctc": False,

@@ -1,5 +1,6 @@
 """Translate audio files in Python: what `S2TResidualTransformerModel.from_pretrained` returns."""
 
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,7 @@ from fairseq.models.speech_to_text.hub_interface import S2THubInterface
 from torch import Tensor, nn
 
 from residual_st.errors import InputError, missing_package
-
-LONGEST_SECONDS = 30.0  # of one input; the recipe trains on nothing longer
-_FRAMES_PER_SECOND = 100
+from residual_st.lengths import FRAMES_PER_SECOND, Lengths, trained_lengths
 
 
 class S2TResidualHubInterface(S2THubInterface):
@@ -37,7 +36,7 @@ class S2TResidualHubInterface(S2THubInterface):
         tgt_lang: str | None = None,
         *,
         sample_rate: int | None = None,
-        longest_seconds: float = LONGEST_SECONDS,
+        longest_seconds: float | None = None,
     ) -> str:
         """The text of a recording.
 
@@ -46,23 +45,34 @@ class S2TResidualHubInterface(S2THubInterface):
                 to the rate of the data configuration and to one channel.
             tgt_lang: the language to translate into, such as `fr`; for models of several target languages, which need it.
             sample_rate: Hz, of samples; None for the rate of the data configuration.
-            longest_seconds: a longer recording is cut at its pauses, its pieces are translated one by one and their texts joined.
+            longest_seconds: of the pieces between pauses, which are translated one by one and their texts joined. Longer ones are
+                cut where they are quietest. None for the lengths that the model was trained on.
+
+        Returns:
+            The empty text where nobody speaks.
 
         Raises:
             InputError: if the audio cannot be read or is too short for one frame, the language is not the model's, or pieces
                 may be longer than the model takes.
         """
         audio_of = _audio()
-        limit = self.task.max_positions()[0] / _FRAMES_PER_SECOND
-        if not 0 < longest_seconds <= limit:
-            raise InputError(f"longest_seconds={longest_seconds:g} must be above 0 and, for this model, at most {limit:g}")
+        from residual_st.pauses import split_at_pauses
+
+        lengths = self._lengths.limited(longest_seconds, self.task.max_positions()[0] / FRAMES_PER_SECOND)
         rate = int(self.task.data_cfg.sample_rate)
         samples = audio_of.read_audio(audio, rate, sample_rate)
+        if len(samples) < 0.025 * rate:
+            raise InputError(f"{audio_of.audio_name(audio)} is shorter than one frame of 25 ms")
         texts = []
-        for piece in audio_of.split_at_pauses(samples, rate, longest_seconds):
+        for piece in split_at_pauses(samples, rate, lengths):
             sample = self.get_model_input(self.task, piece)
             texts.append(self.get_prediction(self.task, self.model, self.generator, sample, tgt_lang))
         return " ".join(filter(None, texts))
+
+    @cached_property
+    def _lengths(self) -> Lengths:
+        """The lengths of the segments that the model was trained on."""
+        return trained_lengths(self.task.args.data, getattr(self.task.args, "train_subset", None), self.task.max_positions()[0])
 
     @classmethod
     def get_model_input(cls, task, audio: str | Path | np.ndarray | Tensor) -> dict:
@@ -121,6 +131,8 @@ class _OnModelsDevice:
 def _audio():
     """The audio functions. InputError where their packages, which fairseq does not need, are missing."""
     try:
+        import onnxruntime  # noqa: F401 - of the voice-activity detector
+
         from residual_st import audio, filterbank  # noqa: F401
     except ModuleNotFoundError as error:
         raise InputError(f"audio cannot be read: {missing_package(error, 'audio')}") from error

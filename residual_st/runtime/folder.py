@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from residual_st.errors import InputError
+from residual_st.lengths import DEFAULT, Lengths
 from residual_st.runtime.beam_search import FAIRSEQ, Settings
 from residual_st.runtime.vocabulary import Vocabulary
 
@@ -38,7 +39,8 @@ class Folder:
         vocabulary: of the words that it writes.
         sample_rate: Hz.
         shortest_samples: of an utterance.
-        longest_seconds: of an utterance.
+        longest_seconds: of an utterance that the encoder takes.
+        lengths: that recordings are best cut into.
         longest_words: that the decoder takes: of a text and what it is given before.
         settings: of the search, in place of fairseq-generate's.
         layers, heads, head_width: of the decoder.
@@ -50,6 +52,7 @@ class Folder:
     sample_rate: int
     shortest_samples: int
     longest_seconds: float
+    lengths: Lengths
     longest_words: int
     settings: Settings
     layers: int
@@ -85,8 +88,8 @@ def read_folder(path: str | Path) -> Folder:
             kind = type(getattr(FAIRSEQ, name))
             if not isinstance(number, (int, kind)) or not abs(number) <= LARGEST_SETTING:
                 raise ValueError(f"{name} is {number!r}, and no {kind.__name__} of up to {LARGEST_SETTING:,}")
-        vocabulary = Vocabulary(**description["vocabulary"])
-        return Folder(path, vocabulary, settings=Settings(**settings), **numbers, description=description)
+        vocabulary, lengths = Vocabulary(**description["vocabulary"]), _lengths(description)
+        return Folder(path, vocabulary, settings=Settings(**settings), lengths=lengths, **numbers, description=description)
     except InputError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -102,6 +105,16 @@ def _check_weights(path: Path, written: dict) -> None:
     if path.is_symlink():
         raise InputError(f"{path} is a link, which onnxruntime does not follow out of its folder; put the file there")
     _check(path, written)
+
+
+def _lengths(description: dict) -> Lengths:
+    """Folders of earlier releases do not have them. Whisper's are as long as its window."""
+    window = description["longest_seconds"]
+    unknown = Lengths(window, window) if description["arch"] == "whisper" else DEFAULT
+    lengths = Lengths(**description.get("lengths", vars(unknown)))
+    if not 0 <= lengths.joined <= lengths.longest <= LARGEST["longest_seconds"] or not lengths.longest:
+        raise ValueError(f"{lengths} must have lengths from 0 to {LARGEST['longest_seconds']:,} s, `joined` not above `longest`")
+    return lengths
 
 
 def _check(path: Path, written: dict) -> None:

@@ -1,31 +1,106 @@
-"""Transcripts as subtitles: SubRip (.srt) and WebVTT (.vtt)."""
+"""Transcripts as subtitles: SubRip (.srt) and WebVTT (.vtt), in cues of at most two lines of 42 columns."""
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from itertools import accumulate
+from typing import NamedTuple
 
 from residual_st.runtime.translator import Transcript
 
+COLUMNS = 42  # of a line, of which a cue has two
+_MARKS = [".!?…。！？", ",;:、，；：", None]  # where a long text is best divided; None for between any words
+
+
+class Cue(NamedTuple):
+    """Milliseconds from the start of the recording, and one or two lines."""
+
+    start: int
+    end: int
+    lines: list[str]
+
 
 def srt(transcript: Transcript) -> str:
-    blocks = [
-        f"{number}\n{_time(segment.start, ',')} --> {_time(segment.end, ',')}\n{segment.text}\n"
-        for number, segment in enumerate((segment for segment in transcript.segments if segment.text), 1)
-    ]
+    blocks = []
+    for number, (start, end, lines) in enumerate(cues(transcript), 1):
+        blocks.append("\n".join([str(number), f"{_time(start, ',')} --> {_time(end, ',')}", *lines, ""]))
     return "\n".join(blocks)
 
 
 def vtt(transcript: Transcript) -> str:
-    blocks = [
-        f"{_time(segment.start, '.')} --> {_time(segment.end, '.')}\n{_escaped(segment.text)}\n"
-        for segment in transcript.segments
-        if segment.text
-    ]
-    return "\n".join(["WEBVTT\n", *blocks])
+    blocks = ["WEBVTT\n"]
+    for start, end, lines in cues(transcript):
+        blocks.append("\n".join([f"{_time(start, '.')} --> {_time(end, '.')}", *map(_escaped, lines), ""]))
+    return "\n".join(blocks)
+
+
+def cues(transcript: Transcript) -> Iterator[Cue]:
+    """Those of one segment share its time by the widths of their texts. None overlaps another or lasts no time."""
+    last = 0
+    for segment in transcript.segments:
+        parts = _divided(_atoms(segment.text))
+        ends = list(accumulate(_width(part) for part in parts))
+        first, seconds = segment.start, segment.end - segment.start
+        for part, begin, end in zip(parts, [0, *ends], ends):
+            start = max(last, round(1000 * (first + seconds * begin / ends[-1])))
+            last = max(start + 1, round(1000 * (first + seconds * end / ends[-1])))
+            yield Cue(start, last, _lines(part))
+
+
+def _lines(atoms: list[str]) -> list[str] | None:
+    """One line, or two of about the same width; None where two are not enough."""
+    if _width(atoms) <= COLUMNS:
+        return ["".join(atoms).strip()]
+    halves = [(atoms[:cut], atoms[cut:]) for cut in range(1, len(atoms))]
+    halves = min(halves, key=lambda pair: max(map(_width, pair)))
+    return ["".join(half).strip() for half in halves] if max(map(_width, halves)) <= COLUMNS else None
+
+
+def _divided(atoms: list[str]) -> list[list[str]]:
+    """Parts that each fill a cue: divided behind the sentence, else the clause, else the word that ends nearest to the middle."""
+    if not atoms or _lines(atoms):
+        return [atoms] if atoms else []
+    whole, ends = _width(atoms), list(accumulate(_width([atom]) for atom in atoms))
+    for marks in _MARKS:
+        inner = [cut for cut, end in enumerate(ends, 1) if whole / 4 <= end <= whole * 3 / 4]
+        found = [cut for cut in inner if marks is None or atoms[cut - 1].strip()[-1:] in marks]
+        if found:
+            break
+    cut = min(found or [len(atoms) // 2], key=lambda cut: abs(ends[cut - 1] - whole / 2))
+    return _divided(atoms[:cut]) + _divided(atoms[cut:])
+
+
+def _atoms(text: str) -> list[str]:
+    """What is not divided: words with the space behind them, and single characters of scripts that have no spaces between words."""
+    atoms = []
+    for word in re.findall(r"\S+\s*", text.strip()):
+        begin = 0
+        for at in range(1, len(word)):
+            is_full = _width([word[begin : at + 1].rstrip()]) > COLUMNS
+            if is_full or (_is_unspaced(word[at - 1]) or _is_unspaced(word[at])) and unicodedata.category(word[at])[0] in "LSN":
+                atoms.append(word[begin:at])
+                begin = at
+        atoms.append(word[begin:])
+    return atoms
+
+
+def _is_unspaced(letter: str) -> bool:
+    """Of Chinese or Japanese, or their punctuation; Korean has spaces."""
+    return unicodedata.east_asian_width(letter) in "WF" and "HANGUL" not in unicodedata.name(letter, "")
+
+
+def _width(atoms: list[str]) -> int:
+    """Columns: wide characters take two, combining marks none."""
+    text = "".join(atoms).rstrip()
+    wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
+    return len(text) + wide - sum(unicodedata.category(letter) in ("Mn", "Me") for letter in text)
 
 
 def _escaped(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _time(seconds: float, point: str) -> str:
+def _time(milliseconds: int, point: str) -> str:
     """HH:MM:SS.mmm"""
-    milliseconds = round(1000 * seconds)
     minutes, milliseconds = divmod(milliseconds, 60_000)
     return f"{minutes // 60:02}:{minutes % 60:02}:{milliseconds // 1000:02}{point}{milliseconds % 1000:03}"

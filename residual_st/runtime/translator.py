@@ -5,12 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from residual_st.audio import MOST_SAMPLES, audio_name, read_audio, spans_between_pauses
+from residual_st.audio import MOST_SAMPLES, audio_name, read_audio
 from residual_st.errors import InputError
+from residual_st.pauses import spans_between_pauses
 from residual_st.runtime.beam_search import Settings
 from residual_st.runtime.model import Model
-
-LONGEST_SECONDS = 30.0  # of one utterance; the recipe trains on nothing longer
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Transcript:
-    """What was said in a recording of so many seconds."""
+    """What was said in a recording of so many seconds. Without speech it has no segments, and no text."""
 
     seconds: float
     segments: list[Segment]
@@ -38,12 +37,16 @@ class Transcript:
 class Translator:
     """Translates, or transcribes, recordings with an exported model. May be used from several threads at once.
 
+    Attributes:
+        lengths: those that recordings are cut into.
+
     Args:
         model: a folder that `residual-st export` wrote, or one that is loaded already.
         settings: of the search.
         language: to translate into, for models of several.
         threads: of one recording.
-        longest_seconds: a longer recording is cut at its pauses.
+        longest_seconds: of a piece between pauses; longer ones are cut where they are quietest. None for what the model was trained
+            on.
         most_samples: of a file, as `residual_st.audio.read_audio` has it.
 
     Raises:
@@ -57,16 +60,14 @@ class Translator:
         *,
         language: str | None = None,
         threads: int = 1,
-        longest_seconds: float = LONGEST_SECONDS,
+        longest_seconds: float | None = None,
         most_samples: int = MOST_SAMPLES,
     ):
         self._model = model if isinstance(model, Model) else Model(model, threads)
-        self._settings, self._language, self._longest, self._most_samples = settings, language, longest_seconds, most_samples
+        self._settings, self._language, self._most_samples = settings, language, most_samples
         self._model.vocabulary.opening(language)
         settings.completed(self._model.folder.settings)
-        if not 0 < longest_seconds <= self._model.folder.longest_seconds:
-            limit = self._model.folder.longest_seconds
-            raise InputError(f"longest_seconds={longest_seconds:g} must be above 0 and, for this model, at most {limit:g}")
+        self.lengths = self._model.folder.lengths.limited(longest_seconds, self._model.folder.longest_seconds)
 
     @property
     def sample_rate(self) -> int:
@@ -86,7 +87,7 @@ class Translator:
         samples = read_audio(audio, self.sample_rate, rate, self._most_samples)
         if len(samples) < self._model.folder.shortest_samples:
             raise InputError(f"{audio_name(audio)} is shorter than one frame of 25 ms")
-        spans = spans_between_pauses(samples, self.sample_rate, self._longest)
+        spans = spans_between_pauses(samples, self.sample_rate, self.lengths)
         segments = [self._segment(samples, start, end) for start, end in spans]
         return Transcript(len(samples) / self.sample_rate, segments)
 

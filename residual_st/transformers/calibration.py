@@ -13,9 +13,11 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from residual_st.audio import read_audio, split_at_pauses
+from residual_st.audio import read_audio
 from residual_st.compression import Calibration
 from residual_st.errors import InputError
+from residual_st.lengths import Lengths
+from residual_st.pauses import split_at_pauses
 from residual_st.progress import progress
 from residual_st.transformers.folder import feature_extractor
 from residual_st.transformers.generation import greedy_words
@@ -82,7 +84,7 @@ def _half_minutes(files: list[Path], rate: int) -> Iterator[list[np.ndarray]]:
     """Yield lists of pieces that last half a minute together, pauses counted."""
     pieces, seconds = [], 0.0
     for path in files:
-        for piece in split_at_pauses(read_audio(path, rate), rate, BATCH_SECONDS):
+        for piece in split_at_pauses(read_audio(path, rate), rate, Lengths(BATCH_SECONDS, BATCH_SECONDS)):
             length = len(piece) / rate + _PAUSE_SECONDS
             if pieces and seconds + length > BATCH_SECONDS:
                 yield pieces

@@ -28,7 +28,11 @@ def write_page(folder: Path, others: list[Path]) -> None:
         raise InputError(f"the other models must have different names: {', '.join(names)}")
     first, *beside = [_fit_for_a_browser(read_folder(model)) for model in (folder, *others)]
     shutil.copytree(PAGE, folder, dirs_exist_ok=True)
+    from residual_st import voice_activity  # here, because it needs packages that other uses of this module do not
+
     shutil.copytree(ORT, folder / "ort")
+    shutil.copyfile(voice_activity.MODEL, folder / "silero_vad.onnx")
+    shutil.copyfile(voice_activity.LICENSE, folder / "silero_vad.LICENSE")
     models = [entry(first) | {"path": "./"}]
     for name, other in zip(names, beside):
         models.append(entry(other) | {"path": f"beside/{name}/"})
@@ -51,5 +55,6 @@ def _fit_for_a_browser(folder: Folder) -> Folder:
 def entry(folder: Folder) -> dict:
     """What the page shows of a model."""
     description = folder.description
+    lengths = vars(folder.lengths.limited(None, folder.longest_seconds))
     megabytes = sum(file["bytes"] for file in description["files"].values()) / 1e6
-    return {"name": f"{description['arch']}, {description['precision']}", "megabytes": megabytes}
+    return {"name": f"{description['arch']}, {description['precision']}", "megabytes": megabytes, "lengths": lengths}

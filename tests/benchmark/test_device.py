@@ -1,10 +1,13 @@
 """Exported models beside one another."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from conftest import cli
+
+from residual_st.benchmark.device import lengths
 
 SPEECH = Path(__file__).parents[1] / "speech" / "arctic_a0007.wav"
 
@@ -37,7 +40,16 @@ def test_wrong_usage(exported, tmp_path):
         ([f"one={exported}", "--repeats", "0"], "--repeats 0"),
         ([f"one={exported}", "--audio", tmp_path / "none.wav"], "none.wav does not exist"),
         ([f"one={tmp_path}"], "has no model.json"),
+        ([f"one={exported}", "--seconds", "1,61"], "--seconds 61 must be above 0 and at most 60, the most that one takes"),
     ):
         result = cli("benchmark", "device", *arguments, "--output", tmp_path / "device.jsonl", check=False)
         assert result.returncode == 2, arguments
         assert message in result.stderr
+
+
+def test_usual_lengths_are_those_that_all_models_take(exported, tmp_path):
+    shutil.copytree(exported, tmp_path / "short")
+    description = json.loads((exported / "model.json").read_text())
+    (tmp_path / "short" / "model.json").write_text(json.dumps({**description, "longest_seconds": 12}))
+    assert lengths({"one": exported}, None) == [0.5, 1, 5, 20]
+    assert lengths({"one": exported, "two": tmp_path / "short"}, None) == [0.5, 1, 5, 12]

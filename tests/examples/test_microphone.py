@@ -7,6 +7,7 @@ import numpy as np
 from conftest import ROOT
 
 from residual_st.audio import read_audio
+from residual_st.lengths import Lengths
 
 SPEECH = Path(__file__).parents[1] / "speech"
 
@@ -22,7 +23,7 @@ def test_a_sentence_ends_with_a_pause():
     stream[3 * rate : 3 * rate + len(one)] += one
     stream[6 * rate + len(one) : 6 * rate + len(one) + len(other)] += other
     blocks = [stream[start : start + 1600] for start in range(0, len(stream) - 1600, 1600)]
-    found = list(microphone.sentences(iter(blocks), rate))
+    found = list(microphone.sentences(iter(blocks), rate, Lengths(15.0)))
     assert len(found) == 2
     for samples, spoken in zip(found, (one, other)):
         assert 0.7 * len(spoken) < len(samples) < len(spoken) + 1.5 * rate

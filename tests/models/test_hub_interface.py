@@ -82,7 +82,7 @@ def test_a_long_recording_is_translated_piece_by_piece(hub):
     [
         (np.zeros(100, np.float32), {}, "shorter than one frame"),
         (SPEECH, {"longest_seconds": 61}, "at most 60"),
-        (SPEECH, {"longest_seconds": 0}, "must be above 0"),
+        (SPEECH, {"longest_seconds": 0}, "must be at least 1"),
         ("nowhere.wav", {}, "nowhere.wav cannot be read as audio"),
     ],
 )

@@ -16,9 +16,9 @@ from conftest import BIN, RECIPE, USER_DIR, cli, run
 
 from residual_st.audio import read_audio
 from residual_st.errors import InputError
-from residual_st.runtime import Settings, Translator, subtitles
+from residual_st.lengths import DEFAULT, Lengths
+from residual_st.runtime import Settings, Translator
 from residual_st.runtime.model import Model
-from residual_st.runtime.translator import Segment, Transcript
 
 sys.path.append(str(RECIPE))
 from must_c import read_talks  # noqa: E402 - of the recipe, which is no package
@@ -142,14 +142,6 @@ def test_standard_input_and_files(exported, tmp_path):
     assert (tmp_path / "texts" / "arctic_a0007.txt").read_text() == text
 
 
-def test_subtitles():
-    transcript = Transcript(
-        4000.0, [Segment(0.0, 1.5, "a < b", []), Segment(2.0, 3.0, "", []), Segment(3661.0425, 3662.0, "c", [])]
-    )
-    assert subtitles.srt(transcript) == "1\n00:00:00,000 --> 00:00:01,500\na < b\n\n2\n01:01:01,042 --> 01:01:02,000\nc\n"
-    assert subtitles.vtt(transcript) == ("WEBVTT\n\n00:00:00.000 --> 00:00:01.500\na &lt; b\n\n01:01:01.042 --> 01:01:02.000\nc\n")
-
-
 def test_a_model_of_two_languages(joint, fairseq_train, tmp_path):
     subsets = {"train_subset": "train_de_st,train_fr_st", "valid_subset": "dev_de_st,dev_fr_st", "config_yaml": "config_st.yaml"}
     fairseq_train(joint, tmp_path / "run", max_update=10, lr=5e-3, ignore_prefix_size=1, **subsets)
@@ -239,3 +231,52 @@ def test_what_an_encoding_lacks_is_escaped_and_nothing_is_lost(exported, tmp_pat
     environment = {**os.environ, "PYTHONIOENCODING": encoding}
     printed = subprocess.run(command, env=environment, capture_output=True, check=True).stdout.decode(encoding)
     assert [Path(json.loads(line)["audio"]).name for line in printed.splitlines()] == names
+
+
+def test_what_holds_no_speech_has_no_text(exported, tmp_path):
+    rng, translator = np.random.default_rng(1), Translator(exported, Settings(max_len_b=10))
+    speech = read_audio(SPEECH, 16_000)
+    sounds = {"silence": np.zeros(8 * 16_000), "noise": 0.05 * rng.standard_normal(8 * 16_000)}
+    for name, samples in sounds.items():
+        soundfile.write(tmp_path / f"{name}.wav", samples, 16_000)
+        assert translator.translate(samples.astype(np.float32)).segments == []
+    soundfile.write(tmp_path / "crossed.wav", np.stack([speech, -speech], 1), 16_000)
+    arguments = [tmp_path / f"{name}.wav" for name in (*sounds, "crossed")]
+    result = cli("translate", exported, *arguments, "--max-len-b", "10", "--json")
+    silence, noise, crossed = map(json.loads, result.stdout.splitlines())
+    for row in (silence, noise):
+        assert (row["speech"], row["text"], row["segments"]) == (False, "", [])
+        assert f"{row['audio']} holds no speech" in result.stderr
+    assert crossed["speech"]
+    assert crossed["text"] == translator.translate(speech).text
+    assert cli("translate", exported, arguments[0], "--srt").stdout.strip() == ""
+    assert cli("translate", exported, arguments[0], "--vtt").stdout.strip() == "WEBVTT"
+
+
+def test_lengths_are_those_of_the_training_data(exported, runs, data, shared_checkpoint, tmp_path):
+    frames = [int(line.split("\t")[2]) for line in (data / "train_st.tsv").read_text().splitlines()[1:]]
+    lengths = Model(exported).folder.lengths
+    assert np.percentile(frames, 95) < 100 * lengths.longest <= max(frames) + 10
+    assert lengths.joined == 0
+
+    def edited(**changes):
+        folder = tmp_path / "model"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(exported, folder)
+        description = {**json.loads((folder / "model.json").read_text()), **changes}
+        (folder / "model.json").write_text(json.dumps({name: value for name, value in description.items() if value is not None}))
+        return folder
+
+    assert Model(edited(lengths=None)).folder.lengths == DEFAULT, "a folder of an earlier release"
+    assert Model(edited(lengths=None, arch="whisper", longest_seconds=30)).folder.lengths == Lengths(30, 30)
+    short = edited(lengths=None, longest_seconds=8)
+    assert Translator(short).lengths == Lengths(8)
+    assert Translator(short, Settings(max_len_b=5)).translate(SPEECH).segments
+    for wrong in (
+        {"longest": 0, "joined": 0},
+        {"longest": 5, "joined": 9},
+        {"longest": "x", "joined": 0},
+        {"longest": 5, "more": 0},
+    ):
+        with pytest.raises(InputError, match="model.json is damaged"):
+            Model(edited(lengths=wrong))

@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 from conftest import BIN, cli
 
+from residual_st.audio import read_audio, resample
+from residual_st.lengths import Lengths
+from residual_st.pauses import spans_between_pauses
 from residual_st.runtime import Settings, Translator
 from residual_st.runtime.beam_search import FAIRSEQ, BeamSearch
 from residual_st.runtime.vocabulary import Vocabulary
@@ -205,3 +208,39 @@ def test_in_the_browser(page, static, with_languages, tmp_path):
     page.wait_for_timeout(2500)
     page.click("#record")
     assert all(texts_of(page))
+
+
+SPANS = """async ([rate, lengths]) => {
+  const { spansBetweenPauses } = await import("./pauses.js");
+  return spansBetweenPauses(new Float32Array(await (await fetch("samples.f32")).arrayBuffer()), rate, lengths);
+}"""
+
+
+def test_recordings_are_cut_in_the_browser_as_everywhere(page, static, tmp_path):
+    """In steps of 8 ms; those that have to be resampled, which browsers do in another way, within 0.1 s."""
+    speech = read_audio(SPEECH, 16_000)
+    other = read_audio(SPEECH.with_name("arctic_a0009.wav"), 16_000)
+    noise = np.random.default_rng(1).standard_normal(3 * 16_000).astype(np.float32)
+    talk = np.concatenate([speech, 0 * noise, other, 1e-3 * noise, speech, other[:20_000], 1e-3 * noise[:9600], speech])
+    file = tmp_path / "samples.f32"
+    page.route("**/samples.f32", lambda route: route.fulfill(path=file))
+    page.goto(static)
+    texts_of(page, "Ready.")
+    for samples, rate, lengths, count in (
+        (talk, 16_000, Lengths(15.0), 5),
+        (1e-3 * talk, 16_000, Lengths(15.0), 5),
+        (talk, 16_000, Lengths(2.0), 10),
+        (talk, 16_000, Lengths(30.0, 30.0), 3),
+        (resample(talk, 16_000, 8000), 8000, Lengths(15.0), 5),
+        (0 * noise, 16_000, Lengths(15.0), 0),
+        (0.1 * noise, 16_000, Lengths(15.0), 0),
+        (speech[:100], 16_000, Lengths(15.0), 0),
+    ):
+        file.write_bytes(samples.astype(np.float32).tobytes())
+        found = page.evaluate(SPANS, [rate, vars(lengths)])
+        expected = [list(span) for span in spans_between_pauses(samples, rate, lengths)]
+        assert len(found) == len(expected) == count, (rate, lengths, found, expected)
+        if rate == 16_000:
+            assert found == expected
+        else:
+            np.testing.assert_allclose(found, expected, atol=0.1 * rate)

@@ -1,5 +1,7 @@
 // Recordings as mono samples, by what the browser can decode.
 
+const CANCELLED = 0.01; // of the loudest channel's energy
+
 // A recording in any format that the browser reads -> mono Float32Array at `rate` Hz.
 export async function decode(buffer, rate) {
   const context = new AudioContext();
@@ -11,13 +13,29 @@ export async function decode(buffer, rate) {
   } finally {
     context.close();
   }
-  const length = Math.max(1, Math.ceil(decoded.duration * rate));
-  const offline = new OfflineAudioContext(1, length, rate);
+  return resample(mixed(decoded), decoded.sampleRate, rate);
+}
+
+// Mono samples at one rate -> at another.
+export async function resample(samples, rate, wanted) {
+  if (rate === wanted) return samples;
+  const offline = new OfflineAudioContext(1, Math.max(1, Math.ceil(samples.length / rate * wanted)), wanted);
   const source = offline.createBufferSource();
-  source.buffer = decoded;
+  source.buffer = new AudioBuffer({ length: Math.max(1, samples.length), numberOfChannels: 1, sampleRate: rate });
+  source.buffer.copyToChannel(samples, 0);
   source.connect(offline.destination);
   source.start();
   return (await offline.startRendering()).getChannelData(0);
+}
+
+// The mean of all channels; the loudest one where they cancel each other, as `_mixed` of residual_st/audio.py.
+function mixed(decoded) {
+  const channels = Array.from({ length: decoded.numberOfChannels }, (_, index) => decoded.getChannelData(index));
+  const mean = new Float32Array(decoded.length);
+  for (const channel of channels) channel.forEach((value, index) => { mean[index] += value / channels.length; });
+  const energy = values => values.reduce((sum, value) => sum + value * value, 0);
+  const loudest = channels.reduce((one, other) => (energy(other) > energy(one) ? other : one));
+  return energy(mean) >= CANCELLED * energy(loudest) ? mean : loudest;
 }
 
 // Mono samples as a 16-bit wav.
@@ -30,23 +48,6 @@ export function wav(samples, rate) {
   text(36, "data"); bytes.setUint32(40, 2 * samples.length, true);
   samples.forEach((value, index) => bytes.setInt16(44 + 2 * index, Math.max(-1, Math.min(1, value)) * 32767, true));
   return new Blob([bytes], { type: "audio/wav" });
-}
-
-// Pieces of at most `longest` seconds, cut where the last half of each is quietest.
-export function pieces(samples, rate, longest) {
-  const size = Math.round(0.1 * rate), found = [];
-  let start = 0;
-  while (samples.length - start > longest * rate) {
-    let quietest = Infinity, cut = start + longest * rate;
-    for (let at = start + Math.floor(longest * rate / 2); at + size <= start + longest * rate; at += size) {
-      const energy = samples.subarray(at, at + size).reduce((sum, value) => sum + value * value, 0);
-      if (energy < quietest) [quietest, cut] = [energy, at + Math.floor(size / 2)];
-    }
-    found.push(samples.subarray(start, cut));
-    start = cut;
-  }
-  found.push(samples.subarray(start));
-  return found;
 }
 
 const NO_MICROPHONE = {

@@ -1,12 +1,11 @@
 // Models that run in this browser, by onnxruntime-web: what is said does not leave it.
 
 import * as ort from "./ort/ort.wasm.min.mjs";
-import { pieces } from "./audio.js";
 import { search } from "./beam_search.js";
+import { spansBetweenPauses } from "./pauses.js";
 import { opening, text } from "./vocabulary.js";
 
 const GRAPHS = ["encoder.onnx", "cross_attention.onnx", "decoder.onnx"];
-const LONGEST_SECONDS = 30;
 // as in residual_st/runtime/beam_search.py
 const FAIRSEQ = { beam: 5, lenpen: 1, max_len_b: 200, min_len: 1, early_stopping: true };
 
@@ -27,7 +26,8 @@ export async function load(model) {
     languages: Object.keys(vocabulary.languages),
     async translate(samples, language) {
       const texts = [];
-      for (const piece of pieces(samples, description.sample_rate, Math.min(LONGEST_SECONDS, description.longest_seconds))) {
+      for (const [start, end] of await spansBetweenPauses(samples, description.sample_rate, model.lengths)) {
+        const piece = samples.subarray(start, end);
         if (piece.length < description.shortest_samples) continue;
         const { prompt, prefix } = opening(vocabulary, language);
         const longest = Math.min(settings.max_len_b, description.longest_words - prompt.length);

@@ -1,0 +1,100 @@
+// Recordings cut at their pauses: the rule of residual_st/pauses.py, with the same voice-activity detector.
+
+import * as ort from "./ort/ort.wasm.min.mjs";
+import { resample } from "./audio.js";
+
+const RATE = 16000, FRAME = 512, CONTEXT = 64, BLOCK_FRAMES = 4096, STATE = [1, 1, 128], PEAK = 0.5;
+const BEGIN = 0.5, END = 0.35, PAUSE = 7, LEAST = 4, MARGIN = 3, STEP = 128, SILENCE = 1e-6, AROUND = 9, SHORT = 1, CLOSE = 2;
+const steps = seconds => Math.floor(seconds * RATE / STEP);
+let detector = null;
+
+// Mono samples at `rate` -> [first sample, the one behind the last] of each piece in which somebody speaks.
+// `lengths` are the seconds `longest` and `joined`.
+export async function spansBetweenPauses(samples, rate, lengths) {
+  if (!samples.length) return [];
+  const given = await resample(samples, rate, RATE), filled = new Float32Array(Math.ceil(given.length / FRAME) * FRAME);
+  const loudest = given.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+  filled.set(loudest ? given.map(value => value * Math.fround(PEAK / loudest)) : given);
+  const energy = Array.from({ length: filled.length / STEP }, (_, step) =>
+    filled.subarray(step * STEP, (step + 1) * STEP).reduce((sum, value) => sum + value * value, 0));
+  const silence = SILENCE * percentile(energy, 95);
+  const spans = spoken(await probabilities(filled)).map(span => audible(energy, silence, span.map(at => at * FRAME / STEP)));
+  const around = energy.map((_, step) =>
+    energy.slice(Math.max(0, step - (AROUND - 1) / 2), step + (AROUND + 1) / 2).reduce((sum, value) => sum + value, 0));
+  const scale = rate * STEP / RATE;
+  return join(spans, lengths).flatMap(span => {
+    const cuts = cutLong(around, span, Math.max(8, steps(lengths.longest)));
+    return cuts.slice(1).map((end, index) => [Math.round(cuts[index] * scale), Math.min(Math.round(end * scale), samples.length)]);
+  });
+}
+
+// As numpy has it, between the two nearest.
+function percentile(values, percent) {
+  const sorted = Float64Array.from(values).sort(), at = (sorted.length - 1) * percent / 100, below = Math.floor(at);
+  return sorted[below] + (at - below) * ((sorted[below + 1] ?? sorted[below]) - sorted[below]);
+}
+
+// Of speech, in each frame of 32 ms.
+async function probabilities(samples) {
+  detector ??= ort.InferenceSession.create(new URL("./silero_vad.onnx", import.meta.url).href, { executionProviders: ["wasm"] });
+  const session = await detector, found = [], frames = samples.length / FRAME;
+  const empty = () => new ort.Tensor("float32", new Float32Array(128), STATE);
+  const padded = new Float32Array(CONTEXT + samples.length), size = CONTEXT + FRAME;
+  padded.set(samples, CONTEXT);
+  for (let start = 0, h = empty(), c = empty(); start < frames; start += BLOCK_FRAMES) {
+    const count = Math.min(BLOCK_FRAMES, frames - start), input = new Float32Array(count * size);
+    for (let frame = 0; frame < count; frame++) {
+      input.set(padded.subarray((start + frame) * FRAME, (start + frame) * FRAME + size), frame * size);
+    }
+    const { speech_probs, hn, cn } = await session.run({ input: new ort.Tensor("float32", input, [count, size]), h, c });
+    found.push(...speech_probs.data);
+    [h, c] = [hn, cn];
+  }
+  return found;
+}
+
+function spoken(found) {
+  const spans = [];
+  let speaking = false;
+  found.forEach((probability, frame) => {
+    speaking = probability >= (speaking ? END : BEGIN);
+    if (!speaking) return;
+    const last = spans.at(-1);
+    if (last && frame - last.end < PAUSE) {
+      last.end = frame + 1;
+      last.count++;
+    } else {
+      spans.push({ start: frame, end: frame + 1, count: 1 });
+    }
+  });
+  return spans.filter(({ count }) => count >= LEAST)
+    .map(({ start, end }) => [Math.max(0, start - MARGIN), Math.min(found.length, end + MARGIN)]);
+}
+
+// A span of steps without digital silence at its ends.
+function audible(energy, silence, [start, end]) {
+  let [first, last] = [start, end];
+  while (first < last && !(energy[first] > silence)) first++;
+  while (last > first && !(energy[last - 1] > silence)) last--;
+  return first < last ? [first, last] : [start, end];
+}
+
+function join(spans, { longest, joined }) {
+  const result = [];
+  for (const [start, end] of spans) {
+    const last = result.at(-1);
+    const isShort = last && Math.min(last[1] - last[0], end - start) < steps(SHORT);
+    if (last && start - last[1] <= steps(CLOSE) && end - last[0] <= steps(isShort ? longest : joined)) last[1] = end;
+    else result.push([start, end]);
+  }
+  return result;
+}
+
+// Cuts between pieces of at most `longest` steps; new ones fall where the middle half of a piece is quietest.
+function cutLong(energy, [start, end], longest) {
+  if (end - start <= longest) return [start, end];
+  const quarter = Math.floor((end - start) / 4);
+  let middle = start + quarter;
+  for (let step = middle; step < end - quarter; step++) if (energy[step] < energy[middle]) middle = step;
+  return [...cutLong(energy, [start, middle], longest), ...cutLong(energy, [middle, end], longest).slice(1)];
+}
