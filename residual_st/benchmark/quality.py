@@ -14,6 +14,7 @@ from residual_st.errors import InputError
 from residual_st.evaluation.generated import Sentence, read_generated
 from residual_st.evaluation.logs import read_log
 from residual_st.evaluation.scores import corpus_scores
+from residual_st.evaluation.units import units_of
 from residual_st.manifest import read_manifest
 from residual_st.models.standalone import load_model
 from residual_st.sharing import matrix_parameters
@@ -125,7 +126,7 @@ def make(run: Run, matrix: Matrix, data: Path, work: Path) -> dict:
         "benchmark": "quality",
         **run.row(),
         "encoder_matrix_parameters": matrix_parameters(model.encoder.transformer_layers),
-        **corpus_scores(sentences),
+        **corpus_scores(sentences, units_of((sentence.reference for sentence in sentences), matrix.tokenize)),
         **_learning(folder / "train.log"),
         "core_minutes": round(sum(map(float, (folder / _SECONDS).read_text().split())) / 60, 1),
         "hypotheses": [sentence.hypothesis for sentence in sentences],

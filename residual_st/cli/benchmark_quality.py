@@ -38,8 +38,10 @@ def run(args: argparse.Namespace) -> int:
     from residual_st.benchmark.comparison import compare, verdicts
     from residual_st.benchmark.quality import carry_out, to_make
     from residual_st.benchmark.results import read
+    from residual_st.evaluation.units import units_of
 
     matrix = read_matrix(args.matrix)
+    units_of((), matrix.tokenize)  # which refuses a name that sacreBLEU does not have
     runs = matrix.chosen(args.tasks, list(SANITY) if args.sanity else args.systems, args.seeds)
     if args.reference:
         matrix.chosen(None, [args.reference], None)  # which refuses a name that the matrix does not have
@@ -62,7 +64,8 @@ def run(args: argparse.Namespace) -> int:
     failed = carry_out(matrix, runs, args.data.absolute(), args.work.absolute(), args.output, args.jobs, report)
     bar.close()
     chosen = {(run.task, run.system) for run in runs}
-    table = [entry for entry in compare(read(args.output), args.reference or "dense") if (entry["task"], entry["system"]) in chosen]
+    entries = compare(read(args.output), args.reference or "dense", tokenize=matrix.tokenize)
+    table = [entry for entry in entries if (entry["task"], entry["system"]) in chosen]
     if not table and not args.json:
         print(f"nothing to compare: no row of {args.reference or 'dense'!r} with the same task and seed; --reference names another")
     answers = verdicts(table) if args.sanity else []

@@ -69,10 +69,10 @@ def units_of(references: Iterable[str], tokenize: str | None = None) -> Units:
     characters = language in _UNSPACED
     if tokenize is not None:
         if tokenize not in BLEU.TOKENIZERS:
-            raise InputError(f"--tokenize {tokenize} must be one of sacreBLEU's {', '.join(BLEU.TOKENIZERS)}")
-        with refusing(f"--tokenize {tokenize} cannot be used"):
+            raise InputError(f"tokenize {tokenize} must be one of sacreBLEU's {', '.join(BLEU.TOKENIZERS)}")
+        with refusing(f"tokenize {tokenize} cannot be used"):
             BLEU(tokenize=tokenize)
-        return Units(tokenize, characters, "as --tokenize says")
+        return Units(tokenize, characters, "as tokenize says")
     advised = BLEU._TOKENIZER_MAP.get(language)  # what sacreBLEU's BLEU(trg_lang=language) takes
     if advised is None:
         return Units("char", True, f"texts in {language} have no spaces") if characters else Units("13a", False, "the default")

@@ -159,8 +159,17 @@ def test_a_folder_of_another_run_is_not_taken_for_this_one(folder, flags):
     assert "low-rank/1 holds a run with other flags" in result.stderr
 
 
+def test_a_matrix_names_a_tokenizer(folder, flags):
+    (folder / "by_char.yaml").write_text("tokenize: char\n" + flags[0].read_text())
+    shown = quality(folder / "by_char.yaml", *flags[1:], "--systems", "bypassed", "--seeds", "1", "--json").stdout
+    assert {entry["units"]["tokenize"] for entry in json.loads(shown[shown.index("[") :])} == {"char"}
+
+
 def test_refuses_in_one_sentence(folder, flags, tmp_path):
+    (tmp_path / "words.yaml").write_text("tokenize: words\n" + flags[0].read_text())
+    (tmp_path / "asr.yaml").write_text((folder / "asr.yaml").read_text())
     for arguments, sentence in (
+        ([tmp_path / "words.yaml", *flags[1:]], "tokenize words must be one of sacreBLEU's none, zh"),
         ([tmp_path / "none.yaml", *flags[1:]], "cannot be read"),
         ([*flags, "--systems", "dance"], "the matrix has no system 'dance'; it has dense, bypassed"),
         ([*flags, "--reference", "dance"], "the matrix has no system 'dance'; it has dense, bypassed"),

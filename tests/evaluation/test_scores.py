@@ -112,7 +112,7 @@ def test_the_references_script_chooses_the_units(text, tokenizers, characters):
     units = units_of([text])
     assert units.tokenize in tokenizers and units.characters is characters
     assert units_of([text], "intl").tokenize == "intl" and units_of([text], "intl").characters is characters
-    with pytest.raises(InputError, match=r"--tokenize words must be one of sacreBLEU's .*13a"):
+    with pytest.raises(InputError, match=r"^tokenize words must be one of sacreBLEU's .*13a"):
         units_of([text], "words")
 
 
