@@ -22,7 +22,7 @@ def read_rows(folder: Path, split: str, task: str) -> list[dict]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__ and __doc__.split("\n\n")[0])
     parser.add_argument("folders", nargs=2, type=Path)
     parser.add_argument("--task", choices=["asr", "st"], default="st")
     args = parser.parse_args()

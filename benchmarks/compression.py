@@ -205,7 +205,7 @@ def systems(subject: Subject, ladder: bool):
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__ and __doc__.split("\n\n")[0])
     parser.add_argument("data", type=Path, help="folder of manifests")
     parser.add_argument("models", nargs="+", type=Path, help="dense checkpoints, one a seed")
     parser.add_argument("--threads", type=int, default=2)

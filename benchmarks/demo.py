@@ -22,7 +22,7 @@ KEPT = ("encoder_weight_fraction", "encoder_parameters", "total_parameters", "ch
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0])
     parser.add_argument("--systems", nargs="+", choices=("residual", "dense"), default=["residual", "dense"])
     parser.add_argument("--rates", nargs="+", type=float, required=True)
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])

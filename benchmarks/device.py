@@ -61,7 +61,7 @@ def folders(width: int, work: Path, precisions: Sequence[str] = ("fp32", "int8")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--sizes", nargs="+", choices=WIDTHS, default=list(WIDTHS))
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])

@@ -100,7 +100,7 @@ def speeds(made: dict[str, object], repeats: int) -> dict[str, dict]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0])
     parser.add_argument("corpus", type=Path)
     parser.add_argument("models", nargs="+", metavar="NAME=FOLDER")
     parser.add_argument("--measures", nargs="+", choices=("words", "speed"), default=("speed", "words"))

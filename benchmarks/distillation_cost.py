@@ -40,7 +40,7 @@ def update(model, optimizer, criterion, batches) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0])
     parser.add_argument("teacher", type=Path)
     parser.add_argument("data", type=Path)
     parser.add_argument("--repeats", type=int, default=9)

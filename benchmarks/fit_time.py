@@ -33,7 +33,7 @@ def draw_moments(size: int, generator: torch.Generator) -> Tensor:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0])
     for name, default in (("layers", 12), ("width", 512), ("group-size", 3), ("rank", 2)):
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()

@@ -31,7 +31,7 @@ RESULTS = Path(__file__).parent / "results" / "generate.jsonl"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__ and __doc__.split("\n\n")[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("--config-yaml", default="config_st.yaml")
     parser.add_argument("--gen-subset", default="tst-HE_st")

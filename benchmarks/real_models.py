@@ -157,7 +157,7 @@ class Material:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0])
     parser.add_argument("whisper", type=Path)
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--systems", nargs="+", choices=systems(), default=list(systems()), metavar="NAME")

@@ -8,11 +8,13 @@ from pathlib import Path
 
 from residual_st.errors import InputError
 
+_MARK, _SUFFIX = ".residual-st-", ".partial"
+
 
 @contextlib.contextmanager
 def atomically(path: str | Path) -> Iterator[Path]:
     """Yield a path beside `path` to write to. It takes the name of `path` in the end, or goes away if the block raises."""
-    partial = Path(f"{path}.partial")
+    partial = _beside(Path(path))
     try:
         yield partial
         os.replace(partial, path)
@@ -36,14 +38,11 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         InputError: if it cannot be written. Other errors of the block stay what they are.
     """
     folder = folder.resolve()
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = _beside(folder)
     try:
         partial.mkdir()
         yield partial
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
+        _replace(folder, partial)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         if not _is_of(error, folder, partial):
@@ -52,6 +51,48 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def _replace(folder: Path, partial: Path) -> None:
+    """Give `partial` the name of `folder`. What stood there moves aside first: it is never seen half-deleted."""
+    if not folder.exists():
+        partial.rename(folder)
+        return
+    aside = partial.with_name(f"{partial.stem}-before{_SUFFIX}")
+    folder.rename(aside)
+    try:
+        partial.rename(folder)
+    except BaseException:
+        aside.rename(folder)
+        raise
+    shutil.rmtree(aside)
+
+
+def _beside(path: Path) -> Path:
+    """Where a process writes what is to be `path`: `.NAME.residual-st-PID.partial`, which no user's file is called.
+
+    What a process that was killed left there goes away.
+    """
+    mine = path.with_name(f".{path.name}{_MARK}{os.getpid()}{_SUFFIX}")
+    for left in path.absolute().parent.glob(f".*{_MARK}*{_SUFFIX}"):
+        name, _, owner = left.name.removesuffix(_SUFFIX).rpartition(_MARK)
+        if name == f".{path.name}" and (left.name == mine.name or not _is_running(owner.partition("-")[0])):
+            with contextlib.suppress(OSError):
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+    return mine
+
+
+def _is_running(process: str) -> bool:
+    """Whether there may be a process of this number; only POSIX systems let one ask."""
+    if os.name != "posix" or not process.isdecimal():
+        return True
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # another user's, or no process's
+        return True
+    return True
 
 
 def refuse_separator(path: str | Path) -> None:

@@ -223,7 +223,7 @@ def skipped(name: str) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0])
     parser.add_argument("work", type=Path)
     parser.add_argument("--cases", nargs="+", metavar="NAME")
     parser.add_argument("--output", type=Path, default=RESULTS)

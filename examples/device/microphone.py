@@ -40,7 +40,7 @@ def main() -> None:
     import sounddevice  # here, so that `sentences` can be used without it
 
     print_any_text()
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0])
     parser.add_argument("model")
     parser.add_argument("--lang")
     args = parser.parse_args()

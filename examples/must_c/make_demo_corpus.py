@@ -9,7 +9,6 @@ The same seed, size and difficulty give the same bytes.
 
 import argparse
 import multiprocessing
-import shutil
 import sys
 from pathlib import Path
 from random import Random
@@ -23,6 +22,7 @@ from tqdm import tqdm
 import demo_grammar
 from demo_grammar import Phrase
 from demo_speech import SAMPLE_RATE, Voice, draw_voice, record_in_room, speak
+from residual_st.files import whole_folder
 from residual_st.printing import print_any_text
 
 SENTENCES_PER_TALK = 24
@@ -94,36 +94,34 @@ def record(talk: Talk) -> list[dict]:
 
 def make_corpus(output: Path, hours: float, seed: int, difficulty: str, workers: int) -> None:
     """Write `output/en-de/data/SPLIT/{wav,txt}`. `en-de` is built beside its place and takes its name when it is whole."""
-    partial = output / "en-de.partial"
-    if partial.exists():
-        shutil.rmtree(partial)
-    talks = draw_talks(partial, hours, seed, difficulty)
-    for split in talks:
-        for folder in ("wav", "txt"):
-            (partial / "data" / split / folder).mkdir(parents=True)
-    everything = [(split, talk) for split in talks for talk in talks[split]]
-    segments = {split: [] for split in talks}
-    # a fresh process for each talk: espeak-ng's output depends on what it said before
-    with multiprocessing.get_context("spawn" if sys.platform == "darwin" else "fork").Pool(workers, maxtasksperchild=1) as pool:
-        recorded = pool.imap(record, [talk for _, talk in everything], chunksize=1)
-        for (split, _), talk_segments in zip(everything, tqdm(recorded, total=len(everything), unit="talk", desc="speaking")):
-            segments[split] += talk_segments
-    for split in talks:
-        txt = partial / "data" / split / "txt"
-        pairs = [pair for talk in talks[split] for pair in talk.sentences]
-        (txt / f"{split}.en").write_text("".join(pair.english + "\n" for pair in pairs), encoding="utf-8")
-        (txt / f"{split}.de").write_text("".join(pair.german + "\n" for pair in pairs), encoding="utf-8")
-        with open(txt / f"{split}.yaml", "w", encoding="utf-8") as file:
-            for segment in segments[split]:
-                file.write("- " + yaml.safe_dump(segment, default_flow_style=True, width=10_000))
-        seconds = sum(segment["duration"] for segment in segments[split])
-        print(f"{split}: {len(pairs)} sentences, {len(talks[split])} talks, {seconds / 3600:.2f} h of synthetic speech")
-    partial.rename(output / "en-de")
+    output.mkdir(parents=True, exist_ok=True)
+    with whole_folder(output / "en-de") as partial:
+        talks = draw_talks(partial, hours, seed, difficulty)
+        for split in talks:
+            for folder in ("wav", "txt"):
+                (partial / "data" / split / folder).mkdir(parents=True)
+        everything = [(split, talk) for split in talks for talk in talks[split]]
+        segments = {split: [] for split in talks}
+        # a fresh process for each talk: espeak-ng's output depends on what it said before
+        with multiprocessing.get_context("spawn" if sys.platform == "darwin" else "fork").Pool(workers, maxtasksperchild=1) as pool:
+            recorded = pool.imap(record, [talk for _, talk in everything], chunksize=1)
+            for (split, _), talk_segments in zip(everything, tqdm(recorded, total=len(everything), unit="talk", desc="speaking")):
+                segments[split] += talk_segments
+        for split in talks:
+            txt = partial / "data" / split / "txt"
+            pairs = [pair for talk in talks[split] for pair in talk.sentences]
+            (txt / f"{split}.en").write_text("".join(pair.english + "\n" for pair in pairs), encoding="utf-8")
+            (txt / f"{split}.de").write_text("".join(pair.german + "\n" for pair in pairs), encoding="utf-8")
+            with open(txt / f"{split}.yaml", "w", encoding="utf-8") as file:
+                for segment in segments[split]:
+                    file.write("- " + yaml.safe_dump(segment, default_flow_style=True, width=10_000))
+            seconds = sum(segment["duration"] for segment in segments[split])
+            print(f"{split}: {len(pairs)} sentences, {len(talks[split])} talks, {seconds / 3600:.2f} h of synthetic speech")
 
 
 def main() -> int:
     print_any_text()
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__ and __doc__.split("\n\n")[0])
     parser.add_argument("--output", required=True, type=Path, help="folder in which to make en-de/")
     parser.add_argument("--hours", type=float, default=4.0, help="hours of training speech, within about a tenth (default: 4)")
     parser.add_argument("--difficulty", choices=["easy", "hard"], default="easy", help="hard: names, noise, echo, wide rates")

@@ -154,7 +154,7 @@ def vocabulary_prefix(root: Path, args: argparse.Namespace) -> Path:
 
 def main() -> int:
     print_any_text()
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__ and __doc__.split("\n\n")[0])
     parser.add_argument("--data-root", "-d", required=True, type=Path, help="folder that holds en-XX/")
     parser.add_argument("--languages", nargs="+", required=True, metavar="XX", help="target languages, such as de")
     parser.add_argument("--task", choices=["asr", "st"], required=True, help="recognition or translation")

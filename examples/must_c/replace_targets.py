@@ -42,7 +42,7 @@ def replace_targets(manifest: Path, generated: Path, output: Path) -> tuple[int,
 
 def main() -> int:
     print_any_text()
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0])
     parser.add_argument("manifest", type=Path, help="the training manifest")
     parser.add_argument("generated", type=Path, help="what fairseq-generate wrote of a copy of it")
     parser.add_argument("output", type=Path, help="manifest to write")

@@ -85,7 +85,7 @@ def _fit(weight: Tensor, metric: Metric, rank: int) -> tuple[Tensor, Tensor, Ten
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0])
     kinds = parser.add_subparsers(dest="kind", required=True)
     for kind in ("keep-layers", "low-rank"):
         added = kinds.add_parser(kind)

@@ -27,6 +27,7 @@ from residual_st.cli import (
     unfold,
     user_dir,
 )
+from residual_st.cli.arguments import summary_of
 from residual_st.errors import InputError, missing_package, printable, reason
 from residual_st.printing import print_any_text
 from residual_st.progress import show_progress
@@ -55,7 +56,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="residual-st", description="Residual-shared speech translation encoders for fairseq.")
     subparsers = parser.add_subparsers(dest="subcommand", required=True, metavar="COMMAND")
     for name, module in SUBCOMMANDS.items():
-        summary = module.__doc__.splitlines()[0]
+        summary = summary_of(module)
         module.add_arguments(subparsers.add_parser(name, help=summary, description=summary))
     args, rest = parser.parse_known_args(arguments)
     if rest and not getattr(SUBCOMMANDS[args.subcommand], "TAKES_REST", False):

@@ -6,6 +6,11 @@ from pathlib import Path
 from residual_st.errors import InputError
 
 
+def summary_of(module) -> str | None:
+    """The first line of a command's docstring, for its help; None where Python has dropped docstrings (`-OO`)."""
+    return module.__doc__ and module.__doc__.splitlines()[0]
+
+
 def list_of(kind: type, at_least: float | None = None):
     """An argparse type: numbers with commas between, each above 0 or, if given, at least so large."""
 

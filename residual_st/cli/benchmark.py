@@ -7,7 +7,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from residual_st.cli import benchmark_device, benchmark_quality
-from residual_st.cli.arguments import check_writable, list_of
+from residual_st.cli.arguments import check_writable, list_of, summary_of
 from residual_st.errors import InputError
 from residual_st.progress import progress
 
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fast.add_argument("--dropouts", type=list_of(float, 0), default=[0.1, 0.0], metavar="P,…", help="in training (default: 0.1,0)")
     slow = kinds.add_parser("memory", help="memory of processes, bytes read, and time from file to first output")
     for name, module in _MODULES.items():
-        module.add_arguments(kinds.add_parser(name, help=module.__doc__.splitlines()[0], description=module.__doc__))
+        module.add_arguments(kinds.add_parser(name, help=summary_of(module), description=module.__doc__))
     for kind in (fast, slow):
         kind.add_argument(
             "--widths", type=list_of(int), default=[256, 512], metavar="D,…", help="widths of the encoder (default: 256,512)"

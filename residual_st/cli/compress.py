@@ -79,9 +79,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def percentage(text: str) -> float:
     """An argparse type: `1%` or `0.01`."""
-    value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    hint = "give 1% or 0.01"
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share; {hint}") from None
+    if not text.endswith("%") and 1 <= value < 100:
+        raise argparse.ArgumentTypeError(f"{text} without a per cent sign is {value:.0%}; write {text}% or {value / 100:g}")
     if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 100 %; give 1% or 0.01")
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 100 %; {hint}")
     return value
 
 
@@ -222,7 +228,11 @@ def fraction_of_bytes(stack, megabytes: float) -> float:
     matrices = matrix_parameters(stack.layers)
     rest = sum(parameter.numel() for parameter in stack.owner.parameters()) - matrices
     fraction = (megabytes * 1e6 / BYTES - rest) / matrices
-    if fraction <= 0:
+    if fraction > 1:
+        raise InputError(
+            f"--encoder-mbytes {megabytes:g} is more than the {(rest + matrices) * BYTES / 1e6:.2f} MB of the dense encoder"
+        )
+    if not fraction > 0:
         raise InputError(
             f"--encoder-mbytes {megabytes:g} cannot be met: what no layer can share takes {rest * BYTES / 1e6:.2f} MB alone"
         )

@@ -6,6 +6,7 @@ inputs comes closest to what the dense one returns on the dense ones. Where a la
 last matrix of each makes up for the error of that sum as well. Shared matrices and diagonals stay.
 """
 
+import contextlib
 import copy
 from collections.abc import Sequence
 
@@ -15,7 +16,8 @@ from torch import Tensor, nn
 from residual_st.compression.fit import Fit
 from residual_st.compression.layer_weights import MatrixWeights, Metric, damped, write_layer
 from residual_st.compression.low_rank import low_rank
-from residual_st.compression.moments import Calibration, without_updates
+from residual_st.compression.moments import Calibration, widened, without_updates
+from residual_st.errors import InputError
 from residual_st.progress import progress
 from residual_st.sharing import ResidualLinear, matrices
 from residual_st.stacks import LayerCall, LayerStack, recorded_calls
@@ -41,7 +43,7 @@ def correct_if_better(
     model, stack = compressed
     before, state = calibration.held_out_loss(model), copy.deepcopy(stack.layers.state_dict())
     correct(dense, compressed, fit, calibration, calibration.parts[0])
-    if calibration.held_out_loss(model) >= before:
+    if not calibration.held_out_loss(model) < before:
         stack.layers.load_state_dict(state)
 
 
@@ -119,15 +121,13 @@ class Pass:
         def leave(_linear, _arguments, output):
             self.total = self.total + output
 
-        handles = [layer.get_submodule(names[0]).register_forward_pre_hook(enter(names[0])) for names in stages]
-        handles += [layer.get_submodule(name).register_forward_hook(leave) for name in ends]
-        try:
+        with contextlib.ExitStack() as hooks:
+            hooks.enter_context(contextlib.suppress(_Reached))
+            for names in stages:
+                hooks.callback(layer.get_submodule(names[0]).register_forward_pre_hook(enter(names[0])).remove)
+            for name in ends:
+                hooks.callback(layer.get_submodule(name).register_forward_hook(leave).remove)
             self.output = call.repeat(layer, states)
-        except _Reached:
-            pass
-        finally:
-            for handle in handles:
-                handle.remove()
 
 
 class PairedMoments:
@@ -141,13 +141,13 @@ class PairedMoments:
 
     def add(self, dense: Tensor, inputs: Tensor, drift: Tensor | None = None) -> None:
         """`dense` and `inputs` (positions, in); `drift` (positions, out), what the stream that the output is added to lacks."""
-        values = [inputs, dense] if drift is None else [inputs, dense, drift]
+        values = [widened(value) for value in ([inputs, dense] if drift is None else [inputs, dense, drift])]
         if not self.count:
             self._origins = [value.mean(0) for value in values]
             self._sums = [torch.zeros(value.shape[1], dtype=torch.float64) for value in values]
-            self._products = [torch.zeros(value.shape[1], inputs.shape[1], dtype=torch.float64) for value in values]
+            self._products = [torch.zeros(value.shape[1], values[0].shape[1], dtype=torch.float64) for value in values]
         values = [value - origin for value, origin in zip(values, self._origins)]
-        self.count += len(inputs)
+        self.count += len(values[0])
         for value, total, product in zip(values, self._sums, self._products):
             total += value.sum(0, dtype=torch.float64).cpu()
             product += (value.T @ values[0]).cpu()
@@ -185,6 +185,8 @@ def _solve(linear: nn.Linear | ResidualLinear, dense: MatrixWeights, moments: Pa
 def _first_call(model: nn.Module, stack: LayerStack, calibration: Calibration, batch) -> LayerCall:
     with recorded_calls(stack, [0]) as calls:
         calibration.encode(model, batch)
+    if 0 not in calls:
+        raise InputError("the calibration's `encode` never came to layer 0; it must run the layers of the model that it is given")
     return calls[0]
 
 
@@ -203,10 +205,10 @@ def _stages(layer: nn.Module, call: LayerCall, states: Tensor) -> list[list[str]
 
         return hook
 
-    handles = [linear.register_forward_pre_hook(observe(name)) for name, linear in matrices(layer)]
-    call.repeat(layer, states)
-    for handle in handles:
-        handle.remove()
+    with contextlib.ExitStack() as hooks:
+        for name, linear in matrices(layer):
+            hooks.callback(linear.register_forward_pre_hook(observe(name)).remove)
+        call.repeat(layer, states)
     return stages
 
 

@@ -1,6 +1,7 @@
 """Stage 1: second moments of each matrix's inputs and output gradients on real data, which weigh its errors."""
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,19 @@ class Calibration:
     predict: Callable[[nn.Module, Any], Tensor] | None = None
     more: Sequence[Any] = ()
 
+    def __post_init__(self):
+        for name, batches in (("batches", self.batches), ("more", self.more)):
+            if not isinstance(batches, Sequence) or isinstance(batches, str):
+                raise InputError(
+                    f"the calibration's {name} are a {type(batches).__name__}; give a list, which can be gone through again"
+                )
+        if not self.batches:
+            raise InputError("the calibration has no batches; give one or more")
+        for name in ("loss", "encode", "predict"):
+            function = getattr(self, name)
+            if not callable(function) and (function is not None or name == "loss"):
+                raise InputError(f"the calibration's {name} {function!r} must be a function of the model and a batch")
+
     @property
     def parts(self) -> tuple[Sequence[Any], Sequence[Any]]:
         """Most of the batches, and the last of them, on which choices are judged that were made on the others.
@@ -46,13 +60,23 @@ class Calibration:
         return self.batches[:-held_out] or self.batches, self.batches[-held_out:]
 
     def held_out_loss(self, model: nn.Module) -> float:
-        """The loss on the batches held out."""
-        was_training = model.training
-        model.eval()
-        with torch.no_grad():
+        """The loss on the batches held out. One that is not a number counts as infinite: no comparison is to keep such a model."""
+        with evaluating(model), torch.no_grad():
             total = sum(self.loss(model, batch).item() for batch in self.parts[1])
-        model.train(was_training)
-        return total
+        return math.inf if math.isnan(total) else total
+
+    def loss_of(self, model: nn.Module, number: int) -> Tensor:
+        """The loss on one batch, to be differentiated.
+
+        Raises:
+            InputError: if it is no finite number, or has no gradient.
+        """
+        loss = self.loss(model, self.batches[number])
+        if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+            raise InputError("the calibration's loss must return one number as a tensor that depends on what the layers compute")
+        if not loss.isfinite():
+            raise InputError(f"the loss of the model, before compression, is {loss.item()} on calibration batch {number}")
+        return loss.sum()
 
 
 class MatrixMoments:
@@ -71,14 +95,16 @@ class MatrixMoments:
         self.gradient_squares = torch.zeros(linear.out_features, linear.out_features, **new)
 
     def add_inputs(self, inputs: Tensor) -> None:
+        inputs = widened(inputs)
         if not self.count and len(inputs):
             self.origin = inputs.mean(0).double()
-        inputs = inputs - self.origin.to(inputs.dtype)
+        inputs = inputs - self.origin.to(inputs)
         self.count += len(inputs)
         self.input_sum += inputs.sum(0, dtype=torch.float64)
         self.input_squares += inputs.T @ inputs
 
     def add_gradients(self, gradients: Tensor) -> None:
+        gradients = widened(gradients)
         self.gradient_squares += gradients.T @ gradients  # in their own precision, and summed over batches in float64
 
     @property
@@ -98,23 +124,33 @@ class MatrixMoments:
         return Metric(damped(self.input_covariance.cpu()), damped(self.gradient_squares.cpu() / self.count, OUTPUT_DAMPING))
 
 
+def widened(values: Tensor) -> Tensor:
+    """In float32 at least, in which sums of squares do not overflow."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 Moments = list[dict[str, MatrixMoments]]  # layer -> matrix name -> moments
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def gather(model: nn.Module, stack: LayerStack, calibration: Calibration) -> Moments:
     """Run the model on the calibration data and sum up the moments of every matrix of its stack.
 
     Raises:
-        InputError: if a matrix is never called, as where its weight is read past it: nothing is then known of its inputs.
+        InputError: if a matrix is never called, as where its weight is read past it: nothing is then known of its inputs; or if the
+            model's loss, or what a matrix is given, is not finite.
     """
     moments = [{name: MatrixMoments(linear) for name, linear in matrices(layer)} for layer in stack.layers]
     with _observed(stack, moments), without_updates(model):
-        for batch in progress(calibration.batches, desc="calibrating", unit="batch"):
-            calibration.loss(model, batch).backward()
+        for number in progress(range(len(calibration.batches)), desc="calibrating", unit="batch"):
+            calibration.loss_of(model, number).backward()
     for index, layer_moments in enumerate(moments):
         for name, matrix in layer_moments.items():
             if not matrix.count:
                 raise InputError(f"the calibration data never came to {name} of layer {index}; its errors cannot be weighed")
+            if not (matrix.input_squares.isfinite().all() and matrix.gradient_squares.isfinite().all()):
+                raise InputError(f"the inputs or gradients of {name} of layer {index} on the calibration data are not finite")
     return moments
 
 
@@ -142,13 +178,32 @@ def _observed(stack: LayerStack, moments: Moments) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def without_updates(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and no gradients of parameters: only those of activations are wanted."""
-    was_training, wanted = model.training, [parameter.requires_grad for parameter in model.parameters()]
-    model.eval().requires_grad_(False)
+def evaluating(*models: nn.Module) -> Iterator[None]:
+    """Evaluation mode; each module gets its own mode back."""
+    modes = [(module, module.training) for model in models for module in model.modules()]
+    for model in models:
+        model.eval()
     try:
         yield
     finally:
-        model.train(was_training)
-        for parameter, before in zip(model.parameters(), wanted):
-            parameter.requires_grad_(before)
+        for module, was_training in modes:
+            module.training = was_training
+
+
+@contextlib.contextmanager
+def without_updates(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and no gradients of parameters: only those of activations are wanted."""
+    with evaluating(model), requiring_gradients(model, False):
+        yield
+
+
+@contextlib.contextmanager
+def requiring_gradients(model: nn.Module, wanted: bool) -> Iterator[None]:
+    """All of a model's parameters with gradients, or without; each gets its own mark back."""
+    before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    model.requires_grad_(wanted)
+    try:
+        yield
+    finally:
+        for parameter, mark in before:
+            parameter.requires_grad_(mark)

@@ -1,5 +1,9 @@
 """Turn a stack of trained layers into a shared one: all stages in order."""
 
+import contextlib
+import copy
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,12 +16,14 @@ from residual_st.compression.layer_weights import LayerWeights, read_layer, writ
 from residual_st.compression.moments import Calibration, Moments, gather
 from residual_st.compression.refinement import refine
 from residual_st.errors import InputError
+from residual_st.numbers import require_whole
 from residual_st.progress import progress
 from residual_st.sharing import (
     ResidualRanks,
     SharedForm,
     SharedWeights,
     check_alike,
+    check_untied,
     form_of,
     matrices,
     matrix_parameters,
@@ -48,6 +54,8 @@ class Compressed:
     uncovered: list[str]
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def compress(
     model: nn.Module,
     *,
@@ -82,14 +90,20 @@ def compress(
             closer to the dense ones; needs a calibration with `encode`.
         align, correct: False leaves out the alignment, or the correction, to see what it does.
 
+    Whatever is raised, the model is then what it was before.
+
     Raises:
         InputError: if the layers differ or share their matrices already, or are called in a way that their stack does not describe;
             or a plan, a rank or a budget does not fit them.
     """
+    require_whole("the number of refinement updates", refine_updates, 0)
     if refine_updates and (calibration is None or calibration.encode is None):
-        raise InputError("refinement needs calibration data, to compare the layers' outputs on")
+        raise InputError("refinement needs calibration data with `encode`, to compare the layers' outputs on")
     stack = stack or stack_of(model)
     form = plan_form(stack, group_size, pattern, rank, weight_fraction, diagonal, calibrated=calibration is not None)
+    check_untied(model, stack.layers)
+    if hasattr(stack.owner, "shared_weights") and list(stack.owner.shared_weights.parameters()):
+        raise InputError(f"{type(stack.owner).__name__} owns the shared weights of other layers already; expand those first")
     if moments is None and calibration is not None:
         moments = gather(model, stack, calibration)
     weights = _weigh([read_layer(layer) for layer in stack.layers], moments)
@@ -102,15 +116,16 @@ def compress(
 
     before = matrix_parameters(stack.layers)
     dense, dense_stack = copied(model, stack) if calibration is not None and calibration.encode is not None else (None, None)
-    shared_weights = _install(stack, fit, diagonal)
-    if correct and dense is not None:
-        correct_if_better((dense, dense_stack), (model, stack), fit, calibration)
-    if refine_updates:
-        refine((dense, dense_stack), (model, stack), shared_weights, calibration, refine_updates)
-    errors = [
-        {name: relative_error(weights[name], linear.weight) for name, linear in matrices(layer)}
-        for layer, weights in zip(stack.layers, fit.layers)
-    ]
+    with _undone_on_error(stack):
+        shared_weights = _install(stack, fit, diagonal)
+        if correct and dense is not None:
+            correct_if_better((dense, dense_stack), (model, stack), fit, calibration)
+        if refine_updates:
+            refine((dense, dense_stack), (model, stack), shared_weights, calibration, refine_updates)
+        errors = [
+            {name: relative_error(weights[name], linear.weight) for name, linear in matrices(layer)}
+            for layer, weights in zip(stack.layers, fit.layers)
+        ]
     return Compressed(shared_weights, _form_of(fit, diagonal), errors, before, matrix_parameters(stack.layers), stack.uncovered)
 
 
@@ -125,6 +140,8 @@ def _least_loss(model: nn.Module, stack: LayerStack, fits: list[Fit], diagonal: 
         tried, tried_stack = copied(model, stack)
         _install(tried_stack, fit, diagonal)
         losses.append(calibration.held_out_loss(tried))
+    if min(losses) == math.inf:
+        raise InputError("in every form that was tried the model's loss on the batches held out is no finite number")
     return fits[losses.index(min(losses))]
 
 
@@ -174,11 +191,32 @@ def _weigh(weights: list[LayerWeights], moments: Moments | None) -> list[LayerWe
     ]
 
 
+@contextlib.contextmanager
+def _undone_on_error(stack: LayerStack) -> Iterator[None]:
+    """Give a dense stack back its modules and all values, and its owner what it had, if the block raises."""
+    linears = [dict(matrices(layer)) for layer in stack.layers]
+    state = copy.deepcopy(stack.layers.state_dict())
+    shared_weights = getattr(stack.owner, "shared_weights", None)
+    try:
+        yield
+    except BaseException:
+        for layer, its_linears in zip(stack.layers, linears):
+            for name, linear in its_linears.items():
+                layer.set_submodule(name, linear)
+        stack.layers.load_state_dict(state, strict=False)  # without copies that `prepare` took away
+        if shared_weights is not None:
+            stack.owner.shared_weights = shared_weights
+        elif hasattr(stack.owner, "shared_weights"):
+            del stack.owner.shared_weights
+        raise
+
+
 def _install(stack: LayerStack, fit: Fit, diagonal: bool) -> SharedWeights:
     """Share the layers and write the fit into them."""
     stack.prepare(stack.layers)
     for layer, weights in zip(stack.layers, fit.layers):
         write_layer(layer, weights)
+    trained = [{name: linear.weight.requires_grad for name, linear in matrices(layer)} for layer in stack.layers]
     form = _form_of(fit, diagonal)
     shared_weights = share_layers(stack.layers, form)
     with torch.no_grad():
@@ -186,6 +224,8 @@ def _install(stack: LayerStack, fit: Fit, diagonal: bool) -> SharedWeights:
             for name, linear in matrices(layer):
                 if isinstance(linear, nn.Linear):  # shares nothing, and is whole: it stays as it is
                     continue
+                for term in filter(None.__ne__, (linear.up, linear.down, linear.diagonal)):
+                    term.requires_grad_(trained[index][name])  # what is frozen stays frozen
                 matrix, residual = fit.layers[index][name], fit.residuals[index][name]
                 if linear.shared_weight is not None:
                     linear.shared_weight.copy_(fit.shared[fit.plan.groups[index]][name])

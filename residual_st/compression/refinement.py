@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import kl_div
 
-from residual_st.compression.moments import Calibration
+from residual_st.compression.moments import Calibration, evaluating, requiring_gradients, widened
+from residual_st.errors import InputError
 from residual_st.progress import progress
 from residual_st.sharing import SharedWeights
 from residual_st.stacks import LayerStack, layer_map, recorded_calls
@@ -27,6 +28,8 @@ CHECKS = 4  # of the loss on the batches held out
 Model = tuple[nn.Module, LayerStack]  # a model and the stack inside it
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def refine(dense: Model, compressed: Model, shared_weights: SharedWeights, calibration: Calibration, updates: int) -> None:
     """Move the compressed layers, and the weights they share, by Adam towards what the dense model computes. In place.
 
@@ -39,10 +42,16 @@ def refine(dense: Model, compressed: Model, shared_weights: SharedWeights, calib
         updates: steps.
     """
     moved = nn.ModuleList([compressed[1].layers, shared_weights])
-    modes = [(module, module.training) for module, _ in (dense, compressed)]
-    for module, _ in modes:
-        module.eval()
-    start = copy.deepcopy(moved.state_dict())
+    start = best = copy.deepcopy(moved.state_dict())
+    try:
+        with evaluating(dense[0], compressed[0]), requiring_gradients(moved, True):
+            best = _best_state(dense, compressed, moved, start, calibration, updates)
+    finally:
+        moved.load_state_dict(best)
+
+
+def _best_state(dense: Model, compressed: Model, moved: nn.Module, start: dict, calibration: Calibration, updates: int) -> dict:
+    """Take all steps from the state `start`. What the layers were where the loss on the batches held out was least."""
     best = calibration.held_out_loss(compressed[0]), start
     rate = LEARNING_RATES[0]
     if trial := min(TRIAL, updates // 10):
@@ -60,27 +69,34 @@ def refine(dense: Model, compressed: Model, shared_weights: SharedWeights, calib
             bar.set_postfix(error=f"{error:.4f}")
             if step in checks and (held_out := calibration.held_out_loss(compressed[0])) < best[0]:
                 best = held_out, copy.deepcopy(moved.state_dict())
-    moved.load_state_dict(best[1])
-    for module, training in modes:
-        module.train(training)
+    return best[1]
 
 
 def _steps(dense: Model, compressed: Model, moved: nn.Module, calibration: Calibration, rate: float, updates: int):
-    """Take the steps, and yield the distance before each."""
+    """Take the steps, and yield the distance before each. Terms in half precision are moved in float32 and rounded after each."""
     terms = [*dict.fromkeys(moved.parameters())]
-    optimizer = torch.optim.Adam(terms, lr=rate)
+    wide = [widened(term.detach()) for term in terms]  # which are the terms themselves where these are wide
+    optimizer = torch.optim.Adam(wide, lr=rate)
+    is_half = any(term.dtype == torch.float16 for term in terms)
+    scaler = torch.amp.GradScaler(terms[0].device.type, init_scale=1024, enabled=is_half)
     warm_up = min(WARM_UP, max(1, updates // 4))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, (step + 1) / warm_up) * (1 - step / updates))
     for batch in islice(cycle([*calibration.parts[0], *calibration.more]), updates):
         with torch.no_grad():
             wanted = _compute(*dense, calibration, batch)
         distance = _distance(_compute(*compressed, calibration, batch), wanted)
-        gradients = torch.autograd.grad(distance, terms, allow_unused=True)
-        for term, gradient in zip(terms, gradients):
-            term.grad = gradient
-        nn.utils.clip_grad_norm_(terms, LARGEST_NORM)
-        optimizer.step()
+        gradients = torch.autograd.grad(scaler.scale(distance), terms, allow_unused=True)
+        for term, gradient in zip(wide, gradients):
+            term.grad = None if gradient is None else widened(gradient)
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(wide, LARGEST_NORM)
+        scaler.step(optimizer)
+        scaler.update()
         schedule.step()
+        with torch.no_grad():
+            for term, its_wide in zip(terms, wide):
+                if term.dtype != its_wide.dtype:
+                    term.copy_(its_wide)
         optimizer.zero_grad()
         yield distance.item()
 
@@ -93,7 +109,10 @@ def _compute(model: nn.Module, stack: LayerStack, calibration: Calibration, batc
             calibration.encode(model, batch)
         else:
             words = calibration.predict(model, batch).float().log_softmax(-1)
-    return [stack.real_positions(call.output, call.padding) for _, call in sorted(calls.items())], words
+    if len(calls) < len(stack.layers):
+        missing = next(index for index in range(len(stack.layers)) if index not in calls)
+        raise InputError(f"the calibration never came to layer {missing}; `encode`, or `predict`, must run all layers of the model")
+    return [widened(stack.real_positions(call.output, call.padding)) for _, call in sorted(calls.items())], words
 
 
 def _distance(computed: tuple[list[Tensor], Tensor | None], wanted: tuple[list[Tensor], Tensor | None]) -> Tensor:

@@ -1,13 +1,16 @@
 """The smallest form whose loss rises by no more than is allowed."""
 
+import contextlib
+import math
 from dataclasses import dataclass
 
 from torch import nn
 
 from residual_st.compression.budget import BudgetTooSmallError
 from residual_st.compression.moments import Calibration, gather
-from residual_st.compression.pipeline import Compressed, compress
+from residual_st.compression.pipeline import Compressed, compress, plan_form
 from residual_st.errors import InputError
+from residual_st.numbers import is_real, require_whole
 from residual_st.progress import progress
 from residual_st.stacks import LayerStack, copied, stack_of
 
@@ -38,9 +41,24 @@ def compress_within(
     Raises:
         InputError: if the loss rises by more already where `LARGEST` of the weights is kept; or as `compress` does.
     """
+    if not is_real(max_loss) or max_loss < 0:
+        raise InputError(f"the loss may rise by a number of 0 or more, such as 0.01 for 1 %, not by {max_loss!r}")
+    if chosen := {"rank", "weight_fraction"} & options.keys():
+        raise InputError(f"{' and '.join(sorted(chosen))} cannot be given beside a loss, within which the size is chosen")
+    if not isinstance(calibration, Calibration):
+        raise InputError("the smallest size within a loss needs calibration data, to measure the loss on")
+    require_whole("the number of refinement updates", options.get("refine_updates", 0), 0)
     stack = stack or stack_of(model)
+    form = {"group_size": None, "pattern": "adjacent", "diagonal": True}
+    form |= {name: options[name] for name in form if name in options}
+    with contextlib.suppress(BudgetTooSmallError):  # what cannot be shared at all is refused before any calibration
+        plan_form(stack, **form, rank=None, weight_fraction=LARGEST, calibrated=True)
     moments = gather(model, stack, calibration)
     dense_loss = calibration.held_out_loss(model)
+    if not 0 < dense_loss < math.inf:
+        raise InputError(
+            f"the loss on the batches held out is {dense_loss:g} before compression; its rise is relative to one above 0"
+        )
     refine_updates = options.pop("refine_updates", 0)
     probes = []
 

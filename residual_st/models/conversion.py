@@ -19,7 +19,8 @@ from residual_st.models.form import OUR_FLAGS, matrix_shapes
 from residual_st.models.s2t_residual_transformer import S2TResidualTransformerModel
 from residual_st.models.shared_layers import LAST_OF_A_BRANCH, layers_of
 from residual_st.models.standalone import build_model, load_model
-from residual_st.sharing import ResidualLinear, SharedForm, matrices, unshare_layers
+from residual_st.numbers import is_whole
+from residual_st.sharing import Alone, ResidualLinear, SharedForm, matrices, unshare_layers
 
 _OUR_CRITERION = "label_smoothed_cross_entropy_with_residual"
 _OUR_CRITERION_FLAGS = ("residual_penalty", "distill_from", "distill_weight", "distill_temperature", "distill_encoder_weight")
@@ -79,13 +80,16 @@ def unfolded_checkpoint(state: dict, model: S2TTransformerModel, group_size: int
         diagonal: whether the residuals have a diagonal.
 
     Raises:
-        InputError: if K is below 2, or a rank does not fit.
+        InputError: if K is below 2, or a rank does not fit, or is of a matrix that would share nothing.
     """
-    if group_size < 2:
+    if not is_whole(group_size, 2):
         raise InputError(f"group size {group_size} unfolds nothing; give 2 or more")
     layers = group_size * len(model.encoder.transformer_layers)
     flags = copy.deepcopy(model_flags(state, "the model"))
     form = SharedForm.make(layers, tuple(matrix_shapes(flags, "encoder")), group_size, rank=rank, diagonal=diagonal)
+
+    if any(isinstance(rank, Alone) for row in form.ranks.rows for rank in row):
+        raise InputError(f"residual rank {rank} keeps matrices alone, and unfolding shares them all; give ranks without =")
 
     def to_residual(flags: argparse.Namespace) -> None:
         _set_forms(flags, {"encoder": form})

@@ -22,7 +22,7 @@ class S2TResidualTransformerDecoder(TransformerDecoderScriptable):
             # without layers, so that a dense stack is never in memory
             super().__init__(argparse.Namespace(**{**vars(args), "decoder_layers": 0}), dictionary, embed_tokens)
             config = TransformerConfig.from_namespace(args)
-            self.layers.extend(alike_in_groups(form.plan, lambda: ResidualTransformerDecoderLayer(config)))
+            self.layers.extend(alike_in_groups(form, lambda: ResidualTransformerDecoderLayer(config)))
             self.num_layers = len(self.layers)
             for layer in self.layers:  # copies of a layer would share its key in the cache of keys and values
                 layer.self_attn.init_incremental_state()

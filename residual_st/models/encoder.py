@@ -22,7 +22,7 @@ class S2TResidualTransformerEncoder(S2TTransformerEncoder):
         else:
             # without layers, so that a dense stack is never in memory
             super().__init__(argparse.Namespace(**{**vars(args), "encoder_layers": 0}))
-            self.transformer_layers = alike_in_groups(form.plan, lambda: ResidualTransformerEncoderLayer(args))
+            self.transformer_layers = alike_in_groups(form, lambda: ResidualTransformerEncoderLayer(args))
             drop_fused_copies(self.transformer_layers)
         self.inference_mode = args.encoder_inference_mode
         self.shared_weights = share_new_layers(self.transformer_layers, form)

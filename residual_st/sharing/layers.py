@@ -1,16 +1,16 @@
 """Turn a stack of alike layers into one that shares its matrices."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import nn
 
-from residual_st.errors import InputError
 from residual_st.sharing.form import SharedForm
 from residual_st.sharing.linear import LowRankLinear, ResidualLinear
 from residual_st.sharing.plan import SharingPlan
 from residual_st.sharing.ranks import Alone, ResidualRanks
+from residual_st.sharing.shareable import check_alike, check_form, matrices, saved_name
 
 
 class SharedWeights(nn.ModuleDict):
@@ -40,13 +40,6 @@ class SharedWeights(nn.ModuleDict):
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
 
 
-def matrices(layer: nn.Module) -> Iterator[tuple[str, nn.Linear | ResidualLinear]]:
-    """Yield the weight matrices of a layer with their names inside it, such as `self_attn.q_proj`."""
-    for name, module in layer.named_modules():
-        if isinstance(module, (nn.Linear, ResidualLinear)):
-            yield name, module
-
-
 def matrix_parameters(layers: nn.ModuleList) -> int:
     """Weights that a stack keeps in its matrices, shared ones counted once; biases are not counted."""
     kept = {}
@@ -60,17 +53,6 @@ def matrix_parameters(layers: nn.ModuleList) -> int:
 def matrix_kind(name: str) -> str:
     """The last part of a matrix's name: `self_attn.q_proj` -> `q_proj`."""
     return name.rpartition(".")[2]
-
-
-def check_alike(layers: nn.ModuleList) -> dict[str, tuple[int, int]]:
-    """The matrices that every layer has, name -> (out, in). Raises InputError where layers differ."""
-    shapes = None
-    for index in range(len(layers)):
-        layer_shapes = {name: tuple(linear.weight.shape) for name, linear in matrices(layers[index])}
-        shapes = shapes or layer_shapes
-        if layer_shapes != shapes:
-            raise InputError(f"layer {index} has other matrices than layer 0; only alike layers can share theirs")
-    return shapes
 
 
 def form_of(
@@ -89,37 +71,27 @@ def form_of(
         diagonal: whether every matrix has a diagonal of its own.
 
     Raises:
-        InputError: if the layers differ, or the plan or a rank does not fit them.
+        InputError: if the layers cannot be shared (`residual_st.sharing.shareable`), or the plan or a rank does not fit them.
     """
     shapes = check_alike(layers)
     form = SharedForm.make(len(layers), tuple(shapes), group_size, pattern, rank, diagonal)
-    check_ranks(form.ranks, shapes)
+    check_form(layers, form)
     return form
 
 
-def check_ranks(ranks: ResidualRanks, shapes: dict[str, tuple[int, int]]) -> None:
-    """Raise InputError where a rank exceeds the smaller side of its matrix."""
-    for layer in range(len(ranks.rows)):
-        for name, rank in ranks.of(layer).items():
-            smaller = min(shapes[name])
-            if rank > smaller:
-                raise InputError(
-                    f"residual rank {rank} does not fit {name}, whose smaller side is {smaller}; it must be from 0 to {smaller}"
-                )
-
-
-def alike_in_groups(plan: SharingPlan, build: Callable[[], nn.Module]) -> nn.ModuleList:
-    """A stack for `share_layers`: the layers of a group start alike, with the same tensors for weights, and biases of their own.
+def alike_in_groups(form: SharedForm, build: Callable[[], nn.Module]) -> nn.ModuleList:
+    """A stack for `share_layers`: the layers of a group start alike, with the same tensors for the weights that they are to share.
 
     `build` makes a layer, and is called once a group, so that as many layers have their weights in memory at most.
     """
-    first = [build() for _ in range(plan.n_groups)]
+    first = [build() for _ in range(form.plan.n_groups)]
     layers = nn.ModuleList()
-    for index, group in enumerate(plan.groups):
-        if plan.layers_of(group)[0] == index:
+    for index, group in enumerate(form.plan.groups):
+        if form.plan.layers_of(group)[0] == index:
             layers.append(first[group])
         else:
-            kept = {id(linear.weight): linear.weight for _, linear in matrices(first[group])}
+            shared = {name for name, rank in form.ranks.of(index).items() if not isinstance(rank, Alone)}
+            kept = {id(linear.weight): linear.weight for name, linear in matrices(first[group]) if name in shared}
             layers.append(copy.deepcopy(first[group], kept))
     return layers
 
@@ -138,16 +110,10 @@ def share_layers(layers: nn.ModuleList, form: SharedForm) -> SharedWeights:
         form: which layers share and what each keeps, as `form_of` makes it.
 
     Raises:
-        InputError: if the form is for another number of layers, the layers differ, or a rank exceeds its matrix's smaller side.
+        InputError: if the layers cannot be shared (`residual_st.sharing.shareable`), or the form does not fit them.
     """
+    check_form(layers, form)
     stack = [layers[index] for index in range(len(layers))]
-    if len(stack) != len(form.plan.groups):
-        raise InputError(f"the plan {form.plan} is for {len(form.plan.groups)} layers, but the stack has {len(stack)}")
-    shapes = check_alike(layers)
-    if tuple(shapes) != form.ranks.matrices:
-        raise InputError(f"the form is of matrices {', '.join(form.ranks.matrices)}, but the layers have {', '.join(shapes)}")
-    check_ranks(form.ranks, shapes)
-
     owners = {}
     for group in filter(form.changes, range(form.plan.n_groups)):
         members = form.plan.layers_of(group)
@@ -155,14 +121,14 @@ def share_layers(layers: nn.ModuleList, form: SharedForm) -> SharedWeights:
         for index in reversed(members):
             sharing = (name for name, rank in form.ranks.of(index).items() if not isinstance(rank, Alone))
             shared |= {name: stack[index].get_submodule(name).weight for name in sharing}
-        # a parameter's name may not hold a dot; made from a dict the owner is in alphabetic order, as saved optimizers have it
-        owner = owners[group] = nn.ParameterDict({name.replace(".", "_"): weight for name, weight in shared.items()})
+        # made from a dict the owner is in alphabetic order, as saved optimizers have it
+        owner = owners[group] = nn.ParameterDict({saved_name(name): weight for name, weight in shared.items()})
         for index in members:
             ranks = form.ranks.of(index)
             for name, linear in list(matrices(stack[index])):
                 rank = ranks[name]
                 if not isinstance(rank, Alone):
-                    residual = ResidualLinear(owner, name.replace(".", "_"), linear.bias, rank, form.diagonal)
+                    residual = ResidualLinear(owner, saved_name(name), linear.bias, rank, form.diagonal)
                     stack[index].set_submodule(name, residual)
                 elif rank < min(linear.weight.shape):
                     stack[index].set_submodule(name, LowRankLinear(linear.weight, linear.bias, rank, form.diagonal))

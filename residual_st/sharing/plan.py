@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from residual_st.errors import InputError
+from residual_st.numbers import is_whole
 
 PATTERNS = ("adjacent", "cycle", "cycle-reverse")
 
@@ -30,11 +31,13 @@ class SharingPlan:
         Raises:
             InputError: for a group size outside 1..layers, an unknown pattern, or a list of another length or with gaps.
         """
-        if layers < 1:
+        if not is_whole(layers, 1):
             raise InputError(f"a stack of {layers} layers has nothing to share; give 1 layer or more")
+        if not isinstance(pattern, str):
+            raise InputError(f"sharing pattern {pattern!r} must be text: {', '.join(PATTERNS)}, or a list such as 0,0,1,1")
         if pattern not in PATTERNS:
             return cls(_parse_list(pattern, layers))
-        if not 1 <= group_size <= layers:
+        if not is_whole(group_size, 1, layers):
             raise InputError(f"group size {group_size} does not fit a stack of {layers} layers; it must be from 1 to {layers}")
         n_groups = -(-layers // group_size)
         if pattern == "adjacent":
@@ -71,6 +74,6 @@ def _parse_list(pattern: str, layers: int) -> tuple[int, ...]:
         ) from None
     if len(groups) != layers:
         raise InputError(f"sharing pattern {pattern!r} names {len(groups)} layers, but the stack has {layers}")
-    if set(groups) != set(range(max(groups) + 1)):
+    if sorted(set(groups)) != list(range(len(set(groups)))):
         raise InputError(f"sharing pattern {pattern!r} must use every group from 0 to {max(groups)} and no others")
     return groups

@@ -38,9 +38,11 @@ def product(
     With gradients, W is composed again in the backward pass instead of being kept until then: one small product more, and as
     much memory less as a dense encoder's weights take. Without, W is composed and let go, or never composed.
     """
+    terms = (shared, up, down, diagonal)
+    if x.dim() == 1:  # one position alone
+        return product(x[None], bias, *terms)[0]
     if shared is None:
         return _low_rank(x, bias, up, down, diagonal)
-    terms = (shared, up, down, diagonal)
     if torch.is_grad_enabled() and any(term is not None and term.requires_grad for term in (x, bias, *terms)):
         # of two dimensions, so that what comes out is no view, and may be changed in place as fairseq's attention does
         return _Product.apply(x.flatten(0, -2), bias, *terms).unflatten(0, x.shape[:-1])
@@ -126,7 +128,7 @@ def factor_by_factor(
     y.addmm_(positions, shared.t())
     if up is not None:
         y.addmm_(linear(positions, down), up.t())
-    return y if x.dim() == 2 else y.view(*x.shape[:-1], -1)
+    return y if x.dim() == 2 else y.view(*x.shape[:-1], y.size(-1))
 
 
 def _bias_and_diagonal(x: Tensor, bias: Tensor | None, out_features: int, diagonal: Tensor | None) -> Tensor:

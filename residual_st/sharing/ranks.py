@@ -17,6 +17,9 @@ class Alone(int):
     def __eq__(self, other) -> bool:
         return type(self) is type(other) and int(self) == int(other)
 
+    def __ne__(self, other) -> bool:  # which int has of its own
+        return not self == other
+
     __hash__ = int.__hash__
 
     def __str__(self) -> str:

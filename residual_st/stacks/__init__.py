@@ -5,7 +5,7 @@
 
 from residual_st.stacks.depth import layer_map
 from residual_st.stacks.find import stack_of
-from residual_st.stacks.layer_stack import LayerStack, copied
+from residual_st.stacks.layer_stack import LayerStack, copied, no_padding
 from residual_st.stacks.recorder import LayerCall, recorded_calls
 
-__all__ = ["LayerCall", "LayerStack", "copied", "layer_map", "recorded_calls", "stack_of"]
+__all__ = ["LayerCall", "LayerStack", "copied", "layer_map", "no_padding", "recorded_calls", "stack_of"]

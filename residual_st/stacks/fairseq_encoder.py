@@ -41,11 +41,11 @@ def _padding(arguments: tuple, keywords: dict) -> Tensor | None:
 @contextlib.contextmanager
 def projecting(attentions: Iterable[nn.Module]) -> Iterator[None]:
     """Have attention modules call their projections: fairseq's otherwise hand their weights to torch's fused function."""
-    attentions = [attention for attention in attentions if hasattr(attention, "skip_embed_dim_check")]
-    for attention in attentions:
+    before = {attention: attention.skip_embed_dim_check for attention in attentions if hasattr(attention, "skip_embed_dim_check")}
+    for attention in before:
         attention.skip_embed_dim_check = True
     try:
         yield
     finally:
-        for attention in attentions:
-            attention.skip_embed_dim_check = False
+        for attention, skips in before.items():
+            attention.skip_embed_dim_check = skips

@@ -6,15 +6,30 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from residual_st.errors import InputError
+from residual_st.errors import InputError, refusing
 from residual_st.sharing import ResidualLinear, SharedForm, matrices
 
 
 def no_padding(arguments: tuple, keywords: dict) -> None:
-    """For layers that are called without a mask."""
+    """For layers all of whose positions count, whatever they are called with."""
+
+
+def refuse_masks(arguments: tuple, keywords: dict) -> None:
+    """For layers that are called with hidden states alone, all of whose positions then count.
+
+    Raises:
+        InputError: for another tensor, which may be a mask: whether it is (batch, time), and what True means in it, the layers do
+            not tell.
+    """
+    given = {**{f"argument {place}": value for place, value in enumerate(arguments, 1)}, **keywords}
+    tensors = [name for name, value in given.items() if isinstance(value, Tensor)]
+    if len(tensors) > 1:
+        raise InputError(
+            f"these layers are called with {', '.join(tensors)}, which is more than hidden states; say what is padding by a "
+            "LayerStack's `padding`, or `no_padding` if nothing is"
+        )
 
 
 def output_alone(output: Any) -> Tensor:
@@ -46,7 +61,8 @@ class LayerStack:
         symmetries: the units of a layer that may be renamed, `residual_st.compression.alignment.AttentionHeads` and
             `FeedForwardUnits`; none for layers that are compressed in the basis they have.
         batch_first: whether hidden states are (batch, time, width) and not (time, batch, width).
-        padding: the mask (batch, time) in a layer's arguments and keywords, True where there is padding; None for no mask.
+        padding: the mask (batch, time) in a layer's arguments and keywords, True where there is padding; None for no mask. By
+            default every position counts, and a tensor besides the hidden states is refused.
         memory_matrices: names of matrices whose inputs are not of a layer's own positions but of those it attends to.
         memory_padding: the mask (batch, time) of these, as `padding`.
         output: the hidden states in what a layer returns.
@@ -59,7 +75,7 @@ class LayerStack:
     owner: nn.Module | None = None
     symmetries: Sequence = ()
     batch_first: bool = False
-    padding: Callable[[tuple, dict], Tensor | None] = no_padding
+    padding: Callable[[tuple, dict], Tensor | None] = refuse_masks
     memory_matrices: Sequence[str] = ()
     memory_padding: Callable[[tuple, dict], Tensor | None] = no_padding
     output: Callable[[Any], Tensor] = output_alone
@@ -68,15 +84,10 @@ class LayerStack:
     observing: Callable[[nn.ModuleList], contextlib.AbstractContextManager] = no_context
 
     def __post_init__(self):
+        if not isinstance(self.layers, nn.Module):
+            raise InputError(f"the layers are in a {type(self.layers).__name__}; give them in an nn.ModuleList")
         if not len(self.layers):
             raise InputError("there are no layers to share")
-        for index in range(len(self.layers)):
-            for name, module in matrices(self.layers[index]):
-                if isinstance(module, nn.Linear) and type(module) not in _PLAIN:
-                    raise InputError(
-                        f"{name} of layer {index} is a {type(module).__name__}, which may compute more than x W + b; "
-                        "only plain torch.nn.Linear can be shared"
-                    )
 
     @property
     def uncovered(self) -> list[str]:
@@ -105,12 +116,7 @@ class LayerStack:
 
 
 def copied(model: nn.Module, stack: LayerStack) -> tuple[nn.Module, LayerStack]:
-    """A copy of a model, and the stack inside it."""
-    places = {id(module): name for name, module in model.named_modules()}
-    copied_model = copy.deepcopy(model)
-    owner = None if stack.owner is None else copied_model.get_submodule(places[id(stack.owner)])
-    return copied_model, replace(stack, layers=copied_model.get_submodule(places[id(stack.layers)]), owner=owner)
-
-
-# nn.MultiheadAttention's output projection is the second, a mark for torch's quantisation without a meaning of its own
-_PLAIN = (nn.Linear, torch.nn.modules.linear.NonDynamicallyQuantizableLinear)
+    """A copy of a model, and the stack inside it, whose list of layers need not be the model's own."""
+    with refusing(f"{type(model).__name__} cannot be copied, to be compared with later"):
+        copied_model, layers, owner = copy.deepcopy((model, stack.layers, stack.owner))
+    return copied_model, replace(stack, layers=layers, owner=owner)

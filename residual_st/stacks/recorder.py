@@ -1,11 +1,13 @@
 """What goes into layers and what comes out, while a model runs."""
 
 import contextlib
+import inspect
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
+from residual_st.errors import InputError
 from residual_st.stacks.layer_stack import LayerStack
 
 
@@ -40,8 +42,8 @@ def recorded_calls(stack: LayerStack, chosen: Iterable[int] | None = None) -> It
     calls = {}
 
     def enter(index: int):
-        def hook(_layer, arguments, keywords):
-            states = arguments[0] if arguments else next(value for value in keywords.values() if isinstance(value, Tensor))
+        def hook(layer, arguments, keywords):
+            states = _states(layer, arguments, keywords)
             padding, memory_padding = stack.padding(arguments, keywords), stack.memory_padding(arguments, keywords)
             calls[index] = LayerCall(states, padding, memory_padding, arguments, keywords)
 
@@ -58,3 +60,20 @@ def recorded_calls(stack: LayerStack, chosen: Iterable[int] | None = None) -> It
             hooks.callback(stack.layers[index].register_forward_pre_hook(enter(index), with_kwargs=True).remove)
             hooks.callback(stack.layers[index].register_forward_hook(leave(index)).remove)
         yield calls
+
+
+def _states(layer: nn.Module, arguments: tuple, keywords: dict) -> Tensor:
+    """The hidden states that a layer is called with: the first floating-point tensor in the order of its own parameters.
+
+    Raises:
+        InputError: if there is none, or several by keywords that are not among the layer's parameters.
+    """
+    order = list(inspect.signature(type(layer).forward).parameters)
+    known = [name for name in order if name in keywords]
+    others = [name for name in keywords if name not in order]
+    given = [*arguments, *(keywords[name] for name in [*known, *others])]
+    tensors = [value for value in given if isinstance(value, Tensor) and value.is_floating_point()]
+    if not tensors or (not arguments and not known and len(tensors) > 1):
+        names = ", ".join([*(f"argument {place}" for place in range(1, len(arguments) + 1)), *keywords]) or "nothing"
+        raise InputError(f"{type(layer).__name__} is called with {names}; which are the hidden states cannot be told")
+    return tensors[0]
