@@ -6,7 +6,6 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from residual_st.errors import InputError
 from residual_st.sharing import matrices
 
 # of the mean diagonal, added to second moments: directions that were never seen are not free. Gradients are exact for
@@ -119,14 +118,7 @@ LayerWeights = dict[str, MatrixWeights]  # by the matrix's name in the layer
 
 
 def read_layer(layer: nn.Module) -> LayerWeights:
-    """Copy a layer's matrices. Their names are those of `residual_st.sharing.matrices`.
-
-    Raises:
-        InputError: if a parameter of the layer is not finite.
-    """
-    for name, parameter in layer.named_parameters():
-        if not parameter.isfinite().all():
-            raise InputError(f"{name} of a layer holds values that are no finite numbers; such a model cannot be compressed")
+    """Copy a layer's matrices. Their names are those of `residual_st.sharing.matrices`."""
     with torch.no_grad():
         return {
             name: MatrixWeights(_copied(linear.weight), None if linear.bias is None else _copied(linear.bias))

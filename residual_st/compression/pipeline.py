@@ -104,6 +104,9 @@ def compress(
     check_untied(model, stack.layers)
     if hasattr(stack.owner, "shared_weights") and list(stack.owner.shared_weights.parameters()):
         raise InputError(f"{type(stack.owner).__name__} owns the shared weights of other layers already; expand those first")
+    for name, parameter in stack.layers.named_parameters():
+        if not parameter.isfinite().all():
+            raise InputError(f"{name} of the layers holds values that are no finite numbers; such a model cannot be compressed")
     if moments is None and calibration is not None:
         moments = gather(model, stack, calibration)
     weights = _weigh([read_layer(layer) for layer in stack.layers], moments)

@@ -136,11 +136,19 @@ def test_the_smallest_encoder_within_a_loss(data, asr):
     )
 
 
-@pytest.mark.parametrize("text", ["0%", "100%", "1.5", "-1%"])
-def test_a_loss_that_is_none(tmp_path, capsys, text):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        *((text, f"{text} is not between 0 and 100 %; give 1% or 0.01") for text in ("0%", "100%", "-1%", "nan", "500")),
+        ("5", "5 without a per cent sign is 500%; write 5% or 0.05"),
+        ("1.5", "1.5 without a per cent sign is 150%; write 1.5% or 0.015"),
+        ("little", "'little' is no share; give 1% or 0.01"),
+    ],
+)
+def test_a_loss_that_is_none(capsys, text, message):
     with pytest.raises(SystemExit, match="2"):
         main(["compress", "dense.pt", "--output", "x.pt", f"--max-loss={text}"])
-    assert "is not between 0 and 100 %; give 1% or 0.01" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_expand_gives_the_paper_encoder_a_stock_name(tmp_path):
@@ -157,6 +165,8 @@ def test_the_size_in_bytes(tmp_path, capsys):
     assert 0.19e6 < json.loads(capsys.readouterr().out)["encoder_bytes"] <= 0.2e6
     assert main(["compress", path, "--output", output, "--force", "--encoder-mbytes", "0.01"]) == 2
     assert "what no layer can share takes" in capsys.readouterr().err
+    assert main(["compress", path, "--output", output, "--force", "--encoder-mbytes", "50"]) == 2
+    assert "--encoder-mbytes 50 is more than the 0." in capsys.readouterr().err
 
 
 def test_the_table(tmp_path, capsys):

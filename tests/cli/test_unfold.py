@@ -49,6 +49,7 @@ def test_training_goes_on(data, asr):  # noqa: F811
         (DENSE, ["--group-size", "1"], "group size 1 unfolds nothing; give 2 or more"),
         (DENSE, ["--residual-rank", "40"], "residual rank 40 does not fit"),
         (DENSE, ["--residual-rank", "1,2"], "names 2 layers, but the stack has 18"),
+        (DENSE, ["--residual-rank", "=4"], "residual rank =4 keeps matrices alone, and unfolding shares them all"),
     ],
 )
 def test_refusals(tmp_path, arch, flags, message):
