@@ -129,7 +129,10 @@ def compress(
             {name: relative_error(weights[name], linear.weight) for name, linear in matrices(layer)}
             for layer, weights in zip(stack.layers, fit.layers)
         ]
-    return Compressed(shared_weights, _form_of(fit, diagonal), errors, before, matrix_parameters(stack.layers), stack.uncovered)
+    form = _form_of(fit, diagonal)
+    if stack.owner is not None:
+        stack.on_sharing(stack.owner, form)
+    return Compressed(shared_weights, form, errors, before, matrix_parameters(stack.layers), stack.uncovered)
 
 
 def _form_of(fit: Fit, diagonal: bool) -> SharedForm:
@@ -220,8 +223,7 @@ def _install(stack: LayerStack, fit: Fit, diagonal: bool) -> SharedWeights:
     for layer, weights in zip(stack.layers, fit.layers):
         write_layer(layer, weights)
     trained = [{name: linear.weight.requires_grad for name, linear in matrices(layer)} for layer in stack.layers]
-    form = _form_of(fit, diagonal)
-    shared_weights = share_layers(stack.layers, form)
+    shared_weights = share_layers(stack.layers, _form_of(fit, diagonal))
     with torch.no_grad():
         for index, layer in enumerate(stack.layers):
             for name, linear in matrices(layer):
@@ -241,5 +243,4 @@ def _install(stack: LayerStack, fit: Fit, diagonal: bool) -> SharedWeights:
                     linear.bias.copy_(matrix.bias + fit.difference(index, name) @ matrix.input_mean)
     if stack.owner is not None:
         stack.owner.shared_weights = shared_weights
-        stack.on_sharing(stack.owner, form)
     return shared_weights
