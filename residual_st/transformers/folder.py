@@ -16,7 +16,7 @@ import transformers
 
 from residual_st.errors import InputError, reason, refusing
 from residual_st.files import refuse_existing_folder, whole_folder
-from residual_st.sharing import form_of, share_layers, unshare_layers
+from residual_st.sharing import SharedForm, form_of, matrices, share_layers, unshare_layers
 from residual_st.stacks import stack_of
 from residual_st.stacks.hugging_face import FORM
 
@@ -54,7 +54,8 @@ def load(folder: str | Path) -> transformers.PreTrainedModel:
     if form is not None:
         model.__class__ = model_class
         stack = stack_of(model)
-        stack.on_sharing(stack.owner, form_of(stack.layers, **form))
+        names = tuple(name for name, _ in matrices(stack.layers[0]))
+        stack.on_sharing(stack.owner, SharedForm.make(len(stack.layers), names, **form))
     return model
 
 
