@@ -26,7 +26,7 @@ from transformers import (  # noqa: E402
 )
 
 from residual_st.audio import read_audio  # noqa: E402
-from residual_st.runtime import Settings, Translator  # noqa: E402
+from residual_st.runtime import Settings  # noqa: E402
 from residual_st.runtime.model import Model  # noqa: E402
 from residual_st.runtime.vocabulary import Vocabulary  # noqa: E402
 
@@ -86,10 +86,11 @@ def test_texts_are_those_of_hugging_face(is_shared, whisper, tmp_path):
     model, tokenizer = transformers.load(source), AutoTokenizer.from_pretrained(source)
     written = model.generate(features_of(source), max_new_tokens=MOST_WORDS, num_beams=1)[0].tolist()
     settings = Settings(beam=1, max_len_b=MOST_WORDS)
-    (found,) = Model(tmp_path / "model").search([read_audio(SPEECH, 16_000)], settings)
+    exported = Model(tmp_path / "model")
+    (found,) = exported.search([read_audio(SPEECH, 16_000)], settings)
     assert len(set(written)) > 2
     assert found[0].tokens == written
-    text = Translator(tmp_path / "model", settings).translate(SPEECH).text
+    text = exported.vocabulary.text(found[0].tokens)
     assert text == tokenizer.decode(found[0].tokens, skip_special_tokens=True).strip(" ")
 
 
