@@ -17,7 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(extra="runtime")  # what brings the packages that this command needs
     parser.add_argument("model", metavar="DIR", help="folder that residual-st export wrote")
     parser.add_argument("audio", nargs="+", metavar="AUDIO", help="recordings of any length; - for standard input")
-    parser.add_argument("--lang", metavar="TAG", help="language to translate into, such as de, for a model of several")
+    parser.add_argument(
+        "--lang", metavar="TAG", help="target language, such as de, of a fairseq model of several; of Whisper, the spoken one"
+    )
     parser.add_argument("--beam", type=int, metavar="N", help="hypotheses (default: the model's own setting, or 5)")
     parser.add_argument("--nbest", type=int, default=1, metavar="N", help="hypotheses in the output of --json (default: 1)")
     parser.add_argument("--lenpen", type=float, metavar="P", help="above 1 favours longer texts (default: the model's, or 1)")

@@ -1,7 +1,12 @@
 """Hugging Face's Whisper and Speech2Text with shared encoder layers. Needs the extra `transformers`."""
 
-from residual_st.compat import hide_broken_torchaudio
+import sys
 
+from residual_st.compat import hide_broken_torchaudio
+from residual_st.errors import InputError
+
+if sys.flags.optimize > 1:
+    raise InputError("transformers cannot be imported without docstrings; run Python without -OO")
 hide_broken_torchaudio()  # before transformers is imported
 
 from residual_st.transformers.calibration import audio_calibration  # noqa: E402

@@ -58,3 +58,15 @@ def test_gradients_are_those_of_the_equation():
     parameters = [linear.shared_weight, linear.up, linear.down, linear.diagonal, linear.bias]
     assert torch.autograd.gradcheck(lambda *_: linear(x), parameters)
     assert torch.autograd.gradcheck(lambda *_: residual_energies([linear]), parameters[1:4])
+
+
+@pytest.mark.parametrize("shape", [(6,), (0, 6), (2, 0, 6), (2, 3, 6)])
+def test_any_number_of_dimensions_is_taken(shape):
+    linear, _ = make(4, 6)
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    expected = nn.functional.linear(x, linear.weight, linear.bias)
+    torch.testing.assert_close(linear(x), expected)
+    (gradient,) = torch.autograd.grad(linear(x).sum(), x)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected.sum(), x)[0])
+    with torch.no_grad():
+        torch.testing.assert_close(linear(x), expected)

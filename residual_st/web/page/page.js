@@ -55,7 +55,7 @@ async function translate(blob) {
       const began = performance.now();
       const text = await model.translate(samples, language);
       const seconds = (performance.now() - began) / 1000, length = samples.length / model.rate;
-      model.card.querySelector(".text").textContent = text || "(nothing)";
+      model.card.querySelector(".text").textContent = text || "(no speech)";
       model.card.querySelector(".time").textContent =
         `${seconds.toFixed(2)} s for ${length.toFixed(1)} s of speech, ${(length / seconds).toFixed(1)} times real time`;
     }
