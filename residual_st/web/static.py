@@ -26,7 +26,8 @@ def write_page(folder: Path, others: list[Path]) -> None:
     names = [other.resolve().name for other in others]
     if len(set(names)) != len(names):
         raise InputError(f"the other models must have different names: {', '.join(names)}")
-    first, *beside = [_fit_for_a_browser(read_folder(model)) for model in (folder, *others)]
+    first = _fit_for_a_browser(read_folder(folder))
+    beside = [_fit_for_a_browser(read_folder(other), name) for name, other in zip(names, others)]
     shutil.copytree(PAGE, folder, dirs_exist_ok=True)
     from residual_st import voice_activity  # here, because it needs packages that other uses of this module do not
 
@@ -42,10 +43,9 @@ def write_page(folder: Path, others: list[Path]) -> None:
     (folder / "models.json").write_text(json.dumps({"engine": "browser", "models": models}, indent=1), encoding="utf-8")
 
 
-def _fit_for_a_browser(folder: Folder) -> Folder:
+def _fit_for_a_browser(folder: Folder, name: str = "this model") -> Folder:
     large = next((graph for graph in GRAPHS if weights_of(graph) in folder.description["files"]), None)
     if large:
-        name = folder.path.name.removesuffix(".partial")
         raise InputError(
             f"{large} of {name} is above 2 GB, which no browser loads; export it with --precision int8, or without --web"
         )

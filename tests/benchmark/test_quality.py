@@ -256,7 +256,7 @@ def test_says_whether_a_task_can_tell(metric, scores, shallow, expected):
 
 def test_a_test_set_of_which_sentences_are_missing_is_no_result(tmp_path):
     manifest, generated = tmp_path / "tst.tsv", tmp_path / "generate-tst.txt"
-    manifest.write_text("id\ttgt_text\n0\ta\n1\tb\n")
+    manifest.write_text("id\taudio\tn_frames\ttgt_text\n0\ta.npy\t9\ta\n1\tb.npy\t9\tb\n")
     generated.write_text("T-0\ta\nD-0\t-1\ta\nGenerate tst with beam=5: BLEU = 1\n")
     with pytest.raises(RunFailed, match="has 1 of the 2 sentences"):
         _read_whole(generated, manifest)

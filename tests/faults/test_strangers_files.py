@@ -180,7 +180,7 @@ def sound(samples: np.ndarray, rate: int = 16000, **options) -> io.BytesIO:
 def test_a_recording_is_decoded_no_further_than_it_may_be_long():
     silence = sound(np.zeros(48000 * 100, np.float32), 48000)
     assert len(silence.getvalue()) < 100_000
-    with pytest.raises(InputError, match="the input is longer than 1 minutes"):
+    with pytest.raises(InputError, match="the recording is longer than 1 minutes"):
         read_audio(silence, 16000, most_samples=16000 * 60)
     with pytest.raises(InputError, match="is longer than"):
         read_audio(sound(np.zeros(10**5, np.float32), 1, format="WAV"), 16000)  # a day at 1 Hz

@@ -60,5 +60,5 @@ def test_no_page_for_them(shared_checkpoint, data, tmp_path, monkeypatch):
     monkeypatch.setattr("residual_st.web.static.require_ort", lambda: None)
     result = cli("export", shared_checkpoint, "--data", data, "--output", tmp_path / "large", "--web", check=False)
     assert result.returncode == 2
-    assert "encoder.onnx of large is above 2 GB, which no browser loads; export it with --precision int8" in result.stderr
+    assert "encoder.onnx of this model is above 2 GB, which no browser loads; export it with --precision int8" in result.stderr
     assert not (tmp_path / "large").exists()
