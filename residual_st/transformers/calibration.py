@@ -63,7 +63,7 @@ def audio_calibration(
         more: further batches, which refinement alone uses; fewer or none where there is less audio.
 
     Raises:
-        InputError: if there is no audio, or too little to hold any out, or a file cannot be read.
+        InputError: if there is no audio, or too little speech to hold any out, or a file cannot be read.
     """
     extractor = feature_extractor(source)
     files = sorted(path for path in audio.rglob("*") if path.suffix.lower() in SUFFIXES)
@@ -73,7 +73,7 @@ def audio_calibration(
     wanted = batches + max(1, batches // 10)
     pieces = list(islice(_half_minutes(files, extractor.sampling_rate), wanted + more))
     if len(pieces) < 2:
-        raise InputError(f"{audio} holds less than {BATCH_SECONDS:.0f} s of audio; calibration needs twice as much at least")
+        raise InputError(f"{audio} holds less than {BATCH_SECONDS:.0f} s of speech; calibration needs twice as much at least")
     made = list(_transcribe(model, extractor, pieces))
     first, rest = made[:wanted], made[wanted:]
     held_out = max(1, len(first) // 11)

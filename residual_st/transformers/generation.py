@@ -9,6 +9,7 @@ import transformers
 from torch import Tensor
 
 from residual_st.errors import refusing
+from residual_st.transformers.folder import quiet
 
 
 @torch.no_grad()
@@ -94,13 +95,11 @@ def _greedy(model: transformers.PreTrainedModel, **settings) -> Iterator[None]:
     Raises:
         InputError: if generate cannot use the settings.
     """
-    own, level = model.generation_config, transformers.logging.get_verbosity()
+    own = model.generation_config
     model.generation_config = copy.deepcopy(own)
     model.generation_config.update(num_beams=1, num_return_sequences=1, do_sample=False, return_dict_in_generate=False, **settings)
-    transformers.logging.set_verbosity_error()
     try:
-        with refusing("the folder has settings of generation that transformers' generate cannot use"):
+        with quiet(), refusing("the folder has settings of generation that transformers' generate cannot use"):
             yield
     finally:
         model.generation_config = own
-        transformers.logging.set_verbosity(level)
