@@ -7,7 +7,7 @@ SCORES = ["editdistance", "sacrebleu>=2.0"]
 
 setup(
     name="residual-st",
-    version="0.1.0",
+    version="0.2.0",
     description="Speech translation encoders a third of the size: residual-shared Transformers (arXiv 2310.02489) for fairseq",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
@@ -16,7 +16,7 @@ setup(
     package_data={
         "residual_st.report": ["page.html.j2"],
         "residual_st.web": ["page/*", "ort/*"],
-        "residual_st.voice_activity": ["*.onnx", "LICENSE"],
+        "residual_st.audio.voice_activity": ["*.onnx", "LICENSE"],
     },
     python_requires=">=3.10,<3.14",
     # no fairseq and no torch: whoever has a fork or a source checkout of fairseq must not get a second one laid over it

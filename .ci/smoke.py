@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from residual_st.checkpoints import load_checkpoint
+from residual_st.fairseq.checkpoints import load_checkpoint
 
 FLAGS = {
     "config-yaml": "config_words.yaml", "train-subset": "train_st", "valid-subset": "dev_st", "task": "speech_to_text",

@@ -34,7 +34,6 @@ from fairseq.dataclass.configs import GenerationConfig
 from omegaconf import OmegaConf
 
 from residual_st.benchmark.results import append, provenance, read
-from residual_st.checkpoints import save_checkpoint
 from residual_st.compression.layer_weights import read_layer
 from residual_st.compression.low_rank import low_rank
 from residual_st.compression.moments import gather
@@ -42,10 +41,11 @@ from residual_st.compression.pipeline import Compressed, compress
 from residual_st.compression.refinement import refine
 from residual_st.evaluation.generated import Sentence
 from residual_st.evaluation.scores import corpus_scores, error_counts
-from residual_st.models.conversion import read_model, residual_checkpoint
+from residual_st.fairseq.checkpoints import save_checkpoint
+from residual_st.fairseq.conversion import read_model, residual_checkpoint
+from residual_st.fairseq.training_data import TrainingData
 from residual_st.sharing import matrices
 from residual_st.stacks import stack_of
-from residual_st.training_data import TrainingData
 
 RESULTS = Path(__file__).parent / "results" / "compression.jsonl"
 ROOT = Path(__file__).parent.parent

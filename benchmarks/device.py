@@ -20,7 +20,7 @@ from residual_st.benchmark.device import measure
 from residual_st.benchmark.systems import VOCABULARY, Shape, build_pair, build_residual
 from residual_st.export import PRECISIONS
 from residual_st.export.fairseq_model import describe_vocabulary, export_model
-from residual_st.model_input import ModelInput
+from residual_st.fairseq.model_input import ModelInput
 from residual_st.progress import show_progress
 
 RESULTS = Path(__file__).parent / "results" / "device.jsonl"

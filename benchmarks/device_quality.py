@@ -23,14 +23,14 @@ from pathlib import Path
 
 import numpy as np
 
-from residual_st.audio import read_audio
+from residual_st.audio.reading import read_audio
 from residual_st.benchmark import results
 from residual_st.benchmark.process_memory import ProcessMemory
 from residual_st.cli import main as residual_st
 from residual_st.evaluation.generated import Sentence
 from residual_st.evaluation.scores import corpus_scores, ngram_counts
 from residual_st.export import PRECISIONS
-from residual_st.manifest import read_manifest
+from residual_st.fairseq.manifest import read_manifest
 from residual_st.progress import progress, show_progress
 from residual_st.runtime import Settings
 from residual_st.runtime.model import Model

@@ -22,7 +22,7 @@ from torch import nn
 
 from residual_st.benchmark import results
 from residual_st.benchmark.timing import alternate, ratios_to
-from residual_st.model_input import ModelInput
+from residual_st.fairseq.model_input import ModelInput
 from residual_st.runtime.folder import ENCODER
 from residual_st.runtime.model import open_session
 

@@ -20,17 +20,17 @@ import numpy as np
 import torch
 from human_speech import MOST_WORDS, RATE, InTransformers, utterances, word_errors
 
-from residual_st.audio import read_audio
+from residual_st.audio.reading import read_audio
 from residual_st.benchmark import results
 from residual_st.benchmark.device import measure
 from residual_st.benchmark.timing import alternate, ratios_to
 from residual_st.export import PRECISIONS
 from residual_st.export.whisper_model import export_whisper
+from residual_st.huggingface import load
+from residual_st.huggingface.generation import prompt_of
 from residual_st.progress import progress, show_progress
 from residual_st.runtime import Settings
 from residual_st.runtime.model import Model
-from residual_st.transformers import load
-from residual_st.transformers.generation import prompt_of
 
 RESULTS = Path(__file__).parent / "results" / "device_whisper.jsonl"
 SPEECH = Path(__file__).parents[1] / "tests" / "speech" / "arctic_a0007.wav"

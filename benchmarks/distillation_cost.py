@@ -18,14 +18,14 @@ import torch
 
 from residual_st.benchmark.results import append, cpu_name, provenance
 from residual_st.benchmark.timing import alternate, ratios_to
-from residual_st.checkpoints import model_flags
-from residual_st.criterions.label_smoothed_cross_entropy_with_residual import (
+from residual_st.fairseq.checkpoints import model_flags
+from residual_st.fairseq.criterions.label_smoothed_cross_entropy_with_residual import (
     LabelSmoothedCrossEntropyWithResidualCriterion as Criterion,
 )
-from residual_st.distillation.cache import write_cache
-from residual_st.distillation.teacher import LiveTeacher
-from residual_st.models.standalone import build_model, load_model
-from residual_st.training_data import BATCH_FRAMES, TrainingData
+from residual_st.fairseq.distillation.cache import write_cache
+from residual_st.fairseq.distillation.teacher import LiveTeacher
+from residual_st.fairseq.standalone import build_model, load_model
+from residual_st.fairseq.training_data import BATCH_FRAMES, TrainingData
 
 RESULTS = Path(__file__).parent / "results" / "distillation_cost.jsonl"
 BATCHES = 8

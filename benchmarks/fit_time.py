@@ -17,7 +17,7 @@ from torch import Tensor
 from residual_st.benchmark.results import append, provenance
 from residual_st.compression import compress
 from residual_st.compression.moments import MatrixMoments
-from residual_st.models.standalone import build_model, parse_model_flags
+from residual_st.fairseq.standalone import build_model, parse_model_flags
 from residual_st.sharing import matrices
 
 RESULTS = Path(__file__).parent / "results" / "fit_time.jsonl"

@@ -18,7 +18,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 
 from residual_st.benchmark.results import append, provenance
 from residual_st.benchmark.systems import BINS, VOCABULARY, Shape
-from residual_st.models.standalone import build_model
+from residual_st.fairseq.standalone import build_model
 
 RESULTS = Path(__file__).parent / "results" / "gradient_exchange.jsonl"
 # the paper's encoder with six decoder layers, at both of its ranks, and the stock small one

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 import yaml
 
-from residual_st.audio import read_audio
+from residual_st.audio.reading import read_audio
 from residual_st.files import read_lines
-from residual_st.transformers.generation import greedy_words
+from residual_st.huggingface.generation import greedy_words
 
 RATE = 16_000
 TEST_SETS = ("tst-COMMON", "tst-HE")
@@ -36,12 +36,12 @@ class InTransformers:
     """A Whisper in torch, greedy, with no prompt but the model's.
 
     Args:
-        model: of `residual_st.transformers.load`.
+        model: of `residual_st.huggingface.load`.
         folder: what it was loaded from, or another of its family, for feature extractor and tokenizer.
     """
 
     def __init__(self, model: torch.nn.Module, folder: Path):
-        import transformers  # behind residual_st.transformers, which hides a torchaudio that does not load
+        import transformers  # behind residual_st.huggingface, which hides a torchaudio that does not load
 
         self.model = model
         self.extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)
@@ -68,7 +68,7 @@ def word_errors(references: list[str], transcripts: list[str]) -> dict:
     A model that repeats itself without end would otherwise decide the score by where it is stopped. `runaways` counts these
     utterances, `wer` is the rate of all.
     """
-    from transformers.models.whisper.english_normalizer import EnglishTextNormalizer  # behind residual_st.transformers
+    from transformers.models.whisper.english_normalizer import EnglishTextNormalizer  # behind residual_st.huggingface
 
     normalize = EnglishTextNormalizer({})
     errors, words, runaways = [], [], 0

@@ -27,10 +27,10 @@ from residual_st.compression import compress
 from residual_st.compression.allocation import lowest_price
 from residual_st.compression.moments import gather
 from residual_st.compression.refinement import refine
+from residual_st.huggingface import audio_calibration, load
 from residual_st.progress import progress, show_progress
 from residual_st.sharing import LowRankLinear, matrices, matrix_parameters
 from residual_st.stacks import stack_of
-from residual_st.transformers import audio_calibration, load
 
 RESULTS = Path(__file__).parent / "results" / "real_models.jsonl"
 BATCHES, REFINE_BATCHES = 24, 130  # of half a minute

@@ -20,7 +20,7 @@ from fairseq_cli import train as fairseq_cli_train
 
 import residual_st.models
 from residual_st.cli import main
-from residual_st.models.standalone import build_model
+from residual_st.fairseq.standalone import build_model
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent

@@ -11,7 +11,7 @@ from conftest import USER_DIR, run, tiny_model
 from fairseq.dataclass.configs import FairseqConfig
 
 from residual_st.compression import Calibration, compress
-from residual_st.models.s2t_residual_transformer import S2TResidualTransformerModel
+from residual_st.fairseq.s2t_residual_transformer import S2TResidualTransformerModel
 
 SPEECH = Path(__file__).parent / "speech" / "arctic_a0007.wav"
 

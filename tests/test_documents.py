@@ -71,7 +71,7 @@ def folder(data, exported, with_languages, fairseq_train, tmp_path):
 
 def whisper(folder: Path) -> None:
     """A random Whisper that listens and writes numbers."""
-    pytest.importorskip("residual_st.transformers")  # which hides a torchaudio that does not load
+    pytest.importorskip("residual_st.huggingface")  # which hides a torchaudio that does not load
     import transformers
 
     torch.manual_seed(1)

@@ -12,7 +12,7 @@ import torch
 import yaml
 from conftest import BIN, TINY, USER_DIR, run, same_weights, tiny_model, to_flags
 
-from residual_st.models.s2t_residual_transformer import S2TResidualTransformerModel
+from residual_st.fairseq.s2t_residual_transformer import S2TResidualTransformerModel
 
 SPEECH = Path(__file__).parent / "speech" / "arctic_a0007.wav"
 

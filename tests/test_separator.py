@@ -5,7 +5,7 @@ import sys
 import pytest
 from conftest import RECIPE, ROOT, cli, run, tiny_flags, tiny_model
 
-from residual_st.checkpoints import save_checkpoint
+from residual_st.fairseq.checkpoints import save_checkpoint
 
 SENTENCE = "12:30/mustc has a ':', at which fairseq splits paths; rename the folder"
 

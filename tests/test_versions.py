@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import cli
 
-from residual_st.models.standalone import load_model
+from residual_st.fairseq.standalone import load_model
 
 RELEASES = sorted((Path(__file__).parent / "fixtures").iterdir())
 

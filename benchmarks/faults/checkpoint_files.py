@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from residual_st.checkpoints import load_checkpoint
+from residual_st.fairseq.checkpoints import load_checkpoint
 
 TRUNCATIONS, FLIPS = 100, 200
 

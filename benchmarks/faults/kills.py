@@ -29,7 +29,7 @@ import torch
 import yaml
 
 from residual_st.benchmark import results
-from residual_st.checkpoints import load_checkpoint
+from residual_st.fairseq.checkpoints import load_checkpoint
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "faults_kills.jsonl"

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from checkpoint_files import checkpoint_commands, flags_of
 
-from residual_st.checkpoints import load_checkpoint
+from residual_st.fairseq.checkpoints import load_checkpoint
 
 
 class Reduced:

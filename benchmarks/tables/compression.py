@@ -5,8 +5,8 @@ import statistics
 import numpy as np
 
 from residual_st.evaluation.scores import relative_change, score_interval
-from residual_st.models.description import describe
-from residual_st.models.standalone import build_model, parse_model_flags
+from residual_st.fairseq.description import describe
+from residual_st.fairseq.standalone import build_model, parse_model_flags
 from tables.common import github, read, with_bounds
 
 SIZES = ["xs", "s", "m", "l", "paper"]

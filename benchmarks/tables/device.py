@@ -3,7 +3,7 @@
 import numpy as np
 
 from residual_st.evaluation.scores import relative_change, score_interval
-from residual_st.plotting import pyplot
+from residual_st.report.plotting import pyplot
 from tables.common import github, read, with_bounds, with_range
 
 LENGTHS = ("0.5", "1", "5", "20")

@@ -11,8 +11,8 @@ import queue
 
 import numpy as np
 
-from residual_st.lengths import Lengths
-from residual_st.pauses import spans_between_pauses
+from residual_st.audio.lengths import Lengths
+from residual_st.audio.pauses import spans_between_pauses
 from residual_st.printing import print_any_text
 from residual_st.runtime import Translator
 

@@ -14,9 +14,9 @@ import numpy as np
 import soundfile
 
 from must_c import Problem, Talk
-from residual_st.audio import SAMPLE_RATE, resample, to_mono
+from residual_st.audio.filterbank import filterbank
+from residual_st.audio.reading import SAMPLE_RATE, resample, to_mono
 from residual_st.errors import InputError
-from residual_st.filterbank import filterbank
 
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")  # zip specification (APPNOTE 4.3.7)
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import sentencepiece
 import yaml
 
-from residual_st.audio import SAMPLE_RATE
+from residual_st.audio.filterbank import N_MEL_BINS
+from residual_st.audio.reading import SAMPLE_RATE
 from residual_st.errors import InputError
 from residual_st.files import atomically
-from residual_st.filterbank import N_MEL_BINS
 
 COLUMNS = ["id", "audio", "n_frames", "tgt_text", "speaker"]
 MIN_FRAMES, MAX_TRAIN_FRAMES = 5, 3000  # fairseq's length filters, in frames of 10 ms

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import soundfile
 import yaml
 
+from residual_st.audio.segments import numbered
 from residual_st.errors import InputError
-from residual_st.segments import numbered
 
 SPLITS = ["train", "dev", "tst-COMMON", "tst-HE"]
 _REQUIRED = ("wav", "offset", "duration", "speaker_id")

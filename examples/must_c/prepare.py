@@ -20,8 +20,8 @@ from features import read_index, write_features
 from manifest import COLUMNS, SPECAUGMENT, filter_rows, train_vocabulary, write_config, write_manifest
 from must_c import SPLITS, Problem, Talk, check_layout, read_talks
 from residual_st.errors import InputError
+from residual_st.fairseq.manifest import read_manifest
 from residual_st.files import refuse_separator
-from residual_st.manifest import read_manifest
 from residual_st.printing import print_any_text
 
 SHOWN_PROBLEMS = 10

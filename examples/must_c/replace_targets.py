@@ -14,7 +14,7 @@ from pathlib import Path
 from manifest import write_manifest
 from residual_st.errors import InputError
 from residual_st.evaluation.generated import read_generated
-from residual_st.manifest import read_manifest
+from residual_st.fairseq.manifest import read_manifest
 from residual_st.printing import print_any_text
 
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from residual_st.benchmark.process_memory import ProcessMemory
 from residual_st.benchmark.systems import BINS, Shape, build_residual
-from residual_st.checkpoints import load_checkpoint
-from residual_st.models.standalone import build_encoder, build_model
+from residual_st.fairseq.checkpoints import load_checkpoint
+from residual_st.fairseq.standalone import build_encoder, build_model
 
 PARTS = ("layers", "encoder", "model", "training")
 

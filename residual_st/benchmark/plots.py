@@ -6,7 +6,7 @@ from pathlib import Path
 
 from residual_st.benchmark.systems import GROUPS
 from residual_st.errors import InputError
-from residual_st.plotting import Axes, LogLocator, ScalarFormatter, pyplot
+from residual_st.report.plotting import Axes, LogLocator, ScalarFormatter, pyplot
 
 _COLOURS = {"stock": "#444444", "compact": "#1f6fb4", "fast": "#e08214", "residual": "#1f6fb4"}
 

@@ -15,8 +15,8 @@ from residual_st.evaluation.generated import Sentence, read_generated
 from residual_st.evaluation.logs import read_log
 from residual_st.evaluation.scores import corpus_scores
 from residual_st.evaluation.units import units_of
-from residual_st.manifest import read_manifest
-from residual_st.models.standalone import load_model
+from residual_st.fairseq.manifest import read_manifest
+from residual_st.fairseq.standalone import load_model
 from residual_st.sharing import matrix_parameters
 
 _BEAM, _BATCH_FRAMES = 5, 20_000

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from residual_st.benchmark.beam_search import searches
 from residual_st.benchmark.systems import BINS, FRAMES_PER_SECOND, GROUPS, VOCABULARY, Shape, build_pair
 from residual_st.benchmark.timing import alternate, ratios_to
-from residual_st.criterions.label_smoothed_cross_entropy_with_residual import energies_by_kind
+from residual_st.fairseq.criterions.label_smoothed_cross_entropy_with_residual import energies_by_kind
 
 TOLERANCE = 1e-4  # of encoder outputs in float32, which are of unit variance
 _UTTERANCE = 400  # frames of each in a training batch

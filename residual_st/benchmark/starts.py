@@ -12,16 +12,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from residual_st.checkpoints import model_flags, save_checkpoint
 from residual_st.compression.layer_weights import Metric, read_layer
 from residual_st.compression.low_rank import best_diagonal, low_rank
 from residual_st.compression.moments import gather
-from residual_st.models.conversion import dense_checkpoint, read_model, rewritten
-from residual_st.models.s2t_residual_transformer import S2TResidualTransformerModel
-from residual_st.models.standalone import build_model
+from residual_st.fairseq.checkpoints import model_flags, save_checkpoint
+from residual_st.fairseq.conversion import dense_checkpoint, read_model, rewritten
+from residual_st.fairseq.s2t_residual_transformer import S2TResidualTransformerModel
+from residual_st.fairseq.standalone import build_model
+from residual_st.fairseq.training_data import TrainingData
 from residual_st.sharing import matrices
 from residual_st.stacks import stack_of
-from residual_st.training_data import TrainingData
 
 _ROUNDS = 5
 _CALIBRATION_BATCHES = 30

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerModel
 
-from residual_st.models.conversion import expand
-from residual_st.models.s2t_residual_transformer import S2TResidualTransformerModel
-from residual_st.models.standalone import build_model, parse_model_flags
+from residual_st.fairseq.conversion import expand
+from residual_st.fairseq.s2t_residual_transformer import S2TResidualTransformerModel
+from residual_st.fairseq.standalone import build_model, parse_model_flags
 
 VOCABULARY = 8000
 FRAMES_PER_SECOND = 100

@@ -16,8 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from residual_st.averaging import average, last_checkpoints
-    from residual_st.checkpoints import save_checkpoint
+    from residual_st.fairseq.averaging import average, last_checkpoints
+    from residual_st.fairseq.checkpoints import save_checkpoint
     from residual_st.files import refuse_existing
 
     refuse_existing(args.output, args.force)

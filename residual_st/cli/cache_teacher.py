@@ -28,10 +28,10 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"{args.output} cannot be written: there is no folder {args.output.absolute().parent}")
     import torch
 
-    from residual_st.distillation.cache import write_cache
-    from residual_st.distillation.teacher import LiveTeacher
-    from residual_st.models.standalone import load_model
-    from residual_st.training_data import TrainingData
+    from residual_st.fairseq.distillation.cache import write_cache
+    from residual_st.fairseq.distillation.teacher import LiveTeacher
+    from residual_st.fairseq.standalone import load_model
+    from residual_st.fairseq.training_data import TrainingData
 
     state, model = load_model(args.checkpoint)
     teacher = LiveTeacher(model, args.checkpoint)

@@ -114,11 +114,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _compress_checkpoint(args: argparse.Namespace) -> dict:
     refuse_existing(args.output, args.force)
-    from residual_st.checkpoints import save_checkpoint
     from residual_st.compression import plan_form
-    from residual_st.models.conversion import read_model, residual_checkpoint
+    from residual_st.fairseq.checkpoints import save_checkpoint
+    from residual_st.fairseq.conversion import read_model, residual_checkpoint
+    from residual_st.fairseq.training_data import TrainingData
     from residual_st.stacks import stack_of
-    from residual_st.training_data import TrainingData
 
     state, model = read_model(args.checkpoint, residual=False)
     forms = {"encoder": _encoder_form(args, stack_of(model))}
@@ -150,11 +150,11 @@ def _compress_checkpoint(args: argparse.Namespace) -> dict:
 
 def _compress_folder(args: argparse.Namespace) -> dict:
     """Of a Hugging Face model."""
-    from residual_st import transformers
+    from residual_st import huggingface
     from residual_st.compression import plan_form
     from residual_st.stacks import stack_of
 
-    transformers.refuse_existing(args.output, args.force)
+    huggingface.refuse_existing(args.output, args.force)
     if _decoder_form(args):
         raise InputError(f"{args.checkpoint} is a folder; only decoders of fairseq models can be shared, not Hugging Face's")
     for name in ("config_yaml", "subset", "valid_subset"):
@@ -163,7 +163,7 @@ def _compress_folder(args: argparse.Namespace) -> dict:
                 f"--{name.replace('_', '-')} is of fairseq's data; {args.checkpoint} is calibrated on a folder of audio"
             )
     source = Path(args.checkpoint)
-    model = transformers.load(source)
+    model = huggingface.load(source)
     dtype, dense_bytes = model.dtype, tensor_bytes(dict(model.named_parameters()))  # tied weights stand once, as in the file
     model.float()  # to compute in; the result is of the folder's precision again
     stack = stack_of(model)
@@ -171,12 +171,12 @@ def _compress_folder(args: argparse.Namespace) -> dict:
     plan_form(stack, **form, calibrated=bool(args.calibration))
     calibration, held_out = None, None
     if args.calibration:
-        calibration, held_out = transformers.audio_calibration(
+        calibration, held_out = huggingface.audio_calibration(
             model, source, args.calibration, args.calibration_batches, args.seed, args.refine_batches
         )
     before = held_out and held_out.likelihood(model)
     compressed, probes = _compress(args, model, stack, form, calibration)
-    transformers.save(model.to(dtype), args.output, source)
+    huggingface.save(model.to(dtype), args.output, source)
     sizes = {"model_bytes": tensor_bytes(dict(model.named_parameters())), "dense_model_bytes": dense_bytes}
     losses = {"dense": before, "compressed": held_out.likelihood(model.float())} if held_out else {}
     figures = {"output": args.output, "encoder_bytes": encoder_bytes(stack.owner), **figures_of("encoder", compressed)}

@@ -26,16 +26,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _to_folder(args: argparse.Namespace) -> int:
-    from residual_st import transformers
-    from residual_st.checkpoints import model_flags
+    from residual_st import huggingface
+    from residual_st.fairseq.checkpoints import model_flags
+    from residual_st.fairseq.conversion import read_model
+    from residual_st.fairseq.model_input import model_input
+    from residual_st.fairseq.standalone import with_task_flags
+    from residual_st.fairseq.training_data import read_vocabulary
     from residual_st.files import whole_folder
-    from residual_st.model_input import model_input
-    from residual_st.models.conversion import read_model
-    from residual_st.models.standalone import with_task_flags
-    from residual_st.training_data import read_vocabulary
-    from residual_st.transformers import speech2text
+    from residual_st.huggingface import speech2text
 
-    transformers.refuse_existing(args.output, args.force)
+    huggingface.refuse_existing(args.output, args.force)
     state, model = read_model(args.source, residual=False)
     dtype = state["model"]["decoder.embed_tokens.weight"].dtype  # the model's weights are in float32, whatever the file's are
     flags, weights = with_task_flags(model_flags(state, args.source)), model.to(dtype).state_dict()
@@ -51,15 +51,15 @@ def _to_folder(args: argparse.Namespace) -> int:
 
 
 def _to_checkpoint(args: argparse.Namespace) -> int:
-    from residual_st import transformers
-    from residual_st.checkpoints import save_checkpoint, stripped
+    from residual_st import huggingface
+    from residual_st.fairseq.checkpoints import save_checkpoint, stripped
+    from residual_st.fairseq.conversion import with_plain_flags
+    from residual_st.fairseq.standalone import parse_model_flags, with_task_flags
     from residual_st.files import refuse_existing
-    from residual_st.models.conversion import with_plain_flags
-    from residual_st.models.standalone import parse_model_flags, with_task_flags
-    from residual_st.transformers import speech2text
+    from residual_st.huggingface import speech2text
 
     refuse_existing(args.output, args.force)
-    model = transformers.load(args.source)
+    model = huggingface.load(args.source)
     if model.config.model_type != "speech_to_text":
         raise InputError(f"{args.source} is of {model.config.model_type}; only Speech2Text is a model of fairseq's")
     if hasattr(model.model.encoder, "shared_weights"):

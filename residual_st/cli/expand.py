@@ -13,15 +13,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     if Path(args.checkpoint).is_dir():
-        from residual_st import transformers
+        from residual_st import huggingface
 
-        transformers.refuse_existing(args.output, args.force)
-        transformers.expand(args.checkpoint, args.output)
+        huggingface.refuse_existing(args.output, args.force)
+        huggingface.expand(args.checkpoint, args.output)
         print(f"{args.output}: an ordinary folder, every weight composed")
         return 0
-    from residual_st.checkpoints import model_flags, save_checkpoint
+    from residual_st.fairseq.checkpoints import model_flags, save_checkpoint
+    from residual_st.fairseq.conversion import dense_checkpoint, read_model
     from residual_st.files import refuse_existing
-    from residual_st.models.conversion import dense_checkpoint, read_model
 
     refuse_existing(args.output, args.force)
     state, model = read_model(args.checkpoint, residual=True)

@@ -21,9 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from residual_st.checkpoints import model_flags
-    from residual_st.models.description import describe, residual_energy
-    from residual_st.models.standalone import build_model, load_model, parse_model_flags
+    from residual_st.fairseq.checkpoints import model_flags
+    from residual_st.fairseq.description import describe, residual_energy
+    from residual_st.fairseq.standalone import build_model, load_model, parse_model_flags
 
     if args.arch:
         flags = parse_model_flags(args.arch, args.rest)

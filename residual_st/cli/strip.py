@@ -11,9 +11,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from residual_st.checkpoints import read_checkpoint, save_checkpoint, stripped
+    from residual_st.fairseq.checkpoints import read_checkpoint, save_checkpoint, stripped
+    from residual_st.fairseq.conversion import with_plain_flags
     from residual_st.files import refuse_existing
-    from residual_st.models.conversion import with_plain_flags
 
     refuse_existing(args.output, args.force)
     state, dropped = read_checkpoint(args.checkpoint)

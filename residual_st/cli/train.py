@@ -20,8 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from residual_st.launch import WORKER, run_together, take_launch
-    from residual_st.train_command import check_run, format_command, is_finished, read_config, to_arguments, validate, with_form
+    from residual_st.fairseq.launch import WORKER, run_together, take_launch
+    from residual_st.fairseq.train import check_run, format_command, is_finished, read_config, to_arguments, validate, with_form
 
     config, overridden = read_config(args.config, args.overrides + args.rest)
     config, launch = take_launch(config)

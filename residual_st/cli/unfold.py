@@ -17,9 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from residual_st.checkpoints import model_flags, save_checkpoint
+    from residual_st.fairseq.checkpoints import model_flags, save_checkpoint
+    from residual_st.fairseq.conversion import read_model, unfolded_checkpoint
     from residual_st.files import refuse_existing
-    from residual_st.models.conversion import read_model, unfolded_checkpoint
 
     refuse_existing(args.output, args.force)
     state, model = read_model(args.checkpoint, residual=False)

@@ -1,9 +1,8 @@
 """Print the installed package's folder, for --user-dir "$(residual-st user-dir)"."""
 
 import argparse
-from pathlib import Path
 
-PACKAGE = Path(__file__).parent.parent
+from residual_st.fairseq.user_dir import PACKAGE
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,6 +1,6 @@
 """Trained dense layers to shared ones, and back.
 
-`compress` works on fairseq models and on plain lists of layers. Checkpoints are the matter of `residual_st.models.conversion`.
+`compress` works on fairseq models and on plain lists of layers. Checkpoints are the matter of `residual_st.fairseq.conversion`.
 """
 
 from residual_st.compression.moments import Calibration

@@ -16,9 +16,9 @@ from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerModel
 from torch import Tensor
 
 from residual_st.errors import InputError
+from residual_st.fairseq.standalone import load_model
+from residual_st.fairseq.training_data import TrainingData
 from residual_st.files import atomically
-from residual_st.models.standalone import load_model
-from residual_st.training_data import TrainingData
 
 _BLANK = 0  # fairseq's CTC loss takes the dictionary's first symbol
 

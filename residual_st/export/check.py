@@ -8,10 +8,10 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 
-from residual_st.audio import read_audio
+from residual_st.audio.lengths import Lengths
+from residual_st.audio.pauses import split_at_pauses
+from residual_st.audio.reading import read_audio
 from residual_st.errors import InputError
-from residual_st.lengths import Lengths
-from residual_st.pauses import split_at_pauses
 from residual_st.runtime.beam_search import Settings
 from residual_st.runtime.model import Model
 

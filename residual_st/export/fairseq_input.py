@@ -9,7 +9,7 @@ from fairseq.data.audio.feature_transforms.utterance_cmvn import UtteranceCMVN
 
 from residual_st.errors import InputError
 from residual_st.export.features import Filterbank, Transform, normalised_by_statistics, normalised_by_utterance
-from residual_st.model_input import ModelInput
+from residual_st.fairseq.model_input import ModelInput
 
 
 def filterbank_of(source: ModelInput) -> Filterbank:

@@ -11,19 +11,20 @@ from fairseq.data.audio.data_cfg import S2TDataConfig
 from fairseq.data.audio.speech_to_text_dataset import SpeechToTextDataset
 from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerModel
 
-from residual_st.checkpoints import model_flags
+from residual_st.audio.lengths import DEFAULT, FRAMES_PER_SECOND, Lengths
 from residual_st.errors import InputError
 from residual_st.export.decoder import cross_attention_graph, decoder_graph
 from residual_st.export.encoder import encoder_graph
 from residual_st.export.fairseq_decoder import decoder_parts
 from residual_st.export.fairseq_input import filterbank_of
 from residual_st.export.folder import write_folder
-from residual_st.lengths import DEFAULT, FRAMES_PER_SECOND, Lengths, trained_lengths
-from residual_st.model_input import ModelInput, model_input
-from residual_st.models.conversion import read_model
-from residual_st.models.standalone import with_task_flags
+from residual_st.fairseq.checkpoints import model_flags
+from residual_st.fairseq.conversion import read_model
+from residual_st.fairseq.manifest import trained_lengths
+from residual_st.fairseq.model_input import ModelInput, model_input
+from residual_st.fairseq.standalone import with_task_flags
+from residual_st.fairseq.training_data import data_folder, read_symbols, train_subset
 from residual_st.runtime.folder import CROSS_ATTENTION, DECODER, ENCODER
-from residual_st.training_data import data_folder, read_symbols, train_subset
 
 
 def export_checkpoint(

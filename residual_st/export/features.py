@@ -1,4 +1,4 @@
-"""Log-mel filterbanks as part of a graph: samples -> what `residual_st.model_input.ModelInput` makes of them.
+"""Log-mel filterbanks as part of a graph: samples -> what `residual_st.fairseq.model_input.ModelInput` makes of them.
 
 Kaldi takes the mean off a frame of 25 ms, takes 0.97 of each sample off the next, multiplies by a window and transforms. All of
 this is linear: one convolution, with 2 x 257 kernels of 400 samples at 16 kHz.

@@ -6,18 +6,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from residual_st.audio.lengths import Lengths
 from residual_st.errors import InputError
 from residual_st.export.check import Greedy
 from residual_st.export.decoder import cross_attention_graph, decoder_graph
 from residual_st.export.folder import write_folder
 from residual_st.export.whisper import decoder_parts, encoder_graph
 from residual_st.export.whisper_words import not_followed, read_tokenizer, search_settings, vocabulary_of
-from residual_st.lengths import Lengths
+from residual_st.huggingface import feature_extractor, load
+from residual_st.huggingface.generation import greedy_words
 from residual_st.runtime.folder import CROSS_ATTENTION, DECODER, ENCODER
-from residual_st.transformers import feature_extractor, load
-from residual_st.transformers.generation import greedy_words
 
-# transformers comes behind residual_st.transformers, which hides a torchaudio that does not load
+# transformers comes behind residual_st.huggingface, which hides a torchaudio that does not load
 from transformers import WhisperForConditionalGeneration  # isort: skip
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from residual_st.errors import InputError, refusing
+from residual_st.huggingface.generation import prompt_of
 from residual_st.runtime.vocabulary import Vocabulary
-from residual_st.transformers.generation import prompt_of
 
-# transformers comes behind residual_st.transformers, which hides a torchaudio that does not load
+# transformers comes behind residual_st.huggingface, which hides a torchaudio that does not load
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase, WhisperForConditionalGeneration  # isort: skip
 
 _TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))  # either has all words

@@ -1,10 +1,6 @@
-"""fairseq models. fairseq imports this package when it is given the user dir, and with it everything is registered and in order."""
+"""What fairseq imports from the user dir: it registers models and criterions, and patches fairseq."""
 
-from residual_st import (
-    checkpoints,  # noqa: F401 - which lets torch load those of fairseq
-    criterions,  # noqa: F401
-)
-from residual_st.models import s2t_low_rank_transformer, s2t_residual_transformer  # noqa: F401
-from residual_st.repairs import mend
+from residual_st.fairseq import checkpoints, criterions, s2t_low_rank_transformer, s2t_residual_transformer  # noqa: F401
+from residual_st.fairseq.patches import mend
 
 mend()

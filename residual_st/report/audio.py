@@ -7,9 +7,9 @@ from pathlib import Path
 import soundfile
 import yaml
 
+from residual_st.audio.segments import numbered
 from residual_st.errors import InputError
-from residual_st.manifest import read_manifest
-from residual_st.segments import numbered
+from residual_st.fairseq.manifest import read_manifest
 
 
 class Recordings:

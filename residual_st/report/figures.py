@@ -4,7 +4,7 @@ import io
 from collections.abc import Callable
 
 from residual_st.evaluation.logs import Curve
-from residual_st.plotting import Axes, pyplot
+from residual_st.report.plotting import Axes, pyplot
 
 _SIZE = (5.2, 3.8)  # inches; small, so that lettering is still read on a telephone
 _COLOURS = ("#333333", "#1f6fb4", "#e08214", "#2a9d5c", "#b2397f", "#7a5cc9", "#8c6d31", "#00a0b0")

@@ -3,12 +3,12 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from residual_st.checkpoints import model_flags
 from residual_st.errors import InputError
 from residual_st.evaluation.generated import Sentence, read_generated
 from residual_st.evaluation.logs import Log, read_log
-from residual_st.models.description import describe, residual_energy
-from residual_st.models.standalone import load_model
+from residual_st.fairseq.checkpoints import model_flags
+from residual_st.fairseq.description import describe, residual_energy
+from residual_st.fairseq.standalone import load_model
 
 _CHECKPOINTS = ("checkpoint_best.pt", "checkpoint_last.pt", "start.pt")
 

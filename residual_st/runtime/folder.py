@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from residual_st.audio.lengths import DEFAULT, Lengths
 from residual_st.errors import InputError
-from residual_st.lengths import DEFAULT, Lengths
 from residual_st.runtime.beam_search import FAIRSEQ, Settings
 from residual_st.runtime.vocabulary import Vocabulary
 

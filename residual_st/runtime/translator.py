@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from residual_st.audio import MOST_SAMPLES, audio_name, read_audio
+from residual_st.audio.pauses import spans_between_pauses
+from residual_st.audio.reading import MOST_SAMPLES, audio_name, read_audio
 from residual_st.errors import InputError
-from residual_st.pauses import spans_between_pauses
 from residual_st.runtime.beam_search import Settings
 from residual_st.runtime.model import Model
 
@@ -47,7 +47,7 @@ class Translator:
         threads: of one recording.
         longest_seconds: of a piece between pauses; longer ones are cut where they are quietest. None for what the model was trained
             on.
-        most_samples: of a file, as `residual_st.audio.read_audio` has it.
+        most_samples: of a file, as `residual_st.audio.reading.read_audio` has it.
 
     Raises:
         InputError: if the folder cannot be used, or the language or the length is not the model's.
@@ -78,7 +78,7 @@ class Translator:
         """What is said in a recording.
 
         Args:
-            audio: a file, or samples, as `residual_st.audio.read_audio` takes them.
+            audio: a file, or samples, as `residual_st.audio.reading.read_audio` takes them.
             rate: Hz, of samples; None for the model's.
 
         Raises:

@@ -29,7 +29,7 @@ def write_page(folder: Path, others: list[Path]) -> None:
     first = _fit_for_a_browser(read_folder(folder))
     beside = [_fit_for_a_browser(read_folder(other), name) for name, other in zip(names, others)]
     shutil.copytree(PAGE, folder, dirs_exist_ok=True)
-    from residual_st import voice_activity  # here, because it needs packages that other uses of this module do not
+    from residual_st.audio import voice_activity  # here, because it needs packages that other uses of this module do not
 
     shutil.copytree(ORT, folder / "ort")
     shutil.copyfile(voice_activity.MODEL, folder / "silero_vad.onnx")

@@ -12,13 +12,13 @@ from residual_st.benchmark.matrix import read_matrix
 from residual_st.benchmark.quality import RunFailed, _read_whole
 from residual_st.benchmark.results import read
 from residual_st.benchmark.starts import keep_layers, without_sharing
-from residual_st.checkpoints import save_checkpoint
 from residual_st.errors import InputError
 from residual_st.evaluation.scores import Estimate
-from residual_st.models.conversion import read_model
-from residual_st.models.standalone import load_model
-from residual_st.train_command import with_form
-from residual_st.training_data import TrainingData
+from residual_st.fairseq.checkpoints import save_checkpoint
+from residual_st.fairseq.conversion import read_model
+from residual_st.fairseq.standalone import load_model
+from residual_st.fairseq.train import with_form
+from residual_st.fairseq.training_data import TrainingData
 
 
 def quality(*arguments, check=True):

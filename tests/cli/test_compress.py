@@ -249,7 +249,7 @@ def test_a_form_that_cannot_be_is_refused_before_any_calibration(data, asr, tmp_
     def too_late(*_args, **_kwargs):
         raise AssertionError("the data was asked for first")
 
-    monkeypatch.setattr("residual_st.training_data.TrainingData", too_late)
+    monkeypatch.setattr("residual_st.fairseq.training_data.TrainingData", too_late)
     for flags, message in (
         (["--residual-rank", "500"], "residual rank 500 does not fit"),
         (["--group-size", "0"], "group size"),

@@ -7,8 +7,8 @@ from importlib.metadata import requires
 import pytest
 from conftest import BIN, run, tiny_flags, tiny_model
 
-from residual_st.checkpoints import save_checkpoint
 from residual_st.cli import SUBCOMMANDS, main
+from residual_st.fairseq.checkpoints import save_checkpoint
 
 HEAVY = {"torch", "fairseq", "scipy", "matplotlib", "editdistance", "soundfile"}
 

@@ -6,7 +6,7 @@ from conftest import TINY, cli, run
 from test_compress import DENSE, asr, save  # noqa: F401
 from test_end_to_end import BIN
 
-from residual_st.models.conversion import read_model
+from residual_st.fairseq.conversion import read_model
 
 SMALL = {"encoder_layers": 2}
 

@@ -8,7 +8,7 @@ from torch import nn
 from residual_st.compression import Calibration, compress
 from residual_st.compression.refinement import refine
 from residual_st.errors import InputError
-from residual_st.models.conversion import expand
+from residual_st.fairseq.conversion import expand
 from residual_st.sharing import ResidualLinear, matrices
 from residual_st.stacks import stack_of
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from conftest import ROOT
 
-from residual_st.audio import read_audio
-from residual_st.lengths import Lengths
+from residual_st.audio.lengths import Lengths
+from residual_st.audio.reading import read_audio
 
 SPEECH = Path(__file__).parents[1] / "speech"
 

@@ -10,10 +10,10 @@ import yaml
 from conftest import run_recipe
 from fairseq.data.audio.audio_utils import get_features_or_waveform
 
-from residual_st.filterbank import filterbank
-from residual_st.lengths import DEFAULT
-from residual_st.models.s2t_residual_transformer import S2TResidualTransformerModel
-from residual_st.pauses import spans_between_pauses
+from residual_st.audio.filterbank import filterbank
+from residual_st.audio.lengths import DEFAULT
+from residual_st.audio.pauses import spans_between_pauses
+from residual_st.fairseq.s2t_residual_transformer import S2TResidualTransformerModel
 
 SPEECH = Path(__file__).parent.parent / "speech"
 SENTENCES = [

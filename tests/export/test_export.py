@@ -15,15 +15,15 @@ import torch
 import yaml
 from conftest import BIN, USER_DIR, cli, linked, run, tiny_model
 
-from residual_st.audio import read_audio
+from residual_st.audio.filterbank import filterbank
+from residual_st.audio.reading import read_audio
 from residual_st.export.encoder import encoder_graph
 from residual_st.export.fairseq_input import filterbank_of
 from residual_st.export.names import shorten_names
 from residual_st.export.products import Products
 from residual_st.export.quantization import quantized, quantized_in_blocks
-from residual_st.filterbank import filterbank
-from residual_st.model_input import ModelInput
-from residual_st.models.standalone import build_model, parse_model_flags
+from residual_st.fairseq.model_input import ModelInput
+from residual_st.fairseq.standalone import build_model, parse_model_flags
 from residual_st.runtime.beam_search import Settings
 from residual_st.runtime.model import Model
 

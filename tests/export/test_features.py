@@ -9,10 +9,10 @@ import spox
 from fairseq.data.audio.feature_transforms.global_cmvn import GlobalCMVN
 from fairseq.data.audio.feature_transforms.utterance_cmvn import UtteranceCMVN
 
-from residual_st.audio import read_audio
+from residual_st.audio.reading import read_audio
 from residual_st.export.fairseq_input import filterbank_of
 from residual_st.export.features import features
-from residual_st.model_input import ModelInput
+from residual_st.fairseq.model_input import ModelInput
 
 SPEECH = Path(__file__).parents[1] / "speech"
 

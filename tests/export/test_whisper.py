@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import TINY_HUGGING_FACE, cli
 
-transformers = pytest.importorskip("residual_st.transformers")
+transformers = pytest.importorskip("residual_st.huggingface")
 from hypothesis import given  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers  # noqa: E402
@@ -25,7 +25,7 @@ from transformers import (  # noqa: E402
     WhisperForConditionalGeneration,
 )
 
-from residual_st.audio import read_audio  # noqa: E402
+from residual_st.audio.reading import read_audio  # noqa: E402
 from residual_st.runtime import Settings  # noqa: E402
 from residual_st.runtime.model import Model  # noqa: E402
 from residual_st.runtime.vocabulary import Vocabulary  # noqa: E402

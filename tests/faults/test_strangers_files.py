@@ -15,9 +15,9 @@ from fairseq.checkpoint_utils import load_checkpoint_to_cpu
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from residual_st.audio import read_audio
-from residual_st.checkpoints import load_checkpoint, read_checkpoint
+from residual_st.audio.reading import read_audio
 from residual_st.errors import InputError
+from residual_st.fairseq.checkpoints import load_checkpoint, read_checkpoint
 from residual_st.runtime import Translator
 
 

@@ -14,9 +14,9 @@ import pytest
 import soundfile
 from conftest import BIN, RECIPE, USER_DIR, cli, run
 
-from residual_st.audio import read_audio
+from residual_st.audio.lengths import DEFAULT, Lengths
+from residual_st.audio.reading import read_audio
 from residual_st.errors import InputError
-from residual_st.lengths import DEFAULT, Lengths
 from residual_st.runtime import Settings, Translator
 from residual_st.runtime.model import Model
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from conftest import BIN, cli
 
-from residual_st.audio import read_audio, resample
-from residual_st.lengths import Lengths
-from residual_st.pauses import spans_between_pauses
+from residual_st.audio.lengths import Lengths
+from residual_st.audio.pauses import spans_between_pauses
+from residual_st.audio.reading import read_audio, resample
 from residual_st.runtime import Settings, Translator
 from residual_st.runtime.beam_search import FAIRSEQ, BeamSearch
 from residual_st.runtime.vocabulary import Vocabulary

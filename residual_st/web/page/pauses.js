@@ -1,4 +1,4 @@
-// Recordings cut at their pauses: the rule of residual_st/pauses.py, with the same voice-activity detector.
+// Recordings cut at their pauses: the rule of residual_st/audio/pauses.py, with the same voice-activity detector.
 
 import * as ort from "./ort/ort.wasm.min.mjs";
 import { resample } from "./audio.js";

@@ -1,3 +1,0 @@
-"""fairseq criterions."""
-
-from residual_st.criterions import label_smoothed_cross_entropy_with_residual  # noqa: F401

@@ -1,5 +1,0 @@
-"""Training with a teacher: its word distributions, live or from disk, and its encoder's hidden states."""
-
-from residual_st.distillation.lessons import Distillation, Lesson
-
-__all__ = ["Distillation", "Lesson"]

@@ -1,0 +1,47 @@
+"""The mean of several checkpoints of one training run."""
+
+import re
+from pathlib import Path
+
+import torch
+
+from residual_st.errors import InputError
+from residual_st.fairseq.checkpoints import first_difference, load_checkpoint, weights_alone
+from residual_st.progress import progress
+
+
+def last_checkpoints(folders: list[str], pattern: str, count: int) -> list[Path]:
+    """The `count` newest checkpoints of a folder, by the number in their names."""
+    if len(folders) != 1 or not Path(folders[0]).is_dir():
+        raise InputError(f"{' '.join(folders)} is not one folder, where the last N checkpoints could be looked for")
+    numbered = [(int(match[1]), path) for path in Path(folders[0]).iterdir() if (match := re.fullmatch(pattern, path.name))]
+    if not 1 <= count <= len(numbered):
+        raise InputError(f"{folders[0]} holds {len(numbered)} such checkpoints, so the last {count} cannot be averaged")
+    return [path for _, path in sorted(numbered, reverse=True)[:count]]
+
+
+def average(paths: list[str | Path]) -> dict:
+    """The first checkpoint with its weights replaced by the mean over all, summed in float64.
+
+    Integers, such as version numbers, are taken from the first. The optimizer's state and the moving average of the weights are
+    left out: they belong to none of the averaged weights, and would make the file several times as large. Half-precision weights
+    become float32.
+
+    Raises:
+        InputError: if a checkpoint cannot be read, or is of another model than the first.
+    """
+    result, totals = None, {}
+    for path in progress(paths, desc="averaging", unit="checkpoint"):
+        state = load_checkpoint(path)
+        if result is None:
+            result = weights_alone(state)
+        difference = first_difference(state["model"], result["model"])
+        if difference:
+            raise InputError(f"{path} is of another model than {paths[0]}: {difference}")
+        for name, value in state["model"].items():
+            if value.is_floating_point():
+                totals[name] = totals.get(name, 0) + value.double()
+    for name, total in totals.items():
+        kept = result["model"][name].dtype
+        result["model"][name] = (total / len(paths)).to(kept if kept == torch.float64 else torch.float32)
+    return result

@@ -1,0 +1,183 @@
+"""Reading and writing fairseq checkpoint files."""
+
+import argparse
+import logging
+import pickle
+import warnings
+import zipfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from residual_st.errors import InputError, printable, refusing
+from residual_st.fairseq.unpickling import check_archive, read_inert
+from residual_st.files import atomically
+
+logger = logging.getLogger(__name__)
+
+# fairseq's own commands load with `weights_only=True` too, torch's default since 2.6. Checkpoints hold the training flags as a
+# Namespace, which can run no code; anything else is refused there, as it should be: a pickle from elsewhere is a program.
+torch.serialization.add_safe_globals([argparse.Namespace])
+
+_EMBEDDING = "decoder.embed_tokens.weight"
+
+# The limits that bound the memory and the time that a file can take, whatever it says of itself.
+_MOST_COPIES = 4  # times that a checkpoint's bytes may stand in its weights, of which several may be one storage
+_MOST_ENTRIES = 10**7  # numbers, texts and containers in a checkpoint, each counted where it stands
+
+
+def load_checkpoint(path: str | Path) -> dict:
+    """`read_checkpoint`, with a warning that names what was left out."""
+    state, dropped = read_checkpoint(path)
+    if dropped:
+        logger.warning(printable(f"{path}: not read, because only their classes' code could: {', '.join(dropped)}"))
+    return state
+
+
+def read_checkpoint(path: str | Path) -> tuple[dict, list[str]]:
+    """Read a fairseq checkpoint onto the CPU, as data only: `model` (name -> tensor), `cfg` or `args`, and what else it holds.
+
+    Weights that were saved from a wrapper of the model, as `module.NAME`, get their own names back.
+
+    Returns:
+        The checkpoint, and the names of classes whose objects were left out; nothing of them is imported or run.
+
+    Raises:
+        InputError: if the file is missing or damaged, is no fairseq checkpoint, or says that it holds more than it does.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"{path} does not exist or is not a file; give a checkpoint that fairseq-train wrote")
+    dropped = []
+    try:
+        if zipfile.is_zipfile(path):
+            check_archive(path)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of pickles that torch did not write
+                state = torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError:  # it holds more than tensors, containers and flags
+            if not zipfile.is_zipfile(path):
+                raise
+            state, dropped = read_inert(path)
+    except Exception as error:  # a damaged file leads the unpickler to raise almost anything
+        raise InputError(f"{path} cannot be read as a checkpoint; it is damaged or of another kind") from error
+    if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
+        raise InputError(f"{path} is not a fairseq checkpoint: it has no `model`")
+    weights = state["model"]
+    _check_weights(weights, path)
+    with refusing(f"{path} is not a fairseq checkpoint"):
+        entries = _entries(state, {})
+    if entries > _MOST_ENTRIES:
+        raise InputError(f"{path} is not a fairseq checkpoint: it would take more than {_MOST_ENTRIES:,} entries when written out")
+    if weights and all(name.startswith("module.") for name in weights):
+        state["model"] = {name.removeprefix("module."): value for name, value in weights.items()}
+    return state, dropped
+
+
+def _check_weights(weights: dict, path: str | Path) -> None:
+    for name, value in weights.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise InputError(f"{path} is not a fairseq checkpoint: its `model` holds {name!r}, which is no tensor with a name")
+        if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu" or value.is_complex():
+            raise InputError(f"{path} cannot be used: its {name} is not an ordinary tensor of numbers")
+    size = sum(value.numel() * value.element_size() for value in weights.values())
+    if size > _MOST_COPIES * Path(path).stat().st_size:
+        raise InputError(f"{path} is not a fairseq checkpoint: its weights would take {size:,} bytes, many times its own")
+
+
+def _entries(value: object, counted: dict[int, int]) -> int:
+    """Entries of nested containers; one that stands in several places counts in each, but is gone through once."""
+    items = value.values() if isinstance(value, dict) else vars(value).values() if isinstance(value, argparse.Namespace) else value
+    if isinstance(value, (Tensor, str, bytes)) or not hasattr(items, "__iter__"):
+        return 1
+    if id(value) not in counted:
+        counted[id(value)] = 1 + sum(_entries(item, counted) for item in items)
+    return counted[id(value)]
+
+
+def weights_alone(state: dict) -> dict:
+    """The checkpoint without the optimizer's state and without moving averages of the weights."""
+    result = {key: value for key, value in state.items() if key != "last_optimizer_state"}
+    if isinstance(state.get("extra_state"), dict):
+        result["extra_state"] = {key: value for key, value in state["extra_state"].items() if not key.startswith("ema")}
+    return result
+
+
+def stripped(state: dict) -> dict:
+    """Weights and flags alone, in a form that every fairseq since 0.10 loads."""
+    history = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 0}
+    return {
+        "args": state.get("args"),
+        "cfg": state.get("cfg"),
+        "model": state["model"],
+        "optimizer_history": [history],
+        "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
+    }
+
+
+def save_checkpoint(state: dict, path: str | Path) -> None:
+    """Write a checkpoint that appears under its name only when it is whole; a failed write leaves nothing behind."""
+    try:
+        with atomically(path) as partial:
+            torch.save(state, partial)
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{path} cannot be written: {str(error).splitlines()[0]}") from error
+
+
+def model_flags(state: dict, path: str | Path) -> argparse.Namespace:
+    """The flags of the model in a checkpoint. Raises InputError where it has none.
+
+    Those that name a checkpoint to start from are cleared: its weights are in this one, and it may be gone. The size of the
+    dictionary is that of the embedding: fairseq 0.10 wrote no `tgt_dict_size`.
+    """
+    with refusing(f"{path} holds flags of which no model can be made"):
+        cfg = state.get("cfg")
+        flags = cfg.get("model") if cfg else state.get("args")
+        flags = argparse.Namespace(**(flags if isinstance(flags, dict) else vars(flags or argparse.Namespace())))
+    if getattr(flags, "arch", None) is None:
+        flags.arch = getattr(flags, "_name", None)
+    if not isinstance(flags.arch, str):
+        raise InputError(f"{path} does not say which architecture it is of; it was not written by fairseq-train")
+    flags.load_pretrained_encoder_from = flags.load_pretrained_decoder_from = None
+    if _EMBEDDING in state["model"]:
+        flags.tgt_dict_size = dictionary_size(state)
+    return flags
+
+
+def dictionary_size(state: dict) -> int:
+    """Target words of the model, special ones included. Raises InputError for a model without a decoder."""
+    if _EMBEDDING not in state["model"]:
+        raise InputError(f"the checkpoint has no {_EMBEDDING}; only models with a decoder are known here")
+    return len(state["model"][_EMBEDDING])
+
+
+def first_difference(loaded: dict[str, Tensor], expected: dict[str, Tensor], part: str = "encoder") -> str | None:
+    """What first keeps the state dict `loaded` from being loaded into a model with the state dict `expected`, in words.
+
+    Args:
+        part: what is loaded, "encoder" or "decoder", where it is not a whole model, whose names begin so.
+    """
+    if not loaded:
+        return "it holds no such part"
+    for plan in (key for key in {**expected, **loaded} if key.endswith("shared_weights.layer_groups")):
+        named = plan.partition(".")[0] if plan.startswith(("encoder.", "decoder.")) else part
+        sharing = [_sharing(state.get(plan), named) for state in (loaded, expected)]
+        if sharing[0] != sharing[1]:
+            return f"it {sharing[0]}, this one {sharing[1]}"
+    for key, value in expected.items():
+        if key not in loaded:
+            return f"it has no {key}"
+        if loaded[key].shape != value.shape:
+            return f"its {key} is of shape {tuple(loaded[key].shape)}, this one's of {tuple(value.shape)}"
+        if value.is_floating_point() != loaded[key].is_floating_point() and "layer_groups" not in key:
+            return f"its {key} is of {loaded[key].dtype}, this one's of {value.dtype}"
+    extra = next((key for key in loaded if key not in expected), None)
+    return f"it has {extra}, which this one lacks" if extra else None
+
+
+def _sharing(groups: Tensor | None, part: str) -> str:
+    if groups is None:
+        return f"has a dense {part}"
+    layers = "layers" if part == "encoder" else f"{part} layers"
+    return f"shares its {layers} as {','.join(map(str, groups.round().int().tolist()))}"

@@ -1,0 +1,186 @@
+"""Dense fairseq checkpoints to residual ones, and back."""
+
+import argparse
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf, omegaconf_no_object_check
+from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
+from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerModel
+from fairseq.tasks import TASK_REGISTRY
+from omegaconf import OmegaConf
+
+from residual_st.compression.pipeline import Compressed
+from residual_st.errors import InputError
+from residual_st.fairseq.checkpoints import dictionary_size, model_flags, weights_alone
+from residual_st.fairseq.form import OUR_FLAGS, matrix_shapes
+from residual_st.fairseq.layers.shared_layers import LAST_OF_A_BRANCH, layers_of
+from residual_st.fairseq.s2t_residual_transformer import S2TResidualTransformerModel
+from residual_st.fairseq.standalone import build_model, load_model
+from residual_st.fairseq.user_dir import register
+from residual_st.numbers import is_whole
+from residual_st.sharing import Alone, ResidualLinear, SharedForm, matrices, unshare_layers
+
+_OUR_CRITERION = "label_smoothed_cross_entropy_with_residual"
+_OUR_CRITERION_FLAGS = ("residual_penalty", "distill_from", "distill_weight", "distill_temperature", "distill_encoder_weight")
+
+
+def read_model(path: str | Path, residual: bool | None = None) -> tuple[dict, S2TTransformerModel]:
+    """A checkpoint and the model in it, in evaluation mode.
+
+    Args:
+        residual: whether it is to be of an s2t_residual_transformer, whatever it shares; if False, of one that shares nothing
+            and has no residuals, under either name; None for either.
+
+    Raises:
+        InputError: if the file cannot be read, or its model is of the other kind.
+    """
+    state, model = load_model(path)
+    arch = model_flags(state, path).arch
+    if type(model) not in (S2TTransformerModel, S2TResidualTransformerModel):
+        raise InputError(f"{path} is of --arch {arch}; only s2t_transformer of any size, dense or residual, can be converted")
+    if residual and not isinstance(model, S2TResidualTransformerModel):
+        raise InputError(f"{path} is already dense ({arch})")
+    if residual is False and any(isinstance(module, ResidualLinear) for module in model.modules()):
+        raise InputError(f"{path} is a residual checkpoint already ({arch}); residual-st expand makes it dense")
+    return state, model
+
+
+def residual_checkpoint(state: dict, model: S2TTransformerModel, compressed: dict[str, Compressed]) -> dict:
+    """The checkpoint of a compressed model: `state`, the dense one's, with new weights and flags and no optimizer state.
+
+    Args:
+        compressed: what became of its parts, "encoder" and maybe "decoder".
+    """
+
+    def to_residual(flags: argparse.Namespace) -> None:
+        _set_forms(flags, {part: result.form for part, result in compressed.items()})
+
+    return rewritten(state, model, to_residual)
+
+
+def _set_forms(flags: argparse.Namespace, forms: dict[str, SharedForm]) -> None:
+    """Make the flags of a dense model those of a residual one whose encoder, or decoder, has this form."""
+    flags.arch = flags.arch.replace("s2t_transformer", "s2t_residual_transformer", 1)
+    for part, form in forms.items():
+        vars(flags).update(form.to_flags(f"{part}_"))
+
+
+def unfolded_checkpoint(state: dict, model: S2TTransformerModel, group_size: int, rank: int | str, diagonal: bool) -> dict:
+    """A dense checkpoint as that of a residual model: each layer becomes K adjacent ones, which share its matrices.
+
+    What a layer adds to its input is divided among the K layers (`out_proj` and `fc2` start at 1/K of their values), so that the
+    group starts as K smaller steps of the same direction. The residuals start as those of a new model do.
+
+    Args:
+        state: the dense model's checkpoint.
+        group_size: K; the model gets K times as many encoder layers.
+        rank: of the residuals, as the model's flag takes it.
+        diagonal: whether the residuals have a diagonal.
+
+    Raises:
+        InputError: if K is below 2, or a rank does not fit, or is of a matrix that would share nothing.
+    """
+    if not is_whole(group_size, 2):
+        raise InputError(f"group size {group_size} unfolds nothing; give 2 or more")
+    layers = group_size * len(model.encoder.transformer_layers)
+    flags = copy.deepcopy(model_flags(state, "the model"))
+    form = SharedForm.make(layers, tuple(matrix_shapes(flags, "encoder")), group_size, rank=rank, diagonal=diagonal)
+
+    if any(isinstance(rank, Alone) for row in form.ranks.rows for rank in row):
+        raise InputError(f"residual rank {rank} keeps matrices alone, and unfolding shares them all; give ranks without =")
+
+    def to_residual(flags: argparse.Namespace) -> None:
+        _set_forms(flags, {"encoder": form})
+
+    to_residual(flags)
+    unfolded = build_model(flags, dictionary_size(state))
+    loaded = {name: value for name, value in model.state_dict().items() if not name.startswith("encoder.transformer_layers.")}
+    unfolded.load_state_dict({**unfolded.state_dict(), **loaded})
+    with torch.no_grad():
+        for index, layer in enumerate(unfolded.encoder.transformer_layers):
+            dense_layer = model.encoder.transformer_layers[form.plan.groups[index]]
+            dense_matrices = dict(matrices(dense_layer))
+            for name, residual in matrices(layer):
+                share = 1 / group_size if name in LAST_OF_A_BRANCH else 1.0
+                residual.shared_weight.copy_(dense_matrices[name].weight * share)
+                residual.bias.copy_(dense_matrices[name].bias * share)
+            for norm in ("self_attn_layer_norm", "final_layer_norm"):
+                getattr(layer, norm).load_state_dict(getattr(dense_layer, norm).state_dict())
+    return rewritten(state, unfolded, to_residual)
+
+
+def dense_checkpoint(state: dict, model: S2TResidualTransformerModel) -> dict:
+    """The stock checkpoint of a residual model: every weight composed, no flag of the plugin left, no optimizer state."""
+    dense = copy.deepcopy(model)
+    expand(dense)
+
+    def to_stock(flags: argparse.Namespace) -> None:
+        stock = flags.arch.replace("s2t_residual_transformer", "s2t_transformer", 1)
+        flags.arch = stock if stock in ARCH_CONFIG_REGISTRY else "s2t_transformer"
+        for name in (*OUR_FLAGS, *_OUR_CRITERION_FLAGS, "load_pretrained_decoder_from", "user_dir"):
+            vars(flags).pop(name, None)
+        if getattr(flags, "criterion", None) == _OUR_CRITERION:
+            flags.criterion = _stock_criterion(flags.ctc_weight)
+
+    result = rewritten(state, dense, to_stock)
+    cfg = result.get("cfg")
+    if cfg:
+        criterion = cfg.get("criterion")
+        if isinstance(criterion, dict) and criterion.get("_name") == _OUR_CRITERION:
+            cfg["criterion"] = {key: value for key, value in criterion.items() if key not in _OUR_CRITERION_FLAGS}
+            cfg["criterion"]["_name"] = _stock_criterion(criterion["ctc_weight"])
+        if isinstance(cfg.get("common"), dict):
+            cfg["common"]["user_dir"] = None
+    return with_plain_flags(result)
+
+
+def with_plain_flags(state: dict) -> dict:
+    """The checkpoint with its flags as dicts, which stock fairseq opens under every torch.
+
+    fairseq writes them as a Namespace, which torch refuses by default since 2.6. It reads both; but those of fairseq 0.10, `args`
+    alone, it takes as a Namespace only, and they become a `cfg` as they do when it reads them.
+    """
+    register()
+    args, cfg = state.get("args"), state.get("cfg")
+    if args is not None and getattr(args, "task", None) in TASK_REGISTRY and getattr(args, "arch", None) in ARCH_MODEL_REGISTRY:
+        with omegaconf_no_object_check():
+            cfg = OmegaConf.to_container(convert_namespace_to_omegaconf(args), resolve=True, enum_to_str=True)
+        args = None
+    plain = {key: vars(part) if isinstance(part, argparse.Namespace) else part for key, part in cfg.items()} if cfg else cfg
+    return {**state, "args": args, "cfg": plain}
+
+
+def expand(model: S2TResidualTransformerModel) -> None:
+    """Give every layer its composed weights as plain `nn.Linear`s, in place."""
+    for part in (model.encoder, model.decoder):
+        unshare_layers(layers_of(part))
+        if hasattr(part, "shared_weights"):
+            del part.shared_weights
+
+
+def _stock_criterion(ctc_weight: float) -> str:
+    return "label_smoothed_cross_entropy_with_ctc" if ctc_weight else "label_smoothed_cross_entropy"
+
+
+def rewritten(state: dict, model: S2TTransformerModel, rewrite: Callable[[argparse.Namespace], None]) -> dict:
+    """`state` with the weights of `model`, and `rewrite` applied to each of its sets of flags."""
+    result = {key: copy.deepcopy(value) for key, value in weights_alone(state).items() if key != "model"}
+    for flags in filter(None, (result.get("args"), *((result.get("cfg") or {}).get(name) for name in ("model", "task")))):
+        namespace = argparse.Namespace(**flags) if isinstance(flags, dict) else flags
+        if hasattr(namespace, "arch"):
+            before = namespace.arch
+            rewrite(namespace)
+            if getattr(namespace, "_name", None) == before:  # by which fairseq finds the model's class
+                namespace._name = namespace.arch
+        if isinstance(flags, dict):
+            flags.clear()
+            flags.update(vars(namespace))
+    precision = next(value.dtype for value in state["model"].values() if value.is_floating_point())
+    result["model"] = {
+        key: value.to(precision if value.is_floating_point() else value.dtype, copy=True)
+        for key, value in model.state_dict().items()
+    }
+    return result

@@ -1,0 +1,139 @@
+"""fairseq's label-smoothed loss, with optional CTC and a teacher, for models whose layers carry residuals."""
+
+import contextlib
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Optional
+
+import torch
+from fairseq.criterions import register_criterion
+from fairseq.criterions.label_smoothed_cross_entropy_with_ctc import (
+    LabelSmoothedCrossEntropyWithCtcCriterion,
+    LabelSmoothedCrossEntropyWithCtcCriterionConfig,
+)
+from fairseq.logging import metrics
+from torch import Tensor, nn
+
+from residual_st.errors import InputError
+from residual_st.fairseq.distillation import Distillation
+from residual_st.sharing import ResidualLinear, matrix_kind, residual_energies
+
+
+@dataclass
+class LabelSmoothedCrossEntropyWithResidualCriterionConfig(LabelSmoothedCrossEntropyWithCtcCriterionConfig):
+    ctc_weight: float = field(default=0.0, metadata={"help": "weight of the joint CTC loss; 0 for none"})
+    residual_penalty: float = field(
+        default=0.0, metadata={"help": "weight of the residuals' energy ||A B + diag(d)||^2, summed over matrices and layers"}
+    )
+    distill_from: Optional[str] = field(  # noqa: UP045 - fairseq makes flags of this form only
+        default=None, metadata={"help": "teacher: a checkpoint, or a folder that residual-st cache-teacher wrote"}
+    )
+    distill_weight: float = field(
+        default=0.5, metadata={"help": "share of the loss on words that comes from the teacher, the rest from the labels"}
+    )
+    distill_temperature: float = field(default=1.0, metadata={"help": "of both models' distributions where they are compared"})
+    distill_encoder_weight: float = field(
+        default=0.0, metadata={"help": "weight of the differences between the encoders' states; needs the teacher's checkpoint"}
+    )
+
+
+@register_criterion("label_smoothed_cross_entropy_with_residual", dataclass=LabelSmoothedCrossEntropyWithResidualCriterionConfig)
+class LabelSmoothedCrossEntropyWithResidualCriterion(LabelSmoothedCrossEntropyWithCtcCriterion):
+    """Label-smoothed cross entropy + `ctc_weight` CTC + `residual_penalty` residual energy, and the distillation loss.
+
+    With all weights at 0 it is fairseq's `label_smoothed_cross_entropy`. In training it logs, for each kind of matrix, the energy
+    (squared Frobenius norm) of the residuals over that of the shared weights they are added to, as `residual_KIND`.
+
+    With `distill_from`, in training, the cross entropy becomes `(1 - distill_weight)` of itself + `distill_weight` times
+    `word_divergence`, and `distill_encoder_weight` times the mean `state_difference` of `layer_map`'s pairs of layers is added for
+    each unit of sample size. The validation loss has no part of a teacher, so that it compares with that of other runs.
+    """
+
+    def __init__(
+        self, task, sentence_avg, label_smoothing, ignore_prefix_size, report_accuracy, ctc_weight, residual_penalty,
+        distill_from, distill_weight, distill_temperature, distill_encoder_weight,
+    ):  # fmt: skip
+        super().__init__(task, sentence_avg, label_smoothing, ignore_prefix_size, report_accuracy, ctc_weight)
+        self.residual_penalty = residual_penalty
+        flags = (distill_weight, distill_temperature, distill_encoder_weight)
+        config = LabelSmoothedCrossEntropyWithResidualCriterionConfig
+        defaults = (config.distill_weight, config.distill_temperature, config.distill_encoder_weight)
+        if distill_from is None and flags != defaults:
+            raise InputError("--distill-weight, --distill-temperature and --distill-encoder-weight need a teacher: --distill-from")
+        self._distillation = distill_from and Distillation(distill_from, *flags, len(task.target_dictionary))
+        self._lesson = None  # of the current batch
+
+    def forward(self, model, sample, reduce=True):
+        taught = model.training and self._distillation
+        with self._distillation.lesson(model, sample) if taught else contextlib.nullcontext() as self._lesson:
+            loss, sample_size, logging_output = super().forward(model, sample, reduce)
+        if not self.ctc_weight:
+            del logging_output["ctc_loss"]
+        if not model.training:
+            return loss, sample_size, logging_output
+        if taught:
+            loss = loss + self._lesson.state_penalty() * sample_size
+            logging_output |= self._lesson.log(sample_size)
+        with torch.set_grad_enabled(self.residual_penalty > 0):
+            energies = energies_by_kind(model)
+        if self.residual_penalty > 0:
+            if not energies:
+                raise InputError("--residual-penalty has nothing to act on: the model has no residuals")
+            penalty = self.residual_penalty * sum(residual for residual, _ in energies.values())
+            # fairseq divides the loss by the sample size, which must not touch the penalty
+            loss = loss + penalty.to(loss.dtype) * sample_size
+            logging_output["residual_penalty"] = penalty.detach() * sample_size
+        for kind, (residual, shared) in energies.items():
+            logging_output[f"residual_energy_{kind}"] = residual.detach()
+            logging_output[f"shared_energy_{kind}"] = shared
+        return loss, sample_size, logging_output
+
+    def compute_loss(self, model, net_output, sample, reduce=True):
+        loss, nll_loss = super().compute_loss(model, net_output, sample, reduce)
+        if self._lesson is not None:
+            counted = sample["target"].ne(self.padding_idx)
+            counted[:, : self.ignore_prefix_size] = False
+            loss = self._lesson.mix(loss, net_output[0], counted)
+        return loss, nll_loss
+
+    @classmethod
+    def reduce_metrics(cls, logging_outputs) -> None:
+        first = logging_outputs[0] if logging_outputs else {}
+        stock = super() if "ctc_loss" in first else super(LabelSmoothedCrossEntropyWithCtcCriterion, cls)
+        stock.reduce_metrics(logging_outputs)
+        sample_size = sum(log["sample_size"] for log in logging_outputs)
+        for key in ("residual_penalty", "distill_loss", "distill_encoder_loss"):
+            if key in first:
+                metrics.log_scalar(key, _total(logging_outputs, key) / sample_size, sample_size, round=4)
+        for key in first:
+            if key.startswith("residual_energy_"):
+                kind = key.removeprefix("residual_energy_")
+                shared = _total(logging_outputs, f"shared_energy_{kind}")
+                if shared > 0:  # the output projections (`out_proj`, `fc2`) start at 0
+                    metrics.log_scalar(f"residual_{kind}", _total(logging_outputs, key) / shared, round=4)
+
+
+def _total(logging_outputs: list[dict], key: str):
+    return sum(log[key] for log in logging_outputs)
+
+
+def energies_by_kind(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
+    """Matrix kind -> (energy of the residuals, energy of the shared weights), both summed over layers, as float32 scalars.
+
+    The decoder's kinds have names of their own, such as `decoder_q_proj`, in which its two attentions count together.
+
+    The second is without gradient: the penalty is meant to shrink residuals, not to inflate what they are compared with.
+    """
+    by_kind = defaultdict(lambda: defaultdict(list))
+    for name, module in model.named_modules():
+        if isinstance(module, ResidualLinear) and module.shared_weight is not None:
+            part = "decoder_" if "decoder" in name.split(".") else ""
+            by_kind[part + matrix_kind(name)][module.shared_weight.shape, module.rank].append(module)
+    energies = {}
+    for kind, alike in by_kind.items():
+        with torch.no_grad():
+            owned = [linear.shared_weight for linears in alike.values() for linear in linears]
+            norms = {weight: weight.float().square().sum() for weight in dict.fromkeys(owned)}
+            shared_energy = sum(norms[weight] for weight in owned)
+        energies[kind] = (sum(residual_energies(linears).sum() for linears in alike.values()), shared_energy)
+    return energies

@@ -1,0 +1,86 @@
+"""A teacher's part in the loss of one batch."""
+
+import contextlib
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from residual_st.errors import InputError
+from residual_st.fairseq.distillation.losses import state_difference, word_divergence
+from residual_st.fairseq.distillation.states import encoder_stack
+from residual_st.fairseq.distillation.teacher import open_teacher
+from residual_st.stacks import recorded_calls
+
+
+class Distillation:
+    """A teacher, opened at the first lesson and not before, and the weight of its part in the loss.
+
+    Args:
+        source: a checkpoint, or a folder of `residual-st cache-teacher`.
+        weight: share of the loss on words that the teacher has, 0 to 1.
+        temperature: of the distributions that are compared.
+        encoder_weight: of the difference between the encoders' states.
+        vocabulary_size: the student's.
+
+    Raises:
+        InputError: for a number out of its range.
+    """
+
+    def __init__(self, source: str | Path, weight: float, temperature: float, encoder_weight: float, vocabulary_size: int):
+        if not 0 <= weight <= 1:
+            raise InputError(f"--distill-weight {weight} is a share of the loss; it must be from 0 to 1")
+        if temperature <= 0 or encoder_weight < 0:
+            raise InputError("--distill-temperature must be above 0 and --distill-encoder-weight 0 or more")
+        self.weight, self.temperature, self.encoder_weight = weight, temperature, encoder_weight
+        self._source, self._vocabulary_size = source, vocabulary_size
+        self._teacher, self._pairs = None, []
+
+    @contextlib.contextmanager
+    def lesson(self, model: nn.Module, sample: dict) -> Iterator["Lesson"]:
+        """The teacher's output for a batch. Inside the block `model`, the student, is to be run on it, once."""
+        if self._teacher is None:
+            self._teacher = open_teacher(self._source, self._vocabulary_size)
+            self._pairs = self._teacher.map_layers(model) if self.encoder_weight else []
+        words, log_probs, teacher_states = self._teacher(sample, [other for _, other in self._pairs])
+        lesson = Lesson(self, words, log_probs)
+        if not self._pairs:
+            yield lesson
+            return
+        with recorded_calls(encoder_stack(model), [layer for layer, _ in self._pairs]) as calls:
+            yield lesson
+        differences = [
+            state_difference(calls[layer].output, teacher_states[other], calls[layer].padding) for layer, other in self._pairs
+        ]
+        lesson.state_loss = sum(differences) / len(differences)
+
+
+class Lesson:
+    """One batch with a teacher.
+
+    Attributes:
+        word_loss: `word_divergence` summed over the batch, once `mix` was called.
+        state_loss: mean `state_difference` of the pairs of layers, after the block; None where states do not count.
+    """
+
+    def __init__(self, distillation: Distillation, words: Tensor | None, log_probs: Tensor):
+        self._distillation, self._words, self._log_probs = distillation, words, log_probs
+        self.word_loss = self.state_loss = None
+
+    def mix(self, loss: Tensor, logits: Tensor, counted: Tensor) -> Tensor:
+        """The loss on words with the teacher's share; `logits` are the student's and `counted` the positions that count."""
+        weight, temperature = self._distillation.weight, self._distillation.temperature
+        self.word_loss = word_divergence(logits, self._log_probs, self._words, counted, temperature)
+        return (1 - weight) * loss + weight * self.word_loss.to(loss.dtype)
+
+    def state_penalty(self) -> Tensor | float:
+        """What is added to the loss for each unit of sample size."""
+        return 0.0 if self.state_loss is None else self._distillation.encoder_weight * self.state_loss
+
+    def log(self, sample_size: int) -> dict[str, Tensor]:
+        """For fairseq's logging output: sums, the one on words in bits."""
+        figures = {"distill_loss": self.word_loss.detach() / math.log(2)}
+        if self.state_loss is not None:
+            figures["distill_encoder_loss"] = self.state_loss.detach() * sample_size
+        return figures

@@ -1,0 +1,140 @@
+"""Translate audio files in Python: what `S2TResidualTransformerModel.from_pretrained` returns."""
+
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from fairseq import utils
+from fairseq.data.audio.speech_to_text_dataset import SpeechToTextDataset
+from fairseq.models.speech_to_text.hub_interface import S2THubInterface
+from torch import Tensor, nn
+
+from residual_st.audio.lengths import FRAMES_PER_SECOND, Lengths
+from residual_st.errors import InputError, missing_package
+from residual_st.fairseq.manifest import trained_lengths
+
+
+class S2TResidualHubInterface(S2THubInterface):
+    """fairseq's hub interface, with features computed as the recipe computes them.
+
+    fairseq's own reads audio through parts of torchaudio that are gone since 2.9, and only with a `hub` entry in the data
+    configuration, which its recipe does not write.
+
+    >>> hub = S2TResidualTransformerModel.from_pretrained("run", "average.pt", "mustc/en-de", config_yaml="config_st.yaml")
+    >>> hub.predict("talk.wav")
+    """
+
+    def __init__(self, cfg, task, model):
+        nn.Module.__init__(self)
+        self.cfg, self.task, self.model = cfg, task, model.eval()
+        # fairseq 0.12.2 gives the task the whole configuration here, in which it finds none of the flags of generation
+        self.generator = task.build_generator([model], cfg.generation)
+
+    def predict(
+        self,
+        audio: str | Path | np.ndarray | Tensor,
+        tgt_lang: str | None = None,
+        *,
+        sample_rate: int | None = None,
+        longest_seconds: float | None = None,
+    ) -> str:
+        """The text of a recording.
+
+        Args:
+            audio: a file, or samples: floats in [-1, 1] or integers, shape (n,), (n, channels) or (channels, n). It is brought
+                to the rate of the data configuration and to one channel.
+            tgt_lang: the language to translate into, such as `fr`; for models of several target languages, which need it.
+            sample_rate: Hz, of samples; None for the rate of the data configuration.
+            longest_seconds: of the pieces between pauses, which are translated one by one and their texts joined. Longer ones are
+                cut where they are quietest. None for the lengths that the model was trained on.
+
+        Returns:
+            The empty text where nobody speaks.
+
+        Raises:
+            InputError: if the audio cannot be read or is too short for one frame, the language is not the model's, or pieces
+                may be longer than the model takes.
+        """
+        audio_of = _audio()
+        from residual_st.audio.pauses import split_at_pauses
+
+        lengths = self._lengths.limited(longest_seconds, self.task.max_positions()[0] / FRAMES_PER_SECOND)
+        rate = int(self.task.data_cfg.sample_rate)
+        samples = audio_of.read_audio(audio, rate, sample_rate)
+        if len(samples) < 0.025 * rate:
+            raise InputError(f"{audio_of.audio_name(audio)} is shorter than one frame of 25 ms")
+        texts = []
+        for piece in split_at_pauses(samples, rate, lengths):
+            sample = self.get_model_input(self.task, piece)
+            texts.append(self.get_prediction(self.task, self.model, self.generator, sample, tgt_lang))
+        return " ".join(filter(None, texts))
+
+    @cached_property
+    def _lengths(self) -> Lengths:
+        """The lengths of the segments that the model was trained on."""
+        return trained_lengths(self.task.args.data, getattr(self.task.args, "train_subset", None), self.task.max_positions()[0])
+
+    @classmethod
+    def get_model_input(cls, task, audio: str | Path | np.ndarray | Tensor) -> dict:
+        """A batch of one utterance, with the task's transforms for unseen splits. `audio` as in `predict`, at the task's rate."""
+        audio_of = _audio()
+        from residual_st.fairseq.model_input import model_input
+
+        of_task = model_input(task.data_cfg)
+        source = of_task.features(audio_of.read_audio(audio, of_task.sample_rate)).unsqueeze(0)
+        if not source.shape[1]:
+            raise InputError(f"{audio_of.audio_name(audio)} is shorter than one frame of 25 ms")
+        net_input = {"src_tokens": source, "src_lengths": torch.tensor([source.shape[1]]), "prev_output_tokens": None}
+        return {"net_input": net_input, "target_lengths": None, "speaker": None}
+
+    @classmethod
+    def get_prediction(cls, task, model, generator, sample: dict, *arguments, **keywords) -> str:
+        """fairseq's, for a model on any device and in any precision."""
+        return super().get_prediction(task, model, _OnModelsDevice(generator), sample, *arguments, **keywords)
+
+    @classmethod
+    def get_prefix_token(cls, task, lang: str | None) -> Tensor | None:
+        """The language tag that the target begins with, (1, 1); None for models of one language."""
+        tags = [symbol for symbol in task.tgt_dict.symbols if SpeechToTextDataset.is_lang_tag(symbol)]
+        if not task.data_cfg.prepend_tgt_lang_tag:
+            if lang is not None and f"<lang:{lang}>" not in tags:
+                raise InputError(f"tgt_lang={lang!r}: the model has one target language and takes none")
+            return None
+        if lang is None or f"<lang:{lang}>" not in tags:
+            known = ", ".join(tag.removeprefix("<lang:").removesuffix(">") for tag in tags)
+            raise InputError(f"tgt_lang={lang!r} is not known; it must be one of {known}")
+        return super().get_prefix_token(task, lang)
+
+    @classmethod
+    def detokenize(cls, task, tokens: Tensor) -> str:
+        """Text without language tags."""
+        kept = [token for token in tokens.tolist() if not SpeechToTextDataset.is_lang_tag(task.tgt_dict[token])]
+        return super().detokenize(task, torch.tensor(kept, dtype=torch.long))
+
+
+class _OnModelsDevice:
+    """A generator that moves what it is given to the model's device and precision; fairseq's hub leaves it on the CPU, in fp32."""
+
+    def __init__(self, generator):
+        self._generator = generator
+
+    def generate(self, models: list[nn.Module], sample: dict, prefix_tokens: Tensor | None = None) -> list:
+        weight = next(models[0].parameters())
+
+        def moved(value: Tensor) -> Tensor:
+            return value.to(weight.device, weight.dtype if value.is_floating_point() else None)
+
+        sample, prefix = utils.apply_to_sample(moved, {"sample": sample, "prefix": prefix_tokens}).values()
+        return self._generator.generate(models, sample, prefix_tokens=prefix)
+
+
+def _audio():
+    """The audio functions. InputError where their packages, which fairseq does not need, are missing."""
+    try:
+        import onnxruntime  # noqa: F401 - of the voice-activity detector
+
+        from residual_st.audio import filterbank, reading  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise InputError(f"audio cannot be read: {missing_package(error, 'audio')}") from error
+    return reading

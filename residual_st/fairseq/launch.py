@@ -1,0 +1,134 @@
+"""Training in several processes: on one machine, or on several that meet at one of them."""
+
+import os
+import re
+import sys
+from dataclasses import dataclass
+
+import torch
+
+from residual_st.errors import InputError, reason
+
+_KEYS = ("nproc", "nnodes", "node-rank", "master")
+WORKER = ["-m", "residual_st.fairseq.worker"]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Which processes train together.
+
+    Attributes:
+        nproc: on this machine.
+        nnodes: machines.
+        node_rank: number of this one, from 0.
+        host, port: where all meet, a port of the first machine; None on a single one, which finds a port of its own.
+    """
+
+    nproc: int
+    nnodes: int = 1
+    node_rank: int = 0
+    host: str | None = None
+    port: int | None = None
+
+    @property
+    def world_size(self) -> int:
+        return self.nproc * self.nnodes
+
+    def torchrun(self) -> list[str]:
+        """torchrun's flags for the same processes."""
+        if self.host is None:
+            return ["--standalone", "--nproc-per-node", str(self.nproc)]
+        flags = {"nnodes": self.nnodes, "node-rank": self.node_rank, "nproc-per-node": self.nproc}
+        flags |= {"master-addr": self.host, "master-port": self.port}
+        return [part for name, value in flags.items() for part in (f"--{name}", str(value))]
+
+
+def take_launch(config: dict) -> tuple[dict, Launch | None]:
+    """The config without `nproc`, `nnodes`, `node-rank` and `master`, and what they say: None where one process trains.
+
+    Raises:
+        InputError: if they do not go together, or with fairseq's own flags for several processes; if there are fewer GPUs.
+    """
+    given = {key: config[key] for key in _KEYS if key in config}
+    config = {key: value for key, value in config.items() if key not in _KEYS}
+    if not given:
+        return config, None
+    own = next((key for key in config if key in {"distributed-world-size", "distributed-rank", "distributed-init-method"}), None)
+    if own:
+        raise InputError(f"{own} and {next(iter(given))} both say which processes train together; leave one of them out")
+    nnodes = _number(given, "nnodes", 1)
+    launch = Launch(_number(given, "nproc", 1), nnodes, _number(given, "node-rank", 0), *_address(given.get("master")))
+    if launch.nproc < 1 or nnodes < 1:
+        raise InputError(f"nproc={launch.nproc} and nnodes={nnodes} must both be 1 or more")
+    if not 0 <= launch.node_rank < nnodes:
+        raise InputError(f"node-rank={launch.node_rank} does not count {nnodes} machines, from 0; give nnodes= the number of them")
+    if nnodes > 1 and not {"node-rank", "master"} <= given.keys():
+        raise InputError("several machines need node-rank= the number of this one, and master=HOST:PORT of the first")
+    on_gpus = torch.cuda.is_available() and str(config.get("cpu", "")).lower() not in ("true", "yes", "on")
+    if on_gpus and launch.nproc > torch.cuda.device_count():
+        raise InputError(
+            f"nproc={launch.nproc} needs as many GPUs, and there are {torch.cuda.device_count()}; cpu=true trains without"
+        )
+    return config, launch if launch.world_size > 1 else None
+
+
+def _number(given: dict, key: str, default: int) -> int:
+    value = str(given.get(key, default))
+    if not re.fullmatch(r"\d{1,6}", value):
+        raise InputError(f"{key}={value} is not a number")
+    return int(value)
+
+
+def _address(master: str | None) -> tuple[str | None, int | None]:
+    if master is None:
+        return None, None
+    host, _, port = master.rpartition(":")
+    if not host or not re.fullmatch(r"\d{1,5}", port) or not 0 < int(port) < 2**16:
+        raise InputError(f"master={master} is not of the form HOST:PORT, such as node1:29500")
+    return host, int(port)
+
+
+def run_together(launch: Launch, arguments: list[str]) -> int:
+    """Run fairseq-train in these processes, by torch's elastic agent, which is what torchrun runs. Returns an exit status.
+
+    If one of them ends with an error or is killed the agent stops the others on this machine; those on other machines lose their
+    connection, and end. If this process is killed, the processes that it started end as well.
+
+    Raises:
+        InputError: if machines do not meet within a quarter of an hour.
+    """
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    meeting = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
+    if launch.host is not None:
+        meeting = {
+            "rdzv_backend": "static",
+            "rdzv_endpoint": f"{launch.host}:{launch.port}",
+            "rdzv_configs": {"rank": launch.node_rank},
+        }
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // launch.nproc)))
+    config = LaunchConfig(
+        min_nodes=launch.nnodes,
+        max_nodes=launch.nnodes,
+        nproc_per_node=launch.nproc,
+        run_id="residual-st",
+        max_restarts=0,
+        monitor_interval=1,
+        **meeting,
+    )
+    try:
+        elastic_launch(config, sys.executable)(*WORKER, *arguments)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        how = f"was killed by {failure.signal_name()}" if failure.exitcode < 0 else f"ended with exit status {failure.exitcode}"
+        print(
+            f"residual-st train: process {rank} of {launch.world_size} {how}, and the others were stopped; "
+            "the same command resumes from the last checkpoint",
+            file=sys.stderr,
+        )
+        return 1
+    except (torch.distributed.DistError, RendezvousError) as error:
+        raise InputError(f"the processes did not meet at {launch.host}:{launch.port}: {reason(error)}") from error
+    return 0

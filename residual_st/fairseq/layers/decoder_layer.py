@@ -1,0 +1,92 @@
+"""fairseq's decoder layer, for matrices that are shared."""
+
+from fairseq.modules.multihead_attention import MultiheadAttention
+from fairseq.modules.transformer_layer import TransformerDecoderLayerBase
+from torch import Tensor, cat
+
+from residual_st.fairseq.layers.attention import attention
+from residual_st.fairseq.layers.layer import ResidualTransformerLayer, mask_of, rate_of
+
+Cache = dict[str, dict[str, Tensor | None]]  # fairseq's incremental state, which its attention modules reorder
+
+
+class ResidualTransformerDecoderLayer(ResidualTransformerLayer, TransformerDecoderLayerBase):
+    """`TransformerDecoderLayerBase`: same parameters, and same outputs up to rounding. Which elements dropout hits differs."""
+
+    joint_projections = {"self_attn": "qkv", "encoder_attn": "kv"}
+
+    def forward(
+        self,
+        x: Tensor,
+        encoder_out: Tensor | None = None,
+        encoder_padding_mask: Tensor | None = None,
+        incremental_state: Cache | None = None,
+        *,
+        self_attn_mask: Tensor | None = None,
+        self_attn_padding_mask: Tensor | None = None,
+        need_attn: bool = False,
+        need_head_weights: bool = False,
+    ) -> tuple[Tensor, Tensor | None, None]:
+        """(time, batch, width) -> the same, and the weights of encoder attention where they are needed.
+
+        Args:
+            encoder_out: (source, batch, encoder width).
+            encoder_padding_mask: (batch, source), True for padding.
+            incremental_state: where x is one step of each hypothesis, the keys and values of those before it.
+            self_attn_mask: (time, time), added to the scores.
+            self_attn_padding_mask: (batch, time), True for padding; hypotheses in an `incremental_state` have none.
+            need_attn, need_head_weights: whether weights are returned, as a mean over the heads (batch, time, source), or for each
+                (heads, batch, time, source).
+        """
+        y = self._enter(x, self.self_attn_layer_norm)
+        mask = None if incremental_state is not None else mask_of(self_attn_padding_mask, x)
+        if self_attn_mask is not None:
+            mask = self_attn_mask[None, None] if mask is None else mask + self_attn_mask
+        y = self._attend_to_words(y, x.size(1), mask, incremental_state)
+        x = self._leave(x, y, self.self_attn_layer_norm)
+
+        y = self._enter(x, self.encoder_attn_layer_norm)
+        mask = mask_of(encoder_padding_mask, x)
+        y, weights = self._attend_to_source(y, x.size(1), encoder_out, mask, incremental_state, need_attn or need_head_weights)
+        x = self._leave(x, y, self.encoder_attn_layer_norm)
+
+        y = self._feed_forward(self._enter(x, self.final_layer_norm))
+        x = self._leave(x, y, self.final_layer_norm)
+        if weights is not None:
+            weights = weights.transpose(0, 1) if need_head_weights else weights.mean(1)
+        return x, weights, None
+
+    def _attend_to_words(self, x: Tensor, batch: int, mask: Tensor | None, state: Cache | None) -> Tensor:
+        queries, keys, values = self._project(self.self_attn, "qkv", x, batch)
+        if state is not None:
+            cached = _cached(self.self_attn, state)
+            if cached:
+                keys, values = (cat(pair, dim=2) for pair in zip(cached, (keys, values)))
+            _cache(self.self_attn, state, keys, values)
+        attended, _ = attention(queries, keys, values, mask, rate_of(self.self_attn.dropout_module))
+        return self.self_attn.out_proj(attended.flatten(0, 1))
+
+    def _attend_to_source(
+        self, x: Tensor, batch: int, source: Tensor, mask: Tensor | None, state: Cache | None, need_weights: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        (queries,) = self._project(self.encoder_attn, "q", x, batch)
+        cached = None if state is None else _cached(self.encoder_attn, state)
+        if cached:
+            keys, values = cached
+        else:
+            keys, values = self._project(self.encoder_attn, "kv", source.flatten(0, 1), batch)
+            if state is not None:  # they are read at every step, and take less time with each head's in one piece
+                keys, values = keys.contiguous(), values.contiguous()
+                _cache(self.encoder_attn, state, keys, values)
+        attended, weights = attention(queries, keys, values, mask, rate_of(self.encoder_attn.dropout_module), need_weights)
+        return self.encoder_attn.out_proj(attended.flatten(0, 1)), weights
+
+
+def _cached(module: MultiheadAttention, state: Cache) -> tuple[Tensor, Tensor] | None:
+    """Keys and values (batch, heads, time, width / heads) of what was attended to before, by the names that fairseq gives them."""
+    buffer = module._get_input_buffer(state)
+    return (buffer["prev_key"], buffer["prev_value"]) if buffer else None
+
+
+def _cache(module: MultiheadAttention, state: Cache, keys: Tensor, values: Tensor) -> None:
+    module._set_input_buffer(state, {"prev_key": keys, "prev_value": values})

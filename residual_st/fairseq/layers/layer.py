@@ -1,0 +1,80 @@
+"""What encoder and decoder layers have in common: matrices that are called, and nothing that is wasted.
+
+The stock layers read each projection's `.weight`, which would have W composed and kept for the backward pass, attend under a
+padding mask even where nothing is padded, and copy the feed-forward activations for each of ReLU and dropout.
+"""
+
+import torch
+from fairseq.modules.fairseq_dropout import FairseqDropout
+from fairseq.modules.multihead_attention import MultiheadAttention
+from torch import Tensor, nn
+from torch.nn.functional import relu
+
+from residual_st.fairseq.layers.attention import heads_of, padding_mask
+from residual_st.fairseq.layers.dropout import dropout, relu_dropout_
+from residual_st.sharing import ResidualLinear, linear_of, matrices
+
+
+class ResidualTransformerLayer(nn.Module):
+    """To be mixed into a fairseq layer, whose parameters stay as they are."""
+
+    # attention -> those of its projections that have one input, as letters, of which `compose_` makes one matrix
+    joint_projections = {"self_attn": "qkv"}
+
+    is_composed = False
+
+    def compose_(self) -> None:
+        """Replace the terms of every weight by the weight, and projections of one input by one matrix. It cannot be undone."""
+        for name, linear in list(matrices(self)):
+            if isinstance(linear, ResidualLinear):
+                self.set_submodule(name, linear.to_linear())
+        for name, letters in self.joint_projections.items():
+            attention = getattr(self, name)
+            setattr(attention, f"{letters}_proj", stacked([getattr(attention, f"{letter}_proj") for letter in letters]))
+            for letter in letters:
+                delattr(attention, f"{letter}_proj")
+        self.is_composed = True
+
+    def _enter(self, x: Tensor, norm: nn.Module) -> Tensor:
+        """What a branch computes on: x (time, batch, width), normalised before or not, as (time * batch, width)."""
+        return (norm(x) if self.normalize_before else x).flatten(0, 1)
+
+    def _leave(self, x: Tensor, y: Tensor, norm: nn.Module) -> Tensor:
+        """`x + y`, normalised after or not, for the output (time * batch, width) of a branch."""
+        y = dropout(y, rate_of(self.dropout_module))
+        x = y.view_as(x) + x
+        return x if self.normalize_before else norm(x)
+
+    def _project(self, attention: MultiheadAttention, letters: str, x: Tensor, batch: int) -> list[Tensor]:
+        """Queries, keys, values or some of them, each (batch, heads, time, width / heads), of x (time * batch, width)."""
+        if self.is_composed and len(letters) > 1:
+            projected = getattr(attention, f"{letters}_proj")(x).chunk(len(letters), -1)
+        else:
+            projected = [getattr(attention, f"{letter}_proj")(x) for letter in letters]
+        return [heads_of(y.view(-1, batch, y.size(-1)), attention.num_heads) for y in projected]
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        rate = rate_of(self.activation_dropout_module)
+        hidden = self.fc1(x)
+        hidden = relu_dropout_(hidden, rate) if self.activation_fn is relu else dropout(self.activation_fn(hidden), rate)
+        return self.fc2(hidden)
+
+
+def stacked(linears: list[nn.Linear]) -> nn.Linear:
+    """One layer that computes what several of the same input do, side by side."""
+    weight, bias = (torch.cat([getattr(linear, name) for linear in linears]) for name in ("weight", "bias"))
+    return linear_of(weight, bias).train(linears[0].training)
+
+
+def mask_of(padding: Tensor | None, like: Tensor) -> Tensor | None:
+    """The mask for `attention` from one that is True for padding, (batch, time); None where nothing is padded.
+
+    Whether something is, is asked on a CPU only: a GPU would have to finish its work first, and a compiled graph would break here.
+    """
+    if padding is None or not (padding.device.type != "cpu" or torch.compiler.is_compiling() or padding.any()):
+        return None
+    return padding_mask(padding, like)
+
+
+def rate_of(module: FairseqDropout) -> float:
+    return module.p if module.training or module.apply_during_inference else 0.0

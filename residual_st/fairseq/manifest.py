@@ -1,0 +1,96 @@
+"""Manifests of fairseq's speech_to_text task, and what its data set finds out too late, or never. Needs no fairseq to be read."""
+
+import csv
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+
+from residual_st.audio.lengths import DEFAULT, FRAMES_PER_SECOND, SHORTEST_SECONDS, Lengths
+from residual_st.errors import InputError, refusing
+
+COLUMNS = ("id", "audio", "n_frames", "tgt_text")
+_MOST_FRAMES = 2**31
+_LOOKED_AT = 20  # rows whose audio is opened, from all over a manifest
+_FARTHEST = 2.0  # times that n_frames may be off: enough for rounding and for other shifts of frames
+
+
+def read_manifest(path: Path) -> list[dict[str, str]]:
+    """All rows. Raises InputError where there are none, or a column, a field or a number of frames is missing."""
+    rows = []
+    with refusing(f"{path} cannot be read"), open(path, encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        columns = next(reader, [])
+        missing = [column for column in COLUMNS if column not in columns]
+        if missing:
+            raise InputError(f"{path} has no column `{missing[0]}`; a manifest has the columns {', '.join(COLUMNS)}")
+        for fields in filter(None, reader):
+            row = dict(zip(columns, fields))
+            if len(fields) != len(columns):
+                raise InputError(f"{path}, line {reader.line_num}, has {len(fields)} fields, and the header names {len(columns)}")
+            frames = row["n_frames"]
+            if not frames.strip().isdecimal() or not 0 < int(frames) < _MOST_FRAMES:
+                raise InputError(f"{path}, line {reader.line_num}: n_frames must be a whole number above 0, not {frames[:20]!r}")
+            rows.append(row)
+    if not rows:
+        raise InputError(f"{path} lists no utterance")
+    return rows
+
+
+def check_manifest(path: Path, config) -> list[int]:
+    """The `n_frames` of all rows, after those of some were compared with their audio or features.
+
+    Args:
+        config: fairseq's `S2TDataConfig`, by which n_frames are frames of 10 ms or, with `use_audio_input`, samples.
+
+    Raises:
+        InputError: as `read_manifest` does, if audio is missing, or n_frames is far from what is there.
+    """
+    rows = read_manifest(path)
+    frames = [int(row["n_frames"]) for row in rows]
+    chosen = {index * len(rows) // _LOOKED_AT for index in range(_LOOKED_AT)}
+    for index in sorted(chosen | {frames.index(min(frames)), frames.index(max(frames))}):
+        row = rows[index]
+        with refusing(f"audio or features of {row['id']} in {path} cannot be read"):
+            length = max(1, _length(str(Path(config.audio_root) / row["audio"]), config))
+        if not 1 / _FARTHEST <= frames[index] / length <= _FARTHEST:
+            unit = "samples, because of use_audio_input" if config.use_audio_input else "frames of 10 ms"
+            raise InputError(
+                f"{path}: n_frames of {row['id']} (row {index + 1}) is {frames[index]} and must be {length}; it is in {unit}"
+            )
+    return frames
+
+
+def _length(audio: str, config) -> int:
+    """Of the audio or features that fairseq finds under this name."""
+    from fairseq.data.audio.audio_utils import is_npy_data, parse_path, read_from_stored_zip
+
+    path, span = parse_path(audio)
+    if span and not path.endswith(".zip"):
+        raise ValueError(f"{audio}: OFFSET:LENGTH must be of a .zip")
+    content = read_from_stored_zip(path, *span) if span else b""
+    if is_npy_data(content) if content else path.endswith(".npy"):
+        return len(np.load(io.BytesIO(content) if content else path, mmap_mode=None if content else "r"))
+    import soundfile
+
+    sound = soundfile.info(io.BytesIO(content) if content else path)
+    return round(sound.duration * (config.use_sample_rate if config.use_audio_input else 100))
+
+
+def trained_lengths(data: str | Path, subsets: str | None, most_frames: int) -> Lengths:
+    """The lengths of pieces that a model can translate, by the segments that it was trained on.
+
+    Args:
+        data: the folder with their manifests.
+        subsets: that it was trained on: one name, or several with commas between.
+        most_frames: that the model takes. fairseq leaves longer segments out of training, so they do not count here either.
+
+    Returns:
+        The 99th percentile of the segments; what is usual where there are no manifests, or `n_frames` are no frames of 10 ms.
+    """
+    manifests = [path for name in (subsets or "").split(",") if (path := Path(data) / f"{name}.tsv").is_file()]
+    frames = [int(row["n_frames"]) for path in manifests for row in read_manifest(path)]
+    frames = [each for each in frames if each <= most_frames]
+    longest = math.ceil(np.percentile(frames, 99) / 10) * 10 / FRAMES_PER_SECOND if frames else 0.0
+    return Lengths(longest) if longest >= SHORTEST_SECONDS else DEFAULT

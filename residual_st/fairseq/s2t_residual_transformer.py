@@ -1,0 +1,150 @@
+"""fairseq's `s2t_transformer` with layers that share their matrices: the encoder's, and where it is asked for the decoder's."""
+
+from fairseq import hub_utils
+from fairseq.models import ARCH_CONFIG_REGISTRY, register_model, register_model_architecture
+from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerModel
+from omegaconf import open_dict
+
+from residual_st.errors import InputError
+from residual_st.fairseq.decoder import S2TResidualTransformerDecoder
+from residual_st.fairseq.encoder import S2TResidualTransformerEncoder
+from residual_st.fairseq.form import DEFAULTS, PARTS, form_of_part, matrix_shapes
+from residual_st.fairseq.hub import S2TResidualHubInterface
+from residual_st.fairseq.layers.shared_layers import INFERENCE_MODES
+from residual_st.fairseq.pretrained import load_pretrained
+from residual_st.sharing import check_ranks
+from residual_st.sharing.form import add_flags, complete_flags
+
+# Settings that other fairseq encoders have and the stock s2t encoder ignores, or that act on a weight the layer does not own.
+_UNSUPPORTED = {
+    "quant_noise_pq": "quantisation noise writes into each layer's own weight, and a shared one has none",
+    "encoder_layerdrop": "the s2t encoder, stock or residual, does not drop layers",
+    "checkpoint_activations": "the s2t encoder, stock or residual, does not checkpoint activations",
+}
+# both need fairscale and GPUs, which were not available
+_UNTESTED_BACKENDS = ("fully_sharded", "slowmo")
+
+
+@register_model("s2t_residual_transformer")
+class S2TResidualTransformerModel(S2TTransformerModel):
+    """`s2t_transformer` with `W[l] = U[g(l)] + A[l] B[l] + diag(d[l])` in the encoder (arXiv 2310.02489).
+
+    With `--decoder-group-size` or another flag of this kind the decoder has layers of this form, too. Everything else, arguments
+    included, is the stock model's. With `--encoder-group-size 1 --encoder-residual-rank 0
+    --no-encoder-residual-diagonal` it is the stock model, parameter for parameter and draw for draw.
+    """
+
+    @classmethod
+    def hub_models(cls):
+        return {}
+
+    @classmethod
+    def from_pretrained(
+        cls, model_name_or_path, checkpoint_file="model.pt", data_name_or_path=".", config_yaml="config.yaml", **overrides
+    ) -> S2TResidualHubInterface:
+        """A model that translates audio files, as fairseq's function of this name has it.
+
+        Args:
+            model_name_or_path: the run's folder.
+            checkpoint_file: in that folder.
+            data_name_or_path: folder with the data configuration and the vocabulary.
+            config_yaml: the data configuration's name.
+            overrides: flags, such as `beam=5` or `encoder_inference_mode="fast"`. Models whose targets begin with a language tag
+                get `prefix_size=1`, which fairseq asks for.
+        """
+        loaded = hub_utils.from_pretrained(
+            model_name_or_path, checkpoint_file, data_name_or_path, archive_map={}, config_yaml=config_yaml, **overrides
+        )
+        config, task = loaded["args"], loaded["task"]
+        if task.data_cfg.prepend_tgt_lang_tag:
+            with open_dict(config.generation):
+                config.generation.prefix_size = 1
+        return S2TResidualHubInterface(config, task, loaded["models"][0])
+
+    @staticmethod
+    def add_args(parser):
+        S2TTransformerModel.add_args(parser)
+        for part in PARTS:
+            add_flags(parser, f"{part}_", *DEFAULTS[part])
+            parser.add_argument(
+                f"--{part}-inference-mode",
+                choices=INFERENCE_MODES,
+                help="for translation: compact keeps the shared form in memory; fast composes every weight once and takes the "
+                f"memory of a dense {part} (default: compact)",
+            )
+        parser.add_argument(
+            "--load-pretrained-decoder-from", metavar="STR", help="model to take decoder weights from (for initialization)"
+        )
+
+    @classmethod
+    def build_model(cls, args, task):
+        base_architecture(args)
+        return super().build_model(args, task)
+
+    @classmethod
+    def build_encoder(cls, args):
+        encoder = S2TResidualTransformerEncoder(args)
+        load_pretrained(encoder, args, "load_pretrained_encoder_from")
+        return encoder
+
+    @classmethod
+    def build_decoder(cls, args, task, embed_tokens):
+        decoder = S2TResidualTransformerDecoder(args, task.target_dictionary, embed_tokens)
+        load_pretrained(decoder, args, "load_pretrained_decoder_from")
+        return decoder
+
+    def prepare_for_inference_(self, cfg):
+        super().prepare_for_inference_(cfg)
+        self.encoder.prepare_for_inference_()
+        self.decoder.prepare_for_inference_()
+
+
+def refuse_unsupported(args) -> None:
+    """Raise InputError for settings that do not go together, or would otherwise be ignored without a word."""
+    for part in PARTS:
+        check_ranks(form_of_part(args, part).ranks, matrix_shapes(args, part))
+        width, heads = getattr(args, f"{part}_embed_dim"), getattr(args, f"{part}_attention_heads")
+        if heads < 1 or width % heads:
+            raise InputError(f"{part}_attention_heads={heads} does not divide {part}_embed_dim={width}")
+        mode = getattr(args, f"{part}_inference_mode")
+        if mode not in INFERENCE_MODES:  # argparse does not see those of --model-overrides
+            raise InputError(f"{part}_inference_mode {mode!r} is not known; it must be one of {', '.join(INFERENCE_MODES)}")
+    for name, reason in _UNSUPPORTED.items():
+        if getattr(args, name, None):
+            raise InputError(f"{name}={getattr(args, name)} does not work with s2t_residual_transformer: {reason}")
+    if getattr(args, "ddp_backend", None) in _UNTESTED_BACKENDS:
+        raise InputError(
+            f"ddp_backend={args.ddp_backend} does not work with s2t_residual_transformer: "
+            "it has not been tested with shared weights; use pytorch_ddp or legacy_ddp"
+        )
+
+
+@register_model_architecture("s2t_residual_transformer", "s2t_residual_transformer")
+def base_architecture(args):
+    for part in PARTS:
+        complete_flags(args, f"{part}_", *DEFAULTS[part])
+        setattr(args, f"{part}_inference_mode", getattr(args, f"{part}_inference_mode", "compact"))
+    ARCH_CONFIG_REGISTRY["s2t_transformer"](args)
+    # fairseq calls this while it parses flags, so what cannot work is refused before any data is read
+    refuse_unsupported(args)
+
+
+@register_model_architecture("s2t_residual_transformer", "s2t_residual_transformer_paper")
+def paper_architecture(args):
+    """The encoder of arXiv 2310.02489: 18 layers of width 512 with 8 heads and a feed-forward width of 2048."""
+    args.encoder_layers = getattr(args, "encoder_layers", 18)
+    args.encoder_embed_dim = getattr(args, "encoder_embed_dim", 512)
+    args.encoder_ffn_embed_dim = getattr(args, "encoder_ffn_embed_dim", 2048)
+    args.encoder_attention_heads = getattr(args, "encoder_attention_heads", 8)
+    base_architecture(args)
+
+
+def _register_size(suffix: str) -> None:
+    @register_model_architecture("s2t_residual_transformer", f"s2t_residual_transformer_{suffix}")
+    def architecture(args):
+        ARCH_CONFIG_REGISTRY[f"s2t_transformer_{suffix}"](args)
+        base_architecture(args)
+
+
+for _suffix in ("xs", "s", "sp", "m", "mp", "l", "lp"):
+    _register_size(_suffix)

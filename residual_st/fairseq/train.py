@@ -1,0 +1,264 @@
+"""From a YAML config to the fairseq-train command, checked as fairseq-train and its first minutes would check it."""
+
+import argparse
+import difflib
+import os
+import re
+import shlex
+from pathlib import Path
+
+import torch
+import yaml
+from fairseq import criterions, options, tasks, utils
+from fairseq.models import ARCH_MODEL_NAME_REGISTRY
+from fairseq.registry import REGISTRIES
+
+from residual_st.errors import InputError, refusing
+from residual_st.fairseq.checkpoints import load_checkpoint, model_flags
+from residual_st.fairseq.distillation.teacher import open_teacher
+from residual_st.fairseq.form import OUR_FLAGS, PARTS, flag_difference, form_of_part, shaping_flags
+from residual_st.fairseq.manifest import check_manifest
+from residual_st.fairseq.pretrained import PRETRAINED_FLAGS, check_pretrained, part_of
+from residual_st.fairseq.user_dir import PACKAGE, register
+from residual_st.files import refuse_separator
+from residual_st.progress import say
+
+# flags that decide which other flags there are
+_SELECTORS = ["user-dir", "task", "arch", *(name.replace("_", "-") for name in REGISTRIES)]
+_WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}  # YAML's, for flags without a value
+
+
+def read_config(path: Path, overrides: list[str]) -> tuple[dict, list[str]]:
+    """The config as flag name -> text, with overrides applied and `${VARIABLE}`s of the environment filled in.
+
+    Nothing is taken for a number or a date: fairseq-train's own parser does that. A value is a string or a list of strings.
+
+    Returns:
+        The config, and the names of the flags that were overridden.
+    """
+    try:
+        config = yaml.load(path.read_text(encoding="utf-8-sig"), yaml.BaseLoader)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{path} must be a mapping of fairseq-train's flags to values")
+    config = {str(key).replace("_", "-"): value for key, value in config.items()}
+    given = []
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals or key.startswith("-"):
+            raise InputError(f"{override!r} is not of the form key=value")
+        given.append(key.replace("_", "-"))
+        config[given[-1]] = value
+    config = {key: _expand(value, path) for key, value in config.items() if value not in ("", "null", "~")}
+    if "data" not in config:
+        raise InputError(f"{path} has no `data`; name the folder of manifests")
+    return {"user-dir": str(PACKAGE), **config}, given
+
+
+def with_form(config: dict, overridden: list[str]) -> tuple[dict, argparse.Namespace | None]:
+    """The config with all flags that shape the model taken from the checkpoint that it fine-tunes, and that checkpoint's flags.
+
+    A checkpoint can be fine-tuned in its own form only, which compression may have chosen layer by layer. Without
+    `finetune-from-model` the config stays as it is.
+
+    Raises:
+        InputError: if an override asks for another form, or the config for a residual model and the checkpoint is dense.
+    """
+    start = config.get("finetune-from-model")
+    if not start:
+        return config, None
+    flags = model_flags(load_checkpoint(start), start)
+    if _is_residual(config.get("arch")) and _is_dense(flags) and str(config.get("encoder-group-size")) != "1":
+        raise InputError(
+            f"{start} is a dense checkpoint ({flags.arch}) and the config asks for {config['arch']}: compress it first with "
+            f"residual-st compress, or give arch={flags.arch.replace('s2t_residual_', 's2t_')} to train it dense"
+        )
+    names = shaping_flags(flags.arch)
+    if not names:
+        raise InputError(f"{start} is of --arch {flags.arch}, which fairseq does not know here")
+    form = {name.replace("_", "-"): value for name in ("arch", *names) if (value := getattr(flags, name, None)) is not None}
+    for key in overridden:
+        if key in form and key in config and str(config[key]).lower() != str(form[key]).lower():
+            raise InputError(f"{key}={config[key]} does not fit {start}, which has {key}={form[key]}; leave it out")
+    replaced = {"arch", "load-pretrained-encoder-from", "load-pretrained-decoder-from"}
+    replaced |= {name.replace("_", "-") for name in (*names, *OUR_FLAGS, *shaping_flags(config.get("arch", "")))}
+    return {**{key: value for key, value in config.items() if key not in replaced}, **form}, flags
+
+
+def _is_residual(arch: str | None) -> bool:
+    return ARCH_MODEL_NAME_REGISTRY.get(arch) == "s2t_residual_transformer"
+
+
+def _is_dense(flags: argparse.Namespace) -> bool:
+    if _is_residual(flags.arch):
+        return all(form_of_part(flags, part).is_dense for part in PARTS)
+    return ARCH_MODEL_NAME_REGISTRY.get(flags.arch) == "s2t_transformer"
+
+
+def _expand(value: str | list, path: Path) -> str | list:
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return [_expand(item, path) for item in value]
+    if not isinstance(value, str):
+        raise InputError(f"{path} has something else than a value or a list of values for one of its flags")
+    expanded = os.path.expandvars(value)
+    unset = re.search(r"\$\{?(\w+)", expanded)
+    if unset:
+        raise InputError(f"{path} uses ${{{unset[1]}}}, which the environment does not set; export {unset[1]}=... first")
+    return expanded
+
+
+def to_arguments(config: dict) -> list[str]:
+    """fairseq-train's command line. Raises InputError for a flag or a choice that does not exist, with the nearest that does."""
+    parser = _parser()
+    selected = [item for key in _SELECTORS if key in config for item in (f"--{key}", str(config[key]))]
+    _check_choices(parser, config)  # those that decide which flags there are; the rest once the parser knows them
+    options.parse_args_and_arch(parser, [str(config["data"]), *selected], parse_known=True)
+    known = parser._option_string_actions  # argparse has no public way to ask for its options
+    arguments = [str(config["data"])]
+    for key, value in config.items():
+        if key == "data":
+            continue
+        if f"--{key}" not in known:
+            near = _nearest(key, [option[2:] for option in known if option.startswith("--")])
+            raise InputError(f"fairseq-train has no --{key} for this task, model and criterion{near}")
+        arguments += _to_argument(known[f"--{key}"], key, value)
+    _check_choices(parser, config)
+    return arguments
+
+
+def _to_argument(action: argparse.Action, key: str, value) -> list[str]:
+    if action.nargs == 0:
+        word = str(value).lower()
+        if word not in _WORDS:
+            raise InputError(f"{key}={value}: this flag takes no value; it must be true or false")
+        if _WORDS[word]:
+            return [f"--{key}"]
+        return [f"--no-{key}"] if isinstance(action, argparse.BooleanOptionalAction) else []
+    if isinstance(value, str) and action.type not in (None, str) and re.fullmatch(r"\[.*\]", value):
+        value = [item.strip() for item in value[1:-1].split(",")]  # an override such as lr=[1e-3, 2e-3]
+    if isinstance(value, list):
+        return [f"--{key}", *map(str, value)] if action.nargs else [f"--{key}", ",".join(map(str, value))]
+    return [f"--{key}={value}"] if str(value).startswith("-") else [f"--{key}", str(value)]
+
+
+def _check_choices(parser: argparse.ArgumentParser, config: dict) -> None:
+    for key, value in config.items():
+        action = parser._option_string_actions.get(f"--{key}")
+        if action is None or not action.choices or isinstance(value, list):
+            continue
+        names = [str(choice) for choice in action.choices]
+        if str(value) in names:
+            continue
+        hint = _nearest(str(value), names) if len(names) > 8 else f"; it must be one of {', '.join(names)}"
+        raise InputError(f"{key} {value!r} is not known{hint}")
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"; the nearest is {near[0]}" if near else ""
+
+
+def validate(arguments: list[str], form: argparse.Namespace | None = None) -> argparse.Namespace:
+    """Parse the command line as fairseq-train will.
+
+    Args:
+        form: flags of the checkpoint that is fine-tuned, if any.
+
+    Raises:
+        InputError: where fairseq-train would refuse the command, or cannot be told of a flag of that checkpoint.
+    """
+    with refusing("fairseq-train"):
+        flags = options.parse_args_and_arch(_parser(), arguments)
+    if form:
+        difference = flag_difference(form, flags, shaping_flags(flags.arch))
+        if difference:
+            raise InputError(f"the checkpoint to fine-tune cannot be trained by flags of fairseq-train: {difference}")
+    return flags
+
+
+def _parser() -> argparse.ArgumentParser:
+    def refuse(message: str):
+        raise InputError(f"fairseq-train: {message}")
+
+    register()
+    parser = options.get_training_parser()
+    parser.error = refuse
+    return parser
+
+
+def format_command(program: list[str], arguments: list[str]) -> str:
+    """The command, a flag a line, ready to paste into a shell."""
+    lines, quoted = [shlex.join([*program, arguments[0]])], [shlex.quote(argument) for argument in arguments[1:]]
+    for argument in quoted:
+        if argument.startswith("--"):
+            lines.append(argument)
+        else:
+            lines[-1] += f" {argument}"
+    return " \\\n  ".join(lines)
+
+
+def is_finished(flags: argparse.Namespace) -> bool:
+    """Whether the run has made its `--max-update` already. fairseq-train would make one more, and write it over the last."""
+    last = Path(flags.save_dir) / flags.restore_file
+    starts_anew = any(getattr(flags, f"reset_{part}", False) for part in ("optimizer", "lr_scheduler", "dataloader", "meters"))
+    if not flags.max_update or starts_anew or not last.is_file():
+        return False
+    history = load_checkpoint(last).get("optimizer_history") or [{}]
+    return history[-1].get("num_updates", 0) >= flags.max_update
+
+
+def check_run(flags: argparse.Namespace) -> None:
+    """Raise InputError for what fairseq-train would find out after it has started.
+
+    Data configuration, manifests and some of their audio, the vocabulary, the model (built without memory), the criterion, and the
+    checkpoints that weights or a teacher are to come from.
+    """
+    pretrained = {name: path for name in PRETRAINED_FLAGS if (path := getattr(flags, name, None))}
+    teacher = getattr(flags, "distill_from", None)
+    for name, path in {**pretrained, **({"distill_from": teacher} if teacher else {})}.items():
+        if not Path(path).exists():
+            raise InputError(f"{name.replace('_', '-')} {path} does not exist; give a checkpoint that fairseq-train wrote")
+    refuse_separator(flags.data)
+    root = Path(flags.data)
+    needed = [root / flags.config_yaml]
+    subsets = [subset for split in (flags.train_subset, flags.valid_subset) for subset in split.split(",")]
+    needed += [root / f"{subset}.tsv" for subset in subsets]
+    for path in needed:
+        if not path.is_file():
+            raise InputError(f"{path} does not exist; examples/must_c/prepare.py writes it")
+    with refusing(f"the data in {root} cannot be used"):
+        task = tasks.setup_task(flags)
+        task.build_bpe(flags)
+    frames = {subset: check_manifest(path, task.data_cfg) for subset, path in zip(subsets, needed[1:])}
+    completed = argparse.Namespace(**{**vars(flags), **dict.fromkeys(pretrained)})  # to which the task adds what it knows
+    with refusing(f"the model {flags.arch} cannot be made"), torch.device("meta"):
+        model = task.build_model(completed)
+    for subset, lengths in frames.items():
+        _check_lengths(subset, lengths, flags, utils.resolve_max_positions(task.max_positions(), model.max_positions()))
+    vars(completed).update(pretrained)
+    for name in pretrained:
+        check_pretrained(getattr(model, part_of(name)), completed, name)
+    with refusing(f"the criterion {flags.criterion} cannot be used"):
+        criterions.build_criterion(flags, task)
+    if teacher:
+        open_teacher(teacher, len(task.target_dictionary))
+
+
+def _check_lengths(subset: str, frames: list[int], flags: argparse.Namespace, positions: tuple[int, int]) -> None:
+    """Say how many utterances are too long to be trained on. Raises InputError where no other is left, or fairseq would stop."""
+    training = subset in flags.train_subset.split(",")
+    batch = flags.max_tokens if training else flags.max_tokens_valid or flags.max_tokens
+    longest, _ = utils.resolve_max_positions(positions, batch)
+    too_long = sum(each > longest for each in frames)
+    said = f"{too_long} of {len(frames)} utterances of {subset} are longer than {longest} frames (max-source-positions, max-tokens)"
+    if too_long == len(frames):
+        raise InputError(f"{said}: none is left")
+    if too_long and not training and not flags.skip_invalid_size_inputs_valid_test:
+        raise InputError(
+            f"{said}, and fairseq-train stops at them; give skip-invalid-size-inputs-valid-test: true to leave them out"
+        )
+    if too_long:
+        say(f"{said} and are left out")

@@ -1,0 +1,244 @@
+"""The manifests that a fairseq checkpoint was trained on, as its task and its criterion see them."""
+
+import argparse
+import math
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import torch
+from fairseq import criterions, tasks
+from fairseq.data import Dictionary
+from fairseq.data.audio.data_cfg import S2TDataConfig
+from fairseq.data.audio.feature_transforms import CompositeAudioFeatureTransform
+from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerModel
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from residual_st.compression.moments import Calibration
+from residual_st.errors import InputError, refusing
+from residual_st.fairseq.checkpoints import dictionary_size
+from residual_st.fairseq.manifest import check_manifest
+from residual_st.fairseq.standalone import with_task_flags
+from residual_st.fairseq.user_dir import register
+from residual_st.files import refuse_separator
+from residual_st.progress import say
+
+BATCH_FRAMES = 10_000
+_NEEDED_FLAGS = ("task", "config_yaml", "train_subset", "valid_subset")
+
+
+class TrainingData:
+    """Real batches, and the loss that the model was trained with.
+
+    Attributes:
+        train_subset: one name, or several with commas between.
+
+    Args:
+        state: the model's checkpoint, which names its task, its data configuration, its subsets and its criterion.
+        data: folder with that configuration and the manifests.
+        config_yaml, subset, valid_subset: other names for the configuration, the training subsets and the validation subsets, in
+            place of the checkpoint's. Subsets are one name, or several with commas between.
+
+    Raises:
+        InputError: if a file is missing, the dictionary is not the model's, or fairseq cannot use the task or the criterion.
+    """
+
+    def __init__(
+        self,
+        state: dict,
+        data: str | Path,
+        config_yaml: str | None = None,
+        subset: str | None = None,
+        valid_subset: str | None = None,
+    ):
+        register()
+        refuse_separator(data)
+        flags = _task_flags(state)
+        given = {"config_yaml": config_yaml, "train_subset": subset, "valid_subset": valid_subset}
+        vars(flags).update({name: value for name, value in given.items() if value})
+        missing = [name for name in _NEEDED_FLAGS if not getattr(flags, name, None)]
+        if missing:
+            raise InputError(f"the checkpoint does not say what it was trained on: it has no {missing[0]}")
+        flags = with_task_flags(flags)
+        self._said = set()
+        self._data, self.train_subset, self._valid_subset = Path(data), flags.train_subset, flags.valid_subset
+        flags.data, flags.train_subset = str(data), "train"  # the task takes no other names, and reads no manifest yet
+        _require(self._data, flags.config_yaml, "config-yaml")
+        with refusing(f"the data in {data} cannot be used by the checkpoint's task {flags.task}"):
+            self.task = tasks.setup_task(flags)
+        _check_dictionary(state, data, len(self.task.target_dictionary))
+        criterion = (state.get("cfg") or {}).get("criterion") or flags
+        name = criterion.get("_name") if isinstance(criterion, dict) else getattr(criterion, "criterion", None)
+        with refusing(f"the checkpoint's criterion {name} cannot be made"):
+            self._criterion = criterions.build_criterion(
+                OmegaConf.create(criterion) if isinstance(criterion, dict) else criterion, self.task
+            )
+
+    def require_manifests(self, *, validation: bool) -> None:
+        """Raise InputError, before any work, where a manifest is missing of the training subsets, or also of the validation's."""
+        subsets = [self.train_subset, self._valid_subset] if validation else [self.train_subset]
+        for option, names in zip(("subset", "valid-subset"), subsets):
+            for name in names.split(","):
+                _require(self._data, f"{name}.tsv", option)
+
+    def loss(self, model: S2TTransformerModel, batch: dict) -> Tensor:
+        return self._criterion(model, batch)[0]
+
+    def encode(self, model: S2TTransformerModel, batch: dict) -> dict:
+        return model.encoder(batch["net_input"]["src_tokens"], batch["net_input"]["src_lengths"])
+
+    def decode(self, model: S2TTransformerModel, batch: dict) -> None:
+        with torch.no_grad():
+            encoded = self.encode(model, batch)
+        model.decoder(batch["net_input"]["prev_output_tokens"], encoder_out=encoded)
+
+    def calibration(self, batches: int, seed: int, more: int = 0) -> Calibration:
+        """Random batches of the training subsets, of at most 10,000 frames each, with the model's own loss, for the encoder.
+
+        For a decoder's stack `decode` takes the place of `encode`. `more` are further batches, which refinement alone uses.
+        """
+        chosen = list(islice(self.batches(self.train_subset, seed, shuffle=True), batches + more))
+        return Calibration(chosen[:batches], self.loss, self.encode, more=chosen[batches:])
+
+    def likelihoods(self, model: S2TTransformerModel) -> dict[str, float]:
+        """Per target token of the validation subsets, base 2 as fairseq logs them: `nll_loss`, and `ctc_loss` if there is one."""
+        totals, tokens = {}, 0
+        with torch.no_grad():
+            for batch in self.batches(self._valid_subset):
+                log = self._criterion(model, batch)[2]
+                tokens += log["ntokens"]
+                for name in ("nll_loss", "ctc_loss"):
+                    if name in log:
+                        totals[name] = totals.get(name, 0.0) + float(log[name])
+        return {name: total / tokens / math.log(2) for name, total in totals.items()}
+
+    def batches(self, subsets: str, seed: int = 1, shuffle: bool = False, augment: bool = True) -> "Batches":
+        """The batches of subsets, all together; `augment` as in training, where they are training sets.
+
+        Sentences that are too long for the model are left out, as fairseq does; their number is said.
+
+        Raises:
+            InputError: if a manifest is missing or not in order, or has no sentence that the model takes.
+        """
+        for name in subsets.split(","):
+            _require(self._data, f"{name}.tsv", "subset")
+            check_manifest(self._data / f"{name}.tsv", self.task.data_cfg)
+        with refusing(f"{subsets} in {self._data} cannot be read"):
+            self.task.load_dataset(subsets)
+            dataset = self.task.dataset(subsets)
+            if not augment:
+                transforms = self.task.data_cfg.get_feature_transforms("test", is_train=False)
+                for part in getattr(dataset, "datasets", [dataset]):
+                    part.feature_transforms = CompositeAudioFeatureTransform.from_config_dict(transforms)
+            longest, words = self.task.max_positions()
+            epochs = self.task.get_batch_iterator(
+                dataset,
+                max_tokens=max([BATCH_FRAMES, *(frames for frames in dataset.sizes if frames <= longest)]),
+                max_positions=(longest, words),
+                ignore_invalid_inputs=True,
+                seed=seed,
+            )
+            left_out = len(dataset) - sum(map(len, epochs.frozen_batches))
+            iterator = epochs.next_epoch_itr(shuffle=shuffle)
+        if left_out:
+            limits = f"{longest} frames or {words} words"
+            said = f"{left_out} of {len(dataset)} sentences of {subsets} in {self._data} are longer than {limits}"
+            if left_out == len(dataset):
+                raise InputError(f"{said}, the model's max-source-positions and max-target-positions: none is left")
+            if subsets not in self._said:
+                self._said.add(subsets)
+                say(f"{said} and are left out")
+        return Batches(iterator, f"{subsets} in {self._data}", left_out)
+
+
+def read_symbols(state: dict, data: str | Path, config_yaml: str | None = None) -> tuple[list[str], S2TDataConfig]:
+    """The words of a model's dictionary, special ones included, and the data configuration that names them.
+
+    Args:
+        state: the model's checkpoint, which names the data configuration.
+        data: the folder with it.
+        config_yaml: its name, in place of the checkpoint's.
+
+    Raises:
+        InputError: if a file is missing, or the dictionary is of another size than the model's.
+    """
+    name = str(config_yaml or getattr(_task_flags(state), "config_yaml", None))
+    _require(Path(data), name, "config-yaml")
+    path = Path(data) / name
+    with refusing(f"{path} is no data configuration"):
+        config = S2TDataConfig(path)
+        symbols = Dictionary.load(str(Path(data) / config.vocab_filename)).symbols
+    _check_dictionary(state, data, len(symbols))
+    return symbols, config
+
+
+def read_vocabulary(state: dict, data: str | Path, config_yaml: str | None = None) -> tuple[list[str], Path, S2TDataConfig]:
+    """`read_symbols`, with the sentencepiece model that pieces are joined by.
+
+    Raises:
+        InputError: also where texts are made of other pieces than sentencepiece's alone, as by a tokenizer or with language tags.
+    """
+    symbols, config = read_symbols(state, data, config_yaml)
+    for entry in ("prepend_tgt_lang_tag", "prepend_bos_and_append_tgt_lang_tag"):
+        if getattr(config, entry):
+            raise InputError(f"the data configuration has {entry}; texts must be of sentencepiece's pieces alone")
+    if tokenizer := (config.pre_tokenizer or {}).get("tokenizer"):
+        raise InputError(
+            f"the data configuration asks for the tokenizer {tokenizer}; texts must be of sentencepiece's pieces alone"
+        )
+    pieces = config.bpe_tokenizer or {}
+    model = Path(pieces.get("sentencepiece_model", ""))
+    if pieces.get("bpe") != "sentencepiece" or not (model := Path(data) / model).is_file():
+        raise InputError(f"the data configuration in {data} names no sentencepiece model that is there: {pieces}")
+    return symbols, model, config
+
+
+def data_folder(state: dict) -> str | None:
+    """Where the checkpoint says that its data was."""
+    return getattr(_task_flags(state), "data", None)
+
+
+def train_subset(state: dict) -> str | None:
+    """What the checkpoint was trained on: one name, or several with commas between."""
+    return getattr(_task_flags(state), "train_subset", None)
+
+
+def _task_flags(state: dict) -> argparse.Namespace:
+    """The flags of a checkpoint's task; none of a checkpoint without."""
+    flags = (state.get("cfg") or {}).get("task") or state.get("args") or {}
+    return argparse.Namespace(**(flags if isinstance(flags, dict) else vars(flags)))
+
+
+def _check_dictionary(state: dict, data: str | Path, words: int) -> None:
+    rows = dictionary_size(state)
+    if words != rows:
+        raise InputError(f"{data} has a dictionary of {words} words, the model one of {rows}; give the data that it was trained on")
+
+
+def _require(data: Path, name: str, option: str) -> None:
+    if not (data / name).is_file():
+        raise InputError(f"{data / name} does not exist; give the data that the model was trained on, or --{option} NAME")
+
+
+class Batches:
+    """An iterable of batches whose audio or features may turn out to be missing or damaged on the way: an InputError then.
+
+    Attributes:
+        left_out: sentences that are in no batch, because they are too long.
+    """
+
+    def __init__(self, iterator, what: str, left_out: int = 0):
+        self._iterator, self._what, self.left_out = iterator, what, left_out
+
+    def __len__(self) -> int:
+        return len(self._iterator)
+
+    def __iter__(self) -> Iterator[dict]:
+        iterator = iter(self._iterator)
+        while True:
+            with refusing(f"audio or features of {self._what} cannot be read"):
+                batch = next(iterator, None)
+            if batch is None:
+                return
+            yield batch

@@ -1,0 +1,39 @@
+"""One of several processes that train together: fairseq-train with the place that torchrun's environment gives it.
+
+`torchrun --nproc-per-node 2 -m residual_st.fairseq.worker DATA FLAGS…`, which `residual-st train CONFIG nproc=2` runs. By itself
+fairseq divides by the number of GPUs where torchrun starts it, which is 0 on a machine without.
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+
+import torch
+from fairseq_cli.train import cli_main
+
+import residual_st.models  # noqa: F401 - fairseq does not import a user dir whose package is there already
+
+
+def main() -> None:
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    arguments = sys.argv[1:]
+    if "--distributed-backend" not in arguments:
+        on_gpus = torch.cuda.is_available() and "--cpu" not in arguments
+        arguments += ["--distributed-backend", "nccl" if on_gpus else "gloo"]
+    place = {"init-method": "env://", "world-size": os.environ["WORLD_SIZE"], "rank": os.environ["RANK"]}
+    arguments += [part for name, value in place.items() for part in (f"--distributed-{name}", value)]
+    sys.argv = ["fairseq-train", *arguments, "--distributed-no-spawn", "--device-id", os.environ["LOCAL_RANK"]]
+    cli_main()
+
+
+def _end_with(parent: int) -> None:
+    """End this process soon after the one that started it, which may be killed without time to stop anything."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    main()

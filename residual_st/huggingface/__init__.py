@@ -1,0 +1,15 @@
+"""Hugging Face's Whisper and Speech2Text with shared encoder layers. Needs the extra `transformers`."""
+
+import sys
+
+from residual_st.compat import hide_broken_torchaudio
+from residual_st.errors import InputError
+
+if sys.flags.optimize > 1:
+    raise InputError("transformers cannot be imported without docstrings; run Python without -OO")
+hide_broken_torchaudio()  # before transformers is imported
+
+from residual_st.huggingface.calibration import audio_calibration  # noqa: E402
+from residual_st.huggingface.folder import expand, feature_extractor, load, read_config, refuse_existing, save  # noqa: E402
+
+__all__ = ["audio_calibration", "expand", "feature_extractor", "load", "read_config", "refuse_existing", "save"]

@@ -1,0 +1,105 @@
+"""Texts as transformers' own generate makes them, with the settings of the model's folder."""
+
+import contextlib
+import copy
+from collections.abc import Iterator
+
+import torch
+import transformers
+from torch import Tensor
+
+from residual_st.errors import refusing
+from residual_st.huggingface.folder import quiet
+
+
+@torch.no_grad()
+def prompts_of(model: transformers.PreTrainedModel, inputs: dict[str, Tensor], **asked: str) -> Tensor:
+    """What generate begins each text of a batch with: (batch, tokens).
+
+    Args:
+        inputs: what generate takes, such as `input_features`, or `encoder_outputs` in their place.
+        asked: generate's `language` or `task`, in place of the folder's settings.
+
+    Raises:
+        InputError: if generate cannot use the folder's settings, or what is asked for.
+    """
+    if model.config.model_type != "whisper":
+        settings = model.generation_config
+        forced = [] if settings.forced_bos_token_id is None else [settings.forced_bos_token_id]
+        prompt = torch.tensor([model.config.decoder_start_token_id, *forced], device=model.device)
+        return prompt.expand(len(next(iter(inputs.values()))), -1)
+    given = []
+
+    def note(words: Tensor, scores: Tensor) -> Tensor:
+        given.append(words)
+        return scores
+
+    with _greedy(model, max_new_tokens=1):
+        model.generate(**inputs, logits_processor=[note], return_timestamps=False, **asked)
+    return given[0]
+
+
+def prompt_of(model: transformers.PreTrainedModel, **asked: str) -> list[int] | None:
+    """`prompts_of` any audio; None where generate begins texts with the language that it hears."""
+    if model.config.model_type != "whisper":
+        return prompts_of(model, {"input_features": torch.zeros(1)})[0].tolist()
+
+    heard = []
+
+    def hear(*arguments, **options) -> Tensor:
+        heard.append(next(iter(model.generation_config.lang_to_id.values())))
+        return torch.tensor(heard, device=model.device)
+
+    states = torch.zeros(1, model.config.max_source_positions, model.config.d_model, dtype=model.dtype, device=model.device)
+    model.detect_language = hear  # hides the class's until it is deleted
+    try:
+        prompts = prompts_of(model, {"encoder_outputs": transformers.modeling_outputs.BaseModelOutput(states)}, **asked)
+    finally:
+        del model.detect_language
+    return None if heard else prompts[0].tolist()
+
+
+@torch.no_grad()
+def greedy_words(model: transformers.PreTrainedModel, inputs: dict[str, Tensor], most: int, **asked: str) -> tuple[Tensor, int]:
+    """What generate begins the texts of a batch with and writes by greedy search, and how many words of it are the beginning.
+
+    Args:
+        inputs: as in `prompts_of`.
+        most: words of a text; fewer where the decoder takes no more.
+        asked: as in `prompts_of`.
+
+    Returns:
+        Words (batch, words), with the tokens behind a text's end padding, and the length of the prompt.
+
+    Raises:
+        InputError: as `prompts_of`.
+    """
+    if model.config.model_type == "whisper" and "encoder_outputs" not in inputs:
+        inputs = {"encoder_outputs": model.get_encoder()(**inputs)}
+    prompts = prompts_of(model, inputs, **asked)
+    length = prompts.size(1)
+    most = min(most, model.config.max_target_positions - length)
+    # forced words are in the prompt, and older releases refuse them here
+    with _greedy(model, max_new_tokens=most, forced_decoder_ids=None):
+        # past Whisper's own generate, which would leave out the prompt and continue behind time stamps
+        words = transformers.GenerationMixin.generate(model, **inputs, decoder_input_ids=prompts)
+    return words, length
+
+
+@contextlib.contextmanager
+def _greedy(model: transformers.PreTrainedModel, **settings) -> Iterator[None]:
+    """Have generate search greedily, with other settings of the model's, and without warnings on how it is called.
+
+    Older releases keep the model's own number of beams, whatever generate is given.
+
+    Raises:
+        InputError: if generate cannot use the settings.
+    """
+    own = model.generation_config
+    model.generation_config = copy.deepcopy(own)
+    model.generation_config.update(num_beams=1, num_return_sequences=1, do_sample=False, return_dict_in_generate=False, **settings)
+    try:
+        with quiet(), refusing("the folder has settings of generation that transformers' generate cannot use"):
+            yield
+    finally:
+        model.generation_config = own

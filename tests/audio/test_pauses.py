@@ -1,0 +1,123 @@
+"""Recordings are cut at their pauses, and what is no speech is in no piece."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from residual_st.audio.lengths import Lengths
+from residual_st.audio.pauses import spans_between_pauses, split_at_pauses
+from residual_st.audio.reading import read_audio, resample
+from residual_st.errors import InputError
+
+SPEECH = Path(__file__).parent / "speech"
+RATE = 16_000
+
+
+@pytest.fixture(scope="module")
+def speech() -> np.ndarray:
+    """Of a man, between the first and the last sound."""
+    return read_audio(SPEECH / "arctic_a0007.wav", RATE)[6400:57600]
+
+
+@pytest.fixture(scope="module")
+def other() -> np.ndarray:
+    return read_audio(SPEECH / "arctic_a0009.wav", RATE)[3200:48000]
+
+
+def noise(seconds: float, exponent: float = 0.0, level: float = -30.0) -> np.ndarray:
+    """White for an exponent of 0, pink for 0.5, brown for 1; `level` in dB of full scale."""
+    size = round(seconds * RATE)
+    spectrum = np.fft.rfft(np.random.default_rng(1).standard_normal(size))
+    spectrum /= np.maximum(np.fft.rfftfreq(size, 1 / RATE), 20) ** exponent
+    samples = np.fft.irfft(spectrum, size)
+    return (samples / samples.std() * 10 ** (level / 20)).astype(np.float32)
+
+
+def tones(*frequencies: float) -> np.ndarray:
+    time = np.arange(2 * RATE) / RATE
+    return np.concatenate([0.1 * np.sin(2 * np.pi * each * time).astype(np.float32) for each in frequencies])
+
+
+def hum() -> np.ndarray:
+    time = np.arange(8 * RATE) / RATE
+    return sum(0.02 / number * np.sin(2 * np.pi * 50 * number * time) for number in range(1, 20)).astype(np.float32)
+
+
+@pytest.mark.parametrize("rate", [8000, 16_000, 22_050])
+@pytest.mark.parametrize("count", [2, 5])
+def test_pauses_are_cut_however_short_the_recording_is(speech, other, count, rate):
+    pause = noise(0.5, 0.5, -60)
+    talk = np.concatenate([part for index in range(count) for part in (pause, (speech, other)[index % 2])])
+    spans = spans_between_pauses(resample(talk, RATE, rate), rate, Lengths(30.0))
+    assert len(spans) == count
+    end = 0
+    for index, (start, stop) in enumerate(spans):
+        begin = end + len(pause)
+        end = begin + len((speech, other)[index % 2])
+        assert start * RATE / rate == pytest.approx(begin, abs=0.25 * RATE)
+        assert stop * RATE / rate == pytest.approx(end, abs=0.25 * RATE)
+
+
+def test_pieces_are_joined_for_a_model_of_long_windows(speech, other):
+    talk = np.concatenate([speech, noise(0.5, 0.5, -60), other, noise(0.5, 0.5, -60), speech, noise(4, 0.5, -60), other])
+    assert len(split_at_pauses(talk, RATE, Lengths(30.0))) == 4
+    joined = split_at_pauses(talk, RATE, Lengths(30.0, joined=30.0))
+    assert [len(piece) > 2.5 * len(speech) for piece in joined] == [True, False], "not across four seconds without speech"
+    assert len(split_at_pauses(talk, RATE, Lengths(30.0, joined=8.0))) == 3
+
+
+@pytest.mark.parametrize("level", [-20, -45])
+def test_quiet_speech_and_speech_in_noise_are_found(speech, level):
+    quiet = speech * 10 ** (level / 20)
+    for background in (0, noise(len(speech) / RATE, 0.5, 20 * np.log10(quiet.std()) - 5)):
+        spans = spans_between_pauses(quiet + background, RATE, Lengths(15.0))
+        assert sum(end - start for start, end in spans) > 0.8 * len(speech)
+
+
+@pytest.mark.parametrize(
+    "sound",
+    [
+        lambda: np.zeros(8 * RATE, np.float32),
+        lambda: noise(8, level=-60),
+        lambda: noise(8, level=-10),
+        lambda: noise(8, 0.5),
+        lambda: noise(8, 1),
+        lambda: noise(8) * (np.arange(8 * RATE) // 1600 % 3 == 0),
+        hum,
+        lambda: tones(220, 330, 440, 660),
+        lambda: np.zeros(0, np.float32),
+        lambda: noise(0.03),
+    ],
+    ids=["zeros", "faint", "white", "pink", "brown", "bursts", "hum", "tones", "nothing", "one frame"],
+)
+def test_without_speech_there_is_no_piece(sound):
+    assert spans_between_pauses(sound(), RATE, Lengths(15.0)) == []
+
+
+def test_silence_around_speech_is_in_no_piece(speech):
+    talk = np.concatenate([np.zeros(6 * RATE, np.float32), speech, np.zeros(6 * RATE, np.float32)])
+    ((start, end),) = spans_between_pauses(talk, RATE, Lengths(15.0))
+    assert 6 * RATE <= start < 6.3 * RATE
+    assert 6 * RATE + 0.9 * len(speech) < end <= 6 * RATE + len(speech)
+
+
+def test_speech_without_a_pause_is_cut_where_it_is_quietest(speech):
+    talk = np.concatenate([speech] * 5)
+    (whole,) = spans_between_pauses(talk, RATE, Lengths(60.0))
+    pieces = spans_between_pauses(talk, RATE, Lengths(4.0))
+    assert len(pieces) > 1
+    assert (pieces[0][0], pieces[-1][1]) == whole
+    assert all(one[1] == next_one[0] for one, next_one in zip(pieces, pieces[1:]))
+    assert all(0.5 * RATE < end - start <= 4 * RATE for start, end in pieces)
+    assert all(end > start for start, end in spans_between_pauses(talk, RATE, Lengths(0.01))), "and it ends"
+
+
+def test_lengths_that_a_model_cannot_have():
+    lengths = Lengths(15.0, joined=15.0)
+    assert lengths.limited(None, 60) == lengths
+    assert lengths.limited(None, 8) == Lengths(8, 8)
+    assert lengths.limited(5, 60) == Lengths(5, 5)
+    for seconds in (0, 0.02, 61, float("nan")):
+        with pytest.raises(InputError, match=f"longest_seconds={seconds:g} must be at least 1 and, for this model, at most 60"):
+            lengths.limited(seconds, 60)

@@ -1,0 +1,201 @@
+"""Students that learn from teachers through fairseq-train."""
+
+import json
+import os
+import sys
+
+import pytest
+import torch
+from conftest import ROOT, cli, run, same_weights
+
+from residual_st.errors import InputError
+from residual_st.fairseq.distillation import lessons
+from residual_st.fairseq.distillation.cache import TeacherCache, write_cache
+from residual_st.fairseq.standalone import load_model
+
+OURS = "label_smoothed_cross_entropy_with_residual"
+STUDENT = {"criterion": OURS, "ctc_weight": 0.3, "task": "asr", "dropout": 0, "lr": 3e-3}
+
+
+@pytest.fixture(scope="module")
+def teacher(data, tmp_path_factory):
+    """A dense model that has learnt a little."""
+    folder = tmp_path_factory.mktemp("teacher")
+    command = [
+        "train",
+        ROOT / "configs" / "quality_asr.yaml",
+        f"data={data}",
+        "config-yaml=config_asr_plain.yaml",
+        f"save-dir={folder}",
+    ]
+    sizes = ["encoder-layers=6", "encoder-embed-dim=32", "encoder-ffn-embed-dim=48", "decoder-embed-dim=32", "conv-channels=32"]
+    run(
+        *(sys.executable, "-m", "residual_st", *command, *sizes, "max-update=40", "warmup-updates=5", "total-num-update=60"),
+        env={**os.environ, "DEMO_ROOT": "unused"},
+    )
+    return folder / "checkpoint_last.pt"
+
+
+@pytest.fixture(scope="module")
+def cache(teacher, data):
+    folder = teacher.parent / "words"
+    printed = cli("cache-teacher", teacher, "--data", data, "--output", folder, "--top-k", 110, "--json").stdout
+    return folder, json.loads(printed)
+
+
+def test_a_cache_of_all_words_trains_the_same_student_as_the_teacher_itself(fairseq_train, data, teacher, cache, tmp_path):
+    folder, figures = cache
+    assert figures["sentences"] == 124
+    assert figures["skipped"] == 0
+    flags = {**STUDENT, "max_update": 6, "distill_weight": 0.7, "distill_temperature": 2.0}
+    live = fairseq_train(data, tmp_path / "live", distill_from=teacher, **flags)
+    cached = fairseq_train(data, tmp_path / "cached", distill_from=folder, **flags)
+    undistilled = fairseq_train(data, tmp_path / "alone", **STUDENT, max_update=6)
+    assert live == pytest.approx(cached, rel=2e-3)  # float16 in the cache
+    assert live != pytest.approx(undistilled, rel=2e-2)
+
+
+def test_a_student_comes_closer_to_its_teacher_and_holds_nothing_of_it(fairseq_train, data, teacher, tmp_path, caplog):
+    caplog.set_level("INFO", logger="fairseq")
+    start = {**STUDENT, "max_update": 30, "encoder_group_size": 3, "log_interval": 1, "encoder_embed_dim": 32}
+    fairseq_train(data, tmp_path / "alone", **start)
+    caplog.clear()
+    fairseq_train(data, tmp_path / "taught", distill_from=teacher, distill_weight=1.0, distill_encoder_weight=1.0, **start)
+    lines = [json_of(record.getMessage()) for record in caplog.records if record.name == "train_inner"]
+    for name in ("distill_loss", "distill_encoder_loss"):
+        assert lines[-1][name] < 0.8 * lines[0][name]
+    taught, alone = (torch.load(tmp_path / name / "checkpoint_last.pt", weights_only=True) for name in ("taught", "alone"))
+    assert {key: value.shape for key, value in taught["model"].items()} == {
+        key: value.shape for key, value in alone["model"].items()
+    }
+    assert taught["criterion"] is None  # where fairseq saves what a criterion owns
+    states = [len(state["last_optimizer_state"]["state"]) for state in (taught, alone)]
+    assert states[0] == states[1]
+
+
+def json_of(line: str) -> dict[str, float]:
+    return {key: float(value) for key, _, value in (part.partition("=") for part in line.split(": ")[-1].split(", ")[1:])}
+
+
+def test_the_teacher_is_left_as_it_was_and_opened_once(fairseq_train, data, teacher, tmp_path, monkeypatch):
+    opened = []
+    original = lessons.open_teacher
+    monkeypatch.setattr(lessons, "open_teacher", lambda *args: opened.append(original(*args)) or opened[-1])
+
+    before = load_model(teacher)[1].state_dict()
+    fairseq_train(data, tmp_path, distill_from=teacher, max_update=20, **STUDENT)  # more than an epoch
+    assert len(opened) == 1
+    assert same_weights(opened[0]._model.state_dict(), before)
+    assert not opened[0]._model.training
+
+
+def test_validation_has_no_part_of_the_teacher(fairseq_train, data, teacher, tmp_path, caplog):
+    caplog.set_level("INFO", logger="fairseq")
+    fairseq_train(data, tmp_path, distill_from=teacher, max_update=2, **STUDENT)
+    valid = next(record.getMessage() for record in caplog.records if record.name == "dev_asr")
+    assert "nll_loss" in valid
+    assert "distill" not in valid
+
+
+def test_a_finished_student_translates_and_resumes_without_its_teacher_where_it_needs_none(fairseq_train, data, teacher, tmp_path):
+    own = tmp_path / "teacher.pt"
+    own.write_bytes(teacher.read_bytes())
+    fairseq_train(data, tmp_path / "student", distill_from=own, max_update=2, **STUDENT)
+    own.unlink()
+    checkpoint = tmp_path / "student" / "checkpoint_last.pt"
+    cli("inspect", checkpoint)
+    cli("expand", checkpoint, "--output", tmp_path / "dense.pt")
+    flags = torch.load(tmp_path / "dense.pt", weights_only=True)["cfg"]["criterion"]
+    assert not [name for name in flags if name.startswith("distill")]
+
+
+def test_encoder_states_of_another_depth_but_not_of_another_width(fairseq_train, data, teacher, cache, tmp_path):
+    states = {**STUDENT, "distill_encoder_weight": 1.0, "max_update": 2}
+    fairseq_train(data, tmp_path / "shallow", distill_from=teacher, **states, encoder_layers=3)
+    with pytest.raises(InputError, match="the student's are 40 wide, those of .* 32"):
+        fairseq_train(data, tmp_path / "wide", distill_from=teacher, **states, encoder_embed_dim=40)
+    with pytest.raises(InputError, match="needs the teacher itself"):
+        fairseq_train(data, tmp_path / "cached", distill_from=cache[0], **states)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"distill_temperature": 2.0}, "need a teacher: --distill-from"),
+        ({"distill_from": "x.pt", "distill_weight": 1.5}, "it must be from 0 to 1"),
+        ({"distill_from": "x.pt", "distill_temperature": 0.0}, "must be above 0"),
+        ({"distill_from": "nowhere.pt"}, "nowhere.pt does not exist"),
+    ],
+)
+def test_refuses_what_cannot_be(fairseq_train, data, tmp_path, options, sentence):
+    with pytest.raises(InputError, match=sentence):
+        fairseq_train(data, tmp_path, max_update=1, **STUDENT, **options)
+
+
+def test_refuses_a_teacher_of_another_dictionary(fairseq_train, data, teacher, cache, tmp_path):
+    for path in (teacher, cache[0]):
+        with pytest.raises(InputError, match="has a dictionary of 110 words and the student one of 150"):
+            fairseq_train(data, tmp_path, max_update=1, distill_from=path, **{**STUDENT, "task": "st"})
+
+
+def test_refuses_a_cache_of_another_manifest(fairseq_train, data, cache, tmp_path):
+    other = tmp_path / "data"
+    other.mkdir()
+    for file in data.iterdir():
+        (other / file.name).symlink_to(file)
+    lines = (data / "train_asr.tsv").read_text().splitlines()
+    (other / "train_asr.tsv").unlink()
+    (other / "train_asr.tsv").write_text("\n".join([lines[0], *reversed(lines[1:])]) + "\n")
+    with pytest.raises(InputError, match="the same manifest and dictionary"):
+        fairseq_train(other, tmp_path / "run", max_update=1, distill_from=cache[0], **STUDENT)
+
+
+def test_speaks_to_the_teacher_without_specaugment(teacher, data, tmp_path, cache):
+    state = torch.load(teacher, weights_only=True)
+    state["cfg"]["task"].config_yaml = "config_asr.yaml"  # with SpecAugment
+    torch.save(state, tmp_path / "augmented.pt")
+    cli("cache-teacher", tmp_path / "augmented.pt", "--data", data, "--output", tmp_path / "words", "--top-k", 110)
+    assert "specaugment" in (data / "config_asr.yaml").read_text()
+    for name in ("words.bin", "log_probs.bin", "targets.bin"):
+        assert (tmp_path / "words" / name).read_bytes() == (cache[0] / name).read_bytes()
+
+
+def test_the_command_refuses_in_one_sentence_and_loses_nothing(teacher, data, cache, tmp_path):
+    def refused(*arguments):
+        result = cli("cache-teacher", *arguments, check=False)
+        assert result.returncode == 2
+        assert len(result.stderr.strip().splitlines()) == 1
+        return result.stderr
+
+    base = ["--data", data, "--output", tmp_path / "words"]
+    assert "does not exist" in refused(tmp_path / "none.pt", *base)
+    assert "does not fit a dictionary of 110 words" in refused(teacher, *base, "--top-k", 111)
+    assert "several manifests" in refused(teacher, *base, "--subset", "train_asr,dev_asr")
+    assert "exists already" in refused(teacher, "--data", data, "--output", cache[0])
+    (tmp_path / "precious").mkdir()
+    assert "exists already" in refused(teacher, "--data", data, "--output", tmp_path / "precious", "--force")
+    assert "there is no folder" in refused(teacher, "--data", data, "--output", tmp_path / "no" / "words")
+    assert [path.name for path in tmp_path.iterdir()] == ["precious"]
+
+
+def test_a_cache_that_was_interrupted_is_not_there(tmp_path):
+    def batches():
+        yield torch.tensor([0]), torch.tensor([[4, 5, 2]]), torch.randn(1, 3, 8).log_softmax(-1)
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        write_cache(tmp_path / "words", 2, batches(), 4, 8)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(InputError, match="not a teacher's cache"):
+        TeacherCache(tmp_path)
+
+
+def test_a_sentence_that_the_teacher_skipped_is_refused(tmp_path):
+    spoken = torch.randn(1, 3, 8).log_softmax(-1)
+    write_cache(tmp_path / "words", 2, [(torch.tensor([1]), torch.tensor([[4, 5, 2]]), spoken)], 4, 8)
+    cache = TeacherCache(tmp_path / "words")
+    words, log_probs = cache.lookup(torch.tensor([1]), torch.tensor([[4, 5, 2, 1]]))
+    torch.testing.assert_close(log_probs[0, :3], spoken[0].topk(4).values, rtol=1e-3, atol=1e-3)
+    assert torch.equal(words[0, :3], spoken[0].topk(4).indices)
+    with pytest.raises(InputError, match="does not hold sentence 0"):
+        cache.lookup(torch.tensor([0]), torch.tensor([[4, 5, 2]]))

@@ -1,0 +1,63 @@
+import pytest
+import torch
+from torch import nn
+
+from residual_st.fairseq.layers.dropout import dropout, relu_dropout_
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.3, 0.9])
+@pytest.mark.parametrize("count", [400_000, 400_003])
+def test_drops_at_its_rate_and_keeps_the_mean(rate, count):
+    torch.manual_seed(1)
+    y = dropout(torch.ones(count), rate)
+    deviation = (rate * (1 - rate) / count) ** 0.5
+    assert abs((y == 0).double().mean() - rate) < 5 * deviation
+    torch.testing.assert_close(y[y != 0], torch.full_like(y[y != 0], 1 / (1 - rate)), rtol=1e-4, atol=0)
+
+
+def test_elements_are_dropped_independently():
+    """Neighbours, and elements that share a random word, are both dropped as often as chance has it."""
+    torch.manual_seed(1)
+    dropped = (dropout(torch.ones(400_000), 0.5) == 0).double()
+    for distance in (1, 2, 3, 4, 64):
+        both = (dropped[:-distance] * dropped[distance:]).mean()
+        assert abs(both - 0.25) < 5 * (0.25 * 0.75 / 400_000) ** 0.5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_gradient_goes_where_elements_were_kept(dtype):
+    x = torch.randn(30, 7).to(dtype).requires_grad_()
+    y = dropout(x, 0.4)
+    y.sum().backward()
+    assert torch.equal(x.grad == 0, y == 0)
+    torch.testing.assert_close(y, x * x.grad)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.4])
+def test_relu_dropout_and_its_gradient(rate):
+    x = torch.randn(50, 9, requires_grad=True)
+    linear = nn.Linear(9, 5)
+    y = relu_dropout_(x * 1, rate)
+    assert (y >= 0).all()
+    assert (y[x <= 0] == 0).all()
+    kept = y != 0
+    torch.testing.assert_close(y[kept], x[kept] / (1 - rate), rtol=1e-4, atol=0)
+    expected = (linear.weight.sum(0) * kept) / (1 - rate)
+    linear(y).sum().backward()
+    torch.testing.assert_close(x.grad, expected, rtol=1e-4, atol=1e-6)
+    if rate:
+        assert (x[~kept] > 0).any()
+
+
+@pytest.mark.parametrize("function", [dropout, relu_dropout_])
+def test_a_rate_of_one_drops_all(function):
+    assert not function(torch.ones(20), 1.0).any()
+
+
+def test_rate_zero_is_the_identity_and_seeds_repeat():
+    x = torch.randn(20)
+    assert dropout(x, 0.0) is x
+    torch.manual_seed(3)
+    first = dropout(x, 0.5)
+    torch.manual_seed(3)
+    assert torch.equal(first, dropout(x, 0.5))

@@ -1,0 +1,91 @@
+"""Translation of audio in Python: models of several languages, recordings of any rate and length."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+
+from residual_st.errors import InputError
+from residual_st.fairseq.s2t_residual_transformer import S2TResidualTransformerModel
+
+SPEECH = Path(__file__).parents[1] / "speech" / "arctic_a0007.wav"
+
+
+def load(folder, data):
+    return S2TResidualTransformerModel.from_pretrained(str(folder), "checkpoint_last.pt", str(data), config_yaml="config_st.yaml")
+
+
+def test_a_model_of_two_languages(joint, fairseq_train, tmp_path):
+    subsets = {"train_subset": "train_de_st,train_fr_st", "valid_subset": "dev_de_st,dev_fr_st", "config_yaml": "config_st.yaml"}
+    fairseq_train(joint, tmp_path, max_update=30, lr=5e-3, ignore_prefix_size=1, **subsets)
+    hub = load(tmp_path, joint)
+    for language in ("de", "fr"):
+        text = hub.predict(SPEECH, language)
+        assert text
+        assert "<lang:" not in text
+    for language in (None, "it"):
+        with pytest.raises(InputError, match=f"tgt_lang={language!r} is not known; it must be one of de, fr"):
+            hub.predict(SPEECH, language)
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("hub")
+
+
+@pytest.fixture
+def hub(run_folder, data, fairseq_train):
+    if not (run_folder / "checkpoint_last.pt").exists():
+        fairseq_train(data, run_folder, max_update=2)
+    return load(run_folder, data)
+
+
+def test_the_same_recording_at_other_rates(hub, tmp_path):
+    """What the model is given is the same; an untrained model's words would not tell."""
+    samples, rate = soundfile.read(SPEECH, dtype="float32")
+    expected = hub.get_model_input(hub.task, SPEECH)["net_input"]["src_tokens"]
+    for other in (22_050, 44_100, 48_000):
+        faster = soxr.resample(samples, rate, other, "VHQ")
+        soundfile.write(tmp_path / "a.wav", faster, other, subtype="FLOAT")
+        given = hub.get_model_input(hub.task, tmp_path / "a.wav")["net_input"]["src_tokens"]
+        assert given.shape == expected.shape
+        assert (given - expected)[..., :70].abs().mean() < 0.02  # of unit variance
+        assert isinstance(hub.predict(faster, sample_rate=other), str)
+
+
+def test_a_model_of_one_language_takes_none(hub):
+    with pytest.raises(InputError, match="tgt_lang='de': the model has one target language"):
+        hub.predict(SPEECH, "de")
+
+
+def test_the_model_may_be_in_another_precision(hub):
+    expected = hub.predict(SPEECH)
+    assert hub.double().predict(SPEECH) == expected
+    assert isinstance(hub.half().predict(SPEECH), str)
+
+
+def test_a_long_recording_is_translated_piece_by_piece(hub):
+    samples, rate = soundfile.read(SPEECH, dtype="float32")
+    talk = np.concatenate([part for _ in range(20) for part in (samples, np.zeros(rate // 2, np.float32))])
+    assert len(talk) > 60 * rate, "more than the model takes at once"
+    pieces = []
+    predict_one = hub.get_prediction
+    hub.get_prediction = lambda *arguments: pieces.append(predict_one(*arguments)) or pieces[-1]
+    assert hub.predict(talk) == " ".join(filter(None, pieces))
+    assert len(pieces) == 20
+
+
+@pytest.mark.parametrize(
+    ("audio", "options", "message"),
+    [
+        (np.zeros(100, np.float32), {}, "shorter than one frame"),
+        (SPEECH, {"longest_seconds": 61}, "at most 60"),
+        (SPEECH, {"longest_seconds": 0}, "must be at least 1"),
+        ("nowhere.wav", {}, "nowhere.wav cannot be read as audio"),
+    ],
+)
+def test_refusals(hub, audio, options, message):
+    with pytest.raises(InputError, match=message):
+        hub.predict(audio, **options)
