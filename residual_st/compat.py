@@ -19,12 +19,14 @@ def drop_fused_copies(layers: nn.ModuleList) -> None:
 
     It would make a shared model as large as a dense one, and hide the residuals wherever the kernel is used.
     """
-    for layer in layers:
-        for name in _FUSED_COPIES:
-            if name in layer._parameters:
-                delattr(layer, name)
-        layer.can_use_fastpath = False
-        layer._load_from_state_dict = nn.Module._load_from_state_dict.__get__(layer)  # fairseq's fills the copies
+    for index in range(len(layers)):  # some containers drop layers at random where they are iterated over
+        layer = layers[index]
+        copies = [name for name in _FUSED_COPIES if name in layer._parameters]
+        for name in copies:
+            delattr(layer, name)
+        if copies:
+            layer.can_use_fastpath = False
+            layer._load_from_state_dict = nn.Module._load_from_state_dict.__get__(layer)  # fairseq's fills the copies
 
 
 # what fairseq versions save beside the weights, with no bearing on what the model computes

@@ -19,7 +19,7 @@ from residual_st.compression.low_rank import low_rank
 from residual_st.compression.moments import Calibration, widened, without_updates
 from residual_st.errors import InputError
 from residual_st.progress import progress
-from residual_st.sharing import ResidualLinear, matrices
+from residual_st.sharing import Matrix, ResidualLinear, channels_last, in_order, matrices, weight_of
 from residual_st.stacks import LayerCall, LayerStack, recorded_calls
 from residual_st.stacks.symmetries import AttentionHeads
 
@@ -58,7 +58,7 @@ def correct(
     """Solve the low-rank terms and biases of the compressed layers again, in place. Arguments as for `correct_if_better`."""
     (dense_model, dense_stack), (model, stack) = dense, compressed
     dense_model.eval()
-    for layer, weights in zip(dense_stack.layers, fit.layers):
+    for layer, weights in zip(in_order(dense_stack.layers), fit.layers):
         write_layer(layer, weights)
     with without_updates(model), dense_stack.observing(dense_stack.layers), stack.observing(stack.layers):
         calls = [_first_call(model, stack, calibration, batch) for batch in batches]
@@ -75,7 +75,7 @@ def correct(
                 passes = [Pass(layer, call, x, stages, ends, last=names[0]) for call, x in zip(calls, states)]
                 moments = PairedMoments()
                 for call, dense_pass, until in zip(calls, dense_passes, passes):
-                    seen = [dense_pass.inputs[names[0]], until.inputs[names[0]]]
+                    seen = [channels_last(linears[names[0]], each.inputs[names[0]]) for each in (dense_pass, until)]
                     if names[0] in ends:
                         seen.append(dense_pass.streams[names[0]] - until.streams[names[0]])
                     moments.add(*(stack.real_positions(value, getattr(call, padding)) for value in seen))
@@ -119,7 +119,8 @@ class Pass:
             return hook
 
         def leave(_linear, _arguments, output):
-            self.total = self.total + output
+            alike = output.shape == self.total.shape  # otherwise no sum of theirs is the layer's output
+            self.total = self.total + output if alike else torch.full_like(self.total, torch.nan)
 
         with contextlib.ExitStack() as hooks:
             hooks.enter_context(contextlib.suppress(_Reached))
@@ -164,22 +165,22 @@ class PairedMoments:
         return [product / self.count - torch.outer(total, sums[0]) / self.count**2 for product, total in zip(self._products, sums)]
 
 
-def _solve(linear: nn.Linear | ResidualLinear, dense: MatrixWeights, moments: PairedMoments) -> None:
+def _solve(matrix: Matrix, dense: MatrixWeights, moments: PairedMoments) -> None:
     covariance, cross_covariance, *drift = moments.covariances
     mean, dense_mean, *drift_mean = moments.means
     inputs = damped(covariance)
     # least squares, drawn towards the dense weight where the inputs say little
     right = sum(drift, start=dense.weight @ (cross_covariance + inputs - covariance))
     target = torch.cholesky_solve(right.T, torch.linalg.cholesky(inputs)).T
-    if isinstance(linear, nn.Linear):
-        linear.weight.copy_(target)
-    elif linear.rank:
-        rest = target - linear.weight.cpu().double() + linear.up.cpu().double() @ linear.down.cpu().double()
-        up, down = low_rank(rest, Metric(inputs, dense.metric.outputs), linear.rank)
-        linear.up.copy_(up)
-        linear.down.copy_(down)
-    if linear.bias is not None:
-        linear.bias.copy_(sum(drift_mean, start=dense.bias + dense.weight @ dense_mean) - linear.weight.cpu().double() @ mean)
+    if not isinstance(matrix, ResidualLinear):
+        weight_of(matrix).copy_(target)
+    elif matrix.rank:
+        rest = target - weight_of(matrix).cpu().double() + matrix.up.cpu().double() @ matrix.down.cpu().double()
+        up, down = low_rank(rest, Metric(inputs, dense.metric.outputs), matrix.rank)
+        matrix.up.copy_(up)
+        matrix.down.copy_(down)
+    if matrix.bias is not None:
+        matrix.bias.copy_(sum(drift_mean, start=dense.bias + dense.weight @ dense_mean) - weight_of(matrix).cpu().double() @ mean)
 
 
 def _first_call(model: nn.Module, stack: LayerStack, calibration: Calibration, batch) -> LayerCall:

@@ -6,7 +6,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from residual_st.sharing import matrices
+from residual_st.sharing import matrices, weight_of
 
 # of the mean diagonal, added to second moments: directions that were never seen are not free. Gradients are exact for
 # small errors only, so their moments are damped more.
@@ -121,8 +121,8 @@ def read_layer(layer: nn.Module) -> LayerWeights:
     """Copy a layer's matrices. Their names are those of `residual_st.sharing.matrices`."""
     with torch.no_grad():
         return {
-            name: MatrixWeights(_copied(linear.weight), None if linear.bias is None else _copied(linear.bias))
-            for name, linear in matrices(layer)
+            name: MatrixWeights(_copied(weight_of(matrix)), None if matrix.bias is None else _copied(matrix.bias))
+            for name, matrix in matrices(layer)
         }
 
 
@@ -131,9 +131,9 @@ def _copied(parameter: Tensor) -> Tensor:
 
 
 def write_layer(layer: nn.Module, weights: LayerWeights) -> None:
-    """Copy matrices back into a layer of `nn.Linear`s."""
+    """Copy matrices back into a layer that does not share."""
     with torch.no_grad():
-        for name, linear in matrices(layer):
-            linear.weight.copy_(weights[name].weight)
-            if linear.bias is not None:
-                linear.bias.copy_(weights[name].bias)
+        for name, matrix in matrices(layer):
+            weight_of(matrix).copy_(weights[name].weight)
+            if matrix.bias is not None:
+                matrix.bias.copy_(weights[name].bias)

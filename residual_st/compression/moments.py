@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from residual_st.compression.layer_weights import OUTPUT_DAMPING, Metric, damped
 from residual_st.errors import InputError
 from residual_st.progress import progress
-from residual_st.sharing import matrices
+from residual_st.sharing import Matrix, channels_last, in_order, matrices, shape_of
 from residual_st.stacks import LayerStack, recorded_calls
 
 MOST_HELD_OUT = 16  # batches
@@ -86,13 +86,14 @@ class MatrixMoments:
     of their mean would be rounding errors.
     """
 
-    def __init__(self, linear):
-        new = {"dtype": torch.float64, "device": linear.weight.device}
+    def __init__(self, matrix: Matrix):
+        new = {"dtype": torch.float64, "device": matrix.weight.device}
+        outputs, inputs = shape_of(matrix)
         self.count = 0
-        self.origin = torch.zeros(linear.in_features, **new)
-        self.input_sum = torch.zeros(linear.in_features, **new)
-        self.input_squares = torch.zeros(linear.in_features, linear.in_features, **new)
-        self.gradient_squares = torch.zeros(linear.out_features, linear.out_features, **new)
+        self.origin = torch.zeros(inputs, **new)
+        self.input_sum = torch.zeros(inputs, **new)
+        self.input_squares = torch.zeros(inputs, inputs, **new)
+        self.gradient_squares = torch.zeros(outputs, outputs, **new)
 
     def add_inputs(self, inputs: Tensor) -> None:
         inputs = widened(inputs)
@@ -141,7 +142,7 @@ def gather(model: nn.Module, stack: LayerStack, calibration: Calibration) -> Mom
         InputError: if a matrix is never called, as where its weight is read past it: nothing is then known of its inputs; or if the
             model's loss, or what a matrix is given, is not finite.
     """
-    moments = [{name: MatrixMoments(linear) for name, linear in matrices(layer)} for layer in stack.layers]
+    moments = [{name: MatrixMoments(linear) for name, linear in matrices(layer)} for layer in in_order(stack.layers)]
     with _observed(stack, moments), without_updates(model):
         for number in progress(range(len(calibration.batches)), desc="calibrating", unit="batch"):
             calibration.loss_of(model, number).backward()
@@ -161,17 +162,19 @@ def _observed(stack: LayerStack, moments: Moments) -> Iterator[None]:
         calls = context.enter_context(recorded_calls(stack))
 
         def observe(index: int, name: str, matrix: MatrixMoments):
-            def hook(_linear, arguments, output):
+            def hook(linear, arguments, output):
                 padding = calls[index].memory_padding if name in stack.memory_matrices else calls[index].padding
-                matrix.add_inputs(stack.real_positions(arguments[0].detach(), padding))
+                matrix.add_inputs(stack.real_positions(channels_last(linear, arguments[0].detach()), padding))
                 if not output.requires_grad:  # nothing before it is differentiated
                     output.requires_grad_()
-                output.register_hook(lambda gradient: matrix.add_gradients(stack.real_positions(gradient, padding)))
+                output.register_hook(
+                    lambda gradient: matrix.add_gradients(stack.real_positions(channels_last(linear, gradient), padding))
+                )
                 return output.clone()  # fairseq scales queries in place, which would take the hook with it
 
             return hook
 
-        for index, layer in enumerate(stack.layers):
+        for index, layer in enumerate(in_order(stack.layers)):
             for name, linear in matrices(layer):
                 context.callback(linear.register_forward_hook(observe(index, name, moments[index][name])).remove)
         yield

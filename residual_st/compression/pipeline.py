@@ -19,15 +19,18 @@ from residual_st.errors import InputError
 from residual_st.numbers import require_whole
 from residual_st.progress import progress
 from residual_st.sharing import (
+    ResidualLinear,
     ResidualRanks,
     SharedForm,
     SharedWeights,
     check_alike,
     check_untied,
     form_of,
+    in_order,
     matrices,
     matrix_parameters,
     share_layers,
+    weight_of,
 )
 from residual_st.stacks import LayerStack, copied, stack_of
 
@@ -75,7 +78,7 @@ def compress(
 
     Args:
         model: what the calibration's functions take: one that `stack_of` knows, such as fairseq's, or a plain `nn.ModuleList` of L
-            alike layers, each with `nn.Linear`s of the same names and shapes (out, in).
+            alike layers, each with `nn.Linear`s and pointwise convolutions of the same names and shapes (out, in).
         stack: the layers inside another model, and how they are called.
         group_size: K. None for 3, or, with `weight_fraction`, for the one that loses least; some kinds of matrices, or all, then
             share nothing where that loses less.
@@ -109,7 +112,7 @@ def compress(
             raise InputError(f"{name} of the layers holds values that are no finite numbers; such a model cannot be compressed")
     if moments is None and calibration is not None:
         moments = gather(model, stack, calibration)
-    weights = _weigh([read_layer(layer) for layer in stack.layers], moments)
+    weights = _weigh([read_layer(layer) for layer in in_order(stack.layers)], moments)
     trained = Stack(weights, stack.symmetries if align else [], diagonal)
     if isinstance(form, SharedForm):
         fits = [trained.fit(form.plan, [list(row) for row in form.ranks.rows], ROUNDS)]
@@ -126,8 +129,8 @@ def compress(
         if refine_updates:
             refine((dense, dense_stack), (model, stack), shared_weights, calibration, refine_updates)
         errors = [
-            {name: relative_error(weights[name], linear.weight) for name, linear in matrices(layer)}
-            for layer, weights in zip(stack.layers, fit.layers)
+            {name: relative_error(weights[name], weight_of(matrix)) for name, matrix in matrices(layer)}
+            for layer, weights in zip(in_order(stack.layers), fit.layers)
         ]
     form = _form_of(fit, diagonal)
     if stack.owner is not None:
@@ -200,15 +203,15 @@ def _weigh(weights: list[LayerWeights], moments: Moments | None) -> list[LayerWe
 @contextlib.contextmanager
 def _undone_on_error(stack: LayerStack) -> Iterator[None]:
     """Give a dense stack back its modules and all values, and its owner what it had, if the block raises."""
-    linears = [dict(matrices(layer)) for layer in stack.layers]
+    kept = [dict(matrices(layer)) for layer in in_order(stack.layers)]
     state = copy.deepcopy(stack.layers.state_dict())
     shared_weights = getattr(stack.owner, "shared_weights", None)
     try:
         yield
     except BaseException:
-        for layer, its_linears in zip(stack.layers, linears):
-            for name, linear in its_linears.items():
-                layer.set_submodule(name, linear)
+        for layer, its_matrices in zip(in_order(stack.layers), kept):
+            for name, matrix in its_matrices.items():
+                layer.set_submodule(name, matrix)
         stack.layers.load_state_dict(state, strict=False)  # without copies that `prepare` took away
         if shared_weights is not None:
             stack.owner.shared_weights = shared_weights
@@ -220,14 +223,15 @@ def _undone_on_error(stack: LayerStack) -> Iterator[None]:
 def _install(stack: LayerStack, fit: Fit, diagonal: bool) -> SharedWeights:
     """Share the layers and write the fit into them."""
     stack.prepare(stack.layers)
-    for layer, weights in zip(stack.layers, fit.layers):
+    layers = in_order(stack.layers)
+    for layer, weights in zip(layers, fit.layers):
         write_layer(layer, weights)
-    trained = [{name: linear.weight.requires_grad for name, linear in matrices(layer)} for layer in stack.layers]
+    trained = [{name: matrix.weight.requires_grad for name, matrix in matrices(layer)} for layer in layers]
     shared_weights = share_layers(stack.layers, _form_of(fit, diagonal))
     with torch.no_grad():
-        for index, layer in enumerate(stack.layers):
+        for index, layer in enumerate(layers):
             for name, linear in matrices(layer):
-                if isinstance(linear, nn.Linear):  # shares nothing, and is whole: it stays as it is
+                if not isinstance(linear, ResidualLinear):  # shares nothing, and is whole: it stays as it is
                     continue
                 for term in filter(None.__ne__, (linear.up, linear.down, linear.diagonal)):
                     term.requires_grad_(trained[index][name])  # what is frozen stays frozen

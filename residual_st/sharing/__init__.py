@@ -1,4 +1,4 @@
-"""The method itself: torch only, for any stack of layers that hold `nn.Linear`s.
+"""The method itself: torch only, for any stack of layers that hold `nn.Linear`s or pointwise convolutions.
 
 What needs torch is imported when it is first asked for, so that plans, ranks and forms can be read without it.
 """
@@ -10,14 +10,19 @@ from residual_st.sharing.plan import SharingPlan
 from residual_st.sharing.ranks import Alone, ResidualRanks
 
 _HOMES = {
+    "LowRankConv1d": "pointwise",
     "LowRankLinear": "linear",
+    "Matrix": "shareable",
+    "ResidualConv1d": "pointwise",
     "ResidualLinear": "linear",
     "SharedWeights": "layers",
     "alike_in_groups": "layers",
+    "channels_last": "pointwise",
     "check_alike": "shareable",
     "check_ranks": "shareable",
     "check_untied": "shareable",
     "form_of": "layers",
+    "in_order": "shareable",
     "linear_of": "linear",
     "matrices": "shareable",
     "matrix_kind": "layers",
@@ -25,9 +30,11 @@ _HOMES = {
     "measure_products": "product",
     "median_seconds": "product",
     "residual_energies": "linear",
+    "shape_of": "shareable",
     "share_layers": "layers",
     "transpose_storage_": "product",
     "unshare_layers": "layers",
+    "weight_of": "shareable",
 }
 
 __all__ = ["Alone", "ResidualRanks", "SharedForm", "SharingPlan", *_HOMES]  # noqa: PLE0604 - names, from the table

@@ -9,8 +9,9 @@ from torch import nn
 from residual_st.sharing.form import SharedForm
 from residual_st.sharing.linear import LowRankLinear, ResidualLinear
 from residual_st.sharing.plan import SharingPlan
+from residual_st.sharing.pointwise import LowRankConv1d, ResidualConv1d
 from residual_st.sharing.ranks import Alone, ResidualRanks
-from residual_st.sharing.shareable import check_alike, check_form, matrices, saved_name
+from residual_st.sharing.shareable import check_alike, check_form, in_order, matrices, saved_name, shape_of, weight_of
 
 
 class SharedWeights(nn.ModuleDict):
@@ -43,7 +44,7 @@ class SharedWeights(nn.ModuleDict):
 def matrix_parameters(layers: nn.ModuleList) -> int:
     """Weights that a stack keeps in its matrices, shared ones counted once; biases are not counted."""
     kept = {}
-    for layer in layers:
+    for layer in in_order(layers):
         for _, linear in matrices(layer):
             terms = linear.terms if isinstance(linear, ResidualLinear) else linear.parameters()
             kept |= {id(parameter): parameter.numel() for parameter in terms if parameter is not linear.bias}
@@ -97,51 +98,61 @@ def alike_in_groups(form: SharedForm, build: Callable[[], nn.Module]) -> nn.Modu
 
 
 def share_layers(layers: nn.ModuleList, form: SharedForm) -> SharedWeights:
-    """Replace every `nn.Linear` of `layers` by a ResidualLinear, in place, and return the owner of the shared weights.
+    """Replace every `nn.Linear` of `layers` by a ResidualLinear, and every convolution of kernel 1 by a ResidualConv1d, in place.
+
+    Returns the owner of the shared weights.
 
     The caller registers the result beside `layers`, so that both are saved and moved together. Each shared weight starts as
     that of the first layer of its group that shares it, so it is distributed as the layers' own initialisation has it; the others'
     weights are let go. Biases and everything else stay with their layers. A layer that is alone in its group, with ranks 0 and no
-    diagonal, keeps its `nn.Linear`s: its weights are its own, and a plan of such layers leaves the stack as it was. So does a
-    matrix that is `Alone` with its full rank; with a lower one it becomes a LowRankLinear, and no shared weight stands for it.
+    diagonal, keeps its modules: its weights are its own, and a plan of such layers leaves the stack as it was. So does a
+    matrix that is `Alone` with its full rank; with a lower one it becomes a LowRankLinear or LowRankConv1d, and no shared weight
+    stands for it.
 
     Args:
-        layers: L layers with the same `nn.Linear`s, of any class. Containers that drop or wrap layers may hold them.
+        layers: L layers with the same matrices, of any class. Containers that drop or wrap layers may hold them.
         form: which layers share and what each keeps, as `form_of` makes it.
 
     Raises:
         InputError: if the layers cannot be shared (`residual_st.sharing.shareable`), or the form does not fit them.
     """
     check_form(layers, form)
-    stack = [layers[index] for index in range(len(layers))]
+    stack = in_order(layers)
     owners = {}
     for group in filter(form.changes, range(form.plan.n_groups)):
         members = form.plan.layers_of(group)
         shared = {}
         for index in reversed(members):
             sharing = (name for name, rank in form.ranks.of(index).items() if not isinstance(rank, Alone))
-            shared |= {name: stack[index].get_submodule(name).weight for name in sharing}
+            shared |= {name: _shared_parameter(stack[index].get_submodule(name)) for name in sharing}
         # made from a dict the owner is in alphabetic order, as saved optimizers have it
         owner = owners[group] = nn.ParameterDict({saved_name(name): weight for name, weight in shared.items()})
         for index in members:
             ranks = form.ranks.of(index)
             for name, linear in list(matrices(stack[index])):
-                rank = ranks[name]
+                rank, is_conv = ranks[name], isinstance(linear, nn.Conv1d)
                 if not isinstance(rank, Alone):
-                    residual = ResidualLinear(owner, saved_name(name), linear.bias, rank, form.diagonal)
-                    stack[index].set_submodule(name, residual)
-                elif rank < min(linear.weight.shape):
-                    stack[index].set_submodule(name, LowRankLinear(linear.weight, linear.bias, rank, form.diagonal))
+                    kind = ResidualConv1d if is_conv else ResidualLinear
+                    stack[index].set_submodule(name, kind(owner, saved_name(name), linear.bias, rank, form.diagonal))
+                elif rank < min(shape_of(linear)):
+                    kind = LowRankConv1d if is_conv else LowRankLinear
+                    stack[index].set_submodule(name, kind(weight_of(linear), linear.bias, rank, form.diagonal))
     return SharedWeights(form.plan, owners)
+
+
+def _shared_parameter(matrix: nn.Linear | nn.Conv1d) -> nn.Parameter:
+    """The weight that a group is to share, (out, in): the matrix's own parameter, or one of two dimensions in its memory."""
+    weight = matrix.weight
+    return nn.Parameter(weight_of(matrix).detach(), weight.requires_grad) if weight.dim() > 2 else weight
 
 
 @torch.no_grad()
 def unshare_layers(layers: nn.ModuleList) -> None:
-    """The inverse of `share_layers`, in place: every ResidualLinear becomes an `nn.Linear` with the composed weight.
+    """The inverse of `share_layers`, in place: every shared matrix becomes an `nn.Linear` or `nn.Conv1d` with the composed weight.
 
     What owned the shared weights is of no more use; whoever registered it removes it.
     """
     for index in range(len(layers)):
         for name, linear in list(matrices(layers[index])):
             if isinstance(linear, ResidualLinear):
-                layers[index].set_submodule(name, linear.to_linear())
+                layers[index].set_submodule(name, linear.to_dense())

@@ -72,7 +72,7 @@ class ResidualLinear(nn.Module):
         """(..., in) -> (..., out)"""
         return product(x, self.bias, *self.all_terms)
 
-    def to_linear(self) -> nn.Linear:
+    def to_dense(self) -> nn.Linear:
         """An ordinary linear layer with the composed weight; the bias is the same parameter."""
         return linear_of(self.weight, self.bias).train(self.training)
 

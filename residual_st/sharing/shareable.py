@@ -1,25 +1,52 @@
-"""Which stacks can share their matrices. Every other one is refused here, by name and before anything is changed."""
+"""What a layer's matrices are, and which stacks can share them. Every other stack is refused here, by name.
+
+Nothing is changed before.
+"""
 
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from residual_st.errors import InputError
 from residual_st.sharing.form import SharedForm
 from residual_st.sharing.linear import ResidualLinear
+from residual_st.sharing.pointwise import is_pointwise
 from residual_st.sharing.ranks import Alone, ResidualRanks
 
 # nn.MultiheadAttention's output projection is the second, a mark for torch's quantisation without a meaning of its own
-_PLAIN = (nn.Linear, torch.nn.modules.linear.NonDynamicallyQuantizableLinear)
+_PLAIN = (nn.Linear, torch.nn.modules.linear.NonDynamicallyQuantizableLinear, nn.Conv1d)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")  # torch has no public way to ask
 
 
-def matrices(layer: nn.Module) -> Iterator[tuple[str, nn.Linear | ResidualLinear]]:
-    """Yield the weight matrices of a layer with their names inside it, such as `self_attn.q_proj`."""
+Matrix = nn.Linear | nn.Conv1d | ResidualLinear
+
+
+def matrices(layer: nn.Module) -> Iterator[tuple[str, Matrix]]:
+    """Yield the weight matrices of a layer with their names inside it, such as `self_attn.q_proj`.
+
+    Those of `nn.Linear`s and of convolutions of kernel 1, and those that are shared already.
+    """
     for name, module in layer.named_modules():
-        if isinstance(module, (nn.Linear, ResidualLinear)):
+        if isinstance(module, (nn.Linear, ResidualLinear)) or is_pointwise(module):
             yield name, module
+
+
+def weight_of(matrix: Matrix) -> Tensor:
+    """The weight of a matrix, (out, in), in the memory of its parameter. That of one that is shared is composed."""
+    return matrix.weight.flatten(1)  # without the kernel's dimension
+
+
+def shape_of(matrix: Matrix) -> tuple[int, int]:
+    """(out, in), without composing a shared weight."""
+    if isinstance(matrix, nn.Conv1d):
+        return matrix.out_channels, matrix.in_channels
+    return matrix.out_features, matrix.in_features
+
+
+def in_order(layers: nn.ModuleList) -> list[nn.Module]:
+    """All of a stack's layers; some containers drop layers at random where they are iterated over in training."""
+    return [layers[index] for index in range(len(layers))]
 
 
 def saved_name(name: str) -> str:
@@ -31,21 +58,20 @@ def check_alike(layers: nn.ModuleList) -> dict[str, tuple[int, int]]:
     """The matrices that every layer has, name -> (out, in).
 
     Raises:
-        InputError: where layers differ or hold no `nn.Linear`, where a matrix is more than an `nn.Linear`, and where a module is
-            in several places.
+        InputError: where layers differ or hold no matrix, where a matrix is more than an `nn.Linear` or a convolution of kernel 1,
+            and where a module is in several places.
     """
     if not isinstance(layers, nn.Module):
         raise InputError(f"the layers are in a {type(layers).__name__}; give them in the nn.ModuleList that holds them")
-    stack = [layers[index] for index in range(len(layers))]
+    stack = in_order(layers)
     if not stack:
         raise InputError("there are no layers to share")
-    shapes = [
-        {name: tuple(linear.weight.shape) for name, linear in _plain_matrices(layer, index)} for index, layer in enumerate(stack)
-    ]
+    shapes = [{name: shape_of(matrix) for name, matrix in _plain_matrices(layer, index)} for index, layer in enumerate(stack)]
     for index, its_shapes in enumerate(shapes):
         if not its_shapes:
             raise InputError(
-                f"layer {index} has no torch.nn.Linear, which alone can be shared; its weights are in {_holders(stack[index])}"
+                f"layer {index} has no torch.nn.Linear or torch.nn.Conv1d of kernel 1, which alone can be shared; its weights are "
+                f"in {_holders(stack[index])}"
             )
         if its_shapes != shapes[0]:
             raise InputError(f"layer {index} has other matrices than layer 0; only alike layers can share theirs")
@@ -94,39 +120,38 @@ def check_ranks(ranks: ResidualRanks, shapes: dict[str, tuple[int, int]]) -> Non
                 )
 
 
-def _plain_matrices(layer: nn.Module, index: int) -> Iterator[tuple[str, nn.Linear]]:
+def _plain_matrices(layer: nn.Module, index: int) -> Iterator[tuple[str, nn.Linear | nn.Conv1d]]:
     """`matrices`, all of which can be replaced without a loss."""
     for name, module in layer.named_modules():
         if type(module).__module__.startswith("peft."):
             raise InputError(f"{name} of layer {index} is wrapped by peft; merge its adapter first, by merge_and_unload()")
-    for name, linear in matrices(layer):
+    for name, matrix in matrices(layer):
         if not name:
             raise InputError(f"layer {index} is a matrix itself, which cannot be replaced; put each into an nn.Sequential")
-        if fault := _fault(linear):
+        if fault := _fault(matrix):
             raise InputError(f"{name} of layer {index} {fault}")
-        yield name, linear
+        yield name, matrix
 
 
-def _fault(linear: nn.Linear | ResidualLinear) -> str | None:
+def _fault(matrix: Matrix) -> str | None:
     """What a matrix is or has that sharing would lose, in words."""
-    if isinstance(linear, ResidualLinear):
+    if isinstance(matrix, ResidualLinear):
         return "is shared already; unshare the layers first"
-    if type(linear) not in _PLAIN:
-        return f"is a {type(linear).__name__}, which may compute more than x W + b; only plain torch.nn.Linear can be shared"
-    held = set(linear.state_dict())
+    plain = "torch.nn.Conv1d" if isinstance(matrix, nn.Conv1d) else "torch.nn.Linear"
+    if type(matrix) not in _PLAIN:
+        return f"is a {type(matrix).__name__}, which may compute more than x W + b; only plain {plain} can be shared"
+    held = set(matrix.state_dict())
     if "weight" not in held or not held <= {"weight", "bias"}:
-        return (
-            f"holds {', '.join(sorted(held)) or 'no weight'} in place of weight and bias; make a plain torch.nn.Linear of it first"
-        )
-    weight = linear.weight
-    if type(weight) is not nn.Parameter or weight.shape != (linear.out_features, linear.in_features):
+        return f"holds {', '.join(sorted(held)) or 'no weight'} in place of weight and bias; make a plain {plain} of it first"
+    weight = matrix.weight
+    if type(weight) is not nn.Parameter or weight.shape[:2] != shape_of(matrix):
         kind = f"{type(weight).__name__} of shape {tuple(weight.shape)}"
         return f"has a {kind} for a weight; share layers before they are sharded or quantised"
     if not weight.is_floating_point():
         return f"has weights of {weight.dtype}; only floating-point ones can be shared"
-    if "forward" in vars(linear):
-        return "has a forward of its own, which may compute more than x W + b; only plain torch.nn.Linear can be shared"
-    hooks = [hook for kind in _HOOKS for hook in getattr(linear, kind).values()]
+    if "forward" in vars(matrix):
+        return f"has a forward of its own, which may compute more than x W + b; only plain {plain} can be shared"
+    hooks = [hook for kind in _HOOKS for hook in getattr(matrix, kind).values()]
     if hooks:
         called = getattr(hooks[0], "__qualname__", type(hooks[0]).__name__)
         return f"has the hook {called}, which sharing would drop; remove it first"
@@ -147,7 +172,7 @@ def _check_places(stack: list[nn.Module]) -> None:
     places = {}
     for index, layer in enumerate(stack):
         for name, module in layer.named_modules(remove_duplicate=False):
-            if not name or isinstance(module, nn.Linear):
+            if not name or isinstance(module, nn.Linear) or is_pointwise(module):
                 place = f"{name} of layer {index}" if name else f"layer {index}"
                 first = places.setdefault(id(module), place)
                 if first != place:
@@ -170,7 +195,7 @@ def check_untied(model: nn.Module, layers: nn.ModuleList) -> None:
 
 def _check_held_once(model: nn.Module, layers: nn.ModuleList, kinds: Sequence[str]) -> None:
     """Raise InputError where a matrix of the layers, or its weight or bias, is held by another module of the model too."""
-    stack = [layers[index] for index in range(len(layers))]
+    stack = in_order(layers)
     linears = {linear: f"{name} of layer {index}" for index, layer in enumerate(stack) for name, linear in matrices(layer)}
     parameters = {id(getattr(linear, kind)): place for linear, place in linears.items() for kind in kinds}
     inside = {module for layer in stack for module in layer.modules()}

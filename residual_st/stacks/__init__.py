@@ -1,11 +1,25 @@
 """What a stack of layers is, whoever made its layers: torch only, no library of models is imported here.
 
-`stack_of` finds the stack of a model that is known; a `LayerStack` describes any other.
+`stack_of` finds the stack of a model that is known, `heaviest_stack` that of any other; `describe_stack` says how its layers are
+called.
 """
 
 from residual_st.stacks.depth import layer_map
-from residual_st.stacks.find import stack_of
-from residual_st.stacks.layer_stack import LayerStack, copied, no_padding
+from residual_st.stacks.find import heaviest_stack, stack_of, stacks_in
+from residual_st.stacks.generic import describe_stack
+from residual_st.stacks.layer_stack import LayerStack, copied
+from residual_st.stacks.padding import no_padding
 from residual_st.stacks.recorder import LayerCall, recorded_calls
 
-__all__ = ["LayerCall", "LayerStack", "copied", "layer_map", "no_padding", "recorded_calls", "stack_of"]
+__all__ = [
+    "LayerCall",
+    "LayerStack",
+    "copied",
+    "describe_stack",
+    "heaviest_stack",
+    "layer_map",
+    "no_padding",
+    "recorded_calls",
+    "stack_of",
+    "stacks_in",
+]

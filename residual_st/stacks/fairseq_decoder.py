@@ -4,7 +4,7 @@ import inspect
 
 from torch import Tensor, nn
 
-from residual_st.stacks.fairseq_encoder import projecting
+from residual_st.stacks.generic import projecting
 from residual_st.stacks.layer_stack import LayerStack
 from residual_st.stacks.symmetries import symmetries_of
 
@@ -19,7 +19,7 @@ def find(model: nn.Module) -> LayerStack | None:
 
 def is_layer(module: nn.Module) -> bool:
     """Whether a module is called as fairseq's decoder layers are: states and encoder states (time, batch, width), mask, cache."""
-    return list(inspect.signature(module.forward).parameters)[:3] == ["x", "encoder_out", "encoder_padding_mask"]
+    return list(inspect.signature(type(module).forward).parameters)[1:4] == ["x", "encoder_out", "encoder_padding_mask"]
 
 
 def of_layers(layers: nn.ModuleList, owner: nn.Module | None = None) -> LayerStack:
@@ -30,7 +30,7 @@ def of_layers(layers: nn.ModuleList, owner: nn.Module | None = None) -> LayerSta
         padding=lambda _arguments, keywords: _boolean(keywords.get("self_attn_padding_mask")),
         memory_padding=lambda arguments, _keywords: _boolean(arguments[2]),
         memory_matrices=("encoder_attn.k_proj", "encoder_attn.v_proj"),
-        observing=lambda layers: projecting(layer.self_attn for layer in layers),
+        observing=projecting,
     )
 
 

@@ -1,8 +1,11 @@
-"""The stack of a model that is known by how it is built."""
+"""Where the stacks of a model are."""
+
+import math
 
 from torch import nn
 
 from residual_st.errors import InputError
+from residual_st.sharing import in_order, matrices, shape_of
 from residual_st.stacks import fairseq_decoder, fairseq_encoder, hugging_face, plain
 from residual_st.stacks.layer_stack import LayerStack
 
@@ -24,3 +27,42 @@ def stack_of(model: nn.Module, part: str = "encoder") -> LayerStack:
         if stack is not None:
             return stack
     raise InputError(f"{type(model).__name__} has no stack of {part} layers that is known here; describe it by a LayerStack")
+
+
+def stacks_in(module: nn.Module) -> dict[str, nn.ModuleList]:
+    """Name -> list of two layers or more, all of one class, each of which holds matrices; the heaviest first.
+
+    A list inside a layer of another is a part of that layer and not among them. How heavy a list is does not change when its layers
+    share.
+    """
+    found = {}
+    for name, layers in module.named_modules():
+        inside = any(not outer or name.startswith(f"{outer}.") for outer in found)
+        if isinstance(layers, nn.ModuleList) and not inside and _is_stack(layers):
+            found[name] = layers
+    return dict(sorted(found.items(), key=lambda item: -_dense_weights(item[1])))
+
+
+def heaviest_stack(module: nn.Module, name: str | None = None) -> tuple[str, nn.ModuleList]:
+    """The name and the list of the heaviest stack in a module, or of the one with this name.
+
+    Raises:
+        InputError: if there is none.
+    """
+    found = stacks_in(module)
+    if not found:
+        raise InputError(f"{type(module).__name__} has no nn.ModuleList of two layers or more of one class that hold matrices")
+    chosen = next(iter(found)) if name is None else name
+    if chosen not in found:
+        raise InputError(f"{type(module).__name__} has no stack of layers {name!r}; it must be one of {', '.join(found)}")
+    return chosen, found[chosen]
+
+
+def _is_stack(layers: nn.ModuleList) -> bool:
+    stack = in_order(layers)
+    holds_matrices = all(any(name for name, _ in matrices(layer)) for layer in stack)  # and is none itself
+    return len(stack) > 1 and len({type(layer) for layer in stack}) == 1 and holds_matrices
+
+
+def _dense_weights(layers: nn.ModuleList) -> int:
+    return sum(math.prod(shape_of(matrix)) for layer in in_order(layers) for _, matrix in matrices(layer))

@@ -6,12 +6,13 @@ find no weights there, draw random ones and go on; a mark has another shape than
 """
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from residual_st.compat import refuse_all_linear
 from residual_st.sharing import ResidualLinear, SharedForm
 from residual_st.sharing.form import flag_names
 from residual_st.stacks.layer_stack import LayerStack
+from residual_st.stacks.padding import padding_by_name
 from residual_st.stacks.symmetries import symmetries_of
 
 FORM = "residual_st"  # in the config: arguments of `form_of`
@@ -28,7 +29,7 @@ def find(model: nn.Module) -> LayerStack | None:
                 encoder,
                 symmetries=symmetries_of(layers[0], ["self_attn"], layers[0].activation_fn),
                 batch_first=True,
-                padding=_padding,
+                padding=padding_by_name(layers[0]),
                 on_sharing=describe_sharing,
             )
     return None
@@ -55,14 +56,3 @@ def _drop_marks(encoder: nn.Module, state: dict, prefix: str, *_rest) -> None:
     for name in _composed_weights(encoder, prefix):
         if name in state and state[name].dtype == torch.uint8:
             del state[name]
-
-
-def _padding(arguments: tuple, keywords: dict) -> Tensor | None:
-    """Of masks (batch, time) that are 1 for what is there, and (batch, 1, time, time), boolean or to be added to the scores."""
-    mask = keywords.get("attention_mask", arguments[1] if len(arguments) > 1 else None)
-    if mask is None:
-        return None
-    if mask.dim() == 4:
-        mask = mask[:, 0, 0]  # what the first position, which is there, attends to
-        return ~mask if mask.dtype == torch.bool else mask < 0
-    return mask == 0

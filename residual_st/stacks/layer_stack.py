@@ -10,26 +10,7 @@ from torch import Tensor, nn
 
 from residual_st.errors import InputError, refusing
 from residual_st.sharing import ResidualLinear, SharedForm, matrices
-
-
-def no_padding(arguments: tuple, keywords: dict) -> None:
-    """For layers all of whose positions count, whatever they are called with."""
-
-
-def refuse_masks(arguments: tuple, keywords: dict) -> None:
-    """For layers that are called with hidden states alone, all of whose positions then count.
-
-    Raises:
-        InputError: for another tensor, which may be a mask: whether it is (batch, time), and what True means in it, the layers do
-            not tell.
-    """
-    given = {**{f"argument {place}": value for place, value in enumerate(arguments, 1)}, **keywords}
-    tensors = [name for name, value in given.items() if isinstance(value, Tensor)]
-    if len(tensors) > 1:
-        raise InputError(
-            f"these layers are called with {', '.join(tensors)}, which is more than hidden states; say what is padding by a "
-            "LayerStack's `padding`, or `no_padding` if nothing is"
-        )
+from residual_st.stacks.padding import Padding, no_padding, refuse_masks
 
 
 def output_alone(output: Any) -> Tensor:
@@ -75,9 +56,9 @@ class LayerStack:
     owner: nn.Module | None = None
     symmetries: Sequence = ()
     batch_first: bool = False
-    padding: Callable[[tuple, dict], Tensor | None] = refuse_masks
+    padding: Padding = refuse_masks
     memory_matrices: Sequence[str] = ()
-    memory_padding: Callable[[tuple, dict], Tensor | None] = no_padding
+    memory_padding: Padding = no_padding
     output: Callable[[Any], Tensor] = output_alone
     prepare: Callable[[nn.ModuleList], None] = nothing
     on_sharing: Callable[[nn.Module, SharedForm], None] = no_description
@@ -91,7 +72,7 @@ class LayerStack:
 
     @property
     def uncovered(self) -> list[str]:
-        """Names of a layer's weights of two dimensions and more that belong to no `nn.Linear`: they stay as they are."""
+        """Names of a layer's weights of two dimensions and more that belong to no matrix: they stay as they are."""
         layer = self.layers[0]
         covered = {id(parameter) for _, linear in matrices(layer) for parameter in linear.parameters()}
         return [name for name, parameter in layer.named_parameters() if parameter.dim() > 1 and id(parameter) not in covered]

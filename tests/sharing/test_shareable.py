@@ -69,7 +69,7 @@ REFUSED = [
     (lambda layers: setattr(layers[1], "copy", layers[1].a.weight), "a of layer 1 is also 1.copy of ModuleList"),
     (one_name_when_saved, r"the matrices a_b and a.b would both be saved as a_b|a.b and a_b would both be saved as a_b"),
     (lambda layers: layers[0].register_module("a", nn.Identity()), "layer 1 has other matrices than layer 0"),
-    (lambda layers: layers.__setitem__(0, nn.ReLU()), "layer 0 has no torch.nn.Linear, which alone can be shared"),
+    (lambda layers: layers.__setitem__(0, nn.ReLU()), "layer 0 has no torch.nn.Linear or torch.nn.Conv1d of kernel 1, which"),
     (lambda layers: layers[1].double(), "a of layer 1 is torch.float64 on cpu, but torch.float32 on cpu in another layer"),
 ]
 

@@ -27,7 +27,7 @@ class ResidualTransformerLayer(nn.Module):
         """Replace the terms of every weight by the weight, and projections of one input by one matrix. It cannot be undone."""
         for name, linear in list(matrices(self)):
             if isinstance(linear, ResidualLinear):
-                self.set_submodule(name, linear.to_linear())
+                self.set_submodule(name, linear.to_dense())
         for name, letters in self.joint_projections.items():
             attention = getattr(self, name)
             setattr(attention, f"{letters}_proj", stacked([getattr(attention, f"{letter}_proj") for letter in letters]))

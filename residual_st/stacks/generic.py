@@ -1,0 +1,39 @@
+"""Layers of any class: what they are called with, and how to have them call their matrices, is found out."""
+
+import contextlib
+from collections.abc import Iterator
+
+from torch import nn
+
+from residual_st.compat import drop_fused_copies
+from residual_st.stacks.layer_stack import LayerStack
+from residual_st.stacks.padding import padding_by_name
+
+
+def describe_stack(layers: nn.ModuleList, owner: nn.Module | None = None, **known) -> LayerStack:
+    """The LayerStack of layers of any class.
+
+    By default padding is found by the names of a layer's arguments (`padding_by_name`), a second copy of weights that fairseq
+    0.12.2 keeps is dropped, fairseq's attention modules call their projections while they are observed, and no units are renamed.
+
+    Args:
+        owner: the module that gets the shared weights.
+        known: fields of LayerStack, such as `symmetries`, that take the place of these.
+    """
+    if not len(layers):
+        return LayerStack(layers, owner)  # which says what is wrong
+    found = {"padding": padding_by_name(layers[0]), "prepare": drop_fused_copies, "observing": projecting}
+    return LayerStack(layers, owner, **{**found, **known})
+
+
+@contextlib.contextmanager
+def projecting(layers: nn.ModuleList) -> Iterator[None]:
+    """Have attention modules call their projections: fairseq's otherwise hand their weights to torch's fused function."""
+    before = {module: module.skip_embed_dim_check for module in layers.modules() if hasattr(module, "skip_embed_dim_check")}
+    for attention in before:
+        attention.skip_embed_dim_check = True
+    try:
+        yield
+    finally:
+        for attention, skips in before.items():
+            attention.skip_embed_dim_check = skips
