@@ -1,6 +1,3 @@
-"""What fairseq imports from the user dir: it registers models and criterions, and patches fairseq."""
+"""What fairseq imports from the user dir."""
 
-from residual_st.fairseq import checkpoints, criterions, s2t_low_rank_transformer, s2t_residual_transformer  # noqa: F401
-from residual_st.fairseq.patches import mend
-
-mend()
+from residual_st.models import registered  # noqa: F401

@@ -16,7 +16,7 @@ from residual_st.audio.filterbank import filterbank
 from residual_st.audio.reading import read_audio, resample
 from residual_st.errors import InputError
 
-SPEECH = Path(__file__).parent / "speech" / "arctic_a0007.wav"
+SPEECH = Path(__file__).parent.parent / "speech" / "arctic_a0007.wav"
 RATE = 16_000
 
 

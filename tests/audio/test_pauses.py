@@ -10,7 +10,7 @@ from residual_st.audio.pauses import spans_between_pauses, split_at_pauses
 from residual_st.audio.reading import read_audio, resample
 from residual_st.errors import InputError
 
-SPEECH = Path(__file__).parent / "speech"
+SPEECH = Path(__file__).parent.parent / "speech"
 RATE = 16_000
 
 
