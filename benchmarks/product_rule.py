@@ -1,28 +1,32 @@
-"""From how many positions on composing W beats multiplying factor by factor, and what `measure_products` says of it beforehand.
+"""Composing W against multiplying factor by factor, and what `tune_products` says of where the first begins to pay.
 
-    python benchmarks/product_rule.py
+    python benchmarks/product_rule.py [--threads 1,2]
 
 Both ways take turns on several layers' weights, laid out as for inference, so that caches hold no more than in a model. A row has
-the crossing in positions, found by bisection on a logarithmic scale.
+the ratio of their times at one number of positions, and where `tune_products`, called just before, would have begun to compose.
+`tables/speed.py` computes from these what the fixed rule costs.
 """
 
+import argparse
 import itertools
-import statistics
 import sys
 from pathlib import Path
 
 import torch
-from tabulate import tabulate
 from torch import nn
 
 from residual_st.benchmark.results import append, provenance
-from residual_st.benchmark.timing import alternate
-from residual_st.sharing import ResidualLinear, transpose_storage_
-from residual_st.sharing.product import compose, factor_by_factor, measure_products, positions_to_compose
+from residual_st.benchmark.timing import alternate, ratios_to
+from residual_st.cli.arguments import list_of
+from residual_st.progress import progress
+from residual_st.sharing import ResidualLinear, transpose_storage_, tune_products
+from residual_st.sharing.product import compose, factor_by_factor
 
 RESULTS = Path(__file__).parent / "results" / "product_rule.jsonl"
-LAYERS = 6
-SHAPES = [(256, 256), (2048, 256), (256, 2048), (512, 512), (2048, 512), (512, 2048)]
+LAYERS, REPEATS = 6, 7
+RANKS = (2, 16)
+SHAPES = ((256, 256), (2048, 256), (256, 2048), (512, 512), (2048, 512), (512, 2048))
+POSITIONS = (13, 25, 50, 125, 250, 500, 1000, 2000, 4000)
 
 
 def layers(out_features: int, in_features: int, rank: int) -> nn.ModuleList:
@@ -33,44 +37,34 @@ def layers(out_features: int, in_features: int, rank: int) -> nn.ModuleList:
     return stack[:LAYERS]
 
 
-def crossing(stack: nn.ModuleList) -> int:
-    """Positions at which both ways take as long."""
-    low, high = 8, 8192
-    while high > 1.1 * low:
-        positions = round((low * high) ** 0.5)
-        x = torch.randn(positions, stack[0].in_features)
+def both_ways(stack: nn.ModuleList, positions: int) -> dict:
+    """Seconds factor by factor and with W composed, and the ratio of the second to the first."""
+    x = torch.randn(positions, stack[0].in_features)
 
-        def factors(x=x):
-            for layer in stack:
-                factor_by_factor(x, layer.bias, layer.shared_weight, layer.up, layer.down, layer.diagonal)
+    def factors() -> None:
+        for layer in stack:
+            factor_by_factor(x, layer.bias, *layer.all_terms)
 
-        def composed(x=x):
-            for layer in stack:
-                weight = compose(layer.shared_weight, layer.up, layer.down, layer.diagonal)
-                nn.functional.linear(x, weight, layer.bias)
+    def composed() -> None:
+        for layer in stack:
+            nn.functional.linear(x, compose(*layer.all_terms), layer.bias)
 
-        times = alternate({"factors": factors, "composed": composed}, 5, lambda: None)
-        if statistics.median(times["factors"]) < statistics.median(times["composed"]):
-            low = positions
-        else:
-            high = positions
-    return round((low * high) ** 0.5)
+    return ratios_to("factors", alternate({"factors": factors, "composed": composed}, REPEATS, lambda: None))["composed"]
 
 
+@torch.no_grad()
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=list_of(int), default=[1, 2], metavar="N,…", help="threads used by torch (default: 1,2)")
+    cases = list(itertools.product(parser.parse_args().threads, RANKS, SHAPES))
     torch.manual_seed(1)
-    table = []
-    with torch.no_grad():
-        for threads, rank, (out_features, in_features) in itertools.product((1, 2), (2, 16), SHAPES):
-            torch.set_num_threads(threads)
-            stack = layers(out_features, in_features, rank)
-            positions = crossing(stack)
-            measure_products([layer.all_terms for layer in stack])
-            rule = round(positions_to_compose(out_features, in_features, rank))
-            table.append([threads, rank, out_features, in_features, positions, rule])
-            row = {"system": "product", "seed": 1, "threads": threads, "rank": rank, "out": out_features, "in": in_features}
-            append(RESULTS, {**row, "positions": positions, **provenance()})
-    print(tabulate(table, headers=["threads", "rank", "out", "in", "measured", "rule"]))
+    for threads, rank, (out_features, in_features) in progress(cases, desc="product rule", unit="shape"):
+        torch.set_num_threads(threads)
+        stack = layers(out_features, in_features, rank)
+        row = {"system": "product", "seed": 1, "threads": threads, "rank": rank, "out": out_features, "in": in_features}
+        for positions in POSITIONS:
+            (tuned,) = tune_products(stack).values()
+            append(RESULTS, {**row, "positions": positions, "tuned": round(tuned), **both_ways(stack, positions), **provenance()})
     return 0
 
 

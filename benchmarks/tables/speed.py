@@ -1,7 +1,11 @@
 """Time, memory and bytes."""
 
+import math
+import statistics
+
 from residual_st.benchmark.footprint import PARTS
 from residual_st.benchmark.systems import GROUPS
+from residual_st.sharing.product import positions_to_compose
 from tables.common import github, read, with_range
 
 
@@ -159,6 +163,28 @@ def distillation() -> str:
 
 def of_encoder(results: str = "speed") -> list[dict]:
     return [row for row in newest(results) if row["measure"] == "encoder"]
+
+
+def product_rule() -> str:
+    """What rules for composing cost over the faster way, on the shapes and numbers of positions of `benchmarks/product_rule.py`."""
+    rules = {
+        "the fixed rule": lambda row: positions_to_compose(row["out"], row["in"]),
+        "`tune_products`": lambda row: row["tuned"],
+        "always composed": lambda row: 0,
+        "never composed": lambda row: math.inf,
+    }
+    rows = read("product_rule")
+    table = []
+    for threads in sorted({row["threads"] for row in rows}):
+        costs = {name: [_cost(row, rule(row)) for row in rows if row["threads"] == threads] for name, rule in rules.items()}
+        table += [[threads, name, f"{statistics.mean(cost):.1%}", f"{max(cost):.0%}"] for name, cost in costs.items()]
+    return github(table, ["threads", "rule", "mean", "worst"])
+
+
+def _cost(row: dict, compose_from: float) -> float:
+    """By how much the way that is taken is slower than the other, 0 where it is faster. The ratio is composed over factors."""
+    ratio = row["ratio"] if row["positions"] >= compose_from else 1 / row["ratio"]
+    return max(ratio - 1, 0.0)
 
 
 def newest(name: str, device: str = "cpu") -> list[dict]:

@@ -12,6 +12,7 @@ from residual_st.benchmark.beam_search import searches
 from residual_st.benchmark.systems import BINS, FRAMES_PER_SECOND, GROUPS, VOCABULARY, Shape, build_pair
 from residual_st.benchmark.timing import alternate, ratios_to
 from residual_st.fairseq.criterions.label_smoothed_cross_entropy_with_residual import energies_by_kind
+from residual_st.sharing import tune_products
 
 TOLERANCE = 1e-4  # of encoder outputs in float32, which are of unit variance
 _UTTERANCE = 400  # frames of each in a training batch
@@ -30,12 +31,15 @@ class Case:
     frames: int = 0  # of the whole batch, for updates
     device: str = "cpu"
     precision: str = "float32"
+    tuned: bool = False  # whether "encoder" has a system more: compact, tuned by `tune_products`
 
     def row(self) -> dict:
         kept = ("frames",) if self.is_update else ("batch", "seconds")
         case = {name: getattr(self, name) for name in ("measure", "threads", *kept, "device", "precision")}
         if self.is_update:
             case["dropout"] = self.shape.dropout
+        if self.tuned:
+            case["tuned"] = True
         return {**case, **self.shape.row()}
 
     @property
@@ -45,7 +49,7 @@ class Case:
 
 def cases(
     widths: list[int], ranks: list[int], group_sizes: list[int], layers: list[int], seconds: list[float], batches: list[int],
-    threads: list[int], frames: list[int], dropouts: list[float], measures: list[str],
+    threads: list[int], frames: list[int], dropouts: list[float], measures: list[str], tuned: bool = False,
 ) -> Iterator[Case]:  # fmt: skip
     """Latency against length, batch, width and threads; against R and K; against the number of layers; and training updates.
 
@@ -56,14 +60,15 @@ def cases(
     middle = sorted(seconds)[len(seconds) // 2]
     for device, precision in _places():
         place = {"device": device, "precision": precision}
+        of_encoder = {**place, "tuned": tuned and device == "cpu"}
         if "encoder" in measures:
             for width, count, batch, length in product(widths, threads, batches, seconds):
-                yield Case("encoder", Shape(width, 12, group_size, rank), count, batch, length, **place)
+                yield Case("encoder", Shape(width, 12, group_size, rank), count, batch, length, **of_encoder)
             for width, other_rank, other_size in product(widths, ranks, group_sizes):
-                yield Case("encoder", Shape(width, 12, other_size, other_rank), most, 1, middle, **place)
+                yield Case("encoder", Shape(width, 12, other_size, other_rank), most, 1, middle, **of_encoder)
         if "layers" in measures:
             for width, count in product(widths, layers):
-                yield Case("encoder", Shape(width, count, count // GROUPS, rank), most, 1, middle, **place)
+                yield Case("encoder", Shape(width, count, count // GROUPS, rank), most, 1, middle, **of_encoder)
         if "update" in measures:
             for width, size, dropout in product(widths, frames, dropouts):
                 yield Case("update", Shape(width, 12, group_size, rank, dropout), most, frames=size, **place)
@@ -109,11 +114,15 @@ def _encoders(case: Case) -> dict[str, Callable[[], Tensor]]:
     fast = copy.deepcopy(compact)
     fast.inference_mode = "fast"
     encoders = {"stock": stock, "compact": compact, "fast": fast}
+    if case.tuned:
+        encoders["tuned"] = copy.deepcopy(compact)
     dtype = getattr(torch, case.precision)
     for encoder in encoders.values():
         encoder.to(case.device, dtype)
-    compact.prepare_for_inference_()
-    fast.prepare_for_inference_()
+    for name in encoders.keys() - {"stock"}:
+        encoders[name].prepare_for_inference_()
+    if case.tuned:
+        tune_products(encoders["tuned"])
     length = round(case.seconds * FRAMES_PER_SECOND)
     frames = torch.randn(case.batch, length, BINS, device=case.device, dtype=dtype)
     lengths = torch.full((case.batch,), length, device=case.device)

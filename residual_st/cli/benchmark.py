@@ -28,6 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fast.add_argument("--threads", type=list_of(int), default=[1, 2], metavar="N,…", help="threads used by torch (default: 1,2)")
     fast.add_argument("--frames", type=list_of(int), default=[10_000, 40_000], metavar="N,…", help="frames of a training batch")
     fast.add_argument("--dropouts", type=list_of(float, 0), default=[0.1, 0.0], metavar="P,…", help="in training (default: 0.1,0)")
+    fast.add_argument(
+        "--tuned", action="store_true", help="also measure the encoder with products tuned to this machine (tune_products)"
+    )
     slow = kinds.add_parser("memory", help="memory of processes, bytes read, and time from file to first output")
     for name, module in _MODULES.items():
         module.add_arguments(kinds.add_parser(name, help=summary_of(module), description=module.__doc__))
@@ -72,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         unknown = set(args.measures) - set(_MEASURES)
         if unknown:
             raise InputError(f"--measures {unknown.pop()!r} is not known; it must be one of {', '.join(_MEASURES)}")
-        work = {name: getattr(args, name) for name in ("seconds", "batches", "threads", "frames", "dropouts", "measures")}
+        work = {name: getattr(args, name) for name in ("seconds", "batches", "threads", "frames", "dropouts", "measures", "tuned")}
         cases = speed.cases(**shape, **work)
     else:
         module = memory

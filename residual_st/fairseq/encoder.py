@@ -8,8 +8,7 @@ from residual_st.compat import drop_fused_copies
 from residual_st.fairseq.form import form_of_part
 from residual_st.fairseq.layers.encoder_layer import ResidualTransformerEncoderLayer
 from residual_st.fairseq.layers.shared_layers import share_new_layers, take_inference_form_
-from residual_st.fairseq.layers.subsampler import fastest_subsampler
-from residual_st.sharing import alike_in_groups, transpose_storage_
+from residual_st.sharing import alike_in_groups
 
 
 class S2TResidualTransformerEncoder(S2TTransformerEncoder):
@@ -29,7 +28,4 @@ class S2TResidualTransformerEncoder(S2TTransformerEncoder):
 
     def prepare_for_inference_(self) -> None:
         """Take the form for translation, for good."""
-        if len(self.shared_weights):
-            self.subsample = fastest_subsampler(self.subsample)
-            transpose_storage_(self.subsample)
         take_inference_form_(self)

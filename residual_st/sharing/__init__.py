@@ -27,12 +27,11 @@ _HOMES = {
     "matrices": "shareable",
     "matrix_kind": "layers",
     "matrix_parameters": "layers",
-    "measure_products": "product",
-    "median_seconds": "product",
     "residual_energies": "linear",
     "shape_of": "shareable",
     "share_layers": "layers",
     "transpose_storage_": "product",
+    "tune_products": "tuning",
     "unshare_layers": "layers",
     "weight_of": "shareable",
 }

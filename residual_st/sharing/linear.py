@@ -28,7 +28,13 @@ class ResidualLinear(nn.Module):
         bias: the layer's bias, or None.
         rank: columns of `up` and rows of `down`; 0 for no low-rank term.
         diagonal: whether there is a diagonal term.
+
+    Attributes:
+        compose_from: from how many positions on W is composed in inference; None for the fixed rule of
+            `positions_to_compose`. `tune_products` sets it.
     """
+
+    compose_from: float | None = None
 
     def __init__(self, owner: nn.ParameterDict, name: str, bias: nn.Parameter | None, rank: int, diagonal: bool):
         super().__init__()
@@ -70,7 +76,7 @@ class ResidualLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)"""
-        return product(x, self.bias, *self.all_terms)
+        return product(x, self.bias, *self.all_terms, self.compose_from)
 
     def to_dense(self) -> nn.Linear:
         """An ordinary linear layer with the composed weight; the bias is the same parameter."""

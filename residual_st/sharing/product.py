@@ -4,11 +4,6 @@ Everywhere `shared` is U, (out, in), or None where nothing is shared; `up` (out,
 the rank is 0; `diagonal` (min(out, in),) and `bias` (out,) may be None; x is (..., in) and the result (..., out).
 """
 
-import statistics
-import time
-from collections.abc import Callable
-from functools import partial
-
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -31,22 +26,29 @@ def compose(shared: Tensor | None, up: Tensor | None, down: Tensor | None, diago
 
 
 def product(
-    x: Tensor, bias: Tensor | None, shared: Tensor | None, up: Tensor | None, down: Tensor | None, diagonal: Tensor | None
+    x: Tensor,
+    bias: Tensor | None,
+    shared: Tensor | None,
+    up: Tensor | None,
+    down: Tensor | None,
+    diagonal: Tensor | None,
+    compose_from: float | None = None,
 ) -> Tensor:
     """`x Wᵀ + bias`, computed in the cheapest way for these shapes.
 
     With gradients, W is composed again in the backward pass instead of being kept until then: one small product more, and as
-    much memory less as a dense encoder's weights take. Without, W is composed and let go, or never composed.
+    much memory less as a dense encoder's weights take. Without, W is composed and let go, or never composed: from `compose_from`
+    positions on it is composed, by default from `positions_to_compose`.
     """
     terms = (shared, up, down, diagonal)
     if x.dim() == 1:  # one position alone
-        return product(x[None], bias, *terms)[0]
+        return product(x[None], bias, *terms, compose_from)[0]
     if shared is None:
         return _low_rank(x, bias, up, down, diagonal)
     if torch.is_grad_enabled() and any(term is not None and term.requires_grad for term in (x, bias, *terms)):
         # of two dimensions, so that what comes out is no view, and may be changed in place as fairseq's attention does
         return _Product.apply(x.flatten(0, -2), bias, *terms).unflatten(0, x.shape[:-1])
-    if (up is not None or diagonal is not None) and not composing_pays(x, shared, up):
+    if (up is not None or diagonal is not None) and not composing_pays(x, shared, up, compose_from):
         return factor_by_factor(x, bias, *terms)
     return linear(x, compose(*terms), bias)
 
@@ -60,63 +62,23 @@ def _low_rank(x: Tensor, bias: Tensor | None, up: Tensor, down: Tensor, diagonal
     return y
 
 
-def composing_pays(x: Tensor, shared: Tensor, up: Tensor | None) -> bool:
+def composing_pays(x: Tensor, shared: Tensor, up: Tensor | None, compose_from: float | None = None) -> bool:
     """Whether W should be composed to multiply x, rather than x multiplied by each term."""
     if x.dtype != shared.dtype or torch.is_autocast_enabled(x.device.type):
         return True  # the other way adds in place, in one precision
     if up is None:
         return False
-    return x.numel() // x.size(-1) >= positions_to_compose(*shared.shape, up.size(1))
+    return x.numel() // x.size(-1) >= (positions_to_compose(*shared.shape) if compose_from is None else compose_from)
 
 
-def positions_to_compose(out_features: int, in_features: int, rank: int) -> float:
-    """From how many positions on composing W takes less time than multiplying by each term, on a CPU.
+def positions_to_compose(out_features: int, in_features: int) -> float:
+    """From how many positions on W is composed, by the shape alone, so that a result never depends on how busy a machine was.
 
-    Composing costs a few passes over W, the other way a few passes over x and y, and so many products more for each position.
-    Where the two meet depends on the processor: on one it is at 1,400 positions for sides of 2048 and 256, on another at 300. So it
-    is what `measure_products` has measured here, and without that a rule of thumb from one machine.
+    Composing costs passes over W, which has out * in elements, the other way passes over x and y, which have in + out for each
+    position. How many of the ones are worth the others depends on the processor, 1 to 6: docs/speed.md says what this costs, and
+    `tune_products` measures it for one machine.
     """
-    measured = _MEASURED.get((out_features, in_features, rank, torch.get_num_threads()))
-    return 8 * out_features * in_features / (out_features + 4 * in_features) if measured is None else measured
-
-
-_MEASURED: dict[tuple[int, int, int, int], float] = {}  # (out, in, rank, threads) -> positions
-_POSITIONS, _MEMBERS = 256, 6  # at which, and for how many products, it is measured
-
-
-@torch.no_grad()
-def measure_products(terms: list[tuple[Tensor | None, Tensor, Tensor, Tensor | None]]) -> None:
-    """Measure where composing begins to pay, for all shapes among some products' terms `(shared, up, down, diagonal)` on a CPU.
-
-    The time to compose, over the time that each position takes longer factor by factor than with a composed weight. It takes some
-    hundredths of a second for a shape, once in a process for each number of threads. Terms of several layers take turns, so that
-    no more of them is in the processor's caches than in a model.
-    """
-    by_shape = {}
-    for shared, up, down, diagonal in terms:
-        if shared is not None and up is not None and shared.device.type == "cpu" and shared.dtype == torch.float32:
-            by_shape.setdefault((*shared.shape, up.size(1), torch.get_num_threads()), []).append((shared, up, down, diagonal))
-    for shape, members in by_shape.items():
-        if shape in _MEASURED:
-            continue
-        members = members[:_MEMBERS]
-        x = torch.randn(_POSITIONS, shape[1])
-        bias = x.new_zeros(shape[0])
-        compose_time = median_seconds([partial(compose, *each) for each in members])
-        factors_time = median_seconds([partial(factor_by_factor, x, bias, *each) for each in members])
-        linear_time = median_seconds([partial(linear, x, shared, bias) for shared, *_ in members])
-        _MEASURED[shape] = _POSITIONS * compose_time / max(factors_time - linear_time, 1e-9)
-
-
-def median_seconds(functions: list[Callable[[], object]], repeats: int = 5) -> float:
-    """What one call takes of functions that are called in turn; the first round, in which memory is fetched, does not count."""
-    times = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        for function in functions:
-            function()
-        times.append((time.perf_counter() - start) / len(functions))
-    return statistics.median(times[1:])
+    return 1.5 * out_features * in_features / (out_features + in_features)
 
 
 def factor_by_factor(

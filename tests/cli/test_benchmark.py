@@ -34,6 +34,13 @@ def test_speed_compares_with_stock_goes_on_where_it_stopped_and_draws(tmp_path, 
     assert len(read(output)) == len(rows)
 
 
+def test_speed_of_products_that_are_tuned(tmp_path):
+    output = tmp_path / "speed.jsonl"
+    flags = ["--measures", "encoder", "--seconds", "0.3", "--devices", "cpu", "--output", str(output)]
+    assert main([*SPEED, *flags, "--tuned"]) == 0
+    assert [row["system"] for row in read(output)] == ["compact", "fast", "tuned"]
+
+
 def test_memory_finds_the_shared_form_smaller(tmp_path, capsys):
     output = tmp_path / "memory.jsonl"
     flags = [*SMALL, "--widths", "512", "--layers", "12", "--output", str(output), "--plot", str(tmp_path / "picture")]

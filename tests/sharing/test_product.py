@@ -5,12 +5,10 @@ import torch
 from torch import nn
 
 from residual_st.sharing import ResidualLinear, transpose_storage_
-from residual_st.sharing import product as residual_product
 from residual_st.sharing.product import (
     compose,
     composing_pays,
     factor_by_factor,
-    measure_products,
     positions_to_compose,
     product,
 )
@@ -124,24 +122,17 @@ def test_autocast_computes_in_its_precision_forward_and_backward():
 
 def test_few_positions_are_multiplied_factor_by_factor_and_many_are_not():
     shared, up, _, _ = terms(64, 32, 2, True)
-    border = positions_to_compose(64, 32, 2)
+    border = positions_to_compose(64, 32)
     assert not composing_pays(torch.empty(int(border * 0.9), 32, dtype=torch.float64), shared, up)
     assert composing_pays(torch.empty(2, int(border * 0.6), 32, dtype=torch.float64), shared, up)
     assert not composing_pays(torch.empty(10 * int(border), 32, dtype=torch.float64), shared, None)
     assert composing_pays(torch.empty(1, 32), shared, up), "of another precision"
 
 
-def test_the_border_is_measured_where_it_runs_once_for_each_shape(monkeypatch):
-    monkeypatch.setattr(residual_product, "_MEASURED", {})
-    calls, seconds = [], iter([2, 9, 5])  # to compose, factor by factor, and with a composed weight
-    monkeypatch.setattr(residual_product, "median_seconds", lambda functions: calls.append(len(functions)) or next(seconds))
-    shared, up, down, diagonal = (None if term is None else term.float() for term in terms(64, 32, 2, True))
-    measure_products([(shared, up, down, diagonal)] * 2)
-    assert positions_to_compose(64, 32, 2) == 256 * 2 / (9 - 5)
-    assert composing_pays(torch.empty(129, 32), shared, up)
-    assert not composing_pays(torch.empty(127, 32), shared, up)
-    measure_products([(shared, up, down, diagonal)])
-    assert calls == [2, 2, 2]
+def test_a_layer_that_was_tuned_composes_from_where_it_was_told():
+    shared, up, _, _ = terms(64, 32, 2, True)
+    for positions in (5, 6):
+        assert composing_pays(torch.empty(positions, 32, dtype=torch.float64), shared, up, compose_from=6) == (positions == 6)
 
 
 def test_transposing_the_storage_changes_no_value_and_no_owner():

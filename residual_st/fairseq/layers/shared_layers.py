@@ -7,7 +7,6 @@ from residual_st.sharing import (
     SharedForm,
     SharedWeights,
     matrices,
-    measure_products,
     share_layers,
     transpose_storage_,
 )
@@ -51,5 +50,3 @@ def take_inference_form_(part: nn.Module) -> None:
         part.shared_weights = nn.ModuleDict()
     transpose_storage_(layers)
     transpose_storage_(part.shared_weights)
-    residuals = [module for module in layers.modules() if isinstance(module, ResidualLinear)]
-    measure_products([residual.all_terms for residual in residuals])
