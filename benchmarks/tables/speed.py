@@ -13,18 +13,23 @@ def latency_on_epyc() -> str:
     return latency("speed_epyc")
 
 
-def latency(results: str = "speed") -> str:
-    """Encoder latency of the two inference modes over stock's, by length of audio."""
+def latency(results: str = "speed", systems: tuple[str, ...] = ("compact", "fast")) -> str:
+    """Encoder latency of some systems over stock's, by length of audio."""
     rows = {}
     lengths = sorted({row["seconds"] for row in of_encoder(results)})
     for row in of_encoder(results):
         if row["layers"] == 12 and row["rank"] == 16:
             key = (row["width"], row["threads"], row["batch"])
             rows.setdefault(key, {})[row["system"], row["seconds"]] = with_range(row)
-    systems = [(system, length) for system in ("compact", "fast") for length in lengths]
-    table = [[*key, *(cells.get(column, "") for column in systems)] for key, cells in sorted(rows.items())]
-    headers = ["d", "threads", "batch", *(f"{system}, {length:g} s" for system, length in systems)]
+    columns = [(system, length) for system in systems for length in lengths]
+    table = [[*key, *(cells.get(column, "") for column in columns)] for key, cells in sorted(rows.items())]
+    headers = ["d", "threads", "batch", *(f"{system}, {length:g} s" for system, length in columns)]
     return github(table, headers)
+
+
+def latency_tuned() -> str:
+    """Encoder latency in compact form over stock's, by the fixed rule and tuned, by length of audio."""
+    return latency("speed_rule", ("compact", "tuned"))
 
 
 def depth() -> str:

@@ -8,7 +8,7 @@ from residual_st.benchmark.systems import GROUPS
 from residual_st.errors import InputError
 from residual_st.report.plotting import Axes, LogLocator, ScalarFormatter, pyplot
 
-_COLOURS = {"stock": "#444444", "compact": "#1f6fb4", "fast": "#e08214", "residual": "#1f6fb4"}
+_COLOURS = {"stock": "#444444", "compact": "#1f6fb4", "fast": "#e08214", "tuned": "#4d9221", "residual": "#1f6fb4"}
 
 
 def draw(benchmark: str, rows: list[dict], path: Path) -> None:
