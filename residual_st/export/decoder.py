@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from residual_st.export.build import build
 from residual_st.export.constants import ints, number
 from residual_st.export.features import mask_of
-from residual_st.export.layers import Branches, attention_mask
+from residual_st.export.layers import Attention, Branches, attention_mask
 from residual_st.export.products import Products
 
 
@@ -46,7 +46,8 @@ def cross_attention_graph(decoder: DecoderParts, precision: str) -> onnx.ModelPr
     branches = Branches(Products(precision), op.shape(states, start=0, end=1), op.shape(states, start=1, end=2))
     outputs = {}
     for index, layer in enumerate(decoder.layers):
-        outputs[f"source_keys.{index}"], outputs[f"source_values.{index}"] = branches.heads(rows, layer.encoder_attn, "kv")
+        keys, values = branches.heads(rows, Attention.of(layer.encoder_attn), "kv")
+        outputs[f"source_keys.{index}"], outputs[f"source_values.{index}"] = keys, values
     return build({"states": states}, outputs)
 
 
@@ -74,26 +75,27 @@ def decoder_graph(decoder: DecoderParts, precision: str) -> onnx.ModelProto:
         x = op.add(x, decoder.position(products, step))
     if decoder.embedding_norm is not None:
         x = products.norm(x, decoder.embedding_norm)
-    for index, layer in enumerate(decoder.layers):
-        heads, width = layer.self_attn.num_heads, layer.self_attn.head_dim
+    attentions = [(Attention.of(layer.self_attn), Attention.of(layer.encoder_attn)) for layer in decoder.layers]
+    for index, (attention, _) in enumerate(attentions):
+        heads, width = attention.heads, attention.width
         source = dict.fromkeys((f"source_keys.{index}", f"source_values.{index}"), ("batch", heads, "time", width))
         cache = dict.fromkeys((f"keys.{index}", f"values.{index}"), ("rows", heads, "steps", width))
         inputs |= {name: spox.argument(spox.Tensor(np.float32, shape)) for name, shape in {**source, **cache}.items()}
     longest = op.squeeze(op.shape(inputs["source_keys.0"], start=2, end=3), ints(0))
     source_mask = attention_mask(mask_of(lengths, longest))
-    for index, layer in enumerate(decoder.layers):
+    for index, (layer, (self_attention, cross_attention)) in enumerate(zip(decoder.layers, attentions)):
         source_keys, source_values, *caches = (
             inputs[f"{name}.{index}"] for name in ("source_keys", "source_values", "keys", "values")
         )
 
-        def to_words(y: Var, attention=layer.self_attn, caches=caches, index=index) -> Var:
+        def to_words(y: Var, attention=self_attention, caches=caches, index=index) -> Var:
             # each hypothesis has words of its own
             queries, *new = of_words.heads(y, attention, "qkv")
             keys, values = (op.concat([op.gather(old, order), each], axis=2) for old, each in zip(caches, new))
             outputs[f"next_keys.{index}"], outputs[f"next_values.{index}"] = keys, values
             return of_words.attend(queries, keys, values, None, attention)
 
-        def to_source(y: Var, attention=layer.encoder_attn, keys=source_keys, values=source_values) -> Var:
+        def to_source(y: Var, attention=cross_attention, keys=source_keys, values=source_values) -> Var:
             # all hypotheses of an utterance have one source
             (queries,) = of_source.heads(y, attention, "q")
             return of_source.attend(queries, keys, values, source_mask, attention)

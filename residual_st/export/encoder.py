@@ -1,62 +1,74 @@
-"""fairseq's speech encoder as a graph: samples in, states out."""
+"""An encoder of filterbanks as a graph: samples in, states out."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
 import spox
 import spox.opset.ai.onnx.v21 as op
 from fairseq.models.speech_to_text.modules.convolution import Conv1dSubsampler
-from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerEncoder
 from spox import Var
+from torch import nn
 
 from residual_st.errors import InputError
 from residual_st.export.build import build
-from residual_st.export.constants import integer, ints, number
+from residual_st.export.constants import integer, ints
 from residual_st.export.convolution import convolved
 from residual_st.export.features import Filterbank, features, mask_of
-from residual_st.export.layers import Branches, attention_mask, sinusoids
+from residual_st.export.layers import Branches, gated
 from residual_st.export.products import Products
 
 
-def encoder_graph(encoder: S2TTransformerEncoder, filterbank: Filterbank, precision: str) -> onnx.ModelProto:
+@dataclass(frozen=True)
+class EncoderParts:
+    """An encoder, of whichever kind.
+
+    Attributes:
+        subsampler: what makes fewer frames of a filterbank's, each of the encoder's width.
+        layers: (branches, those frames (batch, time, width), their mask (batch, time), False for padding) -> states
+            (batch * time, width), with all that comes before and behind the layers.
+        ctc: projection of states to the scores of words; None for none.
+    """
+
+    subsampler: nn.Module
+    layers: Callable[[Branches, Var, Var], Var]
+    ctc: nn.Linear | None = None
+
+
+def encoder_graph(encoder: EncoderParts, filterbank: Filterbank, precision: str) -> onnx.ModelProto:
     """A graph of `samples` (batch, n), float32 in [-1, 1] at the filterbank's rate, and `lengths` (batch,).
 
     Its outputs are `states` (batch, time, width), their number `state_lengths` (batch,) and, where the model has a CTC head,
-    `ctc_log_probs` (batch, time, vocabulary).
+    `ctc_log_probs` (batch, time, vocabulary). As in fairseq, convolutions near the end of a shorter utterance read the padding
+    behind it.
 
     Raises:
         InputError: if the encoder has parts that have no graph.
     """
-    if not isinstance(encoder.subsample, Conv1dSubsampler):
-        raise InputError("only encoders with --conv-version s2t_transformer can be exported")
     samples = spox.argument(spox.Tensor(np.float32, ("batch", "samples")))
     lengths = spox.argument(spox.Tensor(np.int64, ("batch",)))
-    frames, frame_counts = features(samples, lengths, filterbank)
-    products = Products(precision)
-    states, state_lengths, shape = _encode(encoder, products, frames, frame_counts)
-    outputs = {"states": op.reshape(states, op.concat([*shape, ints(-1)], axis=0)), "state_lengths": state_lengths}
-    if encoder.ctc_proj is not None:
-        log_probs = op.log_softmax(products.linear(states, encoder.ctc_proj), axis=-1)
-        outputs["ctc_log_probs"] = op.reshape(log_probs, op.concat([*shape, ints(-1)], axis=0))
+    outputs = encoded(encoder, Products(precision), *features(samples, lengths, filterbank))
     return build({"samples": samples, "lengths": lengths}, outputs)
 
 
-def _encode(encoder: S2TTransformerEncoder, products: Products, frames: Var, lengths: Var) -> tuple[Var, Var, tuple[Var, Var]]:
-    """States (batch * time, width), their number (batch,), and batch and time, (1,) each."""
-    x = frames
-    for conv in encoder.subsample.conv_layers:
-        values, gates = op.split(convolved(x, conv, products), num_outputs=2, axis=2)
-        x = op.mul(values, op.sigmoid(gates))
-        lengths = op.add(op.div(op.sub(lengths, integer(1)), integer(conv.stride[0])), integer(1))
+def encoded(encoder: EncoderParts, products: Products, frames: Var, counts: Var) -> dict[str, Var]:
+    """The outputs of the graph, of frames (batch, frames, bins) and their number (batch,)."""
+    x, lengths = _subsampled(encoder.subsampler, products, frames, counts)
     batch, time = op.shape(x, start=0, end=1), op.shape(x, start=1, end=2)
-    width = encoder.subsample.conv_layers[-1].out_channels // 2
-    longest = op.squeeze(time, ints(0))
-    inside = mask_of(lengths, longest)
-    positions = sinusoids(op.range(integer(0), longest, integer(1)), width)
-    positions = op.mul(positions, op.unsqueeze(op.cast(inside, to=np.float32), ints(2)))  # padding has none
-    x = op.reshape(op.add(op.mul(x, number(encoder.embed_scale)), positions), ints(-1, width))
-    mask, branches = attention_mask(inside), Branches(products, batch, time)
-    for layer in encoder.transformer_layers:
-        x = branches.encoder_layer(x, layer, mask)
-    if encoder.layer_norm is not None:
-        x = products.norm(x, encoder.layer_norm)
-    return x, lengths, (batch, time)
+    states = encoder.layers(Branches(products, batch, time), x, mask_of(lengths, op.squeeze(time, ints(0))))
+    outputs = {"states": op.reshape(states, op.concat([batch, time, ints(-1)], axis=0)), "state_lengths": lengths}
+    if encoder.ctc is not None:
+        log_probs = op.log_softmax(products.linear(states, encoder.ctc), axis=-1)
+        outputs["ctc_log_probs"] = op.reshape(log_probs, op.concat([batch, time, ints(-1)], axis=0))
+    return outputs
+
+
+def _subsampled(subsampler: nn.Module, products: Products, x: Var, lengths: Var) -> tuple[Var, Var]:
+    """Frames (batch, time, bins) and their number (batch,) -> (batch, shorter time, width) and its."""
+    if not isinstance(subsampler, Conv1dSubsampler):
+        raise InputError("only encoders with --conv-version s2t_transformer can be exported")
+    for conv in subsampler.conv_layers:
+        x = gated(convolved(x, conv, products))
+        lengths = op.add(op.div(op.sub(lengths, integer(1)), integer(conv.stride[0])), integer(1))
+    return x, lengths

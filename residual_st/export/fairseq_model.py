@@ -16,6 +16,7 @@ from residual_st.errors import InputError
 from residual_st.export.decoder import cross_attention_graph, decoder_graph
 from residual_st.export.encoder import encoder_graph
 from residual_st.export.fairseq_decoder import decoder_parts
+from residual_st.export.fairseq_encoder import encoder_parts
 from residual_st.export.fairseq_input import filterbank_of
 from residual_st.export.folder import write_folder
 from residual_st.fairseq.checkpoints import model_flags
@@ -73,9 +74,9 @@ def export_model(
     lengths: Lengths = DEFAULT,
 ) -> dict:
     """`export_checkpoint` of a model in evaluation mode, with its flags, its input and what `describe_vocabulary` makes."""
-    decoder, filterbank = decoder_parts(model.decoder), filterbank_of(source)
+    encoder, decoder, filterbank = encoder_parts(model.encoder), decoder_parts(model.decoder), filterbank_of(source)
     graphs = {
-        ENCODER: encoder_graph(model.encoder, filterbank, precision),
+        ENCODER: encoder_graph(encoder, filterbank, precision),
         CROSS_ATTENTION: cross_attention_graph(decoder, precision),
         DECODER: decoder_graph(decoder, precision),
     }
@@ -89,7 +90,7 @@ def export_model(
         "lengths": vars(lengths),
         "longest_words": model.decoder.max_positions(),
         "decoder": {"layers": len(model.decoder.layers), "heads": attention.num_heads, "head_width": attention.head_dim},
-        "has_ctc": model.encoder.ctc_proj is not None,
+        "has_ctc": encoder.ctc is not None,
         "vocabulary": vocabulary,
     }
     return write_folder(output, graphs, described, _Reference(model, source), audio)

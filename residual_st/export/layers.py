@@ -1,6 +1,7 @@
 """What the graphs of encoder and decoder have in common: attention, feed-forward, positions."""
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import spox.opset.ai.onnx.v21 as op
@@ -9,15 +10,34 @@ from spox._future import initializer
 from torch import nn
 
 from residual_st.errors import InputError
-from residual_st.export.constants import ints, number
-from residual_st.export.products import Products
+from residual_st.export.constants import integer, ints, number
+from residual_st.export.products import Linear, Products
 
-ACTIVATIONS = {"relu": op.relu, "gelu": op.gelu, "GELUActivation": op.gelu}
 FIRST_POSITION = 2  # fairseq's: 0 is not used, and 1 is padding's
 
 
+class Attention(NamedTuple):
+    """The matrices of an attention module, whatever it calls them, and the number of its heads."""
+
+    q: Linear
+    k: Linear
+    v: Linear
+    out: Linear
+    heads: int
+
+    @classmethod
+    def of(cls, module: nn.Module) -> "Attention":
+        """With the names that fairseq's own attention and Whisper have."""
+        return cls(module.q_proj, module.k_proj, module.v_proj, module.out_proj, module.num_heads)
+
+    @property
+    def width(self) -> int:
+        """Of one head."""
+        return self.q.out_features // self.heads
+
+
 class Branches:
-    """The branches of fairseq's and Whisper's layers, which have the same names, as functions of a graph's variables.
+    """The branches of layers, as functions of a graph's variables.
 
     States are (batch * time, width): products of two dimensions take their sums with them.
 
@@ -28,7 +48,7 @@ class Branches:
 
     def __init__(self, products: Products, batch: Var, time: Var):
         self.products = products
-        self._batch, self._time = batch, time
+        self.batch, self.time = batch, time
 
     def residual(self, x: Var, norm: nn.LayerNorm, layer: nn.Module, branch) -> Var:
         """`x + branch(x)`, normalised before the branch or, as some of fairseq's layers do it, after the sum."""
@@ -37,35 +57,58 @@ class Branches:
         return self.products.norm(op.add(x, branch(x)), norm)
 
     def encoder_layer(self, x: Var, layer: nn.Module, mask: Var | None) -> Var:
+        """A layer of fairseq's Transformer encoder, or of Whisper's, which has the same names."""
+        attention = Attention.of(layer.self_attn)
+
         def attend(y: Var) -> Var:
-            return self.attend(*self.heads(y, layer.self_attn, "qkv"), mask, layer.self_attn)
+            return self.attend(*self.heads(y, attention, "qkv"), mask, attention)
 
         x = self.residual(x, layer.self_attn_layer_norm, layer, attend)
         return self.residual(x, layer.final_layer_norm, layer, lambda y: self.feed_forward(y, layer))
 
     def feed_forward(self, x: Var, layer: nn.Module) -> Var:
-        return self.products.feed_forward(x, layer.fc1, activation_of(layer), layer.fc2)
+        return self.products.feed_forward(x, layer.fc1, activation_of(layer.activation_fn), layer.fc2)
 
-    def heads(self, x: Var, attention: nn.Module, letters: str) -> list[Var]:
+    def heads(self, x: Var, attention: Attention, letters: str) -> list[Var]:
         """Queries, keys, values or some of them: (batch, heads, time, width / heads)."""
-        shape = op.concat([self._batch, self._time, ints(len(letters), attention.num_heads, attention.head_dim)], axis=0)
-        linears = [getattr(attention, f"{letter}_proj") for letter in letters]
+        shape = op.concat([self.batch, self.time, ints(len(letters), attention.heads, attention.width)], axis=0)
+        linears = [getattr(attention, letter) for letter in letters]
         y = self.products.side_by_side(x, linears) if len(letters) > 1 else self.products.linear(x, linears[0])
         y = op.transpose(op.reshape(y, shape), perm=[2, 0, 3, 1, 4])
         parts = op.split(y, num_outputs=len(letters), axis=0) if len(letters) > 1 else [y]
         return [op.squeeze(part, ints(0)) for part in parts]
 
-    def attend(self, queries: Var, keys: Var, values: Var, mask: Var | None, attention: nn.Module) -> Var:
+    def attend(self, queries: Var, keys: Var, values: Var, mask: Var | None, attention: Attention) -> Var:
         """softmax(Q Kᵀ / √(width / heads) + mask) V, projected."""
-        scores = op.mul(op.matmul(queries, op.transpose(keys, perm=[0, 1, 3, 2])), number(attention.head_dim**-0.5))
+        return self.weighted(op.matmul(queries, op.transpose(keys, perm=[0, 1, 3, 2])), values, mask, attention)
+
+    def weighted(self, scores: Var, values: Var, mask: Var | None, attention: Attention) -> Var:
+        """softmax(scores / √(width / heads) + mask) V, projected."""
+        scores = op.mul(scores, number(attention.width**-0.5))
         if mask is not None:
             scores = op.add(scores, mask)
         attended = op.transpose(op.matmul(op.softmax(scores, axis=-1), values), perm=[0, 2, 1, 3])
-        return self.products.linear(op.reshape(attended, ints(-1, attention.embed_dim)), attention.out_proj)
+        rows = op.reshape(attended, ints(-1, attention.heads * attention.width))
+        return self.products.linear(rows, attention.out)
 
 
-def activation_of(layer: nn.Module):
-    name = getattr(layer.activation_fn, "__name__", type(layer.activation_fn).__name__)
+def swish(x: Var) -> Var:
+    return op.mul(x, op.sigmoid(x))
+
+
+def gated(x: Var) -> Var:
+    """A gated linear unit: of the last dimension, one half by the sigmoid of the other."""
+    values, gates = op.split(x, num_outputs=2, axis=-1)
+    return op.mul(values, op.sigmoid(gates))
+
+
+# by the names of functions and of classes; the former are also what --activation-fn takes
+ACTIVATIONS = {"relu": op.relu, "gelu": op.gelu, "GELUActivation": op.gelu, "SiLU": swish}
+
+
+def activation_of(function):
+    """Raises InputError, which names it, if an activation function has no graph."""
+    name = getattr(function, "__name__", type(function).__name__)
     if name not in ACTIVATIONS:
         allowed = ", ".join(filter(str.islower, ACTIVATIONS))
         raise InputError(f"a model with --activation-fn {name} cannot be exported; it must be one of {allowed}")
@@ -75,6 +118,12 @@ def activation_of(layer: nn.Module):
 def attention_mask(inside: Var) -> Var:
     """(batch, time), True for what may be attended to -> (batch, 1, 1, time), to be added to scores."""
     return op.unsqueeze(op.where(inside, number(0.0), number(-np.inf)), ints(1, 2))
+
+
+def with_positions(x: Var, inside: Var, width: int) -> Var:
+    """(batch, time, width) with fairseq's positions added, except where (batch, time) is False: padding has none."""
+    places = op.range(integer(0), op.squeeze(op.shape(inside, start=1, end=2), ints(0)), integer(1))
+    return op.add(x, op.mul(sinusoids(places, width), op.unsqueeze(op.cast(inside, to=np.float32), ints(2))))
 
 
 def sinusoids(positions: Var, width: int) -> Var:

@@ -21,7 +21,7 @@ from residual_st.sharing import ResidualLinear
 
 LEAST_WIDTH = 32  # of matrices that are worth 4 bits, either way
 
-Linear = nn.Linear | ResidualLinear
+Linear = nn.Linear | nn.Conv1d | ResidualLinear  # a convolution of one frame is a matrix
 
 
 class Terms(NamedTuple):
@@ -32,6 +32,11 @@ class Terms(NamedTuple):
     down: Tensor | None
     diagonal: Tensor | None
     bias: Tensor | None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in)"""
+        return tuple(self.shared.shape) if self.shared is not None else (self.up.size(0), self.down.size(1))
 
 
 class Products:
@@ -61,14 +66,14 @@ class Products:
             y = self.multiply(x, terms.shared, y)
         if terms.up is not None:
             y = self.multiply(self.multiply(x, terms.down), terms.up, y)
-        return y if terms.diagonal is None else op.add(y, self._diagonal(x, terms.diagonal, linear))
+        return y if terms.diagonal is None else op.add(y, self._diagonal(x, terms))
 
     def side_by_side(self, x: Var, linears: list[Linear]) -> Var:
         """What several layers compute of one input: (rows, layers, out). In one product where they have the same terms."""
         all_terms = [self._terms_of(linear) for linear in linears]
         kinds = {tuple(None if term is None else term.shape for term in terms) for terms in all_terms}
-        count, width = len(linears), linears[0].out_features
-        if len(kinds) > 1 or all_terms[0].shared is None or all_terms[0].diagonal is not None and linears[0].in_features != width:
+        count, (width, width_in) = len(linears), all_terms[0].shape
+        if len(kinds) > 1 or all_terms[0].shared is None or all_terms[0].diagonal is not None and width_in != width:
             return op.concat([op.unsqueeze(self.linear(x, linear), ints(1)) for linear in linears], axis=1)
         terms = Terms(*(None if each[0] is None else list(each) for each in zip(*all_terms)))
         y = self.multiply(x, self._joined(terms.shared), None if terms.bias is None else self.constant(self._joined(terms.bias)))
@@ -89,7 +94,7 @@ class Products:
         one, two = self._terms_of(first), self._terms_of(second)
         length = 0 if one.diagonal is None else len(one.diagonal)
         alike = one.up is not None and two.up is not None and one.shared is not None and two.shared is not None
-        if not alike or two.diagonal is None or len(two.diagonal) != length or not length < first.out_features:
+        if not alike or two.diagonal is None or len(two.diagonal) != length or not length < one.shape[0]:
             return self.linear(activation(self.linear(x, first)), second)
         parts, hidden = (slice(0, length), slice(length, None)), self.multiply(x, one.down)
         between = []
@@ -126,19 +131,19 @@ class Products:
         return op.layer_normalization(x, self.constant(norm.weight), self.constant(norm.bias), axis=-1, epsilon=norm.eps)[0]
 
     def constant(self, tensor: Tensor | None) -> Var | None:
-        """A vector that is added or multiplied by element."""
+        """A small tensor, such as one that is added or multiplied by element. It has half precision unless matrices have fp32."""
         if tensor is None:
             return None
         return self._once("vector", [tensor], lambda: self._stored(tensor.detach().float().numpy()))
 
-    def _diagonal(self, x: Var, diagonal: Tensor, linear: ResidualLinear) -> Var:
+    def _diagonal(self, x: Var, terms: Terms) -> Var:
         """`diag(diagonal) x`."""
-        length = len(diagonal)
-        if linear.in_features > length:
+        length, (width, width_in) = len(terms.diagonal), terms.shape
+        if width_in > length:
             x = op.slice(x, ints(0), ints(length), ints(-1))
-        y = op.mul(x, self.constant(diagonal))
-        if linear.out_features > length:
-            y = op.pad(y, ints(0, linear.out_features - length), axes=ints(-1))
+        y = op.mul(x, self.constant(terms.diagonal))
+        if width > length:
+            y = op.pad(y, ints(0, width - length), axes=ints(-1))
         return y
 
     def _multiply_each(self, x: Var, weights: list[Tensor], onto: Var) -> Var:
@@ -163,7 +168,8 @@ class Products:
 
     def _terms_of(self, linear: Linear) -> Terms:
         if not isinstance(linear, ResidualLinear):
-            return Terms(linear.weight, None, None, None, linear.bias)
+            weight = linear.weight.squeeze(2) if isinstance(linear, nn.Conv1d) else linear.weight
+            return Terms(weight, None, None, None, linear.bias)
         shared, up, down, diagonal = linear.all_terms
         if up is not None and self.precision != "fp32":
             up, down = self._once("balanced", [up, down], lambda: _balanced(up.detach(), down.detach()))

@@ -18,6 +18,7 @@ from conftest import BIN, USER_DIR, cli, linked, run, tiny_model
 from residual_st.audio.filterbank import filterbank
 from residual_st.audio.reading import read_audio
 from residual_st.export.encoder import encoder_graph
+from residual_st.export.fairseq_encoder import encoder_parts
 from residual_st.export.fairseq_input import filterbank_of
 from residual_st.export.names import shorten_names
 from residual_st.export.products import Products
@@ -61,7 +62,9 @@ def test_norms_behind_the_branches():
     """As in Vaswani et al.; no flag of fairseq-train gives them, but architectures of forks do."""
     model = tiny_model(encoder_normalize_before=False, decoder_normalize_before=False).eval()
     samples = torch.randn(1, 16_000).numpy() * 0.1
-    session = onnxruntime.InferenceSession(encoder_graph(model.encoder, filterbank_of(ModelInput()), "fp32").SerializeToString())
+    session = onnxruntime.InferenceSession(
+        encoder_graph(encoder_parts(model.encoder), filterbank_of(ModelInput()), "fp32").SerializeToString()
+    )
     states, *_ = session.run(None, {"samples": samples, "lengths": np.array([16_000])})
     frames = ModelInput().features(samples[0])
     expected = model.encoder(frames[None], torch.tensor([len(frames)]))["encoder_out"][0].transpose(0, 1)
@@ -70,7 +73,7 @@ def test_norms_behind_the_branches():
 
 def test_every_shared_matrix_is_one_initializer():
     model = tiny_model(encoder_group_size=3, encoder_residual_rank=4)
-    graph = encoder_graph(model.encoder, filterbank_of(ModelInput()), "fp32").graph
+    graph = encoder_graph(encoder_parts(model.encoder), filterbank_of(ModelInput()), "fp32").graph
     shapes = Counter(tuple(tensor.dims) for tensor in graph.initializer)
     width, inner = 32, 48
     groups, layers = 2, 6
@@ -87,7 +90,7 @@ def test_every_shared_matrix_is_one_initializer():
 def test_sizes_of_rounded_files(precision, group_size, least_ratio):
     def megabytes(precision, *flags):
         model = build_model(parse_model_flags("s2t_residual_transformer_s", list(flags)), 20)
-        graph = encoder_graph(model.encoder, filterbank_of(ModelInput()), precision)
+        graph = encoder_graph(encoder_parts(model.encoder), filterbank_of(ModelInput()), precision)
         shorten_names(graph)
         return len(graph.SerializeToString()) / 1e6
 
@@ -154,7 +157,7 @@ def test_a_shared_matrix_is_in_memory_once(precision, bytes_per_weight, tmp_path
         flags = ["--encoder-group-size", group_size, "--encoder-residual-rank", "2"]
         model = build_model(parse_model_flags("s2t_residual_transformer_s", flags), 20)
         (tmp_path / group_size).write_bytes(
-            encoder_graph(model.encoder, filterbank_of(ModelInput()), precision).SerializeToString()
+            encoder_graph(encoder_parts(model.encoder), filterbank_of(ModelInput()), precision).SerializeToString()
         )
         sizes[group_size] = float(run(sys.executable, "-c", MEASURE, tmp_path / group_size).stdout)
     one_stack = 12 * 1.31 * bytes_per_weight  # MB of its dense matrices

@@ -1,0 +1,157 @@
+"""Layers of fairseq's Conformer (Gulati et al., arXiv 2005.08100), with fairseq's own attention or one of ESPnet's."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+import spox.opset.ai.onnx.v21 as op
+from fairseq.modules import (
+    ESPNETMultiHeadedAttention,
+    MultiheadAttention,
+    RelPositionMultiHeadedAttention,
+    RotaryPositionMultiHeadedAttention,
+)
+from spox import Var
+from spox._future import initializer
+from torch import nn
+
+from residual_st.errors import InputError
+from residual_st.export.constants import integer, ints, number
+from residual_st.export.layers import Attention, Branches, activation_of, gated
+
+_TO_THE_END = np.iinfo(np.int64).max
+
+Attend = Callable[[Var, nn.Module], Var]  # states (batch * time, width) and a layer's attention module -> what it adds to them
+
+
+def conformer_layers(branches: Branches, x: Var, layers: Sequence[nn.Module], mask: Var) -> Var:
+    """What layers make of states (batch * time, width), with a mask as `attention_mask` makes it.
+
+    Raises:
+        InputError: for attention, or an activation function, that has no graph.
+    """
+    products, attend = branches.products, _attending(branches, layers, mask)
+    for layer in layers:
+        x = op.add(x, _half_feed_forward(branches, x, layer.ffn1))
+        x = op.add(x, attend(products.norm(x, layer.self_attn_layer_norm), layer.self_attn))
+        x = op.add(x, _convolution(branches, x, layer.conv_module))
+        x = op.add(x, _half_feed_forward(branches, x, layer.ffn2))
+        x = products.norm(x, layer.final_layer_norm)
+    return x
+
+
+def _half_feed_forward(branches: Branches, x: Var, module: nn.Module) -> Var:
+    products = branches.products
+    x = products.norm(x, module.layer_norm)
+    return op.mul(products.feed_forward(x, module.w_1, activation_of(module.activation), module.w_2), number(0.5))
+
+
+def _convolution(branches: Branches, x: Var, module: nn.Module) -> Var:
+    """The convolution module. Batch normalisation, with the statistics of training, is a part of the depthwise convolution."""
+    products, conv, norm = branches.products, module.depthwise_conv, module.batch_norm
+    x = gated(products.linear(products.norm(x, module.layer_norm), module.pointwise_conv1))
+    x = op.transpose(op.reshape(x, op.concat([branches.batch, branches.time, ints(-1)], axis=0)), perm=[0, 2, 1])
+    fused = nn.utils.fuse_conv_bn_eval(conv, norm)
+    weight, bias, padding = products.constant(fused.weight), products.constant(fused.bias), [*conv.padding, *conv.padding]
+    x = activation_of(module.activation)(op.conv(x, weight, bias, group=conv.groups, pads=padding))
+    x = op.reshape(op.transpose(x, perm=[0, 2, 1]), ints(-1, conv.out_channels))
+    return products.linear(x, module.pointwise_conv2)
+
+
+def _attending(branches: Branches, layers: Sequence[nn.Module], mask: Var) -> Attend | None:
+    """The attention of layers, which is of one kind; None where there are no layers."""
+    if not len(layers):
+        return None
+    kind = type(layers[0].self_attn)
+    if kind not in _KINDS:
+        names = ", ".join(known.__name__ for known in _KINDS)
+        raise InputError(f"an encoder with {kind.__name__} cannot be exported; its attention must be one of {names}")
+    return _KINDS[kind](branches, layers[0].self_attn, mask)
+
+
+def _absolute(branches: Branches, first: nn.Module, mask: Var, matrices: Callable[[nn.Module], Attention]) -> Attend:
+    """Without positions of its own."""
+
+    def attend(x: Var, module: nn.Module) -> Var:
+        attention = matrices(module)
+        return branches.attend(*branches.heads(x, attention, "qkv"), mask, attention)
+
+    return attend
+
+
+def _rotary(branches: Branches, first: nn.Module, mask: Var) -> Attend:
+    """With rotary positions (Su et al., arXiv 2104.09864). fairseq rotates states, in each head's part, before queries and keys."""
+    attention, rates = _espnet(first), first.rotary_emb.inv_freq.numpy()
+    heads, half = attention.heads, attention.width // 2
+    longest = op.squeeze(branches.time, ints(0))
+    places = op.cast(op.range(integer(0), longest, integer(1)), to=np.float32)
+    angles = op.mul(op.unsqueeze(places, ints(1, 2)), initializer(rates))  # (time, 1, width / heads / 2), for all heads alike
+    angles = op.concat([angles, angles], axis=2)
+    cosines, sines = op.cos(angles), op.sin(angles)
+    shape = op.concat([branches.batch, branches.time, ints(heads, 2 * half)], axis=0)
+
+    def attend(x: Var, module: nn.Module) -> Var:
+        attention, parts = _espnet(module), op.reshape(x, shape)
+        one, two = op.split(parts, num_outputs=2, axis=3)
+        rotated = op.add(op.mul(parts, cosines), op.mul(op.concat([op.neg(two), one], axis=3), sines))
+        queries, keys = branches.heads(op.reshape(rotated, ints(-1, 2 * half * heads)), attention, "qk")
+        return branches.attend(queries, keys, *branches.heads(x, attention, "v"), mask, attention)
+
+    return attend
+
+
+def _relative(branches: Branches, first: nn.Module, mask: Var) -> Attend:
+    """With relative positions (Dai et al., arXiv 1901.02860, section 3.3): scores (q + u) kᵀ + (q + v) pᵀ, p of distances."""
+    products, time = branches.products, branches.time
+    positions = _distances(time, first.linear_pos.in_features)
+
+    def attend(x: Var, module: nn.Module) -> Var:
+        attention = _espnet(module)
+        heads, width = attention.heads, attention.width
+        queries, keys, values = branches.heads(x, attention, "qkv")
+        content, distance = (
+            op.add(queries, op.unsqueeze(products.constant(bias), ints(1))) for bias in (module.pos_bias_u, module.pos_bias_v)
+        )
+        of_distances = op.reshape(products.linear(positions, module.linear_pos), ints(-1, heads, width))
+        to_keys = op.matmul(content, op.transpose(keys, perm=[0, 1, 3, 2]))
+        to_distances = op.matmul(distance, op.transpose(of_distances, perm=[1, 2, 0]))
+        scores = op.add(to_keys, _by_key(to_distances, op.concat([branches.batch, ints(heads)], axis=0), time))
+        return branches.weighted(scores, values, mask, attention)
+
+    return attend
+
+
+def _distances(time: Var, width: int) -> Var:
+    """Sinusoidal embeddings (2 time, width) of the distances time, time - 1, ..., 1 - time from a query back to a key.
+
+    The largest does not occur. It is there for `_by_key`.
+    """
+    longest = op.squeeze(time, ints(0))
+    places = op.cast(op.range(longest, op.neg(longest), integer(-1)), to=np.float32)
+    rates = np.exp(np.arange(0, width, 2, dtype=np.float32) * -np.float32(np.log(10000) / width))
+    phases = op.mul(op.unsqueeze(places, ints(1)), initializer(rates))
+    return op.reshape(
+        op.concat([op.unsqueeze(each, ints(2)) for each in (op.sin(phases), op.cos(phases))], axis=2), ints(-1, width)
+    )
+
+
+def _by_key(scores: Var, leading: Var, time: Var) -> Var:
+    """(..., query, 2 time), scores by distance as `_distances` has them -> (..., query, key).
+
+    The score of query i and key j is in row i at time - i + j, so at time + (2 time - 1) i + j of all rows one after the other:
+    behind the first `time` numbers, rows are one shorter.
+    """
+    flat = op.slice(op.reshape(scores, op.concat([leading, ints(-1)], axis=0)), time, ints(_TO_THE_END), ints(-1))
+    return op.slice(op.reshape(flat, op.concat([leading, time, ints(-1)], axis=0)), ints(0), time, ints(-1))
+
+
+def _espnet(module: nn.Module) -> Attention:
+    return Attention(module.linear_q, module.linear_k, module.linear_v, module.linear_out, module.h)
+
+
+_KINDS = {
+    MultiheadAttention: partial(_absolute, matrices=Attention.of),
+    ESPNETMultiHeadedAttention: partial(_absolute, matrices=_espnet),
+    RelPositionMultiHeadedAttention: _relative,
+    RotaryPositionMultiHeadedAttention: _rotary,
+}
