@@ -17,7 +17,7 @@ from residual_st.export.encoder import encoded, encoder_graph
 from residual_st.export.fairseq_encoder import encoder_parts
 from residual_st.export.fairseq_input import filterbank_of
 from residual_st.export.products import Products
-from residual_st.model_input import ModelInput
+from residual_st.fairseq.model_input import ModelInput
 from residual_st.sharing import form_of, share_layers
 
 ABSOLUTE, RELATIVE, ROTARY = ({"attn_type": "espnet", "pos_enc_type": kind} for kind in ("abs", "rel_pos", "rope"))
