@@ -11,7 +11,8 @@ from torch import nn
 
 from residual_st.errors import InputError
 from residual_st.export.constants import integer, ints, number
-from residual_st.export.products import Linear, Products
+from residual_st.export.products import Products
+from residual_st.sharing import Matrix, shape_of
 
 FIRST_POSITION = 2  # fairseq's: 0 is not used, and 1 is padding's
 
@@ -19,10 +20,10 @@ FIRST_POSITION = 2  # fairseq's: 0 is not used, and 1 is padding's
 class Attention(NamedTuple):
     """The matrices of an attention module, whatever it calls them, and the number of its heads."""
 
-    q: Linear
-    k: Linear
-    v: Linear
-    out: Linear
+    q: Matrix
+    k: Matrix
+    v: Matrix
+    out: Matrix
     heads: int
 
     @classmethod
@@ -33,7 +34,7 @@ class Attention(NamedTuple):
     @property
     def width(self) -> int:
         """Of one head."""
-        return self.q.out_features // self.heads
+        return shape_of(self.q)[0] // self.heads
 
 
 class Branches:

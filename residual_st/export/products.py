@@ -17,11 +17,9 @@ from torch import Tensor, nn
 
 from residual_st.export.constants import ints
 from residual_st.export.quantization import block_size, multiply_in_4_bits, packed, quantized, quantized_in_blocks
-from residual_st.sharing import ResidualLinear
+from residual_st.sharing import Matrix, ResidualLinear, shape_of, weight_of
 
 LEAST_WIDTH = 32  # of matrices that are worth 4 bits, either way
-
-Linear = nn.Linear | nn.Conv1d | ResidualLinear  # a convolution of one frame is a matrix
 
 
 class Terms(NamedTuple):
@@ -32,11 +30,6 @@ class Terms(NamedTuple):
     down: Tensor | None
     diagonal: Tensor | None
     bias: Tensor | None
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(out, in)"""
-        return tuple(self.shared.shape) if self.shared is not None else (self.up.size(0), self.down.size(1))
 
 
 class Products:
@@ -58,7 +51,7 @@ class Products:
         self._quantized: dict[Var, tuple[Var, Var, Var]] = {}
         self._seen: list[Tensor] = []  # kept, so that no other tensor takes the memory that one is known by
 
-    def linear(self, x: Var, linear: Linear) -> Var:
+    def linear(self, x: Var, linear: Matrix) -> Var:
         """What the layer computes."""
         terms = self._terms_of(linear)
         y = self.constant(terms.bias)
@@ -66,13 +59,13 @@ class Products:
             y = self.multiply(x, terms.shared, y)
         if terms.up is not None:
             y = self.multiply(self.multiply(x, terms.down), terms.up, y)
-        return y if terms.diagonal is None else op.add(y, self._diagonal(x, terms))
+        return y if terms.diagonal is None else op.add(y, self._diagonal(x, terms.diagonal, linear))
 
-    def side_by_side(self, x: Var, linears: list[Linear]) -> Var:
+    def side_by_side(self, x: Var, linears: list[Matrix]) -> Var:
         """What several layers compute of one input: (rows, layers, out). In one product where they have the same terms."""
         all_terms = [self._terms_of(linear) for linear in linears]
         kinds = {tuple(None if term is None else term.shape for term in terms) for terms in all_terms}
-        count, (width, width_in) = len(linears), all_terms[0].shape
+        count, (width, width_in) = len(linears), shape_of(linears[0])
         if len(kinds) > 1 or all_terms[0].shared is None or all_terms[0].diagonal is not None and width_in != width:
             return op.concat([op.unsqueeze(self.linear(x, linear), ints(1)) for linear in linears], axis=1)
         terms = Terms(*(None if each[0] is None else list(each) for each in zip(*all_terms)))
@@ -85,7 +78,7 @@ class Products:
         diagonals = op.reshape(self.constant(self._joined(terms.diagonal)), ints(count, width))
         return op.add(y, op.mul(op.unsqueeze(x, ints(1)), diagonals))
 
-    def feed_forward(self, x: Var, first: Linear, activation: Callable, second: Linear) -> Var:
+    def feed_forward(self, x: Var, first: Matrix, activation: Callable, second: Matrix) -> Var:
         """`second(activation(first(x)))`.
 
         Diagonals concern the first units of what is between the two alone: these are computed apart from the others, which then
@@ -94,7 +87,7 @@ class Products:
         one, two = self._terms_of(first), self._terms_of(second)
         length = 0 if one.diagonal is None else len(one.diagonal)
         alike = one.up is not None and two.up is not None and one.shared is not None and two.shared is not None
-        if not alike or two.diagonal is None or len(two.diagonal) != length or not length < one.shape[0]:
+        if not alike or two.diagonal is None or len(two.diagonal) != length or not length < shape_of(first)[0]:
             return self.linear(activation(self.linear(x, first)), second)
         parts, hidden = (slice(0, length), slice(length, None)), self.multiply(x, one.down)
         between = []
@@ -136,12 +129,12 @@ class Products:
             return None
         return self._once("vector", [tensor], lambda: self._stored(tensor.detach().float().numpy()))
 
-    def _diagonal(self, x: Var, terms: Terms) -> Var:
+    def _diagonal(self, x: Var, diagonal: Tensor, linear: Matrix) -> Var:
         """`diag(diagonal) x`."""
-        length, (width, width_in) = len(terms.diagonal), terms.shape
+        length, (width, width_in) = len(diagonal), shape_of(linear)
         if width_in > length:
             x = op.slice(x, ints(0), ints(length), ints(-1))
-        y = op.mul(x, self.constant(terms.diagonal))
+        y = op.mul(x, self.constant(diagonal))
         if width > length:
             y = op.pad(y, ints(0, width - length), axes=ints(-1))
         return y
@@ -166,10 +159,9 @@ class Products:
         product = op.mul(op.cast(op.matmul_integer(quantized, matrix, zero), to=np.float32), op.mul(scale, scales))
         return product if onto is None else op.add(product, onto)
 
-    def _terms_of(self, linear: Linear) -> Terms:
+    def _terms_of(self, linear: Matrix) -> Terms:
         if not isinstance(linear, ResidualLinear):
-            weight = linear.weight.squeeze(2) if isinstance(linear, nn.Conv1d) else linear.weight
-            return Terms(weight, None, None, None, linear.bias)
+            return Terms(weight_of(linear), None, None, None, linear.bias)
         shared, up, down, diagonal = linear.all_terms
         if up is not None and self.precision != "fp32":
             up, down = self._once("balanced", [up, down], lambda: _balanced(up.detach(), down.detach()))

@@ -81,6 +81,7 @@ def test_every_shared_matrix_is_one_initializer(flags):
     shapes = Counter(tuple(tensor.dims) for tensor in graph.initializer)
     groups = LAYERS // 2
     assert shapes[WIDTH, 3 * WIDTH] == groups  # queries, keys and values
+    assert shapes[WIDTH, 2 * WIDTH] == groups  # the pointwise convolution before the gate
     assert shapes[WIDTH, INNER - WIDTH] == shapes[INNER - WIDTH, WIDTH] == 2 * groups  # two feed-forward blocks, no diagonal
     stored = sum(np.prod(tensor.dims) for tensor in graph.initializer)
     owned = sum(parameter.numel() for parameter in encoder.parameters())
