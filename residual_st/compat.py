@@ -1,6 +1,5 @@
 """The one place that deals with differences between fairseq, torch and Python versions, and with what other libraries assume."""
 
-import functools
 import importlib
 import sys
 from importlib.util import find_spec
@@ -8,6 +7,7 @@ from importlib.util import find_spec
 from torch import Tensor, nn
 
 from residual_st.errors import InputError
+from residual_st.wrapping import wrap
 
 # fairseq 0.12.2 registers these beside the six matrices of an encoder layer: a second copy, for a fused kernel that serves
 # post-norm layers in inference
@@ -73,12 +73,13 @@ def refuse_all_linear() -> None:
         tuners = importlib.import_module("peft.tuners.tuners_utils")
     except ImportError:
         return
-    original = getattr(tuners, "_maybe_include_all_linear_layers", None)
-    if original is None or hasattr(original, "__wrapped__"):
+    name = "_maybe_include_all_linear_layers"
+    before = getattr(tuners, name, None)
+    if before is None:
         return
 
-    @functools.wraps(original)
-    def refusing(peft_config, model):
+    @wrap(tuners, name)
+    def refusing(original, peft_config, model):
         from residual_st.sharing import ResidualLinear
 
         targets = getattr(peft_config, "target_modules", None)
@@ -90,6 +91,6 @@ def refuse_all_linear() -> None:
             )
         return original(peft_config, model)
 
-    for module in [module for name, module in sys.modules.items() if name.startswith("peft.")]:
-        if vars(module).get("_maybe_include_all_linear_layers") is original:
-            module._maybe_include_all_linear_layers = refusing
+    for module in [module for key, module in sys.modules.items() if key.startswith("peft.")]:
+        if vars(module).get(name) is before:
+            setattr(module, name, getattr(tuners, name))

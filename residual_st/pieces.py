@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from functools import cache
 from itertools import groupby
 
-_WORD_START = "▁"  # sentencepiece's mark of a space
+WORD_START = "▁"  # sentencepiece's mark of a space
 _BYTE = re.compile("<0x([0-9A-F]{2})>")  # its piece for a byte of a letter that has no piece
 _BYTE_BETWEEN = re.compile("(<0x[0-9A-F]{2}>)")
 
@@ -18,7 +18,7 @@ def joined_pieces(pieces: Iterable[str]) -> str:
         if is_byte:
             text += bytes(int(_BYTE.fullmatch(piece)[1], 16) for piece in group).decode("utf-8", errors=_EACH_BYTE)
         else:
-            text += "".join(group).replace(_WORD_START, " ")
+            text += "".join(group).replace(WORD_START, " ")
     return text
 
 

@@ -16,10 +16,6 @@ from residual_st.files import atomically
 
 logger = logging.getLogger(__name__)
 
-# fairseq's own commands load with `weights_only=True` too, torch's default since 2.6. Checkpoints hold the training flags as a
-# Namespace, which can run no code; anything else is refused there, as it should be: a pickle from elsewhere is a program.
-torch.serialization.add_safe_globals([argparse.Namespace])
-
 _EMBEDDING = "decoder.embed_tokens.weight"
 
 # The limits that bound the memory and the time that a file can take, whatever it says of itself.
@@ -53,7 +49,9 @@ def read_checkpoint(path: str | Path) -> tuple[dict, list[str]]:
         if zipfile.is_zipfile(path):
             check_archive(path)
         try:
-            with warnings.catch_warnings():
+            # a Namespace of flags can run no code; it is taken back only where it was not allowed before
+            flags = {argparse.Namespace} - set(torch.serialization.get_safe_globals())
+            with warnings.catch_warnings(), torch.serialization.safe_globals(list(flags)):
                 warnings.simplefilter("ignore")  # of pickles that torch did not write
                 state = torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError:  # it holds more than tensors, containers and flags

@@ -1,0 +1,50 @@
+"""Patches of fairseq's training loop."""
+
+from fairseq.models import distributed_fairseq_model
+from fairseq.nan_detector import NanDetector
+from fairseq.trainer import Trainer
+
+from residual_st.fairseq.patches.registry import patch
+from residual_st.wrapping import wrap
+
+
+@patch("cpu-ddp")
+def distribute_on_cpus() -> None:
+    """Let `--ddp-backend pytorch_ddp`, fairseq's default, train on CPUs: torch refuses the GPU's number that fairseq names."""
+
+    @wrap(distributed_fairseq_model, "DistributedDataParallel")
+    def distributed(before, module, device_ids=None, output_device=None, **keywords):
+        if all(parameter.device.type == "cpu" for parameter in module.parameters()):
+            device_ids = output_device = None
+        return before(module, device_ids=device_ids, output_device=output_device, **keywords)
+
+
+@patch("filling-batches")
+def fill_up_with_training_batches() -> None:
+    """Where one of several processes has no batch left, let it train on one of the training set, whose loss does not count.
+
+    fairseq takes a batch of the validation set, which a teacher's cache does not hold: the run would end with its first epoch.
+    """
+
+    @wrap(Trainer, "get_valid_iterator")
+    def get_valid_iterator(before, self, *arguments, **keywords):
+        batch = self._dummy_batch
+        iterator = before(self, *arguments, **keywords)
+        if batch is not None:
+            self.reset_dummy_batch(batch)
+        return iterator
+
+
+@patch("broken-gradients")
+def say_where_gradients_broke() -> None:
+    """Let a run whose gradients are not finite end with that message, and with the module where it began.
+
+    fairseq repeats the update with hooks on all modules, and torch cannot put one on an encoder, whose output is a dict of lists:
+    the run ended with StopIteration.
+    """
+
+    @wrap(NanDetector, "add_hooks")
+    def add_hooks(before, self, module):
+        backward, self.backward = self.backward, self.backward and not any(module.children())
+        before(self, module)
+        self.backward = backward
