@@ -1,15 +1,22 @@
 """What our user dir patches in fairseq."""
 
+import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_flags
+from conftest import ROOT, run, tiny_flags
 from fairseq import tasks
 from fairseq.file_io import PathManager
+
+from residual_st.errors import InputError
+from residual_st.fairseq.patches import PATCHES, SWITCH, apply_patches
+from residual_st.wrapping import wrap
 
 _KILLED_COPY = """
 import os, shutil, signal, sys
@@ -72,3 +79,50 @@ def test_a_run_killed_while_it_copies_a_checkpoint_keeps_the_one_before(tmp_path
     PathManager.copy(str(new), str(last), overwrite=True)
     assert last.read_bytes() == new.read_bytes()
     assert sorted(os.listdir(tmp_path)) == ["checkpoint_1_10.pt", "checkpoint_last.pt"]
+
+
+FAULTS = Path(__file__).with_name("faults_of_fairseq.py")
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_each_patch_can_be_switched_off_alone_and_works_beside_another_packages(data, tmp_path, kept):
+    """Half of them are off each time."""
+    names = list(PATCHES)
+    off, on = names[1 - kept :: 2], names[kept::2]
+    result = run(sys.executable, FAULTS, data, tmp_path, env={**os.environ, SWITCH: ", ".join(off)})
+    *log, found = result.stdout.splitlines()
+    found = json.loads(found)
+    needless = set(names) - set(apply_patches())  # fairseq 0.12.2 has one fault less
+    assert found["active"] == [name for name in on if name not in needless]
+    assert set(found["free of"]) == set(on) | needless
+    assert all(found["calls"][name] for name in ("batch_by_size", "copy", "__getitem__"))
+    assert [line.partition("fairseq patches: ")[2] for line in log if "fairseq patches" in line] == [
+        f"{', '.join(found['active'])} ({SWITCH}=NAME,… turns them off)"
+    ]
+
+
+def test_all_are_switched_off_at_once(data, tmp_path):
+    result = run(sys.executable, FAULTS, data, tmp_path, env={**os.environ, SWITCH: "all"})
+    assert "fairseq patches" not in result.stdout
+    assert set(json.loads(result.stdout.splitlines()[-1])["free of"]) == set(PATCHES) - set(apply_patches())
+
+
+def test_an_unknown_name_is_refused(monkeypatch):
+    monkeypatch.setenv(SWITCH, "cpu-ddp,cpu_ddp")
+    with pytest.raises(InputError, match=f"^{SWITCH} names 'cpu_ddp', which is no patch; it must be all, or some of .*cpu-ddp"):
+        apply_patches()
+
+
+def test_one_that_does_not_fit_this_fairseq_is_left_out_by_name(monkeypatch, caplog):
+    monkeypatch.setitem(PATCHES, "of-a-fork", lambda: wrap(PathManager, "no_such_function")(print))
+    assert "of-a-fork" not in apply_patches()
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert (
+        "the patch of-a-fork does not fit this fairseq and is left out" in record.message and "no_such_function" in record.message
+    )
+
+
+def test_documents_name_every_patch():
+    table = (ROOT / "docs" / "commands.md").read_text().partition("| patch |")[2].partition("\n\n")[0]
+    assert re.findall(r"^\| `([\w-]+)` \|", table, re.MULTILINE) == list(PATCHES)

@@ -1,0 +1,155 @@
+"""Prints which of fairseq's faults a process is free of, by the name of the patch: `python faults_of_fairseq.py DATA FOLDER`.
+
+Another package has wrapped three functions of fairseq before; how often its wrappers were called is printed too.
+"""
+
+import argparse
+import functools
+import json
+import shutil
+import sys
+import zipfile
+from collections import Counter
+from pathlib import Path
+from unittest.mock import MagicMock
+
+import fairseq_cli.train  # noqa: F401 - which sets up the log, as any of fairseq's commands does
+import numpy as np
+import torch
+from fairseq import checkpoint_utils, tasks
+from fairseq.data import data_utils
+from fairseq.data.audio.speech_to_text_dataset import SpeechToTextDataset
+from fairseq.data.encoders.sentencepiece_bpe import SentencepieceBPE
+from fairseq.distributed import utils as distributed_utils
+from fairseq.file_io import PathManager
+from fairseq.models import distributed_fairseq_model
+from fairseq.nan_detector import NanDetector
+from fairseq.trainer import Trainer
+
+calls = Counter()
+
+
+def by_another_package(owner, name: str) -> None:
+    before = getattr(owner, name)
+
+    @functools.wraps(before)
+    def wrapper(*arguments, **keywords):
+        calls[name] += 1
+        return before(*arguments, **keywords)
+
+    setattr(owner, name, wrapper)
+
+
+by_another_package(data_utils, "batch_by_size")
+by_another_package(PathManager, "copy")
+by_another_package(SpeechToTextDataset, "__getitem__")
+
+import residual_st.models  # noqa: E402, F401
+from residual_st.errors import InputError  # noqa: E402
+from residual_st.fairseq.patches import apply_patches  # noqa: E402
+from residual_st.fairseq.standalone import build_model, parse_model_flags  # noqa: E402
+
+apply_patches()  # once more, which changes nothing and says nothing
+data, folder = map(Path, sys.argv[1:])
+torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+
+
+def free_of(what) -> bool:
+    try:
+        return bool(what())
+    except Exception:
+        return False
+
+
+def whole_checkpoint_copies():
+    new, last = folder / "new.pt", folder / "last.pt"
+    new.write_bytes(b"new")
+    last.write_bytes(b"before")
+    whole = shutil.copyfile
+
+    def interrupted(source, target):
+        Path(target).write_bytes(b"ne")
+        raise KeyboardInterrupt
+
+    shutil.copyfile = interrupted
+    try:
+        PathManager.copy(str(new), str(last), overwrite=True)
+    except KeyboardInterrupt:
+        return last.read_bytes() == b"before"
+    finally:
+        shutil.copyfile = whole
+
+
+def namespace_flags():
+    torch.save({"args": argparse.Namespace()}, folder / "namespace.pt")
+    return torch.load(folder / "namespace.pt", weights_only=True)
+
+
+def checked_checkpoints():
+    with zipfile.ZipFile(folder / "damaged.pt", "w") as archive:
+        archive.writestr("damaged/data.pkl", b"no pickle")
+    try:
+        checkpoint_utils.load_checkpoint_to_cpu(str(folder / "damaged.pt"))
+    except InputError:
+        return True
+
+
+def other_versions():
+    model = build_model(parse_model_flags("s2t_transformer_xs", ["--encoder-layers", "1", "--decoder-layers", "1"]), 8)
+    state = {**model.state_dict(), "encoder.version": torch.ones(1)}  # as before 0.10
+    model.upgrade_state_dict_named(state, "")
+    return model.load_state_dict(state)
+
+
+def resuming_processes():
+    sent = distributed_utils.broadcast_object({"cfg": "omegaconf's"}, 0, torch.distributed.group.WORLD)
+    return sent["cfg"] is None and distributed_utils._TensorPlaceholder in torch.serialization.get_safe_globals()
+
+
+def last_batches():
+    return sum(map(len, data_utils.batch_by_size(np.arange(3), None, np.ones(3, dtype=np.int64), 100, None, 2))) == 3
+
+
+def seeded_augmentation():
+    flags = {"data": str(data), "config_yaml": "config_st.yaml", "seed": 1, "train_subset": "train_st"}
+    flags |= {"max_source_positions": 6000, "max_target_positions": 1024}
+    task = tasks.setup_task(argparse.Namespace(task="speech_to_text", **flags))
+    task.load_dataset("train_st")
+    return torch.equal(*(task.dataset("train_st")[0].source for _ in range(2)))
+
+
+def bytes_as_letters():
+    return SentencepieceBPE.decode(None, "▁a <0xE7> <0x88> <0xB1> b") == "a爱b"
+
+
+def cpu_ddp():
+    return distributed_fairseq_model.DistributedDataParallel(torch.nn.Linear(2, 2), device_ids=[0], output_device=0)
+
+
+def filling_batches():
+    trainer = MagicMock(_dummy_batch="of the training set")
+    Trainer.get_valid_iterator(trainer, "dev")
+    return trainer.reset_dummy_batch.call_args.args == ("of the training set",)
+
+
+def broken_gradients():
+    class Encoder(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(2, 2)
+
+        def forward(self, x):
+            return {"encoder_out": [self.linear(x)]}
+
+    model = Encoder()
+    with NanDetector(model):
+        model(torch.ones(1, 2))["encoder_out"][0].sum().backward()
+    return True
+
+
+faults = (
+    whole_checkpoint_copies, namespace_flags, checked_checkpoints, other_versions, resuming_processes, last_batches,
+    seeded_augmentation, bytes_as_letters, cpu_ddp, filling_batches, broken_gradients,
+)  # fmt: skip
+free = [fault.__name__.replace("_", "-") for fault in faults if free_of(fault)]
+print(json.dumps({"free of": free, "active": apply_patches(), "calls": calls}))
