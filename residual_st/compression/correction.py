@@ -78,7 +78,7 @@ def correct(
                     seen = [channels_last(linears[names[0]], each.inputs[names[0]]) for each in (dense_pass, until)]
                     if names[0] in ends:
                         seen.append(dense_pass.streams[names[0]] - until.streams[names[0]])
-                    moments.add(*(stack.real_positions(value, getattr(call, padding)) for value in seen))
+                    moments.add(*(stack.real_positions(value, getattr(call, padding), names[0]) for value in seen))
                 for name in names:
                     _solve(linears[name], fit.layers[index][name], moments)
             dense_states = [stack.output(dense_pass.output) for dense_pass in dense_passes]

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from residual_st.compression.layer_weights import OUTPUT_DAMPING, Metric, damped
 from residual_st.errors import InputError
 from residual_st.progress import progress
 from residual_st.sharing import Matrix, channels_last, in_order, matrices, shape_of
-from residual_st.stacks import LayerStack, recorded_calls
+from residual_st.stacks import LayerStack, UnclearLayoutError, recorded_calls
 
 MOST_HELD_OUT = 16  # batches
 
@@ -139,13 +139,18 @@ def gather(model: nn.Module, stack: LayerStack, calibration: Calibration) -> Mom
     """Run the model on the calibration data and sum up the moments of every matrix of its stack.
 
     Raises:
-        InputError: if a matrix is never called, as where its weight is read past it: nothing is then known of its inputs; or if the
-            model's loss, or what a matrix is given, is not finite.
+        InputError: if a matrix is never called, as where its weight is read past it: nothing is then known of its inputs; if
+            padding in them cannot be told; or if the model's loss, or what a matrix is given, is not finite.
     """
-    moments = [{name: MatrixMoments(linear) for name, linear in matrices(layer)} for layer in in_order(stack.layers)]
-    with _observed(stack, moments), without_updates(model):
-        for number in progress(range(len(calibration.batches)), desc="calibrating", unit="batch"):
-            calibration.loss_of(model, number).backward()
+    moments = [{name: MatrixMoments(matrix) for name, matrix in matrices(layer)} for layer in in_order(stack.layers)]
+    every = {(index, name) for index, layer_moments in enumerate(moments) for name in layer_moments}
+    left = dict.fromkeys(range(len(calibration.batches)), every)  # batch -> the matrices for which it is to be counted
+    with stack.observing(stack.layers), without_updates(model):
+        left = _count(model, stack, calibration, moments, left)
+        if left:  # which later batches may have made clear
+            left = _count(model, stack, calibration, moments, left)
+    for unclear in left.values():
+        raise next(iter(unclear.values()))
     for index, layer_moments in enumerate(moments):
         for name, matrix in layer_moments.items():
             if not matrix.count:
@@ -155,29 +160,50 @@ def gather(model: nn.Module, stack: LayerStack, calibration: Calibration) -> Mom
     return moments
 
 
+def _count(model: nn.Module, stack: LayerStack, calibration: Calibration, moments: Moments, wanted: dict) -> dict:
+    """Count batches for the matrices that want them, batch -> (layer, name) of each. What is unclear yet, likewise."""
+    left = {}
+    for number in progress(wanted, desc="calibrating", unit="batch"):
+        with _observed(stack, moments, wanted[number]) as unclear:
+            calibration.loss_of(model, number).backward()
+        if unclear:
+            left[number] = unclear
+    return left
+
+
 @contextlib.contextmanager
-def _observed(stack: LayerStack, moments: Moments) -> Iterator[None]:
+def _observed(stack: LayerStack, moments: Moments, wanted: Container[tuple[int, str]]) -> Iterator[dict]:
+    """Add what the wanted matrices are given, each (layer, name), to their moments.
+
+    Those whose layout is not known yet are left out: they are in the dict that is yielded, each with the error that says why.
+    """
+    unclear = {}
     with contextlib.ExitStack() as context:
-        context.enter_context(stack.observing(stack.layers))
         calls = context.enter_context(recorded_calls(stack))
 
-        def observe(index: int, name: str, matrix: MatrixMoments):
+        def observe(index: int, name: str):
             def hook(linear, arguments, output):
                 padding = calls[index].memory_padding if name in stack.memory_matrices else calls[index].padding
-                matrix.add_inputs(stack.real_positions(channels_last(linear, arguments[0].detach()), padding))
                 if not output.requires_grad:  # nothing before it is differentiated
                     output.requires_grad_()
-                output.register_hook(
-                    lambda gradient: matrix.add_gradients(stack.real_positions(channels_last(linear, gradient), padding))
-                )
+
+                def rows(states: Tensor) -> Tensor:
+                    return stack.real_positions(channels_last(linear, states), padding, name)
+
+                try:
+                    moments[index][name].add_inputs(rows(arguments[0].detach()))
+                    output.register_hook(lambda gradient: moments[index][name].add_gradients(rows(gradient)))
+                except UnclearLayoutError as error:
+                    unclear[index, name] = error
                 return output.clone()  # fairseq scales queries in place, which would take the hook with it
 
             return hook
 
         for index, layer in enumerate(in_order(stack.layers)):
-            for name, linear in matrices(layer):
-                context.callback(linear.register_forward_hook(observe(index, name, moments[index][name])).remove)
-        yield
+            for name, matrix in matrices(layer):
+                if (index, name) in wanted:
+                    context.callback(matrix.register_forward_hook(observe(index, name)).remove)
+        yield unclear
 
 
 @contextlib.contextmanager

@@ -8,12 +8,14 @@ from residual_st.stacks.depth import layer_map
 from residual_st.stacks.find import heaviest_stack, stack_of, stacks_in
 from residual_st.stacks.generic import describe_stack
 from residual_st.stacks.layer_stack import LayerStack, copied
+from residual_st.stacks.layouts import UnclearLayoutError
 from residual_st.stacks.padding import no_padding
 from residual_st.stacks.recorder import LayerCall, recorded_calls
 
 __all__ = [
     "LayerCall",
     "LayerStack",
+    "UnclearLayoutError",
     "copied",
     "describe_stack",
     "heaviest_stack",

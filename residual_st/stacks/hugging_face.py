@@ -28,7 +28,6 @@ def find(model: nn.Module) -> LayerStack | None:
                 layers,
                 encoder,
                 symmetries=symmetries_of(layers[0], ["self_attn"], layers[0].activation_fn),
-                batch_first=True,
                 padding=padding_by_name(layers[0]),
                 on_sharing=describe_sharing,
             )

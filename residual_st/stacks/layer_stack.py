@@ -3,13 +3,14 @@
 import contextlib
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from residual_st.errors import InputError, refusing
 from residual_st.sharing import ResidualLinear, SharedForm, matrices
+from residual_st.stacks.layouts import STATES, Layouts
 from residual_st.stacks.padding import Padding, no_padding, refuse_masks
 
 
@@ -41,7 +42,6 @@ class LayerStack:
             caller registers them.
         symmetries: the units of a layer that may be renamed, `residual_st.compression.alignment.AttentionHeads` and
             `FeedForwardUnits`; none for layers that are compressed in the basis they have.
-        batch_first: whether hidden states are (batch, time, width) and not (time, batch, width).
         padding: the mask (batch, time) in a layer's arguments and keywords, True where there is padding; None for no mask. By
             default every position counts, and a tensor besides the hidden states is refused.
         memory_matrices: names of matrices whose inputs are not of a layer's own positions but of those it attends to.
@@ -50,12 +50,12 @@ class LayerStack:
         prepare: called with the layers before they share, to take away what stands in the way.
         on_sharing: called with the owner and the form, once the layers share, where the model is to remember it.
         observing: of the layers, a context in which they call each of their matrices, where they otherwise take its weight past it.
+        layouts: what is found out about the shapes of states; copies of a stack have it in common.
     """
 
     layers: nn.ModuleList
     owner: nn.Module | None = None
     symmetries: Sequence = ()
-    batch_first: bool = False
     padding: Padding = refuse_masks
     memory_matrices: Sequence[str] = ()
     memory_padding: Padding = no_padding
@@ -63,6 +63,7 @@ class LayerStack:
     prepare: Callable[[nn.ModuleList], None] = nothing
     on_sharing: Callable[[nn.Module, SharedForm], None] = no_description
     observing: Callable[[nn.ModuleList], contextlib.AbstractContextManager] = no_context
+    layouts: Layouts = field(default_factory=Layouts)
 
     def __post_init__(self):
         if not isinstance(self.layers, nn.Module):
@@ -81,19 +82,18 @@ class LayerStack:
     def is_shared(self) -> bool:
         return any(isinstance(module, ResidualLinear) for module in self.layers.modules())
 
-    def real_positions(self, states: Tensor, padding: Tensor | None) -> Tensor:
-        """Hidden states or their gradients, (batch, time, n) or (time, batch, n), as (positions without padding, n)."""
-        rows = states.flatten(0, -2)
-        if padding is None:
-            return rows
-        padding = padding if self.batch_first else padding.T
-        if padding.shape != states.shape[:2]:
-            order = "(batch, time, width)" if self.batch_first else "(time, batch, width)"
-            raise InputError(
-                f"a mask of shape {tuple(padding.shape)} does not fit hidden states of shape {tuple(states.shape)}, taken as "
-                f"{order}; LayerStack's batch_first says which"
-            )
-        return rows[~padding.flatten()]
+    def real_positions(self, states: Tensor, padding: Tensor | None, name: str = STATES) -> Tensor:
+        """States or their gradients as (positions without padding, n).
+
+        Args:
+            states: (batch, time, n), (time, batch, n) or as `Layouts` knows them.
+            padding: (batch, time).
+            name: of the matrix that is given them; by default they are a layer's own.
+
+        Raises:
+            InputError: as `Layouts.rows` does.
+        """
+        return self.layouts.rows(name, states, padding)
 
 
 def copied(model: nn.Module, stack: LayerStack) -> tuple[nn.Module, LayerStack]:

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from residual_st.errors import InputError
 from residual_st.stacks.layer_stack import LayerStack
+from residual_st.stacks.layouts import STATES
 
 
 @dataclass
 class LayerCall:
-    """The latest call of a layer: hidden states before and after it, as the stack has them, and padding masks (batch, time).
+    """The latest call of a layer: hidden states before and after it, in the layout that it has, and padding masks (batch, time).
 
     `arguments` and `keywords` are all that it was called with.
     """
@@ -45,6 +46,7 @@ def recorded_calls(stack: LayerStack, chosen: Iterable[int] | None = None) -> It
         def hook(layer, arguments, keywords):
             states = _states(layer, arguments, keywords)
             padding, memory_padding = stack.padding(arguments, keywords), stack.memory_padding(arguments, keywords)
+            stack.layouts.see(STATES, states, padding)
             calls[index] = LayerCall(states, padding, memory_padding, arguments, keywords)
 
         return hook

@@ -41,9 +41,7 @@ class Model(nn.Module):
 
     @property
     def stack(self):
-        return LayerStack(
-            self.blocks, self, batch_first=True, padding=lambda _, given: None if given["there"] is None else ~given["there"]
-        )
+        return LayerStack(self.blocks, self, padding=lambda _, given: None if given["there"] is None else ~given["there"])
 
 
 STATES, THERE = torch.randn(2, 9, 8), torch.tensor([[True] * 9, [True] * 5 + [False] * 4])
@@ -155,7 +153,7 @@ def test_weights_of_no_linear_layer_are_named():
 def test_torchs_own_layers_share_what_they_call_and_are_refused_where_that_cannot_be_seen():
     """Queries, keys and values are one matrix of no `nn.Linear` there, and the output's matrix is read and not called."""
     layers = nn.ModuleList(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True) for _ in range(4)).eval()
-    stack = LayerStack(layers, batch_first=True)
+    stack = LayerStack(layers)
     assert stack.uncovered == ["self_attn.in_proj_weight"]
 
     def run(layers, states):
@@ -181,8 +179,8 @@ def test_a_mask_that_is_not_described_is_refused():
 
     with pytest.raises(InputError, match="say what is padding by a LayerStack"):
         gather(layers, stack_of(layers), Calibration([(STATES, THERE)], run))
-    stack = LayerStack(layers, padding=lambda given, _: ~given[1].bool())  # time first, as it is not
-    with pytest.raises(InputError, match=r"taken as \(time, batch, width\)"):
+    stack = LayerStack(layers, padding=lambda given, _: ~given[1][:, 1:])
+    with pytest.raises(InputError, match=r"a mask of shape \(2, 8\) does not fit the inputs of mix, of shape \(2, 9, 8\)"):
         gather(layers, stack, Calibration([(STATES, THERE)], run))
 
 
