@@ -14,7 +14,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from residual_st.benchmark.matrix import rate_name
+from training_runs.matrix import rate_name
+
 from residual_st.benchmark.results import append, provenance, read
 
 ROOT = Path(__file__).parent.parent

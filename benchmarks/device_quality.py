@@ -22,13 +22,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from training_runs.counts import counted
 
 from residual_st.audio.reading import read_audio
 from residual_st.benchmark import results
 from residual_st.benchmark.process_memory import ProcessMemory
 from residual_st.cli import main as residual_st
 from residual_st.evaluation.generated import Sentence
-from residual_st.evaluation.scores import corpus_scores, ngram_counts
+from residual_st.evaluation.scores import corpus_scores
 from residual_st.export import PRECISIONS
 from residual_st.fairseq.manifest import read_manifest
 from residual_st.progress import progress, show_progress
@@ -99,7 +100,7 @@ def measure(folder: Path, tests: list[Test], expected: list[str]) -> dict:
     return {
         "bytes": sum(file["bytes"] for file in model.folder.description["files"].values()),
         "bleu": round(corpus_scores(sentences)["bleu"], 2),
-        "ngram_counts": ngram_counts(sentences).tolist(),
+        **counted("bleu", sentences),
         "fairseq_bleu": round(corpus_scores(fairseqs)["bleu"], 2),
         "same_texts": round(sum(one == other for one, other in zip(texts, expected, strict=True)) / len(texts), 4),
         "times_real_time": round(sum(map(len, samples)) / 16_000 / seconds, 1),

@@ -59,10 +59,13 @@ def main() -> None:
                 case = f"{family}: {name}: {' '.join(command[:2] if command[0] == 'benchmark' else command[:1])}"
                 if case in done:
                     continue
-                row = {"system": case, "family": family, "seed": 1, **attempt(work, make, command), **results.provenance()}
+                outcome = attempt(work, make, command)
+                if outcome["fault"]:
+                    print(json.dumps({"system": case, **{key: outcome[key] for key in ("fault", "message")}}), flush=True)
+                else:
+                    del outcome["message"]  # in which nothing was found
+                row = {"system": case, "family": family, "seed": 1, **outcome, **results.provenance()}
                 results.append(args.output, row)
-                if row["fault"]:
-                    print(json.dumps({key: row[key] for key in ("system", "fault", "message")}), flush=True)
 
 
 def warm_up(work: Path) -> None:

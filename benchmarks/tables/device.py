@@ -1,6 +1,7 @@
 """Exported models: bytes, memory, latency, BLEU."""
 
 import numpy as np
+from training_runs.counts import counts_of
 
 from residual_st.evaluation.scores import relative_change, score_interval
 from residual_st.report.plotting import pyplot
@@ -65,7 +66,7 @@ def device_quality() -> str:
     table, rows = [], read("device_quality")
     for row in rows:
         base = next(each for each in rows if (each["system"], each["precision"]) == (row["system"], "fp32"))
-        counts, base_counts = [np.array(row["ngram_counts"])], [np.array(base["ngram_counts"])]
+        counts, base_counts = [counts_of(row, "bleu")], [counts_of(base, "bleu")]
         table.append(
             [
                 row["system"],

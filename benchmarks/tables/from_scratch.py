@@ -2,8 +2,9 @@
 
 from functools import cache
 
-from residual_st.benchmark.comparison import METRICS, compare
-from residual_st.benchmark.matrix import rate_name
+from training_runs.comparison import METRICS, compare
+from training_runs.matrix import rate_name
+
 from residual_st.report.figures import training_curves
 from tables.common import github, read, with_bounds
 from tables.quality import MEASURES, headline_of, measures_of

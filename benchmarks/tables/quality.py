@@ -1,10 +1,11 @@
-"""Tables from the rows of `residual-st benchmark quality`."""
+"""Tables from the rows of ../quality.py."""
 
 import re
 from collections.abc import Sequence
 from functools import cache
 
-from residual_st.benchmark.comparison import METRICS, SANITY, compare
+from training_runs.comparison import METRICS, SANITY, compare
+
 from residual_st.report.figures import pareto
 from tables.common import github, read, with_bounds
 

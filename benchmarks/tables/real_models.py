@@ -1,8 +1,8 @@
 """Tables from the rows of benchmarks/real_models.py."""
 
 import numpy as np
+from training_runs.comparison import compare
 
-from residual_st.benchmark.comparison import compare
 from residual_st.evaluation.scores import relative_change, score_interval
 from tables.common import github, read, with_bounds
 from tables.quality import measures_of

@@ -43,7 +43,7 @@ def append(path: str | Path, row: dict) -> None:
     with open(path, "ab") as file:
         written = path.read_bytes()
         file.truncate(written.rfind(b"\n") + 1)
-        file.write(json.dumps(row).encode() + b"\n")
+        file.write(json.dumps(row, separators=(",", ":")).encode() + b"\n")
 
 
 def read(path: str | Path) -> list[dict]:

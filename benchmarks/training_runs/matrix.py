@@ -1,4 +1,4 @@
-"""What `residual-st benchmark quality` makes: systems, each for several tasks and seeds, and what they need of one another."""
+"""What a matrix of training runs makes: systems, each for several tasks and seeds, and what they need of one another."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -62,7 +62,6 @@ class Matrix:
     configs: dict[str, Path]  # task -> file of its config
     test_sets: list[str]
     runs: list[Run]
-    tokenize: str | None = None  # sacreBLEU's tokenizer, in place of the one for the references' script
 
     def chosen(self, tasks: list[str] | None, systems: list[str] | None, seeds: list[int] | None) -> list[Run]:
         """The runs of these tasks, systems and seeds, and those that they need, needed ones first.
@@ -96,7 +95,6 @@ def read_matrix(path: Path) -> Matrix:
         configs = {task: path.parent / config for task, config in text["tasks"].items()}
         test_sets = list(text["test-sets"])
         texts = {task: _config(config) for task, config in configs.items()}
-        tokenize = text.get("tokenize")
         runs = [run for name, system in text["systems"].items() for run in _runs(name, system or {}, texts)]
     except OSError as error:
         raise InputError(f"{error.filename} cannot be read: {error.strerror}") from error
@@ -106,7 +104,7 @@ def read_matrix(path: Path) -> Matrix:
     for run in runs:
         for needed in sorted(run.needs() - names):
             raise InputError(f"{path}: {run.name} needs {needed}, which the matrix does not make")
-    return Matrix(configs, test_sets, runs, tokenize)
+    return Matrix(configs, test_sets, runs)
 
 
 def _config(path: Path) -> dict:

@@ -1,7 +1,7 @@
 """Models that training or judging starts from and that are no part of the product: fewer layers, and low rank without sharing.
 
-python -m residual_st.benchmark.starts keep-layers DENSE.pt OUTPUT.pt 0 3 6 9
-python -m residual_st.benchmark.starts low-rank DENSE.pt OUTPUT.pt 0.345 DATA
+python benchmarks/training_runs/starts.py keep-layers DENSE.pt OUTPUT.pt 0 3 6 9
+python benchmarks/training_runs/starts.py low-rank DENSE.pt OUTPUT.pt 0.345 DATA
 """
 
 import argparse

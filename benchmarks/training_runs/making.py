@@ -1,4 +1,4 @@
-"""Carrying out the matrix of training runs that is behind every claim on quality."""
+"""Carrying out a matrix of training runs."""
 
 import json
 import os
@@ -8,7 +8,6 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 
-from residual_st.benchmark.matrix import IDENTITY, STARTS, Matrix, Run, checkpoint_of
 from residual_st.benchmark.results import append, provenance, read
 from residual_st.errors import InputError
 from residual_st.evaluation.generated import Sentence, read_generated
@@ -17,7 +16,11 @@ from residual_st.evaluation.scores import corpus_scores
 from residual_st.evaluation.units import units_of
 from residual_st.fairseq.manifest import read_manifest
 from residual_st.fairseq.standalone import load_model
+from residual_st.fairseq.user_dir import PACKAGE
 from residual_st.sharing import matrix_parameters
+from training_runs.comparison import metrics_of
+from training_runs.counts import counted
+from training_runs.matrix import IDENTITY, STARTS, Matrix, Run, checkpoint_of
 
 _BEAM, _BATCH_FRAMES = 5, 20_000
 _SECONDS = "core_seconds.txt"  # beside each log: what its commands took, so that a stopped run's add up
@@ -112,7 +115,7 @@ def make(run: Run, matrix: Matrix, data: Path, work: Path) -> dict:
             _command(_start_command(run, data, source, start), folder / "start.log")
     if run.flags is not None and not _trained(folder):
         _command(_train_command(run, config, data, work, start), folder / "train.log")
-    checkpoint, sentences, alone = checkpoint_of(folder), [], []
+    checkpoint, sentences, of_ctc = checkpoint_of(folder), [], []
     model = load_model(checkpoint)[1]
     for test_set in matrix.test_sets:
         subset, log = f"{test_set}_{run.task}", folder / "generate.log"
@@ -120,18 +123,20 @@ def make(run: Run, matrix: Matrix, data: Path, work: Path) -> dict:
         sentences += _read_whole(folder / f"generate-{subset}.txt", data / f"{subset}.tsv")
         if model.encoder.ctc_proj is not None:
             ctc_output = folder / f"ctc-{subset}.txt"
-            _command(["residual_st.evaluation.ctc", checkpoint, data, subset, ctc_output], log)
-            alone += _read_whole(ctc_output, data / f"{subset}.tsv")
+            _command(["-m", "residual_st.evaluation.ctc", checkpoint, data, subset, ctc_output], log)
+            of_ctc += _read_whole(ctc_output, data / f"{subset}.tsv")
+    units = units_of(sentence.reference for sentence in sentences)
+    counts = {}
+    for metric in metrics_of(run.task):
+        counts |= counted(metric, of_ctc if metric == "ctc_wer" else sentences, units)
     return {
         "benchmark": "quality",
         **run.row(),
         "encoder_matrix_parameters": matrix_parameters(model.encoder.transformer_layers),
-        **corpus_scores(sentences, units_of((sentence.reference for sentence in sentences), matrix.tokenize)),
+        **corpus_scores(sentences, units),
         **_learning(folder / "train.log"),
         "core_minutes": round(sum(map(float, (folder / _SECONDS).read_text().split())) / 60, 1),
-        "hypotheses": [sentence.hypothesis for sentence in sentences],
-        "ctc_hypotheses": [sentence.hypothesis for sentence in alone],
-        "references": [sentence.reference for sentence in sentences],
+        **counts,
         **provenance(),
     }
 
@@ -155,12 +160,12 @@ def _read_whole(generated: Path, manifest: Path) -> list[Sentence]:
 def _start_command(run: Run, data: Path, source: Path, output: Path) -> list:
     if "compress" in run.start:
         options = {"calibration": data, "seed": run.seed, **run.start["compress"]}
-        return ["residual_st", "compress", source, "--output", output, "--force", *_options(options)]
+        return ["-m", "residual_st", "compress", source, "--output", output, "--force", *_options(options)]
     if "unfold" in run.start:
-        return ["residual_st", "unfold", source, "--output", output, "--force", *_options(run.start["unfold"])]
+        return ["-m", "residual_st", "unfold", source, "--output", output, "--force", *_options(run.start["unfold"])]
     kind = next(key for key in STARTS if key in run.start)
     arguments = run.start[kind] if kind == "keep-layers" else [run.start[kind], data]
-    return ["residual_st.benchmark.starts", kind, source, output, *arguments]
+    return [Path(__file__).with_name("starts.py"), kind, source, output, *arguments]
 
 
 def _options(options: dict) -> list:
@@ -172,12 +177,12 @@ def _train_command(run: Run, config: Path, data: Path, work: Path, start: Path |
     if start:
         overrides["finetune-from-model"] = start
     overrides |= {key: run.resolve(value, work) for key, value in run.flags.items()}
-    return ["residual_st", "train", config, *(f"{key}={value}" for key, value in overrides.items())]
+    return ["-m", "residual_st", "train", config, *(f"{key}={value}" for key, value in overrides.items())]
 
 
 def _generate_command(run: Run, data: Path, checkpoint: Path, subset: str, results: Path) -> list:
     options = {
-        "user-dir": Path(__file__).parent.parent,
+        "user-dir": PACKAGE,
         "task": run.config["task"],
         "config-yaml": run.config["config-yaml"],
         "gen-subset": subset,
@@ -189,16 +194,14 @@ def _generate_command(run: Run, data: Path, checkpoint: Path, subset: str, resul
         "scoring": "sacrebleu",
         "cpu": True,
     }
-    return ["fairseq_cli.generate", data, *_options(options)]
+    return ["-m", "fairseq_cli.generate", data, *_options(options)]
 
 
 def _command(command: list, log: Path) -> None:
-    """Run a module on one thread, its output appended to a log. Raises RunFailed."""
+    """Run Python on one thread, its output appended to a log. Raises RunFailed."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
     with open(log, "a", encoding="utf-8") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *map(str, command)], stdout=file, stderr=subprocess.STDOUT, env=environment
-        )
+        process = subprocess.Popen([sys.executable, *map(str, command)], stdout=file, stderr=subprocess.STDOUT, env=environment)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     with open(log.with_name(_SECONDS), "a", encoding="utf-8") as file:

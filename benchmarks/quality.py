@@ -1,18 +1,42 @@
-"""Carry out a matrix of training runs, and compare every system with the dense one, or another."""
+"""Carry out a matrix of training runs, and compare every system with the dense one, or another.
+
+    python benchmarks/quality.py MATRIX.yaml --data DATA --work DIR [--output FILE]
+
+One row for each run is added to the output as it ends. A matrix that was stopped resumes, and a run that has its row is not made
+again.
+"""
 
 import argparse
 import json
+import logging
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
 from tabulate import tabulate
 from tqdm import tqdm
+from training_runs.comparison import compare, verdicts
+from training_runs.making import carry_out, to_make
+from training_runs.matrix import SANITY, read_matrix
 
-from residual_st.benchmark.matrix import SANITY, read_matrix
+from residual_st.benchmark.results import read
 from residual_st.cli.arguments import check_writable, list_of
 from residual_st.errors import InputError
 from residual_st.files import refuse_separator
-from residual_st.progress import progress
+from residual_st.progress import progress, show_progress
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0])
+    add_arguments(parser)
+    args = parser.parse_args()
+    logging.getLogger("fairseq").setLevel(logging.WARNING)
+    show_progress()
+    try:
+        return run(args)
+    except InputError as error:
+        print(f"quality.py: {error}", file=sys.stderr)
+        return 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,13 +59,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"--jobs {args.jobs} must be at least 1")
     if args.sanity and args.systems:
         raise InputError("--sanity chooses the systems itself; leave --systems out")
-    from residual_st.benchmark.comparison import compare, verdicts
-    from residual_st.benchmark.quality import carry_out, to_make
-    from residual_st.benchmark.results import read
-    from residual_st.evaluation.units import units_of
-
     matrix = read_matrix(args.matrix)
-    units_of((), matrix.tokenize)  # which refuses a name that sacreBLEU does not have
     runs = matrix.chosen(args.tasks, list(SANITY) if args.sanity else args.systems, args.seeds)
     if args.reference:
         matrix.chosen(None, [args.reference], None)  # which refuses a name that the matrix does not have
@@ -55,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     refuse_separator(args.data)
     refuse_separator(args.work)  # of whose checkpoints fairseq-generate is told
     check_writable(args.output)
-    bar = progress(total=len(runs), desc="benchmark quality", unit="run")
+    bar = progress(total=len(runs), desc=args.matrix.stem, unit="run")
 
     def report(run, event: str) -> None:
         tqdm.write(f"{run.name} {event}")
@@ -64,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     failed = carry_out(matrix, runs, args.data.absolute(), args.work.absolute(), args.output, args.jobs, report)
     bar.close()
     chosen = {(run.task, run.system) for run in runs}
-    entries = compare(read(args.output), args.reference or "dense", tokenize=matrix.tokenize)
+    entries = compare(read(args.output), args.reference or "dense")
     table = [entry for entry in entries if (entry["task"], entry["system"]) in chosen]
     if not table and not args.json:
         print(f"nothing to compare: no row of {args.reference or 'dense'!r} with the same task and seed; --reference names another")
@@ -83,11 +101,9 @@ def _word(value: bool | str) -> str:
 
 
 def _brief(entry: dict) -> dict:
-    units = entry["units"].tokenize if entry["metric"] == "bleu" else entry["units"].error_rate
-    shown = {
-        **entry,
-        "units": units,
-        "by_seed": " ".join(f"{score:.2f}" for score in entry["by_seed"]),
-        "chrf": round(entry["chrf"], 2),
-    }
+    shown = {**entry, "by_seed": " ".join(f"{score:.2f}" for score in entry["by_seed"]), "chrf": round(entry["chrf"], 2)}
     return {key: "" if value is None else str(value) for key, value in shown.items()}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

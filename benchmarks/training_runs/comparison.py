@@ -1,14 +1,14 @@
-"""The rows of `residual-st benchmark quality` compared: every system against the dense one."""
+"""The rows of a matrix of training runs compared: every system against the dense one."""
 
 from collections.abc import Iterable
 
 import numpy as np
+from sacrebleu.metrics import BLEU
 from sacrebleu.significance import PairedTest
 
-from residual_st.benchmark.matrix import SANITY
-from residual_st.evaluation.generated import Sentence
-from residual_st.evaluation.scores import COUNTS, RATES, relative_change, score_interval
-from residual_st.evaluation.units import Units, units_of
+from residual_st.evaluation.scores import RATES, relative_change, score_interval
+from training_runs.counts import counts_of
+from training_runs.matrix import SANITY
 
 METRICS = {"asr": ("wer", "ctc_wer"), "st": ("bleu",)}
 
@@ -18,7 +18,7 @@ def metrics_of(task: str) -> tuple[str, ...]:
     return METRICS.get(task, ("bleu",))
 
 
-def compare(rows: Iterable[dict], reference: str = "dense", significance: bool = False, tokenize: str | None = None) -> list[dict]:
+def compare(rows: Iterable[dict], reference: str = "dense", significance: bool = False) -> list[dict]:
     """One entry for each task, metric and system: its score over seeds and its change from `reference`, with 95 % intervals.
 
     A seed counts where both systems have it. Later rows of a run replace earlier ones. `ctc_wer` is the word error
@@ -26,7 +26,6 @@ def compare(rows: Iterable[dict], reference: str = "dense", significance: bool =
 
     Args:
         significance: also sacreBLEU's paired bootstrap, for BLEU: `p_value`.
-        tokenize: sacreBLEU's tokenizer, in place of the one for the references' script.
     """
     runs = {(row["task"], row["system"], row["seed"]): row for row in rows}
     table = []
@@ -36,19 +35,17 @@ def compare(rows: Iterable[dict], reference: str = "dense", significance: bool =
         system_rows, reference_rows = ([runs[task, name, seed] for seed in seeds] for name in (system, reference))
         if not seeds:
             continue
-        units = units_of(reference_rows[0]["references"], tokenize)
         for metric in metrics_of(task):
             kind = metric.removeprefix("ctc_")
-            texts = "ctc_hypotheses" if metric.startswith("ctc_") else "hypotheses"
-            if not all(row[texts] for row in (*system_rows, *reference_rows)):
+            counts = [[counts_of(row, metric) for row in rows_of] for rows_of in (system_rows, reference_rows)]
+            if any(each is None for rows_of in counts for each in rows_of):
                 continue
-            counts = [[COUNTS[kind](_sentences(row, texts), units) for row in rows_of] for rows_of in (system_rows, reference_rows)]
             entry = {
                 "task": task,
                 "system": system,
                 "fraction": round(system_rows[0]["encoder_matrix_parameters"] / reference_rows[0]["encoder_matrix_parameters"], 4),
                 "metric": metric,
-                "units": units,
+                "units": reference_rows[0]["bleu_signature" if kind == "bleu" else "wer_units"],
                 "seeds": len(seeds),
                 "score": score_interval(kind, counts[0]),
                 "change_percent": relative_change(kind, *counts) if system != reference else None,
@@ -57,7 +54,7 @@ def compare(rows: Iterable[dict], reference: str = "dense", significance: bool =
                 "core_minutes": float(np.mean([row["core_minutes"] for row in system_rows])),
             }
             if significance and system != reference and metric == "bleu":
-                entry["p_value"] = _p_value(system_rows, reference_rows, units)
+                entry["p_value"] = _p_value(*counts)
             table.append(entry)
     return table
 
@@ -90,14 +87,15 @@ def verdicts(entries: list[dict]) -> list[dict]:
     return answers_by_metric
 
 
-def _sentences(row: dict, texts: str) -> list[Sentence]:
-    return [Sentence(*pair) for pair in zip(row["references"], row[texts])]
-
-
-def _p_value(system_rows: list[dict], reference_rows: list[dict], units: Units) -> float:
+def _p_value(counts: list[np.ndarray], reference: list[np.ndarray]) -> float:
     """sacreBLEU's paired bootstrap of the outputs of all seeds together."""
-    by_name = {"reference": reference_rows, "system": system_rows}
-    systems = [(name, sum((row["hypotheses"] for row in rows), [])) for name, rows in by_name.items()]
-    references = [sum((row["references"] for row in system_rows), [])]
-    _, scores = PairedTest(systems, {"BLEU": units.bleu(references=references)}, references, test_type="bs", n_samples=1000)()
+    systems = [("reference", np.vstack(reference)), ("system", np.vstack(counts))]
+    _, scores = PairedTest(systems, {"BLEU": _OfCounts(references=[[""]])}, None, test_type="bs", n_samples=1000)()
     return scores["BLEU"][1].p_value
+
+
+class _OfCounts(BLEU):
+    """sacreBLEU's BLEU of systems that are given as counts of their sentences in place of texts."""
+
+    def _extract_corpus_statistics(self, counts: np.ndarray, references: None) -> list[list[float]]:
+        return np.hstack([counts[:, 8:], counts[:, :8]]).tolist()  # its lengths come first
