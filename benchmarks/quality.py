@@ -26,10 +26,10 @@ from residual_st.files import refuse_separator
 from residual_st.progress import progress, show_progress
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0])
     add_arguments(parser)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     show_progress()
     try:

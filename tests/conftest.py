@@ -68,16 +68,18 @@ def run(*command, check: bool = True, **options) -> subprocess.CompletedProcess:
     return result
 
 
-def cli(*arguments, check: bool = True) -> subprocess.CompletedProcess:
-    """Run `residual-st` in this process, where a process of its own is not the point: it starts seconds sooner."""
+def cli(*arguments, check: bool = True, program=main) -> subprocess.CompletedProcess:
+    """Run `residual-st`, or another program, in this process, where one of its own is not the point: it starts seconds sooner."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            status = main([str(part) for part in arguments])
+            status = program([str(part) for part in arguments])
         except SystemExit as end:
             status = end.code
     if check and status:
-        raise AssertionError(f"residual-st {arguments} returned {status}\n{out.getvalue()[-4000:]}\n{err.getvalue()[-4000:]}")
+        raise AssertionError(
+            f"{program.__module__} {arguments} returned {status}\n{out.getvalue()[-4000:]}\n{err.getvalue()[-4000:]}"
+        )
     return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
 
 
@@ -153,7 +155,7 @@ def matrix_run(data, tmp_path_factory) -> tuple[Path, list]:
     config |= {"max-update": 8, "total-num-update": 8, "warmup-updates": 2, "log-interval": 2}
     (folder / "asr.yaml").write_text(yaml.safe_dump(config))
     arguments = [folder / "matrix.yaml", "--data", data, "--work", folder / "work", "--output", folder / "rows.jsonl"]
-    run(sys.executable, "-m", "residual_st", "benchmark", "quality", *arguments, "--seeds", "1")
+    run(sys.executable, ROOT / "benchmarks" / "quality.py", *arguments, "--seeds", "1")
     return folder, arguments
 
 

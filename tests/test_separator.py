@@ -20,7 +20,6 @@ COMMANDS = [
     "train {root}/configs/demo.yaml data={folder}",
     "compress {folder}/a.pt --output {folder}/b.pt --calibration {folder}",
     "cache-teacher {folder}/a.pt --output {folder}/words --data {folder}",
-    "benchmark quality {root}/benchmarks/quality.yaml --data {root} --work {folder} --output {folder}/rows",
 ]
 
 

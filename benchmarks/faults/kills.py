@@ -67,7 +67,7 @@ def cases(work: Path) -> dict[str, Case]:
     prepare = [sys.executable, ROOT / "examples" / "must_c" / "prepare.py", "-d", "{out}", "--languages", "de", "--task", "st"]
     compress = [*RESIDUAL_ST, "compress", dense, "--output", "{out}", "--group-size", "3", "--calibration", data]
     teach = [*RESIDUAL_ST, "cache-teacher", dense, "--data", data, "--output", "{out}"]
-    quality = [*RESIDUAL_ST, "benchmark", "quality", work / "matrix.yaml", "--data", data, "--seeds", "1"]
+    quality = [sys.executable, ROOT / "benchmarks" / "quality.py", work / "matrix.yaml", "--data", data, "--seeds", "1"]
     return {
         "train": Case([*train, "save-interval-updates=2"], 20, in_a_row=4, goes_on=True),
         "train, two processes": Case([*train, "save-interval-updates=2", "nproc=2"], 4, in_a_row=2, goes_on=True),
@@ -77,7 +77,7 @@ def cases(work: Path) -> dict[str, Case]:
         "expand": Case([*RESIDUAL_ST, "expand", shared, "--output", "{out}"], 6),
         "export": Case([*RESIDUAL_ST, "export", shared, "--data", data, "--output", "{out}", "--precision", "int8"], 8),
         "cache-teacher": Case(teach, 6),
-        "benchmark quality": Case([*quality, "--work", "{out}", "--output", "{out}/rows.jsonl"], 6, in_a_row=3, goes_on=True),
+        "benchmarks/quality.py": Case([*quality, "--work", "{out}", "--output", "{out}/rows.jsonl"], 6, in_a_row=3, goes_on=True),
     }
 
 

@@ -1,4 +1,4 @@
-"""Measure speed or memory side by side with the stock model, quality against the dense one, or exported models."""
+"""Measure speed or memory side by side with the stock model, or exported models."""
 
 import argparse
 import json
@@ -6,17 +6,16 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from residual_st.cli import benchmark_device, benchmark_quality
+from residual_st.cli import benchmark_device
 from residual_st.cli.arguments import check_writable, list_of, summary_of
 from residual_st.errors import InputError
 from residual_st.progress import progress
 
-_MODULES = {"quality": benchmark_quality, "device": benchmark_device}  # those with arguments of their own
 _MEASURES = ("encoder", "layers", "update", "both")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    kinds = parser.add_subparsers(dest="benchmark", required=True, metavar="speed|memory|quality|device")
+    kinds = parser.add_subparsers(dest="benchmark", required=True, metavar="speed|memory|device")
     fast = kinds.add_parser("speed", help="encoder latency, training updates, and beam search with both halves shared")
     fast.add_argument(
         "--measures", type=list_of(str), default=list(_MEASURES), metavar="M,…", help=f"of {', '.join(_MEASURES)} (default: all)"
@@ -32,8 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tuned", action="store_true", help="also measure the encoder with products tuned to this machine (tune_products)"
     )
     slow = kinds.add_parser("memory", help="memory of processes, bytes read, and time from file to first output")
-    for name, module in _MODULES.items():
-        module.add_arguments(kinds.add_parser(name, help=summary_of(module), description=module.__doc__))
+    benchmark_device.add_arguments(
+        kinds.add_parser("device", help=summary_of(benchmark_device), description=benchmark_device.__doc__)
+    )
     for kind in (fast, slow):
         kind.add_argument(
             "--widths", type=list_of(int), default=[256, 512], metavar="D,…", help="widths of the encoder (default: 256,512)"
@@ -57,8 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.benchmark in _MODULES:
-        return _MODULES[args.benchmark].run(args)
+    if args.benchmark == "device":
+        return benchmark_device.run(args)
     from residual_st.benchmark import memory, speed
     from residual_st.benchmark.results import append, cpu_name, provenance, read
     from residual_st.benchmark.systems import GROUPS

@@ -3,7 +3,6 @@
 import argparse
 from pathlib import Path
 
-from residual_st.cli.arguments import list_of
 from residual_st.errors import InputError
 from residual_st.files import atomically, refuse_existing
 
@@ -11,7 +10,7 @@ from residual_st.files import atomically, refuse_existing
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "runs",
-        nargs="*",
+        nargs="+",
         metavar="[NAME=]RUN",
         help="folder with a run's log, checkpoint and translations (generate-*.txt), or one of these files, of fairseq's models "
         "or this package's; runs of one NAME are seeds of one system, and the first is what others are compared with",
@@ -20,16 +19,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", type=Path, default=Path("report.html"), metavar="FILE", help="page to write (default: report.html)"
     )
     parser.add_argument("--force", action="store_true", help="overwrite the output")
-    parser.add_argument(
-        "--results", type=Path, metavar="FILE", help="rows of residual-st benchmark quality, for table, picture and curves"
-    )
-    parser.add_argument("--systems", type=list_of(str), metavar="S,…", help="only these systems of the results, and the reference")
-    parser.add_argument(
-        "--reference",
-        metavar="SYSTEM",
-        default="dense",
-        help="system of the results that others are compared with (default: dense)",
-    )
     parser.add_argument("--metric", choices=["bleu", "wer"], default="bleu", help="what is compared (default: bleu)")
     parser.add_argument(
         "--tokenize",
@@ -46,37 +35,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if not args.runs and not args.results:
-        raise InputError("give a run's folder, or --results of residual-st benchmark quality")
     if args.samples < 0:
         raise InputError(f"--samples {args.samples} must be at least 0")
     if args.release and not args.manifest:
         raise InputError("--release needs --manifest, which lists the segments of the test set")
     refuse_existing(args.output, args.force)
-    from residual_st.benchmark.comparison import compare, metrics_of
-    from residual_st.benchmark.results import read
     from residual_st.report.audio import Recordings
     from residual_st.report.page import make_page
     from residual_st.report.runs import read_run
 
-    results, learned = [], {}
-    if args.results:
-        if not args.results.is_file():
-            raise InputError(f"--results {args.results} does not exist")
-        rows = [row for row in read(args.results) if args.metric in metrics_of(row["task"])]
-        known = list(dict.fromkeys(row["system"] for row in rows))
-        for name in [args.reference, *(args.systems or [])]:
-            if name not in known:
-                raise InputError(
-                    f"{args.results} has no system {name!r} with {args.metric.upper()}; it has {', '.join(known) or 'none'}"
-                )
-        rows = [row for row in rows if row["system"] in (args.reference, *(args.systems or known))]
-        results = [entry for entry in compare(rows, args.reference, tokenize=args.tokenize) if entry["metric"] == args.metric]
-        for row in rows:
-            learned.setdefault(row["system"], []).append(row.get("curves", {}))
     runs = [read_run(argument, args.test_set) for argument in args.runs]
     recordings = Recordings(args.manifest, args.release) if args.manifest else None
-    page = make_page(runs, args.metric, args.title, args.samples, recordings, results, learned, args.tokenize)
+    page = make_page(runs, args.metric, args.title, args.samples, recordings, args.tokenize)
     try:
         with atomically(args.output) as partial:
             partial.write_text(page, encoding="utf-8")

@@ -13,9 +13,10 @@ _LABEL = {"WER": "word error rate, %", "CER": "character error rate, %", "ctc_we
 
 
 def pareto(entries: list[dict], metric: str, reference: str, names: list[str]) -> str:
-    """Size of the encoder's matrices against the score, with its 95 % interval. Entries as `compare` makes them.
+    """Size of the encoder's matrices against the score, with its 95 % interval.
 
-    Systems of nearly one size are set side by side. A system's place in `names` gives its colour, in every figure of a page.
+    Entries have `system`, `fraction`, `score` and, for error rates, `units`. Systems of nearly one size are set side by side.
+    A system's place in `names` gives its colour, in every figure of a page.
     """
 
     def draw(axis: Axes) -> None:

@@ -9,7 +9,6 @@ import jinja2
 
 from residual_st.errors import InputError
 from residual_st.evaluation.generated import Sentence
-from residual_st.evaluation.logs import Curve
 from residual_st.evaluation.scores import COUNTS, corpus_scores, relative_change, score_interval
 from residual_st.evaluation.units import units_of
 from residual_st.report.audio import Recordings
@@ -29,15 +28,11 @@ def make_page(
     title: str,
     samples: int,
     recordings: Recordings | None,
-    results: list[dict],
-    learned: dict[str, list[dict[str, Curve]]],
     tokenize: str | None = None,
 ) -> str:
     """The page on some runs. Runs of one name are seeds of one system; the first is what the others are compared with.
 
     Args:
-        results: further entries, as `residual_st.benchmark.comparison.compare` makes them.
-        learned: further systems' losses of dev, for each seed, as rows of `residual-st benchmark quality` have them.
         tokenize: sacreBLEU's tokenizer, in place of the one for the references' script.
 
     Raises:
@@ -46,10 +41,10 @@ def make_page(
     systems = defaultdict(list)
     for run in runs:
         systems[run.name].append(run)
-    entries = [*_entries(systems, metric, tokenize), *results]
+    entries = _entries(systems, metric, tokenize)
     reference = next((entry["system"] for entry in entries if entry["change_percent"] is None), "")
     placed = [entry for entry in entries if entry["fraction"] is not None]
-    names = list(dict.fromkeys([*systems, *(entry["system"] for entry in entries), *learned]))
+    names = list(systems)
     template = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined).from_string(
         files(__package__).joinpath("page.html.j2").read_text(encoding="utf-8")
     )
@@ -60,7 +55,7 @@ def make_page(
         table=[_shown(entry, systems.get(entry["system"], [None])[0]) for entry in entries],
         scoring=_scoring(entries),
         pareto=pareto(placed, metric, reference, names) if len(placed) > 1 else None,
-        curves=_curves(systems, learned, names),
+        curves=_curves(systems),
         heat_maps=[_heat_map(name, members[0].energies) for name, members in systems.items() if members[0].energies],
         samples=_samples(systems, samples, recordings),
     )
@@ -93,7 +88,7 @@ def _scoring(entries: list[dict]) -> list[str]:
 
 
 def _entries(systems: dict[str, list[RunFiles]], metric: str, tokenize: str | None) -> list[dict]:
-    """One entry for each system with translations, in the form of `compare`."""
+    """One entry for each system with translations: its score, and its change from the first system's."""
     translated = {name: members for name, members in systems.items() if all(run.sentences for run in members)}
     if not translated:
         return []
@@ -149,19 +144,16 @@ class Figure(NamedTuple):
     caption: str
 
 
-def _curves(systems: dict[str, list[RunFiles]], learned: dict[str, list[dict[str, Curve]]], names: list[str]) -> list[Figure]:
+def _curves(systems: dict[str, list[RunFiles]]) -> list[Figure]:
     figures = []
     for part in ("validation", "training"):
         of_seeds = {name: [getattr(run.log, part) for run in members if run.log] for name, members in systems.items()}
-        if part == "validation":
-            for name, rows in learned.items():
-                of_seeds.setdefault(name, []).extend({key.removeprefix("dev_"): row[key] for key in row} for row in rows)
         for metric, label in _LOSS.items():
             curves = {name: [its[metric] for its in seeds if metric in its] for name, seeds in of_seeds.items()}
             curves = {name: seed_curves for name, seed_curves in curves.items() if seed_curves}
             if curves:
                 caption = f"{part.capitalize()}: {label}, one line for each seed."
-                figures.append(Figure(training_curves(curves, label, names), caption))
+                figures.append(Figure(training_curves(curves, label, list(systems)), caption))
     return figures
 
 

@@ -2,27 +2,37 @@
 
 import copy
 import json
+import sys
 
+import numpy as np
 import pytest
 from conftest import ROOT, cli, same_weights
 from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerModel
+from sacrebleu.metrics import BLEU
+from sacrebleu.significance import PairedTest
 
-from residual_st.benchmark.comparison import compare, verdicts
-from residual_st.benchmark.matrix import read_matrix
-from residual_st.benchmark.quality import RunFailed, _read_whole
 from residual_st.benchmark.results import read
-from residual_st.benchmark.starts import keep_layers, without_sharing
 from residual_st.errors import InputError
-from residual_st.evaluation.scores import Estimate
+from residual_st.evaluation.generated import Sentence
+from residual_st.evaluation.scores import Estimate, error_counts, ngram_counts
 from residual_st.fairseq.checkpoints import save_checkpoint
 from residual_st.fairseq.conversion import read_model
 from residual_st.fairseq.standalone import load_model
 from residual_st.fairseq.train import with_form
 from residual_st.fairseq.training_data import TrainingData
 
+sys.path.append(str(ROOT / "benchmarks"))
+
+from quality import main  # noqa: E402
+from training_runs.comparison import compare, verdicts  # noqa: E402
+from training_runs.counts import counted, counts_of  # noqa: E402
+from training_runs.making import RunFailed, _read_whole  # noqa: E402
+from training_runs.matrix import read_matrix  # noqa: E402
+from training_runs.starts import keep_layers, without_sharing  # noqa: E402
+
 
 def quality(*arguments, check=True):
-    return cli("benchmark", "quality", *arguments, check=check)
+    return cli(*arguments, check=check, program=main)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +62,8 @@ def test_runs_are_made_scored_compared_and_not_made_again(folder, flags):
     assert table["bypassed"]["fraction"] == 0
     assert 0.3 < table["low-rank"]["fraction"] <= 0.4
     for row in rows.values():
-        assert len(row["hypotheses"]) == len(row["ctc_hypotheses"]) == len(row["references"]) == 24
+        assert len(row["errors"]) == len(row["ctc_errors"]) == len(row["words"]) == 24
+        assert round(100 * sum(row["errors"]) / sum(row["words"]), 3) == row["wer"]
         assert row["commit"] and row["torch"] and row["core_minutes"] > 0
     assert rows["distilled"]["updates"] == 2
     assert "distill_encoder_loss" in (folder / "work" / "asr" / "distilled" / "1" / "train.log").read_text()
@@ -159,22 +170,16 @@ def test_a_folder_of_another_run_is_not_taken_for_this_one(folder, flags):
     assert "low-rank/1 holds a run with other flags" in result.stderr
 
 
-def test_a_matrix_names_a_tokenizer(folder, flags):
-    (folder / "by_char.yaml").write_text("tokenize: char\n" + flags[0].read_text())
-    shown = quality(folder / "by_char.yaml", *flags[1:], "--systems", "bypassed", "--seeds", "1", "--json").stdout
-    assert {entry["units"]["tokenize"] for entry in json.loads(shown[shown.index("[") :])} == {"char"}
-
-
 def test_refuses_in_one_sentence(folder, flags, tmp_path):
-    (tmp_path / "words.yaml").write_text("tokenize: words\n" + flags[0].read_text())
-    (tmp_path / "asr.yaml").write_text((folder / "asr.yaml").read_text())
+    (tmp_path / "12:30").mkdir()
     for arguments, sentence in (
-        ([tmp_path / "words.yaml", *flags[1:]], "tokenize words must be one of sacreBLEU's none, zh"),
         ([tmp_path / "none.yaml", *flags[1:]], "cannot be read"),
         ([*flags, "--systems", "dance"], "the matrix has no system 'dance'; it has dense, bypassed"),
         ([*flags, "--reference", "dance"], "the matrix has no system 'dance'; it has dense, bypassed"),
         ([*flags, "--jobs", "0"], "must be at least 1"),
         ([flags[0], "--data", tmp_path / "none", *flags[3:]], "is not a folder"),
+        ([flags[0], "--data", tmp_path / "12:30", *flags[3:]], "12:30 has a ':', at which fairseq splits paths"),
+        ([*flags[:3], "--work", tmp_path / "12:30", *flags[5:]], "12:30 has a ':', at which fairseq splits paths"),
         ([*flags[:-1], tmp_path], "cannot be written"),
     ):
         result = quality(*arguments, check=False)
@@ -207,18 +212,13 @@ def test_the_projects_own_matrices_are_whole(name, first, later):
 
 
 def test_compares_over_the_seeds_that_both_have_and_takes_the_latest_row():
-    def row(system, seed, hypotheses, size=100, **more):
+    def row(system, seed, errors, size=100, **more):
         return {
-            "task": "asr", "system": system, "seed": seed, "hypotheses": hypotheses, "references": ["a b", "c d"],
-            "ctc_hypotheses": [], "encoder_matrix_parameters": size, "wer": 0.0, "chrf": 1.0, "core_minutes": 1.0, **more,
+            "task": "asr", "system": system, "seed": seed, "errors": errors, "words": [2, 2], "wer_units": "WER",
+            "encoder_matrix_parameters": size, "wer": 0.0, "chrf": 1.0, "core_minutes": 1.0, **more,
         }  # fmt: skip
 
-    rows = [
-        row("dense", 1, ["a b", "c x"]),
-        row("small", 1, ["x x", "x x"], 30),
-        row("small", 1, ["a x", "c x"], 30),
-        row("small", 2, ["x x", "x x"], 30),
-    ]
+    rows = [row("dense", 1, [0, 1]), row("small", 1, [2, 2], 30), row("small", 1, [1, 1], 30), row("small", 2, [2, 2], 30)]
     entry = next(entry for entry in compare(rows) if entry["system"] == "small")
     assert (entry["seeds"], entry["fraction"], entry["score"].value) == (1, 0.3, 50.0)
     assert entry["change_percent"].value == 100.0
@@ -262,3 +262,36 @@ def test_a_test_set_of_which_sentences_are_missing_is_no_result(tmp_path):
         _read_whole(generated, manifest)
     generated.write_text("T-1\tb\nD-1\t-1\tc\n" + generated.read_text())
     assert [sentence.hypothesis for sentence in _read_whole(generated, manifest)] == ["a", "c"]
+
+
+TEXTS = [
+    Sentence("the cat sat on the mat", hypothesis) for hypothesis in ("the cat sat on a mat", "cat", "", "the the the the cat sat")
+]
+
+
+def test_counts_in_a_row_are_all_that_scores_need():
+    """A row holds no text; what is computed from it is what would be computed from the texts."""
+    row = json.loads(json.dumps({**counted("wer", TEXTS), **counted("bleu", TEXTS)}))
+    assert np.array_equal(counts_of(row, "wer"), error_counts(TEXTS))
+    assert np.array_equal(counts_of(row, "bleu"), ngram_counts(TEXTS))
+    assert counts_of(row, "ctc_wer") is None
+
+
+def test_the_paired_bootstrap_from_counts_is_sacrebleus_own_from_texts():
+    references = [f"the {number} cats sat on the mat of {number} dogs" for number in range(20)]
+    texts = {
+        "dense": [text if number % 3 else text.replace("cats", "bats") for number, text in enumerate(references)],
+        "small": [text if number % 4 else text.replace("the mat", "a mat") for number, text in enumerate(references)],
+    }
+    test = PairedTest(list(texts.items()), {"BLEU": BLEU(references=[references])}, None, test_type="bs", n_samples=1000)
+    expected = test()[1]["BLEU"][1].p_value
+    rows = [
+        {
+            "task": "st", "system": name, "seed": 1, **counted("bleu", list(map(Sentence, references, hypotheses))),
+            "bleu_signature": "", "encoder_matrix_parameters": 1, "chrf": 1.0, "core_minutes": 1.0,
+        }
+        for name, hypotheses in texts.items()
+    ]  # fmt: skip
+    (entry,) = [entry for entry in compare(rows, significance=True) if entry["system"] == "small"]
+    assert entry["p_value"] == expected
+    assert 0.01 < expected < 1

@@ -98,20 +98,12 @@ def test_an_existing_page_is_kept(runs, tmp_path):
     assert (tmp_path / "page.html").read_text() == "precious"
 
 
-def test_reads_logs_and_translations_alone_and_results_of_the_benchmark(matrix_run, runs, tmp_path):
+def test_reads_logs_and_translations_alone(runs, tmp_path):
     folder = runs / "dense" / "1"
     report(folder / "train.log", "--output", tmp_path / "log.html")
     assert "Translations" not in (tmp_path / "log.html").read_text()
     report(f"mine={folder}/generate-tst-HE_asr.txt", "--output", tmp_path / "text.html")
     assert "<h2>Training</h2>" not in (tmp_path / "text.html").read_text()
-    rows = matrix_run[0] / "rows.jsonl"
-    report("--results", rows, "--metric", "wer", "--output", tmp_path / "results.html")
-    page = (tmp_path / "results.html").read_text()
-    assert "low-rank" in page and "<h2>Training</h2>" in page
-    chosen = ["--reference", "low-rank", "--systems", "dense"]
-    report("--results", rows, "--metric", "wer", *chosen, "--output", tmp_path / "chosen.html")
-    page = (tmp_path / "chosen.html").read_text()
-    assert "% of low-rank" in page and "distilled" not in page
 
 
 def test_runs_of_one_name_are_seeds_of_one_system(runs, tmp_path):
@@ -120,12 +112,11 @@ def test_runs_of_one_name_are_seeds_of_one_system(runs, tmp_path):
     assert "dense (2 seeds)" in (tmp_path / "page.html").read_text()
 
 
-def test_refuses_in_one_sentence_and_writes_nothing(matrix_run, runs, data, tmp_path):
+def test_refuses_in_one_sentence_and_writes_nothing(runs, data, tmp_path):
     dense, other = runs / "dense" / "1", tmp_path / "other.txt"
     other.write_text("T-0\tx\nD-0\t-1\tx\nGenerate a with beam=5: BLEU = 1\n")
     (tmp_path / "empty").mkdir()
     for arguments, sentence in (
-        ([], "give a run's folder"),
         ([tmp_path / "none"], "does not exist"),
         ([tmp_path / "empty"], "holds nothing of a run"),
         ([data / "config_asr.yaml"], "has no line that fairseq-train writes"),
@@ -133,9 +124,6 @@ def test_refuses_in_one_sentence_and_writes_nothing(matrix_run, runs, data, tmp_
         ([dense, "--manifest", data / "tst-HE_asr.tsv"], "give --release"),
         ([dense, "--release", data], "--release needs --manifest"),
         ([dense, "--manifest", data / "tst-HE_asr.tsv", "--release", data], "not a test set in MuST-C's layout"),
-        (["--results", tmp_path / "none.jsonl"], "does not exist"),
-        (["--results", matrix_run[0] / "rows.jsonl"], "has no system 'dense' with BLEU; it has "),
-        (["--results", matrix_run[0] / "rows.jsonl", "--metric", "wer", "--systems", "dance"], "has no system 'dance' with WER"),
         ([dense, "--samples", "-1"], "must be at least 0"),
         ([dense, "--output", tmp_path / "no" / "page.html"], "cannot be written"),
     ):
