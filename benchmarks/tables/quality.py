@@ -130,12 +130,12 @@ def quality_once() -> str:
 def quality_teaching() -> str:
     """One seed: ways to teach, and how they were chosen, which is by dev losses."""
     rows = {row["system"]: row for row in read("quality") if (row["task"], row["seed"]) == ("asr", 1)}
-    return _lessons([row for name, row in rows.items() if name in ("dense", "residual-0.34") or TEACHING.match(name)])
+    return _dev_losses([row for name, row in rows.items() if name in ("dense", "residual-0.34") or TEACHING.match(name)])
 
 
 def quality_tried() -> str:
     """Ways to teach whose code did not stay, on the first machine."""
-    return _lessons([row for row in read("quality_tried") if row["updates"] == 1500], "seed")
+    return _dev_losses([row for row in read("quality_tried") if row["updates"] == 1500], "seed")
 
 
 def quality_tried_forms() -> str:
@@ -148,7 +148,7 @@ def _tried_against(reference: str, updates: int) -> str:
     return _forms_against(reference, [reference, *dict.fromkeys(row["system"] for row in rows)], rows)
 
 
-def _lessons(rows: list[dict], *more: str) -> str:
+def _dev_losses(rows: list[dict], *more: str) -> str:
     table = [
         [
             row["system"],
@@ -173,8 +173,8 @@ def quality_sizes() -> str:
     return _forms_against("shared-diagonal", ("shared-diagonal", "k12-r8", "k6-r5"))
 
 
-def quality_lessons() -> str:
-    """One form taught in several ways."""
+def quality_distillation() -> str:
+    """One form distilled in several ways."""
     systems = dict.fromkeys(row["system"] for row in read("quality_forms"))
     return _forms_against("k12-r8", [system for system in systems if system.startswith("k12-r8")])
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from residual_st.errors import InputError, printable, refusing
-from residual_st.fairseq.unpickling import check_archive, read_inert
+from residual_st.fairseq.unpickling import check_archive, load_safely
 from residual_st.files import atomically
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def read_checkpoint(path: str | Path) -> tuple[dict, list[str]]:
         except pickle.UnpicklingError:  # it holds more than tensors, containers and flags
             if not zipfile.is_zipfile(path):
                 raise
-            state, dropped = read_inert(path)
+            state, dropped = load_safely(path)
     except Exception as error:  # a damaged file leads the unpickler to raise almost anything
         raise InputError(f"{path} cannot be read as a checkpoint; it is damaged or of another kind") from error
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):

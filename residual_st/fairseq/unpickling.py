@@ -1,4 +1,4 @@
-"""Checkpoints from elsewhere, read as data: nothing that they name is imported, called or built.
+"""Untrusted checkpoints, read as data: nothing that they name is imported, called or built.
 
 torch's `weights_only=True` refuses a checkpoint as a whole where it holds an object of any class but a few. Here every class and
 function that a pickle names stands for a placeholder, tensors are made from their bytes, and what comes out are plain containers.
@@ -56,7 +56,7 @@ class Placeholder:
         pass
 
 
-def read_inert(path: str | Path) -> tuple[Any, list[str]]:
+def load_safely(path: str | Path) -> tuple[Any, list[str]]:
     """What `torch.save` wrote to a file (its zip format, torch 1.6 and later), and the names of the classes that were left out.
 
     Objects of unknown classes are left out of dicts, and None in lists. `argparse.Namespace` and omegaconf's configurations,
@@ -80,7 +80,7 @@ def check_archive(path: str | Path) -> None:
     with _opened(path) as (archive, folder):
         damaged = archive.testzip()
         if damaged:
-            raise pickle.UnpicklingError(f"its {damaged} is not what was written")
+            raise pickle.UnpicklingError(f"its {damaged} does not match its checksum")
         _Unpickler(archive, folder, _Storage).load()
 
 
@@ -92,12 +92,12 @@ def _opened(path: str | Path) -> Iterator[tuple[zipfile.ZipFile, str]]:
         entries = archive.infolist()
         names = {entry.filename for entry in entries}
         if any(entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size for entry in entries):
-            raise pickle.UnpicklingError("it is compressed, as torch writes none")
+            raise pickle.UnpicklingError("it is compressed, which torch's files never are")
         if len(names) < len(entries) or sum(entry.file_size for entry in entries) > size:
-            raise pickle.UnpicklingError("its parts lie over each other")
+            raise pickle.UnpicklingError("its parts overlap")
         folder = entries[0].filename.partition("/")[0] + "/"
         if f"{folder}byteorder" in names and archive.read(f"{folder}byteorder") != b"little":
-            raise pickle.UnpicklingError("it is of a machine with another order of bytes")
+            raise pickle.UnpicklingError("its byte order is not little-endian")
         yield archive, folder
 
 
@@ -107,7 +107,7 @@ class _Storage:
     def __init__(self, archive: zipfile.ZipFile, name: str, dtype: torch.dtype, length: int):
         self.length = archive.getinfo(name).file_size // dtype.itemsize
         if not isinstance(length, int) or length != self.length:
-            raise pickle.UnpicklingError(f"its {name} is of another length than it says")
+            raise pickle.UnpicklingError(f"its {name} is not as long as it says")
 
     @staticmethod
     def read(archive: zipfile.ZipFile, name: str, dtype: torch.dtype, length: int) -> Tensor:
@@ -122,7 +122,7 @@ class _Storage:
 def _check_view(length: int, size: tuple[int, ...], stride: tuple[int, ...], offset: int) -> None:
     """Raise an exception unless a tensor lies within a storage of so many elements, and is no larger."""
     if len(size) != len(stride) or min((*size, *stride, offset), default=0) < 0:
-        raise pickle.UnpicklingError("a tensor's shape makes no sense")
+        raise pickle.UnpicklingError("a tensor's shape or strides are not valid")
     last = offset + sum((extent - 1) * step for extent, step in zip(size, stride))
     if math.prod(size) > length or (math.prod(size) and last >= length):
         raise pickle.UnpicklingError("a tensor is larger than what is stored of it")
@@ -168,7 +168,7 @@ class _Unpickler(pickle._Unpickler):
         """A storage, flat; the tensors that are views of one storage share it here too."""
         kind, dtype, key, _device, length = pid
         if kind != "storage" or not isinstance(dtype, torch.dtype):
-            raise pickle.UnpicklingError("a storage of an unknown type")
+            raise pickle.UnpicklingError("a storage is of an unknown type")
         if (key, dtype) not in self._storages:
             self._storages[key, dtype] = self._storage(self._archive, f"{self._folder}data/{key}", dtype, length)
         return self._storages[key, dtype]
@@ -176,7 +176,7 @@ class _Unpickler(pickle._Unpickler):
 
 def _numpy_scalar(dtype: Placeholder, data: bytes) -> int | float | bool:
     if not isinstance(data, bytes) or np.dtype(dtype.arguments[0]).kind not in "biuf":
-        raise pickle.UnpicklingError("a numpy scalar that is no number")
+        raise pickle.UnpicklingError("a numpy scalar is not a number")
     return np.frombuffer(data, np.dtype(dtype.arguments[0]))[0].item()
 
 

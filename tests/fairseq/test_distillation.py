@@ -9,7 +9,7 @@ import torch
 from conftest import ROOT, cli, run, same_weights
 
 from residual_st.errors import InputError
-from residual_st.fairseq.distillation import lessons
+from residual_st.fairseq.distillation import teacher_loss
 from residual_st.fairseq.distillation.cache import TeacherCache, write_cache
 from residual_st.fairseq.standalone import load_model
 
@@ -60,16 +60,16 @@ def test_a_student_comes_closer_to_its_teacher_and_holds_nothing_of_it(fairseq_t
     start = {**STUDENT, "max_update": 30, "encoder_group_size": 3, "log_interval": 1, "encoder_embed_dim": 32}
     fairseq_train(data, tmp_path / "alone", **start)
     caplog.clear()
-    fairseq_train(data, tmp_path / "taught", distill_from=teacher, distill_weight=1.0, distill_encoder_weight=1.0, **start)
+    fairseq_train(data, tmp_path / "distilled", distill_from=teacher, distill_weight=1.0, distill_encoder_weight=1.0, **start)
     lines = [json_of(record.getMessage()) for record in caplog.records if record.name == "train_inner"]
     for name in ("distill_loss", "distill_encoder_loss"):
         assert lines[-1][name] < 0.8 * lines[0][name]
-    taught, alone = (torch.load(tmp_path / name / "checkpoint_last.pt", weights_only=True) for name in ("taught", "alone"))
-    assert {key: value.shape for key, value in taught["model"].items()} == {
+    distilled, alone = (torch.load(tmp_path / name / "checkpoint_last.pt", weights_only=True) for name in ("distilled", "alone"))
+    assert {key: value.shape for key, value in distilled["model"].items()} == {
         key: value.shape for key, value in alone["model"].items()
     }
-    assert taught["criterion"] is None  # where fairseq saves what a criterion owns
-    states = [len(state["last_optimizer_state"]["state"]) for state in (taught, alone)]
+    assert distilled["criterion"] is None  # where fairseq saves what a criterion owns
+    states = [len(state["last_optimizer_state"]["state"]) for state in (distilled, alone)]
     assert states[0] == states[1]
 
 
@@ -79,8 +79,8 @@ def json_of(line: str) -> dict[str, float]:
 
 def test_the_teacher_is_left_as_it_was_and_opened_once(fairseq_train, data, teacher, tmp_path, monkeypatch):
     opened = []
-    original = lessons.open_teacher
-    monkeypatch.setattr(lessons, "open_teacher", lambda *args: opened.append(original(*args)) or opened[-1])
+    original = teacher_loss.open_teacher
+    monkeypatch.setattr(teacher_loss, "open_teacher", lambda *args: opened.append(original(*args)) or opened[-1])
 
     before = load_model(teacher)[1].state_dict()
     fairseq_train(data, tmp_path, distill_from=teacher, max_update=20, **STUDENT)  # more than an epoch

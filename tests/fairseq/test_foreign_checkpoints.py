@@ -88,7 +88,7 @@ def foreign_state(model, bomb) -> dict:
     return {"cfg": cfg, "args": None, "model": model.state_dict(), "extra_state": extra, "task_state": [dictionary, 5]}
 
 
-def test_a_strangers_checkpoint_is_read_without_running_anything_in_it(model, tmp_path):
+def test_an_untrusted_checkpoint_is_read_without_running_anything_in_it(model, tmp_path):
     torch.save(foreign_state(model, tmp_path / "exploded"), tmp_path / "foreign.pt")
     state, dropped = read_checkpoint(tmp_path / "foreign.pt")
     assert not (tmp_path / "exploded").exists()

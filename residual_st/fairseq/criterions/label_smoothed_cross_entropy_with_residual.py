@@ -61,19 +61,19 @@ class LabelSmoothedCrossEntropyWithResidualCriterion(LabelSmoothedCrossEntropyWi
         if distill_from is None and flags != defaults:
             raise InputError("--distill-weight, --distill-temperature and --distill-encoder-weight need a teacher: --distill-from")
         self._distillation = distill_from and Distillation(distill_from, *flags, len(task.target_dictionary))
-        self._lesson = None  # of the current batch
+        self._teacher_loss = None  # of the current batch
 
     def forward(self, model, sample, reduce=True):
-        taught = model.training and self._distillation
-        with self._distillation.lesson(model, sample) if taught else contextlib.nullcontext() as self._lesson:
+        distills = model.training and self._distillation
+        with self._distillation.teacher_loss(model, sample) if distills else contextlib.nullcontext() as self._teacher_loss:
             loss, sample_size, logging_output = super().forward(model, sample, reduce)
         if not self.ctc_weight:
             del logging_output["ctc_loss"]
         if not model.training:
             return loss, sample_size, logging_output
-        if taught:
-            loss = loss + self._lesson.state_penalty() * sample_size
-            logging_output |= self._lesson.log(sample_size)
+        if distills:
+            loss = loss + self._teacher_loss.state_penalty() * sample_size
+            logging_output |= self._teacher_loss.log(sample_size)
         with torch.set_grad_enabled(self.residual_penalty > 0):
             energies = energies_by_kind(model)
         if self.residual_penalty > 0:
@@ -90,10 +90,10 @@ class LabelSmoothedCrossEntropyWithResidualCriterion(LabelSmoothedCrossEntropyWi
 
     def compute_loss(self, model, net_output, sample, reduce=True):
         loss, nll_loss = super().compute_loss(model, net_output, sample, reduce)
-        if self._lesson is not None:
+        if self._teacher_loss is not None:
             counted = sample["target"].ne(self.padding_idx)
             counted[:, : self.ignore_prefix_size] = False
-            loss = self._lesson.mix(loss, net_output[0], counted)
+            loss = self._teacher_loss.mix(loss, net_output[0], counted)
         return loss, nll_loss
 
     @classmethod

@@ -1,4 +1,4 @@
-"""A teacher's part in the loss of one batch."""
+"""The distillation loss of one batch: on words, and on the encoders' states."""
 
 import contextlib
 import math
@@ -15,7 +15,7 @@ from residual_st.stacks import recorded_calls
 
 
 class Distillation:
-    """A teacher, opened at the first lesson and not before, and the weight of its part in the loss.
+    """A teacher, opened at the first batch and not before, and the weights of the distillation loss.
 
     Args:
         source: a checkpoint, or a folder of `residual-st cache-teacher`.
@@ -38,30 +38,30 @@ class Distillation:
         self._teacher, self._pairs = None, []
 
     @contextlib.contextmanager
-    def lesson(self, model: nn.Module, sample: dict) -> Iterator["Lesson"]:
-        """The teacher's output for a batch. Inside the block `model`, the student, is to be run on it, once."""
+    def teacher_loss(self, model: nn.Module, sample: dict) -> Iterator["TeacherLoss"]:
+        """Run the teacher on a batch. Inside the block `model`, the student, must be run on it once."""
         if self._teacher is None:
             self._teacher = open_teacher(self._source, self._vocabulary_size)
             self._pairs = self._teacher.map_layers(model) if self.encoder_weight else []
         words, log_probs, teacher_states = self._teacher(sample, [other for _, other in self._pairs])
-        lesson = Lesson(self, words, log_probs)
+        loss = TeacherLoss(self, words, log_probs)
         if not self._pairs:
-            yield lesson
+            yield loss
             return
         with recorded_calls(encoder_stack(model), [layer for layer, _ in self._pairs]) as calls:
-            yield lesson
+            yield loss
         differences = [
             state_difference(calls[layer].output, teacher_states[other], calls[layer].padding) for layer, other in self._pairs
         ]
-        lesson.state_loss = sum(differences) / len(differences)
+        loss.state_loss = sum(differences) / len(differences)
 
 
-class Lesson:
-    """One batch with a teacher.
+class TeacherLoss:
+    """The distillation loss of one batch.
 
     Attributes:
-        word_loss: `word_divergence` summed over the batch, once `mix` was called.
-        state_loss: mean `state_difference` of the pairs of layers, after the block; None where states do not count.
+        word_loss: `word_divergence` summed over the batch, set by `mix`.
+        state_loss: mean `state_difference` of the pairs of layers, set when the block ends; None where states do not count.
     """
 
     def __init__(self, distillation: Distillation, words: Tensor | None, log_probs: Tensor):
