@@ -4,6 +4,7 @@ Another package has wrapped three functions of fairseq before; how often its wra
 """
 
 import argparse
+import contextlib
 import functools
 import json
 import shutil
@@ -17,14 +18,18 @@ import fairseq_cli.train  # noqa: F401 - which sets up the log, as any of fairse
 import numpy as np
 import torch
 from fairseq import checkpoint_utils, tasks
-from fairseq.data import data_utils
+from fairseq.data import Dictionary, data_utils
+from fairseq.data.audio import audio_utils
 from fairseq.data.audio.speech_to_text_dataset import SpeechToTextDataset
 from fairseq.data.encoders.sentencepiece_bpe import SentencepieceBPE
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
 from fairseq.models import distributed_fairseq_model
+from fairseq.models.hubert.hubert_asr import HubertCtcConfig, HubertEncoder
+from fairseq.models.wav2vec.wav2vec2_asr import Wav2VecEncoder
 from fairseq.nan_detector import NanDetector
 from fairseq.trainer import Trainer
+from omegaconf import OmegaConf
 
 calls = Counter()
 
@@ -122,6 +127,30 @@ def bytes_as_letters():
     return SentencepieceBPE.decode(None, "▁a <0xE7> <0x88> <0xB1> b") == "a爱b"
 
 
+def dictionaries():
+    torch.save({"target_dictionary": Dictionary()}, folder / "dictionary.pt")
+    return torch.load(folder / "dictionary.pt", weights_only=True)
+
+
+def wav2vec_flags():
+    try:
+        Wav2VecEncoder(argparse.Namespace(w2v_path=str(folder / "missing.pt")))
+    except OSError:  # it has come as far as to read the file
+        return True
+
+
+def hubert_ctc():
+    cfg = OmegaConf.structured(HubertCtcConfig(w2v_path=str(folder / "missing.pt")))
+    with contextlib.suppress(OSError):
+        HubertEncoder(cfg, None)
+    return cfg.autoregressive is False
+
+
+def waveforms():
+    sys.modules["torchaudio"] = None  # how Python marks what is not to be found
+    return audio_utils.convert_waveform(np.zeros((1, 4)), 16_000, to_mono=True, to_sample_rate=16_000)
+
+
 def cpu_ddp():
     return distributed_fairseq_model.DistributedDataParallel(torch.nn.Linear(2, 2), device_ids=[0], output_device=0)
 
@@ -149,7 +178,8 @@ def broken_gradients():
 
 faults = (
     whole_checkpoint_copies, namespace_flags, checked_checkpoints, other_versions, resuming_processes, last_batches,
-    seeded_augmentation, bytes_as_letters, cpu_ddp, filling_batches, broken_gradients,
+    seeded_augmentation, bytes_as_letters, dictionaries, wav2vec_flags, hubert_ctc, waveforms, cpu_ddp, filling_batches,
+    broken_gradients,
 )  # fmt: skip
 free = [fault.__name__.replace("_", "-") for fault in faults if free_of(fault)]
 print(json.dumps({"free of": free, "active": apply_patches(), "calls": calls}))
