@@ -1,14 +1,21 @@
-"""Print the installed package's folder, for --user-dir "$(residual-st user-dir)"."""
+"""Print the folder to give to fairseq, for --user-dir "$(residual-st user-dir)"."""
 
 import argparse
 
+from residual_st.fairseq.other_user_dirs import user_dir_with
 from residual_st.fairseq.user_dir import PACKAGE
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    pass
+    parser.add_argument(
+        "--with",
+        dest="others",
+        action="append",
+        metavar="OTHER",
+        help="another user dir to use beside it: a folder, or package.module where it imports itself by that name; may be repeated",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    print(PACKAGE)
+    print(user_dir_with(args.others) if args.others else PACKAGE)
     return 0

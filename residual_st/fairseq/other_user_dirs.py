@@ -1,0 +1,161 @@
+"""Other fairseq user dirs beside this one, because fairseq takes one. Torch and fairseq are imported only when one is loaded."""
+
+import hashlib
+import importlib
+import importlib.util
+import os
+import re
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+from residual_st.errors import InputError, reason
+from residual_st.fairseq.user_dir import PACKAGE
+from residual_st.files import atomically
+
+
+@dataclass(frozen=True)
+class UserDir:
+    """A package that registers models with fairseq: the name to import it by, and the folder in which that name is found."""
+
+    name: str
+    root: str
+
+    @property
+    def path(self) -> Path:
+        return Path(self.root, *self.name.split("."))
+
+    def load(self) -> None:
+        """Import it as fairseq imports a user dir: the package, then the files of its `tasks` and `models`.
+
+        The root comes first on Python's path meanwhile, and last from then on: it may hold a fork of fairseq, which processes that
+        are started with the same path must not find.
+
+        Raises:
+            InputError: if its models are registered twice, or a package of that name was imported from elsewhere.
+        """
+        from fairseq.models import import_models
+        from fairseq.tasks import import_tasks
+
+        top = self.name.partition(".")[0]
+        if top in sys.modules and getattr(sys.modules[top], "__file__", None) is None:
+            del sys.modules[top]  # fairseq itself imports `examples`, which may be any folder of that name, without code
+        sys.path.insert(0, self.root)
+        try:
+            package = importlib.import_module(self.name)
+            folders = [Path(folder) for folder in getattr(package, "__path__", ())]
+            if not any(Path(place).is_relative_to(self.root) for place in (*folders, package.__file__ or "")):
+                raise InputError(f"{self.path} cannot be imported, because {self.name} is {package.__file__} already; rename one")
+            for part, import_part in (("tasks", import_tasks), ("models", import_models)):
+                for folder in folders:
+                    if (folder / part).is_dir():
+                        import_part(str(folder / part), f"{self.name}.{part}")
+        except ValueError as error:
+            if "duplicate" not in str(error):
+                raise
+            name = self._other_name() or f"package.{self.name}"
+            hint = f"a user dir that imports itself by another name must be given by that name, as in --with {name}"
+            raise InputError(f"{self.path} cannot be imported: {reason(error)}; {hint}") from error
+        finally:
+            sys.path.remove(self.root)
+            sys.path.append(self.root)
+
+    def _other_name(self) -> str | None:
+        """By which other name the same folder was imported, if it was."""
+        for name, module in list(sys.modules.items()):
+            if name != self.name and str(self.path) in list(vars(module).get("__path__", ())):
+                return name
+        return None
+
+
+def find_user_dir(other: str) -> UserDir:
+    """The user dir that is in a folder, or that is a module such as `examples.speech_to_text`. Nothing of it is imported.
+
+    A folder whose files import each other by a longer name than the folder's own is imported by that name. fairseq would import it
+    by the folder's, and everything would be registered twice.
+
+    Args:
+        other: a folder; or the name of a module, which is looked for in the working directory and on Python's path.
+
+    Raises:
+        InputError: if there is no such folder or module, or nothing to import in it.
+    """
+    if not Path(other).is_dir():
+        return _module(other)
+    folder = Path(os.path.abspath(other))
+    _require_content(folder)
+    imported = {name for file in folder.rglob("*.py") for name in _imports(file)}
+    for depth in range(len(folder.parts) - 2, 0, -1):
+        name = ".".join(folder.parts[-depth - 1 :])
+        if any(f"{each}.".startswith(f"{name}.") for each in imported):
+            return UserDir(name, str(folder.parents[depth]))
+    if "." in folder.name:
+        raise InputError(f"{folder} cannot be imported, because its name has a dot; rename the folder")
+    return UserDir(folder.name, str(folder.parent))
+
+
+def _module(name: str) -> UserDir:
+    parts = name.split(".")
+    missing = InputError(f"{name} is neither a folder nor a module that is found from here; give a fairseq user dir, or package.module")
+    if not all(part.isidentifier() for part in parts):
+        raise missing
+    # not importlib.util.find_spec of the whole name, which runs the packages that the module is in
+    spec = PathFinder.find_spec(parts[0], [os.getcwd()]) or (parts[0] not in sys.modules and importlib.util.find_spec(parts[0]))
+    for part in parts[1:]:
+        spec = spec and spec.submodule_search_locations and PathFinder.find_spec(part, list(spec.submodule_search_locations))
+    if not spec:
+        raise missing
+    place = Path(os.path.abspath(next(iter(spec.submodule_search_locations or [spec.origin]))))
+    if spec.submodule_search_locations:
+        _require_content(place)
+    return UserDir(name, str(place.parents[len(parts) - 1]))
+
+
+def _require_content(folder: Path) -> None:
+    if not any((folder / name).exists() for name in ("__init__.py", "models", "tasks")):
+        raise InputError(f"{folder} is no fairseq user dir: it has neither __init__.py nor models or tasks")
+
+
+def _imports(file: Path) -> list[str]:
+    return re.findall(r"^\s*(?:from|import)\s+(\w[\w.]*)", file.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+
+
+_BOTH = '''\
+"""Written by `residual-st user-dir --with …`: other fairseq user dirs, then residual_st, whose flags their models get."""
+
+import sys
+
+sys.path.insert(0, {root!r})
+
+from residual_st.fairseq.other_user_dirs import UserDir
+
+{loads}
+import residual_st.models
+'''
+
+
+def user_dir_with(others: Iterable[str]) -> Path:
+    """The folder of a package that imports these user dirs and then this one: `find_user_dir` says what each may be.
+
+    It lies in the user's cache (`XDG_CACHE_HOME`, or ~/.cache), under a name that is made from what is in it.
+    """
+    found = [find_user_dir(other) for other in others]
+    names = [each.name for each in found]
+    twice = next((each for each in found if names.count(each.name) > 1), None)
+    if twice:
+        raise InputError(f"two user dirs are called {twice.name}, and Python imports one package of a name; rename one of the folders")
+    loads = "\n".join(f"{each!r}.load()" for each in found)
+    text = _BOTH.format(root=str(PACKAGE.parent), loads=loads)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute()
+    label = "_and_".join(re.sub(r"\W", "_", name) for name in names)
+    folder = cache / "residual-st" / f"residual_st_with_{label}_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    if not (folder / "__init__.py").exists():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with atomically(folder / "__init__.py") as partial:
+                partial.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"{folder} cannot be written: {error.strerror}; XDG_CACHE_HOME can name another folder") from error
+    return folder
