@@ -5,6 +5,7 @@ no more packages than it uses. A module with `TAKES_REST` finds the arguments th
 """
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
@@ -28,7 +29,8 @@ from residual_st.cli import (
     user_dir,
 )
 from residual_st.cli.arguments import summary_of
-from residual_st.errors import InputError, missing_package, printable, reason
+from residual_st.errors import InputError, missing_package, printable, reason, refusing
+from residual_st.fairseq.other_user_dirs import find_user_dir
 from residual_st.printing import print_any_text
 from residual_st.progress import show_progress
 
@@ -65,6 +67,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
+def import_user_dir(other: str) -> None:
+    """Have a user dir's models registered. What it prints meanwhile is no part of the command's output."""
+    found = find_user_dir(other)
+    with refusing(f"{other} cannot be imported"), contextlib.redirect_stdout(sys.stderr):
+        found.load()
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one subcommand. Returns 0 on success, 2 for wrong usage, wrong input or a package that is missing."""
     print_any_text()
@@ -74,6 +83,8 @@ def main(arguments: list[str] | None = None) -> int:
     logging.getLogger("fairseq.data.audio.data_cfg").setLevel(logging.ERROR)  # that it reads `transforms`, which it also writes
     warnings.filterwarnings("ignore", category=UserWarning, module=r"torch\.")  # of how fairseq calls it
     try:
+        if getattr(args, "user_dir", None):
+            import_user_dir(args.user_dir)
         status = SUBCOMMANDS[args.subcommand].run(args)
         sys.stdout.flush()
         return status

@@ -31,6 +31,15 @@ def add_output_arguments(parser: argparse.ArgumentParser, metavar: str, help: st
     parser.add_argument("--force", action="store_true", help="overwrite the output")
 
 
+def add_user_dir_argument(parser: argparse.ArgumentParser) -> None:
+    """The user dir that registers a checkpoint's model. It is imported before the command runs."""
+    parser.add_argument(
+        "--user-dir",
+        metavar="OTHER",
+        help="another fairseq user dir, which has the checkpoint's model: a folder or package.module, as for user-dir --with",
+    )
+
+
 def check_writable(output: Path, plot: Path | None = None) -> None:
     """Raise InputError, before hours of measuring, where their result could not be written."""
     for path in filter(None, (output, plot)):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from residual_st.cli.arguments import add_data_arguments
+from residual_st.cli.arguments import add_data_arguments, add_user_dir_argument
 from residual_st.errors import InputError
 from residual_st.progress import progress
 
@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_arguments(parser, "manifest that students will train on")
     parser.add_argument("--top-k", type=int, default=8, metavar="K", help="words kept at each position (default: 8)")
     parser.add_argument("--force", action="store_true", help="overwrite a cache that is there already")
+    add_user_dir_argument(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 

@@ -5,7 +5,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from residual_st.cli.arguments import add_data_arguments, add_output_arguments
+from residual_st.cli.arguments import add_data_arguments, add_output_arguments, add_user_dir_argument
 from residual_st.cli.compress_tables import BYTES, encoder_bytes, figures_of, format_tables, prefix_of, sizes_tried, tensor_bytes
 from residual_st.errors import InputError
 from residual_st.files import refuse_existing
@@ -74,6 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="batches for these steps, besides the calibration batches (default: 0)",
     )
     parser.add_argument("--seed", type=int, default=1, help="seed of the choice of calibration batches (default: 1)")
+    add_user_dir_argument(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 

@@ -3,12 +3,13 @@
 import argparse
 from pathlib import Path
 
-from residual_st.cli.arguments import add_output_arguments
+from residual_st.cli.arguments import add_output_arguments, add_user_dir_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="RESIDUAL", help="checkpoint of an s2t_residual_transformer of any size, or folder")
     add_output_arguments(parser, "DENSE", "checkpoint, or folder, to write")
+    add_user_dir_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from residual_st.cli.arguments import add_output_arguments
+from residual_st.cli.arguments import add_output_arguments, add_user_dir_argument
 from residual_st.errors import InputError
 from residual_st.export import PRECISIONS
 
@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="OTHER",
         help="add a page that runs it in a browser, beside other exported ones",
     )
+    add_user_dir_argument(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 

@@ -6,17 +6,19 @@ import os
 
 from tabulate import tabulate
 
+from residual_st.cli.arguments import add_user_dir_argument
 from residual_st.errors import InputError
 
 TAKES_REST = True  # the checkpoint, or the flags of the architecture's own parser
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "residual-st inspect [--json] (CHECKPOINT | --arch NAME [model flags])"
+    parser.usage = "residual-st inspect [--json] [--user-dir OTHER] (CHECKPOINT | --arch NAME [model flags])"
     parser.add_argument(
         "--arch", help="an architecture instead of a checkpoint; takes the flags of its model, such as --encoder-layers"
     )
     parser.add_argument("--vocab-size", type=int, default=8000, metavar="N", help="target words of --arch (default: 8000)")
+    add_user_dir_argument(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from residual_st.cli.arguments import add_user_dir_argument
 from residual_st.errors import InputError
 from residual_st.files import atomically, refuse_existing
 
@@ -31,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--release", type=Path, metavar="DIR", help="its folder with wav/ and txt/, where the manifest names features"
     )
     parser.add_argument("--samples", type=int, default=12, metavar="N", help="translations on the page (default: 12)")
+    add_user_dir_argument(parser)
     parser.add_argument("--title", default="Residual encoders", help="title of the page")
 
 

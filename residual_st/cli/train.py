@@ -21,10 +21,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from residual_st.fairseq.launch import WORKER, run_together, take_launch
-    from residual_st.fairseq.train import check_run, format_command, is_finished, read_config, to_arguments, validate, with_form
+    from residual_st.fairseq.train import (
+        check_run,
+        format_command,
+        import_user_dir,
+        is_finished,
+        read_config,
+        to_arguments,
+        validate,
+        with_form,
+    )
 
     config, overridden = read_config(args.config, args.overrides + args.rest)
     config, launch = take_launch(config)
+    import_user_dir(config)
     config, form = with_form(config, overridden)
     arguments = to_arguments(config)
     flags = validate(arguments, form)

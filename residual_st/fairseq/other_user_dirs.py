@@ -27,6 +27,10 @@ class UserDir:
     def path(self) -> Path:
         return Path(self.root, *self.name.split("."))
 
+    @property
+    def is_ours(self) -> bool:
+        return self.path.resolve() == PACKAGE.resolve()
+
     def load(self) -> None:
         """Import it as fairseq imports a user dir: the package, then the files of its `tasks` and `models`.
 
@@ -98,7 +102,9 @@ def find_user_dir(other: str) -> UserDir:
 
 def _module(name: str) -> UserDir:
     parts = name.split(".")
-    missing = InputError(f"{name} is neither a folder nor a module that is found from here; give a fairseq user dir, or package.module")
+    missing = InputError(
+        f"{name} is neither a folder nor a module that is found from here; give a fairseq user dir, or package.module"
+    )
     if not all(part.isidentifier() for part in parts):
         raise missing
     # not importlib.util.find_spec of the whole name, which runs the packages that the module is in
@@ -141,11 +147,15 @@ def user_dir_with(others: Iterable[str]) -> Path:
 
     It lies in the user's cache (`XDG_CACHE_HOME`, or ~/.cache), under a name that is made from what is in it.
     """
-    found = [find_user_dir(other) for other in others]
+    found = [each for each in map(find_user_dir, others) if not each.is_ours]
+    if not found:
+        return PACKAGE
     names = [each.name for each in found]
     twice = next((each for each in found if names.count(each.name) > 1), None)
     if twice:
-        raise InputError(f"two user dirs are called {twice.name}, and Python imports one package of a name; rename one of the folders")
+        raise InputError(
+            f"two user dirs are called {twice.name}, and Python imports one package of a name; rename one of the folders"
+        )
     loads = "\n".join(f"{each!r}.load()" for each in found)
     text = _BOTH.format(root=str(PACKAGE.parent), loads=loads)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute()

@@ -18,6 +18,7 @@ from residual_st.fairseq.checkpoints import load_checkpoint, model_flags
 from residual_st.fairseq.distillation.teacher import open_teacher
 from residual_st.fairseq.form import OUR_FLAGS, PARTS, flag_difference, form_of_part, shaping_flags
 from residual_st.fairseq.manifest import check_manifest
+from residual_st.fairseq.other_user_dirs import user_dir_with
 from residual_st.fairseq.pretrained import PRETRAINED_FLAGS, check_pretrained, part_of
 from residual_st.fairseq.user_dir import PACKAGE, register
 from residual_st.files import refuse_separator
@@ -55,7 +56,15 @@ def read_config(path: Path, overrides: list[str]) -> tuple[dict, list[str]]:
     config = {key: _expand(value, path) for key, value in config.items() if value not in ("", "null", "~")}
     if "data" not in config:
         raise InputError(f"{path} has no `data`; name the folder of manifests")
-    return {"user-dir": str(PACKAGE), **config}, given
+    others = config.pop("user-dir", str(PACKAGE))
+    return {"user-dir": str(user_dir_with([others] if isinstance(others, str) else others)), **config}, given
+
+
+def import_user_dir(config: dict) -> None:
+    """Register what the command will: fairseq-train imports it before it looks up an architecture."""
+    with refusing(f"user-dir {config['user-dir']} cannot be imported"):
+        utils.import_user_module(argparse.Namespace(user_dir=config["user-dir"]))
+    register()
 
 
 def with_form(config: dict, overridden: list[str]) -> tuple[dict, argparse.Namespace | None]:

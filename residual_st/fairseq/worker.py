@@ -4,6 +4,7 @@
 fairseq divides by the number of GPUs where torchrun starts it, which is 0 on a machine without.
 """
 
+import argparse
 import os
 import signal
 import sys
@@ -11,9 +12,10 @@ import threading
 import time
 
 import torch
+from fairseq import utils
 from fairseq_cli.train import cli_main
 
-import residual_st.models  # noqa: F401 - fairseq does not import a user dir whose package is there already
+from residual_st.fairseq.user_dir import register
 
 
 def main() -> None:
@@ -24,6 +26,10 @@ def main() -> None:
         arguments += ["--distributed-backend", "nccl" if on_gpus else "gloo"]
     place = {"init-method": "env://", "world-size": os.environ["WORLD_SIZE"], "rank": os.environ["RANK"]}
     arguments += [part for name, value in place.items() for part in (f"--distributed-{name}", value)]
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--user-dir")
+    utils.import_user_module(parser.parse_known_args(arguments)[0])
+    register()  # fairseq does not import a user dir whose package is there already, as this one is
     sys.argv = ["fairseq-train", *arguments, "--distributed-no-spawn", "--device-id", os.environ["LOCAL_RANK"]]
     cli_main()
 
