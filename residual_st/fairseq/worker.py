@@ -12,8 +12,7 @@ import threading
 import time
 
 import torch
-from fairseq import utils
-from fairseq_cli.train import cli_main
+from fairseq_cli.train import cli_main, utils  # which sets the log up before it imports fairseq
 
 from residual_st.fairseq.user_dir import register
 

@@ -1,4 +1,3 @@
-from examples.foreign_speech.modules.conformer_encoder_layer import ConformerEncoderLayer
 from fairseq.data.data_utils import lengths_to_padding_mask
 from fairseq.models import FairseqEncoder, register_model, register_model_architecture
 from fairseq.models.speech_to_text.s2t_transformer import (
@@ -8,6 +7,8 @@ from fairseq.models.speech_to_text.s2t_transformer import (
     base_architecture,
 )
 from torch import nn
+
+from examples.foreign_speech.modules.conformer_encoder_layer import ConformerEncoderLayer
 
 
 @register_model("foreign_conformer")
