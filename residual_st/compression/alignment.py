@@ -22,7 +22,7 @@ MAX_SCALE = 4.0  # of one feed-forward unit in one step; keeps weights in the ra
 
 
 def _align_heads(heads: AttentionHeads, layer: LayerWeights, target: dict[str, Tensor]) -> LayerWeights:
-    """Orthogonal Procrustes for each pair of heads, then the assignment of heads that gains most.
+    """Orthogonal Procrustes for each pair of heads, where it may be rotated, then the assignment of heads that gains most.
 
     Where a rotation meets a metric on its own side, that side's metric is replaced by its mean diagonal: only then is there a
     closed form.
@@ -32,13 +32,18 @@ def _align_heads(heads: AttentionHeads, layer: LayerWeights, target: dict[str, T
     value_output = _overlap(value, target[heads.value], heads.count)
     value_output = value_output + _output_overlap(output, target[heads.output], heads.count)
     size = query_key.shape[-1]
-    gain = torch.linalg.matrix_norm(query_key, "nuc") + torch.linalg.matrix_norm(value_output, "nuc")
-    target_heads, layer_heads = linear_sum_assignment(gain.numpy(), maximize=True)
+    turned = [(query_key, heads.query_key), (value_output, True)]
+    target_heads = layer_heads = list(range(heads.count))
+    if heads.permutable:
+        gain = sum(_gain(overlap, may_rotate) for overlap, may_rotate in turned)
+        target_heads, layer_heads = linear_sum_assignment(gain.numpy(), maximize=True)
     rotations = []
-    for overlap in (query_key, value_output):
-        left, _, right = torch.linalg.svd(overlap[target_heads, layer_heads])
+    for overlap, may_rotate in turned:
         rotation = torch.zeros(heads.count, size, heads.count, size, dtype=overlap.dtype)
-        rotation[target_heads, :, layer_heads, :] = left @ right
+        rotation[target_heads, :, layer_heads, :] = torch.eye(size, dtype=overlap.dtype)
+        if may_rotate:
+            left, _, right = torch.linalg.svd(overlap[target_heads, layer_heads])
+            rotation[target_heads, :, layer_heads, :] = left @ right
         rotations.append(Rotation(rotation.reshape(heads.count * size, heads.count * size)))
     query_key, value_output = rotations
     return {
@@ -48,6 +53,11 @@ def _align_heads(heads: AttentionHeads, layer: LayerWeights, target: dict[str, T
         heads.value: value.with_outputs(value_output),
         heads.output: output.with_inputs(value_output),
     }
+
+
+def _gain(overlap: Tensor, may_rotate: bool) -> Tensor:
+    """(target head, layer head): the overlap of two heads, after the best rotation where one is allowed."""
+    return torch.linalg.matrix_norm(overlap, "nuc") if may_rotate else overlap.diagonal(dim1=-2, dim2=-1).sum(-1)
 
 
 def _overlap(matrix: MatrixWeights, target: Tensor, heads: int) -> Tensor:

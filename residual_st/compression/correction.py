@@ -21,7 +21,6 @@ from residual_st.errors import InputError
 from residual_st.progress import progress
 from residual_st.sharing import Matrix, ResidualLinear, channels_last, in_order, matrices, weight_of
 from residual_st.stacks import LayerCall, LayerStack, recorded_calls
-from residual_st.stacks.symmetries import AttentionHeads
 
 
 def correct_if_better(
@@ -215,7 +214,7 @@ def _stages(layer: nn.Module, call: LayerCall, states: Tensor) -> list[list[str]
 
 def _branch_ends(stack: LayerStack, call: LayerCall, states: Tensor) -> list[str]:
     """The matrices whose outputs a layer adds to its input, if its output is that sum: those that end its branches."""
-    ends = [symmetry.output if isinstance(symmetry, AttentionHeads) else symmetry.second for symmetry in stack.symmetries]
+    ends = [symmetry.names[-1] for symmetry in stack.symmetries]
     whole = Pass(stack.layers[0], call, states, [], ends)
     output = stack.output(whole.output)
     return ends if torch.allclose(whole.total, output, rtol=1e-3, atol=1e-3 * output.abs().mean().item()) else []

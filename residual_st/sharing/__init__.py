@@ -21,6 +21,7 @@ _HOMES = {
     "check_alike": "shareable",
     "check_ranks": "shareable",
     "check_untied": "shareable",
+    "deep_copy": "copying",
     "form_of": "layers",
     "in_order": "shareable",
     "linear_of": "linear",

@@ -1,11 +1,11 @@
 """Turn a stack of alike layers into one that shares its matrices."""
 
-import copy
 from collections.abc import Callable
 
 import torch
 from torch import nn
 
+from residual_st.sharing.copying import deep_copy
 from residual_st.sharing.form import SharedForm
 from residual_st.sharing.linear import LowRankLinear, ResidualLinear
 from residual_st.sharing.plan import SharingPlan
@@ -93,7 +93,7 @@ def alike_in_groups(form: SharedForm, build: Callable[[], nn.Module]) -> nn.Modu
         else:
             shared = {name for name, rank in form.ranks.of(index).items() if not isinstance(rank, Alone)}
             kept = {id(linear.weight): linear.weight for name, linear in matrices(first[group]) if name in shared}
-            layers.append(copy.deepcopy(first[group], kept))
+            layers.append(deep_copy(first[group], kept))
     return layers
 
 

@@ -11,13 +11,20 @@ from residual_st.stacks.layer_stack import LayerStack, copied
 from residual_st.stacks.layouts import UnclearLayoutError
 from residual_st.stacks.padding import no_padding
 from residual_st.stacks.recorder import LayerCall, recorded_calls
+from residual_st.stacks.symmetries import ESPNET, FAIRSEQ, AttentionHeads, FeedForwardUnits, attention_heads, feed_forward_units
 
 __all__ = [
+    "ESPNET",
+    "FAIRSEQ",
+    "AttentionHeads",
+    "FeedForwardUnits",
     "LayerCall",
     "LayerStack",
     "UnclearLayoutError",
+    "attention_heads",
     "copied",
     "describe_stack",
+    "feed_forward_units",
     "heaviest_stack",
     "layer_map",
     "no_padding",

@@ -1,7 +1,6 @@
 """Alike layers, one after another, and what must be known of them to share their matrices."""
 
 import contextlib
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from residual_st.errors import InputError, refusing
-from residual_st.sharing import ResidualLinear, SharedForm, matrices
+from residual_st.sharing import ResidualLinear, SharedForm, deep_copy, matrices
 from residual_st.stacks.layouts import STATES, Layouts
 from residual_st.stacks.padding import Padding, no_padding, refuse_masks
 
@@ -70,6 +69,10 @@ class LayerStack:
             raise InputError(f"the layers are in a {type(self.layers).__name__}; give them in an nn.ModuleList")
         if not len(self.layers):
             raise InputError("there are no layers to share")
+        known = [name for name, _ in matrices(self.layers[0])]
+        for name in (name for symmetry in self.symmetries for name in symmetry.names):
+            if name not in known:
+                raise InputError(f"a {type(self.layers[0]).__name__} has no matrix {name}; it must be one of {', '.join(known)}")
 
     @property
     def uncovered(self) -> list[str]:
@@ -99,5 +102,5 @@ class LayerStack:
 def copied(model: nn.Module, stack: LayerStack) -> tuple[nn.Module, LayerStack]:
     """A copy of a model, and the stack inside it, whose list of layers need not be the model's own."""
     with refusing(f"{type(model).__name__} cannot be copied, to be compared with later"):
-        copied_model, layers, owner = copy.deepcopy((model, stack.layers, stack.owner))
+        copied_model, layers, owner = deep_copy((model, stack.layers, stack.owner))
     return copied_model, replace(stack, layers=layers, owner=owner)
