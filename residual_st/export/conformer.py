@@ -24,8 +24,8 @@ _TO_THE_END = np.iinfo(np.int64).max
 Attend = Callable[[Var, nn.Module], Var]  # states (batch * time, width) and a layer's attention module -> what it adds to them
 
 
-def conformer_layers(branches: Branches, x: Var, layers: Sequence[nn.Module], mask: Var) -> Var:
-    """What layers make of states (batch * time, width), with a mask as `attention_mask` makes it.
+def conformer(branches: Branches, x: Var, mask: Var, layers: Sequence[nn.Module]) -> Var:
+    """What layers make of x (batch * time, width), with a mask as `attention_mask` makes it.
 
     Raises:
         InputError: for attention, or an activation function, that has no graph.

@@ -13,27 +13,34 @@ from torch import nn
 
 from residual_st.errors import InputError
 from residual_st.export.build import build
-from residual_st.export.constants import integer, ints
+from residual_st.export.constants import integer, ints, number
 from residual_st.export.convolution import convolved
 from residual_st.export.features import Filterbank, features, mask_of
-from residual_st.export.layers import Branches, gated
+from residual_st.export.layers import Branches, attention_mask, gated, sinusoids
 from residual_st.export.products import Products
 
 
 @dataclass(frozen=True)
 class EncoderParts:
-    """An encoder, of whichever kind.
+    """An encoder, of whichever kind: subsampler, scale, positions, projection, layers, norm.
 
     Attributes:
-        subsampler: what makes fewer frames of a filterbank's, each of the encoder's width.
-        layers: (branches, those frames (batch, time, width), their mask (batch, time), False for padding) -> states
-            (batch * time, width), with all that comes before and behind the layers.
+        subsampler: what makes fewer frames of a filterbank's, each of the layers' width.
+        scale: that these are multiplied by.
+        has_positions: whether fairseq's sinusoidal positions are added to them.
+        projection: of the sum; None for none.
+        layers: (branches, x (batch * time, width), mask as `attention_mask` makes it) -> what they make of x.
+        norm: behind them; None for none.
         ctc: projection of states to the scores of words; None for none.
     """
 
     subsampler: nn.Module
+    scale: float
+    has_positions: bool
+    projection: nn.Linear | None
     layers: Callable[[Branches, Var, Var], Var]
-    ctc: nn.Linear | None = None
+    norm: nn.LayerNorm | None
+    ctc: nn.Linear | None
 
 
 def encoder_graph(encoder: EncoderParts, filterbank: Filterbank, precision: str) -> onnx.ModelProto:
@@ -54,9 +61,18 @@ def encoder_graph(encoder: EncoderParts, filterbank: Filterbank, precision: str)
 
 def encoded(encoder: EncoderParts, products: Products, frames: Var, counts: Var) -> dict[str, Var]:
     """The outputs of the graph, of frames (batch, frames, bins) and their number (batch,)."""
-    x, lengths = _subsampled(encoder.subsampler, products, frames, counts)
+    x, lengths, width = _subsampled(encoder.subsampler, products, frames, counts)
     batch, time = op.shape(x, start=0, end=1), op.shape(x, start=1, end=2)
-    states = encoder.layers(Branches(products, batch, time), x, mask_of(lengths, op.squeeze(time, ints(0))))
+    inside = mask_of(lengths, op.squeeze(time, ints(0)))
+    x = op.mul(x, number(encoder.scale))
+    if encoder.has_positions:
+        x = op.add(x, _positions(time, inside, width))
+    x = op.reshape(x, ints(-1, width))
+    if encoder.projection is not None:
+        x = products.linear(x, encoder.projection)
+    states = encoder.layers(Branches(products, batch, time), x, attention_mask(inside))
+    if encoder.norm is not None:
+        states = products.norm(states, encoder.norm)
     outputs = {"states": op.reshape(states, op.concat([batch, time, ints(-1)], axis=0)), "state_lengths": lengths}
     if encoder.ctc is not None:
         log_probs = op.log_softmax(products.linear(states, encoder.ctc), axis=-1)
@@ -64,11 +80,17 @@ def encoded(encoder: EncoderParts, products: Products, frames: Var, counts: Var)
     return outputs
 
 
-def _subsampled(subsampler: nn.Module, products: Products, x: Var, lengths: Var) -> tuple[Var, Var]:
-    """Frames (batch, time, bins) and their number (batch,) -> (batch, shorter time, width) and its."""
+def _subsampled(subsampler: nn.Module, products: Products, x: Var, lengths: Var) -> tuple[Var, Var, int]:
+    """Frames (batch, time, bins) and their number (batch,) -> (batch, shorter time, width), their number, and the width."""
     if not isinstance(subsampler, Conv1dSubsampler):
         raise InputError("only encoders with --conv-version s2t_transformer can be exported")
     for conv in subsampler.conv_layers:
         x = gated(convolved(x, conv, products))
         lengths = op.add(op.div(op.sub(lengths, integer(1)), integer(conv.stride[0])), integer(1))
-    return x, lengths
+    return x, lengths, conv.out_channels // 2
+
+
+def _positions(time: Var, inside: Var, width: int) -> Var:
+    """(batch, time, width); padding has none."""
+    positions = sinusoids(op.range(integer(0), op.squeeze(time, ints(0)), integer(1)), width)
+    return op.mul(positions, op.unsqueeze(op.cast(inside, to=np.float32), ints(2)))

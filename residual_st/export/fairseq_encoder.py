@@ -1,16 +1,15 @@
 """What the graph of an encoder needs of fairseq's."""
 
-import spox.opset.ai.onnx.v21 as op
+from functools import partial
+
 from fairseq.models import FairseqEncoder
 from fairseq.models.speech_to_text.s2t_conformer import S2TConformerEncoder
 from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerEncoder
-from spox import Var
 
 from residual_st.errors import InputError
-from residual_st.export.conformer import conformer_layers
-from residual_st.export.constants import ints, number
+from residual_st.export.conformer import conformer
 from residual_st.export.encoder import EncoderParts
-from residual_st.export.layers import Branches, attention_mask, with_positions
+from residual_st.export.layers import transformer
 
 
 def encoder_parts(encoder: FairseqEncoder) -> EncoderParts:
@@ -25,26 +24,24 @@ def encoder_parts(encoder: FairseqEncoder) -> EncoderParts:
 
 
 def transformer_parts(encoder: S2TTransformerEncoder) -> EncoderParts:
-    width = encoder.embed_positions.embedding_dim
-
-    def layers(branches: Branches, x: Var, inside: Var) -> Var:
-        x = with_positions(op.mul(x, number(encoder.embed_scale)), inside, width)
-        x, mask = op.reshape(x, ints(-1, width)), attention_mask(inside)
-        for layer in encoder.transformer_layers:
-            x = branches.encoder_layer(x, layer, mask)
-        return x if encoder.layer_norm is None else branches.products.norm(x, encoder.layer_norm)
-
-    return EncoderParts(encoder.subsample, layers, encoder.ctc_proj)
+    return EncoderParts(
+        encoder.subsample,
+        encoder.embed_scale,
+        has_positions=True,
+        projection=None,
+        layers=partial(transformer, layers=encoder.transformer_layers),
+        norm=encoder.layer_norm,
+        ctc=encoder.ctc_proj,
+    )
 
 
 def conformer_parts(encoder: S2TConformerEncoder) -> EncoderParts:
-    width = encoder.linear.in_features
-
-    def layers(branches: Branches, x: Var, inside: Var) -> Var:
-        x = op.mul(x, number(encoder.embed_scale))
-        if encoder.pos_enc_type == "abs":
-            x = with_positions(x, inside, width)
-        x = branches.products.linear(op.reshape(x, ints(-1, width)), encoder.linear)
-        return conformer_layers(branches, x, encoder.conformer_layers, attention_mask(inside))
-
-    return EncoderParts(encoder.subsample, layers)
+    return EncoderParts(
+        encoder.subsample,
+        encoder.embed_scale,
+        has_positions=encoder.pos_enc_type == "abs",
+        projection=encoder.linear,
+        layers=partial(conformer, layers=encoder.conformer_layers),
+        norm=None,
+        ctc=None,
+    )

@@ -1,6 +1,7 @@
 """What the graphs of encoder and decoder have in common: attention, feed-forward, positions."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ from spox._future import initializer
 from torch import nn
 
 from residual_st.errors import InputError
-from residual_st.export.constants import integer, ints, number
+from residual_st.export.constants import ints, number
 from residual_st.export.products import Products
 from residual_st.sharing import Matrix, shape_of
 
@@ -57,16 +58,6 @@ class Branches:
             return op.add(x, branch(self.products.norm(x, norm)))
         return self.products.norm(op.add(x, branch(x)), norm)
 
-    def encoder_layer(self, x: Var, layer: nn.Module, mask: Var | None) -> Var:
-        """A layer of fairseq's Transformer encoder, or of Whisper's, which has the same names."""
-        attention = Attention.of(layer.self_attn)
-
-        def attend(y: Var) -> Var:
-            return self.attend(*self.heads(y, attention, "qkv"), mask, attention)
-
-        x = self.residual(x, layer.self_attn_layer_norm, layer, attend)
-        return self.residual(x, layer.final_layer_norm, layer, lambda y: self.feed_forward(y, layer))
-
     def feed_forward(self, x: Var, layer: nn.Module) -> Var:
         return self.products.feed_forward(x, layer.fc1, activation_of(layer.activation_fn), layer.fc2)
 
@@ -91,6 +82,19 @@ class Branches:
         attended = op.transpose(op.matmul(op.softmax(scores, axis=-1), values), perm=[0, 2, 1, 3])
         rows = op.reshape(attended, ints(-1, attention.heads * attention.width))
         return self.products.linear(rows, attention.out)
+
+
+def transformer(branches: Branches, x: Var, mask: Var | None, layers: Sequence[nn.Module]) -> Var:
+    """What layers of fairseq's Transformer encoder, or of Whisper's, which has the same names, make of x (batch * time, width)."""
+    for layer in layers:
+        attention = Attention.of(layer.self_attn)
+
+        def attend(y: Var, attention=attention) -> Var:
+            return branches.attend(*branches.heads(y, attention, "qkv"), mask, attention)
+
+        x = branches.residual(x, layer.self_attn_layer_norm, layer, attend)
+        x = branches.residual(x, layer.final_layer_norm, layer, lambda y, layer=layer: branches.feed_forward(y, layer))
+    return x
 
 
 def swish(x: Var) -> Var:
@@ -119,12 +123,6 @@ def activation_of(function):
 def attention_mask(inside: Var) -> Var:
     """(batch, time), True for what may be attended to -> (batch, 1, 1, time), to be added to scores."""
     return op.unsqueeze(op.where(inside, number(0.0), number(-np.inf)), ints(1, 2))
-
-
-def with_positions(x: Var, inside: Var, width: int) -> Var:
-    """(batch, time, width) with fairseq's positions added, except where (batch, time) is False: padding has none."""
-    places = op.range(integer(0), op.squeeze(op.shape(inside, start=1, end=2), ints(0)), integer(1))
-    return op.add(x, op.mul(sinusoids(places, width), op.unsqueeze(op.cast(inside, to=np.float32), ints(2))))
 
 
 def sinusoids(positions: Var, width: int) -> Var:

@@ -16,7 +16,7 @@ from residual_st.export.build import build
 from residual_st.export.constants import integer, ints, number
 from residual_st.export.convolution import convolved
 from residual_st.export.decoder import DecoderParts
-from residual_st.export.layers import Branches
+from residual_st.export.layers import Branches, transformer
 from residual_st.export.products import Products
 from residual_st.export.spectrum import energies, waves
 
@@ -38,9 +38,7 @@ def encoder_graph(model: WhisperForConditionalGeneration, extractor: WhisperFeat
     batch, time = op.shape(x, start=0, end=1), op.shape(x, start=1, end=2)
     x = op.add(x, products.constant(encoder.embed_positions.weight))
     x = op.reshape(x, ints(-1, encoder.embed_positions.weight.size(1)))
-    branches = Branches(products, batch, time)
-    for layer in encoder.layers:
-        x = branches.encoder_layer(x, layer, None)
+    x = transformer(Branches(products, batch, time), x, None, encoder.layers)
     states = op.reshape(products.norm(x, encoder.layer_norm), op.concat([batch, time, ints(-1)], axis=0))
     state_lengths = op.add(op.mul(lengths, integer(0)), time)
     return build({"samples": samples, "lengths": lengths}, {"states": states, "state_lengths": state_lengths})
