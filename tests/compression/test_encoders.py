@@ -1,0 +1,175 @@
+"""Calibrated compression of encoders as they are, whoever wrote them: nothing is told of their layers."""
+
+from argparse import Namespace
+
+import pytest
+import torch
+from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
+from fairseq.models.wav2vec.wav2vec2 import TransformerEncoder, Wav2Vec2Config
+from torch import nn
+
+from residual_st.compat import hide_broken_torchaudio
+from residual_st.compression import Calibration, compress
+from residual_st.compression.moments import gather
+from residual_st.errors import InputError
+from residual_st.sharing import ResidualLinear, check_alike, unshare_layers
+from residual_st.stacks import describe_stack, heaviest_stack
+
+WIDTH, LAYERS, HEADS = 16, 4, 4
+
+
+def frames(width: int, *lengths: int) -> tuple:
+    generator = torch.Generator().manual_seed(sum(lengths))
+    padding = torch.tensor([[place >= length for place in range(max(lengths))] for length in lengths])
+    return torch.randn(len(lengths), max(lengths), width, generator=generator), padding
+
+
+class SpeechToText(nn.Module):
+    """The encoder of a fairseq speech-to-text model."""
+
+    input_width = 80
+
+    def __init__(self, arch: str, **options):
+        super().__init__()
+        sizes = {"encoder_layers": LAYERS, "encoder_embed_dim": WIDTH, "encoder_ffn_embed_dim": 24}
+        flags = Namespace(
+            **sizes, encoder_attention_heads=HEADS, input_feat_per_channel=80, input_channels=1, fp16=False, **options
+        )
+        ARCH_CONFIG_REGISTRY[arch](flags)
+        self.encoder = ARCH_MODEL_REGISTRY[arch].build_encoder(flags)
+
+    def forward(self, x, padding):
+        out = self.encoder(x, (~padding).sum(1))
+        x, masks = out["encoder_out"][0], out["encoder_padding_mask"]
+        return x.masked_fill(masks[0].T[..., None], 0) if masks else x
+
+
+class Wav2Vec(nn.Module):
+    """fairseq's wav2vec 2.0 or HuBERT behind their feature extractors."""
+
+    input_width = WIDTH
+
+    def __init__(self, **options):
+        super().__init__()
+        sizes = {"encoder_layers": LAYERS, "encoder_embed_dim": WIDTH, "encoder_attention_heads": HEADS}
+        config = Wav2Vec2Config(encoder_ffn_embed_dim=24, conv_pos=4, conv_pos_groups=4, encoder_layerdrop=0, **sizes, **options)
+        self.encoder = TransformerEncoder(config)
+
+    def forward(self, x, padding):
+        return self.encoder(x, padding)[0].masked_fill(padding[..., None], 0)
+
+
+class HuggingFace(nn.Module):
+    """The encoder of one of Hugging Face's models of speech."""
+
+    input_width = WIDTH
+
+    def __init__(self, name: str, **options):
+        super().__init__()
+        hide_broken_torchaudio()
+        import transformers
+
+        sizes = {"hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "intermediate_size": 24}
+        small = {"num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 4, "conv_depthwise_kernel_size": 3}
+        config = getattr(transformers, f"{name}Config")(
+            conv_dim=[16], conv_stride=[5], conv_kernel=[5], **sizes, **small, **options
+        )
+        self.encoder = getattr(transformers, f"{name}Model")(config).encoder
+
+    def forward(self, x, padding):
+        return self.encoder(x.clone(), attention_mask=~padding).last_hidden_state.masked_fill(padding[..., None], 0)
+
+
+ENCODERS = {
+    "conformer": lambda: SpeechToText("s2t_conformer", pos_enc_type="abs"),
+    "conformer, ESPnet's attention": lambda: SpeechToText("s2t_conformer", attn_type="espnet", pos_enc_type="abs"),
+    "conformer, rotary": lambda: SpeechToText("s2t_conformer", attn_type="espnet", pos_enc_type="rope"),
+    "conformer, relative": lambda: SpeechToText("s2t_conformer", attn_type="espnet", pos_enc_type="rel_pos"),
+    "convtransformer": lambda: SpeechToText("convtransformer"),
+    "wav2vec 2.0": lambda: Wav2Vec(layer_norm_first=True),
+    "wav2vec 2.0, padded to a multiple": lambda: Wav2Vec(required_seq_len_multiple=4),
+    "Hugging Face's wav2vec 2.0": lambda: HuggingFace("Wav2Vec2"),
+    "Hugging Face's HuBERT": lambda: HuggingFace("Hubert", do_stable_layer_norm=True),
+    "Hugging Face's conformer, relative": lambda: HuggingFace("Wav2Vec2Conformer", position_embeddings_type="relative"),
+    "Hugging Face's conformer, rotary": lambda: HuggingFace("Wav2Vec2Conformer", position_embeddings_type="rotary"),
+}
+
+
+def trained(kind: str) -> nn.Module:
+    """A model whose every parameter is drawn, biases too."""
+    torch.manual_seed(1)
+    model = ENCODERS[kind]()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    return model.eval()
+
+
+def calibration_of(model: nn.Module) -> Calibration:
+    """The first batch is as wide as it is long."""
+    lengths = (9, 8, 8, 7, 9, 6, 8, 9, 7), (60, 41), (44, 30, 52)
+    batches = [frames(model.input_width, *its_lengths) for its_lengths in lengths]
+
+    def encode(model, batch):
+        return model(*batch)
+
+    wanted = {id(batch): encode(model, batch).detach() for batch in batches}
+
+    def loss(model, batch):  # of which the dense model has the least
+        return 1 + (encode(model, batch) - wanted[id(batch)] + 1e-3).square().sum()
+
+    return Calibration(batches, loss, encode)
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_full_ranks_are_the_identity_and_come_back_as_the_modules_that_were(kind):
+    model = trained(kind)
+    calibration = calibration_of(model)
+    expected, names = [model(*batch) for batch in calibration.batches], list(model.state_dict())
+    _, layers = heaviest_stack(model)
+    ranks = "/".join(str(min(shape)) for shape in check_alike(layers).values())
+    compress(model, stack=describe_stack(layers), group_size=2, rank=",".join([ranks] * LAYERS), calibration=calibration)
+    assert any(isinstance(module, ResidualLinear) for module in layers.modules())
+    for batch, output in zip(calibration.batches, expected):
+        torch.testing.assert_close(model(*batch), output, rtol=1e-4, atol=1e-5)
+    unshare_layers(layers)
+    assert list(model.state_dict()) == names
+    for batch, output in zip(calibration.batches, expected):
+        torch.testing.assert_close(model(*batch), output, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["conformer", "conformer, relative", "wav2vec 2.0", "Hugging Face's conformer, relative"])
+def test_calibration_corrects_and_refines(kind):
+    model = trained(kind)
+    calibration = calibration_of(model)
+
+    def loss(**options):
+        model = trained(kind)
+        stack = describe_stack(heaviest_stack(model)[1])
+        compress(model, stack=stack, group_size=4, rank=2, **options)
+        return calibration.held_out_loss(model)
+
+    assert loss(calibration=calibration, refine_updates=40) < loss(calibration=calibration) < loss()
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_only_what_is_no_padding_counts(kind):
+    """In every matrix as many positions as the model computes on for real utterances; and those that positions are made of."""
+    model = trained(kind)
+    batches = [frames(model.input_width, *lengths) for lengths in ((60, 41), (44, 30, 52))]
+    moments = gather(
+        model, describe_stack(heaviest_stack(model)[1]), Calibration(batches, lambda model, batch: model(*batch).square().sum())
+    )
+    counts = {name: matrix.count for name, matrix in moments[0].items()}
+    positions = {name: counts.pop(name) for name in list(counts) if name.endswith("linear_pos")}
+    subsampled = model.input_width == 80
+    assert set(counts.values()) == {sum(-(-length // 4) for length in (60, 41, 44, 30, 52)) if subsampled else 227}
+    assert set(positions.values()) <= {2 * 15 - 1 + 2 * 13 - 1 if subsampled else 2 * 60 - 1 + 2 * 52 - 1}
+
+
+def test_weights_that_are_read_past_the_matrix_are_refused_by_name():
+    """WavLM hands its projections' weights to a function of torch's."""
+    ENCODERS["WavLM"] = lambda: HuggingFace("WavLM")
+    model = trained("WavLM")
+    with pytest.raises(InputError, match=r"the calibration data never came to attention.\w+ of layer 0"):
+        compress(model, stack=describe_stack(heaviest_stack(model)[1]), calibration=calibration_of(model))
