@@ -13,7 +13,7 @@ from residual_st.compression.layer_weights import OUTPUT_DAMPING, Metric, damped
 from residual_st.errors import InputError
 from residual_st.progress import progress
 from residual_st.sharing import Matrix, channels_last, in_order, matrices, shape_of
-from residual_st.stacks import LayerStack, UnclearLayoutError, recorded_calls
+from residual_st.stacks import LayerStack, UnclearLayoutError, keeping_activations, recorded_calls
 
 MOST_HELD_OUT = 16  # batches
 
@@ -208,12 +208,13 @@ def _observed(stack: LayerStack, moments: Moments, wanted: Container[tuple[int, 
 
 @contextlib.contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
-    """Evaluation mode; each module gets its own mode back."""
+    """Evaluation mode, with all activations kept; each module gets its own mode back."""
     modes = [(module, module.training) for model in models for module in model.modules()]
     for model in models:
         model.eval()
     try:
-        yield
+        with keeping_activations(*models):
+            yield
     finally:
         for module, was_training in modes:
             module.training = was_training

@@ -6,7 +6,7 @@ called.
 
 from residual_st.stacks.depth import layer_map
 from residual_st.stacks.find import heaviest_stack, stack_of, stacks_in
-from residual_st.stacks.generic import describe_stack
+from residual_st.stacks.generic import describe_stack, keeping_activations
 from residual_st.stacks.layer_stack import LayerStack, copied
 from residual_st.stacks.layouts import UnclearLayoutError
 from residual_st.stacks.padding import no_padding
@@ -26,6 +26,7 @@ __all__ = [
     "describe_stack",
     "feed_forward_units",
     "heaviest_stack",
+    "keeping_activations",
     "layer_map",
     "no_padding",
     "recorded_calls",

@@ -37,3 +37,21 @@ def projecting(layers: nn.ModuleList) -> Iterator[None]:
     finally:
         for attention, skips in before.items():
             attention.skip_embed_dim_check = skips
+
+
+@contextlib.contextmanager
+def keeping_activations(*models: nn.Module) -> Iterator[None]:
+    """Have layers keep their activations, where fairseq's `--checkpoint-activations` has them computed again in the backward pass.
+
+    They would otherwise be observed twice, and `torch.autograd.grad` refuses them.
+    """
+    wrapped = [
+        (module, module.forward) for model in models for module in model.modules() if hasattr(module, "precheckpoint_forward")
+    ]
+    for module, _ in wrapped:
+        module.forward = module.precheckpoint_forward
+    try:
+        yield
+    finally:
+        for module, forward in wrapped:
+            module.forward = forward

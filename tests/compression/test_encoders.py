@@ -6,6 +6,7 @@ import pytest
 import torch
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
 from fairseq.models.wav2vec.wav2vec2 import TransformerEncoder, Wav2Vec2Config
+from fairseq.modules.checkpoint_activations import checkpoint_wrapper
 from torch import nn
 
 from residual_st.compat import hide_broken_torchaudio
@@ -167,9 +168,28 @@ def test_only_what_is_no_padding_counts(kind):
     assert set(positions.values()) <= {2 * 15 - 1 + 2 * 13 - 1 if subsampled else 2 * 60 - 1 + 2 * 52 - 1}
 
 
-def test_weights_that_are_read_past_the_matrix_are_refused_by_name():
+@pytest.mark.parametrize("kind", ["conformer, relative", "wav2vec 2.0"])
+def test_activations_that_are_computed_again_make_no_difference(kind):
+    states = []
+    for is_checkpointed in (False, True):
+        model = trained(kind)
+        _, layers = heaviest_stack(model)
+        calibration = calibration_of(model)
+        for layer in layers if is_checkpointed else ():
+            checkpoint_wrapper(layer)
+        compress(model, stack=describe_stack(layers), group_size=2, rank=2, calibration=calibration, refine_updates=4)
+        states.append(model.state_dict())
+        assert all(hasattr(layer, "precheckpoint_forward") and "forward" in vars(layer) for layer in layers) == is_checkpointed
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def test_weights_that_are_read_past_the_matrix_need_no_calibration_and_are_refused_with_one():
     """WavLM hands its projections' weights to a function of torch's."""
-    ENCODERS["WavLM"] = lambda: HuggingFace("WavLM")
-    model = trained("WavLM")
+    torch.manual_seed(1)
+    model = HuggingFace("WavLM").eval()
+    calibration, (_, layers) = calibration_of(model), heaviest_stack(model)
     with pytest.raises(InputError, match=r"the calibration data never came to attention.\w+ of layer 0"):
-        compress(model, stack=describe_stack(heaviest_stack(model)[1]), calibration=calibration_of(model))
+        compress(model, stack=describe_stack(layers), calibration=calibration)
+    ranks = "/".join(str(min(shape)) for shape in check_alike(layers).values())
+    compress(model, stack=describe_stack(layers), group_size=2, rank=",".join([ranks] * LAYERS))
+    assert calibration.held_out_loss(model) == pytest.approx(1, abs=0.01)
