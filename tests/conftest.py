@@ -136,7 +136,7 @@ test-sets: [tst-HE]
 systems:
   dense: {seeds: [1, 2]}
   bypassed: {from: "@dense", keep-layers: [], flags: null}
-  low-rank: {from: "@dense", low-rank: 0.4, flags: {max-update: 2}}
+  low-rank: {from: "@dense", compress: {group-size: 1, residual-rank: =5/=5/=5/=5/=7/=7}, flags: {max-update: 2}}
   distilled:
     from: "@dense"
     compress: {group-size: 3, residual-rank: 2}
@@ -169,13 +169,12 @@ def tiny_flags(arch: str = "s2t_residual_transformer_s", **options) -> Namespace
 def tiny_model(arch: str = "s2t_residual_transformer_s", seed: int = 1, fresh: bool = False, **options):
     """A small model, built as fairseq builds it, with a dictionary of 20 words.
 
-    Its matrices that start at 0, without which no layer does anything, are drawn as if trained, unless it is to be `fresh`: shared
-    ones, and the first factors of the low-rank model.
+    Its matrices that start at 0, without which no layer does anything, are drawn as if trained, unless it is to be `fresh`.
     """
     torch.manual_seed(seed)
     model = build_model(tiny_flags(arch, **options), 20)
     for name, parameter in model.named_parameters():
-        if ("shared_weights" in name or name.endswith("original0")) and not fresh and not parameter.any():
+        if "shared_weights" in name and not fresh and not parameter.any():
             torch.nn.init.xavier_uniform_(parameter)
     return model
 

@@ -20,7 +20,7 @@ from residual_st.fairseq.user_dir import PACKAGE
 from residual_st.sharing import matrix_parameters
 from training_runs.comparison import metrics_of
 from training_runs.counts import counted
-from training_runs.matrix import IDENTITY, STARTS, Matrix, Run, checkpoint_of
+from training_runs.matrix import IDENTITY, Matrix, Run, checkpoint_of
 
 _BEAM, _BATCH_FRAMES = 5, 20_000
 _SECONDS = "core_seconds.txt"  # beside each log: what its commands took, so that a stopped run's add up
@@ -161,11 +161,7 @@ def _start_command(run: Run, data: Path, source: Path, output: Path) -> list:
     if "compress" in run.start:
         options = {"calibration": data, "seed": run.seed, **run.start["compress"]}
         return ["-m", "residual_st", "compress", source, "--output", output, "--force", *_options(options)]
-    if "unfold" in run.start:
-        return ["-m", "residual_st", "unfold", source, "--output", output, "--force", *_options(run.start["unfold"])]
-    kind = next(key for key in STARTS if key in run.start)
-    arguments = run.start[kind] if kind == "keep-layers" else [run.start[kind], data]
-    return [Path(__file__).with_name("starts.py"), kind, source, output, *arguments]
+    return [Path(__file__).with_name("keep_layers.py"), source, output, *run.start["keep-layers"]]
 
 
 def _options(options: dict) -> list:

@@ -8,7 +8,7 @@ import yaml
 
 from residual_st.errors import InputError
 
-STARTS = ("compress", "unfold", "low-rank", "keep-layers")
+STARTS = ("compress", "keep-layers")
 SANITY = ("dense", "bypassed", "every-third-layer", "four-layers")  # the systems that show whether a task can tell encoders apart
 IDENTITY = ("task", "system", "seed", "start", "flags", "config")  # what tells one run from another in a row of results
 

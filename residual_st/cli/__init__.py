@@ -25,7 +25,6 @@ from residual_st.cli import (
     strip,
     train,
     translate,
-    unfold,
     user_dir,
 )
 from residual_st.cli.arguments import summary_of
@@ -45,7 +44,6 @@ SUBCOMMANDS = {
     "export": export,
     "translate": translate,
     "serve": serve,
-    "unfold": unfold,
     "strip": strip,
     "cache-teacher": cache_teacher,
     "benchmark": benchmark,

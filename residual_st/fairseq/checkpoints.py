@@ -137,10 +137,20 @@ def model_flags(state: dict, path: str | Path) -> argparse.Namespace:
         flags.arch = getattr(flags, "_name", None)
     if not isinstance(flags.arch, str):
         raise InputError(f"{path} does not say which architecture it is of; it was not written by fairseq-train")
+    refuse_retired(flags.arch, path)
     flags.load_pretrained_encoder_from = flags.load_pretrained_decoder_from = None
     if _EMBEDDING in state["model"]:
         flags.tgt_dict_size = dictionary_size(state)
     return flags
+
+
+def refuse_retired(arch: str | None, path: str | Path) -> None:
+    """Raise InputError for a checkpoint of an architecture that earlier versions had."""
+    if arch and arch.startswith("s2t_low_rank_transformer"):
+        raise InputError(
+            f"{path} is of --arch {arch}, which only version 0.1 has; the same products are trained by "
+            "--arch s2t_residual_transformer --encoder-group-size 1 --encoder-residual-rank =R"
+        )
 
 
 def dictionary_size(state: dict) -> int:

@@ -5,7 +5,6 @@ import copy
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf, omegaconf_no_object_check
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
 from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerModel
@@ -14,14 +13,13 @@ from omegaconf import OmegaConf
 
 from residual_st.compression.pipeline import Compressed
 from residual_st.errors import InputError
-from residual_st.fairseq.checkpoints import dictionary_size, model_flags, weights_alone
-from residual_st.fairseq.form import OUR_FLAGS, matrix_shapes
-from residual_st.fairseq.layers.shared_layers import LAST_OF_A_BRANCH, layers_of
+from residual_st.fairseq.checkpoints import model_flags, weights_alone
+from residual_st.fairseq.form import OUR_FLAGS
+from residual_st.fairseq.layers.shared_layers import layers_of
 from residual_st.fairseq.s2t_residual_transformer import S2TResidualTransformerModel
-from residual_st.fairseq.standalone import build_model, load_model
+from residual_st.fairseq.standalone import load_model
 from residual_st.fairseq.user_dir import register
-from residual_st.numbers import is_whole
-from residual_st.sharing import Alone, ResidualLinear, SharedForm, matrices, unshare_layers
+from residual_st.sharing import ResidualLinear, SharedForm, unshare_layers
 
 _OUR_CRITERION = "label_smoothed_cross_entropy_with_residual"
 _OUR_CRITERION_FLAGS = ("residual_penalty", "distill_from", "distill_weight", "distill_temperature", "distill_encoder_weight")
@@ -66,50 +64,6 @@ def _set_forms(flags: argparse.Namespace, forms: dict[str, SharedForm]) -> None:
     flags.arch = flags.arch.replace("s2t_transformer", "s2t_residual_transformer", 1)
     for part, form in forms.items():
         vars(flags).update(form.to_flags(f"{part}_"))
-
-
-def unfolded_checkpoint(state: dict, model: S2TTransformerModel, group_size: int, rank: int | str, diagonal: bool) -> dict:
-    """A dense checkpoint as that of a residual model: each layer becomes K adjacent ones, which share its matrices.
-
-    What a layer adds to its input is divided among the K layers (`out_proj` and `fc2` start at 1/K of their values), so that the
-    group starts as K smaller steps of the same direction. The residuals start as those of a new model do.
-
-    Args:
-        state: the dense model's checkpoint.
-        group_size: K; the model gets K times as many encoder layers.
-        rank: of the residuals, as the model's flag takes it.
-        diagonal: whether the residuals have a diagonal.
-
-    Raises:
-        InputError: if K is below 2, or a rank does not fit, or is of a matrix that would share nothing.
-    """
-    if not is_whole(group_size, 2):
-        raise InputError(f"group size {group_size} unfolds nothing; give 2 or more")
-    layers = group_size * len(model.encoder.transformer_layers)
-    flags = copy.deepcopy(model_flags(state, "the model"))
-    form = SharedForm.make(layers, tuple(matrix_shapes(flags, "encoder")), group_size, rank=rank, diagonal=diagonal)
-
-    if any(isinstance(rank, Alone) for row in form.ranks.rows for rank in row):
-        raise InputError(f"residual rank {rank} keeps matrices alone, and unfolding shares them all; give ranks without =")
-
-    def to_residual(flags: argparse.Namespace) -> None:
-        _set_forms(flags, {"encoder": form})
-
-    to_residual(flags)
-    unfolded = build_model(flags, dictionary_size(state))
-    loaded = {name: value for name, value in model.state_dict().items() if not name.startswith("encoder.transformer_layers.")}
-    unfolded.load_state_dict({**unfolded.state_dict(), **loaded})
-    with torch.no_grad():
-        for index, layer in enumerate(unfolded.encoder.transformer_layers):
-            dense_layer = model.encoder.transformer_layers[form.plan.groups[index]]
-            dense_matrices = dict(matrices(dense_layer))
-            for name, residual in matrices(layer):
-                share = 1 / group_size if name in LAST_OF_A_BRANCH else 1.0
-                residual.shared_weight.copy_(dense_matrices[name].weight * share)
-                residual.bias.copy_(dense_matrices[name].bias * share)
-            for norm in ("self_attn_layer_norm", "final_layer_norm"):
-                getattr(layer, norm).load_state_dict(getattr(dense_layer, norm).state_dict())
-    return rewritten(state, unfolded, to_residual)
 
 
 def dense_checkpoint(state: dict, model: S2TResidualTransformerModel) -> dict:

@@ -16,7 +16,7 @@ from residual_st.errors import InputError, refusing
 from residual_st.fairseq.checkpoints import dictionary_size, first_difference, load_checkpoint, model_flags
 from residual_st.fairseq.user_dir import register
 
-_MODELS = ("s2t_transformer", "s2t_residual_transformer", "s2t_low_rank_transformer")  # fairseq's conformer is a subclass, too
+_MODELS = ("s2t_transformer", "s2t_residual_transformer")  # fairseq's conformer is a subclass, too
 _LONGEST_FLAG = 10_000  # characters; lists of ranks are the longest
 _MOST_POSITIONS = 100_000  # an encoder keeps a table of them
 # what the speech_to_text task adds to a model's flags, and what older checkpoints may hold as None

@@ -18,17 +18,15 @@ from residual_st.evaluation.scores import Estimate, error_counts, ngram_counts
 from residual_st.fairseq.checkpoints import save_checkpoint
 from residual_st.fairseq.conversion import read_model
 from residual_st.fairseq.standalone import load_model
-from residual_st.fairseq.train import with_form
-from residual_st.fairseq.training_data import TrainingData
 
 sys.path.append(str(ROOT / "benchmarks"))
 
 from quality import main  # noqa: E402
 from training_runs.comparison import compare, verdicts  # noqa: E402
 from training_runs.counts import counted, counts_of  # noqa: E402
+from training_runs.keep_layers import keep_layers  # noqa: E402
 from training_runs.making import RunFailed, _read_whole  # noqa: E402
 from training_runs.matrix import read_matrix  # noqa: E402
-from training_runs.starts import keep_layers, without_sharing  # noqa: E402
 
 
 def quality(*arguments, check=True):
@@ -135,25 +133,14 @@ def test_a_dense_model_under_our_name_can_lose_layers(dense_under_our_name, tmp_
         assert same_weights(fewer.decoder.state_dict(), whole.decoder.state_dict())
 
 
-def test_a_dense_model_under_our_name_can_be_made_one_of_low_rank(dense_under_our_name, data, tmp_path):
-    state, dense = dense_under_our_name
-    save_checkpoint(without_sharing(state, dense, 0.4, TrainingData(state, data)), tmp_path / "low.pt")
-    config = {"finetune-from-model": tmp_path / "low.pt", "encoder-group-size": 1, "encoder-layers": 12}
-    form, _ = with_form(config, [])  # as training on from it has it
-    assert form["arch"] == "s2t_low_rank_transformer_s"
-    assert form["encoder-layers"] == 6
-    assert form["encoder-attention-heads"] == 4
-    assert "encoder-group-size" not in form
-
-
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
         (("asr.yaml", "none.yaml"), "none.yaml cannot be read: No such file"),
-        (('"@dense", low-rank', '"@danse", low-rank'), "asr/low-rank/1 needs asr/danse/1, which the matrix does not make"),
+        (('"@dense", compress', '"@danse", compress'), "asr/low-rank/1 needs asr/danse/1, which the matrix does not make"),
         (("keep-layers", "keep-layer"), "unknown key 'keep-layer'"),
         (("test-sets", "tests"), "not a matrix with tasks, test-sets and systems"),
-        (("low-rank: 0.4", "rates: {fast: [1]}"), "not a matrix .* could not convert string to float: 'fast'"),
+        (("seeds: [1, 2]", "rates: {fast: [1]}"), "not a matrix .* could not convert string to float: 'fast'"),
     ],
 )
 def test_refuses_a_matrix_that_cannot_be_made(folder, flags, change, sentence):
@@ -164,7 +151,7 @@ def test_refuses_a_matrix_that_cannot_be_made(folder, flags, change, sentence):
 
 def test_a_folder_of_another_run_is_not_taken_for_this_one(folder, flags):
     changed = folder / "changed.yaml"
-    changed.write_text(flags[0].read_text().replace("low-rank: 0.4", "low-rank: 0.5"))
+    changed.write_text(flags[0].read_text().replace("=5/=5", "=4/=4"))
     result = quality(changed, *flags[1:], "--seeds", "1", check=False)
     assert result.returncode == 2
     assert "low-rank/1 holds a run with other flags" in result.stderr

@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 import yaml
-from conftest import TINY, run, tiny_flags, tiny_model
+from conftest import TINY, USER_DIR, cli, run, tiny_flags, tiny_model
 from test_end_to_end import BIN, are_alike, config, generate, hypotheses
 
 from residual_st.cli import main
@@ -271,8 +271,25 @@ def test_a_dense_encoder_under_our_name_is_compressed_too(tmp_path, capsys):
     assert figures["groups"] == [0, 0, 0, 1, 1, 1]
 
 
-def test_low_rank_models_are_not_converted(tmp_path, capsys):
-    path = save(tmp_path / "rival.pt", "s2t_low_rank_transformer_s")
-    for command in ("compress", "expand"):
-        assert main([command, path, "--output", str(tmp_path / "x.pt")]) == 2
-        assert "only s2t_transformer of any size, dense or residual, can be converted" in capsys.readouterr().err
+def test_a_checkpoint_of_an_architecture_that_is_gone_says_what_replaces_it(data, asr, tmp_path):
+    state = torch.load(asr / "dense.pt", weights_only=True)
+    state["cfg"]["model"].arch = state["cfg"]["model"]._name = "s2t_low_rank_transformer_s"
+    torch.save(state, tmp_path / "old.pt")
+    sentence = (
+        f"{tmp_path}/old.pt is of --arch s2t_low_rank_transformer_s, which only version 0.1 has; the same products are trained by "
+    )
+    sentence += "--arch s2t_residual_transformer --encoder-group-size 1 --encoder-residual-rank =R\n"
+    for arguments in (
+        ["inspect", tmp_path / "old.pt"],
+        ["compress", tmp_path / "old.pt", "--output", tmp_path / "x.pt"],
+        ["expand", tmp_path / "old.pt", "--output", tmp_path / "x.pt"],
+        ["train", asr / "asr.yaml", f"finetune-from-model={tmp_path}/old.pt"],
+    ):
+        result = cli(*arguments, check=False)
+        assert result.returncode == 2
+        assert result.stderr == f"residual-st {arguments[0]}: {sentence}"
+    flags = ["--user-dir", USER_DIR, "--task", "speech_to_text", "--config-yaml", "config_asr.yaml", "--cpu"]
+    flags += ["--gen-subset", "tst-HE_asr", "--path", tmp_path / "old.pt"]
+    result = run(BIN / "fairseq-generate", data, *flags, check=False)
+    assert result.returncode
+    assert result.stderr.endswith(f"InputError: {sentence}")

@@ -51,6 +51,7 @@ by_another_package(SpeechToTextDataset, "__getitem__")
 
 import residual_st.models  # noqa: E402, F401
 from residual_st.errors import InputError  # noqa: E402
+from residual_st.fairseq.checkpoints import stripped  # noqa: E402
 from residual_st.fairseq.patches import apply_patches  # noqa: E402
 from residual_st.fairseq.standalone import build_model, parse_model_flags  # noqa: E402
 
@@ -97,6 +98,15 @@ def checked_checkpoints():
         checkpoint_utils.load_checkpoint_to_cpu(str(folder / "damaged.pt"))
     except InputError:
         return True
+
+
+def retired_architectures():
+    arch = "s2t_low_rank_transformer"
+    torch.save(stripped({"cfg": {"model": {"arch": arch}}, "model": {}}), folder / "old.pt")
+    try:
+        checkpoint_utils.load_checkpoint_to_cpu(str(folder / "old.pt"))
+    except InputError as error:
+        return "--encoder-group-size 1" in str(error)
 
 
 def other_versions():
@@ -177,9 +187,9 @@ def broken_gradients():
 
 
 faults = (
-    whole_checkpoint_copies, namespace_flags, checked_checkpoints, other_versions, resuming_processes, last_batches,
-    seeded_augmentation, bytes_as_letters, dictionaries, wav2vec_flags, hubert_ctc, waveforms, cpu_ddp, filling_batches,
-    broken_gradients,
+    whole_checkpoint_copies, namespace_flags, checked_checkpoints, retired_architectures, other_versions, resuming_processes,
+    last_batches, seeded_augmentation, bytes_as_letters, dictionaries, wav2vec_flags, hubert_ctc, waveforms, cpu_ddp,
+    filling_batches, broken_gradients,
 )  # fmt: skip
 free = [fault.__name__.replace("_", "-") for fault in faults if free_of(fault)]
 print(json.dumps({"free of": free, "active": apply_patches(), "calls": calls}))

@@ -12,6 +12,7 @@ from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerModel
 
 from residual_st.compat import reconcile_versions
 from residual_st.errors import refusing
+from residual_st.fairseq.checkpoints import refuse_retired
 from residual_st.fairseq.patches.registry import patch
 from residual_st.fairseq.unpickling import check_archive
 from residual_st.files import atomically
@@ -58,6 +59,21 @@ def check_checkpoints() -> None:
             with refusing(f"{path} cannot be read as a checkpoint"):
                 check_archive(local)
         return before(path, *arguments, **keywords)
+
+
+@patch("retired-architectures")
+def refuse_retired_architectures() -> None:
+    """Say what replaces the architecture of a checkpoint that an earlier version of this package wrote.
+
+    fairseq prints all of its flags, behind "Could not infer model type".
+    """
+
+    @wrap(checkpoint_utils, "load_checkpoint_to_cpu")
+    def load_checkpoint_to_cpu(before, path, *arguments, **keywords):
+        state = before(path, *arguments, **keywords)
+        flags = (state.get("cfg") or {}).get("model")
+        refuse_retired(flags.get("arch") if isinstance(flags, dict) else getattr(flags, "arch", None), path)
+        return state
 
 
 @patch("other-versions")
