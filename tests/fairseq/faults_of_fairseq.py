@@ -22,9 +22,11 @@ from fairseq.data import Dictionary, data_utils
 from fairseq.data.audio import audio_utils
 from fairseq.data.audio.speech_to_text_dataset import SpeechToTextDataset
 from fairseq.data.encoders.sentencepiece_bpe import SentencepieceBPE
+from fairseq.dataclass.configs import EMAConfig
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
 from fairseq.models import distributed_fairseq_model
+from fairseq.models.ema.ema import EMA
 from fairseq.models.hubert.hubert_asr import HubertCtcConfig, HubertEncoder
 from fairseq.models.wav2vec.wav2vec2_asr import Wav2VecEncoder
 from fairseq.nan_detector import NanDetector
@@ -186,10 +188,18 @@ def broken_gradients():
     return True
 
 
+def moving_averages():
+    model = torch.nn.Sequential(torch.nn.utils.weight_norm(torch.nn.Linear(2, 2)), torch.nn.BatchNorm1d(2))
+    model(torch.ones(2, 2))
+    average = EMA(model, EMAConfig())
+    average.step(model)
+    return average.get_model()[1].num_batches_tracked == 1
+
+
 faults = (
     whole_checkpoint_copies, namespace_flags, checked_checkpoints, retired_architectures, other_versions, resuming_processes,
     last_batches, seeded_augmentation, bytes_as_letters, dictionaries, wav2vec_flags, hubert_ctc, waveforms, cpu_ddp,
-    filling_batches, broken_gradients,
+    filling_batches, broken_gradients, moving_averages,
 )  # fmt: skip
 free = [fault.__name__.replace("_", "-") for fault in faults if free_of(fault)]
 print(json.dumps({"free of": free, "active": apply_patches(), "calls": calls}))

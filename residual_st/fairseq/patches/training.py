@@ -1,10 +1,12 @@
 """Patches of fairseq's training loop."""
 
 from fairseq.models import distributed_fairseq_model
+from fairseq.models.ema import ema
 from fairseq.nan_detector import NanDetector
 from fairseq.trainer import Trainer
 
 from residual_st.fairseq.patches.registry import patch
+from residual_st.sharing import deep_copy
 from residual_st.wrapping import wrap
 
 
@@ -48,3 +50,18 @@ def say_where_gradients_broke() -> None:
         backward, self.backward = self.backward, self.backward and not any(module.children())
         before(self, module)
         self.backward = backward
+
+
+@patch("moving-averages")
+def average_any_model() -> None:
+    """Let `--store-ema` average every kind of model.
+
+    fairseq multiplies the batch counts of a Conformer's norms by the decay ("result type Float can't be cast to the desired output
+    type Long"): they are copied. It cannot copy a model that keeps a tensor of its latest call, as ESPnet's attention and wav2vec's
+    weight-normed convolution do ("Only Tensors created explicitly by the user … support the deepcopy protocol").
+    """
+
+    @wrap(ema.EMA, "__init__")
+    def build(before, self, model, config, device=None, skip_keys=None):
+        counts = {name for name, value in model.state_dict().items() if not value.is_floating_point()}
+        before(self, deep_copy(model), config, device, counts | set(skip_keys or ()))
