@@ -87,6 +87,12 @@ def test_padding_counts_in_no_layout(layers):
     assert_equal(together, expected)
 
 
+def test_positions_may_be_repeated_for_each_utterance(layers):
+    states, mask, positions = batch_of(9, 5)
+    (moments, *_) = moments_of(layers, (states, mask, positions.expand(2, -1, -1)))
+    assert moments["positions"].count == 2 * 17
+
+
 @pytest.mark.parametrize("unclear", [(5, 5, 5, 4, 2), (9, 5, 5, 2)], ids=["as many utterances as positions", "as many as heads"])
 def test_a_batch_that_fits_in_two_ways_is_counted_once_another_makes_it_clear(layers, unclear):
     clear = batch_of(9, 5, 3)
