@@ -29,6 +29,7 @@ def _to_folder(args: argparse.Namespace) -> int:
     from residual_st import huggingface
     from residual_st.fairseq.checkpoints import model_flags
     from residual_st.fairseq.conversion import read_model
+    from residual_st.fairseq.kinds import kind_of
     from residual_st.fairseq.model_input import model_input
     from residual_st.fairseq.standalone import with_task_flags
     from residual_st.fairseq.training_data import read_vocabulary
@@ -37,6 +38,8 @@ def _to_folder(args: argparse.Namespace) -> int:
 
     huggingface.refuse_existing(args.output, args.force)
     state, model = read_model(args.source, residual=False)
+    if kind_of(type(model)).name != "s2t_transformer":
+        raise InputError(f"{args.source} is of --arch {model_flags(state, args.source).arch}; only s2t_transformer is Speech2Text")
     dtype = state["model"]["decoder.embed_tokens.weight"].dtype  # the model's weights are in float32, whatever the file's are
     flags, weights = with_task_flags(model_flags(state, args.source)), model.to(dtype).state_dict()
     symbols, sentencepiece_model, config = read_vocabulary(state, args.data, args.config_yaml)

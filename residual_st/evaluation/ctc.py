@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerModel
+from fairseq.models import BaseFairseqModel
 from torch import Tensor
 
 from residual_st.errors import InputError
@@ -24,13 +24,13 @@ _BLANK = 0  # fairseq's CTC loss takes the dictionary's first symbol
 
 
 @torch.no_grad()
-def best_paths(model: S2TTransformerModel, batch: dict) -> Iterator[Tensor]:
+def best_paths(model: BaseFairseqModel, batch: dict) -> Iterator[Tensor]:
     """Yield for each utterance the words of the most probable symbol at each position, repetitions and blanks left out.
 
     Raises:
         InputError: if the encoder was trained without CTC.
     """
-    if model.encoder.ctc_proj is None:
+    if getattr(model.encoder, "ctc_proj", None) is None:
         raise InputError("the model was trained without CTC, so its encoder has no CTC head")
     encoded = model.encoder(batch["net_input"]["src_tokens"], batch["net_input"]["src_lengths"])
     scores, lengths = model.get_ctc_output((None, {"encoder_out": encoded}), batch)

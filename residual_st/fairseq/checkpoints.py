@@ -16,8 +16,6 @@ from residual_st.files import atomically
 
 logger = logging.getLogger(__name__)
 
-_EMBEDDING = "decoder.embed_tokens.weight"
-
 # The limits that bound the memory and the time that a file can take, whatever it says of itself.
 _MOST_COPIES = 4  # times that a checkpoint's bytes may stand in its weights, of which several may be one storage
 _MOST_ENTRIES = 10**7  # numbers, texts and containers in a checkpoint, each counted where it stands
@@ -126,8 +124,7 @@ def save_checkpoint(state: dict, path: str | Path) -> None:
 def model_flags(state: dict, path: str | Path) -> argparse.Namespace:
     """The flags of the model in a checkpoint. Raises InputError where it has none.
 
-    Those that name a checkpoint to start from are cleared: its weights are in this one, and it may be gone. The size of the
-    dictionary is that of the embedding: fairseq 0.10 wrote no `tgt_dict_size`.
+    Those that name a checkpoint to start from are cleared: its weights are in this one, and it may be gone.
     """
     with refusing(f"{path} holds flags of which no model can be made"):
         cfg = state.get("cfg")
@@ -139,8 +136,6 @@ def model_flags(state: dict, path: str | Path) -> argparse.Namespace:
         raise InputError(f"{path} does not say which architecture it is of; it was not written by fairseq-train")
     refuse_retired(flags.arch, path)
     flags.load_pretrained_encoder_from = flags.load_pretrained_decoder_from = None
-    if _EMBEDDING in state["model"]:
-        flags.tgt_dict_size = dictionary_size(state)
     return flags
 
 
@@ -151,13 +146,6 @@ def refuse_retired(arch: str | None, path: str | Path) -> None:
             f"{path} is of --arch {arch}, which only version 0.1 has; the same products are trained by "
             "--arch s2t_residual_transformer --encoder-group-size 1 --encoder-residual-rank =R"
         )
-
-
-def dictionary_size(state: dict) -> int:
-    """Target words of the model, special ones included. Raises InputError for a model without a decoder."""
-    if _EMBEDDING not in state["model"]:
-        raise InputError(f"the checkpoint has no {_EMBEDDING}; only models with a decoder are known here")
-    return len(state["model"][_EMBEDDING])
 
 
 def first_difference(loaded: dict[str, Tensor], expected: dict[str, Tensor], part: str = "encoder") -> str | None:

@@ -6,17 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf, omegaconf_no_object_check
-from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
-from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerModel
+from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY, BaseFairseqModel
 from fairseq.tasks import TASK_REGISTRY
 from omegaconf import OmegaConf
 
 from residual_st.compression.pipeline import Compressed
 from residual_st.errors import InputError
 from residual_st.fairseq.checkpoints import model_flags, weights_alone
-from residual_st.fairseq.form import OUR_FLAGS
-from residual_st.fairseq.layers.shared_layers import layers_of
-from residual_st.fairseq.s2t_residual_transformer import S2TResidualTransformerModel
+from residual_st.fairseq.flags import OUR_FLAGS, PARTS
+from residual_st.fairseq.kinds import part_of
 from residual_st.fairseq.standalone import load_model
 from residual_st.fairseq.user_dir import register
 from residual_st.sharing import ResidualLinear, SharedForm, unshare_layers
@@ -25,28 +23,26 @@ _OUR_CRITERION = "label_smoothed_cross_entropy_with_residual"
 _OUR_CRITERION_FLAGS = ("residual_penalty", "distill_from", "distill_weight", "distill_temperature", "distill_encoder_weight")
 
 
-def read_model(path: str | Path, residual: bool | None = None) -> tuple[dict, S2TTransformerModel]:
+def read_model(path: str | Path, residual: bool | None = None) -> tuple[dict, BaseFairseqModel]:
     """A checkpoint and the model in it, in evaluation mode.
 
     Args:
-        residual: whether it is to be of an s2t_residual_transformer, whatever it shares; if False, of one that shares nothing
-            and has no residuals, under either name; None for either.
+        residual: whether it is to be of a model that shares, or of an s2t_residual_transformer; if False, of one that shares
+            nothing and has no residuals, under whatever name; None for either.
 
     Raises:
         InputError: if the file cannot be read, or its model is of the other kind.
     """
     state, model = load_model(path)
-    arch = model_flags(state, path).arch
-    if type(model) not in (S2TTransformerModel, S2TResidualTransformerModel):
-        raise InputError(f"{path} is of --arch {arch}; only s2t_transformer of any size, dense or residual, can be converted")
-    if residual and not isinstance(model, S2TResidualTransformerModel):
+    arch, shared = model_flags(state, path).arch, any(isinstance(module, ResidualLinear) for module in model.modules())
+    if residual and not (shared or hasattr(model, "sharing_defaults")):
         raise InputError(f"{path} is already dense ({arch})")
-    if residual is False and any(isinstance(module, ResidualLinear) for module in model.modules()):
+    if residual is False and shared:
         raise InputError(f"{path} is a residual checkpoint already ({arch}); residual-st expand makes it dense")
     return state, model
 
 
-def residual_checkpoint(state: dict, model: S2TTransformerModel, compressed: dict[str, Compressed]) -> dict:
+def residual_checkpoint(state: dict, model: BaseFairseqModel, compressed: dict[str, Compressed]) -> dict:
     """The checkpoint of a compressed model: `state`, the dense one's, with new weights and flags and no optimizer state.
 
     Args:
@@ -60,20 +56,23 @@ def residual_checkpoint(state: dict, model: S2TTransformerModel, compressed: dic
 
 
 def _set_forms(flags: argparse.Namespace, forms: dict[str, SharedForm]) -> None:
-    """Make the flags of a dense model those of a residual one whose encoder, or decoder, has this form."""
+    """Make the flags of a dense model those of one whose encoder, or decoder, has this form."""
     flags.arch = flags.arch.replace("s2t_transformer", "s2t_residual_transformer", 1)
     for part, form in forms.items():
-        vars(flags).update(form.to_flags(f"{part}_"))
+        vars(flags).update(
+            {name: value for name, value in form.to_flags(f"{part}_").items() if name in OUR_FLAGS or hasattr(flags, name)}
+        )
 
 
-def dense_checkpoint(state: dict, model: S2TResidualTransformerModel) -> dict:
+def dense_checkpoint(state: dict, model: BaseFairseqModel) -> dict:
     """The stock checkpoint of a residual model: every weight composed, no flag of the plugin left, no optimizer state."""
     dense = copy.deepcopy(model)
     expand(dense)
 
     def to_stock(flags: argparse.Namespace) -> None:
-        stock = flags.arch.replace("s2t_residual_transformer", "s2t_transformer", 1)
-        flags.arch = stock if stock in ARCH_CONFIG_REGISTRY else "s2t_transformer"
+        if flags.arch.startswith("s2t_residual_transformer"):
+            stock = flags.arch.replace("s2t_residual_transformer", "s2t_transformer", 1)
+            flags.arch = stock if stock in ARCH_CONFIG_REGISTRY else "s2t_transformer"
         for name in (*OUR_FLAGS, *_OUR_CRITERION_FLAGS, "load_pretrained_decoder_from", "user_dir"):
             vars(flags).pop(name, None)
         if getattr(flags, "criterion", None) == _OUR_CRITERION:
@@ -107,28 +106,35 @@ def with_plain_flags(state: dict) -> dict:
     return {**state, "args": args, "cfg": plain}
 
 
-def expand(model: S2TResidualTransformerModel) -> None:
-    """Give every layer its composed weights as plain `nn.Linear`s, in place."""
-    for part in (model.encoder, model.decoder):
-        unshare_layers(layers_of(part))
-        if hasattr(part, "shared_weights"):
-            del part.shared_weights
+def expand(model: BaseFairseqModel) -> None:
+    """Give every layer its composed weights as plain matrices, in place."""
+    for part in PARTS:
+        found = part_of(model, part).find(model)
+        if found is not None and found[1].is_shared:
+            unshare_layers(found[1].layers)
+            del found[1].owner.shared_weights
 
 
 def _stock_criterion(ctc_weight: float) -> str:
     return "label_smoothed_cross_entropy_with_ctc" if ctc_weight else "label_smoothed_cross_entropy"
 
 
-def rewritten(state: dict, model: S2TTransformerModel, rewrite: Callable[[argparse.Namespace], None]) -> dict:
-    """`state` with the weights of `model`, and `rewrite` applied to each of its sets of flags."""
+def rewritten(state: dict, model: BaseFairseqModel, rewrite: Callable[[argparse.Namespace], None]) -> dict:
+    """`state` with the weights of `model`, and `rewrite` applied to each of its sets of flags.
+
+    It sees an `arch` in those of a model that is described by a dataclass, too, which have none.
+    """
     result = {key: copy.deepcopy(value) for key, value in weights_alone(state).items() if key != "model"}
     for flags in filter(None, (result.get("args"), *((result.get("cfg") or {}).get(name) for name in ("model", "task")))):
         namespace = argparse.Namespace(**flags) if isinstance(flags, dict) else flags
-        if hasattr(namespace, "arch"):
-            before = namespace.arch
+        named = hasattr(namespace, "arch")
+        if named or flags is (result.get("cfg") or {}).get("model"):
+            before = namespace.arch = getattr(namespace, "arch", None) or namespace._name
             rewrite(namespace)
             if getattr(namespace, "_name", None) == before:  # by which fairseq finds the model's class
                 namespace._name = namespace.arch
+            if not named:
+                del namespace.arch
         if isinstance(flags, dict):
             flags.clear()
             flags.update(vars(namespace))

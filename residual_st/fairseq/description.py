@@ -6,24 +6,39 @@ import torch
 from fairseq.models import BaseFairseqModel
 from torch import nn
 
-from residual_st.fairseq.form import PARTS
-from residual_st.fairseq.layers.shared_layers import layers_of
-from residual_st.sharing import ResidualLinear, matrices, matrix_parameters, residual_energies
+from residual_st.fairseq.flags import PARTS
+from residual_st.fairseq.kinds import part_of
+from residual_st.sharing import (
+    ResidualLinear,
+    SharedForm,
+    current_form,
+    in_order,
+    matrices,
+    matrix_parameters,
+    residual_energies,
+    shape_of,
+)
+from residual_st.stacks import LayerStack
 
 
 def describe(model: BaseFairseqModel, flags: argparse.Namespace) -> dict:
-    """Parameters and bytes by part, and the sharing of the encoder and, if it shares anything, of the decoder."""
-    parameters = _parameters(model)
+    """Parameters and bytes by part, and the sharing of the encoder and, if it shares anything, of the decoder.
+
+    How layers share is read off the layers, not off the flags.
+    """
+    stacks = _stacks(model)
+    parameters = _parameters(model, stacks)
+    encoder = stacks.get("encoder")
     figures = {
         "arch": flags.arch,
-        **_sizes("encoder", model.encoder),
-        "encoder_parameters": sum(parameter.numel() for parameter in model.encoder.parameters()),
+        **_sizes("encoder", encoder),
+        "encoder_parameters": sum(parameter.numel() for parameter in _root(model, "encoder").parameters()),
         "total_parameters": sum(parameter.numel() for parameter in model.parameters()),
-        **_sharing("encoder", model.encoder, flags),
+        **_sharing(encoder),
     }
-    if len(getattr(model.decoder, "shared_weights", ())):
-        decoder = _sizes("decoder", model.decoder), _sharing("decoder", model.decoder, flags)
-        figures |= decoder[0] | {f"decoder_{name}": value for name, value in decoder[1].items()}
+    if "decoder" in stacks and stacks["decoder"].is_shared:
+        sharing = {f"decoder_{name}": value for name, value in _sharing(stacks["decoder"]).items()}
+        figures |= _sizes("decoder", stacks["decoder"]) | sharing
     return figures | {
         "parts": {
             name: {
@@ -35,28 +50,39 @@ def describe(model: BaseFairseqModel, flags: argparse.Namespace) -> dict:
     }
 
 
-def _parameters(model: BaseFairseqModel) -> dict[str, list[nn.Parameter]]:
+def _stacks(model: BaseFairseqModel) -> dict[str, LayerStack]:
+    found = {part: part_of(model, part).find(model) for part in PARTS}
+    return {part: stack[1] for part, stack in found.items() if stack is not None}
+
+
+def _root(model: BaseFairseqModel, part: str) -> nn.Module:
+    """The whole encoder or decoder; an empty module where there is none."""
+    return getattr(model, part_of(model, part).root, None) or nn.Module()
+
+
+def _parameters(model: BaseFairseqModel, stacks: dict[str, LayerStack]) -> dict[str, list[nn.Parameter]]:
     """Every parameter once, by the part that it is of."""
-    parts = {"encoder subsampler": model.encoder.subsample}
-    for name in PARTS:
-        part = getattr(model, name)
-        shared = getattr(part, "shared_weights", ())
-        if name == "encoder" or len(shared):
-            parts[f"{name} layers"] = layers_of(part)
-        if len(shared):
-            parts[f"{name} shared weights"] = shared
+    parts = {}
+    if hasattr(_root(model, "encoder"), "subsample"):
+        parts["encoder subsampler"] = model.encoder.subsample
+    for name, stack in stacks.items():
+        if name == "encoder" or stack.is_shared:
+            parts[f"{name} layers"] = stack.layers
+        if stack.is_shared:
+            parts[f"{name} shared weights"] = stack.owner.shared_weights
     parameters = {name: list(part.parameters()) for name, part in parts.items()}
     counted = {id(parameter) for members in parameters.values() for parameter in members}
     for name in PARTS:
-        rest = [parameter for parameter in getattr(model, name).parameters() if id(parameter) not in counted]
+        rest = [parameter for parameter in _root(model, name).parameters() if id(parameter) not in counted]
         parameters[f"{name} other" if f"{name} layers" in parts else name] = rest
-    return parameters
+        counted |= {id(parameter) for parameter in rest}
+    rest = [parameter for parameter in model.parameters() if id(parameter) not in counted]
+    return parameters | ({"other": rest} if rest else {})
 
 
-def _sizes(part: str, module: nn.Module) -> dict:
-    layers = layers_of(module)
-    linears = [linear for layer in layers for _, linear in matrices(layer)]
-    dense, kept = sum(linear.in_features * linear.out_features for linear in linears), matrix_parameters(layers)
+def _sizes(part: str, stack: LayerStack | None) -> dict:
+    shapes = [shape_of(matrix) for layer in (in_order(stack.layers) if stack else ()) for _, matrix in matrices(layer)]
+    dense, kept = sum(outputs * inputs for outputs, inputs in shapes), matrix_parameters(stack.layers) if stack else 0
     return {
         f"{part}_weight_fraction": round(kept / dense, 3) if dense else 0.0,  # of a part without layers
         f"{part}_matrix_parameters": kept,
@@ -64,14 +90,16 @@ def _sizes(part: str, module: nn.Module) -> dict:
     }
 
 
-def _sharing(part: str, module: nn.Module, flags: argparse.Namespace) -> dict:
-    plan = getattr(getattr(module, "shared_weights", None), "plan", None)
+def _sharing(stack: LayerStack | None) -> dict:
+    layers = len(stack.layers) if stack else 0
+    if stack is None or not stack.is_shared:
+        form = {"group_size": 1, "residual_rank": 0, "residual_diagonal": False, "sharing_pattern": "adjacent"}
+        return {**form, "groups": list(range(layers))}
+    form: SharedForm = current_form(stack.layers, stack.owner.shared_weights)
+    named = form.to_flags("")
     return {
-        "group_size": getattr(flags, f"{part}_group_size", 1),
-        "residual_rank": getattr(flags, f"{part}_residual_rank", 0),
-        "residual_diagonal": getattr(flags, f"{part}_residual_diagonal", False),
-        "sharing_pattern": getattr(flags, f"{part}_sharing_pattern", "adjacent"),
-        "groups": list(plan.groups if plan else range(getattr(flags, f"{part}_layers"))),
+        **{name: named[name] for name in ("group_size", "residual_rank", "residual_diagonal", "sharing_pattern")},
+        "groups": list(form.plan.groups),
     }
 
 
@@ -79,8 +107,8 @@ def residual_energy(model: BaseFairseqModel) -> list[dict]:
     """For each layer and matrix, the squared norm of its residual over that of its shared weight. The decoder's names say so."""
     rows = []
     with torch.no_grad():
-        for part in PARTS:
-            for index, layer in enumerate(layers_of(getattr(model, part))):
+        for part, stack in _stacks(model).items():
+            for index, layer in enumerate(in_order(stack.layers)):
                 for name, linear in matrices(layer):
                     if isinstance(linear, ResidualLinear) and linear.shared_weight is not None:
                         residual, shared = residual_energies([linear]).item(), linear.shared_weight.double().square().sum().item()

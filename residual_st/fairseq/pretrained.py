@@ -7,17 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from residual_st.compat import reconcile_versions
-from residual_st.compression.pipeline import compress
 from residual_st.errors import InputError
 from residual_st.fairseq.checkpoints import first_difference, load_checkpoint, model_flags
-from residual_st.fairseq.form import OUR_FLAGS, flag_difference, form_of_part, shaping_flags
-from residual_st.fairseq.layers.shared_layers import layers_of
+from residual_st.fairseq.flags import OUR_FLAGS, flag_difference, shaping_flags
+from residual_st.fairseq.kinds.s2t_transformer import KIND, form_of_part, layers_of
+from residual_st.fairseq.loading import compress_part, is_shared
 from residual_st.sharing import unshare_layers
 
 logger = logging.getLogger(__name__)
-
-
-PRETRAINED_FLAGS = ("load_pretrained_encoder_from", "load_pretrained_decoder_from")
 
 
 def load_pretrained(component: nn.Module, args, flag: str) -> None:
@@ -38,7 +35,7 @@ def load_pretrained(component: nn.Module, args, flag: str) -> None:
     weights, dense = check_pretrained(component, args, flag)
     if dense is not None:
         dense.load_state_dict(weights)
-        weights = _compressed(dense, args, flag, path)
+        weights = _compressed(dense, args, flag)
         check_weights(component, weights, flag, path)
     component.load_state_dict(weights)
     logger.info(f"loaded pretrained {part_of(flag)} from: {path}")
@@ -65,7 +62,7 @@ def check_pretrained(component: nn.Module, args, flag: str) -> tuple[dict[str, T
         if key in expected:
             loaded.setdefault(key, expected[key])
     dense = None
-    if loaded and _is_shared(expected) and not _is_shared(loaded):
+    if loaded and is_shared(expected) and not is_shared(loaded):
         dense = copy.deepcopy(component)
         with torch.random.fork_rng(devices=[]):  # a model's draws must not depend on where its encoder is from
             unshare_layers(layers_of(dense))
@@ -103,19 +100,8 @@ def _option(flag: str) -> str:
     return "--" + flag.replace("_", "-")
 
 
-def _is_shared(state: dict[str, Tensor]) -> bool:
-    return any(key.startswith("shared_weights.") for key in state)
-
-
-def _compressed(dense: nn.Module, args, flag: str, path: str) -> dict[str, Tensor]:
+def _compressed(dense: nn.Module, args, flag: str) -> dict[str, Tensor]:
     """The state of a dense encoder or decoder in the form of a residual one with these flags."""
-    with torch.random.fork_rng(devices=[]):  # see check_pretrained
-        form = form_of_part(args, part_of(flag))
-        result = compress(layers_of(dense), rank=form.ranks, pattern=str(form.plan), diagonal=form.diagonal)
-    dense.shared_weights = result.shared_weights
-    errors = [error for row in result.errors for error in row.values()]
-    logger.info(
-        f"compressed the dense {part_of(flag)} of {path}: groups {form.plan}, residual rank {form.ranks}, matrix weights "
-        f"{result.parameters_before:,} -> {result.parameters_after:,}, relative errors {min(errors):.3f} to {max(errors):.3f}"
-    )
+    part = part_of(flag)
+    compress_part(dense, part, form_of_part(args, part), KIND.part(part).describe(layers_of(dense), dense))
     return dense.state_dict()

@@ -6,23 +6,25 @@ from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerModel
 from omegaconf import open_dict
 
 from residual_st.errors import InputError
-from residual_st.fairseq.decoder import S2TResidualTransformerDecoder
-from residual_st.fairseq.encoder import S2TResidualTransformerEncoder
-from residual_st.fairseq.form import DEFAULTS, PARTS, form_of_part, matrix_shapes
+from residual_st.fairseq.build import refuse_unsupported
+from residual_st.fairseq.flags import PARTS
 from residual_st.fairseq.hub import S2TResidualHubInterface
-from residual_st.fairseq.layers.shared_layers import INFERENCE_MODES
+from residual_st.fairseq.kinds.s2t_transformer import (
+    DEFAULTS,
+    S2TResidualTransformerEncoder,
+    form_of_part,
+    matrix_shapes,
+)
+from residual_st.fairseq.kinds.text_decoder import S2TResidualTransformerDecoder
 from residual_st.fairseq.pretrained import load_pretrained
 from residual_st.sharing import check_ranks
-from residual_st.sharing.form import add_flags, complete_flags
+from residual_st.sharing.form import complete_flags
 
-# Settings that other fairseq encoders have and the stock s2t encoder ignores, or that act on a weight the layer does not own.
-_UNSUPPORTED = {
-    "quant_noise_pq": "quantisation noise writes into each layer's own weight, and a shared one has none",
+# settings that other fairseq encoders have and the stock s2t encoder ignores
+_IGNORED = {
     "encoder_layerdrop": "the s2t encoder, stock or residual, does not drop layers",
     "checkpoint_activations": "the s2t encoder, stock or residual, does not checkpoint activations",
 }
-# both need fairscale and GPUs, which were not available
-_UNTESTED_BACKENDS = ("fully_sharded", "slowmo")
 
 
 @register_model("s2t_residual_transformer")
@@ -61,17 +63,11 @@ class S2TResidualTransformerModel(S2TTransformerModel):
                 config.generation.prefix_size = 1
         return S2TResidualHubInterface(config, task, loaded["models"][0])
 
+    sharing_defaults = DEFAULTS
+
     @staticmethod
     def add_args(parser):
-        S2TTransformerModel.add_args(parser)
-        for part in PARTS:
-            add_flags(parser, f"{part}_", *DEFAULTS[part])
-            parser.add_argument(
-                f"--{part}-inference-mode",
-                choices=INFERENCE_MODES,
-                help="for translation: compact keeps the shared form in memory; fast composes every weight once and takes the "
-                f"memory of a dense {part} (default: compact)",
-            )
+        S2TTransformerModel.add_args.__wrapped__(parser)  # without the flags of sharing, whose defaults are others here
         parser.add_argument(
             "--load-pretrained-decoder-from", metavar="STR", help="model to take decoder weights from (for initialization)"
         )
@@ -83,50 +79,40 @@ class S2TResidualTransformerModel(S2TTransformerModel):
 
     @classmethod
     def build_encoder(cls, args):
-        encoder = S2TResidualTransformerEncoder(args)
+        encoder = S2TResidualTransformerEncoder(args, form_of_part(args, "encoder"))
+        encoder.inference_mode = args.encoder_inference_mode
         load_pretrained(encoder, args, "load_pretrained_encoder_from")
         return encoder
 
     @classmethod
     def build_decoder(cls, args, task, embed_tokens):
-        decoder = S2TResidualTransformerDecoder(args, task.target_dictionary, embed_tokens)
+        decoder = S2TResidualTransformerDecoder(args, task.target_dictionary, embed_tokens, form_of_part(args, "decoder"))
+        decoder.inference_mode = args.decoder_inference_mode
         load_pretrained(decoder, args, "load_pretrained_decoder_from")
         return decoder
 
-    def prepare_for_inference_(self, cfg):
-        super().prepare_for_inference_(cfg)
-        self.encoder.prepare_for_inference_()
-        self.decoder.prepare_for_inference_()
 
-
-def refuse_unsupported(args) -> None:
+def _check(args) -> None:
     """Raise InputError for settings that do not go together, or would otherwise be ignored without a word."""
+    refuse_unsupported(args, "s2t_residual_transformer")
     for part in PARTS:
         check_ranks(form_of_part(args, part).ranks, matrix_shapes(args, part))
         width, heads = getattr(args, f"{part}_embed_dim"), getattr(args, f"{part}_attention_heads")
         if heads < 1 or width % heads:
             raise InputError(f"{part}_attention_heads={heads} does not divide {part}_embed_dim={width}")
-        mode = getattr(args, f"{part}_inference_mode")
-        if mode not in INFERENCE_MODES:  # argparse does not see those of --model-overrides
-            raise InputError(f"{part}_inference_mode {mode!r} is not known; it must be one of {', '.join(INFERENCE_MODES)}")
-    for name, reason in _UNSUPPORTED.items():
+    for name, reason in _IGNORED.items():
         if getattr(args, name, None):
             raise InputError(f"{name}={getattr(args, name)} does not work with s2t_residual_transformer: {reason}")
-    if getattr(args, "ddp_backend", None) in _UNTESTED_BACKENDS:
-        raise InputError(
-            f"ddp_backend={args.ddp_backend} does not work with s2t_residual_transformer: "
-            "it has not been tested with shared weights; use pytorch_ddp or legacy_ddp"
-        )
 
 
 @register_model_architecture("s2t_residual_transformer", "s2t_residual_transformer")
 def base_architecture(args):
     for part in PARTS:
-        complete_flags(args, f"{part}_", *DEFAULTS[part])
+        complete_flags(args, f"{part}_", DEFAULTS[part])
         setattr(args, f"{part}_inference_mode", getattr(args, f"{part}_inference_mode", "compact"))
     ARCH_CONFIG_REGISTRY["s2t_transformer"](args)
     # fairseq calls this while it parses flags, so what cannot work is refused before any data is read
-    refuse_unsupported(args)
+    _check(args)
 
 
 @register_model_architecture("s2t_residual_transformer", "s2t_residual_transformer_paper")

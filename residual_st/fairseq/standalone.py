@@ -1,22 +1,31 @@
-"""A speech-to-text model from its flags or its checkpoint alone, without a task or data."""
+"""A model from its flags or its checkpoint alone, without a task or data."""
 
 import argparse
 import re
 from pathlib import Path
 from types import SimpleNamespace
 
+import fairseq.models
 import torch
 from fairseq.data import Dictionary
-from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_NAME_REGISTRY, ARCH_MODEL_REGISTRY
-from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerEncoder, S2TTransformerModel
+from fairseq.models import (
+    ARCH_CONFIG_REGISTRY,
+    ARCH_MODEL_NAME_REGISTRY,
+    ARCH_MODEL_REGISTRY,
+    MODEL_DATACLASS_REGISTRY,
+    BaseFairseqModel,
+)
+from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerEncoder
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from residual_st.compat import drop_fused_copies, reconcile_versions
 from residual_st.errors import InputError, refusing
-from residual_st.fairseq.checkpoints import dictionary_size, first_difference, load_checkpoint, model_flags
+from residual_st.fairseq.checkpoints import first_difference, load_checkpoint, model_flags
+from residual_st.fairseq.flags import PARTS
+from residual_st.fairseq.kinds import Kind, kind_of, part_of
 from residual_st.fairseq.user_dir import register
 
-_MODELS = ("s2t_transformer", "s2t_residual_transformer")  # fairseq's conformer is a subclass, too
 _LONGEST_FLAG = 10_000  # characters; lists of ranks are the longest
 _MOST_POSITIONS = 100_000  # an encoder keeps a table of them
 # what the speech_to_text task adds to a model's flags, and what older checkpoints may hold as None
@@ -44,7 +53,7 @@ def parse_model_flags(arch: str, arguments: list[str]) -> argparse.Namespace:
     return flags
 
 
-def build_model(flags: argparse.Namespace, vocabulary_size: int | None = None, device: str = "cpu") -> S2TTransformerModel:
+def build_model(flags: argparse.Namespace, vocabulary_size: int | None = None, device: str = "cpu") -> BaseFairseqModel:
     """Build a model on a device; on "meta" it has shapes and no memory behind them.
 
     Args:
@@ -52,17 +61,31 @@ def build_model(flags: argparse.Namespace, vocabulary_size: int | None = None, d
         vocabulary_size: target words, special ones included; None for the `tgt_dict_size` of a checkpoint's flags.
 
     Raises:
-        InputError: if the architecture is not an `s2t_transformer`, stock or residual.
+        InputError: if the architecture is not known.
     """
-    dictionary = Dictionary()
-    for index in range((vocabulary_size or flags.tgt_dict_size) - len(dictionary)):
-        dictionary.add_symbol(str(index))
+    _model_class(flags.arch)
+    words = vocabulary_size or flags.tgt_dict_size
+    task = SimpleNamespace(
+        target_dictionary=_dictionary(words),
+        source_dictionary=_dictionary(getattr(flags, "src_dict_size", None) or words),
+        multitask_tasks={},  # of translation into units
+        speaker_to_id=None,
+    )
+    name = ARCH_MODEL_NAME_REGISTRY[flags.arch]
+    config = OmegaConf.create({**vars(flags), "_name": name}) if name in MODEL_DATACLASS_REGISTRY else with_task_flags(flags)
     with torch.device(device):
-        return _model_class(flags.arch).build_model(with_task_flags(flags), SimpleNamespace(target_dictionary=dictionary))
+        return fairseq.models.build_model(config, task, from_checkpoint=True)
 
 
-def load_model(path: str | Path, as_stored: bool = False) -> tuple[dict, S2TTransformerModel]:
-    """A checkpoint, of a dense or residual model, and the model in it, in evaluation mode.
+def _dictionary(words: int) -> Dictionary:
+    dictionary = Dictionary()
+    for index in range(words - len(dictionary)):
+        dictionary.add_symbol(str(index))
+    return dictionary
+
+
+def load_model(path: str | Path, as_stored: bool = False) -> tuple[dict, BaseFairseqModel]:
+    """A checkpoint, of a dense or shared model, and the model in it, in evaluation mode.
 
     Args:
         as_stored: keep the file's precision; otherwise the model is float32.
@@ -73,19 +96,50 @@ def load_model(path: str | Path, as_stored: bool = False) -> tuple[dict, S2TTran
     state = load_checkpoint(path)
     flags, weights = model_flags(state, path), dict(state["model"])
     with refusing(f"{path} holds flags of which no model can be made"):
+        flags.tgt_dict_size = dictionary_size(state)
+        flags.src_dict_size = _rows(state, _kind(state).source_words) or None
         _check_extents(flags, weights)
-        _check_weights(weights, build_model(flags, dictionary_size(state), "meta"), path)  # takes no memory, whatever the flags say
-        model = build_model(flags, dictionary_size(state))
-    drop_fused_copies(model.encoder.transformer_layers)
+        _check_weights(weights, build_model(flags, device="meta"), path)  # takes no memory, whatever the flags say
+        model = build_model(flags)
+    _drop_fused_copies(model)
     if as_stored:
         model.to(next(value.dtype for value in weights.values() if value.is_floating_point()))
     model.load_state_dict(weights)
     return state, model.eval()
 
 
-def _check_weights(weights: dict[str, Tensor], model: S2TTransformerModel, path: str | Path) -> None:
+def dictionary_size(state: dict) -> int:
+    """Target words of the model in a checkpoint, special ones included. Raises InputError for a model without any."""
+    kind = _kind(state)
+    rows = _rows(state, kind.target_words)
+    if rows is None:
+        raise InputError(f"the checkpoint has no {kind.target_words}; only models of text are known here")
+    return rows
+
+
+def _kind(state: dict) -> Kind:
+    return kind_of(_model_class(model_flags(state, "the checkpoint").arch))
+
+
+def is_fed_samples(state: dict) -> bool:
+    """Whether the model in a checkpoint takes samples, and not frames or words."""
+    return _kind(state).of_samples
+
+
+def _rows(state: dict, name: str | None) -> int | None:
+    return len(state["model"][name]) if name in state["model"] else None
+
+
+def _drop_fused_copies(model: BaseFairseqModel) -> None:
+    for part in PARTS:
+        found = part_of(model, part).find(model)
+        if found is not None:
+            drop_fused_copies(found[1].layers)
+
+
+def _check_weights(weights: dict[str, Tensor], model: BaseFairseqModel, path: str | Path) -> None:
     """Bring weights to this version's names, in place. Raises InputError where they are not a model's, or not finite."""
-    drop_fused_copies(model.encoder.transformer_layers)
+    _drop_fused_copies(model)
     expected = model.state_dict()
     reconcile_versions(weights, expected)
     difference = first_difference(weights, expected)
@@ -101,10 +155,16 @@ def _check_weights(weights: dict[str, Tensor], model: S2TTransformerModel, path:
 
 def _check_extents(flags: argparse.Namespace, weights: dict[str, Tensor]) -> None:
     """Raise InputError where flags ask for more than the weights can be of, in what takes time or memory to build."""
-    for part in ("encoder", "decoder"):
-        found = {match[1] for name in weights if (match := re.match(rf"{part}\.(?:transformer_)?layers\.(\d+)\.", name))}
-        if getattr(flags, f"{part}_layers") != len(found):
-            raise InputError(f"{part}_layers={getattr(flags, f'{part}_layers')}, and there are {len(found)} such layers")
+    kind = kind_of(_model_class(flags.arch))
+    for name in PARTS:
+        part, layers = kind.part(name), getattr(flags, f"{name}_layers", None)
+        if part is None or layers is None:
+            continue
+        numbers = {
+            match[1] for key in weights if (match := re.match(rf"{re.escape(part.root)}\.(?:\w+\.)*?\w*layers\.(\d+)\.", key))
+        }
+        if layers != len(numbers):
+            raise InputError(f"{name}_layers={layers}, and there are {len(numbers)} such layers")
     for name, value in vars(flags).items():
         if isinstance(value, str) and len(value) > _LONGEST_FLAG:
             raise InputError(f"{name} is longer than {_LONGEST_FLAG:,} characters")
@@ -124,9 +184,9 @@ def with_task_flags(flags: argparse.Namespace) -> argparse.Namespace:
     return argparse.Namespace(**{**_TASK_FLAGS, **given})
 
 
-def _model_class(arch: str) -> type[S2TTransformerModel]:
+def _model_class(arch: str) -> type[BaseFairseqModel]:
     register()
     model = ARCH_MODEL_REGISTRY.get(arch)
-    if ARCH_MODEL_NAME_REGISTRY.get(arch) not in _MODELS:
-        raise InputError(f"{arch!r} is not an s2t_transformer or s2t_residual_transformer of any size, which alone are known here")
+    if model is None:
+        raise InputError(f"{arch!r} is not an architecture that is known here; --user-dir names the user dir that it is of")
     return model

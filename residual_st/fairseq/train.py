@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 import yaml
 from fairseq import criterions, options, tasks, utils
-from fairseq.models import ARCH_MODEL_NAME_REGISTRY
+from fairseq.models import ARCH_MODEL_REGISTRY
 from fairseq.registry import REGISTRIES
 
 from residual_st.errors import InputError, refusing
 from residual_st.fairseq.checkpoints import load_checkpoint, model_flags
 from residual_st.fairseq.distillation.teacher import open_teacher
-from residual_st.fairseq.form import OUR_FLAGS, PARTS, flag_difference, form_of_part, shaping_flags
+from residual_st.fairseq.flags import OUR_FLAGS, PARTS, defaults_of, flag_difference, is_dense, shaping_flags
 from residual_st.fairseq.manifest import check_manifest
 from residual_st.fairseq.other_user_dirs import user_dir_with
 from residual_st.fairseq.pretrained import PRETRAINED_FLAGS, check_pretrained, part_of
@@ -79,8 +79,9 @@ def with_form(config: dict, overridden: list[str]) -> tuple[dict, argparse.Names
     start = config.get("finetune-from-model")
     if not start:
         return config, None
+    register()
     flags = model_flags(load_checkpoint(start), start)
-    if _is_residual(config.get("arch")) and _is_dense(flags) and str(config.get("encoder-group-size")) != "1":
+    if _asks_to_share(config) and is_dense(flags):
         raise InputError(
             f"{start} is a dense checkpoint ({flags.arch}) and the config asks for {config['arch']}: compress it first with "
             f"residual-st compress, or give arch={flags.arch.replace('s2t_residual_', 's2t_')} to train it dense"
@@ -97,14 +98,9 @@ def with_form(config: dict, overridden: list[str]) -> tuple[dict, argparse.Names
     return {**{key: value for key, value in config.items() if key not in replaced}, **form}, flags
 
 
-def _is_residual(arch: str | None) -> bool:
-    return ARCH_MODEL_NAME_REGISTRY.get(arch) == "s2t_residual_transformer"
-
-
-def _is_dense(flags: argparse.Namespace) -> bool:
-    if _is_residual(flags.arch):
-        return all(form_of_part(flags, part).is_dense for part in PARTS)
-    return ARCH_MODEL_NAME_REGISTRY.get(flags.arch) == "s2t_transformer"
+def _asks_to_share(config: dict) -> bool:
+    defaults = defaults_of(ARCH_MODEL_REGISTRY.get(config.get("arch")))
+    return any(str(config.get(f"{part}-group-size", defaults[part].group_size)) != "1" for part in PARTS)
 
 
 def _expand(value: str | list, path: Path) -> str | list:

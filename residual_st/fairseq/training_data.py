@@ -6,26 +6,27 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
 from fairseq import criterions, tasks
 from fairseq.data import Dictionary
 from fairseq.data.audio.data_cfg import S2TDataConfig
 from fairseq.data.audio.feature_transforms import CompositeAudioFeatureTransform
-from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerModel
+from fairseq.models import BaseFairseqModel
+from fairseq.tasks import TASK_DATACLASS_REGISTRY, FairseqTask
 from omegaconf import OmegaConf
 from torch import Tensor
 
 from residual_st.compression.moments import Calibration
 from residual_st.errors import InputError, refusing
-from residual_st.fairseq.checkpoints import dictionary_size
 from residual_st.fairseq.manifest import check_manifest
-from residual_st.fairseq.standalone import with_task_flags
+from residual_st.fairseq.standalone import dictionary_size, is_fed_samples, with_task_flags
 from residual_st.fairseq.user_dir import register
 from residual_st.files import refuse_separator
 from residual_st.progress import say
 
 BATCH_FRAMES = 10_000
-_NEEDED_FLAGS = ("task", "config_yaml", "train_subset", "valid_subset")
+SAMPLES_PER_FRAME = 160
 
 
 class TrainingData:
@@ -54,19 +55,20 @@ class TrainingData:
     ):
         register()
         refuse_separator(data)
-        flags = _task_flags(state)
+        flags, task_name = _task_flags(state), _task_name(state)
         given = {"config_yaml": config_yaml, "train_subset": subset, "valid_subset": valid_subset}
-        vars(flags).update({name: value for name, value in given.items() if value})
-        missing = [name for name in _NEEDED_FLAGS if not getattr(flags, name, None)]
+        given = {name: value or getattr(flags, name, None) for name, value in given.items()}
+        if task_name in TASK_DATACLASS_REGISTRY:
+            del given["config_yaml"]
+        missing = "task" if task_name is None else next((name for name, value in given.items() if not value), None)
         if missing:
-            raise InputError(f"the checkpoint does not say what it was trained on: it has no {missing[0]}")
-        flags = with_task_flags(flags)
-        self._said = set()
-        self._data, self.train_subset, self._valid_subset = Path(data), flags.train_subset, flags.valid_subset
-        flags.data, flags.train_subset = str(data), "train"  # the task takes no other names, and reads no manifest yet
-        _require(self._data, flags.config_yaml, "config-yaml")
-        with refusing(f"the data in {data} cannot be used by the checkpoint's task {flags.task}"):
-            self.task = tasks.setup_task(flags)
+            raise InputError(f"the checkpoint does not say what it was trained on: it has no {missing}")
+        self._said, self._unit = set(), SAMPLES_PER_FRAME if is_fed_samples(state) else 1
+        self._data, self.train_subset, self._valid_subset = Path(data), given["train_subset"], given["valid_subset"]
+        if "config_yaml" in given:
+            _require(self._data, given["config_yaml"], "config-yaml")
+        with refusing(f"the data in {data} cannot be used by the checkpoint's task {task_name}"):
+            self.task = _task(flags, task_name, data, given.get("config_yaml"))
         _check_dictionary(state, data, len(self.task.target_dictionary))
         criterion = (state.get("cfg") or {}).get("criterion") or flags
         name = criterion.get("_name") if isinstance(criterion, dict) else getattr(criterion, "criterion", None)
@@ -80,15 +82,21 @@ class TrainingData:
         subsets = [self.train_subset, self._valid_subset] if validation else [self.train_subset]
         for option, names in zip(("subset", "valid-subset"), subsets):
             for name in names.split(","):
-                _require(self._data, f"{name}.tsv", option)
+                self._require_manifest(name, option)
 
-    def loss(self, model: S2TTransformerModel, batch: dict) -> Tensor:
+    def _require_manifest(self, name: str, option: str) -> None:
+        """Of the tasks that read recordings; others find their files by themselves."""
+        if hasattr(self.task, "data_cfg") or self._unit > 1:
+            _require(self._data, f"{name}.tsv", option)
+
+    def loss(self, model: BaseFairseqModel, batch: dict) -> Tensor:
         return self._criterion(model, batch)[0]
 
-    def encode(self, model: S2TTransformerModel, batch: dict) -> dict:
-        return model.encoder(batch["net_input"]["src_tokens"], batch["net_input"]["src_lengths"])
+    def encode(self, model: BaseFairseqModel, batch: dict) -> dict:
+        inputs = {name: value for name, value in batch["net_input"].items() if name != "prev_output_tokens"}
+        return model.encoder(**inputs) if hasattr(model, "encoder") else model(**inputs)
 
-    def decode(self, model: S2TTransformerModel, batch: dict) -> None:
+    def decode(self, model: BaseFairseqModel, batch: dict) -> None:
         with torch.no_grad():
             encoded = self.encode(model, batch)
         model.decoder(batch["net_input"]["prev_output_tokens"], encoder_out=encoded)
@@ -101,16 +109,15 @@ class TrainingData:
         chosen = list(islice(self.batches(self.train_subset, seed, shuffle=True), batches + more))
         return Calibration(chosen[:batches], self.loss, self.encode, more=chosen[batches:])
 
-    def likelihoods(self, model: S2TTransformerModel) -> dict[str, float]:
+    def likelihoods(self, model: BaseFairseqModel) -> dict[str, float]:
         """Per target token of the validation subsets, base 2 as fairseq logs them: `nll_loss`, and `ctc_loss` if there is one."""
         totals, tokens = {}, 0
         with torch.no_grad():
             for batch in self.batches(self._valid_subset):
                 log = self._criterion(model, batch)[2]
                 tokens += log["ntokens"]
-                for name in ("nll_loss", "ctc_loss"):
-                    if name in log:
-                        totals[name] = totals.get(name, 0.0) + float(log[name])
+                for name in [name for name in ("nll_loss", "ctc_loss") if name in log] or ["loss"]:
+                    totals[name] = totals.get(name, 0.0) + float(log[name])
         return {name: total / tokens / math.log(2) for name, total in totals.items()}
 
     def batches(self, subsets: str, seed: int = 1, shuffle: bool = False, augment: bool = True) -> "Batches":
@@ -122,20 +129,22 @@ class TrainingData:
             InputError: if a manifest is missing or not in order, or has no sentence that the model takes.
         """
         for name in subsets.split(","):
-            _require(self._data, f"{name}.tsv", "subset")
-            check_manifest(self._data / f"{name}.tsv", self.task.data_cfg)
+            self._require_manifest(name, "subset")
+            if hasattr(self.task, "data_cfg"):
+                check_manifest(self._data / f"{name}.tsv", self.task.data_cfg)
         with refusing(f"{subsets} in {self._data} cannot be read"):
             self.task.load_dataset(subsets)
             dataset = self.task.dataset(subsets)
-            if not augment:
+            if not augment and hasattr(self.task, "data_cfg"):
                 transforms = self.task.data_cfg.get_feature_transforms("test", is_train=False)
                 for part in getattr(dataset, "datasets", [dataset]):
                     part.feature_transforms = CompositeAudioFeatureTransform.from_config_dict(transforms)
-            longest, words = self.task.max_positions()
+            longest, words = _positions(self.task)
+            batch_size = BATCH_FRAMES * self._unit
             epochs = self.task.get_batch_iterator(
                 dataset,
-                max_tokens=max([BATCH_FRAMES, *(frames for frames in dataset.sizes if frames <= longest)]),
-                max_positions=(longest, words),
+                max_tokens=max([batch_size, *(size for size in map(_source_size, dataset.sizes) if size <= longest)]),
+                max_positions=self.task.max_positions(),
                 ignore_invalid_inputs=True,
                 seed=seed,
             )
@@ -205,9 +214,37 @@ def train_subset(state: dict) -> str | None:
 
 
 def _task_flags(state: dict) -> argparse.Namespace:
-    """The flags of a checkpoint's task; none of a checkpoint without."""
-    flags = (state.get("cfg") or {}).get("task") or state.get("args") or {}
-    return argparse.Namespace(**(flags if isinstance(flags, dict) else vars(flags)))
+    """The flags of a checkpoint's task, and the names of its subsets; none of a checkpoint without."""
+    cfg = state.get("cfg") or {}
+    flags = cfg.get("task") or state.get("args") or {}
+    subsets = {name: (cfg.get("dataset") or {}).get(name) for name in ("train_subset", "valid_subset")}
+    return argparse.Namespace(**{**subsets, **(flags if isinstance(flags, dict) else vars(flags))})
+
+
+def _task_name(state: dict) -> str | None:
+    flags = _task_flags(state)
+    return getattr(flags, "task", None) or getattr(flags, "_name", None)
+
+
+def _task(flags: argparse.Namespace, name: str, data: str | Path, config_yaml: str | None) -> FairseqTask:
+    if name in TASK_DATACLASS_REGISTRY:
+        config = {**vars(flags), "_name": name, "data": str(data)}
+        return tasks.setup_task(OmegaConf.create(config), from_checkpoint=True)
+    flags = with_task_flags(flags)
+    flags.data, flags.config_yaml = str(data), config_yaml
+    flags.train_subset = "train"  # the task takes no other names, and reads no manifest yet
+    return tasks.setup_task(flags)
+
+
+def _positions(task: FairseqTask) -> tuple[float, float]:
+    """The longest source and target of a task."""
+    positions = task.max_positions()
+    source, target = positions if isinstance(positions, tuple) else (positions, None)
+    return source or math.inf, target or math.inf
+
+
+def _source_size(size) -> int:
+    return int(size if np.ndim(size) == 0 else size[0])
 
 
 def _check_dictionary(state: dict, data: str | Path, words: int) -> None:

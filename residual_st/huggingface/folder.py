@@ -2,7 +2,7 @@
 
 transformers itself reads and writes them. Such a folder is an ordinary one with two differences: `config.json` holds the form under
 `residual_st`, and the weights hold each shared matrix once, with marks in place of the composed ones
-(residual_st/stacks/hugging_face.py), by which an ordinary `from_pretrained` refuses them.
+(residual_st/huggingface/stack.py), by which an ordinary `from_pretrained` refuses them.
 """
 
 import contextlib
@@ -16,9 +16,9 @@ import transformers
 
 from residual_st.errors import InputError, reason, refusing
 from residual_st.files import refuse_existing_folder, whole_folder
+from residual_st.huggingface.stack import FORM
 from residual_st.sharing import SharedForm, form_of, matrices, share_layers, unshare_layers
 from residual_st.stacks import stack_of
-from residual_st.stacks.hugging_face import FORM
 
 ARCHITECTURES = ("WhisperForConditionalGeneration", "Speech2TextForConditionalGeneration")
 _CONFIG, _EXTRACTOR = "config.json", "preprocessor_config.json"

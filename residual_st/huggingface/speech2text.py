@@ -21,11 +21,12 @@ from transformers import (
 )
 
 from residual_st.errors import InputError
+from residual_st.fairseq.kinds.s2t_transformer import ENCODER
 from residual_st.fairseq.model_input import ModelInput
 
 _PREFIXES = {
     "encoder.subsample.": "model.encoder.conv.",
-    "encoder.transformer_layers.": "model.encoder.layers.",
+    f"{ENCODER.path}.": "model.encoder.layers.",
     "encoder.layer_norm.": "model.encoder.layer_norm.",
     "decoder.output_projection.": "lm_head.",
     "decoder.": "model.decoder.",

@@ -22,6 +22,7 @@ _HOMES = {
     "check_ranks": "shareable",
     "check_untied": "shareable",
     "deep_copy": "copying",
+    "current_form": "layers",
     "form_of": "layers",
     "in_order": "shareable",
     "linear_of": "linear",

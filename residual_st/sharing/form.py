@@ -69,14 +69,27 @@ def flag_names(prefix: str) -> tuple[str, ...]:
     return tuple(f"{prefix}{name}" for name in _NAMES)
 
 
-def add_flags(parser: argparse.ArgumentParser, prefix: str, group_size: int, rank: int, diagonal: bool) -> None:
-    """Add a form's flags to a model's parser, `prefix` being `encoder_` or `decoder_`. The values are defaults, for the help."""
+@dataclass(frozen=True)
+class Defaults:
+    """Of a form's flags: K, and R and the diagonal, which may be others where layers share."""
+
+    group_size: int
+    rank: int
+    diagonal: bool
+    where_shared: tuple[int, bool] | None = None
+
+
+def add_flags(parser: argparse.ArgumentParser, prefix: str, defaults: Defaults) -> None:
+    """Add a form's flags to a model's parser, `prefix` being `encoder_` or `decoder_`. The defaults are for the help."""
     part, option = prefix.rstrip("_"), f"--{prefix}".replace("_", "-")
+    rank, diagonal = str(defaults.rank), "yes" if defaults.diagonal else "no"
+    if defaults.where_shared:
+        rank, diagonal = f"{defaults.where_shared[0]} where layers share, else {rank}", "where layers share"
     parser.add_argument(
         f"{option}group-size",
         type=int,
         metavar="K",
-        help=f"{part} layers that share one matrix (default: {group_size}; 1 shares nothing)",
+        help=f"{part} layers that share one matrix (default: {defaults.group_size}; 1 shares nothing)",
     )
     parser.add_argument(
         f"{option}sharing-pattern",
@@ -93,11 +106,21 @@ def add_flags(parser: argparse.ArgumentParser, prefix: str, group_size: int, ran
     parser.add_argument(
         f"{option}residual-diagonal",
         action=argparse.BooleanOptionalAction,
-        help=f"give each matrix of each layer a diagonal of its own (default: {'yes' if diagonal else 'no'})",
+        help=f"give each matrix of each layer a diagonal of its own (default: {diagonal})",
     )
 
 
-def complete_flags(flags: argparse.Namespace, prefix: str, group_size: int, rank: int, diagonal: bool) -> None:
-    """Give those of a form's flags that are not set their defaults, in place."""
-    for name, value in zip(_NAMES, (group_size, "adjacent", rank, diagonal)):
-        setattr(flags, f"{prefix}{name}", getattr(flags, f"{prefix}{name}", value))
+def complete_flags(flags: argparse.Namespace, prefix: str, defaults: Defaults) -> None:
+    """Give those of a form's flags that are not set, or None, their defaults, in place."""
+
+    def complete(name: str, default) -> object:
+        value = getattr(flags, f"{prefix}{name}", None)
+        setattr(flags, f"{prefix}{name}", default if value is None else value)
+        return getattr(flags, f"{prefix}{name}")
+
+    size, pattern = complete("group_size", defaults.group_size), complete("sharing_pattern", "adjacent")
+    rank, diagonal = defaults.rank, defaults.diagonal
+    if defaults.where_shared and (size > 1 or pattern not in PATTERNS):
+        rank, diagonal = defaults.where_shared
+    complete("residual_rank", rank)
+    complete("residual_diagonal", diagonal)

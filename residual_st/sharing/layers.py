@@ -80,6 +80,21 @@ def form_of(
     return form
 
 
+def current_form(layers: nn.ModuleList, shared_weights: SharedWeights) -> SharedForm:
+    """The form of layers that share, with the owner of their shared weights."""
+    plan, rows, diagonal = shared_weights.plan, [], False
+    for layer, group in zip(in_order(layers), plan.groups):
+        row = {}
+        for name, matrix in matrices(layer):
+            if isinstance(matrix, ResidualLinear):
+                row[name] = matrix.rank if matrix.shared_weight is not None else Alone(matrix.rank)
+                diagonal = diagonal or matrix.diagonal is not None
+            else:  # a matrix that stays whole, beside some that share, or in a layer that is as it was
+                row[name] = Alone(min(shape_of(matrix))) if str(group) in shared_weights else 0
+        rows.append(tuple(row.values()))
+    return SharedForm(plan, ResidualRanks(tuple(row), tuple(rows)), diagonal)
+
+
 def alike_in_groups(form: SharedForm, build: Callable[[], nn.Module]) -> nn.ModuleList:
     """A stack for `share_layers`: the layers of a group start alike, with the same tensors for the weights that they are to share.
 

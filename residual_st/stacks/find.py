@@ -1,31 +1,37 @@
 """Where the stacks of a model are."""
 
+import importlib
 import math
 
 from torch import nn
 
 from residual_st.errors import InputError
 from residual_st.sharing import in_order, matrices, shape_of
-from residual_st.stacks import fairseq_decoder, fairseq_encoder, hugging_face, plain
+from residual_st.stacks.generic import describe_stack
 from residual_st.stacks.layer_stack import LayerStack
 
-_KINDS = {"encoder": (plain, fairseq_encoder, hugging_face), "decoder": (fairseq_decoder,)}
+# the library that a model's class, or one of its bases, is of -> who knows how that library's models are built
+_KNOWN_BY = {"fairseq": "residual_st.fairseq.kinds", "transformers": "residual_st.huggingface.stack"}
 
 
 def stack_of(model: nn.Module, part: str = "encoder") -> LayerStack:
     """The stack of layers of a model.
 
     Args:
-        model: a fairseq speech-to-text model, Hugging Face's Whisper or Speech2Text, or a plain `nn.ModuleList`.
+        model: a fairseq model, Hugging Face's Whisper or Speech2Text, or a plain `nn.ModuleList`.
         part: "encoder", or "decoder", of a fairseq model.
 
     Raises:
         InputError: for another model; a `LayerStack` describes the stack of any.
     """
-    for kind in _KINDS[part]:
-        stack = kind.find(model)
-        if stack is not None:
-            return stack
+    is_list = isinstance(model, nn.ModuleList)
+    classes = type(model[0] if is_list and len(model) else model).__mro__
+    library = next((name for base in classes if (name := base.__module__.partition(".")[0]) in _KNOWN_BY), None)
+    if library:
+        known = importlib.import_module(_KNOWN_BY[library])  # which imports the library; the model's user has it
+        return known.stack_of_layers(model) if is_list else known.stack_of(model, part)
+    if is_list:
+        return describe_stack(model)
     raise InputError(f"{type(model).__name__} has no stack of {part} layers that is known here; describe it by a LayerStack")
 
 

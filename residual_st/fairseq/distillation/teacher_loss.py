@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from residual_st.errors import InputError
 from residual_st.fairseq.distillation.losses import state_difference, word_divergence
-from residual_st.fairseq.distillation.states import encoder_stack
-from residual_st.fairseq.distillation.teacher import open_teacher
+from residual_st.fairseq.distillation.teacher import encoder_stack, open_teacher
 from residual_st.stacks import recorded_calls
 
 

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from residual_st.compat import refuse_all_linear
+from residual_st.errors import InputError
 from residual_st.sharing import ResidualLinear, SharedForm
 from residual_st.sharing.form import flag_names
-from residual_st.stacks.layer_stack import LayerStack
+from residual_st.stacks import LayerStack, describe_stack
 from residual_st.stacks.padding import padding_by_name
 from residual_st.stacks.symmetries import symmetries_of
 
@@ -19,19 +20,32 @@ FORM = "residual_st"  # in the config: arguments of `form_of`
 _LAYERS = ("WhisperEncoderLayer", "Speech2TextEncoderLayer")
 
 
-def find(model: nn.Module) -> LayerStack | None:
-    """The encoder's stack of a whole model, with or without its head, or of the encoder itself."""
-    for encoder in (getattr(getattr(model, "model", model), "encoder", None), model):
+def stack_of(model: nn.Module, part: str = "encoder") -> LayerStack:
+    """The encoder's stack of a whole model, with or without its head, or of the encoder itself.
+
+    Raises:
+        InputError: for a model of another kind, and for its decoder.
+    """
+    for encoder in (getattr(getattr(model, "model", model), "encoder", None), model) if part == "encoder" else ():
         layers = getattr(encoder, "layers", None)
         if isinstance(layers, nn.ModuleList) and len(layers) and type(layers[0]).__name__ in _LAYERS:
-            return LayerStack(
-                layers,
-                encoder,
-                symmetries=symmetries_of(layers[0], ["self_attn"], layers[0].activation_fn),
-                padding=padding_by_name(layers[0]),
-                on_sharing=describe_sharing,
-            )
-    return None
+            return _described(layers, encoder)
+    raise InputError(f"{type(model).__name__} has no stack of {part} layers that is known here; describe it by a LayerStack")
+
+
+def stack_of_layers(layers: nn.ModuleList) -> LayerStack:
+    """A plain list of layers, whose units may be renamed where their class is known."""
+    return _described(layers, None) if type(layers[0]).__name__ in _LAYERS else describe_stack(layers)
+
+
+def _described(layers: nn.ModuleList, encoder: nn.Module | None) -> LayerStack:
+    return LayerStack(
+        layers,
+        encoder,
+        symmetries=symmetries_of(layers[0], ["self_attn"], layers[0].activation_fn),
+        padding=padding_by_name(layers[0]),
+        on_sharing=describe_sharing,
+    )
 
 
 def describe_sharing(encoder: nn.Module, form: SharedForm) -> None:

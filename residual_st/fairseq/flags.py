@@ -1,0 +1,149 @@
+"""The flags that shape a model, those of sharing above all, which every registered architecture has.
+
+Many flags leave no trace in the shapes of a model's weights: heads, activation, place of the norms.
+"""
+
+import argparse
+import dataclasses
+from dataclasses import field
+
+import fairseq.models
+from fairseq.dataclass.utils import gen_parser_from_dataclass
+from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_DATACLASS_REGISTRY, MODEL_REGISTRY
+from hydra.core.config_store import ConfigStore
+
+from residual_st.fairseq.user_dir import register
+from residual_st.sharing.form import Defaults, add_flags, complete_flags, flag_names
+from residual_st.wrapping import wrap
+
+PARTS = ("encoder", "decoder")
+INFERENCE_MODES = ("compact", "fast")
+OUR_FLAGS = (*(name for part in PARTS for name in (*flag_names(f"{part}_"), f"{part}_inference_mode")), "encoder_stack")
+
+DENSE = {part: Defaults(1, 0, False, where_shared=(2, True)) for part in PARTS}  # of architectures that are not ours
+
+# flags of a model that act in training alone, name files, or choose among ways to compute the same
+_NOT_SHAPING = {
+    "activation_dropout",
+    "attention_dropout",
+    "dropout",
+    "decoder_inference_mode",
+    "encoder_freezing_updates",
+    "encoder_inference_mode",
+    "load_pretrained_decoder_from",
+    "load_pretrained_encoder_from",
+}
+
+
+_WITH_FLAGS = set()  # names of registered models
+
+
+def give_flags_to_all() -> None:
+    """Have every registered model, and every one registered later, take the flags of sharing. A second call changes nothing."""
+    for name in MODEL_REGISTRY:
+        _give_flags(name)
+
+    @wrap(fairseq.models, "register_model")
+    def register_model(stock, name, *arguments, **keywords):
+        def registered(model_class):
+            model_class = stock(name, *arguments, **keywords)(model_class)
+            _give_flags(name)
+            return model_class
+
+        return registered
+
+
+def _give_flags(name: str) -> None:
+    if name in _WITH_FLAGS:
+        return
+    _WITH_FLAGS.add(name)
+    model_class, config = MODEL_REGISTRY[name], MODEL_DATACLASS_REGISTRY.get(name)
+    stock = model_class.add_args
+
+    def add_args(parser):
+        stock(parser) if config is None else gen_parser_from_dataclass(parser, config(), delete_default=True)
+        if "--encoder-group-size" not in parser._option_string_actions:  # which its base's function may have added
+            add_sharing_flags(parser, defaults_of(model_class))
+
+    add_args.__wrapped__ = stock
+    model_class.add_args = staticmethod(add_args)
+    if config is not None:
+        _register_config(name, model_class, config)
+
+
+def _register_config(name: str, model_class: type, config: type) -> None:
+    """Give a model that is described by a dataclass the fields that hold the flags' values."""
+    fields = [(flag, _TYPES.get(flag.partition("_")[2], str | None), field(default=None)) for flag in OUR_FLAGS]
+    fields = [each for each in fields if each[0] not in config.__dataclass_fields__]
+    extended = dataclasses.make_dataclass(config.__name__, fields, bases=(config,), namespace={"__module__": config.__module__})
+    model_class.__dataclass = MODEL_DATACLASS_REGISTRY[name] = extended
+    node = extended()
+    node._name = name
+    ConfigStore.instance().store(name=name, group="model", node=node, provider="residual_st")
+
+
+_TYPES = {"group_size": int | None, "residual_diagonal": bool | None}
+
+
+def defaults_of(model_class: type) -> dict[str, Defaults]:
+    return getattr(model_class, "sharing_defaults", DENSE)
+
+
+def add_sharing_flags(parser: argparse.ArgumentParser, defaults: dict[str, Defaults]) -> None:
+    """Add the flags of both parts to a model's parser. The defaults are for the help."""
+    for part in PARTS:
+        add_flags(parser, f"{part}_", defaults[part])
+        parser.add_argument(
+            f"--{part}-inference-mode",
+            choices=INFERENCE_MODES,
+            help="for translation: compact keeps the shared form in memory; fast composes every weight once and takes the "
+            f"memory of a dense {part} (default: compact)",
+        )
+    parser.add_argument(
+        "--encoder-stack",
+        metavar="NAME",
+        help="dotted name, in the model, of the layers that share, where the encoder has several stacks (default: the heaviest)",
+    )
+
+
+def completed(flags, part: str, defaults: dict[str, Defaults] = DENSE) -> dict:
+    """The flags of a part's form, by name; those that are not set have their defaults."""
+    given = argparse.Namespace(**{name: getattr(flags, name, None) for name in flag_names(f"{part}_")})
+    complete_flags(given, f"{part}_", defaults[part])
+    return vars(given)
+
+
+def requested(flags, part: str, defaults: dict[str, Defaults] = DENSE) -> dict:
+    """The form of a part that its flags describe, as arguments of `form_of`."""
+    return dict(zip(("group_size", "pattern", "rank", "diagonal"), completed(flags, part, defaults).values()))
+
+
+def shares_or_adds(form: dict) -> bool:
+    """Whether layers of a `requested` form would not all stay as they are."""
+    return form["group_size"] != 1 or form["pattern"] != "adjacent" or str(form["rank"]) != "0" or form["diagonal"]
+
+
+def is_dense(flags: argparse.Namespace) -> bool:
+    """Whether a model with these flags shares nothing and has no residuals."""
+    defaults = defaults_of(ARCH_MODEL_REGISTRY.get(flags.arch))
+    return not any(shares_or_adds(requested(flags, part, defaults)) for part in PARTS)
+
+
+def shaping_flags(arch: str) -> list[str]:
+    """Names of the flags that shape a model of this architecture, as its own parser has them; none for an unknown one."""
+    register()
+    if arch not in ARCH_MODEL_REGISTRY:
+        return []
+    parser = argparse.ArgumentParser(add_help=False, conflict_handler="resolve")
+    ARCH_MODEL_REGISTRY[arch].add_args(parser)
+    names = dict.fromkeys(action.dest for action in parser._actions)  # argparse has no public way to ask for them
+    return [name for name in names if name not in _NOT_SHAPING]
+
+
+def flag_difference(loaded: argparse.Namespace, expected: argparse.Namespace, names: list[str]) -> str | None:
+    """The first of these flags that two models do not have in common, in words. A flag that either lacks is passed over."""
+    for name in names:
+        values = [getattr(flags, name, None) for flags in (loaded, expected)]
+        if None not in values and str(values[0]) != str(values[1]):
+            return f"it has {name}={values[0]}, this one {name}={values[1]}"
+    return None

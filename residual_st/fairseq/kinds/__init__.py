@@ -1,0 +1,75 @@
+"""Kinds of fairseq models: one file each, the only place that knows how a kind's parts are named.
+
+To add one, write a file with a `Kind` and name it here.
+"""
+
+from fairseq.models import MODEL_REGISTRY
+from torch import nn
+
+from residual_st.errors import InputError
+from residual_st.fairseq.kinds import (
+    convtransformer,
+    emformer,
+    other,
+    s2t_conformer,
+    s2t_transformer,
+    s2ut_transformer,
+    transformer,
+    wav2vec,
+    xm_transformer,
+)
+from residual_st.fairseq.kinds.kind import Kind, Part, owns_shared_weights
+from residual_st.stacks import LayerStack, describe_stack
+
+__all__ = ["KINDS", "Kind", "Part", "kind_of", "owns_shared_weights", "part_of", "stack_of", "stack_of_layers"]
+
+KINDS = (
+    s2t_transformer.KIND,
+    s2t_conformer.KIND,
+    convtransformer.KIND,
+    emformer.KIND,
+    s2ut_transformer.KIND,
+    xm_transformer.KIND,
+    wav2vec.CTC,
+    wav2vec.SEQ2SEQ,
+    transformer.KIND,
+)
+
+
+def kind_of(model_class: type) -> Kind:
+    """The kind of a model class: that of the nearest of its bases that is known; `other` if none is."""
+    for base in model_class.__mro__:
+        for kind in KINDS:
+            if base in (MODEL_REGISTRY.get(name) for name in kind.models):
+                return kind
+    return other.KIND
+
+
+def part_of(model: nn.Module, name: str) -> Part:
+    """The encoder or the decoder of a model's kind, as far as the model has it.
+
+    A model of a user dir may build on a known one and have another encoder: then it is taken as any other.
+    """
+    part = kind_of(type(model)).part(name)
+    if part is None or part.find(model) is None:
+        part = other.KIND.part(name)
+    return part
+
+
+def stack_of(model: nn.Module, part: str = "encoder") -> LayerStack:
+    """The layers of a fairseq model's encoder or decoder.
+
+    Raises:
+        InputError: if it has none that are alike.
+    """
+    found = part_of(model, part).find(model)
+    if found is None:
+        raise InputError(f"{type(model).__name__} has no {part} with two layers or more of one class that hold matrices")
+    return found[1]
+
+
+def stack_of_layers(layers: nn.ModuleList) -> LayerStack:
+    """A plain list of fairseq's layers, whose units may be renamed where their class is known."""
+    parts = [part for kind in KINDS for part in (kind.encoder, kind.decoder) if part is not None]
+    known = next((part for part in parts if isinstance(layers[0], part.layers)), None)
+    return describe_stack(layers) if known is None else known.describe(layers, None)

@@ -1,0 +1,131 @@
+"""What must be known of a kind of fairseq model: the form of the files beside this one."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from residual_st.sharing import ResidualLinear, SharedWeights, matrix_kind
+from residual_st.stacks import LayerStack, describe_stack, heaviest_stack, stacks_in
+from residual_st.stacks.symmetries import Symmetry
+
+
+def no_symmetries(layer: nn.Module) -> Sequence[Symmetry]:
+    """For layers whose units are not known well enough to be renamed."""
+    return ()
+
+
+@dataclass(frozen=True)
+class Part:
+    """The encoder or the decoder of a kind of model.
+
+    Attributes:
+        path: the list of its layers, by its dotted name in the model.
+        branch_ends: the matrices whose output is added to a layer's input, by the last part of their names.
+        layers: the classes of its layers that `symmetries` and `known` are of.
+        symmetries: the units of a layer that may be renamed; never guessed from names: rotary and relative positions forbid some.
+        faster: fairseq's class of layer -> a subclass with the same parameters that computes the same in less time.
+        known: fields of a LayerStack that the names of a layer's arguments do not tell.
+    """
+
+    path: str
+    branch_ends: frozenset[str]
+    layers: tuple[type, ...] = ()
+    symmetries: Callable[[nn.Module], Sequence[Symmetry]] = no_symmetries
+    faster: Mapping[type, type] = field(default_factory=dict)
+    known: Mapping = field(default_factory=dict)
+
+    @property
+    def root(self) -> str:
+        """The name of the whole encoder or decoder in the model."""
+        return self.path.partition(".")[0]
+
+    def ends_branch(self, matrix: str) -> bool:
+        return matrix_kind(matrix) in self.branch_ends
+
+    def find(self, model: nn.Module, name: str | None = None) -> tuple[str, LayerStack] | None:
+        """The dotted name of the layers in a model, and their stack; None where the model has no such part.
+
+        Args:
+            name: other layers than the kind's own.
+
+        Raises:
+            InputError: if there are no layers of that name.
+        """
+        path = self._path(model) if name is None else heaviest_stack(model, name)[0]
+        if path is None:
+            return None
+        return path, self.describe(model.get_submodule(path), model.get_submodule(path.rpartition(".")[0]))
+
+    def describe(self, layers: nn.ModuleList, owner: nn.Module | None) -> LayerStack:
+        """The stack of such layers in their owner."""
+        if not isinstance(layers[0], self.layers):  # of a user dir, or of a variant
+            return describe_stack(layers, owner)
+        return describe_stack(layers, owner, symmetries=self.symmetries(layers[0]), **self.known)
+
+    def _path(self, model: nn.Module) -> str | None:
+        if not isinstance(getattr(model, self.root, None), nn.Module):
+            return None
+        return shared_path(model, self.root) or self._own_path(model)
+
+    def _own_path(self, model: nn.Module) -> str | None:
+        try:
+            layers = model.get_submodule(self.path)
+        except AttributeError:
+            return None
+        return self.path if isinstance(layers, nn.ModuleList) and len(layers) else None
+
+
+class AnyPart(Part):
+    """Of a model that no file knows: its heaviest stack of alike layers, below `path`."""
+
+    def _own_path(self, model: nn.Module) -> str | None:
+        if not stacks_in(model.get_submodule(self.path)):
+            return None
+        name, _ = heaviest_stack(model.get_submodule(self.path))
+        return f"{self.path}.{name}"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of fairseq model.
+
+    Attributes:
+        name: as docs/kinds.md has it.
+        models: the names under which fairseq registers its models.
+        encoder, decoder: None for a kind without one.
+        target_words, source_words: the weights that have a row for each word.
+        of_samples: whether it takes samples, and not frames or words.
+        shared_model: the registered model that builds itself shared from the flags of this kind, never with dense layers; None
+            where a dense model is built first, and shared then.
+    """
+
+    name: str
+    models: tuple[str, ...]
+    encoder: Part | None
+    decoder: Part | None = None
+    target_words: str = "decoder.embed_tokens.weight"
+    source_words: str | None = None
+    of_samples: bool = False
+    shared_model: str | None = None
+
+    def part(self, name: str) -> Part | None:
+        return self.encoder if name == "encoder" else self.decoder
+
+
+def shared_path(model: nn.Module, root: str) -> str | None:
+    """The dotted name of the layers below a module of this name that share their matrices; None where none do.
+
+    They need not be those of the kind: `--encoder-stack` may have chosen others.
+    """
+    for name, owner in model.get_submodule(root).named_modules(prefix=root):
+        if owns_shared_weights(owner):
+            for child, layers in owner.named_children():
+                if isinstance(layers, nn.ModuleList) and any(isinstance(module, ResidualLinear) for module in layers.modules()):
+                    return f"{name}.{child}"
+    return None
+
+
+def owns_shared_weights(module: nn.Module) -> bool:
+    weights = getattr(module, "shared_weights", None)
+    return isinstance(weights, SharedWeights) and len(weights) > 0

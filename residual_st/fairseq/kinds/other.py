@@ -1,0 +1,14 @@
+"""Any other model, as of a user dir of its own: its heaviest stack of alike layers, by names that are usual in the field."""
+
+from residual_st.fairseq.kinds.kind import AnyPart, Kind
+from residual_st.fairseq.kinds.text_decoder import DECODER
+
+_BRANCH_ENDS = frozenset(
+    {
+        "out_proj", "fc2",  # fairseq
+        "linear_out", "w_2", "pointwise_conv2",  # ESPnet
+        "second_linear", "second_pointwise_conv1d",  # FBK-fairseq
+    }
+)  # fmt: skip
+
+KIND = Kind("other", models=(), encoder=AnyPart("encoder", _BRANCH_ENDS), decoder=DECODER)

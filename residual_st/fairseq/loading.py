@@ -1,0 +1,155 @@
+"""Checkpoints of one form in models of another: dense ones in shared models, shared ones in dense models or in those of another K.
+
+A state dict says by itself which layers share (`layer_groups`) and at which ranks (the shapes of `up` and `down`).
+"""
+
+import copy
+import logging
+
+import torch
+from fairseq.models import BaseFairseqModel
+from fairseq.trainer import Trainer
+from torch import Tensor, nn
+
+from residual_st.compression.pipeline import compress
+from residual_st.errors import InputError
+from residual_st.fairseq.flags import PARTS
+from residual_st.fairseq.kinds import part_of, stack_of
+from residual_st.sharing import SharedForm, current_form, unshare_layers
+from residual_st.sharing.product import compose
+from residual_st.sharing.shareable import saved_name
+from residual_st.stacks import LayerStack
+from residual_st.wrapping import wrap
+
+logger = logging.getLogger("fairseq.sharing")  # one of fairseq's, so that it speaks where and when fairseq does
+
+_GROUPS = "shared_weights.layer_groups"
+_TERMS = ("up", "down", "diagonal")
+
+
+def load_any_form() -> None:
+    """Have fairseq's models take checkpoints of every form. A second call changes nothing.
+
+    Training can be resumed in a checkpoint's own form only: the optimizer's state is of its parameters.
+    """
+    resuming = []
+
+    @wrap(BaseFairseqModel, "load_state_dict")
+    def load_state_dict(stock, self, state_dict, *arguments, **keywords):
+        difference = form_difference(state_dict, self.state_dict())
+        if difference and resuming:
+            raise InputError(f"{resuming[-1]} cannot be resumed by these flags: {difference}; --finetune-from-model converts it")
+        return stock(self, converted(state_dict, self) if difference else state_dict, *arguments, **keywords)
+
+    @wrap(Trainer, "load_checkpoint")
+    def load_checkpoint(stock, self, filename, reset_optimizer=False, *arguments, **keywords):
+        resuming.extend([] if reset_optimizer else [filename])
+        try:
+            return stock(self, filename, reset_optimizer, *arguments, **keywords)
+        except Exception as error:
+            if isinstance(error.__context__, InputError):  # fairseq says in its place that architectures do not match
+                raise error.__context__ from None
+            raise
+        finally:
+            resuming.clear()
+
+
+def is_shared(state: dict[str, Tensor]) -> bool:
+    return any(key.endswith(_GROUPS) for key in state)
+
+
+def form_difference(loaded: dict[str, Tensor], expected: dict[str, Tensor]) -> str | None:
+    """In what the forms of two state dicts of one model differ, in words; None if they do not."""
+    forms = [_forms(state) for state in (loaded, expected)]
+    if forms[0] == forms[1]:
+        return None
+    shared = [{owner: groups for owner, (groups, _) in form.items()} for form in forms]
+    if shared[0] == shared[1]:
+        return "it has other residual ranks, or a diagonal where this model has none"
+    return f"it {_described(shared[0])}, this model {_described(shared[1])}"
+
+
+def _forms(state: dict[str, Tensor]) -> dict[str, tuple[tuple[int, ...], dict]]:
+    """Owner of shared weights -> the groups of its layers, and the shapes of the terms."""
+    forms = {}
+    for key, groups in state.items():
+        if key.endswith(_GROUPS):
+            owner = key.removesuffix(_GROUPS)
+            terms = {
+                name: tuple(value.shape)
+                for name, value in state.items()
+                if name.startswith(owner) and name.rpartition(".")[2] in _TERMS
+            }
+            forms[owner] = tuple(groups.round().int().tolist()), terms
+    return forms
+
+
+def _described(shared: dict[str, tuple[int, ...]]) -> str:
+    return " and ".join(f"shares {owner}* as {','.join(map(str, groups))}" for owner, groups in shared.items()) or "is dense"
+
+
+def composed(state: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict with the composed weight in place of the terms of every matrix; U belongs to no layer in it.
+
+    Args:
+        state: of any form.
+        expected: of the dense model, whose names say where a matrix is.
+    """
+    dense = {key: value for key, value in state.items() if "shared_weights." not in key and key.rpartition(".")[2] not in _TERMS}
+    for owner, (groups, _) in _forms(state).items():
+        for key, like in expected.items():
+            matrix, _, kind = key.rpartition(".")
+            if kind != "weight" or key in dense or not key.startswith(owner):
+                continue
+            layer, name = _layer_and_name(matrix.removeprefix(owner))
+            shared = None if layer is None else state.get(f"{owner}shared_weights.{groups[layer]}.{saved_name(name)}")
+            up, down, diagonal = (state.get(f"{matrix}.{term}") for term in _TERMS)
+            if shared is None and up is None:
+                continue  # what is missing is said where it is loaded
+            dense[key] = compose(shared, up, down, diagonal).reshape(like.shape)
+    return dense
+
+
+def _layer_and_name(path: str) -> tuple[int | None, str]:
+    """The number of a layer and a matrix's name inside it, from `layers.3.self_attn.q_proj`."""
+    parts = path.split(".")
+    for place, part in enumerate(parts):
+        if part.isdecimal():
+            return int(part), ".".join(parts[place + 1 :])
+    return None, path
+
+
+def converted(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """A state dict of another form, dense or shared, as one that a model takes.
+
+    Shared weights become dense without loss. Dense ones become shared as `residual-st compress` makes them without calibration.
+    """
+    dense = copy.deepcopy(model)
+    forms = {}
+    for part in PARTS:
+        found = part_of(dense, part).find(dense)
+        if found is not None and found[1].is_shared:
+            stack = found[1]
+            forms[part] = current_form(stack.layers, stack.owner.shared_weights)
+            unshare_layers(stack.layers)
+            del stack.owner.shared_weights
+    state = composed(state, dense.state_dict())
+    if not forms:
+        logger.info("the checkpoint shares its layers and this model does not: every weight was composed")
+        return state
+    nn.Module.load_state_dict(dense, state)
+    for part, form in forms.items():
+        compress_part(dense, part, form)
+    return dense.state_dict()
+
+
+def compress_part(model: nn.Module, part: str, form: SharedForm, stack: LayerStack | None = None) -> None:
+    """Give trained layers this form, in place, as `residual-st compress` does without calibration."""
+    with torch.random.fork_rng(devices=[]):  # the model's later draws must not depend on where its weights are from
+        options = {"pattern": str(form.plan), "rank": form.ranks, "diagonal": form.diagonal}
+        result = compress(model, stack=stack or stack_of(model, part), **options)
+    errors = [error for row in result.errors for error in row.values()]
+    logger.info(
+        f"the trained {part} was compressed: groups {form.plan}, residual rank {form.ranks}, matrix weights "
+        f"{result.parameters_before:,} -> {result.parameters_after:,}, relative errors {min(errors):.3f} to {max(errors):.3f}"
+    )
