@@ -17,7 +17,7 @@ from residual_st.fairseq.flags import OUR_FLAGS, PARTS
 from residual_st.fairseq.kinds import part_of
 from residual_st.fairseq.standalone import load_model
 from residual_st.fairseq.user_dir import register
-from residual_st.sharing import ResidualLinear, SharedForm, unshare_layers
+from residual_st.sharing import ResidualLinear, SharedForm, deep_copy, unshare_layers
 
 _OUR_CRITERION = "label_smoothed_cross_entropy_with_residual"
 _OUR_CRITERION_FLAGS = ("residual_penalty", "distill_from", "distill_weight", "distill_temperature", "distill_encoder_weight")
@@ -66,7 +66,7 @@ def _set_forms(flags: argparse.Namespace, forms: dict[str, SharedForm]) -> None:
 
 def dense_checkpoint(state: dict, model: BaseFairseqModel) -> dict:
     """The stock checkpoint of a residual model: every weight composed, no flag of the plugin left, no optimizer state."""
-    dense = copy.deepcopy(model)
+    dense = deep_copy(model)
     expand(dense)
 
     def to_stock(flags: argparse.Namespace) -> None:

@@ -3,7 +3,6 @@
 A state dict says by itself which layers share (`layer_groups`) and at which ranks (the shapes of `up` and `down`).
 """
 
-import copy
 import logging
 
 import torch
@@ -15,7 +14,7 @@ from residual_st.compression.pipeline import compress
 from residual_st.errors import InputError
 from residual_st.fairseq.flags import PARTS
 from residual_st.fairseq.kinds import part_of, stack_of
-from residual_st.sharing import SharedForm, current_form, unshare_layers
+from residual_st.sharing import SharedForm, current_form, deep_copy, unshare_layers
 from residual_st.sharing.product import compose
 from residual_st.sharing.shareable import saved_name
 from residual_st.stacks import LayerStack
@@ -124,7 +123,7 @@ def converted(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
 
     Shared weights become dense without loss. Dense ones become shared as `residual-st compress` makes them without calibration.
     """
-    dense = copy.deepcopy(model)
+    dense = deep_copy(model)
     forms = {}
     for part in PARTS:
         found = part_of(dense, part).find(dense)

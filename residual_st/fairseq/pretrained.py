@@ -1,6 +1,5 @@
 """Starting a component from another checkpoint: `--load-pretrained-encoder-from` and `--load-pretrained-decoder-from`."""
 
-import copy
 import logging
 
 import torch
@@ -12,7 +11,7 @@ from residual_st.fairseq.checkpoints import first_difference, load_checkpoint, m
 from residual_st.fairseq.flags import OUR_FLAGS, flag_difference, shaping_flags
 from residual_st.fairseq.kinds.s2t_transformer import KIND, form_of_part, layers_of
 from residual_st.fairseq.loading import compress_part, is_shared
-from residual_st.sharing import unshare_layers
+from residual_st.sharing import deep_copy, unshare_layers
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +62,7 @@ def check_pretrained(component: nn.Module, args, flag: str) -> tuple[dict[str, T
             loaded.setdefault(key, expected[key])
     dense = None
     if loaded and is_shared(expected) and not is_shared(loaded):
-        dense = copy.deepcopy(component)
+        dense = deep_copy(component)
         with torch.random.fork_rng(devices=[]):  # a model's draws must not depend on where its encoder is from
             unshare_layers(layers_of(dense))
         del dense.shared_weights

@@ -28,13 +28,14 @@ from residual_st.fairseq.user_dir import register
 
 _LONGEST_FLAG = 10_000  # characters; lists of ranks are the longest
 _MOST_POSITIONS = 100_000  # an encoder keeps a table of them
-# what the speech_to_text task adds to a model's flags, and what older checkpoints may hold as None
+# what the speech_to_text task and fairseq-train add to a model's flags, and what older checkpoints may hold as None
 _TASK_FLAGS = {
     "input_feat_per_channel": 80,
     "input_channels": 1,
     "max_source_positions": 6000,
     "max_target_positions": 1024,
     "encoder_freezing_updates": 0,
+    "fp16": False,
 }
 
 
@@ -73,7 +74,7 @@ def build_model(flags: argparse.Namespace, vocabulary_size: int | None = None, d
     )
     name = ARCH_MODEL_NAME_REGISTRY[flags.arch]
     config = OmegaConf.create({**vars(flags), "_name": name}) if name in MODEL_DATACLASS_REGISTRY else with_task_flags(flags)
-    with torch.device(device):
+    with torch.device(device), refusing(f"no model of --arch {flags.arch} can be made without its task"):
         return fairseq.models.build_model(config, task, from_checkpoint=True)
 
 

@@ -14,12 +14,13 @@ from fairseq.models import ARCH_MODEL_REGISTRY
 from fairseq.registry import REGISTRIES
 
 from residual_st.errors import InputError, refusing
+from residual_st.fairseq.build import PRETRAINED_FLAGS
 from residual_st.fairseq.checkpoints import load_checkpoint, model_flags
 from residual_st.fairseq.distillation.teacher import open_teacher
 from residual_st.fairseq.flags import OUR_FLAGS, PARTS, defaults_of, flag_difference, is_dense, shaping_flags
 from residual_st.fairseq.manifest import check_manifest
 from residual_st.fairseq.other_user_dirs import user_dir_with
-from residual_st.fairseq.pretrained import PRETRAINED_FLAGS, check_pretrained, part_of
+from residual_st.fairseq.pretrained import check_pretrained, part_of
 from residual_st.fairseq.user_dir import PACKAGE, register
 from residual_st.files import refuse_separator
 from residual_st.progress import say
@@ -244,7 +245,7 @@ def check_run(flags: argparse.Namespace) -> None:
     for subset, lengths in frames.items():
         _check_lengths(subset, lengths, flags, utils.resolve_max_positions(task.max_positions(), model.max_positions()))
     vars(completed).update(pretrained)
-    for name in pretrained:
+    for name in pretrained if hasattr(model, "sharing_defaults") else ():  # others load by themselves
         check_pretrained(getattr(model, part_of(name)), completed, name)
     with refusing(f"the criterion {flags.criterion} cannot be used"):
         criterions.build_criterion(flags, task)

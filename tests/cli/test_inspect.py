@@ -87,7 +87,7 @@ def test_tied_embeddings_and_half_precision_are_counted_as_stored(capsys, tmp_pa
         ([], "give either one checkpoint"),
         (["a.pt", "b.pt"], "give either one checkpoint"),
         (["missing.pt"], "missing.pt does not exist"),
-        (["--arch", "lstm"], "'lstm' is not an s2t_transformer"),
+        (["--arch", "lstm"], "no model of --arch lstm can be made without its task"),
         (["--arch", "s2t_residual_transformer", "--encoder-groups", "3"], "unrecognized arguments: --encoder-groups 3"),
         (
             ["--arch", "s2t_residual_transformer_xs", "--encoder-group-size", "7"],

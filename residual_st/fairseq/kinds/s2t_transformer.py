@@ -11,7 +11,7 @@ from residual_st.fairseq.flags import requested
 from residual_st.fairseq.kinds.kind import Kind, Part
 from residual_st.fairseq.kinds.text_decoder import DECODER
 from residual_st.fairseq.layers.encoder_layer import ResidualTransformerEncoderLayer
-from residual_st.fairseq.layers.shared_layers import share_new_layers
+from residual_st.fairseq.layers.shared_layers import share_new_layers, take_inference_form_
 from residual_st.sharing import SharedForm, alike_in_groups
 from residual_st.sharing.form import Defaults
 from residual_st.stacks.symmetries import Symmetry, symmetries_of
@@ -78,3 +78,8 @@ class S2TResidualTransformerEncoder(S2TTransformerEncoder):
         self.transformer_layers = alike_in_groups(form, lambda: ResidualTransformerEncoderLayer(args))
         drop_fused_copies(self.transformer_layers)
         self.shared_weights = share_new_layers(self.transformer_layers, form, ENCODER.ends_branch)
+
+    def prepare_for_inference_(self) -> None:
+        """Take the form for translation, for good, where layers share."""
+        if hasattr(self, "shared_weights"):
+            take_inference_form_(self, self.transformer_layers)

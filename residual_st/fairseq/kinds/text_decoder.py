@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from residual_st.fairseq.kinds.kind import Part
 from residual_st.fairseq.layers.decoder_layer import ResidualTransformerDecoderLayer
-from residual_st.fairseq.layers.shared_layers import share_new_layers
+from residual_st.fairseq.layers.shared_layers import share_new_layers, take_inference_form_
 from residual_st.sharing import SharedForm, alike_in_groups
 from residual_st.stacks.symmetries import Symmetry, symmetries_of
 
@@ -52,3 +52,8 @@ class S2TResidualTransformerDecoder(TransformerDecoderScriptable):
             layer.self_attn.init_incremental_state()
             layer.encoder_attn.init_incremental_state()
         self.shared_weights = share_new_layers(self.layers, form, DECODER.ends_branch)
+
+    def prepare_for_inference_(self) -> None:
+        """Take the form for translation, for good, where layers share."""
+        if hasattr(self, "shared_weights"):
+            take_inference_form_(self, self.layers)
