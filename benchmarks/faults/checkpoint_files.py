@@ -19,7 +19,6 @@ def checkpoint_commands(work: Path) -> dict[str, list[str]]:
         "average": ["average", "{file}", "{file}", "--output", "{out}"],
         "compress": ["compress", "{file}", "--output", "{out}"],
         "expand": ["expand", "{file}", "--output", "{out}"],
-        "unfold": ["unfold", "{file}", "--output", "{out}"],
         "convert": ["convert", "{file}", "--data", data, "--output", "{out}"],
         "export": ["export", "{file}", "--data", data, "--output", "{out}"],
         "cache-teacher": ["cache-teacher", "{file}", "--data", data, "--output", "{out}"],

@@ -14,10 +14,11 @@ from residual_st.evaluation.generated import Sentence, read_generated
 from residual_st.evaluation.logs import read_log
 from residual_st.evaluation.scores import corpus_scores
 from residual_st.evaluation.units import units_of
+from residual_st.fairseq.checkpoints import model_flags
+from residual_st.fairseq.description import describe
 from residual_st.fairseq.manifest import read_manifest
 from residual_st.fairseq.standalone import load_model
 from residual_st.fairseq.user_dir import PACKAGE
-from residual_st.sharing import matrix_parameters
 from training_runs.comparison import metrics_of
 from training_runs.counts import counted
 from training_runs.matrix import IDENTITY, Matrix, Run, checkpoint_of
@@ -116,12 +117,12 @@ def make(run: Run, matrix: Matrix, data: Path, work: Path) -> dict:
     if run.flags is not None and not _trained(folder):
         _command(_train_command(run, config, data, work, start), folder / "train.log")
     checkpoint, sentences, of_ctc = checkpoint_of(folder), [], []
-    model = load_model(checkpoint)[1]
+    state, model = load_model(checkpoint)
     for test_set in matrix.test_sets:
         subset, log = f"{test_set}_{run.task}", folder / "generate.log"
         _command(_generate_command(run, data, checkpoint, subset, folder), log)
         sentences += _read_whole(folder / f"generate-{subset}.txt", data / f"{subset}.tsv")
-        if model.encoder.ctc_proj is not None:
+        if getattr(model.encoder, "ctc_proj", None) is not None:
             ctc_output = folder / f"ctc-{subset}.txt"
             _command(["-m", "residual_st.evaluation.ctc", checkpoint, data, subset, ctc_output], log)
             of_ctc += _read_whole(ctc_output, data / f"{subset}.tsv")
@@ -132,7 +133,7 @@ def make(run: Run, matrix: Matrix, data: Path, work: Path) -> dict:
     return {
         "benchmark": "quality",
         **run.row(),
-        "encoder_matrix_parameters": matrix_parameters(model.encoder.transformer_layers),
+        "encoder_matrix_parameters": describe(model, model_flags(state, checkpoint))["encoder_matrix_parameters"],
         **corpus_scores(sentences, units),
         **_learning(folder / "train.log"),
         "core_minutes": round(sum(map(float, (folder / _SECONDS).read_text().split())) / 60, 1),
