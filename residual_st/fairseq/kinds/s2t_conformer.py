@@ -1,14 +1,22 @@
 """fairseq's conformers: `s2t_conformer`, with its own and with ESPnet's attention, and those that translate into units."""
 
 from fairseq.modules.conformer_layer import ConformerEncoderLayer
+from fairseq.modules.espnet_multihead_attention import RelPositionMultiHeadedAttention
+from fairseq.modules.multihead_attention import MultiheadAttention
 
 from residual_st.fairseq.kinds.kind import Kind, Part
 from residual_st.fairseq.kinds.text_decoder import DECODER
-from residual_st.stacks.symmetries import FeedForwardUnits, Symmetry
+from residual_st.stacks.symmetries import ESPNET, Symmetry, attention_heads, feed_forward_units
 
 
 def _symmetries(layer: ConformerEncoderLayer) -> list[Symmetry]:
-    return [FeedForwardUnits(f"{name}.w_1", f"{name}.w_2", scalable=False) for name in ("ffn1", "ffn2")]
+    halves = [feed_forward_units(f"{name}.w_1", f"{name}.w_2", getattr(layer, name).activation) for name in ("ffn1", "ffn2")]
+    attention = layer.self_attn
+    if isinstance(attention, MultiheadAttention):
+        return [attention_heads("self_attn", attention.num_heads), *halves]
+    # fairseq's rotary positions turn the attention's inputs, not its queries and keys
+    positions = "relative" if isinstance(attention, RelPositionMultiHeadedAttention) else "absolute"
+    return [attention_heads("self_attn", attention.h, ESPNET, positions), *halves]
 
 
 ENCODER = Part(
