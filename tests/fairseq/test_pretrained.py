@@ -89,7 +89,7 @@ def test_what_shapes_the_other_part_does_not_matter(tmp_path):
 
 
 def test_a_dense_encoder_is_compressed_on_the_way(tmp_path, caplog):
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", "fairseq.sharing")  # which commands of this process may have made silent
     source = tiny_model("s2t_transformer_s", seed=2, ctc_weight=0.3)
     model = tiny_model(seed=3, load_pretrained_encoder_from=save(source, tmp_path / "dense.pt"), ctc_weight=0.3)
     expected = compress(source, group_size=3, rank=2)
