@@ -85,4 +85,4 @@ def _kept(layout: Layout, leading: Sequence[int], padding: Tensor) -> Tensor:
     places = [1] * len(leading)
     places[batch], places[time] = padding.shape
     ordered = padding if batch < time else padding.T
-    return ~ordered.reshape(places).expand(leading).flatten()
+    return ~ordered.bool().reshape(places).expand(leading).flatten()
