@@ -41,13 +41,13 @@ def product(
     positions on it is composed, by default from `positions_to_compose`.
     """
     terms = (shared, up, down, diagonal)
-    if x.dim() == 1:  # one position alone
-        return product(x[None], bias, *terms, compose_from)[0]
+    if x.dim() != 2:  # torch's own products of more dimensions may be one for each position
+        y = product(x.reshape(-1, x.size(-1)), bias, *terms, compose_from)
+        return y.view(*x.shape[:-1], y.size(-1))
     if shared is None:
         return _low_rank(x, bias, up, down, diagonal)
     if torch.is_grad_enabled() and any(term is not None and term.requires_grad for term in (x, bias, *terms)):
-        # of two dimensions, so that what comes out is no view, and may be changed in place as fairseq's attention does
-        return _Product.apply(x.flatten(0, -2), bias, *terms).unflatten(0, x.shape[:-1])
+        return _Product.apply(x, bias, *terms)
     if (up is not None or diagonal is not None) and not composing_pays(x, shared, up, compose_from):
         return factor_by_factor(x, bias, *terms)
     return linear(x, compose(*terms), bias)
@@ -63,12 +63,12 @@ def _low_rank(x: Tensor, bias: Tensor | None, up: Tensor, down: Tensor, diagonal
 
 
 def composing_pays(x: Tensor, shared: Tensor, up: Tensor | None, compose_from: float | None = None) -> bool:
-    """Whether W should be composed to multiply x, rather than x multiplied by each term."""
+    """Whether W should be composed to multiply x (positions, in), rather than x multiplied by each term."""
     if x.dtype != shared.dtype or torch.is_autocast_enabled(x.device.type):
         return True  # the other way adds in place, in one precision
     if up is None:
         return False
-    return x.numel() // x.size(-1) >= (positions_to_compose(*shared.shape) if compose_from is None else compose_from)
+    return len(x) >= (positions_to_compose(*shared.shape) if compose_from is None else compose_from)
 
 
 def positions_to_compose(out_features: int, in_features: int) -> float:
@@ -84,13 +84,12 @@ def positions_to_compose(out_features: int, in_features: int) -> float:
 def factor_by_factor(
     x: Tensor, bias: Tensor | None, shared: Tensor, up: Tensor | None, down: Tensor | None, diagonal: Tensor | None
 ) -> Tensor:
-    """`bias + diagonal x + x Uᵀ + (x downᵀ) upᵀ`, each added to the one before in place. Has no gradient."""
-    positions = x if x.dim() == 2 else x.reshape(-1, x.size(-1))
-    y = _bias_and_diagonal(positions, bias, shared.size(0), diagonal)
-    y.addmm_(positions, shared.t())
+    """`bias + diagonal x + x Uᵀ + (x downᵀ) upᵀ` for x (positions, in), each added to the one before in place. Has no gradient."""
+    y = _bias_and_diagonal(x, bias, shared.size(0), diagonal)
+    y.addmm_(x, shared.t())
     if up is not None:
-        y.addmm_(linear(positions, down), up.t())
-    return y if x.dim() == 2 else y.view(*x.shape[:-1], y.size(-1))
+        y.addmm_(linear(x, down), up.t())
+    return y
 
 
 def _bias_and_diagonal(x: Tensor, bias: Tensor | None, out_features: int, diagonal: Tensor | None) -> Tensor:
@@ -108,7 +107,7 @@ def _bias_and_diagonal(x: Tensor, bias: Tensor | None, out_features: int, diagon
 
 
 class _Product(torch.autograd.Function):
-    """The product with W composed on the way forward and once more on the way back."""
+    """The product of x (positions, in) with W composed on the way forward and once more on the way back."""
 
     @staticmethod
     def forward(ctx, x, bias, shared, up, down, diagonal):
@@ -126,11 +125,10 @@ class _Product(torch.autograd.Function):
         with torch.autocast(*ctx.precision):
             if x_needs_it:
                 x_gradient = y_gradient @ compose(shared, up, down, diagonal)
-            y_gradient = y_gradient.reshape(-1, y_gradient.size(-1))
             if bias_needs_it:
                 bias_gradient = y_gradient.sum(0)
             if any(terms_need_it):
-                gradient = y_gradient.T @ x.reshape(-1, x.size(-1))  # of W, and so of U
+                gradient = y_gradient.T @ x  # of W, and so of U
                 shared_gradient = gradient if terms_need_it[0] else None
                 up_gradient = gradient @ down.T if terms_need_it[1] else None
                 down_gradient = up.T @ gradient if terms_need_it[2] else None

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from residual_st.fairseq.layers.dropout import dropout, relu_dropout_
+from residual_st.fairseq.layers.dropout import dropout, relu_dropout_, silu_dropout
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.3, 0.9])
@@ -49,7 +49,23 @@ def test_relu_dropout_and_its_gradient(rate):
         assert (x[~kept] > 0).any()
 
 
-@pytest.mark.parametrize("function", [dropout, relu_dropout_])
+@pytest.mark.parametrize("rate", [0.0, 0.4])
+def test_silu_dropout_and_its_gradient(rate):
+    x = torch.randn(50, 9, dtype=torch.float64, requires_grad=True)
+    linear = nn.Linear(9, 5, dtype=torch.float64)
+    y = silu_dropout(x * 1, rate)
+    kept = y != 0
+    silu = nn.functional.silu(x)
+    torch.testing.assert_close(y[kept], silu[kept] / (1 - rate), rtol=1e-4, atol=0)
+    (expected,) = torch.autograd.grad((silu * linear.weight.detach().sum(0) * kept).sum() / (1 - rate), x)
+    linear(y).sum().backward()
+    torch.testing.assert_close(x.grad, expected, rtol=1e-4, atol=1e-6)
+    assert kept.all() != bool(rate)
+    with torch.no_grad():
+        torch.testing.assert_close(silu_dropout(x.clone(), 0.0), silu)
+
+
+@pytest.mark.parametrize("function", [dropout, relu_dropout_, silu_dropout])
 def test_a_rate_of_one_drops_all(function):
     assert not function(torch.ones(20), 1.0).any()
 

@@ -29,7 +29,7 @@ def attention(
     Args:
         queries: (batch, heads, time, width / heads).
         keys, values: (batch, heads, source, width / heads).
-        mask: broadcast to (batch, 1, time, source), or None.
+        mask: what is added to the scores, broadcast to (batch, heads, time, source), or None.
         rate: dropout of the attention weights.
         need_weights: whether they are wanted.
 
@@ -39,12 +39,9 @@ def attention(
     batch, heads, length, width = queries.shape
     if need_weights or (queries.device.type == "cpu" and (rate or keys.size(2) <= LENGTH_TO_FUSE)):
         queries, keys, values = (x.flatten(0, 1) for x in (queries, keys, values))
-        scale = width**-0.5
-        if mask is None:
-            scores = torch.bmm(queries * scale, keys.mT)
-        else:
-            mask = mask[0] if len(mask) == 1 else mask.expand(batch, heads, -1, -1).flatten(0, 1)
-            scores = torch.baddbmm(mask, queries, keys.mT, alpha=scale)
+        scores = torch.bmm(queries * width**-0.5, keys.mT)
+        if mask is not None:
+            scores = scores.unflatten(0, (batch, heads)).add_(mask).flatten(0, 1)
         weights = scores.softmax(-1)
         attended = torch.bmm(dropout(weights, rate), values)
         weights = weights.unflatten(0, (batch, heads)) if need_weights else None

@@ -31,6 +31,18 @@ def relu_dropout_(x: Tensor, rate: float) -> Tensor:
     return functional.dropout(functional.relu_(x), rate)
 
 
+def silu_dropout(x: Tensor, rate: float) -> Tensor:
+    """`dropout(silu(x), rate)`, where only x and a mask are kept for the backward pass.
+
+    Its gradient is changed in place, as that of `relu_dropout_`; without gradients x is, too.
+    """
+    if not torch.is_grad_enabled() and not rate:
+        return functional.silu(x, inplace=True)
+    if not rate or _is_cheap(x, rate):
+        return _SiluDropout.apply(x, rate)
+    return functional.dropout(functional.silu(x), rate)
+
+
 def _is_cheap(x: Tensor, rate: float) -> bool:
     return x.device.type == "cpu" and rate < 1
 
@@ -82,3 +94,24 @@ class _ReluDropout(torch.autograd.Function):
         (y,) = ctx.saved_tensors  # 0 where relu or dropout made it so
         torch.ops.aten.threshold_backward.grad_input(gradient, y, 0, grad_input=gradient)
         return gradient.mul_(ctx.scale), None
+
+
+class _SiluDropout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, rate):
+        y = functional.silu(x)
+        ctx.scale, dropped = _scale(rate), None
+        if rate:
+            dropped = _to_drop(x, rate)
+            y.masked_fill_(dropped, 0).mul_(ctx.scale)
+        ctx.save_for_backward(x, dropped)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        x, dropped = ctx.saved_tensors
+        if dropped is not None:
+            gradient.masked_fill_(dropped, 0).mul_(ctx.scale)
+        torch.ops.aten.silu_backward.grad_input(gradient, x, grad_input=gradient)
+        return gradient, None

@@ -76,5 +76,5 @@ def mask_of(padding: Tensor | None, like: Tensor) -> Tensor | None:
     return padding_mask(padding, like)
 
 
-def rate_of(module: FairseqDropout) -> float:
-    return module.p if module.training or module.apply_during_inference else 0.0
+def rate_of(module: FairseqDropout | nn.Dropout) -> float:
+    return module.p if module.training or getattr(module, "apply_during_inference", False) else 0.0
