@@ -39,9 +39,12 @@ def attention(
     batch, heads, length, width = queries.shape
     if need_weights or (queries.device.type == "cpu" and (rate or keys.size(2) <= LENGTH_TO_FUSE)):
         queries, keys, values = (x.flatten(0, 1) for x in (queries, keys, values))
-        scores = torch.bmm(queries * width**-0.5, keys.mT)
-        if mask is not None:
-            scores = scores.unflatten(0, (batch, heads)).add_(mask).flatten(0, 1)
+        scale = width**-0.5
+        if mask is None:
+            scores = torch.bmm(queries * scale, keys.mT)
+        else:
+            mask = mask[0] if len(mask) == 1 else mask.expand(batch, heads, -1, -1).flatten(0, 1)
+            scores = torch.baddbmm(mask, queries, keys.mT, alpha=scale)
         weights = scores.softmax(-1)
         attended = torch.bmm(dropout(weights, rate), values)
         weights = weights.unflatten(0, (batch, heads)) if need_weights else None
