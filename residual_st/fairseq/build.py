@@ -36,7 +36,8 @@ def build_shared_models() -> None:
         forms = {part: requested(cfg, part) for part in PARTS}
         forms = {part: form for part, form in forms.items() if shares_or_adds(form)}
         if not forms:
-            return stock(cfg, task, from_checkpoint)
+            with recorded_loads():  # which composes what is shared
+                return stock(cfg, task, from_checkpoint)
         refuse_unsupported(cfg, arch)
         with open_dict(cfg) if OmegaConf.is_config(cfg) else contextlib.nullcontext():
             kind = kind_of(model_class)

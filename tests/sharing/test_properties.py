@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from residual_st.errors import InputError
-from residual_st.sharing import form_of, share_layers
+from residual_st.sharing import ResidualLinear, current_form, form_of, share_layers
 from residual_st.sharing.form import SharedForm
 from residual_st.sharing.layers import unshare_layers
 from residual_st.sharing.plan import PATTERNS, SharingPlan
@@ -95,6 +95,11 @@ def test_a_stack_of_any_form_keeps_one_u_and_unshares_to_the_same_function(form)
     def outputs() -> list[torch.Tensor]:
         x = torch.randn(5, WIDTH, generator=torch.Generator().manual_seed(2))
         return [layer(x) for layer in layers]
+
+    terms = [matrix for matrix in layers.modules() if isinstance(matrix, ResidualLinear)]
+    found_form = current_form(layers, model.shared_weights)
+    assert (found_form.plan, found_form.ranks) == (form.plan, form.ranks) or not terms
+    assert found_form.diagonal == form.diagonal or not terms
 
     before = outputs()
     unshare_layers(layers)
