@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint",
         metavar="CHECKPOINT",
-        help="checkpoint of s2t_transformer or s2t_residual_transformer, or folder of Whisper",
+        help="checkpoint of s2t_transformer or s2t_conformer, dense or shared, or folder of Whisper",
     )
     add_output_arguments(parser, "DIR", "folder to write")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="precision of the matrices (default: fp32)")

@@ -30,7 +30,7 @@ def conformer(branches: Branches, x: Var, mask: Var, layers: Sequence[nn.Module]
     Raises:
         InputError: for attention, or an activation function, that has no graph.
     """
-    products, attend = branches.products, _attending(branches, layers, mask)
+    products, attend = branches.products, _attending(branches, layers[0].self_attn, mask)
     for layer in layers:
         x = op.add(x, _half_feed_forward(branches, x, layer.ffn1))
         x = op.add(x, attend(products.norm(x, layer.self_attn_layer_norm), layer.self_attn))
@@ -58,15 +58,13 @@ def _convolution(branches: Branches, x: Var, module: nn.Module) -> Var:
     return products.linear(x, module.pointwise_conv2)
 
 
-def _attending(branches: Branches, layers: Sequence[nn.Module], mask: Var) -> Attend | None:
-    """The attention of layers, which is of one kind; None where there are no layers."""
-    if not len(layers):
-        return None
-    kind = type(layers[0].self_attn)
-    if kind not in _KINDS:
-        names = ", ".join(known.__name__ for known in _KINDS)
-        raise InputError(f"an encoder with {kind.__name__} cannot be exported; its attention must be one of {names}")
-    return _KINDS[kind](branches, layers[0].self_attn, mask)
+def _attending(branches: Branches, first: nn.Module, mask: Var) -> Attend:
+    """The attention of layers, which is of one kind, that of the first."""
+    make = next((make for kind, make in _KINDS.items() if isinstance(first, kind)), None)
+    if make is None:
+        names = ", ".join(kind.__name__ for kind in _KINDS)
+        raise InputError(f"an encoder with {type(first).__name__} cannot be exported; its attention must be one of {names}")
+    return make(branches, first, mask)
 
 
 def _absolute(branches: Branches, first: nn.Module, mask: Var, matrices: Callable[[nn.Module], Attention]) -> Attend:
@@ -149,9 +147,9 @@ def _espnet(module: nn.Module) -> Attention:
     return Attention(module.linear_q, module.linear_k, module.linear_v, module.linear_out, module.h)
 
 
-_KINDS = {
-    MultiheadAttention: partial(_absolute, matrices=Attention.of),
-    ESPNETMultiHeadedAttention: partial(_absolute, matrices=_espnet),
+_KINDS = {  # base classes last
     RelPositionMultiHeadedAttention: _relative,
     RotaryPositionMultiHeadedAttention: _rotary,
+    ESPNETMultiHeadedAttention: partial(_absolute, matrices=_espnet),
+    MultiheadAttention: partial(_absolute, matrices=Attention.of),
 }

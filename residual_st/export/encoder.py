@@ -1,46 +1,29 @@
 """An encoder of filterbanks as a graph: samples in, states out."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx
 import spox
 import spox.opset.ai.onnx.v21 as op
 from fairseq.models.speech_to_text.modules.convolution import Conv1dSubsampler
+from fairseq.modules.conformer_layer import ConformerEncoderLayer
+from fairseq.modules.transformer_layer import TransformerEncoderLayerBase
 from spox import Var
 from torch import nn
 
 from residual_st.errors import InputError
 from residual_st.export.build import build
+from residual_st.export.conformer import conformer
 from residual_st.export.constants import integer, ints, number
 from residual_st.export.convolution import convolved
 from residual_st.export.features import Filterbank, features, mask_of
-from residual_st.export.layers import Branches, attention_mask, gated, sinusoids
+from residual_st.export.layers import Branches, attention_mask, gated, sinusoids, transformer
 from residual_st.export.products import Products
+from residual_st.fairseq.kinds import EncoderParts
 
-
-@dataclass(frozen=True)
-class EncoderParts:
-    """An encoder, of whichever kind: subsampler, scale, positions, projection, layers, norm.
-
-    Attributes:
-        subsampler: what makes fewer frames of a filterbank's, each of the layers' width.
-        scale: that these are multiplied by.
-        has_positions: whether fairseq's sinusoidal positions are added to them.
-        projection: of the sum; None for none.
-        layers: (branches, x (batch * time, width), mask as `attention_mask` makes it) -> what they make of x.
-        norm: behind them; None for none.
-        ctc: projection of states to the scores of words; None for none.
-    """
-
-    subsampler: nn.Module
-    scale: float
-    has_positions: bool
-    projection: nn.Linear | None
-    layers: Callable[[Branches, Var, Var], Var]
-    norm: nn.LayerNorm | None
-    ctc: nn.Linear | None
+# class of layers -> (branches, x (batch * time, width), mask as `attention_mask` makes it, layers) -> what they make of x
+_GRAPHS = {TransformerEncoderLayerBase: transformer, ConformerEncoderLayer: conformer}
 
 
 def encoder_graph(encoder: EncoderParts, filterbank: Filterbank, precision: str) -> onnx.ModelProto:
@@ -70,7 +53,7 @@ def encoded(encoder: EncoderParts, products: Products, frames: Var, counts: Var)
     x = op.reshape(x, ints(-1, width))
     if encoder.projection is not None:
         x = products.linear(x, encoder.projection)
-    states = encoder.layers(Branches(products, batch, time), x, attention_mask(inside))
+    states = _layers(encoder.layers)(Branches(products, batch, time), x, attention_mask(inside), encoder.layers)
     if encoder.norm is not None:
         states = products.norm(states, encoder.norm)
     outputs = {"states": op.reshape(states, op.concat([batch, time, ints(-1)], axis=0)), "state_lengths": lengths}
@@ -88,6 +71,13 @@ def _subsampled(subsampler: nn.Module, products: Products, x: Var, lengths: Var)
         x = gated(convolved(x, conv, products))
         lengths = op.add(op.div(op.sub(lengths, integer(1)), integer(conv.stride[0])), integer(1))
     return x, lengths, conv.out_channels // 2
+
+
+def _layers(layers: Sequence[nn.Module]) -> Callable:
+    kind = next((kind for kind in _GRAPHS if all(isinstance(layer, kind) for layer in layers)), None)
+    if kind is None:
+        raise InputError(f"an encoder with {type(layers[0]).__name__} cannot be exported")
+    return _GRAPHS[kind]
 
 
 def _positions(time: Var, inside: Var, width: int) -> Var:

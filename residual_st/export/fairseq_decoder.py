@@ -1,17 +1,21 @@
 """What the graphs of a decoder need of fairseq's."""
 
 import spox.opset.ai.onnx.v21 as op
-from fairseq.models.transformer import TransformerDecoder
+from fairseq.models.speech_to_text.s2t_transformer import TransformerDecoderScriptable
 from spox import Var
+from torch import nn
 
 from residual_st.errors import InputError
 from residual_st.export.constants import ints
 from residual_st.export.decoder import DecoderParts
 from residual_st.export.layers import sinusoids
 from residual_st.export.products import Products
+from residual_st.fairseq.kinds.text_decoder import S2TResidualTransformerDecoder
+
+_KNOWN = (TransformerDecoderScriptable, S2TResidualTransformerDecoder)  # others may compute something else
 
 
-def decoder_parts(decoder: TransformerDecoder) -> DecoderParts:
+def decoder_parts(decoder: nn.Module) -> DecoderParts:
     """Raises InputError if the decoder has parts that have no graph."""
     _check(decoder)
 
@@ -32,7 +36,9 @@ def decoder_parts(decoder: TransformerDecoder) -> DecoderParts:
     )
 
 
-def _check(decoder: TransformerDecoder) -> None:
+def _check(decoder: nn.Module) -> None:
+    if type(decoder) not in _KNOWN:
+        raise InputError(f"a model with {type(decoder).__name__} cannot be exported; its decoder must be that of s2t_transformer")
     for name, flag in {
         "adaptive_softmax": "--adaptive-softmax-cutoff",
         "project_in_dim": "--decoder-input-dim other than the decoder's width",

@@ -9,18 +9,18 @@ import torch
 from fairseq.data import Dictionary
 from fairseq.data.audio.data_cfg import S2TDataConfig
 from fairseq.data.audio.speech_to_text_dataset import SpeechToTextDataset
-from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerModel
+from fairseq.models import BaseFairseqModel
 
 from residual_st.audio.lengths import DEFAULT, FRAMES_PER_SECOND, Lengths
 from residual_st.errors import InputError
 from residual_st.export.decoder import cross_attention_graph, decoder_graph
 from residual_st.export.encoder import encoder_graph
 from residual_st.export.fairseq_decoder import decoder_parts
-from residual_st.export.fairseq_encoder import encoder_parts
 from residual_st.export.fairseq_input import filterbank_of
 from residual_st.export.folder import write_folder
 from residual_st.fairseq.checkpoints import model_flags
 from residual_st.fairseq.conversion import read_model
+from residual_st.fairseq.kinds import EncoderParts, kind_of
 from residual_st.fairseq.manifest import trained_lengths
 from residual_st.fairseq.model_input import ModelInput, model_input
 from residual_st.fairseq.standalone import with_task_flags
@@ -39,7 +39,7 @@ def export_checkpoint(
     """Write a checkpoint's model as a folder that `residual_st.runtime` reads, after checking it against the checkpoint.
 
     Args:
-        path: checkpoint of an s2t_transformer, dense or residual.
+        path: checkpoint of an s2t_transformer or s2t_conformer, dense or shared.
         output: the folder, which is there and empty.
         precision: of matrices, one of `PRECISIONS`.
         data: folder with its data configuration and vocabulary; None for the one that the checkpoint names.
@@ -53,6 +53,7 @@ def export_checkpoint(
         InputError: if the checkpoint or the data cannot be read, or holds what has no graph.
     """
     state, model = read_model(path)
+    encoder_parts(model)  # what has no graph is refused before its data is looked for
     data = data or data_folder(state)
     if data is None:
         raise InputError(f"{path} does not say where its vocabulary is; give --data DATA")
@@ -64,7 +65,7 @@ def export_checkpoint(
 
 
 def export_model(
-    model: S2TTransformerModel,
+    model: BaseFairseqModel,
     flags: argparse.Namespace,
     source: ModelInput,
     vocabulary: dict,
@@ -74,7 +75,7 @@ def export_model(
     lengths: Lengths = DEFAULT,
 ) -> dict:
     """`export_checkpoint` of a model in evaluation mode, with its flags, its input and what `describe_vocabulary` makes."""
-    encoder, decoder, filterbank = encoder_parts(model.encoder), decoder_parts(model.decoder), filterbank_of(source)
+    encoder, decoder, filterbank = encoder_parts(model), decoder_parts(model.decoder), filterbank_of(source)
     graphs = {
         ENCODER: encoder_graph(encoder, filterbank, precision),
         CROSS_ATTENTION: cross_attention_graph(decoder, precision),
@@ -96,10 +97,22 @@ def export_model(
     return write_folder(output, graphs, described, _Reference(model, source), audio)
 
 
+def encoder_parts(model: BaseFairseqModel) -> EncoderParts:
+    """What the graph of a model's encoder is made of. Raises InputError, which names its class, if that is not known."""
+    part = kind_of(type(model)).encoder
+    encoder = getattr(model, part.root, None)
+    parts = part.parts(encoder)
+    if parts is None:
+        raise InputError(
+            f"a model with {type(encoder).__name__} cannot be exported; it must be s2t_transformer or s2t_conformer, of any size"
+        )
+    return parts
+
+
 class _Reference:
     """The model, for `check_against`, on features that fairseq's transforms have made."""
 
-    def __init__(self, model: S2TTransformerModel, source: ModelInput):
+    def __init__(self, model: BaseFairseqModel, source: ModelInput):
         self._model, self._source = model, source
 
     def encode(self, samples: np.ndarray) -> np.ndarray:

@@ -8,15 +8,16 @@ import onnxruntime
 import pytest
 import spox
 import torch
-from conftest import TINY
+from conftest import TINY, tiny_model
 from fairseq.models import ARCH_CONFIG_REGISTRY
 from fairseq.models.speech_to_text.s2t_conformer import S2TConformerEncoder
 
 from residual_st.errors import InputError
 from residual_st.export.encoder import encoded, encoder_graph
-from residual_st.export.fairseq_encoder import encoder_parts
 from residual_st.export.fairseq_input import filterbank_of
+from residual_st.export.fairseq_model import encoder_parts
 from residual_st.export.products import Products
+from residual_st.fairseq.kinds import s2t_conformer
 from residual_st.fairseq.model_input import ModelInput
 from residual_st.sharing import form_of, share_layers
 
@@ -47,7 +48,7 @@ def session(encoder: S2TConformerEncoder, precision: str) -> onnxruntime.Inferen
     """The graph from frames on: that of the filterbank has a test of its own."""
     frames = spox.argument(spox.Tensor(np.float32, ("batch", "frames", 80)))
     counts = spox.argument(spox.Tensor(np.int64, ("batch",)))
-    outputs = encoded(encoder_parts(encoder), Products(precision), frames, counts)
+    outputs = encoded(s2t_conformer.ENCODER.parts(encoder), Products(precision), frames, counts)
     return onnxruntime.InferenceSession(spox.build({"frames": frames, "counts": counts}, outputs).SerializeToString())
 
 
@@ -77,7 +78,7 @@ def test_states_are_those_of_fairseq(flags, group_size):
 @pytest.mark.parametrize("flags", [{}, RELATIVE])
 def test_every_shared_matrix_is_one_initializer(flags):
     encoder = conformer(2, rank=5, **flags)
-    graph = encoder_graph(encoder_parts(encoder), filterbank_of(ModelInput()), "fp32").graph
+    graph = encoder_graph(s2t_conformer.ENCODER.parts(encoder), filterbank_of(ModelInput()), "fp32").graph
     shapes = Counter(tuple(tensor.dims) for tensor in graph.initializer)
     groups = LAYERS // 2
     assert shapes[WIDTH, 3 * WIDTH] == groups  # queries, keys and values
@@ -89,12 +90,21 @@ def test_every_shared_matrix_is_one_initializer(flags):
 
 
 def test_what_has_no_graph_is_refused_by_name():
-    encoder = conformer(conv_version="convtransformer", conv_out_channels=8)
-    with pytest.raises(InputError, match="only encoders with --conv-version s2t_transformer can be exported"):
-        encoder_graph(encoder_parts(encoder), filterbank_of(ModelInput()), "fp32")
+    def refused(encoder, message):
+        with pytest.raises(InputError, match=message):
+            encoder_graph(s2t_conformer.ENCODER.parts(encoder), filterbank_of(ModelInput()), "fp32")
+
+    two_dimensional = conformer(conv_version="convtransformer", conv_out_channels=8)
+    refused(two_dimensional, "only encoders with --conv-version s2t_transformer can be exported")
     encoder = conformer()
     for layer in encoder.conformer_layers:
         layer.self_attn = torch.nn.MultiheadAttention(WIDTH, 4)
-        layer.self_attn.__class__ = type("LinearAttention", (torch.nn.MultiheadAttention,), {})
-    with pytest.raises(InputError, match="an encoder with LinearAttention cannot be exported; its attention must be one of"):
-        encoder_graph(encoder_parts(encoder), filterbank_of(ModelInput()), "fp32")
+    refused(encoder, "an encoder with MultiheadAttention cannot be exported; its attention must be one of")
+
+
+def test_an_encoder_of_another_user_dir_is_refused():
+    """It may compute something else, as chunked attention does."""
+    model = tiny_model("s2t_conformer", fp16=False)
+    model.encoder.__class__ = type("ChunkS2TConformerEncoder", (S2TConformerEncoder,), {})
+    with pytest.raises(InputError, match="a model with ChunkS2TConformerEncoder cannot be exported; it must be"):
+        encoder_parts(model)

@@ -18,8 +18,8 @@ from conftest import BIN, USER_DIR, cli, linked, run, tiny_model
 from residual_st.audio.filterbank import filterbank
 from residual_st.audio.reading import read_audio
 from residual_st.export.encoder import encoder_graph
-from residual_st.export.fairseq_encoder import encoder_parts
 from residual_st.export.fairseq_input import filterbank_of
+from residual_st.export.fairseq_model import encoder_parts
 from residual_st.export.names import shorten_names
 from residual_st.export.products import Products
 from residual_st.export.quantization import quantized, quantized_in_blocks
@@ -63,7 +63,7 @@ def test_norms_behind_the_branches():
     model = tiny_model(encoder_normalize_before=False, decoder_normalize_before=False).eval()
     samples = torch.randn(1, 16_000).numpy() * 0.1
     session = onnxruntime.InferenceSession(
-        encoder_graph(encoder_parts(model.encoder), filterbank_of(ModelInput()), "fp32").SerializeToString()
+        encoder_graph(encoder_parts(model), filterbank_of(ModelInput()), "fp32").SerializeToString()
     )
     states, *_ = session.run(None, {"samples": samples, "lengths": np.array([16_000])})
     frames = ModelInput().features(samples[0])
@@ -73,7 +73,7 @@ def test_norms_behind_the_branches():
 
 def test_every_shared_matrix_is_one_initializer():
     model = tiny_model(encoder_group_size=3, encoder_residual_rank=4)
-    graph = encoder_graph(encoder_parts(model.encoder), filterbank_of(ModelInput()), "fp32").graph
+    graph = encoder_graph(encoder_parts(model), filterbank_of(ModelInput()), "fp32").graph
     shapes = Counter(tuple(tensor.dims) for tensor in graph.initializer)
     width, inner = 32, 48
     groups, layers = 2, 6
@@ -90,7 +90,7 @@ def test_every_shared_matrix_is_one_initializer():
 def test_sizes_of_rounded_files(precision, group_size, least_ratio):
     def megabytes(precision, *flags):
         model = build_model(parse_model_flags("s2t_residual_transformer_s", list(flags)), 20)
-        graph = encoder_graph(encoder_parts(model.encoder), filterbank_of(ModelInput()), precision)
+        graph = encoder_graph(encoder_parts(model), filterbank_of(ModelInput()), precision)
         shorten_names(graph)
         return len(graph.SerializeToString()) / 1e6
 
@@ -157,7 +157,7 @@ def test_a_shared_matrix_is_in_memory_once(precision, bytes_per_weight, tmp_path
         flags = ["--encoder-group-size", group_size, "--encoder-residual-rank", "2"]
         model = build_model(parse_model_flags("s2t_residual_transformer_s", flags), 20)
         (tmp_path / group_size).write_bytes(
-            encoder_graph(encoder_parts(model.encoder), filterbank_of(ModelInput()), precision).SerializeToString()
+            encoder_graph(encoder_parts(model), filterbank_of(ModelInput()), precision).SerializeToString()
         )
         sizes[group_size] = float(run(sys.executable, "-c", MEASURE, tmp_path / group_size).stdout)
     one_stack = 12 * 1.31 * bytes_per_weight  # MB of its dense matrices
@@ -241,3 +241,25 @@ def test_data_configurations_that_cannot_be_followed(data, shared_checkpoint, tm
     result = cli("export", shared_checkpoint, "--data", config.parent, "--output", tmp_path / "model", check=False)
     assert result.returncode == 2 and message in result.stderr, result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+RELATIVE = {"attn_type": "espnet", "pos_enc_type": "rel_pos", "encoder_group_size": 3, "encoder_residual_rank": 3}
+
+
+@pytest.mark.parametrize("flags", [{}, RELATIVE])
+def test_texts_of_a_conformer(flags, data, fairseq_train, tmp_path):
+    fairseq_train(data, tmp_path / "run", arch="s2t_conformer", depthwise_conv_kernel_size=7, max_update=3, **flags)
+    checkpoint, outputs = tmp_path / "run" / "checkpoint_last.pt", {}
+    state = torch.load(checkpoint, weights_only=True)
+    for name, value in state["model"].items():
+        if "encoder_attn" in name and name.endswith("weight"):
+            value *= 6  # so that texts depend on what is said
+    torch.save(state, checkpoint)
+    for precision in ("fp32", "int8"):
+        outputs[precision] = tmp_path / precision
+        arguments = ["--data", data, "--precision", precision, "--check", SPEECH]
+        cli("export", checkpoint, "--output", outputs[precision], *arguments)
+    linked(data, tmp_path / "data", "test.tsv")
+    texts = generate_and_compare(checkpoint, outputs["fp32"], tmp_path / "data", "config_st_plain.yaml")
+    assert len(set(texts)) > 1
+    assert cli("translate", outputs["int8"], SPEECH, "--max-len-b", "5").stdout

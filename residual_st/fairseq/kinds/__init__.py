@@ -18,10 +18,10 @@ from residual_st.fairseq.kinds import (
     wav2vec,
     xm_transformer,
 )
-from residual_st.fairseq.kinds.kind import Kind, Part, owns_shared_weights
+from residual_st.fairseq.kinds.kind import EncoderParts, Kind, Part, owns_shared_weights
 from residual_st.stacks import LayerStack, describe_stack
 
-__all__ = ["KINDS", "Kind", "Part", "kind_of", "owns_shared_weights", "part_of", "stack_of", "stack_of_layers"]
+__all__ = ["KINDS", "EncoderParts", "Kind", "Part", "kind_of", "owns_shared_weights", "part_of", "stack_of", "stack_of_layers"]
 
 KINDS = (
     s2t_transformer.KIND,

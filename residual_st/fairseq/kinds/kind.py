@@ -16,6 +16,33 @@ def no_symmetries(layer: nn.Module) -> Sequence[Symmetry]:
 
 
 @dataclass(frozen=True)
+class EncoderParts:
+    """What an encoder of frames computes, in this order; `residual_st.export` makes a graph of it.
+
+    Attributes:
+        subsampler: makes fewer frames, each of the layers' width.
+        scale: that these are multiplied by.
+        has_positions: whether fairseq's sinusoidal positions are added.
+        projection: of the sum; None for none.
+        layers: Transformer or Conformer layers of fairseq's.
+        norm: behind them; None for none.
+        ctc: projection of states to the scores of words; None for none.
+    """
+
+    subsampler: nn.Module
+    scale: float
+    has_positions: bool
+    projection: nn.Linear | None
+    layers: nn.ModuleList
+    norm: nn.LayerNorm | None
+    ctc: nn.Linear | None
+
+
+def unknown_parts(encoder: nn.Module) -> None:
+    """For encoders that cannot be exported."""
+
+
+@dataclass(frozen=True)
 class Part:
     """The encoder or the decoder of a kind of model.
 
@@ -26,6 +53,7 @@ class Part:
         symmetries: the units of a layer that may be renamed; never guessed from names: rotary and relative positions forbid some.
         faster: fairseq's class of layer -> a subclass with the same parameters that computes the same in less time.
         known: fields of a LayerStack that the names of a layer's arguments do not tell.
+        parts: of a whole encoder; None for one that may compute something else, as a subclass in a user dir.
     """
 
     path: str
@@ -34,6 +62,7 @@ class Part:
     symmetries: Callable[[nn.Module], Sequence[Symmetry]] = no_symmetries
     faster: Mapping[type, type] = field(default_factory=dict)
     known: Mapping = field(default_factory=dict)
+    parts: Callable[[nn.Module], EncoderParts | None] = unknown_parts
 
     @property
     def root(self) -> str:

@@ -1,10 +1,12 @@
 """fairseq's conformers: `s2t_conformer`, with its own and with ESPnet's attention, and those that translate into units."""
 
+from fairseq.models.speech_to_text.s2t_conformer import S2TConformerEncoder
 from fairseq.modules.conformer_layer import ConformerEncoderLayer
 from fairseq.modules.espnet_multihead_attention import RelPositionMultiHeadedAttention
 from fairseq.modules.multihead_attention import MultiheadAttention
+from torch import nn
 
-from residual_st.fairseq.kinds.kind import Kind, Part
+from residual_st.fairseq.kinds.kind import EncoderParts, Kind, Part
 from residual_st.fairseq.kinds.text_decoder import DECODER
 from residual_st.stacks.symmetries import ESPNET, Symmetry, attention_heads, feed_forward_units
 
@@ -19,11 +21,26 @@ def _symmetries(layer: ConformerEncoderLayer) -> list[Symmetry]:
     return [attention_heads("self_attn", attention.h, ESPNET, positions), *halves]
 
 
+def _parts(encoder: nn.Module) -> EncoderParts | None:
+    if type(encoder) is not S2TConformerEncoder:
+        return None
+    return EncoderParts(
+        subsampler=encoder.subsample,
+        scale=encoder.embed_scale,
+        has_positions=encoder.pos_enc_type == "abs",
+        projection=encoder.linear,
+        layers=encoder.conformer_layers,
+        norm=None,
+        ctc=None,
+    )
+
+
 ENCODER = Part(
     path="encoder.conformer_layers",
     branch_ends=frozenset({"w_2", "out_proj", "linear_out", "pointwise_conv2"}),
     layers=(ConformerEncoderLayer,),
     symmetries=_symmetries,
+    parts=_parts,
 )
 
 KIND = Kind(

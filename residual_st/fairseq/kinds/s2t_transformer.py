@@ -8,7 +8,7 @@ from torch import nn
 
 from residual_st.compat import drop_fused_copies
 from residual_st.fairseq.flags import requested
-from residual_st.fairseq.kinds.kind import Kind, Part
+from residual_st.fairseq.kinds.kind import EncoderParts, Kind, Part
 from residual_st.fairseq.kinds.text_decoder import DECODER
 from residual_st.fairseq.layers.encoder_layer import ResidualTransformerEncoderLayer
 from residual_st.fairseq.layers.shared_layers import share_new_layers, take_inference_form_
@@ -21,12 +21,27 @@ def _symmetries(layer: nn.Module) -> list[Symmetry]:
     return symmetries_of(layer, ["self_attn"], layer.activation_fn)
 
 
+def _parts(encoder: nn.Module) -> EncoderParts | None:
+    if type(encoder) not in (S2TTransformerEncoder, S2TResidualTransformerEncoder):
+        return None
+    return EncoderParts(
+        subsampler=encoder.subsample,
+        scale=encoder.embed_scale,
+        has_positions=True,
+        projection=None,
+        layers=encoder.transformer_layers,
+        norm=encoder.layer_norm,
+        ctc=encoder.ctc_proj,
+    )
+
+
 ENCODER = Part(
     path="encoder.transformer_layers",
     branch_ends=frozenset({"out_proj", "fc2"}),
     layers=(TransformerEncoderLayerBase,),
     symmetries=_symmetries,
     faster=dict.fromkeys((TransformerEncoderLayer, TransformerEncoderLayerBase), ResidualTransformerEncoderLayer),
+    parts=_parts,
 )
 
 KIND = Kind(
