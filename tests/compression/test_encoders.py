@@ -14,7 +14,7 @@ from residual_st.compression import Calibration, compress
 from residual_st.compression.moments import gather
 from residual_st.errors import InputError
 from residual_st.sharing import ResidualLinear, check_alike, unshare_layers
-from residual_st.stacks import describe_stack, heaviest_stack
+from residual_st.stacks import ESPNET, attention_heads, describe_stack, feed_forward_units, heaviest_stack
 
 WIDTH, LAYERS, HEADS = 16, 4, 4
 
@@ -151,6 +151,26 @@ def test_calibration_corrects_and_refines(kind):
         return calibration.held_out_loss(model)
 
     assert loss(calibration=calibration, refine_updates=40) < loss(calibration=calibration) < loss()
+
+
+@pytest.mark.parametrize(
+    ("kind", "heads"),
+    [
+        ("conformer", attention_heads("self_attn", HEADS)),
+        ("conformer, relative", attention_heads("self_attn", HEADS, ESPNET, "relative")),
+    ],
+)
+def test_renaming_units_lowers_the_loss(kind, heads):
+    calibration = calibration_of(trained(kind))
+
+    def loss(*symmetries):
+        model = trained(kind)
+        stack = describe_stack(heaviest_stack(model)[1], symmetries=symmetries)
+        compress(model, stack=stack, group_size=2, rank=2, calibration=calibration)
+        return calibration.held_out_loss(model)
+
+    halves = [feed_forward_units(f"{part}.w_1", f"{part}.w_2", nn.SiLU()) for part in ("ffn1", "ffn2")]
+    assert loss(heads, *halves) < loss()
 
 
 @pytest.mark.parametrize("kind", ENCODERS)
