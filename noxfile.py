@@ -73,3 +73,17 @@ def runtime(session: nox.Session) -> None:
     session.install(".[runtime]")
     session.run("python", "-c", "import importlib.util as u; assert not u.find_spec('torch') and not u.find_spec('fairseq')")
     session.run("residual-st", "translate", str(CORPUS.parent / "device"), "tests/speech/arctic_a0007.wav", "--json")
+
+
+@nox.session(python="3.11", default=False)
+def forks(session: nox.Session) -> None:
+    """The conformers of FBK-fairseq and StreamSpeech, checkouts named by FBK_FAIRSEQ and STREAMSPEECH (benchmarks/forks.py)."""
+    checkouts = {"FBK-fairseq": os.environ.get("FBK_FAIRSEQ"), "StreamSpeech": os.environ.get("STREAMSPEECH")}
+    given = [f"{name}={path}" for name, path in checkouts.items() if path] + session.posargs
+    if not given:
+        session.error("FBK_FAIRSEQ or STREAMSPEECH must name a checkout, or -- FBK-fairseq=CHECKOUT StreamSpeech=CHECKOUT follow")
+    if not (CORPUS / "train_st.tsv").exists():
+        session.error(f"{CORPUS} does not exist; make demo, or .ci/run, makes it")
+    session.run(".ci/install", str(Path(session.bin).absolute()), "", ".", external=True, silent=True)
+    session.install("h5py", "pandas", "praat-parselmouth", "scikit-image")  # which FBK-fairseq imports
+    session.run("python", "benchmarks/forks.py", str(CORPUS), *given)
