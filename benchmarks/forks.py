@@ -71,9 +71,11 @@ def run(program: str, *arguments) -> str:
 
 def alone(user_dir: UserDir, folder: Path) -> Path:
     """A user dir that imports the fork's package by the name that it has for itself, and nothing of ours."""
+    lines = ["import importlib, sys", f"sys.path.insert(0, {user_dir.root!r})"]
+    lines += [f"sys.modules.pop({user_dir.name.partition('.')[0]!r}, None)  # fairseq has looked for `examples` before"]
+    lines += [f"importlib.import_module({user_dir.name!r})"]
     (folder / "fork_alone").mkdir()
-    text = f"import importlib, sys\n\nsys.path.append({user_dir.root!r})\nimportlib.import_module({user_dir.name!r})\n"
-    (folder / "fork_alone" / "__init__.py").write_text(text)
+    (folder / "fork_alone" / "__init__.py").write_text("\n".join(lines))
     return folder / "fork_alone"
 
 
@@ -118,11 +120,12 @@ def steps(fork: Fork, checkout: Path, corpus: Path, work: Path):
             *fork.flags,
             *flags,
         )
-        return f"{(work / name / 'checkpoint_last.pt').stat().st_size:,} bytes"
+        return f"checkpoint of {(work / name / 'checkpoint_last.pt').stat().st_size:,} bytes"
 
     def translate(checkpoint: Path) -> str:
         spoken[checkpoint] = hypotheses(corpus, both, checkpoint)
-        return f"{len(spoken[checkpoint])} hypotheses"
+        scores = [score for _, score in spoken[checkpoint].values()]
+        return f"{len(scores)} hypotheses, scores from {min(scores)} to {max(scores)}"
 
     def residual_st(command: str, checkpoint: Path, *arguments) -> str:
         return run("residual-st", command, checkpoint, "--user-dir", checkout / fork.user_dir, *arguments)
@@ -136,9 +139,12 @@ def steps(fork: Fork, checkout: Path, corpus: Path, work: Path):
     yield "train dense, 3 updates", lambda: train("dense")
     yield "translate dense", lambda: translate(dense)
     yield "train shared, K=2 R=2, 3 updates", lambda: train("shared", *SHARED)
+    yield "resume shared, to 5 updates", lambda: train("shared", *SHARED, "--max-update", "5")
     yield "inspect shared", lambda: re.search(r"encoder_weight_fraction +\S+", residual_st("inspect", shared))[0]
     yield "translate shared", lambda: translate(shared)
     yield "expand shared, translate by the fork alone", lambda: expand(shared)
+    tuning = [*SHARED, "--finetune-from-model", str(dense)]
+    yield "dense into shared by --finetune-from-model, 3 updates", lambda: train("tuned", *tuning)
     size = ["--group-size", 2, "--residual-rank", 2]
     yield "compress dense, calibrated", lambda: residual_st("compress", dense, "--output", small, *size, *calibrated) and "written"
     yield "translate compressed", lambda: translate(small)

@@ -1,6 +1,8 @@
 """`user-dir --with OTHER`, on a user dir with the layout and the habits of FBK-fairseq's: it imports itself by another name."""
 
+import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -27,6 +29,8 @@ FLAGS = {
     "cpu": True,
     "no_epoch_checkpoints": True,
     "disable_validation": True,
+    "encoder_group_size": 2,
+    "encoder_residual_rank": 2,
 }
 
 
@@ -47,19 +51,28 @@ def trained(data, tmp_path_factory) -> Path:
     return folder / "checkpoint_last.pt"
 
 
-@pytest.mark.parametrize("other", OTHERS)
-def test_a_model_of_another_user_dir_translates(data, trained, tmp_path, other):
-    """Wherever the generated package is now: what the checkpoint says of it is not read."""
-    flags = {
-        "task": "speech_to_text",
-        "config_yaml": "config_st_plain.yaml",
-        "gen_subset": "tst-HE_st",
-        "path": trained,
-        "cpu": True,
-    }
-    flags |= {"user_dir": folder_with(tmp_path, OTHERS[other]), "beam": 2, "max_len_b": 5, "num_workers": 2}
-    output = run(BIN / "fairseq-generate", data, *to_flags(flags), cwd=tmp_path).stdout
-    assert output.count("\nH-") == len((data / "tst-HE_st.tsv").read_text().splitlines()) - 1
+def hypotheses(data: Path, checkpoint: Path, user_dir: str, **options) -> list[str]:
+    flags = {"user_dir": user_dir, "path": checkpoint, "gen_subset": "tst-HE_st", "beam": 2, "max_len_b": 5, "num_workers": 2}
+    flags |= {"task": "speech_to_text", "config_yaml": "config_st_plain.yaml", "required_batch_size_multiple": 1, "cpu": True}
+    output = run(BIN / "fairseq-generate", data, *to_flags(flags), cwd=checkpoint.parent, **options).stdout
+    found = sorted(re.findall(r"^H-(\d+\t-?\d+\.\d{3})\d*(.*)$", output, re.MULTILINE))
+    assert len(found) == len((data / "tst-HE_st.tsv").read_text().splitlines()) - 1
+    return found
+
+
+def test_a_shared_model_of_another_user_dir(data, trained, tmp_path):
+    """It translates wherever the generated package is now: what the checkpoint says of it is not read.
+
+    Expanded, it translates alike where nothing of ours is.
+    """
+    spoken = hypotheses(data, trained, folder_with(tmp_path, OTHERS["module"]))
+    command = [BIN / "residual-st", "expand", trained, "--output", tmp_path / "dense.pt", "--user-dir", OTHERS["path"]]
+    run(*command, cwd=tmp_path)
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    (alone / "__init__.py").write_text("import examples.foreign_speech")
+    environment = {**os.environ, "PYTHONPATH": str(FOREIGN)}
+    assert hypotheses(data, tmp_path / "dense.pt", str(alone), env=environment) == spoken
 
 
 def test_a_config_names_another_user_dir_for_two_processes(data, tmp_path, monkeypatch):
@@ -69,7 +82,7 @@ def test_a_config_names_another_user_dir_for_two_processes(data, tmp_path, monke
     run(BIN / "residual-st", "train", "run.yaml", cwd=tmp_path)
     state = torch.load(tmp_path / "run" / "checkpoint_last.pt", weights_only=True)
     assert state["optimizer_history"][-1]["num_updates"] == 3
-    assert "encoder.conformer_layers.5.attention.pos_proj.weight" in state["model"]
+    assert "encoder.conformer_layers.5.attention.pos_proj.up" in state["model"]
 
 
 def test_the_folder_is_the_same_for_the_same_user_dirs(tmp_path, monkeypatch):
@@ -140,3 +153,8 @@ def test_processes_that_fairseq_spawns_find_both(data, tmp_path):
     flags |= {"distributed_world_size": 2, "distributed_backend": "gloo", "distributed_init_method": f"file://{tmp_path}/meet"}
     run(sys.executable, "spawn.py", data, *to_flags(flags), cwd=tmp_path)
     assert torch.load(tmp_path / "checkpoint_last.pt", weights_only=True)["optimizer_history"][-1]["num_updates"] == 3
+
+
+def test_what_a_user_dir_prints_is_no_output_of_a_command(trained, tmp_path):
+    figures = json.loads(run(BIN / "residual-st", "inspect", trained, "--json", "--user-dir", OTHERS["path"], cwd=tmp_path).stdout)
+    assert figures["groups"] == [0, 0, 1, 1, 2, 2]
