@@ -91,3 +91,9 @@ def test_experiments_import_the_package_and_never_the_other_way():
     experiments = {path.stem for path in (ROOT / "benchmarks").iterdir()} | {"benchmarks", "tests", "examples"}
     for module, imported in IMPORTS.items():
         assert not experiments & {name.partition(".")[0] for name in imported}, module
+
+
+@pytest.mark.parametrize("layers", ["transformer_layers", "conformer_layers"])
+def test_one_file_knows_what_a_kind_calls_its_layers(layers):
+    files = [module for module, path in FILES.items() if layers in path.read_text(encoding="utf-8")]
+    assert len(files) == 1 and files[0].startswith("residual_st.fairseq.kinds."), files
