@@ -161,9 +161,10 @@ def _check_extents(flags: argparse.Namespace, weights: dict[str, Tensor]) -> Non
         part, layers = kind.part(name), getattr(flags, f"{name}_layers", None)
         if part is None or layers is None:
             continue
-        numbers = {
-            match[1] for key in weights if (match := re.match(rf"{re.escape(part.root)}\.(?:\w+\.)*?\w*layers\.(\d+)\.", key))
-        }
+        layer = re.compile(
+            rf"{re.escape(part.root)}\.(?:\w+\.)*?(?!conv_)\w*layers\.(\d+)\."
+        )  # and not the subsampler's convolutions
+        numbers = {match[1] for key in weights if (match := layer.match(key))}
         if layers != len(numbers):
             raise InputError(f"{name}_layers={layers}, and there are {len(numbers)} such layers")
     for name, value in vars(flags).items():

@@ -35,6 +35,14 @@ def test_an_architecture_takes_no_memory(capsys):
     assert figures["total_parameters"] > 40e6
 
 
+def test_an_encoder_of_one_layer(tmp_path, capsys):
+    """Its subsampler's two convolutions are no layers of it."""
+    options = {"encoder_layers": 1, "tgt_dict_size": 20}
+    state = tiny_model("s2t_transformer_s", **options).state_dict()
+    torch.save({"model": state, "cfg": {"model": tiny_flags("s2t_transformer_s", **options)}}, tmp_path / "one.pt")
+    assert inspect(capsys, str(tmp_path / "one.pt"), "--json")["encoder_weight_fraction"] == 1
+
+
 def test_counts_agree_with_the_model(capsys):
     model = tiny_model(encoder_layers=7)
     flags = "--arch s2t_residual_transformer_s --encoder-layers 7 --encoder-embed-dim 32 --encoder-ffn-embed-dim 48".split()
