@@ -118,6 +118,7 @@ def _compress_checkpoint(args: argparse.Namespace) -> dict:
     from residual_st.compression import plan_form
     from residual_st.fairseq.checkpoints import save_checkpoint
     from residual_st.fairseq.conversion import read_model, residual_checkpoint
+    from residual_st.fairseq.description import whole_part
     from residual_st.fairseq.training_data import TrainingData
     from residual_st.stacks import stack_of
 
@@ -143,7 +144,7 @@ def _compress_checkpoint(args: argparse.Namespace) -> dict:
     # the dense file may hold an optimizer too, which is no part of it
     sizes = {"model_bytes": tensor_bytes(result["model"]), "dense_model_bytes": tensor_bytes(state["model"])}
     losses = {"dense": before, "compressed": data.likelihoods(model)} if data else {}
-    figures = {"output": args.output, "encoder_bytes": encoder_bytes(model.encoder)}
+    figures = {"output": args.output, "encoder_bytes": encoder_bytes(whole_part(model, "encoder"))}
     for part, outcome in compressed.items():
         figures |= figures_of(part, outcome)
     return {**figures, **sizes, **losses, **sizes_tried(probes)}

@@ -71,6 +71,8 @@ def _built_and_shared(stock, cfg, task, from_checkpoint: bool, forms: dict[str, 
             raise InputError(f"--{flag.replace('_', '-')} {path} does not exist; give a checkpoint that fairseq-train wrote")
     with recorded_loads() as loaded:
         model = stock(cfg, task, from_checkpoint)
+    if from_checkpoint:
+        loaded = Loads()  # whatever it is built from, the checkpoint's own weights follow
     for part, form in forms.items():
         share(model, part, form, loaded, getattr(cfg, "encoder_stack", None) if part == "encoder" else None)
         owner = part_of(model, part).find(model)[1].owner

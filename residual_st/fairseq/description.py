@@ -32,7 +32,7 @@ def describe(model: BaseFairseqModel, flags: argparse.Namespace) -> dict:
     figures = {
         "arch": flags.arch,
         **_sizes("encoder", encoder),
-        "encoder_parameters": sum(parameter.numel() for parameter in _root(model, "encoder").parameters()),
+        "encoder_parameters": sum(parameter.numel() for parameter in whole_part(model, "encoder").parameters()),
         "total_parameters": sum(parameter.numel() for parameter in model.parameters()),
         **_sharing(encoder),
     }
@@ -55,7 +55,7 @@ def _stacks(model: BaseFairseqModel) -> dict[str, LayerStack]:
     return {part: stack[1] for part, stack in found.items() if stack is not None}
 
 
-def _root(model: BaseFairseqModel, part: str) -> nn.Module:
+def whole_part(model: BaseFairseqModel, part: str) -> nn.Module:
     """The whole encoder or decoder; an empty module where there is none."""
     return getattr(model, part_of(model, part).root, None) or nn.Module()
 
@@ -63,7 +63,7 @@ def _root(model: BaseFairseqModel, part: str) -> nn.Module:
 def _parameters(model: BaseFairseqModel, stacks: dict[str, LayerStack]) -> dict[str, list[nn.Parameter]]:
     """Every parameter once, by the part that it is of."""
     parts = {}
-    if hasattr(_root(model, "encoder"), "subsample"):
+    if hasattr(whole_part(model, "encoder"), "subsample"):
         parts["encoder subsampler"] = model.encoder.subsample
     for name, stack in stacks.items():
         if name == "encoder" or stack.is_shared:
@@ -73,7 +73,7 @@ def _parameters(model: BaseFairseqModel, stacks: dict[str, LayerStack]) -> dict[
     parameters = {name: list(part.parameters()) for name, part in parts.items()}
     counted = {id(parameter) for members in parameters.values() for parameter in members}
     for name in PARTS:
-        rest = [parameter for parameter in _root(model, name).parameters() if id(parameter) not in counted]
+        rest = [parameter for parameter in whole_part(model, name).parameters() if id(parameter) not in counted]
         parameters[f"{name} other" if f"{name} layers" in parts else name] = rest
         counted |= {id(parameter) for parameter in rest}
     rest = [parameter for parameter in model.parameters() if id(parameter) not in counted]

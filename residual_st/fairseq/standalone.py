@@ -1,6 +1,8 @@
 """A model from its flags or its checkpoint alone, without a task or data."""
 
 import argparse
+import contextlib
+import io
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +20,7 @@ from fairseq.models import (
 from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerEncoder
 from omegaconf import OmegaConf
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from residual_st.compat import drop_fused_copies, reconcile_versions
 from residual_st.errors import InputError, refusing
@@ -67,15 +70,33 @@ def build_model(flags: argparse.Namespace, vocabulary_size: int | None = None, d
     _model_class(flags.arch)
     words = vocabulary_size or flags.tgt_dict_size
     task = SimpleNamespace(
-        target_dictionary=_dictionary(words),
+        args=argparse.Namespace(**{"target_is_code": True, **vars(flags)}),  # of translation into units
+        multitask_tasks={},
         source_dictionary=_dictionary(getattr(flags, "src_dict_size", None) or words),
-        multitask_tasks={},  # of translation into units
         speaker_to_id=None,
+        state_dict=lambda: {"dictionaries": [_dictionary(getattr(flags, "clusters", None) or words)]},  # of HuBERT
+        target_dictionary=_dictionary(words),
+        tgt_dict=_dictionary(words),
     )
     name = ARCH_MODEL_NAME_REGISTRY[flags.arch]
     config = OmegaConf.create({**vars(flags), "_name": name}) if name in MODEL_DATACLASS_REGISTRY else with_task_flags(flags)
-    with torch.device(device), refusing(f"no model of --arch {flags.arch} can be made without its task"):
+    # fairseq prints the pre-trained model that another one is built on, and our standard output may be JSON
+    with (
+        contextlib.redirect_stdout(io.StringIO()),
+        torch.device(device),
+        _WithoutCopies(),
+        refusing(f"no model of --arch {flags.arch} can be made without its task"),
+    ):
         return fairseq.models.build_model(config, task, from_checkpoint=True)
+
+
+class _WithoutCopies(TorchFunctionMode):
+    """Has a tensor without memory be its own copy in memory: fairseq draws the weights of wav2vec 2.0 and HuBERT in such copies."""
+
+    def __torch_function__(self, function, types, arguments=(), keywords=None):
+        if function is Tensor.cpu and arguments[0].is_meta:
+            return arguments[0]
+        return function(*arguments, **(keywords or {}))
 
 
 def _dictionary(words: int) -> Dictionary:
@@ -98,7 +119,8 @@ def load_model(path: str | Path, as_stored: bool = False) -> tuple[dict, BaseFai
     flags, weights = model_flags(state, path), dict(state["model"])
     with refusing(f"{path} holds flags of which no model can be made"):
         flags.tgt_dict_size = dictionary_size(state)
-        flags.src_dict_size = _rows(state, _kind(state).source_words) or None
+        flags.src_dict_size = _rows(state, _kind(state).source_words)
+        flags.clusters = _rows(state, _kind(state).clusters)
         _check_extents(flags, weights)
         _check_weights(weights, build_model(flags, device="meta"), path)  # takes no memory, whatever the flags say
         model = build_model(flags)

@@ -14,6 +14,7 @@ from fairseq.data.audio.data_cfg import S2TDataConfig
 from fairseq.data.audio.feature_transforms import CompositeAudioFeatureTransform
 from fairseq.models import BaseFairseqModel
 from fairseq.tasks import TASK_DATACLASS_REGISTRY, FairseqTask
+from fairseq.tasks.speech_to_text import SpeechToTextTask
 from omegaconf import OmegaConf
 from torch import Tensor
 
@@ -130,7 +131,7 @@ class TrainingData:
         """
         for name in subsets.split(","):
             self._require_manifest(name, "subset")
-            if hasattr(self.task, "data_cfg"):
+            if isinstance(self.task, SpeechToTextTask):
                 check_manifest(self._data / f"{name}.tsv", self.task.data_cfg)
         with refusing(f"{subsets} in {self._data} cannot be read"):
             self.task.load_dataset(subsets)

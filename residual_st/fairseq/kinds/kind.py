@@ -124,6 +124,7 @@ class Kind:
         models: the names under which fairseq registers its models.
         encoder, decoder: None for a kind without one.
         target_words, source_words: the weights that have a row for each word.
+        clusters: those that have one for each of HuBERT's clusters of sounds.
         of_samples: whether it takes samples, and not frames or words.
         shared_model: the registered model that builds itself shared from the flags of this kind, never with dense layers; None
             where a dense model is built first, and shared then.
@@ -135,6 +136,7 @@ class Kind:
     decoder: Part | None = None
     target_words: str = "decoder.embed_tokens.weight"
     source_words: str | None = None
+    clusters: str | None = None
     of_samples: bool = False
     shared_model: str | None = None
 

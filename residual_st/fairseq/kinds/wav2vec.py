@@ -25,6 +25,7 @@ CTC = Kind(
     models=("wav2vec_ctc", "hubert_ctc", "wav2vec2_laser"),
     encoder=CTC_ENCODER,
     target_words="w2v_encoder.proj.weight",
+    clusters="w2v_encoder.w2v_model.label_embs_concat",
     of_samples=True,
 )
 
@@ -32,6 +33,7 @@ SEQ2SEQ = Kind(
     "wav2vec_seq2seq",
     models=("wav2vec_seq2seq", "hubert_seq2seq"),
     encoder=replace(CTC_ENCODER, path="encoder.w2v_model.encoder.layers"),
+    clusters="encoder.w2v_model.label_embs_concat",
     decoder=DECODER,
     of_samples=True,
 )

@@ -11,5 +11,6 @@ KIND = Kind(
     models=("xm_transformer", "unity_xm_transformer"),
     encoder=replace(CTC_ENCODER, path="encoder.w2v_encoder.w2v_model.encoder.layers"),
     decoder=DECODER,
+    clusters="encoder.w2v_encoder.w2v_model.label_embs_concat",
     of_samples=True,
 )

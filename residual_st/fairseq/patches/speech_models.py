@@ -8,7 +8,7 @@ from fairseq.data import Dictionary
 from fairseq.data.audio import audio_utils
 from fairseq.models.hubert.hubert_asr import HubertEncoder
 from fairseq.models.wav2vec.wav2vec2_asr import Wav2Vec2AsrConfig, Wav2VecEncoder
-from omegaconf import open_dict
+from omegaconf import OmegaConf, open_dict
 
 from residual_st.fairseq.patches.registry import patch
 from residual_st.wrapping import wrap
@@ -33,9 +33,9 @@ def complete_wav2vec_flags() -> None:
 
     @wrap(Wav2VecEncoder, "__init__")
     def build(before, self, cfg, *arguments, **keywords):
-        if isinstance(cfg, argparse.Namespace):
+        if isinstance(cfg, argparse.Namespace) or OmegaConf.get_type(cfg) is dict:  # which flags are, of a checkpoint of ours
             defaults = {option.name: option.default for option in dataclasses.fields(Wav2Vec2AsrConfig)}
-            cfg = argparse.Namespace(**{**defaults, **vars(cfg)})
+            cfg = argparse.Namespace(**{**defaults, **(vars(cfg) if isinstance(cfg, argparse.Namespace) else cfg)})
         before(self, cfg, *arguments, **keywords)
 
 

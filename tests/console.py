@@ -1,0 +1,44 @@
+"""Console scripts of fairseq and ours, each in a process of its own that starts at once."""
+
+import os
+import sys
+import traceback
+from importlib import import_module
+from multiprocessing import get_context
+from pathlib import Path
+
+# Processes fork from one that has imported torch and fairseq. It imports nothing of ours, which would hide a user dir: fairseq
+# takes a package that is there already for imported. So this module imports nothing of ours either.
+_CONTEXT = get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["fairseq_cli.train", "fairseq_cli.generate", "fairseq_cli.validate", "torch._dynamo", "sacrebleu"])
+
+
+def _run(command: list[str], log: Path, environment: dict[str, str]) -> None:
+    """In the new process: the script's main function, what it writes into the file."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.environ.update(environment)
+    sys.argv = command
+    program, *arguments = command
+    try:
+        if program == "residual-st":
+            sys.exit(import_module("residual_st.cli").main(arguments))
+        import_module(program.replace("fairseq-", "fairseq_cli.")).cli_main()
+    except Exception:
+        traceback.print_exc()
+        sys.exit(1)
+
+
+def command(*parts, log: Path, **environment: str) -> str:
+    """Run a console script as a user would, and return what it printed.
+
+    Raises:
+        AssertionError: if it fails, with the end of its output.
+    """
+    process = _CONTEXT.Process(target=_run, args=([str(part) for part in parts], log, environment))
+    process.start()
+    process.join()
+    output = log.read_text(encoding="utf-8")
+    assert process.exitcode == 0, f"{' '.join(map(str, parts))} exited {process.exitcode}\n{output[-6000:]}"
+    return output
