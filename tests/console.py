@@ -13,12 +13,11 @@ _CONTEXT = get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["fairseq_cli.train", "fairseq_cli.generate", "fairseq_cli.validate", "torch._dynamo", "sacrebleu"])
 
 
-def _run(command: list[str], log: Path, environment: dict[str, str]) -> None:
+def _run(command: list[str], log: Path) -> None:
     """In the new process: the script's main function, what it writes into the file."""
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
-    os.environ.update(environment)
     sys.argv = command
     program, *arguments = command
     try:
@@ -30,13 +29,13 @@ def _run(command: list[str], log: Path, environment: dict[str, str]) -> None:
         sys.exit(1)
 
 
-def command(*parts, log: Path, **environment: str) -> str:
+def command(*parts, log: Path) -> str:
     """Run a console script as a user would, and return what it printed.
 
     Raises:
         AssertionError: if it fails, with the end of its output.
     """
-    process = _CONTEXT.Process(target=_run, args=([str(part) for part in parts], log, environment))
+    process = _CONTEXT.Process(target=_run, args=([str(part) for part in parts], log))
     process.start()
     process.join()
     output = log.read_text(encoding="utf-8")

@@ -103,7 +103,8 @@ def with_plain_flags(state: dict) -> dict:
             cfg = OmegaConf.to_container(convert_namespace_to_omegaconf(args), resolve=True, enum_to_str=True)
         args = None
     plain = {key: vars(part) if isinstance(part, argparse.Namespace) else part for key, part in cfg.items()} if cfg else cfg
-    return {**state, "args": args, "cfg": plain}
+    kept = {key: value for key, value in state.items() if key != "task_state"}  # dictionaries, which torch refuses too
+    return {**kept, "args": args, "cfg": plain}
 
 
 def expand(model: BaseFairseqModel) -> None:

@@ -22,8 +22,6 @@ SHARED = ("--encoder-group-size", "2", "--encoder-residual-rank", "2")
 COMPRESSED = ("--group-size", "2", "--residual-rank", "2")
 # fairseq-fixed builds them with a patch alone; see docs/commands.md
 PATCHED = {"xm_transformer", "hubert_ctc"}
-# the switch of torch itself for what it refuses to read: stock fairseq cannot read what it has written with torch 2.6 or later
-TRUSTED = {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
 
 
 class Bench:
@@ -39,8 +37,8 @@ class Bench:
     def data(self, kind: str) -> Path:
         return self.folder / {**KINDS, **PRETRAINED}[kind].data
 
-    def run(self, *parts, log: str = "log", **environment) -> str:
-        return command(*parts, log=self.folder / log, **environment)
+    def run(self, *parts, log: str = "log") -> str:
+        return command(*parts, log=self.folder / log)
 
     def refused(self, *parts) -> str:
         """What a command that fails says last."""
@@ -81,7 +79,7 @@ class Bench:
         spec = KINDS[kind]
         flags = spec.task if spec.decode == "fairseq-generate" else " ".join(spec.task.split()[:2])
         parts = [spec.decode, self.data(kind), *flags.split(), *DECODE[spec.decode].split(), "--path", checkpoint]
-        output = self.run(*parts, *(["--user-dir", USER_DIR] if user_dir else []), **({} if user_dir else TRUSTED))
+        output = self.run(*parts, *(["--user-dir", USER_DIR] if user_dir else []))
         if spec.decode == "fairseq-validate":
             return re.findall(r"\| (?:loss|uer|wer) [\d.]+", output)
         return sorted(re.sub(r"\t-?[\d.]+\t", "\t", line) for line in output.splitlines() if line.startswith("H-"))
