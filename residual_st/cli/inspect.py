@@ -7,7 +7,7 @@ import os
 from tabulate import tabulate
 
 from residual_st.cli.arguments import add_user_dir_argument
-from residual_st.errors import InputError
+from residual_st.errors import InputError, refusing
 
 TAKES_REST = True  # the checkpoint, or the flags of the architecture's own parser
 
@@ -29,7 +29,9 @@ def run(args: argparse.Namespace) -> int:
 
     if args.arch:
         flags = parse_model_flags(args.arch, args.rest)
-        figures = describe(build_model(flags, args.vocab_size, "meta"), flags)
+        with refusing(f"no model of --arch {args.arch} can be made without its task"):
+            model = build_model(flags, args.vocab_size, "meta")
+        figures = describe(model, flags)
     else:
         if len(args.rest) != 1:
             raise InputError("give either one checkpoint, which holds its own flags, or --arch NAME and flags")
