@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 import textwrap
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -164,6 +165,8 @@ def test_the_commands_of_every_page_are_understood(page, command, monkeypatch):
     elif words[0] == "fairseq-generate":
         options.parse_args_and_arch(options.get_generation_parser(), words[1:])
         assert {"--config-yaml", "--gen-subset", "--path"} <= set(words)
+    elif words[1] == "-m":  # whose flags are of another program
+        assert find_spec(words[2]) is not None
     else:
         source = Path(words[1]).read_text(encoding="utf-8")
         for flag in (word for word in words[2:] if word.startswith("--")):
