@@ -85,5 +85,6 @@ def forks(session: nox.Session) -> None:
     if not (CORPUS / "train_st.tsv").exists():
         session.error(f"{CORPUS} does not exist; make demo, or .ci/run, makes it")
     session.run(".ci/install", str(Path(session.bin).absolute()), "", ".", external=True, silent=True)
+    session.install("sentencepiece")
     session.install("h5py", "pandas", "praat-parselmouth", "scikit-image")  # which FBK-fairseq imports
     session.run("python", "benchmarks/forks.py", str(CORPUS), *given)
