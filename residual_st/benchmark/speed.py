@@ -1,17 +1,20 @@
 """Encoder latency, training updates and beam search, residual against stock."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 
 import torch
+from fairseq.dataclass.configs import FairseqConfig
 from torch import Tensor, nn
 
 from residual_st.benchmark.beam_search import searches
 from residual_st.benchmark.systems import BINS, FRAMES_PER_SECOND, GROUPS, VOCABULARY, Shape, build_pair
 from residual_st.benchmark.timing import alternate, ratios_to
 from residual_st.fairseq.criterions.label_smoothed_cross_entropy_with_residual import energies_by_kind
+from residual_st.fairseq.kinds import stack_of
 from residual_st.sharing import tune_products
 
 TOLERANCE = 1e-4  # of encoder outputs in float32, which are of unit variance
@@ -50,6 +53,7 @@ class Case:
 def cases(
     widths: list[int], ranks: list[int], group_sizes: list[int], layers: list[int], seconds: list[float], batches: list[int],
     threads: list[int], frames: list[int], dropouts: list[float], measures: list[str], tuned: bool = False,
+    arch: str = Shape.arch, model_flags: Sequence[str] = (),
 ) -> Iterator[Case]:  # fmt: skip
     """Latency against length, batch, width and threads; against R and K; against the number of layers; and training updates.
 
@@ -58,27 +62,28 @@ def cases(
     """
     rank, group_size, most = ranks[0], group_sizes[0], max(threads)
     middle = sorted(seconds)[len(seconds) // 2]
+    shape_of = partial(Shape, arch=arch, model_flags=tuple(model_flags))
     for device, precision in _places():
         place = {"device": device, "precision": precision}
         of_encoder = {**place, "tuned": tuned and device == "cpu"}
         if "encoder" in measures:
             for width, count, batch, length in product(widths, threads, batches, seconds):
-                yield Case("encoder", Shape(width, 12, group_size, rank), count, batch, length, **of_encoder)
+                yield Case("encoder", shape_of(width, 12, group_size, rank), count, batch, length, **of_encoder)
             for width, other_rank, other_size in product(widths, ranks, group_sizes):
-                yield Case("encoder", Shape(width, 12, other_size, other_rank), most, 1, middle, **of_encoder)
+                yield Case("encoder", shape_of(width, 12, other_size, other_rank), most, 1, middle, **of_encoder)
         if "layers" in measures:
             for width, count in product(widths, layers):
-                yield Case("encoder", Shape(width, count, count // GROUPS, rank), most, 1, middle, **of_encoder)
+                yield Case("encoder", shape_of(width, count, count // GROUPS, rank), most, 1, middle, **of_encoder)
         if "update" in measures:
             for width, size, dropout in product(widths, frames, dropouts):
-                yield Case("update", Shape(width, 12, group_size, rank, dropout), most, frames=size, **place)
+                yield Case("update", shape_of(width, 12, group_size, rank, dropout), most, frames=size, **place)
         if "both" in measures and device == "cpu":
             for width in widths:
                 for count, batch in product(threads, batches):
-                    shape = Shape(width, 12, group_size, rank, decoder_group_size=group_size)
+                    shape = shape_of(width, 12, group_size, rank, decoder_group_size=group_size)
                     yield Case("beam", shape, count, batch, middle, **place)
                 for dropout in dropouts:
-                    shape = Shape(width, 12, group_size, rank, dropout, decoder_group_size=group_size)
+                    shape = shape_of(width, 12, group_size, rank, dropout, decoder_group_size=group_size)
                     yield Case("update of both", shape, most, frames=min(frames), **place)
 
 
@@ -110,19 +115,18 @@ def _functions(case: Case) -> dict[str, Callable]:
 
 
 def _encoders(case: Case) -> dict[str, Callable[[], Tensor]]:
-    stock, compact = (model.encoder.eval() for model in build_pair(case.shape))
-    fast = copy.deepcopy(compact)
-    fast.inference_mode = "fast"
-    encoders = {"stock": stock, "compact": compact, "fast": fast}
+    stock, compact = (model.eval() for model in build_pair(case.shape))
+    models = {"stock": stock, "compact": compact, "fast": copy.deepcopy(compact)}
+    stack_of(models["fast"]).owner.inference_mode = "fast"
     if case.tuned:
-        encoders["tuned"] = copy.deepcopy(compact)
+        models["tuned"] = copy.deepcopy(compact)
     dtype = getattr(torch, case.precision)
-    for encoder in encoders.values():
-        encoder.to(case.device, dtype)
-    for name in encoders.keys() - {"stock"}:
-        encoders[name].prepare_for_inference_()
+    for name, model in models.items():
+        model.to(case.device, dtype)
+        if name != "stock":
+            model.prepare_for_inference_(FairseqConfig())
     if case.tuned:
-        tune_products(encoders["tuned"])
+        tune_products(models["tuned"].encoder)
     length = round(case.seconds * FRAMES_PER_SECOND)
     frames = torch.randn(case.batch, length, BINS, device=case.device, dtype=dtype)
     lengths = torch.full((case.batch,), length, device=case.device)
@@ -134,7 +138,7 @@ def _encoders(case: Case) -> dict[str, Callable[[], Tensor]]:
 
         return encode
 
-    functions = {name: function_of(encoder) for name, encoder in encoders.items()}
+    functions = {name: function_of(model.encoder) for name, model in models.items()}
     if case.precision == "float32":
         expected = functions["stock"]()
         for function in functions.values():

@@ -5,10 +5,9 @@ import copy
 from dataclasses import dataclass
 
 import torch
-from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerModel
+from fairseq.models import BaseFairseqModel
 
 from residual_st.fairseq.conversion import expand
-from residual_st.fairseq.s2t_residual_transformer import S2TResidualTransformerModel
 from residual_st.fairseq.standalone import build_model, parse_model_flags
 
 VOCABULARY = 8000
@@ -20,7 +19,7 @@ _HEAD_WIDTH = 64
 
 @dataclass(frozen=True)
 class Shape:
-    """A model: `s2t_transformer_s` except for these. The decoder has six layers of the same width."""
+    """A model: that of `arch` and `model_flags` except for these. The decoder has six layers of the same width."""
 
     width: int
     layers: int
@@ -29,6 +28,8 @@ class Shape:
     dropout: float = 0.1
     decoder_group_size: int = 1  # the decoder's; above 1 it has residuals of the same rank, and diagonals
     bare: bool = False  # next to no subsampler and table of positions: an encoder that is its layers
+    arch: str = "s2t_transformer_s"
+    model_flags: tuple[str, ...] = ()  # more of the model's own
 
     def flags(self, system: str) -> argparse.Namespace:
         """The completed flags of a model: "stock", "compact" or "fast"."""
@@ -39,9 +40,7 @@ class Shape:
             "--decoder-attention-heads": max(self.width // _HEAD_WIDTH, 1),
             "--dropout": self.dropout,
         }
-        arch = "s2t_transformer_s"
         if system != "stock":
-            arch = "s2t_residual_transformer_s"
             options |= {
                 "--encoder-group-size": self.group_size,
                 "--encoder-residual-rank": self.rank,
@@ -50,7 +49,7 @@ class Shape:
             if self.decoder_group_size > 1:
                 options |= {"--decoder-group-size": self.decoder_group_size, "--decoder-residual-rank": self.rank}
                 options |= {"--decoder-inference-mode": system}
-        flags = parse_model_flags(arch, [str(part) for option in options.items() for part in option])
+        flags = parse_model_flags(self.arch, [*self.model_flags, *(str(part) for option in options.items() for part in option)])
         if self.decoder_group_size > 1 and system != "stock":
             flags.decoder_residual_diagonal = True
         flags.tgt_dict_size = VOCABULARY
@@ -61,10 +60,14 @@ class Shape:
     def row(self) -> dict:
         """What tells one shape from another in a row of results."""
         row = {"width": self.width, "layers": self.layers, "group_size": self.group_size, "rank": self.rank}
-        return row | ({"decoder_group_size": self.decoder_group_size} if self.decoder_group_size > 1 else {})
+        if self.decoder_group_size > 1:
+            row["decoder_group_size"] = self.decoder_group_size
+        if self.arch != Shape.arch or self.model_flags:
+            row |= {"arch": self.arch, "model_flags": " ".join(self.model_flags)}
+        return row
 
 
-def build_residual(shape: Shape) -> S2TResidualTransformerModel:
+def build_residual(shape: Shape) -> BaseFairseqModel:
     """With random residuals, which a new model does not have."""
     model = build_model(shape.flags("compact"))
     with torch.no_grad():
@@ -74,7 +77,7 @@ def build_residual(shape: Shape) -> S2TResidualTransformerModel:
     return model
 
 
-def build_pair(shape: Shape) -> tuple[S2TTransformerModel, S2TResidualTransformerModel]:
+def build_pair(shape: Shape) -> tuple[BaseFairseqModel, BaseFairseqModel]:
     """A residual model, and the stock model that it expands to."""
     residual, stock = build_residual(shape), build_model(shape.flags("stock"))
     expanded = copy.deepcopy(residual)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 from pathlib import Path
 
 from tabulate import tabulate
@@ -30,6 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fast.add_argument(
         "--tuned", action="store_true", help="also measure the encoder with products tuned to this machine (tune_products)"
     )
+    fast.add_argument("--arch", default="s2t_transformer_s", metavar="NAME", help="of both models (default: s2t_transformer_s)")
+    fast.add_argument("--model-flags", default="", metavar='"FLAG …"', help="more flags of both models, in one argument")
     slow = kinds.add_parser("memory", help="memory of processes, bytes read, and time from file to first output")
     benchmark_device.add_arguments(
         kinds.add_parser("device", help=summary_of(benchmark_device), description=benchmark_device.__doc__)
@@ -75,7 +78,11 @@ def run(args: argparse.Namespace) -> int:
         unknown = set(args.measures) - set(_MEASURES)
         if unknown:
             raise InputError(f"--measures {unknown.pop()!r} is not known; it must be one of {', '.join(_MEASURES)}")
-        work = {name: getattr(args, name) for name in ("seconds", "batches", "threads", "frames", "dropouts", "measures", "tuned")}
+        work = {
+            name: getattr(args, name)
+            for name in ("seconds", "batches", "threads", "frames", "dropouts", "measures", "tuned", "arch")
+        }
+        work["model_flags"] = shlex.split(args.model_flags)
         cases = speed.cases(**shape, **work)
     else:
         module = memory

@@ -8,6 +8,7 @@ from torch import nn
 
 from residual_st.fairseq.kinds.kind import EncoderParts, Kind, Part
 from residual_st.fairseq.kinds.text_decoder import DECODER
+from residual_st.fairseq.layers.conformer_layer import ResidualConformerEncoderLayer
 from residual_st.stacks.symmetries import ESPNET, Symmetry, attention_heads, feed_forward_units
 
 
@@ -41,6 +42,7 @@ ENCODER = Part(
     layers=(ConformerEncoderLayer,),
     symmetries=_symmetries,
     parts=_parts,
+    faster={ConformerEncoderLayer: ResidualConformerEncoderLayer},
 )
 
 KIND = Kind(
