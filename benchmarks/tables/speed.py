@@ -78,6 +78,20 @@ def both_halves() -> str:
     return github(table, ["d", "threads", "what", "mode", "over stock"])
 
 
+def conformers() -> str:
+    """Encoder latency and training updates of `s2t_conformer` over stock's."""
+    attention = {"": "fairseq's, absolute", "--attn-type espnet --pos-enc-type rel_pos": "ESPnet's, relative"}
+    table = {}
+    for row in newest("speed_conformer"):
+        if row["measure"] == "update":
+            what, mode = f"update, {row['frames']:,} frames, dropout {row['dropout']:g}", ""
+        else:
+            what, mode = f"encoder, {row['batch']} × {row['seconds']:g} s", row["system"]
+        table.setdefault((what, mode), {})[row["model_flags"]] = with_range(row)
+    rows = [[*key, *(ratios.get(flags, "") for flags in attention)] for key, ratios in table.items()]
+    return github(rows, ["what", "mode", *attention.values()])
+
+
 def on_gpu() -> str:
     """Encoder latency and training updates over stock's on a GPU, by precision."""
     table = {}
@@ -208,5 +222,6 @@ def newest(name: str, device: str = "cpu") -> list[dict]:
         "rank",
         "dropout",
         "precision",
+        "model_flags",
     )
     return list({tuple(row.get(key) for key in cases): row for row in read(name) if row["device"] == device}.values())

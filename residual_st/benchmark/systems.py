@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import torch
 from fairseq.models import BaseFairseqModel
 
+from residual_st.errors import InputError
 from residual_st.fairseq.conversion import expand
+from residual_st.fairseq.kinds import kind_of
 from residual_st.fairseq.standalone import build_model, parse_model_flags
 
 VOCABULARY = 8000
@@ -78,8 +80,15 @@ def build_residual(shape: Shape) -> BaseFairseqModel:
 
 
 def build_pair(shape: Shape) -> tuple[BaseFairseqModel, BaseFairseqModel]:
-    """A residual model, and the stock model that it expands to."""
+    """A residual model, and the stock model that it expands to.
+
+    Raises:
+        InputError: where the architecture takes words or samples, and no frames of features.
+    """
     residual, stock = build_residual(shape), build_model(shape.flags("stock"))
+    kind = kind_of(type(stock))
+    if kind.of_samples or kind.source_words:
+        raise InputError(f"--arch {shape.arch} must be of a model that takes frames of features, such as s2t_conformer")
     expanded = copy.deepcopy(residual)
     expand(expanded)
     stock.load_state_dict(expanded.state_dict())

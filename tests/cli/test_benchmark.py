@@ -41,6 +41,15 @@ def test_speed_of_products_that_are_tuned(tmp_path):
     assert [row["system"] for row in read(output)] == ["compact", "fast", "tuned"]
 
 
+def test_speed_of_another_architecture(tmp_path):
+    output, flags = tmp_path / "speed.jsonl", "--attn-type espnet --pos-enc-type rel_pos"
+    arguments = ["--measures", "encoder,update", "--seconds", "0.3", "--dropouts", "0", "--devices", "cpu", "--output", str(output)]
+    assert main([*SPEED, *arguments, "--arch", "s2t_conformer", "--model-flags", flags]) == 0
+    rows = read(output)
+    assert [row["system"] for row in rows] == ["compact", "fast", "residual"]
+    assert {(row["arch"], row["model_flags"]) for row in rows} == {("s2t_conformer", flags)}
+
+
 def test_memory_finds_the_shared_form_smaller(tmp_path, capsys):
     output = tmp_path / "memory.jsonl"
     flags = [*SMALL, "--widths", "512", "--layers", "12", "--output", str(output), "--plot", str(tmp_path / "picture")]
@@ -76,11 +85,13 @@ def test_takes_turns_and_takes_ratios_within_a_repeat():
     [
         (["--measures", "latency"], "--measures 'latency' is not known; it must be one of encoder, layers, update, both"),
         (["--repeats", "0"], "--repeats 0 must be at least 1"),
+        (["--arch", "transformer"], "--arch transformer must be of a model that takes frames of features, such as s2t_conformer"),
+        (["--arch", "s2t_transformer_t"], "'s2t_transformer_t' is not an architecture that is known here"),
         (["--layers", "10"], "--layers 10 does not fit four groups"),
     ],
 )
-def test_refusals(flags, message, capsys):
-    assert main([*SPEED, *flags]) == 2
+def test_refusals(flags, message, tmp_path, capsys):
+    assert main([*SPEED, "--output", str(tmp_path / "speed.jsonl"), *flags]) == 2
     assert message in capsys.readouterr().err
 
 
