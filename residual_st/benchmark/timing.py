@@ -7,19 +7,25 @@ from collections.abc import Callable, Iterable
 LEAST_SECONDS = 0.1  # of a repeat: shorter ones call their function several times
 
 
-def alternate(functions: dict[str, Callable[[], object]], repeats: int, wait: Callable[[], None]) -> dict[str, list[float]]:
+def alternate(
+    functions: dict[str, Callable[[], object]],
+    repeats: int,
+    wait: Callable[[], None],
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
     """Seconds of each call of each function, by name: the mean of a repeat, in every other repeat the other way round.
 
     `wait` returns when what the functions started is done: nothing to do on a CPU, a synchronisation on a GPU.
+    `clock` tells seconds: those that pass, or those that the process computed.
     """
 
     def seconds(function: Callable[[], object], calls: int) -> float:
         wait()
-        start = time.perf_counter()
+        start = clock()
         for _ in range(calls):
             function()
         wait()
-        return (time.perf_counter() - start) / calls
+        return (clock() - start) / calls
 
     calls = {}
     for name, function in functions.items():

@@ -36,9 +36,9 @@ def test_speed_compares_with_stock_goes_on_where_it_stopped_and_draws(tmp_path, 
 
 def test_speed_of_products_that_are_tuned(tmp_path):
     output = tmp_path / "speed.jsonl"
-    flags = ["--measures", "encoder", "--seconds", "0.3", "--devices", "cpu", "--output", str(output)]
+    flags = ["--measures", "encoder", "--devices", "cpu", "--output", str(output)]
     assert main([*SPEED, *flags, "--tuned", "--plot", str(tmp_path / "picture")]) == 0
-    assert [row["system"] for row in read(output)] == ["compact", "fast", "tuned"]
+    assert {row["system"] for row in read(output)} == {"compact", "fast", "tuned"}
 
 
 def test_speed_of_another_architecture(tmp_path):
