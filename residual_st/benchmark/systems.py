@@ -42,7 +42,9 @@ class Shape:
             "--decoder-attention-heads": max(self.width // _HEAD_WIDTH, 1),
             "--dropout": self.dropout,
         }
+        arch = self.arch
         if system != "stock":
+            arch = arch.replace("s2t_transformer", "s2t_residual_transformer")  # whose encoder can be built alone
             options |= {
                 "--encoder-group-size": self.group_size,
                 "--encoder-residual-rank": self.rank,
@@ -51,7 +53,7 @@ class Shape:
             if self.decoder_group_size > 1:
                 options |= {"--decoder-group-size": self.decoder_group_size, "--decoder-residual-rank": self.rank}
                 options |= {"--decoder-inference-mode": system}
-        flags = parse_model_flags(self.arch, [*self.model_flags, *(str(part) for option in options.items() for part in option)])
+        flags = parse_model_flags(arch, [*self.model_flags, *(str(part) for option in options.items() for part in option)])
         if self.decoder_group_size > 1 and system != "stock":
             flags.decoder_residual_diagonal = True
         flags.tgt_dict_size = VOCABULARY
