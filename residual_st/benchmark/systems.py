@@ -87,10 +87,11 @@ def build_pair(shape: Shape) -> tuple[BaseFairseqModel, BaseFairseqModel]:
     Raises:
         InputError: where the architecture takes words or samples, and no frames of features.
     """
-    residual, stock = build_residual(shape), build_model(shape.flags("stock"))
+    stock = build_model(shape.flags("stock"))
     kind = kind_of(type(stock))
     if kind.of_samples or kind.source_words:
         raise InputError(f"--arch {shape.arch} must be of a model that takes frames of features, such as s2t_conformer")
+    residual = build_residual(shape)
     expanded = copy.deepcopy(residual)
     expand(expanded)
     stock.load_state_dict(expanded.state_dict())
