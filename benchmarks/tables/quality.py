@@ -222,6 +222,11 @@ def measures_of(entries: list[dict]) -> str:
     return github(rows, headers)
 
 
+def quality_conformer() -> str:
+    """fairseq's conformer, shared by the flags that every architecture has."""
+    return measures_of(compare(read("quality_conformer")))
+
+
 def quality_hours() -> str:
     """What all of it took."""
     rows = [row for name in ("quality", "quality_forms", "quality_tried") for row in read(name)]
