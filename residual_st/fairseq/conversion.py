@@ -75,6 +75,8 @@ def dense_checkpoint(state: dict, model: BaseFairseqModel) -> dict:
             flags.arch = stock if stock in ARCH_CONFIG_REGISTRY else "s2t_transformer"
         for name in (*OUR_FLAGS, *_OUR_CRITERION_FLAGS, "load_pretrained_decoder_from", "user_dir"):
             vars(flags).pop(name, None)
+        for name in OUR_FLAGS:  # of the pre-trained model that it is built on
+            (getattr(flags, "w2v_args", None) or {}).get("model", {}).pop(name, None)
         if getattr(flags, "criterion", None) == _OUR_CRITERION:
             flags.criterion = _stock_criterion(flags.ctc_weight)
 

@@ -49,9 +49,10 @@ class Bench:
     def training(self, kind: str, run: str, *flags, user_dir: bool = True) -> list:
         """The command that trains a model by three updates."""
         spec = {**KINDS, **PRETRAINED}[kind]
-        parts = ["fairseq-train", self.data(kind), *spec.task.split(), *spec.model.split(), *TRAIN.split(), *flags]
+        parts = ["fairseq-train", self.data(kind), *spec.task.split(), *spec.model.split(), *TRAIN.split()]
         if spec.pretrained:
             parts += ["--w2v-path", self.train(spec.pretrained, "pretrained")]
+        parts += flags
         if user_dir:
             parts += ["--user-dir", USER_DIR]
         return [*parts, "--save-dir", self.folder / "runs" / kind / run]
@@ -144,6 +145,16 @@ def test_expanded_is_a_stock_model_with_the_same_output(bench, kind):
     dense, composed = (outputs(bench, kind, checkpoint)[0] for checkpoint in (expanded, shared))
     torch.testing.assert_close(dense, composed, rtol=0, atol=1e-5)
     assert bench.decode(kind, expanded, user_dir=kind in PATCHED) == bench.decode(kind, shared)
+
+
+def test_fine_tuned_from_a_shared_pre_trained_model_it_expands(bench):
+    """Which shares by the flags of that model, without any of its own."""
+    tuned = bench.train("wav2vec_ctc", "tuned", "--w2v-path", bench.train("wav2vec2", "shared", *SHARED))
+    assert any(name.endswith("shared_weights.layer_groups") for name in weights(tuned))
+    expanded = bench.folder / "tuned expanded.pt"
+    cli("expand", tuned, "--output", expanded)
+    for user_dir in (True, False):
+        assert bench.decode("wav2vec_ctc", expanded, user_dir=user_dir) == bench.decode("wav2vec_ctc", tuned)
 
 
 @every_kind
