@@ -178,7 +178,7 @@ def main() -> int:
                     row = {"works": True, "outcome": carry_out()}
                 except (Failure, KeyError) as error:
                     row, failed = {"works": False, "outcome": str(error)}, True
-                row = {"fork": name, "fork_commit": fork.commit, "arch": fork.arch, "step": step, **row}
+                row = {"fork": name, "fork_commit": fork.commit, "system": fork.arch, "seed": 1, "step": step, **row}
                 print(*(row[key] for key in ("fork", "step", "works", "outcome")), sep=" | ", flush=True)
                 append(RESULTS, {**row, **provenance()})
     return int(failed)
