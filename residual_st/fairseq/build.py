@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from residual_st.errors import InputError
 from residual_st.fairseq.flags import INFERENCE_MODES, PARTS, completed, requested, shares_or_adds
-from residual_st.fairseq.kinds import kind_of, part_of
+from residual_st.fairseq.kinds import kind_of, part_of, stacks_of
 from residual_st.fairseq.layers.shared_layers import share_new_layers, take_inference_form_, use_faster_forward
 from residual_st.fairseq.loading import composed, compress_part, form_difference, is_shared
 from residual_st.sharing import form_of, matrices
@@ -48,10 +48,9 @@ def build_shared_models() -> None:
     @wrap(BaseFairseqModel, "prepare_for_inference_")
     def prepare_for_inference_(stock, self, cfg):
         stock(self, cfg)
-        for part in PARTS:
-            found = part_of(self, part).find(self)
-            if found is not None and found[1].is_shared:
-                take_inference_form_(found[1].owner, found[1].layers)
+        for stack in stacks_of(self).values():
+            if stack.is_shared:
+                take_inference_form_(stack.owner, stack.layers)
 
 
 def _built_by(model_class: type, cfg, task) -> nn.Module:

@@ -13,11 +13,11 @@ from omegaconf import OmegaConf
 from residual_st.compression.pipeline import Compressed
 from residual_st.errors import InputError
 from residual_st.fairseq.checkpoints import model_flags, weights_alone
-from residual_st.fairseq.flags import OUR_FLAGS, PARTS
-from residual_st.fairseq.kinds import part_of
+from residual_st.fairseq.flags import OUR_FLAGS
+from residual_st.fairseq.loading import expand
 from residual_st.fairseq.standalone import load_model
 from residual_st.fairseq.user_dir import register
-from residual_st.sharing import ResidualLinear, SharedForm, deep_copy, unshare_layers
+from residual_st.sharing import ResidualLinear, SharedForm, deep_copy
 
 _OUR_CRITERION = "label_smoothed_cross_entropy_with_residual"
 _OUR_CRITERION_FLAGS = ("residual_penalty", "distill_from", "distill_weight", "distill_temperature", "distill_encoder_weight")
@@ -107,15 +107,6 @@ def with_plain_flags(state: dict) -> dict:
     plain = {key: vars(part) if isinstance(part, argparse.Namespace) else part for key, part in cfg.items()} if cfg else cfg
     kept = {key: value for key, value in state.items() if key != "task_state"}  # dictionaries, which torch refuses too
     return {**kept, "args": args, "cfg": plain}
-
-
-def expand(model: BaseFairseqModel) -> None:
-    """Give every layer its composed weights as plain matrices, in place."""
-    for part in PARTS:
-        found = part_of(model, part).find(model)
-        if found is not None and found[1].is_shared:
-            unshare_layers(found[1].layers)
-            del found[1].owner.shared_weights
 
 
 def _stock_criterion(ctc_weight: float) -> str:

@@ -7,7 +7,7 @@ from fairseq.models import BaseFairseqModel
 from torch import nn
 
 from residual_st.fairseq.flags import PARTS
-from residual_st.fairseq.kinds import part_of
+from residual_st.fairseq.kinds import part_of, stacks_of
 from residual_st.sharing import (
     ResidualLinear,
     SharedForm,
@@ -26,7 +26,7 @@ def describe(model: BaseFairseqModel, flags: argparse.Namespace) -> dict:
 
     How layers share is read off the layers, not off the flags.
     """
-    stacks = _stacks(model)
+    stacks = stacks_of(model)
     parameters = _parameters(model, stacks)
     encoder = stacks.get("encoder")
     figures = {
@@ -48,11 +48,6 @@ def describe(model: BaseFairseqModel, flags: argparse.Namespace) -> dict:
             for name, members in parameters.items()
         }
     }
-
-
-def _stacks(model: BaseFairseqModel) -> dict[str, LayerStack]:
-    found = {part: part_of(model, part).find(model) for part in PARTS}
-    return {part: stack[1] for part, stack in found.items() if stack is not None}
 
 
 def whole_part(model: BaseFairseqModel, part: str) -> nn.Module:
@@ -107,7 +102,7 @@ def residual_energy(model: BaseFairseqModel) -> list[dict]:
     """For each layer and matrix, the squared norm of its residual over that of its shared weight. The decoder's names say so."""
     rows = []
     with torch.no_grad():
-        for part, stack in _stacks(model).items():
+        for part, stack in stacks_of(model).items():
             for index, layer in enumerate(in_order(stack.layers)):
                 for name, linear in matrices(layer):
                     if isinstance(linear, ResidualLinear) and linear.shared_weight is not None:

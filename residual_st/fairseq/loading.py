@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from residual_st.compression.pipeline import compress
 from residual_st.errors import InputError
-from residual_st.fairseq.flags import PARTS
-from residual_st.fairseq.kinds import part_of, stack_of
+from residual_st.fairseq.kinds import stack_of, stacks_of
 from residual_st.sharing import SharedForm, current_form, deep_copy, unshare_layers
 from residual_st.sharing.product import compose
 from residual_st.sharing.shareable import saved_name
@@ -124,14 +123,9 @@ def converted(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     Shared weights become dense without loss. Dense ones become shared as `residual-st compress` makes them without calibration.
     """
     dense = deep_copy(model)
-    forms = {}
-    for part in PARTS:
-        found = part_of(dense, part).find(dense)
-        if found is not None and found[1].is_shared:
-            stack = found[1]
-            forms[part] = current_form(stack.layers, stack.owner.shared_weights)
-            unshare_layers(stack.layers)
-            del stack.owner.shared_weights
+    shared = {part: stack for part, stack in stacks_of(dense).items() if stack.is_shared}
+    forms = {part: current_form(stack.layers, stack.owner.shared_weights) for part, stack in shared.items()}
+    expand(dense)
     state = composed(state, dense.state_dict())
     if not forms:
         logger.info("the checkpoint shares its layers and this model does not: every weight was composed")
@@ -140,6 +134,14 @@ def converted(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     for part, form in forms.items():
         compress_part(dense, part, form)
     return dense.state_dict()
+
+
+def expand(model: nn.Module) -> None:
+    """Give every layer its composed weights as plain matrices, in place."""
+    for stack in stacks_of(model).values():
+        if stack.is_shared:
+            unshare_layers(stack.layers)
+            del stack.owner.shared_weights
 
 
 def compress_part(model: nn.Module, part: str, form: SharedForm, stack: LayerStack | None = None) -> None:

@@ -26,7 +26,7 @@ from residual_st.compat import drop_fused_copies, reconcile_versions
 from residual_st.errors import InputError, refusing
 from residual_st.fairseq.checkpoints import first_difference, load_checkpoint, model_flags
 from residual_st.fairseq.flags import PARTS
-from residual_st.fairseq.kinds import Kind, kind_of, part_of
+from residual_st.fairseq.kinds import Kind, kind_of, stacks_of
 from residual_st.fairseq.user_dir import register
 
 _LONGEST_FLAG = 10_000  # characters; lists of ranks are the longest
@@ -149,10 +149,8 @@ def _rows(state: dict, name: str | None) -> int | None:
 
 
 def _drop_fused_copies(model: BaseFairseqModel) -> None:
-    for part in PARTS:
-        found = part_of(model, part).find(model)
-        if found is not None:
-            drop_fused_copies(found[1].layers)
+    for stack in stacks_of(model).values():
+        drop_fused_copies(stack.layers)
 
 
 def _check_weights(weights: dict[str, Tensor], model: BaseFairseqModel, path: str | Path) -> None:

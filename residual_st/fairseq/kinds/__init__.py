@@ -21,7 +21,18 @@ from residual_st.fairseq.kinds import (
 from residual_st.fairseq.kinds.kind import EncoderParts, Kind, Part, owns_shared_weights
 from residual_st.stacks import LayerStack, describe_stack
 
-__all__ = ["KINDS", "EncoderParts", "Kind", "Part", "kind_of", "owns_shared_weights", "part_of", "stack_of", "stack_of_layers"]
+__all__ = [
+    "KINDS",
+    "EncoderParts",
+    "Kind",
+    "Part",
+    "kind_of",
+    "owns_shared_weights",
+    "part_of",
+    "stack_of",
+    "stack_of_layers",
+    "stacks_of",
+]
 
 KINDS = (
     s2t_transformer.KIND,
@@ -66,6 +77,12 @@ def stack_of(model: nn.Module, part: str = "encoder") -> LayerStack:
     if found is None:
         raise InputError(f"{type(model).__name__} has no {part} with two layers or more of one class that hold matrices")
     return found[1]
+
+
+def stacks_of(model: nn.Module) -> dict[str, LayerStack]:
+    """The layers of a model's encoder and decoder, as far as it has them; those that share where any do."""
+    found = {part: part_of(model, part).find(model) for part in ("encoder", "decoder")}
+    return {part: stack[1] for part, stack in found.items() if stack is not None}
 
 
 def stack_of_layers(layers: nn.ModuleList) -> LayerStack:
