@@ -6,6 +6,7 @@ Many flags leave no trace in the shapes of a model's weights: heads, activation,
 import argparse
 import dataclasses
 from dataclasses import field
+from typing import Optional
 
 import fairseq.models
 from fairseq.dataclass.utils import gen_parser_from_dataclass
@@ -73,7 +74,7 @@ def _give_flags(name: str) -> None:
 
 def _register_config(name: str, model_class: type, config: type) -> None:
     """Give a model that is described by a dataclass the fields that hold the flags' values."""
-    fields = [(flag, _TYPES.get(flag.partition("_")[2], str | None), field(default=None)) for flag in OUR_FLAGS]
+    fields = [(flag, _TYPES.get(flag.partition("_")[2], _STRING), field(default=None)) for flag in OUR_FLAGS]
     fields = [each for each in fields if each[0] not in config.__dataclass_fields__]
     extended = dataclasses.make_dataclass(config.__name__, fields, bases=(config,), namespace={"__module__": config.__module__})
     model_class.__dataclass = MODEL_DATACLASS_REGISTRY[name] = extended
@@ -82,7 +83,9 @@ def _register_config(name: str, model_class: type, config: type) -> None:
     ConfigStore.instance().store(name=name, group="model", node=node, provider="residual_st")
 
 
-_TYPES = {"group_size": int | None, "residual_diagonal": bool | None}
+# not `int | None`: OmegaConf 2.0, which fairseq 0.12.2 pins, cannot read it
+_STRING = Optional[str]  # noqa: UP045
+_TYPES = {"group_size": Optional[int], "residual_diagonal": Optional[bool]}  # noqa: UP045
 
 
 def defaults_of(model_class: type) -> dict[str, Defaults]:
