@@ -5,10 +5,8 @@ transformers itself reads and writes them. Such a folder is an ordinary one with
 (residual_st/huggingface/stack.py), by which an ordinary `from_pretrained` refuses them.
 """
 
-import contextlib
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -16,11 +14,12 @@ import transformers
 
 from residual_st.errors import InputError, reason, refusing
 from residual_st.files import refuse_existing_folder, whole_folder
+from residual_st.huggingface.kinds import models
+from residual_st.huggingface.quiet import quiet
 from residual_st.huggingface.stack import FORM
 from residual_st.sharing import SharedForm, form_of, matrices, share_layers, unshare_layers
 from residual_st.stacks import stack_of
 
-ARCHITECTURES = ("WhisperForConditionalGeneration", "Speech2TextForConditionalGeneration")
 _CONFIG, _EXTRACTOR = "config.json", "preprocessor_config.json"
 _OTHER_WEIGHTS = ("*.safetensors", "*.bin", "*.h5", "*.msgpack", "*.index.json", "*.onnx")
 
@@ -29,7 +28,7 @@ def load(folder: str | Path) -> transformers.PreTrainedModel:
     """The model in a folder, dense or with shared layers, of its ordinary class, in the folder's precision and evaluation mode.
 
     Raises:
-        InputError: if the folder holds no model of `ARCHITECTURES`, or weights that its config does not describe.
+        InputError: if the folder holds no model of a kind that is known, or weights that its config does not describe.
     """
     folder = Path(folder)
     config = read_config(folder)
@@ -63,7 +62,7 @@ def _with_shared_layers(model_class: type, form: dict) -> type:
     """The class, built with shared layers, for `from_pretrained` to read weights into."""
 
     class Shared(model_class):
-        _keys_to_ignore_on_load_unexpected = (r"encoder\.layers\.\d+\..*\.weight$",)  # the marks
+        _keys_to_ignore_on_load_unexpected = (r"layers\.\d+\..*\.weight$",)  # the marks
 
         def __init__(self, config, *args, **kwargs):
             super().__init__(config, *args, **kwargs)
@@ -73,31 +72,16 @@ def _with_shared_layers(model_class: type, form: dict) -> type:
     return Shared
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without transformers' bars and reports, whose faults are raised here as errors."""
-    logging = transformers.utils.logging
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
-
-
 def read_config(folder: Path) -> dict:
-    """`config.json`. Raises InputError unless it is there and of a model of `ARCHITECTURES`."""
+    """`config.json`. Raises InputError unless it is there and of a model of a kind that is known."""
     path = folder / _CONFIG
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         architecture = (config.get("architectures") or [None])[0]
     except (OSError, ValueError, AttributeError) as error:
         raise InputError(f"{path} cannot be read; give the folder of a Hugging Face model: {reason(error)}") from error
-    if architecture not in ARCHITECTURES:
-        raise InputError(f"{folder} is of {architecture}; it must be one of {', '.join(ARCHITECTURES)}")
+    if architecture not in (known := models()):
+        raise InputError(f"{folder} is of {architecture}; it must be one of {', '.join(known)}")
     return config
 
 

@@ -9,7 +9,7 @@ import transformers
 from torch import Tensor
 
 from residual_st.errors import refusing
-from residual_st.huggingface.folder import quiet
+from residual_st.huggingface.quiet import quiet
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ called.
 from residual_st.stacks.depth import layer_map
 from residual_st.stacks.find import heaviest_stack, stack_of, stacks_in
 from residual_st.stacks.generic import describe_stack, keeping_activations
+from residual_st.stacks.known_layers import KnownLayers
 from residual_st.stacks.layer_stack import LayerStack, copied
 from residual_st.stacks.layouts import UnclearLayoutError
 from residual_st.stacks.padding import no_padding
@@ -18,6 +19,7 @@ __all__ = [
     "FAIRSEQ",
     "AttentionHeads",
     "FeedForwardUnits",
+    "KnownLayers",
     "LayerCall",
     "LayerStack",
     "UnclearLayoutError",

@@ -11,14 +11,14 @@ from residual_st.stacks.generic import describe_stack
 from residual_st.stacks.layer_stack import LayerStack
 
 # the library that a model's class, or one of its bases, is of -> who knows how that library's models are built
-_KNOWN_BY = {"fairseq": "residual_st.fairseq.kinds", "transformers": "residual_st.huggingface.stack"}
+_KNOWN_BY = {"fairseq": "residual_st.fairseq.kinds", "transformers": "residual_st.huggingface.kinds"}
 
 
 def stack_of(model: nn.Module, part: str = "encoder") -> LayerStack:
     """The stack of layers of a model.
 
     Args:
-        model: a fairseq model, Hugging Face's Whisper or Speech2Text, or a plain `nn.ModuleList`.
+        model: a fairseq model, a Hugging Face one of a kind that is known (docs/kinds.md), or a plain `nn.ModuleList`.
         part: "encoder", or "decoder", of a fairseq model.
 
     Raises:

@@ -88,5 +88,5 @@ def stacks_of(model: nn.Module) -> dict[str, LayerStack]:
 def stack_of_layers(layers: nn.ModuleList) -> LayerStack:
     """A plain list of fairseq's layers, whose units may be renamed where their class is known."""
     parts = [part for kind in KINDS for part in (kind.encoder, kind.decoder) if part is not None]
-    known = next((part for part in parts if isinstance(layers[0], part.layers)), None)
+    known = next((part for part in parts if part.knows(layers[0])), None)
     return describe_stack(layers) if known is None else known.describe(layers, None)

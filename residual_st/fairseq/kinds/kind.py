@@ -1,18 +1,12 @@
 """What must be known of a kind of fairseq model: the form of the files beside this one."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from torch import nn
 
 from residual_st.sharing import ResidualLinear, SharedWeights, matrix_kind
-from residual_st.stacks import LayerStack, describe_stack, heaviest_stack, stacks_in
-from residual_st.stacks.symmetries import Symmetry
-
-
-def no_symmetries(layer: nn.Module) -> Sequence[Symmetry]:
-    """For layers whose units are not known well enough to be renamed."""
-    return ()
+from residual_st.stacks import KnownLayers, LayerStack, heaviest_stack, stacks_in
 
 
 @dataclass(frozen=True)
@@ -43,25 +37,19 @@ def unknown_parts(encoder: nn.Module) -> None:
 
 
 @dataclass(frozen=True)
-class Part:
+class Part(KnownLayers):
     """The encoder or the decoder of a kind of model.
 
     Attributes:
         path: the list of its layers, by its dotted name in the model.
         branch_ends: the matrices whose output is added to a layer's input, by the last part of their names.
-        layers: the classes of its layers that `symmetries` and `known` are of.
-        symmetries: the units of a layer that may be renamed; never guessed from names: rotary and relative positions forbid some.
         faster: fairseq's class of layer -> a subclass with the same parameters that computes the same in less time.
-        known: fields of a LayerStack that the names of a layer's arguments do not tell.
         parts: of a whole encoder; None for one that may compute something else, as a subclass in a user dir.
     """
 
     path: str
     branch_ends: frozenset[str]
-    layers: tuple[type, ...] = ()
-    symmetries: Callable[[nn.Module], Sequence[Symmetry]] = no_symmetries
     faster: Mapping[type, type] = field(default_factory=dict)
-    known: Mapping = field(default_factory=dict)
     parts: Callable[[nn.Module], EncoderParts | None] = unknown_parts
 
     @property
@@ -85,12 +73,6 @@ class Part:
         if path is None:
             return None
         return path, self.describe(model.get_submodule(path), model.get_submodule(path.rpartition(".")[0]))
-
-    def describe(self, layers: nn.ModuleList, owner: nn.Module | None) -> LayerStack:
-        """The stack of such layers in their owner."""
-        if not isinstance(layers[0], self.layers):  # of a user dir, or of a variant
-            return describe_stack(layers, owner)
-        return describe_stack(layers, owner, symmetries=self.symmetries(layers[0]), **self.known)
 
     def _path(self, model: nn.Module) -> str | None:
         if not isinstance(getattr(model, self.root, None), nn.Module):

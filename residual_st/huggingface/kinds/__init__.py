@@ -1,0 +1,72 @@
+"""Kinds of Hugging Face models: one file each, the only place that knows how a kind's parts are named.
+
+To add one, write a file with a `Kind` and name it here.
+"""
+
+from functools import partial
+
+import transformers
+from torch import nn
+
+from residual_st.errors import InputError
+from residual_st.huggingface.kinds import speech2text, whisper
+from residual_st.huggingface.kinds.kind import Kind
+from residual_st.huggingface.stack import describe_sharing
+from residual_st.huggingface.words import OwnWords
+from residual_st.stacks import KnownLayers, LayerStack, describe_stack
+
+__all__ = ["KINDS", "Kind", "kind_of", "models", "stack_of", "stack_of_layers", "words_of"]
+
+KINDS = (whisper.KIND, speech2text.KIND)
+
+
+def models() -> list[str]:
+    """Names of the classes of whole models that folders may hold, as far as this release of transformers has them."""
+    return [name for kind in KINDS for name in kind.models if name in dir(transformers)]
+
+
+def kind_of(model: nn.Module) -> Kind:
+    """The kind of a whole model, one that was built on its class included.
+
+    Raises:
+        InputError: if no file knows it.
+    """
+    return _known(model)[0]
+
+
+def words_of(model: nn.Module) -> OwnWords:
+    """How a whole model makes its own words. Raises InputError as `kind_of` does."""
+    return _known(model)[1]
+
+
+def _known(model: nn.Module) -> tuple[Kind, OwnWords]:
+    for base in type(model).__mro__:
+        for kind in KINDS:
+            if base.__name__ in kind.models:
+                return kind, kind.models[base.__name__]
+    raise InputError(f"{type(model).__name__} is of no kind that is known; it must be one of {', '.join(models())}")
+
+
+def stack_of(model: nn.Module, part: str = "encoder") -> LayerStack:
+    """The encoder's stack of a whole model, with or without its head, or of the encoder itself.
+
+    Raises:
+        InputError: for a model of another kind, and for its decoder.
+    """
+    if part == "encoder":
+        for name, layers in model.named_modules():
+            if isinstance(layers, nn.ModuleList) and len(layers) and (known := _known_layers(layers)):
+                owner = model.get_submodule(name.rpartition(".")[0])
+                return known.describe(layers, owner, on_sharing=partial(describe_sharing, model.config))
+    raise InputError(f"{type(model).__name__} has no stack of {part} layers that is known here; describe it by a LayerStack")
+
+
+def stack_of_layers(layers: nn.ModuleList) -> LayerStack:
+    """A plain list of layers, whose units may be renamed where their class is known."""
+    known = _known_layers(layers)
+    return known.describe(layers, None) if known else describe_stack(layers)
+
+
+def _known_layers(layers: nn.ModuleList) -> KnownLayers | None:
+    encoders = (kind.encoder for kind in KINDS if kind.encoder is not None)
+    return next((encoder for encoder in encoders if encoder.knows(layers[0])), None)

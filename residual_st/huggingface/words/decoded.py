@@ -1,0 +1,35 @@
+"""Words of a text decoder: what `generate` writes by greedy search, and the decoder's loss on it."""
+
+import transformers
+from torch import Tensor, nn
+
+from residual_st.huggingface.generation import greedy_words
+from residual_st.huggingface.words.batch import AudioBatch
+
+
+class DecodedWords:
+    """Of models that have `generate` and take `decoder_input_ids`."""
+
+    def write(self, model: transformers.PreTrainedModel, inputs: dict[str, Tensor]) -> AudioBatch:
+        return AudioBatch(inputs, *greedy_words(model, inputs, model.config.max_target_positions))
+
+    def apart(self, model: nn.Module, batch: AudioBatch) -> list[AudioBatch]:
+        lengths = (batch.prompt + self._counted(model, batch).sum(1)).tolist()
+        inputs = [dict(zip(batch.inputs, each)) for each in zip(*(value.split(1) for value in batch.inputs.values()))]
+        return [AudioBatch(own, words[None, :length], batch.prompt) for own, words, length in zip(inputs, batch.words, lengths)]
+
+    def count(self, model: nn.Module, batch: AudioBatch) -> int:
+        return int(self._counted(model, batch).sum())
+
+    def loss(self, model: nn.Module, batch: AudioBatch) -> Tensor:
+        words = batch.words[:, batch.prompt :][self._counted(model, batch)]
+        return nn.functional.cross_entropy(self.predict(model, batch).float(), words, reduction="sum")
+
+    def predict(self, model: nn.Module, batch: AudioBatch) -> Tensor:
+        logits = model(**batch.inputs, decoder_input_ids=batch.words[:, :-1]).logits[:, batch.prompt - 1 :]
+        return logits[self._counted(model, batch)]
+
+    def _counted(self, model: nn.Module, batch: AudioBatch) -> Tensor:
+        """The words and the end of each utterance, of those behind the prompt: (batch, words), True where they count."""
+        ends = batch.words[:, batch.prompt :] == model.config.eos_token_id
+        return ends.cumsum(1) - ends.long() == 0
