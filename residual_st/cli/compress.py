@@ -115,50 +115,35 @@ def run(args: argparse.Namespace) -> int:
 
 def _compress_checkpoint(args: argparse.Namespace) -> dict:
     refuse_existing(args.output, args.force)
-    from residual_st.compression import plan_form
     from residual_st.fairseq.checkpoints import save_checkpoint
     from residual_st.fairseq.conversion import read_model, residual_checkpoint
     from residual_st.fairseq.description import whole_part
     from residual_st.fairseq.training_data import TrainingData
-    from residual_st.stacks import stack_of
 
     state, model = read_model(args.checkpoint, residual=False)
-    forms = {"encoder": _encoder_form(args, stack_of(model))}
-    if decoder_form := _decoder_form(args):
-        forms["decoder"] = decoder_form
-    for part, form in forms.items():
-        plan_form(stack_of(model, part), **form, calibrated=bool(args.calibration))  # refused before minutes of calibration
+    forms = _forms(args, model)
     data = None
     if args.calibration:
         data = TrainingData(state, args.calibration, args.config_yaml, args.subset, args.valid_subset)
         data.require_manifests(validation=True)
     before = data and data.likelihoods(model)
     calibration = data and data.calibration(args.calibration_batches, args.seed, args.refine_batches)
-    compressed = {}
-    for part, form in forms.items():  # the decoder is calibrated on what it reads from now on
-        if calibration and part == "decoder":
-            calibration = replace(calibration, encode=data.decode)
-        compressed[part], probes = _compress(args, model, stack_of(model, part), form, calibration)
+    compressed, probes = _compress_parts(args, model, forms, calibration, data and data.decode)
     result = residual_checkpoint(state, model, compressed)
     save_checkpoint(result, args.output)
     # the dense file may hold an optimizer too, which is no part of it
     sizes = {"model_bytes": tensor_bytes(result["model"]), "dense_model_bytes": tensor_bytes(state["model"])}
     losses = {"dense": before, "compressed": data.likelihoods(model)} if data else {}
     figures = {"output": args.output, "encoder_bytes": encoder_bytes(whole_part(model, "encoder"))}
-    for part, outcome in compressed.items():
-        figures |= figures_of(part, outcome)
-    return {**figures, **sizes, **losses, **sizes_tried(probes)}
+    return {**figures, **_figures(compressed), **sizes, **losses, **sizes_tried(probes)}
 
 
 def _compress_folder(args: argparse.Namespace) -> dict:
     """Of a Hugging Face model."""
     from residual_st import huggingface
-    from residual_st.compression import plan_form
     from residual_st.stacks import stack_of
 
     huggingface.refuse_existing(args.output, args.force)
-    if _decoder_form(args):
-        raise InputError(f"{args.checkpoint} is a folder; only decoders of fairseq models can be shared, not Hugging Face's")
     for name in ("config_yaml", "subset", "valid_subset"):
         if getattr(args, name):
             raise InputError(
@@ -168,21 +153,52 @@ def _compress_folder(args: argparse.Namespace) -> dict:
     model = huggingface.load(source)
     dtype, dense_bytes = model.dtype, tensor_bytes(dict(model.named_parameters()))  # tied weights stand once, as in the file
     model.float()  # to compute in; the result is of the folder's precision again
-    stack = stack_of(model)
-    form = _encoder_form(args, stack)
-    plan_form(stack, **form, calibrated=bool(args.calibration))
+    forms = _forms(args, model)
     calibration, held_out = None, None
     if args.calibration:
         calibration, held_out = huggingface.audio_calibration(
             model, source, args.calibration, args.calibration_batches, args.seed, args.refine_batches
         )
     before = held_out and held_out.likelihood(model)
-    compressed, probes = _compress(args, model, stack, form, calibration)
+    compressed, probes = _compress_parts(args, model, forms, calibration, calibration and calibration.predict)
     huggingface.save(model.to(dtype), args.output, source)
     sizes = {"model_bytes": tensor_bytes(dict(model.named_parameters())), "dense_model_bytes": dense_bytes}
     losses = {"dense": before, "compressed": held_out.likelihood(model.float())} if held_out else {}
-    figures = {"output": args.output, "encoder_bytes": encoder_bytes(stack.owner), **figures_of("encoder", compressed)}
-    return {**figures, **sizes, **losses, **sizes_tried(probes)}
+    figures = {"output": args.output, "encoder_bytes": encoder_bytes(stack_of(model).owner)}
+    return {**figures, **_figures(compressed), **sizes, **losses, **sizes_tried(probes)}
+
+
+def _forms(args: argparse.Namespace, model) -> dict[str, dict]:
+    """Part -> what `compress` is told of it; what cannot be is refused, before minutes of calibration."""
+    from residual_st.compression import plan_form
+    from residual_st.stacks import stack_of
+
+    forms = {"encoder": _encoder_form(args, stack_of(model))}
+    if decoder_form := _decoder_form(args):
+        forms["decoder"] = decoder_form
+    for part, form in forms.items():
+        plan_form(stack_of(model, part), **form, calibrated=bool(args.calibration))
+    return forms
+
+
+def _compress_parts(args: argparse.Namespace, model, forms: dict[str, dict], calibration, decode) -> tuple[dict, list]:
+    """Part -> what became of it, and the sizes that were tried for --max-loss.
+
+    Args:
+        decode: what runs the decoder's layers, as the calibration's `encode` runs the encoder's.
+    """
+    from residual_st.stacks import stack_of
+
+    compressed = {}
+    for part, form in forms.items():  # the decoder is calibrated on what it reads from now on
+        if calibration and part == "decoder":
+            calibration = replace(calibration, encode=decode)
+        compressed[part], probes = _compress(args, model, stack_of(model, part), form, calibration)
+    return compressed, probes
+
+
+def _figures(compressed: dict) -> dict:
+    return {name: value for part, outcome in compressed.items() for name, value in figures_of(part, outcome).items()}
 
 
 def _compress(args: argparse.Namespace, model, stack, form: dict, calibration) -> tuple:

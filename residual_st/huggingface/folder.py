@@ -1,4 +1,4 @@
-"""Hugging Face folders whose encoder shares its layers: written, read as ordinary models, and expanded.
+"""Hugging Face folders whose encoder or decoder shares its layers: written, read as ordinary models, and expanded.
 
 transformers itself reads and writes them. Such a folder is an ordinary one with two differences: `config.json` holds the form under
 `residual_st`, and the weights hold each shared matrix once, with marks in place of the composed ones
@@ -14,7 +14,7 @@ import transformers
 
 from residual_st.errors import InputError, reason, refusing
 from residual_st.files import refuse_existing_folder, whole_folder
-from residual_st.huggingface.kinds import models
+from residual_st.huggingface.kinds import PARTS, models
 from residual_st.huggingface.quiet import quiet
 from residual_st.huggingface.stack import FORM
 from residual_st.sharing import SharedForm, form_of, matrices, share_layers, unshare_layers
@@ -33,8 +33,8 @@ def load(folder: str | Path) -> transformers.PreTrainedModel:
     folder = Path(folder)
     config = read_config(folder)
     model_class = getattr(transformers, config["architectures"][0])
-    form = config.get(FORM)
-    built = model_class if form is None else _with_shared_layers(model_class, form)
+    forms = _forms_of(config, folder)
+    built = _with_shared_layers(model_class, forms) if forms else model_class
     with quiet(), torch.random.fork_rng(devices=[]), refusing(f"the model in {folder} cannot be read"):
         model, found = built.from_pretrained(
             folder,
@@ -50,15 +50,26 @@ def load(folder: str | Path) -> transformers.PreTrainedModel:
             raise InputError(
                 f"{folder} does not hold the model that its {_CONFIG} describes: {fault.replace('_', ' ')}, first {first}"
             )
-    if form is not None:
+    if forms:
         model.__class__ = model_class
-        stack = stack_of(model)
+        setattr(model.config, FORM, {})  # to be described anew, part by part
+    for part, form in forms.items():
+        stack = stack_of(model, part)
         names = tuple(name for name, _ in matrices(stack.layers[0]))
         stack.on_sharing(stack.owner, SharedForm.make(len(stack.layers), names, **form))
     return model
 
 
-def _with_shared_layers(model_class: type, form: dict) -> type:
+def _forms_of(config: dict, folder: Path) -> dict[str, dict]:
+    """Part -> arguments of `form_of`, of those parts whose layers share. Earlier folders describe the encoder alone."""
+    described = config.get(FORM, {})
+    forms = {"encoder": described} if "group_size" in described else described
+    for part in sorted(set(forms) - set(PARTS)):
+        raise InputError(f"{folder / _CONFIG} says that {part} shares its layers; it must be one of {', '.join(PARTS)}")
+    return forms
+
+
+def _with_shared_layers(model_class: type, forms: dict[str, dict]) -> type:
     """The class, built with shared layers, for `from_pretrained` to read weights into."""
 
     class Shared(model_class):
@@ -66,8 +77,9 @@ def _with_shared_layers(model_class: type, form: dict) -> type:
 
         def __init__(self, config, *args, **kwargs):
             super().__init__(config, *args, **kwargs)
-            stack = stack_of(self)
-            stack.owner.shared_weights = share_layers(stack.layers, form_of(stack.layers, **form))
+            for part, form in forms.items():
+                stack = stack_of(self, part)
+                stack.owner.shared_weights = share_layers(stack.layers, form_of(stack.layers, **form))
 
     return Shared
 
@@ -115,9 +127,11 @@ def expand(source: str | Path, folder: str | Path) -> None:
     if FORM not in read_config(source):
         raise InputError(f"{source} is already dense")
     model = load(source)
-    dtype, stack = model.dtype, stack_of(model)
+    dtype = model.dtype
     model.float()  # weights are composed before they are rounded
-    unshare_layers(stack.layers)
-    del stack.owner.shared_weights
+    for part in getattr(model.config, FORM):
+        stack = stack_of(model, part)
+        unshare_layers(stack.layers)
+        del stack.owner.shared_weights
     delattr(model.config, FORM)
     save(model.to(dtype), folder, source)

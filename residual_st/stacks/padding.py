@@ -65,6 +65,6 @@ def unattended(mask: Tensor) -> Tensor:
     The latter is (batch, 1, time, time), boolean or to be added to the scores.
     """
     if mask.dim() == 4:
-        mask = mask[:, 0, 0]  # what the first position, which is there, attends to
+        mask = mask[:, 0, -1]  # what the last position attends to: in a causal mask too, all that is there
         return ~mask if mask.dtype == torch.bool else mask < 0
     return mask == 0

@@ -54,7 +54,7 @@ def test_compressed_and_expanded_by_the_commands(dense, audio, tmp_path):
     names = list(weights)
     assert next(value for name, value in weights.items() if name.endswith("encoder.layers.0.fc1.weight")).numel() == 1  # a mark
     assert sum(name.endswith("self_attn_q_proj") for name in names) == 2
-    assert json.loads((shared / "config.json").read_text())["residual_st"]["group_size"] == 2
+    assert json.loads((shared / "config.json").read_text())["residual_st"]["encoder"]["group_size"] == 2
     assert (shared / "preprocessor_config.json").read_bytes() == (dense / "preprocessor_config.json").read_bytes()
     cli("expand", shared, "--output", expanded)
     model = transformers.load(shared)
@@ -64,6 +64,51 @@ def test_compressed_and_expanded_by_the_commands(dense, audio, tmp_path):
     assert list(load_file(expanded / "model.safetensors")) == list(load_file(dense / "model.safetensors"))
     features = torch.randn(1, 80, 3000) if model.config.model_type == "whisper" else torch.randn(1, 100, 80)
     assert torch.equal(model.generate(features), ordinary.generate(features))
+
+
+def test_the_decoder_too(dense, audio, tmp_path):
+    """Compressed after the encoder, on the words of the dense model; the folder has both parts, and expands to what it computes."""
+    shared, expanded = tmp_path / "shared", tmp_path / "expanded"
+    sizes = ["--encoder-weight-fraction", "0.7", "--decoder-weight-fraction", "0.5"]
+    calibration = ["--calibration", audio, "--calibration-batches", "2"]
+    figures = json.loads(cli("compress", dense, "--output", shared, *sizes, *calibration, "--json").stdout)
+    assert 0.45 < figures["decoder_weight_fraction"] <= 0.5 < figures["encoder_weight_fraction"] <= 0.7
+    assert set(figures["decoder_relative_errors"][0]) > {"encoder_attn.k_proj", "self_attn.k_proj", "fc1"}
+    assert figures["model_bytes"] < figures["dense_model_bytes"]
+    assert figures["compressed"]["loss"] > 0
+    weights = load_file(shared / "model.safetensors")
+    assert set(json.loads((shared / "config.json").read_text())["residual_st"]) == {"encoder", "decoder"}
+    assert any("decoder.layers.0.encoder_attn" in name and name.endswith(".up") for name in weights)
+    cli("expand", shared, "--output", expanded)
+    model = transformers.load(shared)
+    ordinary = type(model).from_pretrained(expanded).eval()
+    torch.testing.assert_close(outputs(model), outputs(ordinary), rtol=1e-3, atol=1e-4)
+    assert not hasattr(ordinary.config, "residual_st")
+
+
+def test_padding_of_a_decoder_does_not_count(tmp_path):
+    """Of words and of what they attend to: the moments of two utterances together are those of the two apart."""
+    model = make("speech2text", tmp_path)
+    generator = torch.Generator().manual_seed(4)
+    states, words = torch.randn(2, 23, 32, generator=generator), torch.randint(3, 60, (2, 7), generator=generator)
+    heard, written = torch.tensor([[1] * 90, [1] * 50 + [0] * 40]), torch.tensor([[1] * 7, [1] * 4 + [0] * 3])
+
+    def loss(model, batch):
+        states, heard, words, written = batch
+        told = {"attention_mask": heard, "decoder_input_ids": words, "decoder_attention_mask": written, "use_cache": False}
+        return model(encoder_outputs=(states,), **told).logits[written.bool()].pow(3).sum()
+
+    together = [(states, heard, words, written)]
+    apart = [(states[:1], heard[:1], words[:1], written[:1]), (states[1:, :13], heard[1:, :50], words[1:, :4], written[1:, :4])]
+    stack = stack_of(model, "decoder")
+    one, two = (gather(model, stack, Calibration(batches, loss)) for batches in (together, apart))
+    for moments, expected in zip(one, two):
+        for name in moments:
+            assert moments[name].count == expected[name].count == (23 + 13 if name in stack.memory_matrices else 7 + 4)
+            for sums in ("input_mean", "input_covariance", "gradient_squares"):
+                wanted = getattr(expected[name], sums)
+                tolerance = 1e-4 * wanted.abs().max().item()
+                torch.testing.assert_close(getattr(moments[name], sums), wanted, rtol=1e-4, atol=tolerance)
 
 
 @pytest.mark.parametrize("more", [0, 1, 50])

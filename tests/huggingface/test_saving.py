@@ -213,8 +213,8 @@ def test_weights_that_are_refused(shared, tmp_path):
     )
     fails("missing keys, first model.encoder.layers.0.fc1.diagonal", model__safetensors=lambda path: save_file(dense, path))
     fails("mismatched keys, first model.decoder.embed_positions", config__json=json.dumps({**config, "max_target_positions": 7}))
-    fails("cannot be read", config__json=json.dumps({**config, "residual_st": {"size": 2}}))
-    fails("cannot be read", config__json=json.dumps({**config, "residual_st": "2"}))
+    fails("must be one of encoder, decoder", config__json=json.dumps({**config, "residual_st": {"size": 2}}))
+    fails("must be one of encoder, decoder", config__json=json.dumps({**config, "residual_st": "2"}))
     fails("cannot be read: UnpicklingError", model__safetensors=None, pytorch_model__bin=lambda path: torch.save(Program(), path))
 
 

@@ -15,8 +15,9 @@ from residual_st.huggingface.stack import describe_sharing
 from residual_st.huggingface.words import OwnWords
 from residual_st.stacks import KnownLayers, LayerStack, describe_stack
 
-__all__ = ["KINDS", "Kind", "kind_of", "models", "stack_of", "stack_of_layers", "words_of"]
+__all__ = ["KINDS", "PARTS", "Kind", "kind_of", "models", "stack_of", "stack_of_layers", "words_of"]
 
+PARTS = ("encoder", "decoder")
 KINDS = (whisper.KIND, speech2text.KIND)
 
 
@@ -48,25 +49,24 @@ def _known(model: nn.Module) -> tuple[Kind, OwnWords]:
 
 
 def stack_of(model: nn.Module, part: str = "encoder") -> LayerStack:
-    """The encoder's stack of a whole model, with or without its head, or of the encoder itself.
+    """The stack of a part of a whole model, with or without its head, or of the encoder or decoder itself.
 
     Raises:
-        InputError: for a model of another kind, and for its decoder.
+        InputError: for a model of another kind, or one without that part.
     """
-    if part == "encoder":
-        for name, layers in model.named_modules():
-            if isinstance(layers, nn.ModuleList) and len(layers) and (known := _known_layers(layers)):
-                owner = model.get_submodule(name.rpartition(".")[0])
-                return known.describe(layers, owner, on_sharing=partial(describe_sharing, model.config))
+    for name, layers in model.named_modules():
+        if isinstance(layers, nn.ModuleList) and len(layers) and (known := _known_layers(layers, part)):
+            owner = model.get_submodule(name.rpartition(".")[0])
+            return known.describe(layers, owner, on_sharing=partial(describe_sharing, model.config, part))
     raise InputError(f"{type(model).__name__} has no stack of {part} layers that is known here; describe it by a LayerStack")
 
 
 def stack_of_layers(layers: nn.ModuleList) -> LayerStack:
     """A plain list of layers, whose units may be renamed where their class is known."""
-    known = _known_layers(layers)
+    known = next(filter(None, (_known_layers(layers, part) for part in PARTS)), None)
     return known.describe(layers, None) if known else describe_stack(layers)
 
 
-def _known_layers(layers: nn.ModuleList) -> KnownLayers | None:
-    encoders = (kind.encoder for kind in KINDS if kind.encoder is not None)
-    return next((encoder for encoder in encoders if encoder.knows(layers[0])), None)
+def _known_layers(layers: nn.ModuleList, part: str) -> KnownLayers | None:
+    known = (getattr(kind, part) for kind in KINDS) if part in PARTS else ()
+    return next((one for one in known if one is not None and one.knows(layers[0])), None)

@@ -25,6 +25,7 @@ class Kind:
         encode: the module of a whole model that is given the audio and runs these layers.
         in_windows: whether the model is given half a minute at a time, whatever is in it, and not utterances with a mask.
         asks_for_mask: whether the feature extractor makes a mask only when it is told to.
+        decoder: its layers, which attend to the encoder's states; None where there are none, or they are not known.
     """
 
     name: str
@@ -33,3 +34,4 @@ class Kind:
     encode: Callable[[nn.Module], nn.Module] = get_encoder
     in_windows: bool = False
     asks_for_mask: bool = False
+    decoder: KnownLayers | None = None

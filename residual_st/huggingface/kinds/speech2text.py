@@ -1,7 +1,7 @@
 """Speech2Text, fairseq's speech Transformer."""
 
 from residual_st.huggingface.kinds.kind import Kind
-from residual_st.huggingface.kinds.whisper import symmetries
+from residual_st.huggingface.kinds.whisper import decoder_layers, symmetries
 from residual_st.huggingface.words import DecodedWords
 from residual_st.stacks import KnownLayers
 
@@ -10,4 +10,5 @@ KIND = Kind(
     models={"Speech2TextForConditionalGeneration": DecodedWords()},
     encoder=KnownLayers(layers=("Speech2TextEncoderLayer",), symmetries=symmetries),
     asks_for_mask=True,
+    decoder=decoder_layers("Speech2TextDecoderLayer"),
 )

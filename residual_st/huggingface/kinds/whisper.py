@@ -1,10 +1,11 @@
 """Whisper, English and multilingual."""
 
-from torch import nn
+from torch import Tensor, nn
 
 from residual_st.huggingface.kinds.kind import Kind
 from residual_st.huggingface.words import DecodedWords
 from residual_st.stacks import KnownLayers
+from residual_st.stacks.padding import unattended
 from residual_st.stacks.symmetries import Symmetry, symmetries_of
 
 
@@ -13,9 +14,26 @@ def symmetries(layer: nn.Module) -> list[Symmetry]:
     return symmetries_of(layer, ["self_attn"], layer.activation_fn)
 
 
+def decoder_symmetries(layer: nn.Module) -> list[Symmetry]:
+    """As the encoder's."""
+    return symmetries_of(layer, ["self_attn", "encoder_attn"], layer.activation_fn)
+
+
+def decoder_layers(*classes: str) -> KnownLayers:
+    """Of decoders that are called as BART's are."""
+    known = {"memory_matrices": ("encoder_attn.k_proj", "encoder_attn.v_proj"), "memory_padding": _memory_padding}
+    return KnownLayers(layers=classes, symmetries=decoder_symmetries, known=known)
+
+
+def _memory_padding(_arguments: tuple, keywords: dict) -> Tensor | None:
+    mask = keywords.get("encoder_attention_mask")
+    return None if mask is None else unattended(mask)
+
+
 KIND = Kind(
     "whisper",
     models={"WhisperForConditionalGeneration": DecodedWords()},
     encoder=KnownLayers(layers=("WhisperEncoderLayer",), symmetries=symmetries),
     in_windows=True,
+    decoder=decoder_layers("WhisperDecoderLayer"),
 )

@@ -26,8 +26,11 @@ class DecodedWords:
         return nn.functional.cross_entropy(self.predict(model, batch).float(), words, reduction="sum")
 
     def predict(self, model: nn.Module, batch: AudioBatch) -> Tensor:
-        logits = model(**batch.inputs, decoder_input_ids=batch.words[:, :-1]).logits[:, batch.prompt - 1 :]
-        return logits[self._counted(model, batch)]
+        counted = self._counted(model, batch)
+        there = nn.functional.pad(counted, (batch.prompt - 1, 0), value=True)
+        words = {"decoder_input_ids": batch.words[:, :-1], "decoder_attention_mask": there.long()}
+        logits = model(**batch.inputs, **words, use_cache=False).logits  # a layer that is called once more would append to a cache
+        return logits[:, batch.prompt - 1 :][counted]
 
     def _counted(self, model: nn.Module, batch: AudioBatch) -> Tensor:
         """The words and the end of each utterance, of those behind the prompt: (batch, words), True where they count."""
