@@ -5,27 +5,25 @@ those of the dense model. Everything of the layers that is not shared moves too:
 """
 
 import copy
+import tempfile
 from itertools import cycle, islice
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import kl_div
 
 from residual_st.compression.moments import Calibration, evaluating, requiring_gradients, widened
-from residual_st.errors import InputError
+from residual_st.compression.targets import LayerTarget, Model, Targets, WordsTarget, computed
 from residual_st.progress import progress
 from residual_st.sharing import SharedWeights
-from residual_st.stacks import LayerStack, layer_map, recorded_calls
+from residual_st.stacks import layer_map
 
 LEARNING_RATES = (2e-3, 8e-4, 3e-4, 1.2e-4, 5e-5)  # of which the first is taken that lowers the loss in a trial ...
 TRIAL = 20  # ... of so many updates, and no more than a tenth of all, in which it falls to 0. Lower ones win in so few, not in many
 WARM_UP = 10  # updates, and no more than a quarter of all
 LARGEST_NORM = 1.0  # of a step's gradient
 LAST = 1.0  # weight of the last layer's output, which the decoder reads, beside the mean over all layers
-LEAST_VARIANCE = 0.01  # of a channel, over the mean of all
 CHECKS = 4  # of the loss on the batches held out
-
-Model = tuple[nn.Module, LayerStack]  # a model and the stack inside it
 
 
 @torch.inference_mode(False)
@@ -44,26 +42,27 @@ def refine(dense: Model, compressed: Model, shared_weights: SharedWeights, calib
     moved = nn.ModuleList([compressed[1].layers, shared_weights])
     start = best = copy.deepcopy(moved.state_dict())
     try:
-        with evaluating(dense[0], compressed[0]), requiring_gradients(moved, True):
-            best = _best_state(dense, compressed, moved, start, calibration, updates)
+        with evaluating(dense[0], compressed[0]), requiring_gradients(moved, True), tempfile.TemporaryDirectory() as folder:
+            targets = Targets(dense, calibration, Path(folder))
+            best = _best_state(targets, compressed, moved, start, calibration, updates)
     finally:
         moved.load_state_dict(best)
 
 
-def _best_state(dense: Model, compressed: Model, moved: nn.Module, start: dict, calibration: Calibration, updates: int) -> dict:
+def _best_state(targets: Targets, compressed: Model, moved: nn.Module, start: dict, calibration: Calibration, updates: int) -> dict:
     """Take all steps from the state `start`. What the layers were where the loss on the batches held out was least."""
     best = calibration.held_out_loss(compressed[0]), start
     rate = LEARNING_RATES[0]
     if trial := min(TRIAL, updates // 10):
         for rate in progress(LEARNING_RATES, desc="choosing a rate", unit="rate"):
-            for _ in _steps(dense, compressed, moved, calibration, rate, trial):
+            for _ in _steps(targets, compressed, moved, calibration, rate, trial):
                 pass
             is_lower = calibration.held_out_loss(compressed[0]) < best[0]
             moved.load_state_dict(start)
             if is_lower:
                 break
     checks = {updates * part // CHECKS for part in range(1, CHECKS + 1)}
-    steps = _steps(dense, compressed, moved, calibration, rate, updates)
+    steps = _steps(targets, compressed, moved, calibration, rate, updates)
     with progress(steps, total=updates, desc=f"refining at {rate:g}", unit="update") as bar:
         for step, error in enumerate(bar, 1):
             bar.set_postfix(error=f"{error:.4f}")
@@ -72,7 +71,7 @@ def _best_state(dense: Model, compressed: Model, moved: nn.Module, start: dict, 
     return best[1]
 
 
-def _steps(dense: Model, compressed: Model, moved: nn.Module, calibration: Calibration, rate: float, updates: int):
+def _steps(targets: Targets, compressed: Model, moved: nn.Module, calibration: Calibration, rate: float, updates: int):
     """Take the steps, and yield the distance before each. Terms in half precision are moved in float32 and rounded after each."""
     terms = [*dict.fromkeys(moved.parameters())]
     wide = [widened(term.detach()) for term in terms]  # which are the terms themselves where these are wide
@@ -81,10 +80,9 @@ def _steps(dense: Model, compressed: Model, moved: nn.Module, calibration: Calib
     scaler = torch.amp.GradScaler(terms[0].device.type, init_scale=1024, enabled=is_half)
     warm_up = min(WARM_UP, max(1, updates // 4))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, (step + 1) / warm_up) * (1 - step / updates))
-    for batch in islice(cycle([*calibration.parts[0], *calibration.more]), updates):
-        with torch.no_grad():
-            wanted = _compute(*dense, calibration, batch)
-        distance = _distance(_compute(*compressed, calibration, batch), wanted)
+    for number, batch in islice(cycle(enumerate([*calibration.parts[0], *calibration.more])), updates):
+        wanted = targets.of(number, batch)
+        distance = _distance(*computed(*compressed, calibration, batch), wanted)
         gradients = torch.autograd.grad(scaler.scale(distance), terms, allow_unused=True)
         for term, gradient in zip(wide, gradients):
             term.grad = None if gradient is None else widened(gradient)
@@ -101,31 +99,8 @@ def _steps(dense: Model, compressed: Model, moved: nn.Module, calibration: Calib
         yield distance.item()
 
 
-def _compute(model: nn.Module, stack: LayerStack, calibration: Calibration, batch) -> tuple[list[Tensor], Tensor | None]:
-    """The output of each layer (positions that are not padding, width), and words' log-probabilities, if there are any."""
-    words = None
-    with recorded_calls(stack) as calls:
-        if calibration.predict is None:
-            calibration.encode(model, batch)
-        else:
-            words = calibration.predict(model, batch).float().log_softmax(-1)
-    if len(calls) < len(stack.layers):
-        missing = next(index for index in range(len(stack.layers)) if index not in calls)
-        raise InputError(f"the calibration never came to layer {missing}; `encode`, or `predict`, must run all layers of the model")
-    return [widened(stack.real_positions(call.output, call.padding)) for _, call in sorted(calls.items())], words
-
-
-def _distance(computed: tuple[list[Tensor], Tensor | None], wanted: tuple[list[Tensor], Tensor | None]) -> Tensor:
-    pairs = layer_map(len(computed[0]), len(wanted[0]))
-    errors = [_error(computed[0][layer], wanted[0][other]) for layer, other in pairs]
+def _distance(layers: list[Tensor], scores: Tensor | None, wanted: tuple[list[LayerTarget], WordsTarget | None]) -> Tensor:
+    pairs = layer_map(len(layers), len(wanted[0]))
+    errors = [wanted[0][other].error(layers[layer]) for layer, other in pairs]
     distance = sum(errors) / len(errors) + LAST * errors[-1]
-    if wanted[1] is None:
-        return distance
-    return distance + kl_div(computed[1], wanted[1], reduction="batchmean", log_target=True)
-
-
-def _error(state: Tensor, target: Tensor) -> Tensor:
-    """Squared distance over the target's variance, channel by channel: a few channels of a trained model may hold most of it."""
-    variance = target.var(0, correction=0)
-    variance = variance.clamp_min(LEAST_VARIANCE * variance.mean())
-    return ((state - target).square().mean(0) / variance).mean()
+    return distance if wanted[1] is None else distance + wanted[1].divergence(scores)

@@ -1,8 +1,9 @@
 """Calibration data from audio files without labels: the model's own words take their place."""
 
+import contextlib
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from torch import nn
+from torch import Tensor, nn
 
 from residual_st.audio.lengths import Lengths
 from residual_st.audio.pauses import split_at_pauses
@@ -24,8 +25,10 @@ from residual_st.huggingface.words import AudioBatch, OwnWords
 from residual_st.progress import progress
 
 BATCH_SECONDS = 30.0  # a window, and as much of other models' utterances
+REFINE_SECONDS = 10.0  # of windows that refinement alone uses, where the model takes shorter ones: attention costs a third of 30 s'
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff")
 _PAUSE_SECONDS = 0.5  # between utterances in one window
+_EVEN = 2  # frames become one position
 _TRANSCRIBED_TOGETHER = 8  # windows: a step of the decoder takes one about as long as eight
 
 
@@ -64,33 +67,52 @@ def audio_calibration(
         raise InputError(f"{audio} holds no audio; give a folder with {', '.join(SUFFIXES)} files")
     random.Random(seed).shuffle(files)
     wanted = batches + max(1, batches // 10)
-    pieces = list(islice(_half_minutes(files, extractor.sampling_rate), wanted + more))
+    rate = extractor.sampling_rate
+    pieces = list(islice(_packed(_pieces(files, rate), rate, BATCH_SECONDS), wanted + more))
     if len(pieces) < 2:
         raise InputError(f"{audio} holds less than {BATCH_SECONDS:.0f} s of speech; calibration needs twice as much at least")
     kind, own = kind_of(model), words_of(model)
+    taking = kind.taking or (lambda *_: contextlib.nullcontext())
 
     def encode(model: nn.Module, batch: AudioBatch) -> None:
-        kind.encode(model)(**batch.inputs)
+        with taking(model, batch.inputs):
+            kind.encode(model)(**batch.inputs)
 
-    made = list((_of_windows if kind.in_windows else _of_utterances)(model, extractor, pieces))
-    first, rest = made[:wanted], made[wanted:]
+    def predict(model: nn.Module, batch: AudioBatch) -> Tensor:
+        with taking(model, batch.inputs):
+            return own.predict(model, batch)
+
+    first, rest = pieces[:wanted], pieces[wanted:]
+    made = _of_windows if kind.in_windows else _of_utterances
+    first = list(made(model, extractor, first))
+    if kind.taking:
+        shorter = Lengths(REFINE_SECONDS - _PAUSE_SECONDS, REFINE_SECONDS - _PAUSE_SECONDS)
+        short = (piece for half in rest for whole in half for piece in split_at_pauses(whole, rate, shorter))
+        rest = _of_short_windows(model, extractor, list(_packed(short, rate, REFINE_SECONDS)))
+    else:
+        rest = list(made(model, extractor, rest))
     held_out = max(1, len(first) // 11)
-    return Calibration(first[:-held_out], own.loss, encode, own.predict, rest), HeldOut(first[-held_out:], own)
+    return Calibration(first[:-held_out], own.loss, encode, predict, rest), HeldOut(first[-held_out:], own)
 
 
-def _half_minutes(files: list[Path], rate: int) -> Iterator[list[np.ndarray]]:
-    """Yield lists of pieces that last half a minute together, pauses counted."""
-    pieces, seconds = [], 0.0
+def _pieces(files: list[Path], rate: int) -> Iterator[np.ndarray]:
+    """What is said between pauses, half a minute at most."""
     for path in files:
-        for piece in split_at_pauses(read_audio(path, rate), rate, Lengths(BATCH_SECONDS, BATCH_SECONDS)):
-            length = len(piece) / rate + _PAUSE_SECONDS
-            if pieces and seconds + length > BATCH_SECONDS:
-                yield pieces
-                pieces, seconds = [], 0.0
-            pieces.append(piece)
-            seconds += length
-    if pieces:
-        yield pieces
+        yield from split_at_pauses(read_audio(path, rate), rate, Lengths(BATCH_SECONDS, BATCH_SECONDS))
+
+
+def _packed(pieces: Iterable[np.ndarray], rate: int, longest: float) -> Iterator[list[np.ndarray]]:
+    """Yield lists of pieces that last so many seconds together, pauses counted. A longer piece is alone in one."""
+    together, seconds = [], 0.0
+    for piece in pieces:
+        length = len(piece) / rate + _PAUSE_SECONDS
+        if together and seconds + length > longest:
+            yield together
+            together, seconds = [], 0.0
+        together.append(piece)
+        seconds += length
+    if together:
+        yield together
 
 
 def _of_utterances(model: transformers.PreTrainedModel, extractor, batches: list[list[np.ndarray]]) -> Iterator[AudioBatch]:
@@ -103,13 +125,35 @@ def _of_utterances(model: transformers.PreTrainedModel, extractor, batches: list
 
 def _of_windows(model: transformers.PreTrainedModel, extractor, batches: list[list[np.ndarray]]) -> Iterator[AudioBatch]:
     """One utterance after another in each half minute."""
-    rate = extractor.sampling_rate
-    pause = np.zeros(round(_PAUSE_SECONDS * rate), np.float32)
-    windows = [np.concatenate([part for piece in pieces for part in (piece, pause)]) for pieces in batches]
+    windows = _joined(batches, extractor.sampling_rate)
     for start in _shown(range(0, len(windows), _TRANSCRIBED_TOGETHER)):
-        together = [window[: round(BATCH_SECONDS * rate)] for window in windows[start : start + _TRANSCRIBED_TOGETHER]]
-        batch = _transcribed(model, extractor(together, sampling_rate=rate, return_tensors="pt"))
+        together = windows[start : start + _TRANSCRIBED_TOGETHER]
+        batch = _transcribed(model, extractor(together, sampling_rate=extractor.sampling_rate, return_tensors="pt"))
         yield from words_of(model).apart(model, batch)
+
+
+def _of_short_windows(model: transformers.PreTrainedModel, extractor, batches: list[list[np.ndarray]]) -> list[AudioBatch]:
+    """Likewise, with hardly any padding behind them."""
+    windows = _joined(batches, extractor.sampling_rate)
+    by_length = sorted(range(len(windows)), key=lambda number: len(windows[number]))
+    made = {}
+    for start in _shown(range(0, len(windows), _TRANSCRIBED_TOGETHER)):
+        together = by_length[start : start + _TRANSCRIBED_TOGETHER]
+        samples = [windows[number] for number in together]
+        frames = _EVEN * math.ceil(len(samples[-1]) / extractor.hop_length / _EVEN)
+        inputs = extractor(samples, sampling_rate=extractor.sampling_rate, return_tensors="pt")
+        inputs["input_features"] = inputs["input_features"][..., :frames]
+        with kind_of(model).taking(model, inputs):
+            batch = _transcribed(model, inputs)
+        made |= dict(zip(together, words_of(model).apart(model, batch)))
+    return [made[number] for number in range(len(windows))]
+
+
+def _joined(batches: list[list[np.ndarray]], rate: int) -> list[np.ndarray]:
+    """One window for each batch: its pieces, with a pause behind each."""
+    pause = np.zeros(round(_PAUSE_SECONDS * rate), np.float32)
+    windows = (np.concatenate([part for piece in pieces for part in (piece, pause)]) for pieces in batches)
+    return [window[: round(BATCH_SECONDS * rate)] for window in windows]
 
 
 _shown = partial(progress, desc="transcribing", unit="batch")
