@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,9 +70,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--refine-batches",
         type=int,
-        default=0,
         metavar="N",
-        help="batches for these steps, besides the calibration batches (default: 0)",
+        help="batches for these steps, besides the calibration batches (default: 0; half-minutes: a twelfth of the steps)",
     )
     parser.add_argument("--seed", type=int, default=1, help="seed of the choice of calibration batches (default: 1)")
     add_user_dir_argument(parser)
@@ -101,6 +101,9 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"--refine-updates {args.refine_updates} must be at least 0")
     if args.max_loss and _decoder_form(args):
         raise InputError("--max-loss is of the encoder; compress the decoder in a second run, without it")
+    if args.refine_batches is None:
+        # a half-minute makes three of refinement's windows, each of which is then gone through four times
+        args.refine_batches = math.ceil(args.refine_updates / 12) if Path(args.checkpoint).is_dir() else 0
     if args.refine_batches < 0:
         raise InputError(f"--refine-batches {args.refine_batches} must be at least 0")
     if args.refine_batches and not args.refine_updates:

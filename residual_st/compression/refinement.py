@@ -4,6 +4,7 @@ No labels are used: the layers' outputs, and the words behind them where `Calibr
 those of the dense model. Everything of the layers that is not shared moves too: biases and norms.
 """
 
+import contextlib
 import copy
 import tempfile
 from itertools import cycle, islice
@@ -42,7 +43,11 @@ def refine(dense: Model, compressed: Model, shared_weights: SharedWeights, calib
     moved = nn.ModuleList([compressed[1].layers, shared_weights])
     start = best = copy.deepcopy(moved.state_dict())
     try:
-        with evaluating(dense[0], compressed[0]), requiring_gradients(moved, True), tempfile.TemporaryDirectory() as folder:
+        with contextlib.ExitStack() as context:
+            context.enter_context(evaluating(dense[0], compressed[0]))
+            context.enter_context(requiring_gradients(compressed[0], False))  # the decoder needs none
+            context.enter_context(requiring_gradients(moved, True))
+            folder = context.enter_context(tempfile.TemporaryDirectory())
             targets = Targets(dense, calibration, Path(folder))
             best = _best_state(targets, compressed, moved, start, calibration, updates)
     finally:

@@ -61,12 +61,12 @@ class WordsTarget:
     def of(cls, scores: Tensor) -> "WordsTarget":
         log_probabilities = scores.float().log_softmax(-1)
         words = log_probabilities.topk(min(LIKELIEST, scores.size(-1))).indices
-        return cls(words.int(), _with_others(log_probabilities, words).half())
+        return cls(words, _with_others(log_probabilities, words))
 
     def divergence(self, scores: Tensor) -> Tensor:
         """Kullback and Leibler's, from these distributions to those of scores (positions, vocabulary), mean over positions."""
-        found = _with_others(scores.float().log_softmax(-1), self.words.long())
-        wanted = self.log_probabilities.float()
+        found = _with_others(scores.float().log_softmax(-1), self.words)
+        wanted = self.log_probabilities
         return (wanted.exp() * (wanted - found)).sum(-1).mean()
 
 

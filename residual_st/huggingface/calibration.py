@@ -1,10 +1,9 @@
 """Calibration data from audio files without labels: the model's own words take their place."""
 
-import contextlib
 import math
 import random
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -21,6 +20,7 @@ from residual_st.compression import Calibration
 from residual_st.errors import InputError
 from residual_st.huggingface.folder import feature_extractor
 from residual_st.huggingface.kinds import kind_of, words_of
+from residual_st.huggingface.short_windows import BEFORE, BEHIND, at_places, places
 from residual_st.huggingface.words import AudioBatch, OwnWords
 from residual_st.progress import progress
 
@@ -28,7 +28,7 @@ BATCH_SECONDS = 30.0  # a window, and as much of other models' utterances
 REFINE_SECONDS = 10.0  # of windows that refinement alone uses, where the model takes shorter ones: attention costs a third of 30 s'
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff")
 _PAUSE_SECONDS = 0.5  # between utterances in one window
-_EVEN = 2  # frames become one position
+_GOLDEN = 0.618  # whose multiples are spread evenly over a half minute, wherever they end
 _TRANSCRIBED_TOGETHER = 8  # windows: a step of the decoder takes one about as long as eight
 
 
@@ -72,21 +72,20 @@ def audio_calibration(
     if len(pieces) < 2:
         raise InputError(f"{audio} holds less than {BATCH_SECONDS:.0f} s of speech; calibration needs twice as much at least")
     kind, own = kind_of(model), words_of(model)
-    taking = kind.taking or (lambda *_: contextlib.nullcontext())
 
     def encode(model: nn.Module, batch: AudioBatch) -> None:
-        with taking(model, batch.inputs):
+        with at_places(kind.encode(model), batch.places):
             kind.encode(model)(**batch.inputs)
 
     def predict(model: nn.Module, batch: AudioBatch) -> Tensor:
-        with taking(model, batch.inputs):
+        with at_places(kind.encode(model), batch.places):
             return own.predict(model, batch)
 
     first, rest = pieces[:wanted], pieces[wanted:]
     made = _of_windows if kind.in_windows else _of_utterances
     first = list(made(model, extractor, first))
-    if kind.taking:
-        shorter = Lengths(REFINE_SECONDS - _PAUSE_SECONDS, REFINE_SECONDS - _PAUSE_SECONDS)
+    if kind.in_short_windows:
+        shorter = Lengths(REFINE_SECONDS, REFINE_SECONDS)
         short = (piece for half in rest for whole in half for piece in split_at_pauses(whole, rate, shorter))
         rest = _of_short_windows(model, extractor, list(_packed(short, rate, REFINE_SECONDS)))
     else:
@@ -133,19 +132,23 @@ def _of_windows(model: transformers.PreTrainedModel, extractor, batches: list[li
 
 
 def _of_short_windows(model: transformers.PreTrainedModel, extractor, batches: list[list[np.ndarray]]) -> list[AudioBatch]:
-    """Likewise, with hardly any padding behind them."""
-    windows = _joined(batches, extractor.sampling_rate)
+    """Likewise, in windows as long as what is in them and some silence: every second one at the beginning, others later."""
+    rate, encoder = extractor.sampling_rate, kind_of(model).encode(model)
+    before = np.zeros(round(BEFORE * rate), np.float32)
+    windows = [np.concatenate([before, window]) for window in _joined(batches, rate)]
     by_length = sorted(range(len(windows)), key=lambda number: len(windows[number]))
     made = {}
-    for start in _shown(range(0, len(windows), _TRANSCRIBED_TOGETHER)):
-        together = by_length[start : start + _TRANSCRIBED_TOGETHER]
-        samples = [windows[number] for number in together]
-        frames = _EVEN * math.ceil(len(samples[-1]) / extractor.hop_length / _EVEN)
-        inputs = extractor(samples, sampling_rate=extractor.sampling_rate, return_tensors="pt")
-        inputs["input_features"] = inputs["input_features"][..., :frames]
-        with kind_of(model).taking(model, inputs):
+    for first in _shown(range(0, len(windows), _TRANSCRIBED_TOGETHER)):
+        together = by_length[first : first + _TRANSCRIBED_TOGETHER]
+        inputs = extractor([windows[number] for number in together], sampling_rate=rate, return_tensors="pt")
+        seconds = math.ceil(len(windows[together[-1]]) / rate + BEHIND)
+        at = partial(places, seconds, BATCH_SECONDS, encoder.config.max_source_positions)
+        features = inputs["input_features"]
+        inputs["input_features"] = features[..., : round(features.size(-1) * seconds / BATCH_SECONDS)]
+        with at_places(encoder, at(0)):
             batch = _transcribed(model, inputs)
-        made |= dict(zip(together, words_of(model).apart(model, batch)))
+        for number, one in zip(together, words_of(model).apart(model, batch)):
+            made[number] = replace(one, places=at(number * _GOLDEN % 1 if number % 2 else 0))
     return [made[number] for number in range(len(windows))]
 
 

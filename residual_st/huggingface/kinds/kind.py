@@ -1,10 +1,9 @@
 """What must be known of a kind of Hugging Face model: the form of the files beside this one."""
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
 from residual_st.huggingface.words import OwnWords
 from residual_st.stacks import KnownLayers
@@ -25,8 +24,7 @@ class Kind:
         encoder: its layers; None where they are another kind's.
         encode: the module of a whole model that is given the audio and runs these layers.
         in_windows: whether the model is given half a minute at a time, whatever is in it, and not utterances with a mask.
-        taking: `taking(model, inputs)` is a context in which the model takes windows that are shorter than its own; None for those
-            that take none.
+        in_short_windows: whether its windows may be shorter, as `short_windows` makes them.
         asks_for_mask: whether the feature extractor makes a mask only when it is told to.
         decoder: its layers, which attend to the encoder's states; None where there are none, or they are not known.
     """
@@ -36,6 +34,6 @@ class Kind:
     encoder: KnownLayers | None
     encode: Callable[[nn.Module], nn.Module] = get_encoder
     in_windows: bool = False
-    taking: Callable[[nn.Module, Mapping[str, Tensor]], AbstractContextManager] | None = None
+    in_short_windows: bool = False
     asks_for_mask: bool = False
     decoder: KnownLayers | None = None

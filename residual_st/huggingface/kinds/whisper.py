@@ -1,8 +1,5 @@
 """Whisper, English and multilingual."""
 
-import contextlib
-from collections.abc import Iterator, Mapping
-
 from torch import Tensor, nn
 
 from residual_st.huggingface.kinds.kind import Kind
@@ -33,28 +30,11 @@ def _memory_padding(_arguments: tuple, keywords: dict) -> Tensor | None:
     return None if mask is None else unattended(mask)
 
 
-@contextlib.contextmanager
-def taking(model: nn.Module, inputs: Mapping[str, Tensor]) -> Iterator[None]:
-    """Have the encoder take features of less than half a minute, at the first of its positions.
-
-    It adds all its positions to whatever it is given, and by their number in its config refuses other features.
-    """
-    encoder = model.get_encoder()
-    positions, most = encoder.embed_positions, encoder.config.max_source_positions
-    given = inputs["input_features"].size(-1) // (encoder.conv1.stride[0] * encoder.conv2.stride[0])
-    encoder.embed_positions = nn.Embedding.from_pretrained(positions.weight[:given])
-    encoder.config.max_source_positions = given
-    try:
-        yield
-    finally:
-        encoder.embed_positions, encoder.config.max_source_positions = positions, most
-
-
 KIND = Kind(
     "whisper",
     models={"WhisperForConditionalGeneration": DecodedWords()},
     encoder=KnownLayers(layers=("WhisperEncoderLayer",), symmetries=symmetries),
     in_windows=True,
     decoder=decoder_layers("WhisperDecoderLayer"),
-    taking=taking,
+    in_short_windows=True,
 )

@@ -1,0 +1,88 @@
+"""What it is worth to calibrate on the voice and the channel that a device will meet.
+
+    python benchmarks/calibration_voice.py WHISPER PROMPTS CORPUS [--sizes 0.6 …] [--updates 0 200]
+
+WHISPER is a Hugging Face folder of Whisper. PROMPTS holds what one speaker says on the telephone: `train/*`, `test/*` and
+`test.tsv` (name, English). CORPUS is a corpus in MuST-C's layout, of other speakers, none of whom is on the telephone. Whisper is
+compressed on the training audio of the prompts, of the corpus, and of the corpus sent through the telephone's 8 kHz, as many
+half-minutes of each, and recognises the test prompts and the first lines of the corpus's test sets. Rows go to
+results/calibration_voice.jsonl.
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import soundfile
+import soxr
+from human_speech import RATE, InTransformers, utterances, word_errors
+from refinement import device, transcripts
+
+from residual_st.audio.reading import read_audio
+from residual_st.benchmark import results
+from residual_st.compression import compress
+from residual_st.compression.moments import gather
+from residual_st.files import read_lines
+from residual_st.huggingface import audio_calibration, load
+from residual_st.progress import show_progress
+from residual_st.stacks import stack_of
+
+RESULTS = Path(__file__).parent / "results" / "calibration_voice.jsonl"
+BATCHES, REFINE_BATCHES = 16, 12  # half-minutes; the prompts have no more
+LINES = 200  # of the corpus
+TELEPHONE = 8_000  # Hz
+
+
+def through_the_telephone(audio: Path, folder: Path) -> Path:
+    for path in sorted(audio.iterdir()):
+        samples = read_audio(path, TELEPHONE)
+        soundfile.write(folder / f"{path.stem}.wav", soxr.resample(samples, TELEPHONE, RATE), RATE)
+    return folder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0])
+    parser.add_argument("whisper", type=Path)
+    parser.add_argument("prompts", type=Path)
+    parser.add_argument("corpus", type=Path)
+    parser.add_argument("--sizes", nargs="+", type=float, default=[0.6])
+    parser.add_argument("--updates", nargs="+", type=int, default=[0, 200])
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    show_progress()
+    rows = [line.split("\t") for line in read_lines(args.prompts / "test.tsv")[1:]]
+    recordings = {path.stem: path for path in (args.prompts / "test").iterdir()}
+    tests = {
+        "prompts": [(read_audio(recordings[name], RATE), text) for name, text in rows],
+        "corpus": utterances(args.corpus)[:LINES],
+    }
+    actors = args.corpus / "data" / "train" / "wav"
+    dense = load(args.whisper).to(device()).float()
+
+    def append(model, **case) -> None:
+        for test, pairs in tests.items():
+            found = transcripts(InTransformers(model, args.whisper), [samples for samples, _ in pairs])
+            scores = word_errors([text for _, text in pairs], found)
+            results.append(args.output, {"test": test, **case, "seed": 1, **scores, **results.provenance()})
+
+    append(dense, system="dense", calibrated_on=None, updates=0)
+    with tempfile.TemporaryDirectory() as folder:
+        audio = {
+            "prompts": args.prompts / "train",
+            "corpus": actors,
+            "corpus, 8 kHz": through_the_telephone(actors, Path(folder)),
+        }
+        for name, source in audio.items():
+            calibration, _ = audio_calibration(dense, args.whisper, source, BATCHES, 1, REFINE_BATCHES)
+            moments = gather(dense, stack_of(dense), calibration)
+            for size in args.sizes:
+                for updates in args.updates:
+                    model, start = load(args.whisper).to(dense.device).float(), time.process_time()
+                    compress(model, calibration=calibration, moments=moments, weight_fraction=size, refine_updates=updates)
+                    spent = round(time.process_time() - start)
+                    append(model, system=f"compressed-{size}", calibrated_on=name, updates=updates, core_seconds=spent)
+
+
+if __name__ == "__main__":
+    main()

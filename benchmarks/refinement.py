@@ -1,0 +1,186 @@
+"""What refinement wins back, against the time that it takes.
+
+    python benchmarks/refinement.py DENSE DATA SYSTEM … [--updates N …] [--seconds S]
+
+DENSE is a Hugging Face folder of Whisper. A SYSTEM is a folder that `residual-st compress` made of it, without updates, or is made
+first: `compressed-0.6` in the form that loses least, `shared-0.6` so that two layers share each matrix. DATA is
+
+- a corpus in MuST-C's layout, whose training audio is used without labels, and whose test sets are recognised: word error rates as
+  real_models.py has them; or
+- a folder with `references.tsv` (language, name, English) and LANGUAGE/NAME.wav: every second of these sentences is translated into
+  English, and the other recordings are what is calibrated and refined on.
+
+Each system is refined by each number of updates, the fewest first and always from where it was, since the learning rate
+falls to 0 at the last of them. A row of results/refinement.jsonl is appended as each ends: `seconds` and `core_seconds` are those
+of the updates, the choice of their learning rate included. None is begun that would end later than `--seconds` after the script's
+start. Everything runs on the device that RESIDUAL_ST_DEVICE names, by default a GPU where there is one.
+"""
+
+import argparse
+import copy
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+from pathlib import Path
+
+import torch
+from human_speech import MOST_WORDS, RATE, InTransformers, utterances, word_errors
+from real_models import BATCHES, REFINE_BATCHES
+from sacrebleu.metrics import BLEU
+from torch import nn
+
+from residual_st.audio.reading import read_audio
+from residual_st.benchmark import results
+from residual_st.compression import Calibration, compress
+from residual_st.compression.refinement import refine
+from residual_st.files import read_lines
+from residual_st.huggingface import audio_calibration, load
+from residual_st.huggingface.calibration import HeldOut
+from residual_st.huggingface.generation import greedy_words
+from residual_st.progress import progress, say, show_progress
+from residual_st.sharing import matrix_parameters
+from residual_st.stacks import stack_of
+
+RESULTS = Path(__file__).parent / "results" / "refinement.jsonl"
+TOGETHER = {"cpu": 12, "cuda": 64}  # utterances that are scored together
+UPDATES = (250, 1000, 4000)
+GROUP_SIZES = {"compressed": None, "shared": 2}
+
+
+def device() -> str:
+    return os.environ.get("RESIDUAL_ST_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a model is refined on and judged by.
+
+    Attributes:
+        score: of a model, the columns of a row.
+    """
+
+    calibration: Calibration
+    held_out: HeldOut
+    score: Callable[[nn.Module], dict]
+
+
+def recognition(model: nn.Module, dense: Path, corpus: Path) -> Material:
+    calibration, held_out = audio_calibration(model, dense, corpus / "data" / "train" / "wav", BATCHES, 1, REFINE_BATCHES)
+    test = utterances(corpus)
+
+    def score(model: nn.Module) -> dict:
+        found = transcripts(InTransformers(model, dense), [samples for samples, _ in test])
+        return word_errors([text for _, text in test], found)
+
+    return Material(calibration, held_out, score)
+
+
+def transcripts(whisper: InTransformers, recordings: list, **asked: str) -> list[str]:
+    found, size = [], TOGETHER[whisper.model.device.type]
+    for start in progress(range(0, len(recordings), size), desc="scoring", unit="batch"):
+        inputs = whisper.features(recordings[start : start + size]).to(whisper.model.device, whisper.model.dtype)
+        words, _ = greedy_words(whisper.model, {"input_features": inputs}, MOST_WORDS, **asked)
+        found += whisper.tokenizer.batch_decode(words, skip_special_tokens=True)
+    return found
+
+
+def translation(model: nn.Module, dense: Path, folder: Path) -> Material:
+    rows = [line.split("\t") for line in read_lines(folder / "references.tsv")[1:]]
+    languages, test = sorted({language for language, _, _ in rows}), rows[::2]
+    parts = []
+    for language in languages:
+        model.generation_config.update(language=language, task="translate")  # of the words that are calibrated on
+        kept = {name for its, name, _ in test if its == language}
+        with tempfile.TemporaryDirectory() as audio:
+            for path in (folder / language).iterdir():
+                if path.stem not in kept:
+                    (Path(audio) / path.name).symlink_to(path.resolve())
+            share = len(languages)
+            parts.append(audio_calibration(model, dense, Path(audio), BATCHES // share, 1, REFINE_BATCHES // share))
+    calibrations, held_out = zip(*parts)
+    in_turn = {name: _in_turn([getattr(each, name) for each in calibrations]) for name in ("batches", "more")}
+
+    def score(model: nn.Module) -> dict:
+        scores, whisper = {}, InTransformers(model, dense)
+        for language in languages:
+            its = [(name, text) for other, name, text in test if other == language]
+            recordings = [read_audio(next((folder / language).glob(f"{name}.*")), RATE) for name, _ in its]
+            found = transcripts(whisper, recordings, language=language, task="translate")
+            bleu = BLEU(lowercase=True).corpus_score(found, [[text for _, text in its]])
+            scores[f"bleu_{language}"] = round(bleu.score, 2)
+        return {"bleu": round(sum(scores.values()) / len(scores), 2), **scores}
+
+    return Material(
+        replace(calibrations[0], **in_turn), replace(held_out[0], batches=_in_turn([each.batches for each in held_out])), score
+    )
+
+
+def _in_turn(lists: list) -> list:
+    return [one for together in zip_longest(*lists) for one in together if one is not None]
+
+
+def compressed(system: str, folder: Path, dense: nn.Module, material: Material) -> nn.Module:
+    """The system as it is before refinement."""
+    if Path(system).is_dir():
+        return load(system).to(dense.device).float()
+    form, _, size = Path(system).name.rpartition("-")
+    model = load(folder).to(dense.device).float()
+    compress(model, calibration=material.calibration, weight_fraction=float(size), group_size=GROUP_SIZES[form])
+    return model
+
+
+def refined(dense: nn.Module, start: nn.Module, material: Material, updates: int) -> tuple[nn.Module, dict]:
+    """A copy of a compressed model after so many updates, and what they took and gave."""
+    model = copy.deepcopy(start)
+    stack, began, core_began = stack_of(model), time.perf_counter(), time.process_time()
+    if updates:
+        refine((dense, stack_of(dense)), (model, stack), stack.owner.shared_weights, material.calibration, updates)
+    return model, {
+        "seconds": round(time.perf_counter() - began, 2),
+        "core_seconds": round(time.process_time() - core_began, 2),
+        "kept": round(matrix_parameters(stack.layers) / matrix_parameters(stack_of(dense).layers), 4),
+        "loss": material.held_out.likelihood(model)["loss"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0])
+    parser.add_argument("dense", type=Path)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("systems", nargs="+", metavar="system")
+    parser.add_argument("--updates", nargs="+", type=int, default=UPDATES, metavar="N")
+    parser.add_argument("--seconds", type=float, default=math.inf, metavar="S", help="no run is begun that would end later")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    show_progress()
+    began = time.perf_counter()
+    dense = load(args.dense).to(device()).float()
+    make = translation if (args.data / "references.tsv").exists() else recognition
+    material = make(dense, args.dense, args.data)
+    common = {"model": args.dense.name, "seed": 1, "dense_loss": material.held_out.likelihood(dense)["loss"]}
+
+    def append(system: str, updates: int, model: nn.Module, figures: dict) -> None:
+        at = {"ended": round(time.perf_counter() - began)}
+        case = {"system": system, **common, "updates": updates}
+        results.append(args.output, {**case, **figures, **material.score(model), **at, **results.provenance()})
+
+    append("dense", 0, dense, {"kept": 1.0, "loss": common["dense_loss"]})
+    starts = {Path(system).name: compressed(system, args.dense, dense, material) for system in args.systems}
+    an_update = 0.0  # seconds, the choice of a rate and the score included
+    for updates in (0, *sorted(args.updates)):
+        for system, model in starts.items():
+            start = time.perf_counter()
+            if start - began + updates * an_update > args.seconds:
+                say(f"{system}: {updates} updates would end after {args.seconds:g} s and are left out")
+                continue
+            append(system, updates, *refined(dense, model, material, updates))
+            if updates:
+                an_update = (time.perf_counter() - start) / updates
+
+
+if __name__ == "__main__":
+    main()
