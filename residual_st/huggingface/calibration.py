@@ -28,7 +28,6 @@ BATCH_SECONDS = 30.0  # a window, and as much of other models' utterances
 REFINE_SECONDS = 10.0  # of windows that refinement alone uses, where the model takes shorter ones: attention costs a third of 30 s'
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff")
 _PAUSE_SECONDS = 0.5  # between utterances in one window
-_GOLDEN = 0.618  # whose multiples are spread evenly over a half minute, wherever they end
 _TRANSCRIBED_TOGETHER = 8  # windows: a step of the decoder takes one about as long as eight
 
 
@@ -87,7 +86,7 @@ def audio_calibration(
     if kind.in_short_windows:
         shorter = Lengths(REFINE_SECONDS, REFINE_SECONDS)
         short = (piece for half in rest for whole in half for piece in split_at_pauses(whole, rate, shorter))
-        rest = _of_short_windows(model, extractor, list(_packed(short, rate, REFINE_SECONDS)))
+        rest = _of_short_windows(model, extractor, list(_packed(short, rate, REFINE_SECONDS)), seed)
     else:
         rest = list(made(model, extractor, rest))
     held_out = max(1, len(first) // 11)
@@ -131,25 +130,30 @@ def _of_windows(model: transformers.PreTrainedModel, extractor, batches: list[li
         yield from words_of(model).apart(model, batch)
 
 
-def _of_short_windows(model: transformers.PreTrainedModel, extractor, batches: list[list[np.ndarray]]) -> list[AudioBatch]:
-    """Likewise, in windows as long as what is in them and some silence: every second one at the beginning, others later."""
+def _of_short_windows(
+    model: transformers.PreTrainedModel, extractor, batches: list[list[np.ndarray]], seed: int
+) -> list[AudioBatch]:
+    """Likewise, in windows as long as what is in them and some silence, half of them at the beginning and the others later.
+
+    On a GPU those that are transcribed together stay together: there, many take as long as one.
+    """
     rate, encoder = extractor.sampling_rate, kind_of(model).encode(model)
     before = np.zeros(round(BEFORE * rate), np.float32)
-    windows = [np.concatenate([before, window]) for window in _joined(batches, rate)]
-    by_length = sorted(range(len(windows)), key=lambda number: len(windows[number]))
-    made = {}
-    for first in _shown(range(0, len(windows), _TRANSCRIBED_TOGETHER)):
-        together = by_length[first : first + _TRANSCRIBED_TOGETHER]
-        inputs = extractor([windows[number] for number in together], sampling_rate=rate, return_tensors="pt")
-        seconds = math.ceil(len(windows[together[-1]]) / rate + BEHIND)
+    windows = sorted((np.concatenate([before, window]) for window in _joined(batches, rate)), key=len)
+    made, drawn = [], random.Random(seed)
+    for start in _shown(range(0, len(windows), _TRANSCRIBED_TOGETHER)):
+        together = windows[start : start + _TRANSCRIBED_TOGETHER]
+        inputs = extractor(together, sampling_rate=rate, return_tensors="pt")
+        seconds = math.ceil(len(together[-1]) / rate + BEHIND)
         at = partial(places, seconds, BATCH_SECONDS, encoder.config.max_source_positions)
         features = inputs["input_features"]
         inputs["input_features"] = features[..., : round(features.size(-1) * seconds / BATCH_SECONDS)]
         with at_places(encoder, at(0)):
             batch = _transcribed(model, inputs)
-        for number, one in zip(together, words_of(model).apart(model, batch)):
-            made[number] = replace(one, places=at(number * _GOLDEN % 1 if number % 2 else 0))
-    return [made[number] for number in range(len(windows))]
+        alone = words_of(model).apart(model, batch) if model.device.type == "cpu" else [batch]
+        made += [replace(one, places=at(drawn.choice((0, drawn.random())))) for one in alone]
+    drawn.shuffle(made)
+    return made
 
 
 def _joined(batches: list[list[np.ndarray]], rate: int) -> list[np.ndarray]:
