@@ -1,5 +1,6 @@
 """Calibration data from audio files without labels: the model's own words take their place."""
 
+import contextlib
 import math
 import random
 from collections.abc import Iterable, Iterator
@@ -73,15 +74,15 @@ def audio_calibration(
     kind, own = kind_of(model), words_of(model)
 
     def encode(model: nn.Module, batch: AudioBatch) -> None:
-        with at_places(kind.encode(model), batch.places):
-            kind.encode(model)(**batch.inputs)
+        with _placed(model, batch):
+            kind.encode(model, batch.inputs)
 
     def predict(model: nn.Module, batch: AudioBatch) -> Tensor:
-        with at_places(kind.encode(model), batch.places):
+        with _placed(model, batch):
             return own.predict(model, batch)
 
     first, rest = pieces[:wanted], pieces[wanted:]
-    made = _of_windows if kind.in_windows else _of_utterances
+    made = _of_utterances if extractor.return_attention_mask and not kind.in_windows else _of_windows
     first = list(made(model, extractor, first))
     if kind.in_short_windows:
         shorter = Lengths(REFINE_SECONDS, REFINE_SECONDS)
@@ -90,7 +91,11 @@ def audio_calibration(
     else:
         rest = list(made(model, extractor, rest))
     held_out = max(1, len(first) // 11)
-    return Calibration(first[:-held_out], own.loss, encode, predict, rest), HeldOut(first[-held_out:], own)
+    return Calibration(first[:-held_out], own.loss, encode, own.predict and predict, rest), HeldOut(first[-held_out:], own)
+
+
+def _placed(model: nn.Module, batch: AudioBatch) -> contextlib.AbstractContextManager:
+    return contextlib.nullcontext() if batch.places is None else at_places(model.get_encoder(), batch.places)
 
 
 def _pieces(files: list[Path], rate: int) -> Iterator[np.ndarray]:
@@ -115,19 +120,17 @@ def _packed(pieces: Iterable[np.ndarray], rate: int, longest: float) -> Iterator
 
 def _of_utterances(model: transformers.PreTrainedModel, extractor, batches: list[list[np.ndarray]]) -> Iterator[AudioBatch]:
     """Batches of half a minute, padded."""
-    options = {"return_attention_mask": True} if kind_of(model).asks_for_mask else {}
     for pieces in _shown(batches):
-        inputs = extractor(pieces, sampling_rate=extractor.sampling_rate, return_tensors="pt", padding=True, **options)
-        yield _transcribed(model, inputs)
+        yield _transcribed(model, extractor(pieces, sampling_rate=extractor.sampling_rate, return_tensors="pt", padding=True))
 
 
 def _of_windows(model: transformers.PreTrainedModel, extractor, batches: list[list[np.ndarray]]) -> Iterator[AudioBatch]:
-    """One utterance after another in each half minute."""
-    windows = _joined(batches, extractor.sampling_rate)
-    for start in _shown(range(0, len(windows), _TRANSCRIBED_TOGETHER)):
-        together = windows[start : start + _TRANSCRIBED_TOGETHER]
-        batch = _transcribed(model, extractor(together, sampling_rate=extractor.sampling_rate, return_tensors="pt"))
-        yield from words_of(model).apart(model, batch)
+    """One utterance after another in each half minute, without padding that a mask would have to tell."""
+    own, windows = words_of(model), _joined(batches, extractor.sampling_rate)
+    together = _TRANSCRIBED_TOGETHER if kind_of(model).in_windows else 1
+    for start in _shown(range(0, len(windows), together)):
+        batch = _transcribed(model, _features(extractor, windows[start : start + together]))
+        yield from own.apart(model, batch) if together > 1 else [batch]
 
 
 def _of_short_windows(
@@ -137,13 +140,13 @@ def _of_short_windows(
 
     On a GPU those that are transcribed together stay together: there, many take as long as one.
     """
-    rate, encoder = extractor.sampling_rate, kind_of(model).encode(model)
+    rate, encoder = extractor.sampling_rate, model.get_encoder()
     before = np.zeros(round(BEFORE * rate), np.float32)
     windows = sorted((np.concatenate([before, window]) for window in _joined(batches, rate)), key=len)
     made, drawn = [], random.Random(seed)
     for start in _shown(range(0, len(windows), _TRANSCRIBED_TOGETHER)):
         together = windows[start : start + _TRANSCRIBED_TOGETHER]
-        inputs = extractor(together, sampling_rate=rate, return_tensors="pt")
+        inputs = _features(extractor, together)
         seconds = math.ceil(len(together[-1]) / rate + BEHIND)
         at = partial(places, seconds, BATCH_SECONDS, encoder.config.max_source_positions)
         features = inputs["input_features"]

@@ -18,15 +18,18 @@ def prompts_of(model: transformers.PreTrainedModel, inputs: dict[str, Tensor], *
 
     Args:
         inputs: what generate takes, such as `input_features`, or `encoder_outputs` in their place.
-        asked: generate's `language` or `task`, in place of the folder's settings.
+        asked: generate's `language`, `task` or `tgt_lang`, in place of the folder's settings.
 
     Raises:
         InputError: if generate cannot use the folder's settings, or what is asked for.
     """
     if model.config.model_type != "whisper":
         settings = model.generation_config
-        forced = [] if settings.forced_bos_token_id is None else [settings.forced_bos_token_id]
-        prompt = torch.tensor([model.config.decoder_start_token_id, *forced], device=model.device)
+        start = settings.decoder_start_token_id
+        start = model.config.decoder_start_token_id if start is None else start
+        languages = getattr(settings, "text_decoder_lang_to_code_id", None) or {}
+        prompt = (start, settings.forced_bos_token_id, languages.get(asked.get("tgt_lang")))
+        prompt = torch.tensor([word for word in prompt if word is not None], device=model.device)
         return prompt.expand(len(next(iter(inputs.values()))), -1)
     given = []
 
@@ -78,12 +81,19 @@ def greedy_words(model: transformers.PreTrainedModel, inputs: dict[str, Tensor],
         inputs = {"encoder_outputs": model.get_encoder()(**inputs)}
     prompts = prompts_of(model, inputs, **asked)
     length = prompts.size(1)
-    most = min(most, model.config.max_target_positions - length)
+    most = min(most, _positions(model.config) - length)
     # forced words are in the prompt, and older releases refuse them here
     with _greedy(model, max_new_tokens=most, forced_decoder_ids=None):
         # past Whisper's own generate, which would leave out the prompt and continue behind time stamps
         words = transformers.GenerationMixin.generate(model, **inputs, decoder_input_ids=prompts)
     return words, length
+
+
+def _positions(config: transformers.PretrainedConfig) -> int:
+    """How many words a model's decoder takes."""
+    decoder = getattr(config, "decoder", config)  # which may have a config of its own
+    names = ("max_target_positions", "max_position_embeddings", "n_positions")
+    return next(value for name in names if (value := getattr(decoder, name, None)) is not None)
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ _HOMES = {
     "current_form": "layers",
     "form_of": "layers",
     "in_order": "shareable",
+    "keep_whole": "shareable",
     "linear_of": "linear",
     "matrices": "shareable",
     "matrix_kind": "layers",

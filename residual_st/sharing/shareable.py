@@ -17,7 +17,7 @@ from residual_st.sharing.ranks import Alone, ResidualRanks
 # nn.MultiheadAttention's output projection is the second, a mark for torch's quantisation without a meaning of its own
 _PLAIN = (nn.Linear, torch.nn.modules.linear.NonDynamicallyQuantizableLinear, nn.Conv1d)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")  # torch has no public way to ask
-
+_STAYS_WHOLE = "stays_whole"  # a mark on modules, which copies of them keep
 
 Matrix = nn.Linear | nn.Conv1d | ResidualLinear
 
@@ -25,11 +25,18 @@ Matrix = nn.Linear | nn.Conv1d | ResidualLinear
 def matrices(layer: nn.Module) -> Iterator[tuple[str, Matrix]]:
     """Yield the weight matrices of a layer with their names inside it, such as `self_attn.q_proj`.
 
-    Those of `nn.Linear`s and of convolutions of kernel 1, and those that are shared already.
+    Those of `nn.Linear`s and of convolutions of kernel 1, and those that are shared already; not those that `keep_whole` names.
     """
     for name, module in layer.named_modules():
-        if isinstance(module, (nn.Linear, ResidualLinear)) or is_pointwise(module):
+        if (isinstance(module, (nn.Linear, ResidualLinear)) or is_pointwise(module)) and not hasattr(module, _STAYS_WHOLE):
             yield name, module
+
+
+def keep_whole(layer: nn.Module, names: Sequence[str]) -> None:
+    """Have the matrices of these names, where a layer has them, be no part of what is shared and compressed."""
+    for name, module in layer.named_modules():
+        if name in names:
+            setattr(module, _STAYS_WHOLE, True)
 
 
 def weight_of(matrix: Matrix) -> Tensor:

@@ -57,6 +57,8 @@ _LIMITS = {
     "absolute": {},  # they are in its inputs alone
     "rotary": {"query_key": False},  # queries and keys are turned by them, in planes of their basis
     "relative": {"permutable": False, "query_key": False},  # they have a projection and biases for each head
+    "relative_key": {"query_key": False},  # queries are multiplied with a row for each distance, the same for all heads
+    "biased": {"permutable": False},  # each head's scores are added to by it
 }
 
 
@@ -69,7 +71,8 @@ def attention_heads(attention: str, count: int, parts: Sequence[str] = FAIRSEQ, 
         parts: names of its query, key, value and output matrices: `FAIRSEQ`, `ESPNET` or others.
         positions: `absolute` where it knows none; `rotary` where they turn queries and keys (Su et al., arXiv 2104.09864), not the
             attention's inputs, as in fairseq, which is `absolute`; `relative` where they are projected for each head (Dai et al.,
-            arXiv 1901.02860).
+            arXiv 1901.02860); `relative_key` where queries meet a key for each distance (Shaw et al., arXiv 1803.02155); `biased`
+            where each head adds a number for each distance to its scores, as WavLM (Chen et al., arXiv 2110.13900).
     """
     return AttentionHeads(*(f"{attention}.{part}" for part in parts), count, **_LIMITS[positions])
 

@@ -9,7 +9,16 @@ import transformers
 from torch import nn
 
 from residual_st.errors import InputError
-from residual_st.huggingface.kinds import speech2text, whisper
+from residual_st.huggingface.kinds import (
+    moonshine,
+    seamless_m4t_v2,
+    speech2text,
+    speech_encoder_decoder,
+    wav2vec2,
+    wav2vec2_bert,
+    wav2vec2_conformer,
+    whisper,
+)
 from residual_st.huggingface.kinds.kind import Kind
 from residual_st.huggingface.stack import describe_sharing
 from residual_st.huggingface.words import OwnWords
@@ -18,7 +27,16 @@ from residual_st.stacks import KnownLayers, LayerStack, describe_stack
 __all__ = ["KINDS", "PARTS", "Kind", "kind_of", "models", "stack_of", "stack_of_layers", "words_of"]
 
 PARTS = ("encoder", "decoder")
-KINDS = (whisper.KIND, speech2text.KIND)
+KINDS = (
+    whisper.KIND,
+    speech2text.KIND,
+    wav2vec2.KIND,
+    wav2vec2_conformer.KIND,
+    wav2vec2_bert.KIND,
+    seamless_m4t_v2.KIND,
+    moonshine.KIND,
+    speech_encoder_decoder.KIND,
+)
 
 
 def models() -> list[str]:

@@ -9,6 +9,5 @@ KIND = Kind(
     "speech2text",
     models={"Speech2TextForConditionalGeneration": DecodedWords()},
     encoder=KnownLayers(layers=("Speech2TextEncoderLayer",), symmetries=symmetries),
-    asks_for_mask=True,
     decoder=decoder_layers("Speech2TextDecoderLayer"),
 )

@@ -1,6 +1,8 @@
 """A dense model's own words, which take the place of labels: how each sort of model makes them, and the loss on them."""
 
 from residual_st.huggingface.words.batch import AudioBatch, OwnWords
+from residual_st.huggingface.words.ctc import CtcWords
 from residual_st.huggingface.words.decoded import DecodedWords
+from residual_st.huggingface.words.states import EncodedStates
 
-__all__ = ["AudioBatch", "DecodedWords", "OwnWords"]
+__all__ = ["AudioBatch", "CtcWords", "DecodedWords", "EncodedStates", "OwnWords"]

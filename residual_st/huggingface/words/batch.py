@@ -21,13 +21,13 @@ class AudioBatch:
 
 
 class OwnWords(Protocol):
-    """How a sort of model makes its own words, and how well another that is given the same audio predicts them."""
+    """How a sort of model makes its own words, and how well another that is given the same audio predicts them.
+
+    `predict` is None where there are no words whose scores could be compared.
+    """
 
     def write(self, model: transformers.PreTrainedModel, inputs: dict[str, Tensor]) -> AudioBatch:
         """What the model makes of a batch of audio."""
-
-    def apart(self, model: nn.Module, batch: AudioBatch) -> list[AudioBatch]:
-        """Each utterance of a batch by itself, without padding behind its words."""
 
     def count(self, model: nn.Module, batch: AudioBatch) -> int:
         """How many words the loss of a batch is of."""

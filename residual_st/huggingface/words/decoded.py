@@ -1,19 +1,30 @@
 """Words of a text decoder: what `generate` writes by greedy search, and the decoder's loss on it."""
 
+import torch
 import transformers
 from torch import Tensor, nn
 
 from residual_st.huggingface.generation import greedy_words
 from residual_st.huggingface.words.batch import AudioBatch
 
+MOST_WORDS = 448  # of half a minute: as many as Whisper's decoder takes
+
 
 class DecodedWords:
-    """Of models that have `generate` and take `decoder_input_ids`."""
+    """Of models that have `generate` and take `decoder_input_ids`.
+
+    Args:
+        asked: what is asked of `generate` unless it is told otherwise, such as `tgt_lang`.
+    """
+
+    def __init__(self, **asked: str):
+        self.asked = asked
 
     def write(self, model: transformers.PreTrainedModel, inputs: dict[str, Tensor]) -> AudioBatch:
-        return AudioBatch(inputs, *greedy_words(model, inputs, model.config.max_target_positions))
+        return AudioBatch(inputs, *greedy_words(model, inputs, MOST_WORDS, **self.asked))
 
     def apart(self, model: nn.Module, batch: AudioBatch) -> list[AudioBatch]:
+        """Each utterance of a batch by itself, without padding behind its words."""
         lengths = (batch.prompt + self._counted(model, batch).sum(1)).tolist()
         inputs = [dict(zip(batch.inputs, each)) for each in zip(*(value.split(1) for value in batch.inputs.values()))]
         return [AudioBatch(own, words[None, :length], batch.prompt) for own, words, length in zip(inputs, batch.words, lengths)]
@@ -34,5 +45,7 @@ class DecodedWords:
 
     def _counted(self, model: nn.Module, batch: AudioBatch) -> Tensor:
         """The words and the end of each utterance, of those behind the prompt: (batch, words), True where they count."""
-        ends = batch.words[:, batch.prompt :] == model.config.eos_token_id
+        end = model.generation_config.eos_token_id
+        end = torch.as_tensor(model.config.eos_token_id if end is None else end, device=batch.words.device)
+        ends = torch.isin(batch.words[:, batch.prompt :], end)
         return ends.cumsum(1) - ends.long() == 0

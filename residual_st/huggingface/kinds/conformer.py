@@ -1,0 +1,31 @@
+"""Conformer layers as transformers builds them, whichever model has them."""
+
+from torch import Tensor, nn
+
+from residual_st.stacks import KnownLayers
+from residual_st.stacks.padding import unattended
+from residual_st.stacks.symmetries import ESPNET, Symmetry, attention_heads, feed_forward_units
+
+# of transformers' own names. Rotary positions turn the attention's inputs, not its queries and keys
+_POSITIONS = {None: "absolute", "rotary": "absolute", "relative": "relative", "relative_key": "relative_key"}
+
+
+def _symmetries(layer: nn.Module) -> list[Symmetry]:
+    attention = layer.self_attn
+    halves = [
+        feed_forward_units(f"{name}.intermediate_dense", f"{name}.output_dense", getattr(layer, name).intermediate_act_fn)
+        for name in ("ffn1", "ffn2")
+    ]
+    return [attention_heads("self_attn", attention.num_heads, ESPNET, _POSITIONS[attention.position_embeddings_type]), *halves]
+
+
+def _padding(_arguments: tuple, keywords: dict) -> Tensor | None:
+    """The mask of the convolutions: attention's may be of chunks, and says less."""
+    mask = keywords.get("conv_attention_mask")
+    return None if mask is None else unattended(mask)
+
+
+def conformer_layers(name: str, masks_convolutions: bool = True) -> KnownLayers:
+    """Layers of the class of this name, which are given a mask for their convolutions or have them see padding."""
+    known = {"padding": _padding} if masks_convolutions else {}
+    return KnownLayers(layers=(name,), symmetries=_symmetries, known=known)

@@ -1,0 +1,24 @@
+"""Moonshine, which takes samples and knows positions by rotating queries and keys."""
+
+from torch import nn
+
+from residual_st.huggingface.kinds.kind import Kind
+from residual_st.huggingface.words import DecodedWords
+from residual_st.stacks import KnownLayers
+from residual_st.stacks.symmetries import Symmetry, attention_heads, feed_forward_units
+
+
+def _symmetries(layer: nn.Module) -> list[Symmetry]:
+    """Where several heads have a key in common, heads have no names of their own."""
+    attention, units = layer.self_attn, feed_forward_units("mlp.fc1", "mlp.fc2", layer.mlp.activation_fn)
+    if attention.num_key_value_groups > 1:
+        return [units]
+    count = attention.q_proj.out_features // attention.head_dim
+    return [attention_heads("self_attn", count, ("q_proj", "k_proj", "v_proj", "o_proj"), "rotary"), units]
+
+
+KIND = Kind(
+    "moonshine",
+    models={"MoonshineForConditionalGeneration": DecodedWords()},
+    encoder=KnownLayers(layers=("MoonshineEncoderLayer",), symmetries=_symmetries),
+)

@@ -1,0 +1,36 @@
+"""SeamlessM4T v2: its speech encoder, of the model that writes text and of the whole one, which speaks as well."""
+
+import transformers
+from torch import Tensor, nn
+
+from residual_st.huggingface.kinds.conformer import conformer_layers
+from residual_st.huggingface.kinds.kind import Kind
+from residual_st.huggingface.quiet import quiet
+from residual_st.huggingface.words import AudioBatch, DecodedWords
+
+
+class _TextWords(DecodedWords):
+    """Texts of a model that may take text, too, and then says at each call that it computes what this one does."""
+
+    def write(self, model: transformers.PreTrainedModel, inputs: dict[str, Tensor]) -> AudioBatch:
+        if hasattr(model, "set_modality"):
+            model.set_modality("speech")
+        return super().write(model, inputs)
+
+    def predict(self, model: nn.Module, batch: AudioBatch) -> Tensor:
+        with quiet():
+            return super().predict(model, batch)
+
+
+def _encode(model: nn.Module, inputs: dict[str, Tensor]) -> None:
+    model.speech_encoder(**inputs)
+
+
+_WORDS = _TextWords(tgt_lang="eng")  # translations into English
+
+KIND = Kind(
+    "seamless_m4t_v2",
+    models={"SeamlessM4Tv2ForSpeechToText": _WORDS, "SeamlessM4Tv2Model": _WORDS},
+    encoder=conformer_layers("SeamlessM4Tv2ConformerEncoderLayer"),
+    encode=_encode,
+)

@@ -1,0 +1,16 @@
+"""wav2vec 2.0 with Conformer layers, whose positions are rotary or relative."""
+
+from residual_st.huggingface.kinds.conformer import conformer_layers
+from residual_st.huggingface.kinds.kind import Kind, through_base
+from residual_st.huggingface.words import CtcWords, EncodedStates
+
+KIND = Kind(
+    "wav2vec2_conformer",
+    models={
+        "Wav2Vec2ConformerForCTC": CtcWords(),
+        "Wav2Vec2ConformerModel": EncodedStates(),
+        "Wav2Vec2ConformerForPreTraining": EncodedStates(),
+    },
+    encoder=conformer_layers("Wav2Vec2ConformerEncoderLayer", masks_convolutions=False),
+    encode=through_base,
+)

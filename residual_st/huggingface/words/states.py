@@ -1,0 +1,39 @@
+"""For encoders without words: their output takes their place.
+
+The target is the dense model's output with normal noise, and the loss is the target's negative log-likelihood, but for a constant.
+Its gradient at the dense model is the noise. So the mean of squared gradients, which weighs errors, is that of the squared error.
+"""
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+from residual_st.huggingface.words.batch import AudioBatch
+from residual_st.huggingface.words.frames import real_frames
+
+
+class EncodedStates:
+    """Of base models, whatever head is upon them."""
+
+    @torch.no_grad()
+    def write(self, model: transformers.PreTrainedModel, inputs: dict[str, Tensor]) -> AudioBatch:
+        states = self._states(model, inputs)
+        noise = torch.randn(states.shape, generator=torch.Generator().manual_seed(1)).to(states)
+        return AudioBatch(inputs, torch.stack([states, noise * states.std()]))
+
+    def count(self, model: nn.Module, batch: AudioBatch) -> int:
+        """Of values, each of which counts as a word."""
+        return batch.words[0].numel()
+
+    def loss(self, model: nn.Module, batch: AudioBatch) -> Tensor:
+        states, noise = batch.words
+        distance = self._states(model, batch.inputs) - states - noise
+        return distance.float().square().sum() / (2 * noise.float().var())
+
+    @property
+    def predict(self) -> None:
+        """There are no words to compare; refinement compares the layers' outputs alone."""
+
+    def _states(self, model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+        states = model.base_model(**inputs).last_hidden_state
+        return states[real_frames(model, inputs, states)]

@@ -1,0 +1,91 @@
+"""Every kind of Hugging Face model through the library and the commands. docs/kinds.md has the table of what is tested here."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from conftest import cli
+
+transformers = pytest.importorskip("residual_st.huggingface")
+import transformers as plain  # noqa: E402
+from tiny_kinds import TINY, batch_of, make, noise, outputs  # noqa: E402
+
+from residual_st.compression import compress  # noqa: E402
+from residual_st.huggingface.kinds import KINDS, kind_of  # noqa: E402
+from residual_st.stacks import recorded_calls, stack_of  # noqa: E402
+
+SPEECH = Path(__file__).parents[1] / "speech" / "arctic_a0007.wav"
+every_kind = pytest.mark.parametrize("name", TINY)
+
+
+@pytest.fixture(scope="module")
+def audio(tmp_path_factory):
+    """Two sentences, one of them twice, so that they are not equally long."""
+    folder = tmp_path_factory.mktemp("audio")
+    samples, rate = soundfile.read(SPEECH)
+    for number, seconds in enumerate((26, 20, 24)):
+        soundfile.write(folder / f"{number}.wav", np.resize(samples, seconds * rate), rate)
+    return folder
+
+
+def test_every_kind_has_a_tiny_model():
+    assert {kind.name for kind in KINDS} == {tiny.kind for tiny in TINY.values()}
+
+
+def two(extractor) -> dict:
+    """Two utterances, of which the second is shorter where padding can be told."""
+    return batch_of(extractor, noise(1.3), noise(0.8 if extractor.return_attention_mask else 1.3, seed=2))
+
+
+@every_kind
+def test_full_rank_loses_nothing(name):
+    """Whatever units are renamed and rotated: each layer has been brought into another's basis."""
+    model, extractor = make(name)
+    assert kind_of(model).name == TINY[name].kind
+    inputs, stack = two(extractor), stack_of(model)
+    assert stack.layers is model.get_submodule(TINY[name].stack)
+    before = outputs(model, inputs)
+    result = compress(model, group_size=2, rank=32, stack=stack, diagonal=False)
+    assert result.parameters_after > result.parameters_before  # as of full rank, and more
+    torch.testing.assert_close(outputs(model, inputs), before, rtol=1e-3, atol=1e-3 * before.abs().max().item())
+
+
+@every_kind
+def test_padding_does_not_count(name):
+    """Of two utterances together, layers have as many positions as of each alone."""
+    model, extractor = make(name)
+    if not extractor.return_attention_mask:
+        return
+    stack, positions = stack_of(model), []
+    for utterances in ([noise(1.3)], [noise(0.8)], [noise(1.3), noise(0.8)]):
+        with recorded_calls(stack) as calls:
+            outputs(model, batch_of(extractor, *utterances))
+        states, padding = calls[3].inputs, calls[3].padding
+        positions.append([states.size(1)] if padding is None else (~padding).sum(1).tolist())
+    assert positions[0] == positions[2][:1] and positions[0] > positions[1]
+    assert positions[2][1] - positions[1][0] in (0, 2 * (name == "moonshine"))  # whose mask is that of every 384th sample
+
+
+@every_kind
+def test_through_the_commands(name, audio, tmp_path):
+    """Compressed by calibration, loaded, saved and expanded; plain transformers reads the latter."""
+    dense, extractor = make(name, tmp_path / "dense")
+    size = ["--group-size", "2", "--residual-rank", "3"]
+    calibration = ["--calibration", audio, "--calibration-batches", "2", "--refine-updates", "2"]
+    figures = json.loads(cli("compress", tmp_path / "dense", "--output", tmp_path / "shared", *size, *calibration, "--json").stdout)
+    assert figures["dense"]["loss"] > 0 and figures["compressed"]["loss"] > 0
+    model, inputs = transformers.load(tmp_path / "shared"), two(extractor)
+    assert type(model) is type(dense) and stack_of(model).is_shared
+    expected = outputs(model, inputs)
+    assert (expected - outputs(dense, inputs)).abs().max() > 1e-4
+
+    transformers.save(model, tmp_path / "again", tmp_path / "shared")
+    assert torch.equal(outputs(transformers.load(tmp_path / "again"), inputs), expected)
+    cli("expand", tmp_path / "again", "--output", tmp_path / "expanded")
+    ordinary = getattr(plain, type(dense).__name__).from_pretrained(tmp_path / "expanded").eval()
+    torch.testing.assert_close(outputs(ordinary, inputs), expected, rtol=1e-4, atol=1e-4)
+    assert not stack_of(ordinary).is_shared
+    assert ordinary.state_dict().keys() == dense.state_dict().keys()

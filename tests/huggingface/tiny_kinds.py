@@ -1,0 +1,187 @@
+"""Random models of every kind of Hugging Face model, and what each takes. A release of transformers may lack some."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from tiny_models import SIZE
+
+RATE = 16_000
+WIDTHS = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 48}
+SAMPLES = {**WIDTHS, "conv_dim": (16,) * 7, "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 4, "vocab_size": 30}
+CONFORMER = {**WIDTHS, "feature_projection_input_dim": 160, "vocab_size": 30, "conv_depthwise_kernel_size": 5}
+WORDS = {"vocab_size": 60, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 2}
+
+
+def samples(masked: bool = True) -> transformers.FeatureExtractionMixin:
+    return transformers.Wav2Vec2FeatureExtractor(return_attention_mask=masked, do_normalize=True)
+
+
+def wav2vec2(name: str, **settings):
+    family = next(family for family in ("Wav2Vec2Conformer", "Wav2Vec2", "Hubert", "WavLM") if name.startswith(family))
+    config = getattr(transformers, f"{family}Config")(**SAMPLES, feat_extract_norm="layer", **settings)
+    return getattr(transformers, name)(config), samples()
+
+
+def unmasked():
+    """As wav2vec 2.0 of the base size, whose padding nothing tells."""
+    return transformers.Wav2Vec2ForCTC(transformers.Wav2Vec2Config(**SAMPLES)), samples(masked=False)
+
+
+def wav2vec2_bert(**settings):
+    config = transformers.Wav2Vec2BertConfig(
+        **CONFORMER, left_max_position_embeddings=8, right_max_position_embeddings=3, **settings
+    )
+    return transformers.Wav2Vec2BertForCTC(config), transformers.SeamlessM4TFeatureExtractor()
+
+
+def seamless(name: str):
+    small = {
+        "hidden_size": 32,
+        "speech_encoder_layers": 4,
+        "speech_encoder_attention_heads": 4,
+        "speech_encoder_intermediate_size": 48,
+        "speech_encoder_chunk_size": 10,
+        "left_max_position_embeddings": 8,
+        "right_max_position_embeddings": 3,
+        "encoder_layers": 1,
+        "decoder_layers": 2,
+        "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4,
+        "encoder_ffn_dim": 48,
+        "decoder_ffn_dim": 48,
+        "max_position_embeddings": 40,
+        "t2u_vocab_size": 40,
+        "t2u_encoder_layers": 1,
+        "t2u_decoder_layers": 1,
+        "t2u_encoder_attention_heads": 4,
+        "t2u_decoder_attention_heads": 4,
+        "t2u_encoder_ffn_dim": 48,
+        "t2u_decoder_ffn_dim": 48,
+        "char_vocab_size": 40,
+        "unit_hifi_gan_vocab_size": 40,
+        "unit_embed_dim": 16,
+        "lang_embed_dim": 8,
+        "spkr_embed_dim": 8,
+        "upsample_initial_channel": 64,
+        "conv_depthwise_kernel_size": 5,
+    }
+    model = getattr(transformers, name)(transformers.SeamlessM4Tv2Config(**small, **WORDS))
+    model.generation_config.text_decoder_lang_to_code_id = {"eng": 7, "deu": 8}
+    return model, transformers.SeamlessM4TFeatureExtractor()
+
+
+def moonshine():
+    config = transformers.MoonshineConfig(
+        **WORDS,
+        hidden_size=32,
+        intermediate_size=48,
+        encoder_num_hidden_layers=4,
+        decoder_num_hidden_layers=2,
+        encoder_num_attention_heads=4,
+        decoder_num_attention_heads=4,
+        max_position_embeddings=40,
+    )
+    return transformers.MoonshineForConditionalGeneration(config), samples()
+
+
+def speech_encoder_decoder():
+    encoder = transformers.Wav2Vec2Model(transformers.Wav2Vec2Config(**SAMPLES, feat_extract_norm="layer"))
+    text = {**SIZE, "is_decoder": True, "add_cross_attention": True, "max_position_embeddings": 40}
+    decoder = transformers.MBartForCausalLM(transformers.MBartConfig(**text))
+    model = transformers.SpeechEncoderDecoderModel(encoder=encoder, decoder=decoder)
+    for name in ("decoder_start_token_id", "pad_token_id", "eos_token_id"):
+        setattr(model.config, name, SIZE[name])
+        setattr(model.generation_config, name, SIZE[name])
+    return model, samples()
+
+
+def whisper():
+    model = transformers.WhisperForConditionalGeneration(transformers.WhisperConfig(**SIZE, num_mel_bins=80))
+    model.generation_config.suppress_tokens = model.generation_config.begin_suppress_tokens = None
+    return model, transformers.WhisperFeatureExtractor()
+
+
+def speech2text():
+    return (
+        transformers.Speech2TextForConditionalGeneration(transformers.Speech2TextConfig(**SIZE)),
+        transformers.Speech2TextFeatureExtractor(),
+    )
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A kind's name, how a model of it is made, with its feature extractor, and where its stack is."""
+
+    kind: str
+    build: Callable
+    stack: str
+
+
+W2V = "wav2vec2.encoder.layers"
+TINY = {
+    "whisper": Tiny("whisper", whisper, "model.encoder.layers"),
+    "speech2text": Tiny("speech2text", speech2text, "model.encoder.layers"),
+    "wav2vec2": Tiny("wav2vec2", lambda: wav2vec2("Wav2Vec2ForCTC", do_stable_layer_norm=True, adapter_attn_dim=8), W2V),
+    "wav2vec2 without a mask": Tiny("wav2vec2", unmasked, W2V),
+    "wav2vec2 alone": Tiny("wav2vec2", lambda: wav2vec2("Wav2Vec2Model"), "encoder.layers"),
+    "hubert": Tiny("wav2vec2", lambda: wav2vec2("HubertForCTC"), "hubert.encoder.layers"),
+    "wavlm": Tiny("wav2vec2", lambda: wav2vec2("WavLMForCTC"), "wavlm.encoder.layers"),
+    "wavlm alone": Tiny("wav2vec2", lambda: wav2vec2("WavLMModel", do_stable_layer_norm=True), "encoder.layers"),
+    "conformer, rotary": Tiny(
+        "wav2vec2_conformer",
+        lambda: wav2vec2("Wav2Vec2ConformerForCTC", position_embeddings_type="rotary"),
+        "wav2vec2_conformer.encoder.layers",
+    ),
+    "conformer, relative": Tiny(
+        "wav2vec2_conformer",
+        lambda: wav2vec2("Wav2Vec2ConformerForCTC", position_embeddings_type="relative"),
+        "wav2vec2_conformer.encoder.layers",
+    ),
+    "wav2vec2_bert": Tiny("wav2vec2_bert", wav2vec2_bert, "wav2vec2_bert.encoder.layers"),
+    "wav2vec2_bert, relative": Tiny(
+        "wav2vec2_bert", lambda: wav2vec2_bert(position_embeddings_type="relative"), "wav2vec2_bert.encoder.layers"
+    ),
+    "seamless, text": Tiny("seamless_m4t_v2", lambda: seamless("SeamlessM4Tv2ForSpeechToText"), "speech_encoder.encoder.layers"),
+    "seamless, whole": Tiny("seamless_m4t_v2", lambda: seamless("SeamlessM4Tv2Model"), "speech_encoder.encoder.layers"),
+    "moonshine": Tiny("moonshine", moonshine, "model.encoder.layers"),
+    "speech_encoder_decoder": Tiny("speech_encoder_decoder", speech_encoder_decoder, "encoder.encoder.layers"),
+}
+
+
+def make(name: str, folder: Path | None = None) -> tuple[transformers.PreTrainedModel, transformers.FeatureExtractionMixin]:
+    """A model none of whose parameters is 0 or 1, so that what is renamed wrongly shows, and its feature extractor."""
+    torch.manual_seed(1)
+    model, extractor = TINY[name].build()
+    with torch.no_grad():
+        for part, parameter in model.named_parameters():
+            is_convolution = "conv" in part and parameter.dim() == 3 and parameter.size(-1) > 1
+            parameter.add_(torch.randn_like(parameter) * (0.02 if is_convolution else 0.15))
+    if folder is not None:
+        model.save_pretrained(folder)
+        extractor.save_pretrained(folder)
+    return model.eval(), extractor
+
+
+def noise(seconds: float, seed: int = 1) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, 0.1, round(seconds * RATE)).astype(np.float32)
+
+
+def batch_of(extractor, *utterances: np.ndarray) -> dict[str, torch.Tensor]:
+    padding = True if "Whisper" not in type(extractor).__name__ else "max_length"
+    return dict(extractor(list(utterances), sampling_rate=RATE, return_tensors="pt", padding=padding))
+
+
+@torch.no_grad()
+def outputs(model: transformers.PreTrainedModel, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Scores, or states where there are none."""
+    size = len(next(iter(inputs.values())))
+    words = torch.randint(3, 60, (size, 5), generator=torch.Generator().manual_seed(3))
+    asked = {"decoder_input_ids": words} if model.config.is_encoder_decoder else {}
+    if hasattr(model, "set_modality"):
+        model.set_modality("speech")
+    found = model(**inputs, **asked)
+    return found.logits if hasattr(found, "logits") else found.last_hidden_state
