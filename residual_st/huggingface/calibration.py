@@ -22,7 +22,7 @@ from residual_st.errors import InputError
 from residual_st.huggingface.folder import feature_extractor
 from residual_st.huggingface.kinds import kind_of, words_of
 from residual_st.huggingface.short_windows import BEFORE, BEHIND, at_places, places
-from residual_st.huggingface.words import AudioBatch, OwnWords
+from residual_st.huggingface.words import AudioBatch, DecodedWords, OwnWords
 from residual_st.progress import progress
 
 BATCH_SECONDS = 30.0  # a window, and as much of other models' utterances
@@ -121,13 +121,13 @@ def _packed(pieces: Iterable[np.ndarray], rate: int, longest: float) -> Iterator
 def _of_utterances(model: transformers.PreTrainedModel, extractor, batches: list[list[np.ndarray]]) -> Iterator[AudioBatch]:
     """Batches of half a minute, padded."""
     for pieces in _shown(batches):
-        yield _transcribed(model, extractor(pieces, sampling_rate=extractor.sampling_rate, return_tensors="pt", padding=True))
+        yield _transcribed(model, _features(extractor, pieces, padding=True))
 
 
 def _of_windows(model: transformers.PreTrainedModel, extractor, batches: list[list[np.ndarray]]) -> Iterator[AudioBatch]:
     """One utterance after another in each half minute, without padding that a mask would have to tell."""
     own, windows = words_of(model), _joined(batches, extractor.sampling_rate)
-    together = _TRANSCRIBED_TOGETHER if kind_of(model).in_windows else 1
+    together = _TRANSCRIBED_TOGETHER if isinstance(own, DecodedWords) and kind_of(model).in_windows else 1
     for start in _shown(range(0, len(windows), together)):
         batch = _transcribed(model, _features(extractor, windows[start : start + together]))
         yield from own.apart(model, batch) if together > 1 else [batch]
@@ -164,6 +164,11 @@ def _joined(batches: list[list[np.ndarray]], rate: int) -> list[np.ndarray]:
     pause = np.zeros(round(_PAUSE_SECONDS * rate), np.float32)
     windows = (np.concatenate([part for piece in pieces for part in (piece, pause)]) for pieces in batches)
     return [window[: round(BATCH_SECONDS * rate)] for window in windows]
+
+
+def _features(extractor, samples: list[np.ndarray], **options) -> transformers.BatchFeature:
+    has_mask = extractor.return_attention_mask  # Whisper's makes one of samples, and not of frames, unless it is told here
+    return extractor(samples, sampling_rate=extractor.sampling_rate, return_tensors="pt", return_attention_mask=has_mask, **options)
 
 
 _shown = partial(progress, desc="transcribing", unit="batch")

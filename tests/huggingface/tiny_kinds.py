@@ -112,6 +112,15 @@ def speech2text():
     )
 
 
+def qwen2_audio():
+    audio = {name: value for name, value in SIZE.items() if name.startswith(("encoder", "d_model"))}
+    text = {**WIDTHS, "num_hidden_layers": 1, "num_key_value_heads": 4, "vocab_size": 60, "model_type": "qwen2"}
+    audio |= {"num_mel_bins": 80, "model_type": "qwen2_audio_encoder"}
+    config = transformers.Qwen2AudioConfig(audio_config=audio, text_config=text, audio_token_index=59)
+    extractor = transformers.WhisperFeatureExtractor(return_attention_mask=True)
+    return transformers.Qwen2AudioForConditionalGeneration(config), extractor
+
+
 @dataclass(frozen=True)
 class Tiny:
     """A kind's name, how a model of it is made, with its feature extractor, and where its stack is."""
@@ -148,6 +157,7 @@ TINY = {
     "seamless, text": Tiny("seamless_m4t_v2", lambda: seamless("SeamlessM4Tv2ForSpeechToText"), "speech_encoder.encoder.layers"),
     "seamless, whole": Tiny("seamless_m4t_v2", lambda: seamless("SeamlessM4Tv2Model"), "speech_encoder.encoder.layers"),
     "moonshine": Tiny("moonshine", moonshine, "model.encoder.layers"),
+    "qwen2_audio": Tiny("qwen2_audio", qwen2_audio, "model.audio_tower.layers"),
     "speech_encoder_decoder": Tiny("speech_encoder_decoder", speech_encoder_decoder, "encoder.encoder.layers"),
 }
 
@@ -172,12 +182,15 @@ def noise(seconds: float, seed: int = 1) -> np.ndarray:
 
 def batch_of(extractor, *utterances: np.ndarray) -> dict[str, torch.Tensor]:
     padding = True if "Whisper" not in type(extractor).__name__ else "max_length"
-    return dict(extractor(list(utterances), sampling_rate=RATE, return_tensors="pt", padding=padding))
+    options = {"padding": padding, "return_attention_mask": extractor.return_attention_mask}
+    return dict(extractor(list(utterances), sampling_rate=RATE, return_tensors="pt", **options))
 
 
 @torch.no_grad()
 def outputs(model: transformers.PreTrainedModel, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     """Scores, or states where there are none."""
+    if model.config.model_type == "qwen2_audio":
+        return scores_of_qwen2_audio(model, **inputs)
     size = len(next(iter(inputs.values())))
     words = torch.randint(3, 60, (size, 5), generator=torch.Generator().manual_seed(3))
     asked = {"decoder_input_ids": words} if model.config.is_encoder_decoder else {}
@@ -185,3 +198,14 @@ def outputs(model: transformers.PreTrainedModel, inputs: dict[str, torch.Tensor]
         model.set_modality("speech")
     found = model(**inputs, **asked)
     return found.logits if hasattr(found, "logits") else found.last_hidden_state
+
+
+def scores_of_qwen2_audio(model, input_features: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """Of the last words of a prompt with the audio in its middle, utterances one by one."""
+    scores = []
+    for features, mask in zip(input_features.split(1), attention_mask.split(1)):
+        _, count = getattr(model, "model", model).audio_tower._get_feat_extract_output_lengths(mask.sum())
+        words = torch.tensor([[5, *[model.config.audio_token_index] * int(count), 6, 7]])
+        found = model(words, features, torch.ones_like(words), mask)
+        scores.append(found.logits[:, -2:])
+    return torch.cat(scores)

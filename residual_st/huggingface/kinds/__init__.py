@@ -11,6 +11,7 @@ from torch import nn
 from residual_st.errors import InputError
 from residual_st.huggingface.kinds import (
     moonshine,
+    qwen2_audio,
     seamless_m4t_v2,
     speech2text,
     speech_encoder_decoder,
@@ -35,6 +36,7 @@ KINDS = (
     wav2vec2_bert.KIND,
     seamless_m4t_v2.KIND,
     moonshine.KIND,
+    qwen2_audio.KIND,
     speech_encoder_decoder.KIND,
 )
 

@@ -26,15 +26,19 @@ def _symmetries(layer: nn.Module) -> list[Symmetry]:
 
 @contextlib.contextmanager
 def _projecting(layers: nn.ModuleList) -> Iterator[None]:
-    """Have WavLM's attention call its projections, whose weights it hands to torch's fused function otherwise."""
+    """Have WavLM's attention call its projections, whose weights it hands to torch's fused function otherwise.
+
+    And have each layer find the positions' biases that the first layer computes and hands on, so that it can be called by itself.
+    """
     attentions = [module for module in layers.modules() if hasattr(module, "torch_multi_head_self_attention")]
-    for attention in attentions:
-        attention.torch_multi_head_self_attention = _attend.__get__(attention)  # hides the class's until it is deleted
+    for attention in attentions:  # what is set here hides the class's until it is deleted
+        attention.torch_multi_head_self_attention = _attend.__get__(attention)
+        attention.compute_bias = attentions[0].compute_bias
     try:
         yield
     finally:
         for attention in attentions:
-            del attention.torch_multi_head_self_attention
+            del attention.torch_multi_head_self_attention, attention.compute_bias
 
 
 def _attend(attention: nn.Module, states: Tensor, mask: Tensor | None, bias: Tensor, *_rest) -> tuple[Tensor, None]:

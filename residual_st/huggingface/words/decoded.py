@@ -20,8 +20,8 @@ class DecodedWords:
     def __init__(self, **asked: str):
         self.asked = asked
 
-    def write(self, model: transformers.PreTrainedModel, inputs: dict[str, Tensor]) -> AudioBatch:
-        return AudioBatch(inputs, *greedy_words(model, inputs, MOST_WORDS, **self.asked))
+    def write(self, model: transformers.PreTrainedModel, inputs: dict[str, Tensor], **asked: str) -> AudioBatch:
+        return AudioBatch(inputs, *greedy_words(model, inputs, MOST_WORDS, **(self.asked | asked)))
 
     def apart(self, model: nn.Module, batch: AudioBatch) -> list[AudioBatch]:
         """Each utterance of a batch by itself, without padding behind its words."""

@@ -4,6 +4,8 @@ The target is the dense model's output with normal noise, and the loss is the ta
 Its gradient at the dense model is the noise. So the mean of squared gradients, which weighs errors, is that of the squared error.
 """
 
+from collections.abc import Callable
+
 import torch
 import transformers
 from torch import Tensor, nn
@@ -12,11 +14,24 @@ from residual_st.huggingface.words.batch import AudioBatch
 from residual_st.huggingface.words.frames import real_frames
 
 
+def base_states(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    """The output (frames without padding, width) of a model without its head."""
+    states = model.base_model(**inputs).last_hidden_state
+    return states[real_frames(model, inputs, states)]
+
+
 class EncodedStates:
-    """Of base models, whatever head is upon them."""
+    """Of base models, whatever head is upon them.
+
+    Args:
+        compute: the output of a model on what it is given, (frames without padding, width).
+    """
+
+    def __init__(self, compute: Callable[[nn.Module, dict[str, Tensor]], Tensor] = base_states):
+        self._states = compute
 
     @torch.no_grad()
-    def write(self, model: transformers.PreTrainedModel, inputs: dict[str, Tensor]) -> AudioBatch:
+    def write(self, model: transformers.PreTrainedModel, inputs: dict[str, Tensor], **asked: str) -> AudioBatch:
         states = self._states(model, inputs)
         noise = torch.randn(states.shape, generator=torch.Generator().manual_seed(1)).to(states)
         return AudioBatch(inputs, torch.stack([states, noise * states.std()]))
@@ -33,7 +48,3 @@ class EncodedStates:
     @property
     def predict(self) -> None:
         """There are no words to compare; refinement compares the layers' outputs alone."""
-
-    def _states(self, model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
-        states = model.base_model(**inputs).last_hidden_state
-        return states[real_frames(model, inputs, states)]

@@ -1,0 +1,31 @@
+"""Qwen2-Audio: its audio tower. What counts is what the language model reads of it; that model itself need not run."""
+
+import torch
+from torch import Tensor, nn
+
+from residual_st.huggingface.kinds.kind import Kind
+from residual_st.huggingface.kinds.whisper import symmetries
+from residual_st.huggingface.words import EncodedStates
+from residual_st.stacks import KnownLayers
+
+
+def _read(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    """The projected output of the tower (frames without padding, width of the language model)."""
+    model = getattr(model, "model", model)  # in newer releases the part below the scores
+    tower, features = model.audio_tower, inputs["input_features"]
+    positions, frames = tower._get_feat_extract_output_lengths(inputs["attention_mask"].sum(-1))
+    there = torch.arange((features.size(-1) - 2) // 2 + 1, device=features.device) < positions[:, None]
+    lowest = torch.finfo(features.dtype).min
+    mask = torch.zeros(there.shape, dtype=features.dtype, device=features.device).masked_fill(~there, lowest)
+    mask = mask[:, None, None].expand(-1, 1, there.size(1), -1)
+    states = model.multi_modal_projector(tower(features, attention_mask=mask).last_hidden_state)
+    return states[torch.arange(states.size(1), device=features.device) < frames[:, None]]
+
+
+KIND = Kind(
+    "qwen2_audio",
+    models={"Qwen2AudioForConditionalGeneration": EncodedStates(_read)},
+    encoder=KnownLayers(layers=("Qwen2AudioEncoderLayer",), symmetries=symmetries),
+    encode=_read,
+    in_windows=True,
+)
