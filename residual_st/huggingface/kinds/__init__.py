@@ -3,7 +3,7 @@
 To add one, write a file with a `Kind` and name it here.
 """
 
-from functools import partial
+from functools import cache, partial
 
 import transformers
 from torch import nn
@@ -41,9 +41,11 @@ KINDS = (
 )
 
 
+@cache
 def models() -> list[str]:
     """Names of the classes of whole models that folders may hold, as far as this release of transformers has them."""
-    return [name for kind in KINDS for name in kind.models if name in dir(transformers)]
+    there = dir(transformers)  # without importing what is not in use
+    return [name for kind in KINDS for name in kind.models if name in there]
 
 
 def kind_of(model: nn.Module) -> Kind:
