@@ -1,4 +1,4 @@
-"""Show the parameters and bytes of a checkpoint or an architecture, and how much its layers share."""
+"""Show the parameters and bytes of a checkpoint, a Hugging Face folder or an architecture, and how much its layers share."""
 
 import argparse
 import json
@@ -13,7 +13,7 @@ TAKES_REST = True  # the checkpoint, or the flags of the architecture's own pars
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "residual-st inspect [--json] [--user-dir OTHER] (CHECKPOINT | --arch NAME [model flags])"
+    parser.usage = "residual-st inspect [--json] [--user-dir OTHER] (CHECKPOINT | FOLDER | --arch NAME [model flags])"
     parser.add_argument(
         "--arch", help="an architecture instead of a checkpoint; takes the flags of its model, such as --encoder-layers"
     )
@@ -23,25 +23,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from residual_st.fairseq.checkpoints import model_flags
-    from residual_st.fairseq.description import describe, residual_energy
-    from residual_st.fairseq.standalone import build_model, load_model, parse_model_flags
-
     if args.arch:
-        flags = parse_model_flags(args.arch, args.rest)
-        with refusing(f"no model of --arch {args.arch} can be made without its task"):
-            model = build_model(flags, args.vocab_size, "meta")
-        figures = describe(model, flags)
+        figures = _of_architecture(args)
+    elif len(args.rest) != 1:
+        raise InputError("give either one checkpoint, which holds its own flags, or a folder, or --arch NAME and flags")
     else:
-        if len(args.rest) != 1:
-            raise InputError("give either one checkpoint, which holds its own flags, or --arch NAME and flags")
-        path = args.rest[0]
-        state, model = load_model(path, as_stored=True)
-        figures = describe(model, model_flags(state, path))
-        figures["checkpoint_bytes"] = os.path.getsize(path)
-        figures["residual_energy"] = residual_energy(model)
+        figures = (_of_folder if os.path.isdir(args.rest[0]) else _of_checkpoint)(args.rest[0])
     print(json.dumps(figures, indent=2) if args.json else format_tables(figures))
     return 0
+
+
+def _of_architecture(args: argparse.Namespace) -> dict:
+    from residual_st.fairseq.description import describe
+    from residual_st.fairseq.standalone import build_model, parse_model_flags
+
+    flags = parse_model_flags(args.arch, args.rest)
+    with refusing(f"no model of --arch {args.arch} can be made without its task"):
+        model = build_model(flags, args.vocab_size, "meta")
+    return describe(model, flags)
+
+
+def _of_checkpoint(path: str) -> dict:
+    from residual_st.fairseq.checkpoints import model_flags
+    from residual_st.fairseq.description import describe
+    from residual_st.fairseq.kinds import stacks_of
+    from residual_st.fairseq.standalone import load_model
+    from residual_st.stacks.figures import residual_energy
+
+    state, model = load_model(path, as_stored=True)
+    figures = describe(model, model_flags(state, path))
+    return {**figures, "checkpoint_bytes": os.path.getsize(path), "residual_energy": residual_energy(stacks_of(model))}
+
+
+def _of_folder(folder: str) -> dict:
+    """Of a Hugging Face model."""
+    from residual_st.huggingface import load
+    from residual_st.huggingface.figures import describe
+
+    return describe(load(folder))
 
 
 def format_tables(figures: dict) -> str:

@@ -2,23 +2,13 @@
 
 import argparse
 
-import torch
 from fairseq.models import BaseFairseqModel
 from torch import nn
 
 from residual_st.fairseq.flags import PARTS
 from residual_st.fairseq.kinds import part_of, stacks_of
-from residual_st.sharing import (
-    ResidualLinear,
-    SharedForm,
-    current_form,
-    in_order,
-    matrices,
-    matrix_parameters,
-    residual_energies,
-    shape_of,
-)
 from residual_st.stacks import LayerStack
+from residual_st.stacks.figures import bytes_and_parameters, sharing_of, sizes_of
 
 
 def describe(model: BaseFairseqModel, flags: argparse.Namespace) -> dict:
@@ -31,23 +21,15 @@ def describe(model: BaseFairseqModel, flags: argparse.Namespace) -> dict:
     encoder = stacks.get("encoder")
     figures = {
         "arch": flags.arch,
-        **_sizes("encoder", encoder),
+        **sizes_of("encoder", encoder),
         "encoder_parameters": sum(parameter.numel() for parameter in whole_part(model, "encoder").parameters()),
         "total_parameters": sum(parameter.numel() for parameter in model.parameters()),
-        **_sharing(encoder),
+        **sharing_of(encoder),
     }
     if "decoder" in stacks and stacks["decoder"].is_shared:
-        sharing = {f"decoder_{name}": value for name, value in _sharing(stacks["decoder"]).items()}
-        figures |= _sizes("decoder", stacks["decoder"]) | sharing
-    return figures | {
-        "parts": {
-            name: {
-                "parameters": sum(parameter.numel() for parameter in members),
-                "bytes": sum(parameter.numel() * parameter.element_size() for parameter in members),
-            }
-            for name, members in parameters.items()
-        }
-    }
+        sharing = {f"decoder_{name}": value for name, value in sharing_of(stacks["decoder"]).items()}
+        figures |= sizes_of("decoder", stacks["decoder"]) | sharing
+    return figures | {"parts": {name: bytes_and_parameters(members) for name, members in parameters.items()}}
 
 
 def whole_part(model: BaseFairseqModel, part: str) -> nn.Module:
@@ -73,41 +55,3 @@ def _parameters(model: BaseFairseqModel, stacks: dict[str, LayerStack]) -> dict[
         counted |= {id(parameter) for parameter in rest}
     rest = [parameter for parameter in model.parameters() if id(parameter) not in counted]
     return parameters | ({"other": rest} if rest else {})
-
-
-def _sizes(part: str, stack: LayerStack | None) -> dict:
-    shapes = [shape_of(matrix) for layer in (in_order(stack.layers) if stack else ()) for _, matrix in matrices(layer)]
-    dense, kept = sum(outputs * inputs for outputs, inputs in shapes), matrix_parameters(stack.layers) if stack else 0
-    return {
-        f"{part}_weight_fraction": round(kept / dense, 3) if dense else 0.0,  # of a part without layers
-        f"{part}_matrix_parameters": kept,
-        f"dense_{part}_matrix_parameters": dense,
-    }
-
-
-def _sharing(stack: LayerStack | None) -> dict:
-    layers = len(stack.layers) if stack else 0
-    if stack is None or not stack.is_shared:
-        form = {"group_size": 1, "residual_rank": 0, "residual_diagonal": False, "sharing_pattern": "adjacent"}
-        return {**form, "groups": list(range(layers))}
-    form: SharedForm = current_form(stack.layers, stack.owner.shared_weights)
-    named = form.to_flags("")
-    return {
-        **{name: named[name] for name in ("group_size", "residual_rank", "residual_diagonal", "sharing_pattern")},
-        "groups": list(form.plan.groups),
-    }
-
-
-def residual_energy(model: BaseFairseqModel) -> list[dict]:
-    """For each layer and matrix, the squared norm of its residual over that of its shared weight. The decoder's names say so."""
-    rows = []
-    with torch.no_grad():
-        for part, stack in stacks_of(model).items():
-            for index, layer in enumerate(in_order(stack.layers)):
-                for name, linear in matrices(layer):
-                    if isinstance(linear, ResidualLinear) and linear.shared_weight is not None:
-                        residual, shared = residual_energies([linear]).item(), linear.shared_weight.double().square().sum().item()
-                        ratio = residual / shared if shared else 0.0  # in a model without training the output projections are 0
-                        matrix = name if part == "encoder" else f"decoder.{name}"
-                        rows.append({"layer": index, "matrix": matrix, "residual_to_shared": round(ratio, 6)})
-    return rows

@@ -7,8 +7,10 @@ from residual_st.errors import InputError
 from residual_st.evaluation.generated import Sentence, read_generated
 from residual_st.evaluation.logs import Log, read_log
 from residual_st.fairseq.checkpoints import model_flags
-from residual_st.fairseq.description import describe, residual_energy
+from residual_st.fairseq.description import describe
+from residual_st.fairseq.kinds import stacks_of
 from residual_st.fairseq.standalone import load_model
+from residual_st.stacks.figures import residual_energy
 
 _CHECKPOINTS = ("checkpoint_best.pt", "checkpoint_last.pt", "start.pt")
 
@@ -20,7 +22,7 @@ class RunFiles:
     Attributes:
         sentences: line of the manifest -> sentence, of the one test set.
         model: `describe` of the checkpoint.
-        energies: `residual_energy` of it; empty for a dense model.
+        energies: `residual_energy` of its stacks; empty for a dense model.
     """
 
     name: str
@@ -65,7 +67,7 @@ def read_run(argument: str, test_set: str | None) -> RunFiles:
         run.sentences = read_generated(output)
     if checkpoint:
         state, model = load_model(checkpoint)
-        run.model, run.energies = describe(model, model_flags(state, checkpoint)), residual_energy(model)
+        run.model, run.energies = describe(model, model_flags(state, checkpoint)), residual_energy(stacks_of(model))
     if run.log is None and not run.sentences and run.model is None:
         raise InputError(f"{path} holds nothing of a run: no log of fairseq-train, no generate-*.txt, no checkpoint")
     return run

@@ -84,8 +84,24 @@ def test_through_the_commands(name, audio, tmp_path):
 
     transformers.save(model, tmp_path / "again", tmp_path / "shared")
     assert torch.equal(outputs(transformers.load(tmp_path / "again"), inputs), expected)
+    figures = json.loads(cli("inspect", tmp_path / "again", "--json").stdout)
+    named = figures["kind"], figures["encoder_stack"], figures["groups"], figures["residual_rank"]
+    assert named == (TINY[name].kind, TINY[name].stack, [0, 0, 1, 1], 3)
     cli("expand", tmp_path / "again", "--output", tmp_path / "expanded")
     ordinary = getattr(plain, type(dense).__name__).from_pretrained(tmp_path / "expanded").eval()
     torch.testing.assert_close(outputs(ordinary, inputs), expected, rtol=1e-4, atol=1e-4)
     assert not stack_of(ordinary).is_shared
     assert ordinary.state_dict().keys() == dense.state_dict().keys()
+
+
+def test_what_is_of_no_kind_is_refused(tmp_path):
+    plain.BertModel(
+        plain.BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=48)
+    ).save_pretrained(tmp_path / "bert")
+    for command in (["compress", tmp_path / "bert", "--output", tmp_path / "out"], ["inspect", tmp_path / "bert"]):
+        result = cli(*command, check=False)
+        assert result.returncode == 2
+        assert "bert is of BertModel; it must be one of WhisperForConditionalGeneration, Speech2Text" in result.stderr
+        assert "HubertForCTC" in result.stderr
+    result = cli("inspect", "--json", check=False)
+    assert result.returncode == 2 and "give either one checkpoint, which holds its own flags, or a folder" in result.stderr

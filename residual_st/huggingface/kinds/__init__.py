@@ -3,6 +3,7 @@
 To add one, write a file with a `Kind` and name it here.
 """
 
+import contextlib
 from functools import cache, partial
 
 import transformers
@@ -25,7 +26,7 @@ from residual_st.huggingface.stack import describe_sharing
 from residual_st.huggingface.words import OwnWords
 from residual_st.stacks import KnownLayers, LayerStack, describe_stack
 
-__all__ = ["KINDS", "PARTS", "Kind", "kind_of", "models", "stack_of", "stack_of_layers", "words_of"]
+__all__ = ["KINDS", "PARTS", "Kind", "kind_of", "models", "stack_of", "stack_of_layers", "stacks_of", "words_of"]
 
 PARTS = ("encoder", "decoder")
 KINDS = (
@@ -81,6 +82,15 @@ def stack_of(model: nn.Module, part: str = "encoder") -> LayerStack:
             owner = model.get_submodule(name.rpartition(".")[0])
             return known.describe(layers, owner, on_sharing=partial(describe_sharing, model.config, part))
     raise InputError(f"{type(model).__name__} has no stack of {part} layers that is known here; describe it by a LayerStack")
+
+
+def stacks_of(model: nn.Module) -> dict[str, LayerStack]:
+    """The stacks of a model's encoder and decoder, as far as it has them and they are known."""
+    found = {}
+    for part in PARTS:
+        with contextlib.suppress(InputError):
+            found[part] = stack_of(model, part)
+    return found
 
 
 def stack_of_layers(layers: nn.ModuleList) -> LayerStack:

@@ -1,0 +1,45 @@
+"""What a Hugging Face model holds, in figures."""
+
+import transformers
+
+from residual_st.huggingface.kinds import kind_of, stacks_of
+from residual_st.stacks.figures import bytes_and_parameters, residual_energy, sharing_of, sizes_of
+
+
+def describe(model: transformers.PreTrainedModel) -> dict:
+    """As `residual_st.fairseq.description.describe` and `residual_energy` have it, with the names of the kind and of its stack."""
+    stacks = stacks_of(model)
+    encoder = stacks["encoder"]
+    names = {id(module): name for name, module in model.named_modules()}
+    figures = {
+        "architecture": type(model).__name__,
+        "kind": kind_of(model).name,
+        "encoder_stack": names[id(encoder.layers)],
+        **sizes_of("encoder", encoder),
+        "encoder_parameters": sum(parameter.numel() for parameter in encoder.owner.parameters()),
+        "total_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        **sharing_of(encoder),
+    }
+    if "decoder" in stacks and stacks["decoder"].is_shared:
+        sharing = {f"decoder_{name}": value for name, value in sharing_of(stacks["decoder"]).items()}
+        figures |= sizes_of("decoder", stacks["decoder"]) | sharing
+    return {**figures, "parts": _parts(model, stacks), "residual_energy": residual_energy(stacks)}
+
+
+def _parts(model: transformers.PreTrainedModel, stacks: dict) -> dict[str, dict[str, int]]:
+    """Every parameter once, by the part that it is of."""
+    parts, counted = {}, set()
+
+    def count(name: str, module) -> None:
+        members = {id(parameter): parameter for parameter in module.parameters() if id(parameter) not in counted}
+        counted.update(members)
+        if members:
+            parts[name] = bytes_and_parameters(members.values())
+
+    for name, stack in stacks.items():
+        count(f"{name} layers", stack.layers)
+        if stack.is_shared:
+            count(f"{name} shared weights", stack.owner.shared_weights)
+        count(f"{name} other", stack.owner)
+    count("other", model)
+    return parts

@@ -1,0 +1,70 @@
+"""What a stack holds, in figures, whichever model it is of."""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import nn
+
+from residual_st.sharing import (
+    ResidualLinear,
+    SharedForm,
+    current_form,
+    in_order,
+    matrices,
+    matrix_parameters,
+    residual_energies,
+    shape_of,
+)
+from residual_st.stacks.layer_stack import LayerStack
+
+
+def sizes_of(part: str, stack: LayerStack | None) -> dict:
+    """Weights in the matrices of a part of a model, the encoder or the decoder, kept and dense."""
+    shapes = [shape_of(matrix) for layer in (in_order(stack.layers) if stack else ()) for _, matrix in matrices(layer)]
+    dense, kept = sum(outputs * inputs for outputs, inputs in shapes), matrix_parameters(stack.layers) if stack else 0
+    return {
+        f"{part}_weight_fraction": round(kept / dense, 3) if dense else 0.0,  # of a part without layers
+        f"{part}_matrix_parameters": kept,
+        f"dense_{part}_matrix_parameters": dense,
+    }
+
+
+def sharing_of(stack: LayerStack | None) -> dict:
+    """How the layers of a stack share, which is read off the layers."""
+    layers = len(stack.layers) if stack else 0
+    if stack is None or not stack.is_shared:
+        form = {"group_size": 1, "residual_rank": 0, "residual_diagonal": False, "sharing_pattern": "adjacent"}
+        return {**form, "groups": list(range(layers))}
+    form: SharedForm = current_form(stack.layers, stack.owner.shared_weights)
+    named = form.to_flags("")
+    return {
+        **{name: named[name] for name in ("group_size", "residual_rank", "residual_diagonal", "sharing_pattern")},
+        "groups": list(form.plan.groups),
+    }
+
+
+def bytes_and_parameters(members: Iterable[nn.Parameter]) -> dict[str, int]:
+    """Of the parameters of a part."""
+    members = list(members)
+    return {
+        "parameters": sum(parameter.numel() for parameter in members),
+        "bytes": sum(parameter.numel() * parameter.element_size() for parameter in members),
+    }
+
+
+def residual_energy(stacks: Mapping[str, LayerStack]) -> list[dict]:
+    """For each layer and matrix of a model's parts, the squared norm of its residual over that of its shared weight.
+
+    The decoder's names say so.
+    """
+    rows = []
+    with torch.no_grad():
+        for part, stack in stacks.items():
+            for index, layer in enumerate(in_order(stack.layers)):
+                for name, linear in matrices(layer):
+                    if isinstance(linear, ResidualLinear) and linear.shared_weight is not None:
+                        residual, shared = residual_energies([linear]).item(), linear.shared_weight.double().square().sum().item()
+                        ratio = residual / shared if shared else 0.0  # in a model without training the output projections are 0
+                        matrix = name if part == "encoder" else f"decoder.{name}"
+                        rows.append({"layer": index, "matrix": matrix, "residual_to_shared": round(ratio, 6)})
+    return rows
