@@ -16,7 +16,7 @@ from torch import Tensor
 
 from residual_st.benchmark.results import append, provenance
 from residual_st.compression import compress
-from residual_st.compression.moments import MatrixMoments
+from residual_st.compression.sums import MatrixMoments
 from residual_st.fairseq.standalone import build_model, parse_model_flags
 from residual_st.sharing import matrices
 
@@ -25,11 +25,11 @@ POSITIONS = 100_000
 VOCABULARY = 8000
 
 
-def draw_moments(size: int, generator: torch.Generator) -> Tensor:
-    """A second-moment matrix with a falling spectrum in a random basis."""
+def draw_inputs(size: int, generator: torch.Generator) -> Tensor:
+    """Rows (size, size) whose squares have a falling spectrum in a random basis."""
     basis, _ = torch.linalg.qr(torch.randn(size, size, dtype=torch.float64, generator=generator))
     spectrum = torch.logspace(0, -6, size, dtype=torch.float64).clamp_min(1e-3)
-    return (basis * spectrum) @ basis.T
+    return ((POSITIONS * spectrum).sqrt()[:, None] * basis.T).float()
 
 
 def main() -> int:
@@ -46,9 +46,9 @@ def main() -> int:
         by_matrix = {}
         for name, linear in matrices(layer):
             by_matrix[name] = MatrixMoments(linear)
-            by_matrix[name].count = POSITIONS
-            by_matrix[name].input_squares = POSITIONS * draw_moments(linear.in_features, generator)
-            by_matrix[name].gradient_squares = POSITIONS * draw_moments(linear.out_features, generator)
+            by_matrix[name].inputs.count = POSITIONS
+            by_matrix[name].inputs.squares.add(draw_inputs(linear.in_features, generator))
+            by_matrix[name].add_gradients(draw_inputs(linear.out_features, generator))
         moments.append(by_matrix)
     start = time.perf_counter()
     compressed = compress(model, group_size=args.group_size, rank=args.rank, moments=moments)

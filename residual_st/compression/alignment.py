@@ -81,17 +81,18 @@ def _blocks(overlap: Tensor, heads: int) -> Tensor:
 def _align_units(units: FeedForwardUnits, layer: LayerWeights, target: dict[str, Tensor]) -> LayerWeights:
     """The assignment of units that gains most, and the best scale of each."""
     first, second = layer[units.first], layer[units.second]
+    first_metric, second_metric = first.metric, second.metric
     # the error of unit i at the place of unit j, by which an exchange of units is judged, with the other side's weight of i
-    first_weight = _diagonal(first.metric.outputs, len(first.weight)) * first.metric.scale
-    second_weight = _diagonal(second.metric.inputs, len(first.weight)) * second.metric.scale
-    cross_first, target_first = _products(first.weight, target[units.first], first.metric.inputs)
-    cross_second, target_second = _products(second.weight.T, target[units.second].T, second.metric.outputs)
+    first_weight = _diagonal(first_metric.outputs, len(first.weight)) * first_metric.scale
+    second_weight = _diagonal(second_metric.inputs, len(first.weight)) * second_metric.scale
+    cross_first, target_first = _products(first.weight, target[units.first], first_metric.inputs)
+    cross_second, target_second = _products(second.weight.T, target[units.second].T, second_metric.outputs)
     cost = first_weight[:, None] * (target_first - 2 * cross_first) + second_weight[:, None] * (target_second - 2 * cross_second)
     chosen, places = linear_sum_assignment(cost.numpy())
     order = torch.empty(len(chosen), dtype=torch.long)
     order[places] = torch.from_numpy(chosen)
     scale = torch.ones_like(cross_first[:, 0])
-    if units.scalable and first.metric.outputs is not None:
+    if units.scalable and first_metric.outputs is not None:
         at_place = (torch.arange(len(order)), torch.argsort(order))
         scale = _best_scale(
             first_weight * target_first[at_place[1]],

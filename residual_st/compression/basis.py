@@ -25,6 +25,10 @@ class Rotation:
 
     covectors = vectors  # gradients rotate as vectors do
 
+    def after(self, before: "Rotation") -> "Rotation":
+        """One change in place of two."""
+        return Rotation(self.matrix @ before.matrix)
+
 
 @dataclass(frozen=True)
 class Reordering:
@@ -45,5 +49,14 @@ class Reordering:
     def covectors(self, moments: Tensor) -> Tensor:
         return self._permute(moments / torch.outer(self.scale, self.scale))
 
+    def after(self, before: "Reordering") -> "Reordering":
+        """One change in place of two."""
+        scale = before.scale.clone()
+        scale[before.order] *= self.scale
+        return Reordering(before.order[self.order], scale)
+
     def _permute(self, moments: Tensor) -> Tensor:
         return moments[self.order][:, self.order]
+
+
+Basis = Rotation | Reordering

@@ -8,7 +8,7 @@ last matrix of each makes up for the error of that sum as well. Shared matrices 
 
 import contextlib
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from residual_st.compression.fit import Fit
 from residual_st.compression.layer_weights import MatrixWeights, Metric, damped, write_layer
 from residual_st.compression.low_rank import low_rank
-from residual_st.compression.moments import Calibration, widened, without_updates
+from residual_st.compression.moments import Calibration, without_updates
+from residual_st.compression.sums import InputMoments, widened
 from residual_st.errors import InputError
 from residual_st.progress import progress
 from residual_st.sharing import Matrix, ResidualLinear, channels_last, in_order, matrices, weight_of
@@ -68,108 +69,131 @@ def correct(
         for index in progress(range(len(stack.layers)), desc="correcting", unit="layer"):
             dense_layer, layer = dense_stack.layers[index], stack.layers[index]
             dense_passes = [Pass(dense_layer, call, x, stages, ends) for call, x in zip(calls, dense_states)]
+            dense_states = [stack.output(dense_pass.output) for dense_pass in dense_passes]
             linears = dict(matrices(layer))
             for names in stages:
-                padding = "memory_padding" if names[0] in stack.memory_matrices else "padding"
-                passes = [Pass(layer, call, x, stages, ends, last=names[0]) for call, x in zip(calls, states)]
-                moments = PairedMoments()
-                for call, dense_pass, until in zip(calls, dense_passes, passes):
-                    seen = [channels_last(linears[names[0]], each.inputs[names[0]]) for each in (dense_pass, until)]
-                    if names[0] in ends:
-                        seen.append(dense_pass.streams[names[0]] - until.streams[names[0]])
-                    moments.add(*(stack.real_positions(value, getattr(call, padding), names[0]) for value in seen))
+                first = names[0]
+                padding = "memory_padding" if first in stack.memory_matrices else "padding"
+                moments, passes = PairedMoments(), []
+                for call, dense_pass, x in zip(calls, dense_passes, states):
+                    reached = Pass(layer, call, x, stages, ends, last=first)
+                    inputs = channels_last(linears[first], reached.inputs[first])
+                    if first in ends:
+                        wanted = dense_pass.sums.pop(first) - reached.total
+                    else:
+                        wanted = channels_last(linears[first], dense_pass.inputs.pop(first))
+                    moments.add(*(stack.real_positions(each, getattr(call, padding), first) for each in (inputs, wanted)))
+                    if names is stages[-1] and first in ends:
+                        passes.append(reached)
                 for name in names:
-                    _solve(linears[name], fit.layers[index][name], moments)
-            dense_states = [stack.output(dense_pass.output) for dense_pass in dense_passes]
-            if names[0] in ends:  # the layer's output is then what its last matrix adds to the sum
-                states = [each.streams[names[0]] + linears[names[0]](each.inputs[names[0]]) for each in passes]
+                    _solve(linears[name], fit.layers[index][name], moments, first in ends)
+            if first in ends:  # the layer's output is then what its last matrix adds to the sum
+                states = [each.total + linears[first](each.inputs[first]) for each in passes]
             else:
                 states = [stack.output(call.repeat(layer, x)) for call, x in zip(calls, states)]
 
 
 class _Reached(Exception):
-    """The matrix is called whose input is wanted; what comes behind is not."""
+    """The module is called whose input is wanted; what comes behind is not."""
+
+
+@contextlib.contextmanager
+def _stopping_at(module: nn.Module) -> Iterator[None]:
+    """Leave the block where the module is called."""
+
+    def stop(*_):
+        raise _Reached
+
+    handle = module.register_forward_pre_hook(stop)
+    try:
+        with contextlib.suppress(_Reached):
+            yield
+    finally:
+        handle.remove()
 
 
 class Pass:
-    """What a layer gives to its matrices on the way, up to and with the matrix `last`, or on all of it.
+    """What a layer computes on the way to the matrix `last`, or on all of it.
 
     Attributes:
-        inputs: of the first matrix of each stage.
-        streams: of the matrices that end a branch, the sum that their output is added to.
-        total: that sum in the end, with the outputs of all that end a branch.
+        inputs: of the matrix `last`; where the pass is whole, of the first matrix of each stage, but of none that ends a branch.
+        total: the sum of what came into the layer and of all that the branches have returned.
+        sums: this sum behind each matrix that ends a branch.
         output: what the layer returns; None where the pass ends before.
     """
 
     def __init__(
         self, layer: nn.Module, call: LayerCall, states: Tensor, stages: list[list[str]], ends: list[str], last: str | None = None
     ):
-        self.inputs, self.streams, self.output = {}, {}, None
+        self.inputs, self.sums, self.output = {}, {}, None
         self.total = states
 
         def enter(name: str):
             def hook(_linear, arguments):
-                self.inputs[name] = arguments[0]
-                if name in ends:
-                    self.streams[name] = self.total
+                if name == last or (last is None and name not in ends):
+                    self.inputs[name] = arguments[0]
                 if name == last:
                     raise _Reached
 
             return hook
 
-        def leave(_linear, _arguments, output):
-            alike = output.shape == self.total.shape  # otherwise no sum of theirs is the layer's output
-            self.total = self.total + output if alike else torch.full_like(self.total, torch.nan)
+        def leave(name: str):
+            def hook(_linear, _arguments, output):
+                alike = output.shape == self.total.shape  # otherwise no sum of theirs is the layer's output
+                self.total = self.sums[name] = self.total + output if alike else torch.full_like(self.total, torch.nan)
+
+            return hook
 
         with contextlib.ExitStack() as hooks:
             hooks.enter_context(contextlib.suppress(_Reached))
             for names in stages:
                 hooks.callback(layer.get_submodule(names[0]).register_forward_pre_hook(enter(names[0])).remove)
             for name in ends:
-                hooks.callback(layer.get_submodule(name).register_forward_hook(leave).remove)
+                hooks.callback(layer.get_submodule(name).register_forward_hook(leave(name)).remove)
             self.output = call.repeat(layer, states)
 
 
 class PairedMoments:
-    """Sums over positions of what goes into a dense matrix and into the compressed one, in float64.
+    """Sums over positions of what goes into a compressed matrix, and of what the dense one is given or returns there.
 
-    All are counted from their means in the first batch, as in `MatrixMoments`.
+    All are counted from their means in the first batch, as in `InputMoments`.
     """
 
     def __init__(self):
-        self.count = 0
+        self.inputs = None
 
-    def add(self, dense: Tensor, inputs: Tensor, drift: Tensor | None = None) -> None:
-        """`dense` and `inputs` (positions, in); `drift` (positions, out), what the stream that the output is added to lacks."""
-        values = [widened(value) for value in ([inputs, dense] if drift is None else [inputs, dense, drift])]
-        if not self.count:
-            self._origins = [value.mean(0) for value in values]
-            self._sums = [torch.zeros(value.shape[1], dtype=torch.float64) for value in values]
-            self._products = [torch.zeros(value.shape[1], values[0].shape[1], dtype=torch.float64) for value in values]
-        values = [value - origin for value, origin in zip(values, self._origins)]
-        self.count += len(values[0])
-        for value, total, product in zip(values, self._sums, self._products):
-            total += value.sum(0, dtype=torch.float64).cpu()
-            product += (value.T @ values[0]).cpu()
-
-    @property
-    def means(self) -> list[Tensor]:
-        """Of the inputs, the dense inputs and, where it was given, the drift."""
-        return [origin.cpu().double() + total / self.count for origin, total in zip(self._origins, self._sums)]
+    def add(self, inputs: Tensor, wanted: Tensor) -> None:
+        """`inputs` (positions, in), `wanted` (positions, in or out)."""
+        inputs, wanted = widened(inputs), widened(wanted)
+        if self.inputs is None:
+            self.inputs = InputMoments(inputs.shape[1], inputs.device)
+            self._origin = wanted.mean(0)
+            self._sum = torch.zeros_like(self._origin, dtype=torch.float64)
+            self._products = inputs.new_zeros(wanted.shape[1], inputs.shape[1])
+        wanted = wanted - self._origin
+        self._sum += wanted.sum(0, dtype=torch.float64)
+        self._products.addmm_(wanted.T, self.inputs.add(inputs))
 
     @property
-    def covariances(self) -> list[Tensor]:
-        """Of these with the inputs, (in or out, in)."""
-        sums = self._sums
-        return [product / self.count - torch.outer(total, sums[0]) / self.count**2 for product, total in zip(self._products, sums)]
+    def wanted_mean(self) -> Tensor:
+        return (self._origin + self._sum / self.inputs.count).cpu()
+
+    @property
+    def cross_covariance(self) -> Tensor:
+        """(in or out, in)"""
+        count = self.inputs.count
+        return (self._products.double() / count - torch.outer(self._sum, self.inputs.sum) / count**2).cpu()
 
 
-def _solve(matrix: Matrix, dense: MatrixWeights, moments: PairedMoments) -> None:
-    covariance, cross_covariance, *drift = moments.covariances
-    mean, dense_mean, *drift_mean = moments.means
+def _solve(matrix: Matrix, dense: MatrixWeights, moments: PairedMoments, is_end: bool) -> None:
+    """What is wanted is what the matrix shall return where it ends a branch, and what the dense one is given elsewhere."""
+    covariance, mean = moments.inputs.covariance, moments.inputs.mean
     inputs = damped(covariance)
+    right, output = moments.cross_covariance, moments.wanted_mean
+    if not is_end:
+        right, output = dense.weight @ right, dense.weight @ output
     # least squares, drawn towards the dense weight where the inputs say little
-    right = sum(drift, start=dense.weight @ (cross_covariance + inputs - covariance))
+    right = right + dense.weight @ (inputs - covariance)
     target = torch.cholesky_solve(right.T, torch.linalg.cholesky(inputs)).T
     if not isinstance(matrix, ResidualLinear):
         weight_of(matrix).copy_(target)
@@ -179,11 +203,13 @@ def _solve(matrix: Matrix, dense: MatrixWeights, moments: PairedMoments) -> None
         matrix.up.copy_(up)
         matrix.down.copy_(down)
     if matrix.bias is not None:
-        matrix.bias.copy_(sum(drift_mean, start=dense.bias + dense.weight @ dense_mean) - weight_of(matrix).cpu().double() @ mean)
+        if not is_end:
+            output = output + dense.bias
+        matrix.bias.copy_(output - weight_of(matrix).cpu().double() @ mean)
 
 
 def _first_call(model: nn.Module, stack: LayerStack, calibration: Calibration, batch) -> LayerCall:
-    with recorded_calls(stack, [0]) as calls:
+    with recorded_calls(stack, [0]) as calls, _stopping_at(stack.layers[0]):
         calibration.encode(model, batch)
     if 0 not in calls:
         raise InputError("the calibration's `encode` never came to layer 0; it must run the layers of the model that it is given")

@@ -141,12 +141,14 @@ class Stack:
 
 
 def _energies(matrix: MatrixWeights, rest: Tensor) -> Tensor:
-    return matrix.metric.scale * squared_singular_values(matrix.metric.whiten(rest))
+    metric = matrix.metric
+    return metric.scale * squared_singular_values(metric.whiten(rest))
 
 
 def relative_error(matrix, approximation: Tensor) -> float:
     """The size of an approximation's error over that of the matrix, in its metric; of a matrix of zeros, 1 if there is any."""
+    metric = matrix.metric
     with torch.no_grad():
-        squared = matrix.metric.squared_norm(matrix.weight - approximation.to(matrix.weight))  # fits are on the CPU
-    size = matrix.metric.squared_norm(matrix.weight)
+        squared = metric.squared_norm(matrix.weight - approximation.to(matrix.weight))  # fits are on the CPU
+    size = metric.squared_norm(matrix.weight)
     return math.sqrt(max(squared, 0.0) / size) if size > 0 else float(squared > 0)

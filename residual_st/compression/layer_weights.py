@@ -1,11 +1,13 @@
 """What compression works on: the matrices of one layer in float64, each with the metric that its errors are measured in."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
+from residual_st.compression.basis import Basis
 from residual_st.sharing import matrices, weight_of
 
 # of the mean diagonal, added to second moments: directions that were never seen are not free. Gradients are exact for
@@ -60,14 +62,9 @@ class Metric:
 
     @cached_property
     def narrow(self) -> "Metric":
-        """The metric in float32, with roots that were taken in float64: such moments are often too ill-conditioned for less."""
-        narrow = replace(
-            self, **{name: value.float() for name in ("inputs", "outputs") if (value := getattr(self, name)) is not None}
-        )
-        for name, moments in (("_input_root", self.inputs), ("_output_root", self.outputs)):
-            if moments is not None:
-                vars(narrow)[name] = getattr(self, name).float()
-        return narrow
+        """The metric in float32, with roots that are taken in float64: such moments are often too ill-conditioned for less."""
+        inputs, outputs = (None if moments is None else moments.float() for moments in (self.inputs, self.outputs))
+        return _Narrow(inputs, outputs, self.scale, self)
 
     @cached_property
     def diagonal_root(self) -> Tensor:
@@ -84,34 +81,70 @@ class Metric:
         return torch.linalg.cholesky(self.outputs)
 
 
+@dataclass(frozen=True)
+class _Narrow(Metric):
+    wide: Metric = field(default_factory=Metric)
+
+    @cached_property
+    def _input_root(self) -> Tensor:
+        return self.wide._input_root.float()
+
+    @cached_property
+    def _output_root(self) -> Tensor:
+        return self.wide._output_root.float()
+
+
 def damped(moments: Tensor, share: float = INPUT_DAMPING) -> Tensor:
     """Second moments that can be inverted: with `share` of their mean diagonal added to it."""
-    ridge = share * moments.diagonal().mean().clamp_min(LEAST_MOMENT)
-    return moments + ridge * torch.eye(len(moments), dtype=moments.dtype)
+    result = moments.clone()
+    diagonal = result.diagonal()
+    diagonal += share * diagonal.mean().clamp_min(LEAST_MOMENT)
+    return result
 
 
 @dataclass
 class MatrixWeights:
-    """One matrix of one layer: `weight` (out, in), `bias` (out,) or None, and the mean of its inputs (in,), None if not known."""
+    """One matrix of one layer.
+
+    Attributes:
+        weight: (out, in).
+        bias: (out,) or None.
+        input_mean: of its inputs, (in,); None if not known.
+        trained_metric: makes the metric of its errors, as the trained layer names its units.
+        input_basis, output_basis: how its inputs and outputs have been renamed since; None if they have not.
+    """
 
     weight: Tensor
     bias: Tensor | None
     input_mean: Tensor | None = None
-    metric: Metric = field(default_factory=Metric)
+    trained_metric: Callable[[], Metric] = Metric
+    input_basis: Basis | None = None
+    output_basis: Basis | None = None
 
-    def with_outputs(self, basis) -> "MatrixWeights":
+    @property
+    def metric(self) -> Metric:
+        """What errors are measured in. Made each time, because with its roots it is many times larger than the matrix: whoever uses
+        it holds it as long as it takes.
+        """
+        metric = self.trained_metric()
+        inputs, outputs = metric.inputs, metric.outputs
+        if inputs is not None and self.input_basis is not None:
+            inputs = self.input_basis.vectors(inputs)
+        if outputs is not None and self.output_basis is not None:
+            outputs = self.output_basis.covectors(outputs)
+        return replace(metric, inputs=inputs, outputs=outputs)
+
+    def with_outputs(self, basis: Basis) -> "MatrixWeights":
         """The same matrix where its outputs y are called `basis(y)`."""
-        outputs = self.metric.outputs
-        metric = replace(self.metric, outputs=None if outputs is None else basis.covectors(outputs))
         bias = None if self.bias is None else basis.rows(self.bias)
-        return MatrixWeights(basis.rows(self.weight), bias, self.input_mean, metric)
+        renamed = basis if self.output_basis is None else basis.after(self.output_basis)
+        return replace(self, weight=basis.rows(self.weight), bias=bias, output_basis=renamed)
 
-    def with_inputs(self, basis) -> "MatrixWeights":
+    def with_inputs(self, basis: Basis) -> "MatrixWeights":
         """The same matrix where its inputs x are called `basis(x)`."""
-        inputs = self.metric.inputs
-        metric = replace(self.metric, inputs=None if inputs is None else basis.vectors(inputs))
         input_mean = None if self.input_mean is None else basis.rows(self.input_mean)
-        return MatrixWeights(basis.columns(self.weight), self.bias, input_mean, metric)
+        renamed = basis if self.input_basis is None else basis.after(self.input_basis)
+        return replace(self, weight=basis.columns(self.weight), input_mean=input_mean, input_basis=renamed)
 
 
 LayerWeights = dict[str, MatrixWeights]  # by the matrix's name in the layer

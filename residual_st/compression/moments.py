@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from residual_st.compression.layer_weights import OUTPUT_DAMPING, Metric, damped
+from residual_st.compression.sums import MatrixMoments
 from residual_st.errors import InputError
 from residual_st.progress import progress
-from residual_st.sharing import Matrix, channels_last, in_order, matrices, shape_of
+from residual_st.sharing import channels_last, in_order, matrices
 from residual_st.stacks import LayerStack, UnclearLayoutError, keeping_activations, recorded_calls
 
 MOST_HELD_OUT = 16  # batches
@@ -79,57 +79,6 @@ class Calibration:
         return loss.sum()
 
 
-class MatrixMoments:
-    """Sums over the positions that one matrix of one layer has seen, in float64.
-
-    Inputs are counted from the mean of the first batch: where they hardly vary, the difference between their squares and the square
-    of their mean would be rounding errors.
-    """
-
-    def __init__(self, matrix: Matrix):
-        new = {"dtype": torch.float64, "device": matrix.weight.device}
-        outputs, inputs = shape_of(matrix)
-        self.count = 0
-        self.origin = torch.zeros(inputs, **new)
-        self.input_sum = torch.zeros(inputs, **new)
-        self.input_squares = torch.zeros(inputs, inputs, **new)
-        self.gradient_squares = torch.zeros(outputs, outputs, **new)
-
-    def add_inputs(self, inputs: Tensor) -> None:
-        inputs = widened(inputs)
-        if not self.count and len(inputs):
-            self.origin = inputs.mean(0).double()
-        inputs = inputs - self.origin.to(inputs)
-        self.count += len(inputs)
-        self.input_sum += inputs.sum(0, dtype=torch.float64)
-        self.input_squares += inputs.T @ inputs
-
-    def add_gradients(self, gradients: Tensor) -> None:
-        gradients = widened(gradients)
-        self.gradient_squares += gradients.T @ gradients  # in their own precision, and summed over batches in float64
-
-    @property
-    def input_mean(self) -> Tensor:
-        return (self.origin + self._mean_deviation).cpu()
-
-    @property
-    def _mean_deviation(self) -> Tensor:
-        return self.input_sum / self.count
-
-    @property
-    def input_covariance(self) -> Tensor:
-        return self.input_squares / self.count - torch.outer(self._mean_deviation, self._mean_deviation)
-
-    def metric(self) -> Metric:
-        """With the inputs' covariance: the mean's error goes into the bias, which is not shared. On the CPU, as what follows."""
-        return Metric(damped(self.input_covariance.cpu()), damped(self.gradient_squares.cpu() / self.count, OUTPUT_DAMPING))
-
-
-def widened(values: Tensor) -> Tensor:
-    """In float32 at least, in which sums of squares do not overflow."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
-
-
 Moments = list[dict[str, MatrixMoments]]  # layer -> matrix name -> moments
 
 
@@ -142,7 +91,10 @@ def gather(model: nn.Module, stack: LayerStack, calibration: Calibration) -> Mom
         InputError: if a matrix is never called, as where its weight is read past it: nothing is then known of its inputs; if
             padding in them cannot be told; or if the model's loss, or what a matrix is given, is not finite.
     """
-    moments = [{name: MatrixMoments(matrix) for name, matrix in matrices(layer)} for layer in in_order(stack.layers)]
+    moments = [
+        {name: MatrixMoments(matrix, f"{name} of layer {index}") for name, matrix in matrices(layer)}
+        for index, layer in enumerate(in_order(stack.layers))
+    ]
     every = {(index, name) for index, layer_moments in enumerate(moments) for name in layer_moments}
     left = dict.fromkeys(range(len(calibration.batches)), every)  # batch -> the matrices for which it is to be counted
     with stack.observing(stack.layers), without_updates(model):
@@ -151,12 +103,11 @@ def gather(model: nn.Module, stack: LayerStack, calibration: Calibration) -> Mom
             left = _count(model, stack, calibration, moments, left)
     for unclear in left.values():
         raise next(iter(unclear.values()))
-    for index, layer_moments in enumerate(moments):
-        for name, matrix in layer_moments.items():
-            if not matrix.count:
-                raise InputError(f"the calibration data never came to {name} of layer {index}; its errors cannot be weighed")
-            if not (matrix.input_squares.isfinite().all() and matrix.gradient_squares.isfinite().all()):
-                raise InputError(f"the inputs or gradients of {name} of layer {index} on the calibration data are not finite")
+    for matrix in (matrix for layer_moments in moments for matrix in layer_moments.values()):
+        if not matrix.count:
+            raise InputError(f"the calibration data never came to {matrix.label}; its errors cannot be weighed")
+        if not (matrix.inputs.squares.is_finite and matrix.gradients.is_finite):
+            raise InputError(f"the inputs or gradients of {matrix.label} on the calibration data are not finite")
     return moments
 
 
@@ -178,11 +129,13 @@ def _observed(stack: LayerStack, moments: Moments, wanted: Container[tuple[int, 
     Those whose layout is not known yet are left out: they are in the dict that is yielded, each with the error that says why.
     """
     unclear = {}
+    latest = (None, None, None)  # layer, name and inputs of the matrix that was called last
     with contextlib.ExitStack() as context:
         calls = context.enter_context(recorded_calls(stack))
 
         def observe(index: int, name: str):
             def hook(linear, arguments, output):
+                nonlocal latest
                 padding = calls[index].memory_padding if name in stack.memory_matrices else calls[index].padding
                 if not output.requires_grad:  # nothing before it is differentiated
                     output.requires_grad_()
@@ -190,9 +143,13 @@ def _observed(stack: LayerStack, moments: Moments, wanted: Container[tuple[int, 
                 def rows(states: Tensor) -> Tensor:
                     return stack.real_positions(channels_last(linear, states), padding, name)
 
+                matrix, before = moments[index][name], latest
+                latest = (index, name, arguments[0])
                 try:
-                    moments[index][name].add_inputs(rows(arguments[0].detach()))
-                    output.register_hook(lambda gradient: moments[index][name].add_gradients(rows(gradient)))
+                    inputs = rows(arguments[0].detach())
+                    is_same = before[0] == index and before[2] is arguments[0] and (index, before[1]) not in unclear
+                    matrix.add_inputs(inputs, moments[index][before[1]] if is_same else None)
+                    output.register_hook(lambda gradient: matrix.add_gradients(rows(gradient)))
                 except UnclearLayoutError as error:
                     unclear[index, name] = error
                 return output.clone()  # fairseq scales queries in place, which would take the hook with it

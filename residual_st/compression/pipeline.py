@@ -5,6 +5,7 @@ import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import nn
@@ -12,7 +13,7 @@ from torch import nn
 from residual_st.compression.budget import Budget, budget_of, fits_within
 from residual_st.compression.correction import correct_if_better
 from residual_st.compression.fit import Fit, Stack, relative_error
-from residual_st.compression.layer_weights import LayerWeights, read_layer, write_layer
+from residual_st.compression.layer_weights import LayerWeights, Metric, read_layer, write_layer
 from residual_st.compression.moments import Calibration, Moments, gather
 from residual_st.compression.refinement import refine
 from residual_st.errors import InputError
@@ -189,11 +190,11 @@ def _weigh(weights: list[LayerWeights], moments: Moments | None) -> list[LayerWe
             size = sum(layer[name].weight.square().sum() for layer in weights).item()
             scale = 1 / size if size > 0 else 1.0
             for layer in weights:
-                layer[name] = replace(layer[name], metric=replace(layer[name].metric, scale=scale))
+                layer[name] = replace(layer[name], trained_metric=partial(Metric, scale=scale))
         return weights
     return [
         {
-            name: replace(matrix, metric=layer_moments[name].metric(), input_mean=layer_moments[name].input_mean)
+            name: replace(matrix, trained_metric=layer_moments[name].metric, input_mean=layer_moments[name].input_mean)
             for name, matrix in layer.items()
         }
         for layer, layer_moments in zip(weights, moments)

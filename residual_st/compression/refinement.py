@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from residual_st.compression.moments import Calibration, evaluating, requiring_gradients, widened
+from residual_st.compression.moments import Calibration, evaluating, requiring_gradients
+from residual_st.compression.sums import widened
 from residual_st.compression.targets import LayerTarget, Model, Targets, WordsTarget, computed
 from residual_st.progress import progress
 from residual_st.sharing import SharedWeights

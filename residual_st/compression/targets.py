@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from residual_st.compression.moments import Calibration, widened
+from residual_st.compression.moments import Calibration
+from residual_st.compression.sums import widened
 from residual_st.errors import InputError
 from residual_st.stacks import LayerStack, recorded_calls
 

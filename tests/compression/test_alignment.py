@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 from conftest import tiny_model
@@ -61,7 +63,7 @@ def with_metrics(weights, seed):
 
     for matrix in weights.values():
         rows, columns = matrix.weight.shape
-        matrix.metric = Metric(moments(columns), moments(rows))
+        matrix.trained_metric = partial(Metric, moments(columns), moments(rows))
     return weights
 
 

@@ -1,0 +1,131 @@
+"""Sums over positions, of which second moments are made: float32, each tensor once, half of each square."""
+
+import torch
+from torch import Tensor
+
+from residual_st.compression.layer_weights import OUTPUT_DAMPING, Metric, damped
+from residual_st.errors import InputError
+from residual_st.sharing import Matrix, shape_of
+
+
+class SquareSum:
+    """`Σ rowsᵀ rows` in float32, or float64 where rows are; only the blocks on and above the diagonal, the others mirror them.
+
+    A sum of N batches is rounded by N times 6e-8 of the diagonal at most, as each product already is: a metric adds 1,000 times as
+    much to the diagonal (`INPUT_DAMPING`).
+    """
+
+    BLOCK = 256  # columns: fewer blocks compute more in vain, more take longer each
+
+    def __init__(self, size: int, device: torch.device):
+        self.size = size
+        starts = range(0, size, self.BLOCK)
+        self._strips = [torch.zeros(min(self.BLOCK, size - start), size - start, device=device) for start in starts]
+
+    def add(self, rows: Tensor) -> None:
+        """Rows (positions, size)."""
+        for index, strip in enumerate(self._strips):
+            right = rows[:, index * self.BLOCK :]
+            self._strips[index] = strip.to(right.dtype).addmm_(right[:, : len(strip)].T, right)
+
+    def total(self) -> Tensor:
+        """(size, size), in float64, on the CPU."""
+        total = torch.zeros(self.size, self.size, dtype=torch.float64)
+        for index, strip in enumerate(self._strips):
+            start = index * self.BLOCK
+            total[start : start + len(strip), start:] = strip
+        return total.triu_() + total.triu(1).T
+
+    @property
+    def is_finite(self) -> bool:
+        return all(strip.isfinite().all() for strip in self._strips)
+
+
+class InputMoments:
+    """Sums over the positions that one tensor has had, which one matrix or several are given.
+
+    Positions are counted from the mean of the first batch: where they hardly vary, the difference between their squares and the
+    square of their mean would be rounding errors.
+    """
+
+    def __init__(self, size: int, device: torch.device):
+        self.count = 0
+        self.origin = torch.zeros(size, dtype=torch.float64, device=device)
+        self.sum = torch.zeros_like(self.origin)
+        self.squares = SquareSum(size, device)
+
+    def add(self, rows: Tensor) -> Tensor:
+        """Rows (positions, size). As they are counted: from the origin."""
+        rows = widened(rows)
+        if not self.count and len(rows):
+            self.origin = rows.mean(0).double()
+        rows = rows - self.origin.to(rows)
+        self.count += len(rows)
+        self.sum += rows.sum(0, dtype=torch.float64)
+        self.squares.add(rows)
+        return rows
+
+    @property
+    def mean(self) -> Tensor:
+        return (self.origin + self.sum / self.count).cpu()
+
+    @property
+    def covariance(self) -> Tensor:
+        deviation = (self.sum / self.count).cpu()
+        return self.squares.total().div_(self.count).addr_(deviation, deviation, alpha=-1)
+
+
+class MatrixMoments:
+    """What one matrix of one layer, which `label` names, has seen: the moments of its inputs, which others may have in common, and
+    of its outputs' gradients. All that is made of them is on the CPU.
+    """
+
+    def __init__(self, matrix: Matrix, label: str = "the matrix"):
+        self.label = label
+        outputs, inputs = shape_of(matrix)
+        self.inputs = InputMoments(inputs, matrix.weight.device)
+        self.gradients = SquareSum(outputs, matrix.weight.device)
+        self._followed = None  # whose inputs these are, too
+
+    def add_inputs(self, inputs: Tensor, other: "MatrixMoments | None" = None) -> None:
+        """Add inputs (positions, in). `other` is of a matrix that has just been given the same tensor, if there is one.
+
+        Where it is from the start, as keys and values follow queries, one sum serves both.
+
+        Raises:
+            InputError: if it is not any more.
+        """
+        if other is not None and not self.count and other.count == len(inputs):
+            self.inputs, self._followed = other.inputs, other
+        elif self._followed is None:
+            self.inputs.add(inputs)
+        elif other is None or other.inputs is not self.inputs:
+            raise InputError(f"{self.label} is called with the inputs of {self._followed.label} at first and with others later")
+
+    def add_gradients(self, gradients: Tensor) -> None:
+        self.gradients.add(widened(gradients))
+
+    @property
+    def count(self) -> int:
+        return self.inputs.count
+
+    @property
+    def input_mean(self) -> Tensor:
+        return self.inputs.mean
+
+    @property
+    def input_covariance(self) -> Tensor:
+        return self.inputs.covariance
+
+    @property
+    def gradient_squares(self) -> Tensor:
+        return self.gradients.total()
+
+    def metric(self) -> Metric:
+        """With the inputs' covariance: the mean's error goes into the bias, which is not shared."""
+        return Metric(damped(self.input_covariance), damped(self.gradient_squares.div_(self.count), OUTPUT_DAMPING))
+
+
+def widened(values: Tensor) -> Tensor:
+    """In float32 at least, in which sums of squares do not overflow."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
