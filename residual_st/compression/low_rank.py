@@ -51,8 +51,7 @@ def truncated_svd(matrix: Tensor, rank: int, start: Tensor | None = None) -> tup
     (in, any rank), which need only come close. The columns that fill up the start are drawn from a fixed seed.
     """
     if needs_decomposition(rank, matrix.shape):
-        left, values, right = torch.linalg.svd(matrix, full_matrices=False)
-        return left[:, :rank], values[:rank], right[:rank]
+        return _decomposed(matrix, rank)
     known = 0 if start is None else start.shape[1]
     drawn = torch.randn(
         matrix.shape[1],
@@ -66,6 +65,19 @@ def truncated_svd(matrix: Tensor, rank: int, start: Tensor | None = None) -> tup
         basis, _ = torch.linalg.qr(matrix.T @ basis)
     left, values, right = torch.linalg.svd(matrix @ basis, full_matrices=False)
     return left[:, :rank], values[:rank], right[:rank] @ basis.T
+
+
+def _decomposed(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The leading singular triples, of a matrix in float64, from the Gram matrix of its smaller side: several times faster than
+    torch.linalg.svd. Directions whose singular value is below 1e-8 of the largest are rounded.
+    """
+    if len(matrix) > matrix.shape[1]:
+        right, values, left = _decomposed(matrix.T, rank)
+        return left.T, values, right.T
+    squares, vectors = torch.linalg.eigh(matrix @ matrix.T)
+    left, values = vectors[:, -rank:].flip(1), squares[-rank:].flip(0).clamp_min(0).sqrt()
+    right = left.T @ matrix
+    return left, values, torch.where(values[:, None] > 0, right / values[:, None], 0.0)
 
 
 def squared_singular_values(matrix: Tensor) -> Tensor:

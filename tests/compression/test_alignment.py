@@ -5,6 +5,7 @@ import torch
 from conftest import tiny_model
 
 from residual_st.compression.alignment import align_group, align_to
+from residual_st.compression.basis import Reordering, Rotation
 from residual_st.compression.factorization import mean
 from residual_st.compression.layer_weights import MatrixWeights, Metric, damped, read_layer, write_layer
 from residual_st.sharing import matrices
@@ -129,3 +130,20 @@ def test_units_are_scaled_under_relu_alone():
     found = symmetries(tiny_model(DENSE, activation_fn="gelu").encoder.transformer_layers[0])
     assert not found[1].scalable
     assert symmetries(tiny_model(DENSE).encoder.transformer_layers[0])[1].scalable
+
+
+def test_two_changes_are_one():
+    generator = torch.Generator().manual_seed(1)
+
+    def drawn(*shape):
+        return torch.randn(*shape, dtype=torch.float64, generator=generator)
+
+    weight, moments = drawn(6, 6), drawn(6, 6)
+    rotations = [Rotation(torch.linalg.qr(drawn(6, 6))[0]) for _ in range(2)]
+    orders = [Reordering(torch.randperm(6, generator=generator), drawn(6).exp()) for _ in range(2)]
+    for before, then in (rotations, orders):
+        both = then.after(before)
+        torch.testing.assert_close(both.rows(weight), then.rows(before.rows(weight)))
+        torch.testing.assert_close(both.columns(weight), then.columns(before.columns(weight)))
+        torch.testing.assert_close(both.vectors(moments), then.vectors(before.vectors(moments)))
+        torch.testing.assert_close(both.covectors(moments), then.covectors(before.covectors(moments)))

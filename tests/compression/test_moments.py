@@ -4,8 +4,10 @@ from conftest import tiny_model
 from torch import nn
 
 from residual_st.compression.moments import Calibration, gather
+from residual_st.compression.sums import SquareSum
+from residual_st.errors import InputError
 from residual_st.sharing import matrices
-from residual_st.stacks import stack_of
+from residual_st.stacks import LayerStack, no_padding, stack_of
 
 DENSE = "s2t_transformer_s"
 
@@ -77,3 +79,53 @@ def test_inputs_that_hardly_vary_have_a_covariance_all_the_same():
     moments = gather(layers, stack_of(layers), Calibration(list(x), lambda layers, x: layers[0](x).sum()))[0]["0"]
     torch.testing.assert_close(moments.input_covariance, x.flatten(0, 1).double().T.cov(correction=0), rtol=0.05, atol=5e-6)
     assert torch.linalg.eigvalsh(moments.metric().inputs).min() > 0
+
+
+def test_keys_and_values_have_one_sum_with_queries(model, batch):
+    """They are given the same tensor, which is added once."""
+    (moments, *_) = gather(model, stack_of(model), Calibration([batch, batch], loss))
+    queries = moments["self_attn.q_proj"].inputs
+    assert moments["self_attn.k_proj"].inputs is moments["self_attn.v_proj"].inputs is queries
+    assert moments["fc1"].inputs is not queries and moments["fc1"].count == queries.count
+    other = gather(model, stack_of(model), Calibration([batch], loss))[0]["self_attn.v_proj"]
+    torch.testing.assert_close(other.input_covariance, queries.covariance, rtol=1e-4, atol=1e-6)
+
+
+class TwoInputs(nn.Module):
+    """Whose matrices are given one tensor or two."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, states, others=None):
+        return self.first(states) + self.second(states if others is None else others)
+
+
+def test_a_sum_is_of_two_matrices_only_as_long_as_their_inputs_are_one():
+    torch.manual_seed(1)
+    layers, one, other = nn.ModuleList([TwoInputs()]), torch.randn(2, 5, 4), torch.randn(2, 5, 4)
+    stack = LayerStack(layers, padding=no_padding)
+
+    def moments(*batches):
+        return gather(layers, stack, Calibration(batches, lambda layers, batch: layers[0](*batch).square().sum()))[0]
+
+    apart = moments((one, other), (one,))
+    torch.testing.assert_close(apart["second"].input_mean, torch.cat([other, one]).mean((0, 1)).double(), rtol=1e-5, atol=1e-6)
+    with pytest.raises(
+        InputError, match="second of layer 0 is called with the inputs of first of layer 0 at first and with others"
+    ):
+        moments((one,), (one, other))
+
+
+@pytest.mark.parametrize("size", [5, 256, 700])
+def test_half_of_a_square_is_enough(size):
+    """Of blocks that do and do not fill it, in float32 over many batches."""
+    rows = torch.randn(40, 50, size, generator=torch.Generator().manual_seed(1)) * torch.logspace(-3, 3, size)
+    total = SquareSum(size, rows.device)
+    for batch in rows:
+        total.add(batch)
+    expected = rows.flatten(0, 1).double().T @ rows.flatten(0, 1).double()
+    scale = expected.diagonal().sqrt()
+    assert ((total.total() - expected) / torch.outer(scale, scale)).abs().max() < len(rows) * 6e-8
+    assert torch.equal(total.total(), total.total().T)
