@@ -9,6 +9,7 @@ if sys.flags.optimize > 1:
     raise InputError("transformers cannot be imported without docstrings; run Python without -OO")
 hide_broken_torchaudio()  # before transformers is imported
 
+import residual_st.huggingface.quantizer  # noqa: E402, F401
 from residual_st.huggingface.calibration import audio_calibration  # noqa: E402
 from residual_st.huggingface.folder import expand, feature_extractor, load, read_config, refuse_existing, save  # noqa: E402
 

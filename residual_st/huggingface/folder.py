@@ -1,8 +1,8 @@
 """Hugging Face folders whose encoder or decoder shares its layers: written, read as ordinary models, and expanded.
 
-transformers itself reads and writes them. Such a folder is an ordinary one with two differences: `config.json` holds the form under
-`residual_st`, and the weights hold each shared matrix once, with marks in place of the composed ones
-(residual_st/huggingface/stack.py), by which an ordinary `from_pretrained` refuses them.
+transformers itself reads and writes them. Such a folder is an ordinary one with two differences: `config.json` holds the forms of
+the shared parts under `quantization_config`, and the weights hold each shared matrix once, with marks in place of the composed ones
+(residual_st/huggingface/description.py).
 """
 
 import json
@@ -14,10 +14,10 @@ import transformers
 
 from residual_st.errors import InputError, reason, refusing
 from residual_st.files import refuse_existing_folder, whole_folder
-from residual_st.huggingface.kinds import PARTS, models
+from residual_st.huggingface.description import DESCRIPTION, forms_of, is_described, marks, translate_old
+from residual_st.huggingface.kinds import models
 from residual_st.huggingface.quiet import quiet
-from residual_st.huggingface.stack import FORM
-from residual_st.sharing import SharedForm, form_of, matrices, share_layers, unshare_layers
+from residual_st.sharing import unshare_layers
 from residual_st.stacks import stack_of
 
 _CONFIG, _EXTRACTOR = "config.json", "preprocessor_config.json"
@@ -27,61 +27,34 @@ _OTHER_WEIGHTS = ("*.safetensors", "*.bin", "*.h5", "*.msgpack", "*.index.json",
 def load(folder: str | Path) -> transformers.PreTrainedModel:
     """The model in a folder, dense or with shared layers, of its ordinary class, in the folder's precision and evaluation mode.
 
+    `from_pretrained` reads it too. Here weights that are missing, unknown or of another shape are errors, whatever they are, and
+    old folders are read, whose form `config.json` holds in another place.
+
     Raises:
         InputError: if the folder holds no model of a kind that is known, or weights that its config does not describe.
     """
     folder = Path(folder)
-    config = read_config(folder)
-    model_class = getattr(transformers, config["architectures"][0])
-    forms = _forms_of(config, folder)
-    built = _with_shared_layers(model_class, forms) if forms else model_class
+    model_class = getattr(transformers, read_config(folder)["architectures"][0])
     with quiet(), torch.random.fork_rng(devices=[]), refusing(f"the model in {folder} cannot be read"):
-        model, found = built.from_pretrained(
+        config = model_class.config_class.from_pretrained(folder, local_files_only=True)
+        translate_old(config)
+        model, found = model_class.from_pretrained(
             folder,
+            config=config,
             torch_dtype="auto",
             weights_only=True,
             local_files_only=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )
+    found["unexpected_keys"] = set(found["unexpected_keys"]).difference(marks(model))
     for fault, names in found.items():
         if names:
             first = min(name if isinstance(name, str) else name[0] for name in names)
             raise InputError(
                 f"{folder} does not hold the model that its {_CONFIG} describes: {fault.replace('_', ' ')}, first {first}"
             )
-    if forms:
-        model.__class__ = model_class
-        setattr(model.config, FORM, {})  # to be described anew, part by part
-    for part, form in forms.items():
-        stack = stack_of(model, part)
-        names = tuple(name for name, _ in matrices(stack.layers[0]))
-        stack.on_sharing(stack.owner, SharedForm.make(len(stack.layers), names, **form))
     return model
-
-
-def _forms_of(config: dict, folder: Path) -> dict[str, dict]:
-    """Part -> arguments of `form_of`, of those parts whose layers share. Earlier folders describe the encoder alone."""
-    described = config.get(FORM, {})
-    forms = {"encoder": described} if "group_size" in described else described
-    for part in sorted(set(forms) - set(PARTS)):
-        raise InputError(f"{folder / _CONFIG} says that {part} shares its layers; it must be one of {', '.join(PARTS)}")
-    return forms
-
-
-def _with_shared_layers(model_class: type, forms: dict[str, dict]) -> type:
-    """The class, built with shared layers, for `from_pretrained` to read weights into."""
-
-    class Shared(model_class):
-        _keys_to_ignore_on_load_unexpected = (r"layers\.\d+\..*\.weight$",)  # the marks
-
-        def __init__(self, config, *args, **kwargs):
-            super().__init__(config, *args, **kwargs)
-            for part, form in forms.items():
-                stack = stack_of(self, part)
-                stack.owner.shared_weights = share_layers(stack.layers, form_of(stack.layers, **form))
-
-    return Shared
 
 
 def read_config(folder: Path) -> dict:
@@ -124,14 +97,14 @@ def refuse_existing(folder: str | Path, force: bool) -> None:
 def expand(source: str | Path, folder: str | Path) -> None:
     """Write the ordinary folder of one with shared layers: every weight composed. Raises InputError for a dense one."""
     source = Path(source)
-    if FORM not in read_config(source):
+    if not is_described(read_config(source)):
         raise InputError(f"{source} is already dense")
     model = load(source)
     dtype = model.dtype
     model.float()  # weights are composed before they are rounded
-    for part in getattr(model.config, FORM):
+    for part in forms_of(model.config):
         stack = stack_of(model, part)
         unshare_layers(stack.layers)
         del stack.owner.shared_weights
-    delattr(model.config, FORM)
+    delattr(model.config, DESCRIPTION)
     save(model.to(dtype), folder, source)

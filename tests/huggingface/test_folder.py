@@ -55,13 +55,13 @@ def test_compressed_and_expanded_by_the_commands(dense, audio, tmp_path):
     names = list(weights)
     assert next(value for name, value in weights.items() if name.endswith("encoder.layers.0.fc1.weight")).numel() == 1  # a mark
     assert sum(name.endswith("self_attn_q_proj") for name in names) == 2
-    assert json.loads((shared / "config.json").read_text())["residual_st"]["encoder"]["group_size"] == 2
+    assert json.loads((shared / "config.json").read_text())["quantization_config"]["forms"]["encoder"]["group_size"] == 2
     assert (shared / "preprocessor_config.json").read_bytes() == (dense / "preprocessor_config.json").read_bytes()
     cli("expand", shared, "--output", expanded)
     model = transformers.load(shared)
     ordinary = type(model).from_pretrained(expanded).eval()
     assert torch.equal(outputs(model), outputs(ordinary))
-    assert "residual_st" not in json.loads((expanded / "config.json").read_text())
+    assert "quantization_config" not in json.loads((expanded / "config.json").read_text())
     assert list(load_file(expanded / "model.safetensors")) == list(load_file(dense / "model.safetensors"))
     features = torch.randn(1, 80, 3000) if model.config.model_type == "whisper" else torch.randn(1, 100, 80)
     assert torch.equal(model.generate(features), ordinary.generate(features))
@@ -78,13 +78,12 @@ def test_the_decoder_too(dense, audio, tmp_path):
     assert figures["model_bytes"] < figures["dense_model_bytes"]
     assert figures["compressed"]["loss"] > 0
     weights = load_file(shared / "model.safetensors")
-    assert set(json.loads((shared / "config.json").read_text())["residual_st"]) == {"encoder", "decoder"}
+    assert set(json.loads((shared / "config.json").read_text())["quantization_config"]["forms"]) == {"encoder", "decoder"}
     assert any("decoder.layers.0.encoder_attn" in name and name.endswith(".up") for name in weights)
     cli("expand", shared, "--output", expanded)
     model = transformers.load(shared)
     ordinary = type(model).from_pretrained(expanded).eval()
     torch.testing.assert_close(outputs(model), outputs(ordinary), rtol=1e-3, atol=1e-4)
-    assert not hasattr(ordinary.config, "residual_st")
 
 
 def test_padding_of_a_decoder_does_not_count(tmp_path):

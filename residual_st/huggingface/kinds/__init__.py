@@ -10,6 +10,7 @@ import transformers
 from torch import nn
 
 from residual_st.errors import InputError
+from residual_st.huggingface.description import describe_sharing
 from residual_st.huggingface.kinds import (
     moonshine,
     qwen2_audio,
@@ -22,7 +23,6 @@ from residual_st.huggingface.kinds import (
     whisper,
 )
 from residual_st.huggingface.kinds.kind import Kind
-from residual_st.huggingface.stack import describe_sharing
 from residual_st.huggingface.words import OwnWords
 from residual_st.stacks import KnownLayers, LayerStack, describe_stack
 

@@ -1,0 +1,86 @@
+"""How transformers' `from_pretrained` builds models with shared layers: as those of a quantisation method, in its registry of them.
+
+The model that transformers has built is made to share its layers before its weights are read. The result is an ordinary model: it
+can do what transformers withholds from quantised ones, such as another precision, training, and saving a state dict that is given.
+"""
+
+import re
+from collections.abc import Collection, Iterator
+
+import transformers
+from transformers.modeling_utils import load_state_dict
+from transformers.quantizers.auto import register_quantizer
+from transformers.quantizers.base import HfQuantizer
+
+from residual_st.errors import InputError
+from residual_st.huggingface.description import METHOD, forms_of, marks
+from residual_st.huggingface.kinds import PARTS
+from residual_st.sharing import ResidualLinear, SharedForm, SharedWeights, form_of, matrices, share_layers
+from residual_st.stacks import LayerStack, stack_of
+
+
+@register_quantizer(METHOD)
+class SharedLayersQuantizer(HfQuantizer):
+    """Shares the layers that a model's config describes."""
+
+    requires_calibration = True  # transformers then refuses to load an ordinary folder as a shared one
+    is_trainable = True
+
+    def is_serializable(self, **_) -> bool:
+        return True
+
+    def _process_model_before_weight_loading(self, model: transformers.PreTrainedModel, checkpoint_files=None, **_) -> None:
+        for stack, form in _parts(model):
+            stack.owner.shared_weights = share_layers(stack.layers, form_of(stack.layers, **form))
+        ignored = model._keys_to_ignore_on_load_unexpected or ()
+        model._keys_to_ignore_on_load_unexpected = {*ignored, *(f"{re.escape(name)}$" for name in marks(model))}
+        stored = {name for file in checkpoint_files or () for name in load_state_dict(file, map_location="meta")}
+        if stored:
+            # either name may lack the prefix that models with a head have before their encoder's
+            _require(model, [t for t in _terms(model) if not any(t.endswith(name) or name.endswith(t) for name in stored)])
+
+    def update_missing_keys(self, model: transformers.PreTrainedModel, missing_keys: list[str], prefix: str) -> list[str]:
+        """transformers 4 asks this, and names no files before."""
+        _require(model, set(missing_keys).intersection(_terms(model)))
+        return missing_keys
+
+    def _process_model_after_weight_loading(self, model: transformers.PreTrainedModel, **_) -> None:
+        for stack, form in _parts(model):
+            names = tuple(name for name, _ in matrices(stack.layers[0]))
+            stack.on_sharing(stack.owner, SharedForm.make(len(stack.layers), names, **form))
+        model.is_quantized = False
+        for name in ("quantization_method", "hf_quantizer"):
+            vars(model).pop(name, None)
+
+
+def _parts(model: transformers.PreTrainedModel) -> Iterator[tuple[LayerStack, dict]]:
+    """Those of the described parts that a model has: a decoder alone, read from the same folder, has no encoder.
+
+    A part that is not known here is as one that is not there: the marks in its weights are refused.
+    """
+    for part, form in forms_of(model.config).items():
+        if part not in PARTS:
+            raise InputError(
+                f"config.json of {model.config.name_or_path} says that {part} shares its layers; "
+                f"it must be one of {', '.join(PARTS)}"
+            )
+        try:
+            stack = stack_of(model, part)
+        except InputError:
+            continue
+        yield stack, form
+
+
+def _terms(model: transformers.PreTrainedModel) -> list[str]:
+    """Names of what the shared matrices are composed of, and their biases."""
+    holders = {name: module for name, module in model.named_modules() if isinstance(module, (ResidualLinear, SharedWeights))}
+    return [f"{name}.{own}" for name, module in holders.items() for own in module.state_dict()]
+
+
+def _require(model: transformers.PreTrainedModel, missing: Collection[str]) -> None:
+    """Raise InputError if anything is missing. transformers would draw it at random, and warn."""
+    if missing:
+        raise InputError(
+            f"{model.config.name_or_path} does not hold the model that its config.json describes: "
+            f"missing keys, first {min(missing)}"
+        )

@@ -1,0 +1,134 @@
+"""Shared folders through transformers' own `from_pretrained`: read where residual_st.huggingface is imported, else refused."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import run
+
+transformers = pytest.importorskip("residual_st.huggingface")
+pytest.importorskip("accelerate")
+from ordinary_readers import READERS  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
+from tiny_models import make, outputs  # noqa: E402
+from transformers import (  # noqa: E402
+    AutoModelForSpeechSeq2Seq,
+    Speech2TextForConditionalGeneration,
+    WhisperForCausalLM,
+    WhisperForConditionalGeneration,
+)
+
+from residual_st.compression import compress  # noqa: E402
+from residual_st.errors import InputError  # noqa: E402
+from residual_st.huggingface.description import SharedLayersConfig  # noqa: E402
+from residual_st.sharing import form_of, share_layers  # noqa: E402
+from residual_st.stacks import stack_of  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """One model, dense and shared, whole, in shards, in float16 and as a pickle."""
+    root = tmp_path_factory.mktemp("folders")
+    model = make("whisper", root / "dense")
+    compress(model, group_size=2, rank=3)
+    model.save_pretrained(root / "whole")
+    model.save_pretrained(root / "shards", max_shard_size="50KB")
+    shutil.copytree(root / "whole", root / "bin")
+    (root / "bin" / "model.safetensors").unlink()
+    torch.save(model.state_dict(), root / "bin" / "pytorch_model.bin")
+    model.half().save_pretrained(root / "float16")
+    for name in ("whole", "shards", "bin", "float16"):
+        shutil.copy(root / "dense" / "preprocessor_config.json", root / name)
+    return root
+
+
+def states(model):
+    """Of the encoder."""
+    encoder = getattr(getattr(model, "model", model), "encoder", None)
+    with torch.no_grad():
+        return encoder(torch.randn(1, 80, 3000, generator=torch.Generator().manual_seed(2)).to(encoder.dtype))[0].float()
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_every_reader_reads_it(folders, reader):
+    expected = states(transformers.load(folders / "whole"))
+    for folder in ("whole", "shards", "bin"):
+        model = READERS[reader](folders / folder)
+        tolerance = {torch.float32: 0, torch.float16: 0.01, torch.bfloat16: 0.1}[model.dtype]
+        assert model.dtype == getattr(torch, reader, torch.float32)
+        torch.testing.assert_close(states(model), expected, rtol=0, atol=tolerance)
+        assert type(model).__module__.startswith("transformers.")
+    for asked in ({"torch_dtype": "auto"}, {"torch_dtype": "auto", "device_map": "cpu"}):
+        assert WhisperForConditionalGeneration.from_pretrained(folders / "float16", **asked).dtype == torch.float16
+
+
+def test_no_ordinary_reader_takes_it(folders, tmp_path):
+    """In a process without residual_st: whatever the reader and the form of the weights. transformers says what to import."""
+    names = ["whole", "shards", "bin", "float16"]
+    result = run(sys.executable, Path(__file__).with_name("ordinary_readers.py"), *(folders / name for name in names))
+    found = json.loads(result.stdout.splitlines()[-1])
+    for name in names:
+        for reader, error in found[str(folders / name)].items():
+            assert error is not None and "mismatch" in error, f"{reader} of {name}: {error}"
+    assert "got residual_st.huggingface" in result.stderr
+
+
+@pytest.mark.parametrize("options", [{}, {"max_shard_size": "50KB"}])
+def test_what_is_read_is_written_as_it_was(folders, tmp_path, options):
+    """Each U once, whatever reader it came through."""
+    original = load_file(folders / "whole" / "model.safetensors")
+    for reader in (AutoModelForSpeechSeq2Seq, WhisperForConditionalGeneration):
+        model = reader.from_pretrained(folders / "whole")
+        model.save_pretrained(tmp_path / "again", **options)
+        written = {}
+        for file in (tmp_path / "again").glob("*.safetensors"):
+            written |= load_file(file)
+        assert written.keys() == original.keys()
+        assert all(torch.equal(value, original[name]) for name, value in written.items())
+        assert (tmp_path / "again" / "config.json").read_text() == (folders / "whole" / "config.json").read_text()
+
+
+def test_a_decoder_alone_is_read(folders):
+    """It has no part that shares."""
+    decoder = WhisperForCausalLM.from_pretrained(folders / "whole")
+    expected = transformers.load(folders / "whole").get_decoder().state_dict()
+    read = decoder.get_decoder().state_dict()
+    assert read.keys() == expected.keys() and all(torch.equal(value, expected[name]) for name, value in read.items())
+
+
+def test_layers_that_share_by_hand_describe_themselves(folders, tmp_path):
+    model = WhisperForConditionalGeneration.from_pretrained(folders / "dense").eval()
+    stack = stack_of(model)
+    form = form_of(stack.layers, group_size=4, rank="1,2,3,4", diagonal=False)
+    stack.owner.shared_weights = share_layers(stack.layers, form)
+    stack.on_sharing(stack.owner, form)
+    model.save_pretrained(tmp_path / "shared")
+    again = AutoModelForSpeechSeq2Seq.from_pretrained(tmp_path / "shared")
+    assert torch.equal(outputs(again), outputs(model))
+    described = {"group_size": 4, "pattern": "0,0,0,0", "rank": "1,2,3,4", "diagonal": False}
+    assert again.config.quantization_config.forms == {"encoder": described}
+
+
+def test_speech2text(tmp_path):
+    model = make("speech2text", tmp_path / "dense")
+    compress(model, group_size=2, rank=3)
+    model.save_pretrained(tmp_path / "shared")
+    again = AutoModelForSpeechSeq2Seq.from_pretrained(tmp_path / "shared")
+    assert type(again) is Speech2TextForConditionalGeneration
+    assert torch.equal(outputs(again), outputs(model))
+
+
+def test_weights_that_the_config_does_not_describe(folders, tmp_path):
+    """transformers would draw what is missing, and warn."""
+    shutil.copytree(folders / "dense", tmp_path / "mixed")
+    shutil.copy(folders / "whole" / "config.json", tmp_path / "mixed")
+    with pytest.raises(
+        InputError, match="mixed does not hold the model that its config.json describes: missing keys, first model.enc"
+    ):
+        AutoModelForSpeechSeq2Seq.from_pretrained(tmp_path / "mixed")
+    with pytest.raises(ValueError, match="pre-quantized"):
+        form = {"encoder": {"group_size": 2}}
+        AutoModelForSpeechSeq2Seq.from_pretrained(folders / "dense", quantization_config=SharedLayersConfig(form))
