@@ -32,7 +32,7 @@ setup(
             "sentencepiece",
         ],
         # Hugging Face's Whisper and Speech2Text
-        "transformers": ["torch>=2.6", "transformers>=4.50", "safetensors", *AUDIO],
+        "transformers": ["torch>=2.6", "transformers>=4.50", "accelerate", "safetensors", *AUDIO],
         # residual-st translate: no torch. Before 1.21 onnxruntime copied a shared matrix for each of its uses
         "runtime": ["onnxruntime>=1.21", "soundfile", "soxr"],
         "serve": ["anyio", "onnxruntime>=1.21", "soundfile", "soxr", "starlette", "uvicorn"],
@@ -50,7 +50,7 @@ setup(
         "report": [*SCORES, "jinja2", "matplotlib", "soundfile"],
         # the synthetic corpus
         "demo": ["espeakng-loader", "soundfile"],
-        "test": ["accelerate", "httpx", "hypothesis", "nox", "peft", "playwright", "pytest", "pytest-xdist", "ruff", "tensorboard"],
+        "test": ["httpx", "hypothesis", "nox", "peft", "playwright", "pytest", "pytest-xdist", "ruff", "tensorboard"],
     },
     entry_points={"console_scripts": ["residual-st = residual_st.cli:main"]},
 )
