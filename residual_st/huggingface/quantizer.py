@@ -32,8 +32,9 @@ class SharedLayersQuantizer(HfQuantizer):
     def _process_model_before_weight_loading(self, model: transformers.PreTrainedModel, checkpoint_files=None, **_) -> None:
         for stack, form in _parts(model):
             stack.owner.shared_weights = share_layers(stack.layers, form_of(stack.layers, **form))
-        ignored = model._keys_to_ignore_on_load_unexpected or []  # a list, or since transformers 5 a set
-        model._keys_to_ignore_on_load_unexpected = type(ignored)([*ignored, *(f"{re.escape(name)}$" for name in marks(model))])
+        ignored = model._keys_to_ignore_on_load_unexpected
+        kind = set if isinstance(ignored, set) else list  # it depends on the release
+        model._keys_to_ignore_on_load_unexpected = kind([*(ignored or ()), *(f"{re.escape(name)}$" for name in marks(model))])
         stored = {name for file in checkpoint_files or () for name in load_state_dict(file, map_location="meta")}
         if stored:
             # either name may lack the prefix that models with a head have before their encoder's
