@@ -60,12 +60,13 @@ def _to_checkpoint(args: argparse.Namespace) -> int:
     from residual_st.fairseq.standalone import parse_model_flags, with_task_flags
     from residual_st.files import refuse_existing
     from residual_st.huggingface import speech2text
+    from residual_st.huggingface.description import forms_of
 
     refuse_existing(args.output, args.force)
     model = huggingface.load(args.source)
     if model.config.model_type != "speech_to_text":
         raise InputError(f"{args.source} is of {model.config.model_type}; only Speech2Text is a model of fairseq's")
-    if hasattr(model.model.encoder, "shared_weights"):
+    if forms_of(model.config):
         raise InputError(f"{args.source} shares its layers; residual-st expand makes an ordinary folder of it")
     arguments, task_flags, weights = speech2text.from_speech2text(model)
     head, ctc_weight = speech2text.read_ctc_head(Path(args.source))

@@ -52,6 +52,9 @@ class SharedLayersQuantizer(HfQuantizer):
         model.is_quantized = False
         for name in ("quantization_method", "hf_quantizer"):
             vars(model).pop(name, None)
+        vars(model.config).pop(
+            "_pre_quantization_dtype", None
+        )  # transformers 4 cannot write it into the config of an ordinary model
 
 
 def _parts(model: transformers.PreTrainedModel) -> Iterator[tuple[LayerStack, dict]]:

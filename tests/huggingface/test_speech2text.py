@@ -11,10 +11,13 @@ from fairseq.data.audio.data_cfg import S2TDataConfig
 from test_end_to_end import are_alike, generate, hypotheses
 
 pytest.importorskip("residual_st.huggingface")
+from tiny_models import make  # noqa: E402
 from transformers import Speech2TextForConditionalGeneration, Speech2TextProcessor  # noqa: E402
 
+from residual_st.compression import compress  # noqa: E402
 from residual_st.fairseq.model_input import model_input  # noqa: E402
 from residual_st.fairseq.standalone import load_model  # noqa: E402
+from residual_st.stacks import stack_of  # noqa: E402
 
 WIDTH = {"encoder_embed_dim": 32, "decoder_embed_dim": 32, "decoder_ffn_embed_dim": 48, "decoder_attention_heads": 4}
 
@@ -133,3 +136,12 @@ def test_refusals(data, tmp_path):
     ):
         result = cli("convert", *arguments, check=False)
         assert result.returncode == 2 and message in result.stderr, result.stderr
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+def test_what_shares_is_expanded_first(tmp_path, part):
+    model = make("speech2text", tmp_path / "dense")
+    compress(model, stack=stack_of(model, part), group_size=2, rank=2)
+    model.save_pretrained(tmp_path / "shared")
+    result = cli("convert", tmp_path / "shared", "--output", tmp_path / "back.pt", check=False)
+    assert result.returncode == 2 and "shared shares its layers; residual-st expand makes an ordinary folder" in result.stderr
