@@ -14,9 +14,9 @@ from transformers.quantizers.base import HfQuantizer
 
 from residual_st.errors import InputError
 from residual_st.huggingface.description import METHOD, forms_of, marks
-from residual_st.huggingface.kinds import PARTS
+from residual_st.huggingface.kinds import PARTS, stacks_of
 from residual_st.sharing import ResidualLinear, SharedForm, SharedWeights, form_of, matrices, share_layers
-from residual_st.stacks import LayerStack, stack_of
+from residual_st.stacks import LayerStack
 
 
 @register_quantizer(METHOD)
@@ -60,19 +60,17 @@ class SharedLayersQuantizer(HfQuantizer):
 def _parts(model: transformers.PreTrainedModel) -> Iterator[tuple[LayerStack, dict]]:
     """Those of the described parts that a model has: a decoder alone, read from the same folder, has no encoder.
 
-    A part that is not known here is as one that is not there: the marks in its weights are refused.
+    A part that is there and not known is as one that is not there: the marks among its weights are refused.
     """
+    stacks = stacks_of(model)
     for part, form in forms_of(model.config).items():
         if part not in PARTS:
             raise InputError(
                 f"config.json of {model.config.name_or_path} says that {part} shares its layers; "
                 f"it must be one of {', '.join(PARTS)}"
             )
-        try:
-            stack = stack_of(model, part)
-        except InputError:
-            continue
-        yield stack, form
+        if part in stacks:
+            yield stacks[part], form
 
 
 def _terms(model: transformers.PreTrainedModel) -> list[str]:
