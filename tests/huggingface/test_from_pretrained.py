@@ -108,7 +108,7 @@ def test_layers_that_share_by_hand_describe_themselves(folders, tmp_path):
     model.save_pretrained(tmp_path / "shared")
     again = AutoModelForSpeechSeq2Seq.from_pretrained(tmp_path / "shared")
     assert torch.equal(outputs(again), outputs(model))
-    described = {"group_size": 4, "pattern": "0,0,0,0", "rank": "1,2,3,4", "diagonal": False}
+    described = {"group_size": 4, "pattern": "adjacent", "rank": "1,2,3,4", "diagonal": False}
     assert again.config.quantization_config.forms == {"encoder": described}
 
 
