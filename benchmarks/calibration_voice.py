@@ -11,13 +11,12 @@ results/calibration_voice.jsonl.
 
 import argparse
 import tempfile
-import time
 from pathlib import Path
 
 import soundfile
 import soxr
 from human_speech import RATE, InTransformers, utterances, word_errors
-from refinement import device, transcripts
+from refinement import device, refined, transcripts
 
 from residual_st.audio.reading import read_audio
 from residual_st.benchmark import results
@@ -77,11 +76,11 @@ def main() -> None:
             calibration, _ = audio_calibration(dense, args.whisper, source, BATCHES, 1, REFINE_BATCHES)
             moments = gather(dense, stack_of(dense), calibration)
             for size in args.sizes:
+                model = load(args.whisper).to(dense.device).float()
+                compress(model, calibration=calibration, moments=moments, weight_fraction=size)
                 for updates in args.updates:
-                    model, start = load(args.whisper).to(dense.device).float(), time.process_time()
-                    compress(model, calibration=calibration, moments=moments, weight_fraction=size, refine_updates=updates)
-                    spent = round(time.process_time() - start)
-                    append(model, system=f"compressed-{size}", calibrated_on=name, updates=updates, core_seconds=spent)
+                    refined_model, figures = refined(dense, model, calibration, updates)
+                    append(refined_model, system=f"compressed-{size}", calibrated_on=name, updates=updates, **figures)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,10 @@ first: `compressed-0.6` in the form that loses least, `shared-0.6` so that two l
 - a folder with `references.tsv` (language, name, English) and LANGUAGE/NAME.wav: every second of these sentences is translated into
   English, and the other recordings are what is calibrated and refined on.
 
-Each system is refined by each number of updates, the fewest first and always from where it was, since the learning rate
-falls to 0 at the last of them. A row of results/refinement.jsonl is appended as each ends: `seconds` and `core_seconds` are those
-of the updates, the choice of their learning rate included. None is begun that would end later than `--seconds` after the script's
-start. Everything runs on the device that RESIDUAL_ST_DEVICE names, by default a GPU where there is one.
+Each system is refined by each number of updates, the fewest first and always from where it was, since the learning rate falls to 0
+at the last of them. A row of results/refinement.jsonl is appended as each ends. Its `seconds` and `core_seconds` are those of the
+updates, the choice of their learning rate included, and `windows` what the updates saw. None is begun that would end later than
+`--seconds` after the start. Everything runs on the device that RESIDUAL_ST_DEVICE names, by default a GPU where there is one.
 """
 
 import argparse
@@ -133,17 +133,18 @@ def compressed(system: str, folder: Path, dense: nn.Module, material: Material) 
     return model
 
 
-def refined(dense: nn.Module, start: nn.Module, material: Material, updates: int) -> tuple[nn.Module, dict]:
+def refined(dense: nn.Module, start: nn.Module, calibration: Calibration, updates: int) -> tuple[nn.Module, dict]:
     """A copy of a compressed model after so many updates, and what they took and gave."""
     model = copy.deepcopy(start)
     stack, began, core_began = stack_of(model), time.perf_counter(), time.process_time()
+    batches = [*calibration.parts[0], *calibration.more]
     if updates:
-        refine((dense, stack_of(dense)), (model, stack), stack.owner.shared_weights, material.calibration, updates)
+        refine((dense, stack_of(dense)), (model, stack), stack.owner.shared_weights, calibration, updates)
     return model, {
         "seconds": round(time.perf_counter() - began, 2),
         "core_seconds": round(time.process_time() - core_began, 2),
+        "windows": round(updates * sum(len(batch.words) for batch in batches) / len(batches)),
         "kept": round(matrix_parameters(stack.layers) / matrix_parameters(stack_of(dense).layers), 4),
-        "loss": material.held_out.likelihood(model)["loss"],
     }
 
 
@@ -164,11 +165,11 @@ def main() -> None:
     common = {"model": args.dense.name, "seed": 1, "dense_loss": material.held_out.likelihood(dense)["loss"]}
 
     def append(system: str, updates: int, model: nn.Module, figures: dict) -> None:
-        at = {"ended": round(time.perf_counter() - began)}
-        case = {"system": system, **common, "updates": updates}
-        results.append(args.output, {**case, **figures, **material.score(model), **at, **results.provenance()})
+        case = {"system": system, **common, "updates": updates, **figures, **material.held_out.likelihood(model)}
+        ended = {"ended": round(time.perf_counter() - began)}
+        results.append(args.output, {**case, **material.score(model), **ended, **results.provenance()})
 
-    append("dense", 0, dense, {"kept": 1.0, "loss": common["dense_loss"]})
+    append("dense", 0, dense, {"kept": 1.0})
     starts = {Path(system).name: compressed(system, args.dense, dense, material) for system in args.systems}
     an_update = 0.0  # seconds, the choice of a rate and the score included
     for updates in (0, *sorted(args.updates)):
@@ -177,7 +178,7 @@ def main() -> None:
             if start - began + updates * an_update > args.seconds:
                 say(f"{system}: {updates} updates would end after {args.seconds:g} s and are left out")
                 continue
-            append(system, updates, *refined(dense, model, material, updates))
+            append(system, updates, *refined(dense, model, material.calibration, updates))
             if updates:
                 an_update = (time.perf_counter() - start) / updates
 
