@@ -12,8 +12,8 @@ first: `compressed-0.6` in the form that loses least, `shared-0.6` so that two l
 
 Each system is refined by each number of updates, the fewest first and always from where it was, since the learning rate falls to 0
 at the last of them. A row of results/refinement.jsonl is appended as each ends. Its `seconds` and `core_seconds` are those of the
-updates, the choice of their learning rate included, and `windows` what the updates saw. None is begun that would end later than
-`--seconds` after the start. Everything runs on the device that RESIDUAL_ST_DEVICE names, by default a GPU where there is one.
+updates, the choice of their learning rate included. None is begun that would end later than `--seconds` after the start.
+Everything runs on the device that RESIDUAL_ST_DEVICE names, by default a GPU where there is one.
 """
 
 import argparse
@@ -137,13 +137,11 @@ def refined(dense: nn.Module, start: nn.Module, calibration: Calibration, update
     """A copy of a compressed model after so many updates, and what they took and gave."""
     model = copy.deepcopy(start)
     stack, began, core_began = stack_of(model), time.perf_counter(), time.process_time()
-    batches = [*calibration.parts[0], *calibration.more]
     if updates:
         refine((dense, stack_of(dense)), (model, stack), stack.owner.shared_weights, calibration, updates)
     return model, {
         "seconds": round(time.perf_counter() - began, 2),
         "core_seconds": round(time.process_time() - core_began, 2),
-        "windows": round(updates * sum(len(batch.words) for batch in batches) / len(batches)),
         "kept": round(matrix_parameters(stack.layers) / matrix_parameters(stack_of(dense).layers), 4),
     }
 

@@ -25,15 +25,15 @@ def refinement_translation() -> str:
     return github(lines, [*_HEADERS, "BLEU", *(name.removeprefix("bleu_") for name in languages)])
 
 
-_HEADERS = ["encoder", "kept", "updates", "windows", "GPU s", "loss / dense"]
+_HEADERS = ["encoder", "kept", "updates", "core minutes", "loss / dense"]
 
 
 def _case(row: dict) -> list:
     if row["system"] == "dense":
-        return ["dense", "", "", "", "", "1.00"]
-    seconds = f"{row['seconds']:.0f}" if row["updates"] else ""
+        return ["dense", "", "", "", "1.00"]
+    minutes = f"{row['core_seconds'] / 60:.1f}" if row["updates"] else ""
     ratio = f"{row['loss'] / row['dense_loss']:.2f}"
-    return [row["system"].rpartition("-")[0], f"{row['kept']:.1%}", row["updates"], row["windows"], seconds, ratio]
+    return [row["system"].rpartition("-")[0], f"{row['kept']:.1%}", row["updates"], minutes, ratio]
 
 
 def _in_order(rows: list[dict]) -> list[dict]:

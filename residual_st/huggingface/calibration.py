@@ -136,10 +136,7 @@ def _of_windows(model: transformers.PreTrainedModel, extractor, batches: list[li
 def _of_short_windows(
     model: transformers.PreTrainedModel, extractor, batches: list[list[np.ndarray]], seed: int
 ) -> list[AudioBatch]:
-    """Likewise, in windows as long as what is in them and some silence, half of them at the beginning and the others later.
-
-    On a GPU those that are transcribed together stay together: there, many take as long as one.
-    """
+    """Likewise, in windows as long as what is in them and some silence, half of them at the beginning and the others later."""
     rate, encoder = extractor.sampling_rate, model.get_encoder()
     before = np.zeros(round(BEFORE * rate), np.float32)
     windows = sorted((np.concatenate([before, window]) for window in _joined(batches, rate)), key=len)
@@ -153,8 +150,7 @@ def _of_short_windows(
         inputs["input_features"] = features[..., : round(features.size(-1) * seconds / BATCH_SECONDS)]
         with at_places(encoder, at(0)):
             batch = _transcribed(model, inputs)
-        alone = words_of(model).apart(model, batch) if model.device.type == "cpu" else [batch]
-        made += [replace(one, places=at(drawn.choice((0, drawn.random())))) for one in alone]
+        made += [replace(one, places=at(drawn.choice((0, drawn.random())))) for one in words_of(model).apart(model, batch)]
     drawn.shuffle(made)
     return made
 
