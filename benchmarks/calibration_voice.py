@@ -1,12 +1,12 @@
 """What it is worth to calibrate on the voice and the channel that a device will meet.
 
-    python benchmarks/calibration_voice.py WHISPER PROMPTS CORPUS [--sizes 0.6 …] [--updates 0 200]
+    python benchmarks/calibration_voice.py WHISPER PROMPTS CORPUS [--audio NAME …] [--sizes 0.6 …] [--updates 0 200]
 
 WHISPER is a Hugging Face folder of Whisper. PROMPTS holds what one speaker says on the telephone: `train/*`, `test/*` and
 `test.tsv` (name, English). CORPUS is a corpus in MuST-C's layout, of other speakers, none of whom is on the telephone. Whisper is
-compressed on the training audio of the prompts, of the corpus, and of the corpus sent through the telephone's 8 kHz, as many
-half-minutes of each, and recognises the test prompts and the first lines of the corpus's test sets. Rows go to
-results/calibration_voice.jsonl.
+compressed on the training audio of the prompts, of the corpus, and of the corpus sent through the telephone's 8 kHz (`prompts`,
+`corpus`, `telephone`), as many half-minutes of each, and recognises the test prompts and the first lines of the corpus's test sets.
+Rows go to results/calibration_voice.jsonl.
 """
 
 import argparse
@@ -29,7 +29,8 @@ from residual_st.stacks import stack_of
 
 RESULTS = Path(__file__).parent / "results" / "calibration_voice.jsonl"
 BATCHES, REFINE_BATCHES = 16, 12  # half-minutes; the prompts have no more
-LINES = 200  # of the corpus
+AUDIO = ("prompts", "corpus", "telephone")
+LINES = 100  # of the corpus
 TELEPHONE = 8_000  # Hz
 
 
@@ -45,6 +46,7 @@ def main() -> None:
     parser.add_argument("whisper", type=Path)
     parser.add_argument("prompts", type=Path)
     parser.add_argument("corpus", type=Path)
+    parser.add_argument("--audio", nargs="+", choices=AUDIO, default=AUDIO, metavar="NAME", help="what is calibrated on")
     parser.add_argument("--sizes", nargs="+", type=float, default=[0.6])
     parser.add_argument("--updates", nargs="+", type=int, default=[0, 200])
     parser.add_argument("--output", type=Path, default=RESULTS)
@@ -67,13 +69,11 @@ def main() -> None:
 
     append(dense, system="dense", calibrated_on=None, updates=0)
     with tempfile.TemporaryDirectory() as folder:
-        audio = {
-            "prompts": args.prompts / "train",
-            "corpus": actors,
-            "corpus, 8 kHz": through_the_telephone(actors, Path(folder)),
-        }
-        for name, source in audio.items():
-            calibration, _ = audio_calibration(dense, args.whisper, source, BATCHES, 1, REFINE_BATCHES)
+        for name in args.audio:
+            source = args.prompts / "train" if name == "prompts" else actors
+            if name == "telephone":
+                source = through_the_telephone(actors, Path(folder))
+            calibration, _ = audio_calibration(dense, args.whisper, source, BATCHES, 1, REFINE_BATCHES if any(args.updates) else 0)
             moments = gather(dense, stack_of(dense), calibration)
             for size in args.sizes:
                 model = load(args.whisper).to(dense.device).float()
