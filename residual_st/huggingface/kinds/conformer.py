@@ -25,7 +25,7 @@ def _padding(_arguments: tuple, keywords: dict) -> Tensor | None:
     return None if mask is None else unattended(mask)
 
 
-def conformer_layers(name: str, masks_convolutions: bool = True) -> KnownLayers:
+def known_conformers(name: str, masks_convolutions: bool = True) -> KnownLayers:
     """Layers of the class of this name, which are given a mask for their convolutions or have them see padding."""
     known = {"padding": _padding} if masks_convolutions else {}
     return KnownLayers(layers=(name,), symmetries=_symmetries, known=known)

@@ -3,7 +3,7 @@
 import transformers
 from torch import Tensor, nn
 
-from residual_st.huggingface.kinds.conformer import conformer_layers
+from residual_st.huggingface.kinds.conformer import known_conformers
 from residual_st.huggingface.kinds.kind import Kind
 from residual_st.huggingface.quiet import quiet
 from residual_st.huggingface.words import AudioBatch, DecodedWords
@@ -31,6 +31,6 @@ _WORDS = _TextWords(tgt_lang="eng")  # translations into English
 KIND = Kind(
     "seamless_m4t_v2",
     models={"SeamlessM4Tv2ForSpeechToText": _WORDS, "SeamlessM4Tv2Model": _WORDS},
-    encoder=conformer_layers("SeamlessM4Tv2ConformerEncoderLayer"),
+    encoder=known_conformers("SeamlessM4Tv2ConformerEncoderLayer"),
     encode=_encode,
 )

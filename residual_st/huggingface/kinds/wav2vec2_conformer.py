@@ -1,6 +1,6 @@
 """wav2vec 2.0 with Conformer layers, whose positions are rotary or relative."""
 
-from residual_st.huggingface.kinds.conformer import conformer_layers
+from residual_st.huggingface.kinds.conformer import known_conformers
 from residual_st.huggingface.kinds.kind import Kind, through_base
 from residual_st.huggingface.words import CtcWords, EncodedStates
 
@@ -11,6 +11,6 @@ KIND = Kind(
         "Wav2Vec2ConformerModel": EncodedStates(),
         "Wav2Vec2ConformerForPreTraining": EncodedStates(),
     },
-    encoder=conformer_layers("Wav2Vec2ConformerEncoderLayer", masks_convolutions=False),
+    encoder=known_conformers("Wav2Vec2ConformerEncoderLayer", masks_convolutions=False),
     encode=through_base,
 )
