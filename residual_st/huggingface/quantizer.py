@@ -52,9 +52,7 @@ class SharedLayersQuantizer(HfQuantizer):
         model.is_quantized = False
         for name in ("quantization_method", "hf_quantizer"):
             vars(model).pop(name, None)
-        vars(model.config).pop(
-            "_pre_quantization_dtype", None
-        )  # transformers 4 cannot write it into the config of an ordinary model
+        vars(model.config).pop("_pre_quantization_dtype", None)  # of transformers 4, which cannot write it for ordinary models
 
 
 def _parts(model: transformers.PreTrainedModel) -> Iterator[tuple[LayerStack, dict]]:
