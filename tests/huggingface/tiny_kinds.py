@@ -11,8 +11,17 @@ from tiny_models import SIZE
 
 RATE = 16_000
 WIDTHS = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 48}
-SAMPLES = {**WIDTHS, "conv_dim": (16,) * 7, "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 4, "vocab_size": 30}
-CONFORMER = {**WIDTHS, "feature_projection_input_dim": 160, "vocab_size": 30, "conv_depthwise_kernel_size": 5}
+STRIDE = 8  # of features, in frames of 10 ms: four times the usual one, so that there is less to attend to
+SAMPLES = {
+    **WIDTHS,
+    "conv_dim": (16,) * 4,
+    "conv_kernel": (10, 8, 8, 4),
+    "conv_stride": (10, 8, 8, 2),
+    "num_conv_pos_embeddings": 8,
+    "num_conv_pos_embedding_groups": 4,
+    "vocab_size": 30,
+}
+CONFORMER = {**WIDTHS, "feature_projection_input_dim": 80 * STRIDE, "vocab_size": 30, "conv_depthwise_kernel_size": 5}
 WORDS = {"vocab_size": 60, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 2}
 
 
@@ -35,16 +44,17 @@ def wav2vec2_bert(**settings):
     config = transformers.Wav2Vec2BertConfig(
         **CONFORMER, left_max_position_embeddings=8, right_max_position_embeddings=3, **settings
     )
-    return transformers.Wav2Vec2BertForCTC(config), transformers.SeamlessM4TFeatureExtractor()
+    return transformers.Wav2Vec2BertForCTC(config), transformers.SeamlessM4TFeatureExtractor(stride=STRIDE)
 
 
 def seamless(name: str):
     small = {
         "hidden_size": 32,
+        "feature_projection_input_dim": 80 * STRIDE,
         "speech_encoder_layers": 4,
         "speech_encoder_attention_heads": 4,
         "speech_encoder_intermediate_size": 48,
-        "speech_encoder_chunk_size": 10,
+        "speech_encoder_chunk_size": 5,
         "left_max_position_embeddings": 8,
         "right_max_position_embeddings": 3,
         "encoder_layers": 1,
@@ -71,7 +81,7 @@ def seamless(name: str):
     }
     model = getattr(transformers, name)(transformers.SeamlessM4Tv2Config(**small, **WORDS))
     model.generation_config.text_decoder_lang_to_code_id = {"eng": 7, "deu": 8}
-    return model, transformers.SeamlessM4TFeatureExtractor()
+    return model, transformers.SeamlessM4TFeatureExtractor(stride=STRIDE)
 
 
 def moonshine():
@@ -131,6 +141,7 @@ class Tiny:
 
 
 W2V = "wav2vec2.encoder.layers"
+TOWER = "model.audio_tower.layers" if hasattr(transformers, "Qwen2AudioModel") else "audio_tower.layers"  # of older releases
 TINY = {
     "whisper": Tiny("whisper", whisper, "model.encoder.layers"),
     "speech2text": Tiny("speech2text", speech2text, "model.encoder.layers"),
@@ -157,7 +168,7 @@ TINY = {
     "seamless, text": Tiny("seamless_m4t_v2", lambda: seamless("SeamlessM4Tv2ForSpeechToText"), "speech_encoder.encoder.layers"),
     "seamless, whole": Tiny("seamless_m4t_v2", lambda: seamless("SeamlessM4Tv2Model"), "speech_encoder.encoder.layers"),
     "moonshine": Tiny("moonshine", moonshine, "model.encoder.layers"),
-    "qwen2_audio": Tiny("qwen2_audio", qwen2_audio, "model.audio_tower.layers"),
+    "qwen2_audio": Tiny("qwen2_audio", qwen2_audio, TOWER),
     "speech_encoder_decoder": Tiny("speech_encoder_decoder", speech_encoder_decoder, "encoder.encoder.layers"),
 }
 
