@@ -15,7 +15,7 @@ import transformers
 from residual_st.errors import InputError, reason, refusing
 from residual_st.files import refuse_existing_folder, whole_folder
 from residual_st.huggingface.description import DESCRIPTION, forms_of, is_described, marks, translate_old
-from residual_st.huggingface.kinds import models
+from residual_st.huggingface.kinds import kind_of, models
 from residual_st.huggingface.quiet import quiet
 from residual_st.sharing import unshare_layers
 from residual_st.stacks import stack_of
@@ -48,6 +48,8 @@ def load(folder: str | Path) -> transformers.PreTrainedModel:
             ignore_mismatched_sizes=True,
         )
     found["unexpected_keys"] = set(found["unexpected_keys"]).difference(marks(model))
+    may_lack = kind_of(model).may_lack
+    found["missing_keys"] = [name for name in found["missing_keys"] if name.rpartition(".")[2] not in may_lack]
     for fault, names in found.items():
         if names:
             first = min(name if isinstance(name, str) else name[0] for name in names)

@@ -11,9 +11,11 @@ from conftest import cli
 
 transformers = pytest.importorskip("residual_st.huggingface")
 import transformers as plain  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 from tiny_kinds import TINY, batch_of, make, noise, outputs  # noqa: E402
 
 from residual_st.compression import compress  # noqa: E402
+from residual_st.errors import InputError  # noqa: E402
 from residual_st.huggingface.kinds import KINDS, kind_of  # noqa: E402
 from residual_st.stacks import recorded_calls, stack_of  # noqa: E402
 
@@ -70,7 +72,7 @@ def test_padding_does_not_count(name):
     assert 0 <= more < (4 if name == "moonshine" else 1)  # Moonshine's mask is that of every 384th sample
 
 
-@pytest.mark.parametrize("name", [name for name in TINY if name != "qwen2_audio"])
+@every_kind
 def test_through_the_commands(name, audio, tmp_path):
     """Compressed by calibration, loaded, saved and expanded; plain transformers reads the latter."""
     dense, extractor = make(name, tmp_path / "dense")
@@ -93,6 +95,20 @@ def test_through_the_commands(name, audio, tmp_path):
     torch.testing.assert_close(outputs(ordinary, inputs), expected, rtol=1e-4, atol=1e-4)
     assert not stack_of(ordinary).is_shared
     assert ordinary.state_dict().keys() == dense.state_dict().keys()
+
+
+def test_what_training_alone_uses_may_be_missing(tmp_path):
+    """As in folders of models that were not trained in transformers; and nothing else may."""
+    model, extractor = make("wav2vec2", tmp_path / "dense")
+    file = tmp_path / "dense" / "model.safetensors"
+    weights = load_file(file)
+    del weights["wav2vec2.masked_spec_embed"]
+    save_file(weights, file, {"format": "pt"})
+    assert torch.equal(outputs(transformers.load(tmp_path / "dense"), two(extractor)), outputs(model, two(extractor)))
+    del weights["lm_head.weight"]
+    save_file(weights, file, {"format": "pt"})
+    with pytest.raises(InputError, match="missing keys, first lm_head.weight"):
+        transformers.load(tmp_path / "dense")
 
 
 def test_what_is_of_no_kind_is_refused(tmp_path):

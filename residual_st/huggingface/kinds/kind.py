@@ -19,6 +19,9 @@ def through_base(model: nn.Module, inputs: dict[str, Tensor]) -> None:
     model.base_model(**inputs)
 
 
+MASKED = frozenset({"masked_spec_embed"})  # stands in for frames that training hides
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of Hugging Face model.
@@ -30,6 +33,7 @@ class Kind:
         encode: runs these layers on what a whole model is given, and as little else as may be.
         in_windows: whether a model is given half a minute at a time, whatever is in it, and not utterances with a mask.
         in_short_windows: whether its windows may be shorter, as `short_windows` makes them.
+        may_lack: parameters, by the last part of their names, that folders lack whose models were trained without them.
         decoder: its layers, which attend to the encoder's states; None where there are none, or they are not known.
     """
 
@@ -39,4 +43,5 @@ class Kind:
     encode: Callable[[nn.Module, dict[str, Tensor]], None] = through_encoder
     in_windows: bool = False
     in_short_windows: bool = False
+    may_lack: frozenset[str] = frozenset()
     decoder: KnownLayers | None = None

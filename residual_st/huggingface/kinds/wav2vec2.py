@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from residual_st.huggingface.kinds.kind import Kind, through_base
+from residual_st.huggingface.kinds.kind import MASKED, Kind, through_base
 from residual_st.huggingface.words import CtcWords, EncodedStates
 from residual_st.stacks import KnownLayers
 from residual_st.stacks.symmetries import Symmetry, attention_heads, feed_forward_units
@@ -70,4 +70,5 @@ KIND = Kind(
         known={"observing": _projecting},
     ),
     encode=through_base,
+    may_lack=MASKED,
 )

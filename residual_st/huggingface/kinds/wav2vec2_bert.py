@@ -1,7 +1,7 @@
 """Wav2Vec2-BERT, the speech encoder of SeamlessM4T v2 by itself, with a CTC head or without."""
 
 from residual_st.huggingface.kinds.conformer import known_conformers
-from residual_st.huggingface.kinds.kind import Kind, through_base
+from residual_st.huggingface.kinds.kind import MASKED, Kind, through_base
 from residual_st.huggingface.words import CtcWords, EncodedStates
 
 KIND = Kind(
@@ -9,4 +9,5 @@ KIND = Kind(
     models={"Wav2Vec2BertForCTC": CtcWords(), "Wav2Vec2BertModel": EncodedStates()},
     encoder=known_conformers("Wav2Vec2BertEncoderLayer"),
     encode=through_base,
+    may_lack=MASKED,
 )

@@ -1,7 +1,7 @@
 """wav2vec 2.0 with Conformer layers, whose positions are rotary or relative."""
 
 from residual_st.huggingface.kinds.conformer import known_conformers
-from residual_st.huggingface.kinds.kind import Kind, through_base
+from residual_st.huggingface.kinds.kind import MASKED, Kind, through_base
 from residual_st.huggingface.words import CtcWords, EncodedStates
 
 KIND = Kind(
@@ -13,4 +13,5 @@ KIND = Kind(
     },
     encoder=known_conformers("Wav2Vec2ConformerEncoderLayer", masks_convolutions=False),
     encode=through_base,
+    may_lack=MASKED,
 )
