@@ -22,6 +22,7 @@ from residual_st.export import PRECISIONS
 from residual_st.export.fairseq_model import describe_vocabulary, export_model
 from residual_st.fairseq.model_input import ModelInput
 from residual_st.progress import show_progress
+from residual_st.runtime.languages import Languages
 
 RESULTS = Path(__file__).parent / "results" / "device.jsonl"
 SPEECH = Path(__file__).parents[1] / "tests" / "speech" / "arctic_a0007.wav"
@@ -47,7 +48,7 @@ def models(width: int):
 
 def folders(width: int, work: Path, precisions: Sequence[str] = ("fp32", "int8")) -> dict[str, Path]:
     """System and precision -> exported folder; the dense model in fp32 comes first, whatever the precisions."""
-    vocabulary = describe_vocabulary([str(index) for index in range(VOCABULARY)], "words", {})
+    vocabulary = describe_vocabulary([str(index) for index in range(VOCABULARY)], "words", Languages())
     made = {}
     for name, model, flags in models(width):
         for precision in PRECISIONS:
@@ -55,7 +56,7 @@ def folders(width: int, work: Path, precisions: Sequence[str] = ("fp32", "int8")
                 continue
             folder = work / f"{width}-{len(made)}"
             folder.mkdir(parents=True)
-            export_model(model.eval(), flags, ModelInput(), vocabulary, folder, precision, [SPEECH])
+            export_model(model.eval(), flags, ModelInput(), vocabulary, Languages(), folder, precision, [SPEECH])
             made[f"{name}, {precision}"] = folder
     return made
 

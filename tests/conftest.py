@@ -273,7 +273,7 @@ def with_languages(runs, exported) -> Path:
     if not folder.exists():
         shutil.copytree(exported, folder)
         description = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        description["vocabulary"]["languages"] = {"de": 20, "fr": 21}
+        description["languages"]["targets"] = {"de": [20], "fr": [21]}
         (folder / "model.json").write_text(json.dumps(description), encoding="utf-8")
     return folder
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Translate what a microphone hears, sentence by sentence: `pip install "./residual-st[runtime]" sounddevice`, then
 
-    python microphone.py MODEL [--lang de]
+    python microphone.py MODEL [--target-lang de] [--source-lang es --task translate]
 
 MODEL is a folder that residual-st export wrote. A sentence ends where it is quiet for half a second.
 """
@@ -42,9 +42,10 @@ def main() -> None:
     print_any_text()
     parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0])
     parser.add_argument("model")
-    parser.add_argument("--lang")
+    for flag in ("--task", "--source-lang", "--target-lang"):
+        parser.add_argument(flag)
     args = parser.parse_args()
-    translator = Translator(args.model, language=args.lang)
+    translator = Translator(args.model, task=args.task, source_lang=args.source_lang, target_lang=args.target_lang)
     rate, heard = translator.sample_rate, queue.Queue()
 
     def listen(block, frames, time, status):

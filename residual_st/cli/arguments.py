@@ -40,6 +40,31 @@ def add_user_dir_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_direction_arguments(parser: argparse.ArgumentParser, default: str) -> None:
+    """What is asked of a model, for `runtime.languages.Direction`.
+
+    Args:
+        default: where the values are from that are not given.
+    """
+    parser.add_argument("--task", metavar="TASK", help=f"transcribe or translate, of Whisper (default: {default})")
+    parser.add_argument(
+        "--source-lang",
+        metavar="LANG",
+        help=f"spoken language, such as es or Spanish, or auto to detect it, of Whisper (default: {default})",
+    )
+    parser.add_argument("--target-lang", metavar="LANG", help=f"language to translate into, such as de (default: {default})")
+
+
+class Renamed(argparse.Action):
+    """A flag of earlier releases, which is refused with a sentence that names what replaces it, its `const`."""
+
+    def __init__(self, option_strings, dest, const):
+        super().__init__(option_strings, dest, const=const, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        parser.error(f"{option_string} {values} is no longer a flag: {self.const}")
+
+
 def check_writable(output: Path, plot: Path | None = None) -> None:
     """Raise InputError, before hours of measuring, where their result could not be written."""
     for path in filter(None, (output, plot)):

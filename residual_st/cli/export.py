@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from residual_st.cli.arguments import add_output_arguments, add_user_dir_argument
+from residual_st.cli.arguments import add_direction_arguments, add_output_arguments, add_user_dir_argument
 from residual_st.errors import InputError
 from residual_st.export import PRECISIONS
 
@@ -17,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="checkpoint of s2t_transformer or s2t_conformer, dense or shared, or folder of Whisper",
     )
     add_output_arguments(parser, "DIR", "folder to write")
+    add_direction_arguments(parser, "as generate does it; else transcribe what is detected")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="precision of the matrices (default: fp32)")
     parser.add_argument(
         "--data", type=Path, metavar="DATA", help="folder with its data configuration and vocabulary (default: the checkpoint's)"
@@ -77,12 +78,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace, output: Path) -> dict:
+    from residual_st.runtime.languages import Direction
+
+    asked = Direction(args.task, args.source_lang, args.target_lang)
     if Path(args.checkpoint).is_dir():
         if args.data or args.config_yaml:
             raise InputError("--data and --config-yaml are for a checkpoint; a folder holds its vocabulary")
         from residual_st.export.whisper_model import export_whisper
 
-        return export_whisper(args.checkpoint, output, args.precision, args.check)
+        return export_whisper(args.checkpoint, output, args.precision, args.check, asked)
     from residual_st.export.fairseq_model import export_checkpoint
 
-    return export_checkpoint(args.checkpoint, output, args.precision, args.data, args.config_yaml, args.check)
+    return export_checkpoint(args.checkpoint, output, args.precision, args.data, args.config_yaml, args.check, asked)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from residual_st.cli.arguments import Renamed, add_direction_arguments
 from residual_st.errors import InputError
 
 STANDARD_INPUT = "-"
@@ -17,8 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(extra="runtime")  # what brings the packages that this command needs
     parser.add_argument("model", metavar="DIR", help="folder that residual-st export wrote")
     parser.add_argument("audio", nargs="+", metavar="AUDIO", help="recordings of any length; - for standard input")
+    add_direction_arguments(parser, "the folder's")
     parser.add_argument(
-        "--lang", metavar="TAG", help="target language, such as de, of a fairseq model of several; of Whisper, the spoken one"
+        "--lang",
+        action=Renamed,
+        const="give --source-lang, of Whisper, whose spoken language it named, or --target-lang, of fairseq's models",
     )
     parser.add_argument("--beam", type=int, metavar="N", help="hypotheses (default: the model's own setting, or 5)")
     parser.add_argument("--nbest", type=int, default=1, metavar="N", help="hypotheses in the output of --json (default: 1)")
@@ -51,7 +55,16 @@ def run(args: argparse.Namespace) -> int:
     from residual_st.runtime import Settings, Translator
 
     settings = Settings(**{name: value for name, value in vars(args).items() if name in Settings.__dataclass_fields__})
-    translator = Translator(args.model, settings, language=args.lang, threads=args.threads, longest_seconds=args.longest_seconds)
+    translator = Translator(
+        args.model,
+        settings,
+        task=args.task,
+        source_lang=args.source_lang,
+        target_lang=args.target_lang,
+        timestamps=args.form != "txt",
+        threads=args.threads,
+        longest_seconds=args.longest_seconds,
+    )
     if args.output is not None:
         names = _output_names(args.audio, args.form)
         args.output.mkdir(parents=True, exist_ok=True)
@@ -109,8 +122,8 @@ def _format(name: str, transcript, args: argparse.Namespace) -> str:
             }
             for segment in transcript.segments
         ]
-        row = {"audio": name, "seconds": round(transcript.seconds, 3), "speech": bool(segments), "text": transcript.text}
-        row["segments"] = segments
+        row = {"audio": name, "seconds": round(transcript.seconds, 3), "speech": bool(segments), **vars(transcript.direction)}
+        row |= {"text": transcript.text, "segments": segments}
         return json.dumps(row, ensure_ascii=False)
     return getattr(subtitles, args.form)(transcript).rstrip("\n")
 

@@ -12,8 +12,11 @@ from residual_st.audio.lengths import Lengths
 from residual_st.audio.pauses import split_at_pauses
 from residual_st.audio.reading import read_audio
 from residual_st.errors import InputError
-from residual_st.runtime.beam_search import Settings
+from residual_st.runtime.decoding import Source
+from residual_st.runtime.languages import AUTO, Direction
 from residual_st.runtime.model import Model
+from residual_st.runtime.search import Search, in_source_language
+from residual_st.runtime.settings import Settings
 
 LARGEST = 1e-2  # difference that rounding explains in fp32, of states that a norm has brought to a variance near 1
 UTTERANCES, WORDS = 8, 20
@@ -52,8 +55,8 @@ class Reference(Protocol):
     def log_probs(self, tokens: list[int]) -> np.ndarray:
         """Of the words that follow these in that utterance: (vocabulary,)."""
 
-    def greedy(self, language: str | None, most: int) -> Greedy | None:
-        """Up to `most` words of that utterance, in a language or the model's own; None where there is nothing to compare."""
+    def greedy(self, direction: Direction, most: int) -> Greedy | None:
+        """Up to `most` words of that utterance, in a direction that is known in full; None where there is nothing to compare."""
 
 
 @torch.no_grad()
@@ -69,18 +72,20 @@ def check_against(reference: Reference, folder: Path, audio: Sequence[Path]) -> 
     for samples in utterances(audio, exported.folder.sample_rate, longest):
         seconds += len(samples) / exported.folder.sample_rate
         states = max(states, float(np.abs(exported.encode([samples])["states"] - reference.encode(samples)).max()))
-        log_probs = max(log_probs, _log_prob_difference(reference, exported, samples))
-        _check_words(reference, exported, samples)
+        source = exported.source([samples])
+        direction = _direction(exported, source)
+        log_probs = max(log_probs, _log_prob_difference(reference, exported, source, direction))
+        _check_words(reference, exported, source, direction)
     if exported.folder.description["precision"] == "fp32" and not max(states, log_probs) <= LARGEST:
         raise InputError(f"the graphs do not compute what the model does: states differ by {states:.2g}, words by {log_probs:.2g}")
     return Differences(states, log_probs, round(seconds, 1))
 
 
-def _log_prob_difference(reference: Reference, exported: Model, samples: np.ndarray) -> float:
+def _log_prob_difference(reference: Reference, exported: Model, source: Source, direction: Direction) -> float:
     vocabulary, difference = exported.vocabulary, 0.0
-    (start, *forced), begin = vocabulary.opening(_language(exported))
+    (start, *forced), begin = vocabulary.opening(exported.languages.words(direction))
     forced += begin
-    tokens, steps = [start], exported.decoding([samples], beam=1)
+    tokens, steps = [start], source.decoding(beam=1)
     for _ in range(WORDS):
         wanted = reference.log_probs(tokens)
         given = steps.step(np.array([tokens[-1:]]), np.arange(1))[0, 0]
@@ -91,24 +96,26 @@ def _log_prob_difference(reference: Reference, exported: Model, samples: np.ndar
     return difference
 
 
-def _language(exported: Model) -> str | None:
-    """One to check with: none where the model has its own."""
-    vocabulary = exported.vocabulary
-    return next(iter(vocabulary.languages), None) if vocabulary.default is None else None
+def _direction(exported: Model, source: Source) -> Direction:
+    """One to check with: the folder's own or, where it has none, into the first of its languages."""
+    languages = exported.languages
+    is_open = languages.targets and not languages.tasks and languages.default.target_lang is None
+    direction = languages.resolved(Direction(target_lang=next(iter(languages.targets))) if is_open else Direction())
+    return in_source_language(source, exported.folder, direction) if direction.source_lang == AUTO else direction
 
 
-def _check_words(reference: Reference, exported: Model, samples: np.ndarray) -> None:
+def _check_words(reference: Reference, exported: Model, source: Source, direction: Direction) -> None:
     """Raise InputError where the folder begins, chooses or joins words in another way than the model's owner."""
-    language, description = _language(exported), exported.folder.description
-    greedy = reference.greedy(language, WORDS)
+    greedy, description = reference.greedy(direction, WORDS), exported.folder.description
     if greedy is None:
         return
-    prompt, begin = exported.vocabulary.opening(language)
+    prompt, begin = exported.vocabulary.opening(exported.languages.words(direction))
     if greedy.prompt != prompt + begin:
         raise InputError(f"the model is given {greedy.prompt} before its words, and the folder gives {prompt + begin}")
     if exported.vocabulary.text(greedy.words) != greedy.text.strip(" "):
         raise InputError(f"the folder writes {exported.vocabulary.text(greedy.words)!r} where the model writes {greedy.text!r}")
-    ((found,),) = exported.search([samples], Settings(beam=1, nbest=1, max_len_a=0, max_len_b=WORDS), language)
+    settings = Settings(beam=1, nbest=1, max_len_a=0, max_len_b=WORDS)
+    ((found,),) = Search(exported.folder, settings, direction).best(source)
     eos = exported.vocabulary.eos
     wanted, given = ([*words, eos][: WORDS + 1] for words in (greedy.words, found.tokens))
     place = next((place for place, pair in enumerate(zip(wanted, given)) if pair[0] != pair[1]), None)

@@ -2,13 +2,13 @@
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from fairseq.data import Dictionary
 from fairseq.data.audio.data_cfg import S2TDataConfig
-from fairseq.data.audio.speech_to_text_dataset import SpeechToTextDataset
 from fairseq.models import BaseFairseqModel
 
 from residual_st.audio.lengths import DEFAULT, FRAMES_PER_SECOND, Lengths
@@ -21,11 +21,13 @@ from residual_st.export.folder import write_folder
 from residual_st.fairseq.checkpoints import model_flags
 from residual_st.fairseq.conversion import read_model
 from residual_st.fairseq.kinds import EncoderParts, kind_of
+from residual_st.fairseq.languages import languages_of
 from residual_st.fairseq.manifest import trained_lengths
 from residual_st.fairseq.model_input import ModelInput, model_input
 from residual_st.fairseq.standalone import with_task_flags
 from residual_st.fairseq.training_data import data_folder, read_symbols, train_subset
 from residual_st.runtime.folder import CROSS_ATTENTION, DECODER, ENCODER
+from residual_st.runtime.languages import Direction, Languages
 
 
 def export_checkpoint(
@@ -35,6 +37,7 @@ def export_checkpoint(
     data: Path | None = None,
     config_yaml: str | None = None,
     audio: Sequence[Path] = (),
+    asked: Direction = Direction(),  # noqa: B008 - frozen
 ) -> dict:
     """Write a checkpoint's model as a folder that `residual_st.runtime` reads, after checking it against the checkpoint.
 
@@ -45,12 +48,13 @@ def export_checkpoint(
         data: folder with its data configuration and vocabulary; None for the one that the checkpoint names.
         config_yaml: the data configuration's name, in place of the checkpoint's.
         audio: files to check with; none for a made-up sound.
+        asked: what the folder's user gets where he asks for nothing.
 
     Returns:
         What model.json says.
 
     Raises:
-        InputError: if the checkpoint or the data cannot be read, or holds what has no graph.
+        InputError: if the checkpoint or the data cannot be read, or holds what has no graph, or the model cannot do what is asked.
     """
     state, model = read_model(path)
     encoder_parts(model)  # what has no graph is refused before its data is looked for
@@ -58,10 +62,13 @@ def export_checkpoint(
     if data is None:
         raise InputError(f"{path} does not say where its vocabulary is; give --data DATA")
     symbols, config = read_symbols(state, data, config_yaml)
-    vocabulary = _vocabulary(symbols, config)
+    languages = languages_of(symbols, config)
+    if asked != Direction():
+        languages = replace(languages, default=languages.resolved(asked))
+    vocabulary = _vocabulary(symbols, config, languages)
     flags = model_flags(state, path)
     lengths = trained_lengths(data, train_subset(state), with_task_flags(flags).max_source_positions)
-    return export_model(model, flags, model_input(config), vocabulary, output, precision, audio, lengths)
+    return export_model(model, flags, model_input(config), vocabulary, languages, output, precision, audio, lengths)
 
 
 def export_model(
@@ -69,12 +76,14 @@ def export_model(
     flags: argparse.Namespace,
     source: ModelInput,
     vocabulary: dict,
+    languages: Languages,
     output: Path,
     precision: str,
     audio: Sequence[Path] = (),
     lengths: Lengths = DEFAULT,
 ) -> dict:
-    """`export_checkpoint` of a model in evaluation mode, with its flags, its input and what `describe_vocabulary` makes."""
+    """`export_checkpoint` of a model in evaluation mode, with its flags, its input, its words of `describe_vocabulary` and its
+    languages."""
     encoder, decoder, filterbank = encoder_parts(model), decoder_parts(model.decoder), filterbank_of(source)
     graphs = {
         ENCODER: encoder_graph(encoder, filterbank, precision),
@@ -93,6 +102,7 @@ def export_model(
         "decoder": {"layers": len(model.decoder.layers), "heads": attention.num_heads, "head_width": attention.head_dim},
         "has_ctc": encoder.ctc is not None,
         "vocabulary": vocabulary,
+        "languages": asdict(languages),
     }
     return write_folder(output, graphs, described, _Reference(model, source), audio)
 
@@ -123,11 +133,11 @@ class _Reference:
     def log_probs(self, tokens: list[int]) -> np.ndarray:
         return self._model.decoder(torch.tensor([tokens]), encoder_out=self._encoded)[0][0, -1].log_softmax(-1).numpy()
 
-    def greedy(self, language: str | None, most: int) -> None:
+    def greedy(self, direction: Direction, most: int) -> None:
         """fairseq-generate alone puts pieces of words together."""
 
 
-def _vocabulary(symbols: list[str], config: S2TDataConfig) -> dict:
+def _vocabulary(symbols: list[str], config: S2TDataConfig, languages: Languages) -> dict:
     """Raises InputError for texts that only code of other packages could join."""
     pieces = (config.bpe_tokenizer or {}).get("bpe")
     if pieces not in (None, "sentencepiece") or (config.pre_tokenizer or {}).get("tokenizer"):
@@ -135,16 +145,12 @@ def _vocabulary(symbols: list[str], config: S2TDataConfig) -> dict:
         raise InputError(f"the data configuration asks for {named}; texts of sentencepiece or of whole words alone can be exported")
     if config.prepend_bos_and_append_tgt_lang_tag:
         raise InputError("the data configuration has prepend_bos_and_append_tgt_lang_tag, with which no model can be exported")
-    languages = {}
-    if config.prepend_tgt_lang_tag:
-        tags = [symbol for symbol in symbols if SpeechToTextDataset.is_lang_tag(symbol)]
-        languages = {tag.removeprefix("<lang:").removesuffix(">"): symbols.index(tag) for tag in tags}
     return describe_vocabulary(symbols, pieces or "words", languages)
 
 
-def describe_vocabulary(symbols: list[str], pieces: str, languages: dict[str, int]) -> dict:
+def describe_vocabulary(symbols: list[str], pieces: str, languages: Languages) -> dict:
     """What `runtime.vocabulary.Vocabulary` takes, of fairseq's dictionary. A text begins with the symbol that ends one."""
     special = Dictionary()
     numbers = {"start": special.eos(), "begin": [], "eos": special.eos(), "pad": special.pad(), "unk": special.unk()}
-    hidden = [special.bos(), special.pad(), special.eos(), *languages.values()]
-    return {"symbols": symbols, "pieces": pieces, **numbers, "languages": languages, "hidden": hidden}
+    hidden = [special.bos(), special.pad(), special.eos(), *languages.numbers]
+    return {"symbols": symbols, "pieces": pieces, **numbers, "hidden": hidden}

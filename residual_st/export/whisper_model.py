@@ -1,6 +1,7 @@
 """Hugging Face folders of Whisper, dense or compressed, as folders for the device runtime."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -12,31 +13,39 @@ from residual_st.export.check import Greedy
 from residual_st.export.decoder import cross_attention_graph, decoder_graph
 from residual_st.export.folder import write_folder
 from residual_st.export.whisper import decoder_parts, encoder_graph
+from residual_st.export.whisper_languages import fallback_of, timestamps_of
 from residual_st.export.whisper_words import not_followed, read_tokenizer, search_settings, vocabulary_of
 from residual_st.huggingface import feature_extractor, load
 from residual_st.huggingface.generation import greedy_words
 from residual_st.runtime.folder import CROSS_ATTENTION, DECODER, ENCODER
+from residual_st.runtime.languages import Direction, Languages
 
 # transformers comes behind residual_st.huggingface, which hides a torchaudio that does not load
 from transformers import WhisperForConditionalGeneration  # isort: skip
 
 
-def export_whisper(source: str | Path, output: Path, precision: str = "fp32", audio: Sequence[Path] = ()) -> dict:
+def export_whisper(
+    source: str | Path,
+    output: Path,
+    precision: str = "fp32",
+    audio: Sequence[Path] = (),
+    asked: Direction = Direction(),  # noqa: B008 - frozen
+) -> dict:
     """Write a Whisper as a folder that `residual_st.runtime` reads, after checking it against the model.
 
     Args:
         source: a Hugging Face folder of Whisper, or what `residual-st compress` made of one.
-        output, precision, audio: as those of `export_checkpoint`.
+        output, precision, audio, asked: as those of `export_checkpoint`.
 
     Raises:
-        InputError: if the folder cannot be read, has no tokenizer, or is of another model.
+        InputError: if the folder cannot be read, has no tokenizer, is of another model, or of one that cannot do what is asked.
     """
     model = load(source).float()
     if model.config.model_type != "whisper":
         raise InputError(f"{source} is of {model.config.model_type}; of Hugging Face's models, Whisper alone can be exported")
     extractor, decoder = feature_extractor(source), decoder_parts(model)
     tokenizer, settings, positions = read_tokenizer(source), model.generation_config, model.config.max_target_positions
-    vocabulary = vocabulary_of(model, tokenizer)
+    vocabulary, languages = vocabulary_of(model, tokenizer, asked)
     graphs = {
         ENCODER: encoder_graph(model, extractor, precision),
         CROSS_ATTENTION: cross_attention_graph(decoder, precision),
@@ -53,18 +62,27 @@ def export_whisper(source: str | Path, output: Path, precision: str = "fp32", au
         "longest_words": positions,
         "decoder": {"layers": len(model.model.decoder.layers), "heads": attention.num_heads, "head_width": attention.head_dim},
         "has_ctc": False,
-        "settings": search_settings(settings, positions, 1 + len(vocabulary["default"] or vocabulary["begin"])),
+        "settings": search_settings(settings, positions, _prompt_length(languages, vocabulary["begin"])),
         "not_followed": not_followed(settings),
         "vocabulary": vocabulary,
+        "languages": asdict(languages),
+        "timestamps": timestamps_of(settings, model.config.vocab_size),
+        "fallback": fallback_of(settings),
     }
-    return write_folder(output, graphs, described, _Reference(model, extractor, tokenizer), audio)
+    return write_folder(output, graphs, described, _Reference(model, extractor, tokenizer, bool(languages.detected)), audio)
+
+
+def _prompt_length(languages: Languages, begin: list[int]) -> int:
+    """The start, a word for the language and the task each where the model is told, and what every text begins with."""
+    return 1 + sum(max(map(len, table.values()), default=0) for table in (languages.sources, languages.tasks)) + len(begin)
 
 
 class _Reference:
     """The model, for `check_against`."""
 
-    def __init__(self, model: WhisperForConditionalGeneration, extractor, tokenizer):
+    def __init__(self, model: WhisperForConditionalGeneration, extractor, tokenizer, is_told: bool):
         self._model, self._extractor, self._tokenizer = model, extractor, tokenizer
+        self._is_told = is_told
 
     def encode(self, samples: np.ndarray) -> np.ndarray:
         inputs = self._extractor(samples, sampling_rate=self._extractor.sampling_rate, return_tensors="pt").input_features
@@ -75,8 +93,9 @@ class _Reference:
         given = torch.tensor([tokens])
         return self._model(encoder_outputs=self._encoded, decoder_input_ids=given).logits[0, -1].log_softmax(-1).numpy()
 
-    def greedy(self, language: str | None, most: int) -> Greedy:
-        asked = {} if language is None else {"language": language}
+    def greedy(self, direction: Direction, most: int) -> Greedy:
+        asked = {"language": direction.source_lang, "task": direction.task} if self._is_told else {}
+        asked = {name: value for name, value in asked.items() if value is not None}
         (words,), prompt = greedy_words(self._model, {"encoder_outputs": self._encoded}, most, **asked)
         words = words.tolist()
         return Greedy(words[:prompt], words[prompt:], self._tokenizer.decode(words[prompt:], skip_special_tokens=True))

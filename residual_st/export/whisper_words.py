@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from residual_st.errors import InputError, refusing
-from residual_st.huggingface.generation import prompt_of
+from residual_st.export.whisper_languages import languages_of
+from residual_st.runtime.languages import Direction, Languages
 from residual_st.runtime.vocabulary import Vocabulary
 
 # transformers comes behind residual_st.huggingface, which hides a torchaudio that does not load
@@ -20,10 +21,11 @@ _CLEANED = [
 _FOLLOWED = {
     *("language", "task", "forced_decoder_ids", "is_multilingual", "lang_to_id", "task_to_id", "no_timestamps_token_id"),
     *("decoder_start_token_id", "eos_token_id", "suppress_tokens", "begin_suppress_tokens", "num_beams", "length_penalty"),
-    *("max_length", "max_new_tokens", "min_length", "min_new_tokens"),
+    *("max_length", "max_new_tokens", "min_length", "min_new_tokens", "max_initial_timestamp_index"),
+    *("compression_ratio_threshold", "logprob_threshold", "no_speech_threshold"),
 }
 _WITHOUT_INFLUENCE = {
-    *("bos_token_id", "pad_token_id", "prev_sot_token_id", "max_initial_timestamp_index", "alignment_heads"),
+    *("bos_token_id", "pad_token_id", "prev_sot_token_id", "alignment_heads"),
     *("median_filter_width", "use_cache", "cache_implementation", "cache_config", "output_attentions", "output_hidden_states"),
     *("output_scores", "output_logits", "return_dict_in_generate", "num_return_sequences", "compile_config", "disable_compile"),
     *("num_assistant_tokens", "num_assistant_tokens_schedule", "assistant_confidence_threshold", "assistant_lookbehind"),
@@ -41,42 +43,36 @@ def read_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(source)
 
 
-def vocabulary_of(model: WhisperForConditionalGeneration, tokenizer: PreTrainedTokenizerBase) -> dict:
-    """What `runtime.vocabulary.Vocabulary` takes.
+def vocabulary_of(
+    model: WhisperForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, asked: Direction
+) -> tuple[dict, Languages]:
+    """What `runtime.vocabulary.Vocabulary` takes, and what the model does, as `languages_of` has it.
 
     Raises:
-        InputError: if the tokenizer lacks words, or joins them in a way that the runtime does not know.
+        InputError: if the tokenizer lacks words, or joins them in a way that the runtime does not know; as `languages_of` does.
     """
     settings, size = model.generation_config, model.config.vocab_size
-    default, languages = prompt_of(model), {}
-    if getattr(settings, "lang_to_id", None) and getattr(settings, "is_multilingual", True):
-        languages = {tag.strip("<|>"): number for tag, number in settings.lang_to_id.items()}
-        start, _, *begin = prompt_of(model, language=next(iter(languages)))
-        # the folder's own language is the first
-        languages = dict(sorted(languages.items(), key=lambda language: default is None or language[1] not in default))
-    else:
-        start, *begin = default
     eos, *others = np.atleast_1d(settings.eos_token_id).tolist()
     if others:
         raise InputError(f"generation_config.json has several tokens that end a text, {[eos, *others]}; the runtime knows one")
+    symbols = _symbols(tokenizer, size, eos)
+    languages, begin = languages_of(model, symbols, asked)
     described = {
-        "symbols": _symbols(tokenizer, size, eos),
+        "symbols": symbols,
         "pieces": "bytes",
-        "start": start,
+        "start": settings.decoder_start_token_id,
         "begin": begin,
         "eos": eos,
         "pad": None,
         "unk": None,
-        "languages": languages,
         "hidden": _hidden(tokenizer, size),
-        "default": default[1:] if languages and default is not None else None,
         "prompted": True,
         "suppressed": [word for word in settings.suppress_tokens or [] if 0 <= word < size],
         "begin_suppressed": [word for word in settings.begin_suppress_tokens or [] if 0 <= word < size],
         "replaced": _CLEANED if _decoded(tokenizer, tokenizer.encode("a .", add_special_tokens=False)) == "a." else [],
     }
     _check(tokenizer, Vocabulary(**described))
-    return described
+    return described, languages
 
 
 def _symbols(tokenizer: PreTrainedTokenizerBase, size: int, eos: int) -> list[str]:

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from residual_st.audio.lengths import FRAMES_PER_SECOND, Lengths
 from residual_st.errors import InputError, missing_package
+from residual_st.fairseq.languages import languages_of
 from residual_st.fairseq.manifest import trained_lengths
+from residual_st.runtime.languages import Direction, Languages
 
 
 class S2TResidualHubInterface(S2THubInterface):
@@ -34,8 +36,11 @@ class S2TResidualHubInterface(S2THubInterface):
     def predict(
         self,
         audio: str | Path | np.ndarray | Tensor,
-        tgt_lang: str | None = None,
+        target_lang: str | None = None,
         *,
+        tgt_lang: str | None = None,
+        task: str | None = None,
+        source_lang: str | None = None,
         sample_rate: int | None = None,
         longest_seconds: float | None = None,
     ) -> str:
@@ -44,7 +49,9 @@ class S2TResidualHubInterface(S2THubInterface):
         Args:
             audio: a file, or samples: floats in [-1, 1] or integers, shape (n,), (n, channels) or (channels, n). It is brought
                 to the rate of the data configuration and to one channel.
-            tgt_lang: the language to translate into, such as `fr`; for models of several target languages, which need it.
+            target_lang: the language to translate into, such as `fr`; for models of several target languages, which need it.
+            tgt_lang: fairseq's name of the same.
+            task, source_lang: as in `residual_st.runtime.Translator`; fairseq's models are asked for neither, and refuse them.
             sample_rate: Hz, of samples; None for the rate of the data configuration.
             longest_seconds: of the pieces between pauses, which are translated one by one and their texts joined. Longer ones are
                 cut where they are quietest. None for the lengths that the model was trained on.
@@ -59,6 +66,7 @@ class S2TResidualHubInterface(S2THubInterface):
         audio_of = _audio()
         from residual_st.audio.pauses import split_at_pauses
 
+        direction = self._languages.resolved(Direction(task, source_lang, target_lang or tgt_lang))
         lengths = self._lengths.limited(longest_seconds, self.task.max_positions()[0] / FRAMES_PER_SECOND)
         rate = int(self.task.data_cfg.sample_rate)
         samples = audio_of.read_audio(audio, rate, sample_rate)
@@ -67,8 +75,12 @@ class S2TResidualHubInterface(S2THubInterface):
         texts = []
         for piece in split_at_pauses(samples, rate, lengths):
             sample = self.get_model_input(self.task, piece)
-            texts.append(self.get_prediction(self.task, self.model, self.generator, sample, tgt_lang))
+            texts.append(self.get_prediction(self.task, self.model, self.generator, sample, direction.target_lang))
         return " ".join(filter(None, texts))
+
+    @cached_property
+    def _languages(self) -> Languages:
+        return languages_of(self.task.tgt_dict.symbols, self.task.data_cfg)
 
     @cached_property
     def _lengths(self) -> Lengths:
@@ -96,15 +108,8 @@ class S2TResidualHubInterface(S2THubInterface):
     @classmethod
     def get_prefix_token(cls, task, lang: str | None) -> Tensor | None:
         """The language tag that the target begins with, (1, 1); None for models of one language."""
-        tags = [symbol for symbol in task.tgt_dict.symbols if SpeechToTextDataset.is_lang_tag(symbol)]
-        if not task.data_cfg.prepend_tgt_lang_tag:
-            if lang is not None and f"<lang:{lang}>" not in tags:
-                raise InputError(f"tgt_lang={lang!r}: the model has one target language and takes none")
-            return None
-        if lang is None or f"<lang:{lang}>" not in tags:
-            known = ", ".join(tag.removeprefix("<lang:").removesuffix(">") for tag in tags)
-            raise InputError(f"tgt_lang={lang!r} is not known; it must be one of {known}")
-        return super().get_prefix_token(task, lang)
+        target = languages_of(task.tgt_dict.symbols, task.data_cfg).resolved(Direction(target_lang=lang)).target_lang
+        return None if target is None else super().get_prefix_token(task, target)
 
     @classmethod
     def detokenize(cls, task, tokens: Tensor) -> str:

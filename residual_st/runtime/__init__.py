@@ -4,7 +4,7 @@
 >>> Translator("model").translate("talk.flac").text
 """
 
-from residual_st.runtime.beam_search import Settings
+from residual_st.runtime.settings import Settings
 from residual_st.runtime.translator import Transcript, Translator
 
 __all__ = ["Settings", "Transcript", "Translator"]

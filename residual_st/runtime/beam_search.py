@@ -1,58 +1,12 @@
 """Beam search as fairseq-generate does it, and as transformers' generate does."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 
-from residual_st.errors import InputError
-
-
-@dataclass(frozen=True)
-class Settings:
-    """fairseq-generate's flags of the same names, and transformers' `early_stopping`.
-
-    None is for what the model's folder says, as one that was made from a Hugging Face folder does, and else for `FAIRSEQ`.
-
-    Attributes:
-        beam: hypotheses of each utterance.
-        nbest: of which so many are returned, the best first.
-        lenpen: scores are divided by length to this power.
-        unkpen: what a word that is not in the vocabulary costs.
-        max_len_a, max_len_b: the longest text, `a * frames + b` words; never longer than the model's own limit.
-        min_len: the shortest, its end not counted.
-        early_stopping: whether the search ends as soon as `beam` texts have ended, or continues while a better one may come.
-    """
-
-    beam: int | None = None
-    nbest: int = 1
-    lenpen: float | None = None
-    unkpen: float | None = None
-    max_len_a: float | None = None
-    max_len_b: int | None = None
-    min_len: int | None = None
-    early_stopping: bool | None = None
-
-    def completed(self, own: "Settings") -> "Settings":
-        """These settings, with the model's own and then `FAIRSEQ` where they are None.
-
-        Raises:
-            InputError: if more hypotheses are asked for than there are.
-        """
-        settings = Settings(
-            **{
-                field.name: next(value for each in (self, own, FAIRSEQ) if (value := getattr(each, field.name)) is not None)
-                for field in fields(self)
-            }
-        )
-        if settings.nbest > settings.beam:
-            raise InputError(f"--nbest {settings.nbest} is more than --beam {settings.beam}, of which they are taken")
-        return settings
-
-
-FAIRSEQ = Settings(
-    beam=5, nbest=1, lenpen=1.0, unkpen=0.0, max_len_a=0.0, max_len_b=200, min_len=1, early_stopping=True
-)  # what fairseq-generate does when it is told nothing
+from residual_st.runtime.rules import Rules
+from residual_st.runtime.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -69,18 +23,13 @@ class BeamSearch:
     Args:
         step: (last words (batch, beam), row that each continues (batch * beam,)) -> log-probabilities (batch, beam, vocabulary).
         keep: told which utterances of the batch remain, when others are finished.
-        vocabulary: for the numbers of its special symbols.
+        rules: which words may follow.
         settings: complete.
-        longest: words of a text, its end not counted.
         prompt: what the decoder is given before the search: one word at least, no part of a text, its length or its score.
-        prefix: words that each text begins with.
     """
 
-    def __init__(
-        self, step: Callable, keep: Callable, vocabulary, settings: Settings, longest: int, prompt: list[int], prefix: list[int]
-    ):
-        self._step, self._keep, self._vocabulary = step, keep, vocabulary
-        self._settings, self._longest, self._prompt, self._prefix = settings, longest, prompt, prefix
+    def __init__(self, step: Callable, keep: Callable, rules: Rules, settings: Settings, prompt: list[int]):
+        self._step, self._keep, self._rules, self._settings, self._prompt = step, keep, rules, settings, prompt
 
     def run(self, batch: int) -> list[list[Hypothesis]]:
         """The best hypotheses of each utterance."""
@@ -92,16 +41,16 @@ class BeamSearch:
         for word in self._prompt[:-1]:
             self._step(np.full((batch, beam), word), order)
         tokens = np.full((batch, beam, 1), self._prompt[-1], np.int64)
-        for step in range(self._longest + 1):
-            log_probs = self._allowed(self._step(tokens[:, :, -1], order), step)
+        for step in range(self._rules.longest + 1):
+            log_probs = self._allowed(self._step(tokens[:, :, -1], order), tokens[:, :, 1:])
             totals = log_probs[:, :1] if step == 0 else log_probs + scores[:, :, None]  # at first all hypotheses are alike
             candidates, words, origins = _best(totals, 2 * beam)
             weight = np.float32(step + 1) ** np.float32(settings.lenpen)
-            ended = (words == self._vocabulary.eos) & np.isfinite(candidates)
+            ended = (words == self._rules.eos) & np.isfinite(candidates)
             for row, column in zip(*np.nonzero(ended[:, :beam])):
                 text = Hypothesis(tokens[row, origins[row, column], 1:].tolist(), float(candidates[row, column] / weight))
                 self._add(finished[active[row]], text)
-            if step == self._longest:
+            if step == self._rules.longest:
                 break
             # of each utterance the best hypotheses that have not ended; more than enough of them are among the candidates
             chosen = np.argsort(ended, axis=1, kind="stable")[:, :beam]
@@ -132,31 +81,10 @@ class BeamSearch:
         is_greedy = self._settings.beam == 1
         return not (self._settings.early_stopping or is_greedy) and best > min(text.score for text in texts)
 
-    def _allowed(self, log_probs: np.ndarray, step: int) -> np.ndarray:
-        """Log-probabilities with -inf where a word may not follow."""
-        vocabulary = self._vocabulary
-        log_probs = np.where(np.isnan(log_probs), -np.inf, log_probs)
-        if vocabulary.pad is not None:
-            log_probs[:, :, vocabulary.pad] = -np.inf
-        if vocabulary.unk is not None:
-            log_probs[:, :, vocabulary.unk] -= self._settings.unkpen
-        if step >= self._longest:
-            _only(log_probs, vocabulary.eos)
-        elif step < len(self._prefix):
-            _only(log_probs, self._prefix[step])
-        else:
-            log_probs[:, :, vocabulary.suppressed] = -np.inf
-            if step == len(self._prefix):
-                log_probs[:, :, vocabulary.begin_suppressed] = -np.inf
-            if step < self._settings.min_len:
-                log_probs[:, :, vocabulary.eos] = -np.inf
-        return log_probs
-
-
-def _only(log_probs: np.ndarray, word: int) -> None:
-    kept = log_probs[:, :, word].copy()
-    log_probs[:] = -np.inf
-    log_probs[:, :, word] = kept
+    def _allowed(self, log_probs: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        batch, beam, size = log_probs.shape
+        rows = self._rules.allowed(log_probs.reshape(-1, size), tokens.reshape(batch * beam, -1))
+        return rows.reshape(batch, beam, size)
 
 
 def _best(totals: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

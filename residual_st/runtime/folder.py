@@ -8,12 +8,16 @@ from pathlib import Path
 
 from residual_st.audio.lengths import DEFAULT, Lengths
 from residual_st.errors import InputError
-from residual_st.runtime.beam_search import FAIRSEQ, Settings
+from residual_st.runtime.earlier_formats import updated
+from residual_st.runtime.fallback import Fallback
+from residual_st.runtime.languages import Direction, Languages
+from residual_st.runtime.settings import FAIRSEQ, Settings
+from residual_st.runtime.timestamps import TimeStamps
 from residual_st.runtime.vocabulary import Vocabulary
 
 DESCRIPTION = "model.json"
-FORMAT = 2  # of the folder; a later one that older runtimes cannot read has another number
-READABLE = (1, FORMAT)
+FORMAT = 3  # of the folder; a later one that older runtimes cannot read has another number
+READABLE = (1, 2, FORMAT)
 ENCODER, CROSS_ATTENTION, DECODER = GRAPHS = ("encoder.onnx", "cross_attention.onnx", "decoder.onnx")
 LARGEST_DESCRIPTION = 64 * 2**20  # bytes
 LARGEST = {
@@ -37,6 +41,9 @@ class Folder:
     Attributes:
         path: where it is.
         vocabulary: of the words that it writes.
+        languages: its tasks and languages.
+        timestamps: its own; None where it has none.
+        fallback: which texts are searched again, of a model with time stamps.
         sample_rate: Hz.
         shortest_samples: of an utterance.
         longest_seconds: of an utterance that the encoder takes.
@@ -49,6 +56,9 @@ class Folder:
 
     path: Path
     vocabulary: Vocabulary
+    languages: Languages
+    timestamps: TimeStamps | None
+    fallback: Fallback
     sample_rate: int
     shortest_samples: int
     longest_seconds: float
@@ -71,8 +81,10 @@ def read_folder(path: str | Path) -> Folder:
     try:
         description = json.loads((path / DESCRIPTION).read_bytes())
         if description["format"] not in READABLE:
-            readable = " and ".join(map(str, READABLE))
+            readable = ", ".join(map(str, READABLE))
             raise InputError(f"{path} has format {description['format']}; this release reads formats {readable}")
+        if description["format"] < FORMAT:
+            description = updated(description)
         decoder = description["decoder"]
         for name in GRAPHS:
             _check(path / name, description["files"][name])
@@ -88,12 +100,31 @@ def read_folder(path: str | Path) -> Folder:
             kind = type(getattr(FAIRSEQ, name))
             if not isinstance(number, (int, kind)) or not abs(number) <= LARGEST_SETTING:
                 raise ValueError(f"{name} is {number!r}, and no {kind.__name__} of up to {LARGEST_SETTING:,}")
-        vocabulary, lengths = Vocabulary(**description["vocabulary"]), _lengths(description)
-        return Folder(path, vocabulary, settings=Settings(**settings), lengths=lengths, **numbers, description=description)
+        return Folder(
+            path,
+            **_words(description),
+            fallback=Fallback(**description.get("fallback", {})),
+            settings=Settings(**settings),
+            lengths=_lengths(description),
+            **numbers,
+            description=description,
+        )
     except InputError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path / DESCRIPTION} is damaged: {type(error).__name__} {error}") from error
+
+
+def _words(description: dict) -> dict:
+    """The vocabulary, and what is said in its words."""
+    vocabulary, asked = Vocabulary(**description["vocabulary"]), description["languages"]
+    languages = Languages(**{**asked, "default": Direction(**asked.get("default", {}))})
+    vocabulary.check(languages.numbers)
+    timestamps = description.get("timestamps")
+    if timestamps is not None:
+        timestamps = TimeStamps(**timestamps)
+        vocabulary.check([timestamps.none, timestamps.first, timestamps.silence])
+    return {"vocabulary": vocabulary, "languages": languages, "timestamps": timestamps}
 
 
 def weights_of(graph: str) -> str:

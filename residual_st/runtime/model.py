@@ -1,14 +1,17 @@
-"""The graphs of an exported model, and what is handed from one to the next."""
+"""The graphs of an exported model."""
 
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from onnxruntime import OrtValue
 
 from residual_st.errors import InputError, refusing
-from residual_st.runtime.beam_search import BeamSearch, Hypothesis, Settings
+from residual_st.runtime.beam_search import Hypothesis
+from residual_st.runtime.decoding import Source
 from residual_st.runtime.folder import CROSS_ATTENTION, DECODER, ENCODER, GRAPHS, read_folder
+from residual_st.runtime.languages import AUTO, Direction
+from residual_st.runtime.search import Search, in_source_language
+from residual_st.runtime.settings import Settings
 
 # earlier releases keep a copy of a shared matrix for each of its uses
 LEAST_ONNXRUNTIME = (1, 21)
@@ -27,7 +30,7 @@ class Model:
 
     def __init__(self, path: str | Path, threads: int = 1):
         self.folder = read_folder(path)
-        self.vocabulary = self.folder.vocabulary
+        self.vocabulary, self.languages = self.folder.vocabulary, self.folder.languages
         self._sessions = {name: open_session(self.folder.path / name, threads) for name in GRAPHS}
         caches = {f"{name}.{layer}" for name in ("keys", "values") for layer in range(self.folder.layers)}
         sources = {f"source_{name}" for name in caches}
@@ -55,25 +58,26 @@ class Model:
         session = self._sessions[ENCODER]
         return dict(zip(_names(session.get_outputs()), session.run(None, {"samples": padded, "lengths": lengths})))
 
-    def decoding(self, utterances: list[np.ndarray], beam: int) -> "Decoding":
-        """The decoder before its first step, with `beam` hypotheses of each utterance."""
-        return Decoding(self._sessions, self.folder, self.encode(utterances), beam)
-
-    def search(self, utterances: list[np.ndarray], settings: Settings, language: str | None = None) -> list[list[Hypothesis]]:
-        """The best hypotheses of each utterance."""
-        prompt, prefix = self.vocabulary.opening(language)
-        settings = settings.completed(self.folder.settings)
+    def source(self, utterances: list[np.ndarray]) -> Source:
+        """Utterances as the decoder reads them. Raises InputError as `encode` does."""
         with refusing(f"the graphs of {self.folder.path} cannot be run"):
-            return self._search(utterances, settings, prompt, prefix)
+            return Source(self._sessions, self.folder, utterances, self.encode(utterances))
 
-    def _search(
-        self, utterances: list[np.ndarray], settings: Settings, prompt: list[int], prefix: list[int]
+    def search(
+        self,
+        utterances: list[np.ndarray],
+        settings: Settings,
+        direction: Direction = Direction(),  # noqa: B008 - frozen
     ) -> list[list[Hypothesis]]:
-        rate = self.folder.sample_rate
-        frames = max(1 + (len(samples) - self.folder.shortest_samples) // (rate // 100) for samples in utterances)
-        longest = min(int(settings.max_len_a * frames + settings.max_len_b), self.folder.longest_words - len(prompt))
-        state = self.decoding(utterances, settings.beam)
-        return BeamSearch(state.step, state.keep, self.vocabulary, settings, longest, prompt, prefix).run(len(utterances))
+        """The best hypotheses of each utterance. A language that is detected is that of the first one.
+
+        Raises:
+            InputError: as `encode` does, or if the model cannot do what is asked.
+        """
+        source, direction = self.source(utterances), self.languages.resolved(direction)
+        if direction.source_lang == AUTO:
+            direction = in_source_language(source, self.folder, direction)
+        return Search(self.folder, settings, direction).best(source)
 
     def _check_length(self, samples: np.ndarray) -> None:
         rate = self.folder.sample_rate
@@ -98,39 +102,6 @@ def open_session(graph: Path, threads: int) -> onnxruntime.InferenceSession:
         return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # of onnxruntime's own classes, which have no common base
         raise InputError(f"{graph} cannot be loaded: {str(error).splitlines()[0]}") from error
-
-
-class Decoding:
-    """What the decoder keeps between steps, in the runtime's own memory: keys and values of the source, and of the words so far."""
-
-    def __init__(self, sessions: dict, folder, encoded: dict[str, np.ndarray], beam: int):
-        self._decoder = sessions[DECODER]
-        cross = sessions[CROSS_ATTENTION]
-        names = _names(cross.get_outputs())
-        states = {"states": OrtValue.ortvalue_from_numpy(encoded["states"])}
-        self._source = dict(zip(names, cross.run_with_ort_values(names, states)))
-        self._source["state_lengths"] = OrtValue.ortvalue_from_numpy(encoded["state_lengths"])
-        rows = beam * len(encoded["states"])
-        empty = np.zeros((rows, folder.heads, 0, folder.head_width), np.float32)
-        self._cache = {
-            f"{name}.{layer}": OrtValue.ortvalue_from_numpy(empty) for name in ("keys", "values") for layer in range(folder.layers)
-        }
-        self._outputs = ["log_probs", *(f"next_{name}" for name in self._cache)]
-        self._steps = 0
-
-    def step(self, tokens: np.ndarray, order: np.ndarray) -> np.ndarray:
-        """The last word of each hypothesis (batch, beam), and the row that it continues (batch * beam,) -> the next words'
-        log-probabilities (batch, beam, vocabulary)."""
-        given = {"tokens": np.ascontiguousarray(tokens), "step": np.array(self._steps), "order": order}
-        inputs = {name: OrtValue.ortvalue_from_numpy(value) for name, value in given.items()}
-        log_probs, *cache = self._decoder.run_with_ort_values(self._outputs, {**inputs, **self._source, **self._cache})
-        self._cache = dict(zip(self._cache, cache))
-        self._steps += 1
-        return log_probs.numpy()
-
-    def keep(self, utterances: np.ndarray) -> None:
-        """Go on with some utterances of the batch, those that are True in (batch,)."""
-        self._source = {name: OrtValue.ortvalue_from_numpy(value.numpy()[utterances]) for name, value in self._source.items()}
 
 
 def _names(values) -> list[str]:

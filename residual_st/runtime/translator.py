@@ -1,15 +1,24 @@
 """Recordings of any length to text with time stamps."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from residual_st.audio.pauses import spans_between_pauses
+from residual_st.audio.lengths import Lengths
+from residual_st.audio.pauses import CLOSE, spans_between_pauses
 from residual_st.audio.reading import MOST_SAMPLES, audio_name, read_audio
 from residual_st.errors import InputError
-from residual_st.runtime.beam_search import Settings
+from residual_st.runtime.decoding import Source
+from residual_st.runtime.languages import AUTO, Direction
 from residual_st.runtime.model import Model
+from residual_st.runtime.search import Search, in_source_language
+from residual_st.runtime.settings import Settings
+from residual_st.runtime.windows import sentences
+
+SEED = 1  # of texts that are found by chance, anew for each recording
 
 
 @dataclass(frozen=True)
@@ -24,10 +33,14 @@ class Segment:
 
 @dataclass(frozen=True)
 class Transcript:
-    """What was said in a recording of so many seconds. Without speech it has no segments, and no text."""
+    """What was said in a recording of so many seconds. Without speech it has no segments, and no text.
+
+    `direction` is what was done: its source language is the detected one where that was asked for.
+    """
 
     seconds: float
     segments: list[Segment]
+    direction: Direction = Direction()
 
     @property
     def text(self) -> str:
@@ -38,19 +51,21 @@ class Translator:
     """Translates, or transcribes, recordings with an exported model. May be used from several threads at once.
 
     Attributes:
-        lengths: those that recordings are cut into.
+        lengths: those that recordings are cut into, where the model has no time stamps of its own.
 
     Args:
         model: a folder that `residual-st export` wrote, or one that is loaded already.
         settings: of the search.
-        language: to translate into, for models of several.
+        task, source_lang, target_lang: as in `Direction`; None for what the folder says.
+        timestamps: whether short recordings, too, are decoded with the model's own time stamps, where it has them. Those that are
+            longer than its window always are, unless `longest_seconds` is given or `nbest` is above 1.
         threads: of one recording.
         longest_seconds: of a piece between pauses; longer ones are cut where they are quietest. None for what the model was trained
             on.
         most_samples: of a file, as `residual_st.audio.reading.read_audio` has it.
 
     Raises:
-        InputError: if the folder cannot be used, or the language or the length is not the model's.
+        InputError: if the folder cannot be used, or the model cannot do what is asked, or the length is not the model's.
     """
 
     def __init__(
@@ -58,16 +73,22 @@ class Translator:
         model: str | Path | Model,
         settings: Settings = Settings(),  # noqa: B008 - frozen
         *,
-        language: str | None = None,
+        task: str | None = None,
+        source_lang: str | None = None,
+        target_lang: str | None = None,
+        timestamps: bool = False,
         threads: int = 1,
         longest_seconds: float | None = None,
         most_samples: int = MOST_SAMPLES,
     ):
         self._model = model if isinstance(model, Model) else Model(model, threads)
-        self._settings, self._language, self._most_samples = settings, language, most_samples
-        self._model.vocabulary.opening(language)
-        settings.completed(self._model.folder.settings)
-        self.lengths = self._model.folder.lengths.limited(longest_seconds, self._model.folder.longest_seconds)
+        self._settings, self._most_samples, self._timestamps = settings, most_samples, timestamps
+        folder = self._model.folder
+        self._direction = folder.languages.resolved(Direction(task, source_lang, target_lang))
+        settings.completed(folder.settings)
+        self.lengths = folder.lengths.limited(longest_seconds, folder.longest_seconds)
+        self._window = int(folder.longest_seconds * folder.sample_rate)
+        self._has_times = folder.timestamps is not None and longest_seconds is None and settings.nbest == 1
 
     @property
     def sample_rate(self) -> int:
@@ -87,14 +108,49 @@ class Translator:
         samples = read_audio(audio, self.sample_rate, rate, self._most_samples)
         if len(samples) < self._model.folder.shortest_samples:
             raise InputError(f"{audio_name(audio)} is shorter than one frame of 25 ms")
-        spans = spans_between_pauses(samples, self.sample_rate, self.lengths)
-        segments = [self._segment(samples, start, end) for start, end in spans]
-        return Transcript(len(samples) / self.sample_rate, segments)
+        spans, random = self._spans(samples), np.random.default_rng(SEED)
+        source_of = lru_cache(maxsize=1)(lambda start, end: self._model.source([samples[start:end]]))
+        direction = self._detected(source_of, spans, len(samples))
+        segments = [segment for span in spans for segment in self._segments(source_of, span, direction, random)]
+        return Transcript(len(samples) / self.sample_rate, segments, direction)
 
-    def _segment(self, samples: np.ndarray, start: int, end: int) -> Segment:
-        hypotheses = []
-        if end - start >= self._model.folder.shortest_samples:
-            (found,) = self._model.search([samples[start:end]], self._settings, self._language)
-            hypotheses = [(self._model.vocabulary.text(each.tokens), each.score) for each in found]
+    def _spans(self, samples: np.ndarray) -> list[tuple[int, int]]:
+        """What is decoded: the pieces between pauses or, by time stamps, all that lies between pauses of more than 2 s."""
+        if not self._has_times:
+            return spans_between_pauses(samples, self.sample_rate, self.lengths)
+        whole = len(samples) / self.sample_rate + CLOSE
+        spans = spans_between_pauses(samples, self.sample_rate, Lengths(whole, whole))
+        close = round(CLOSE * self.sample_rate)
+        if spans and spans[0][0] <= close:
+            spans[0] = (0, spans[0][1])
+        if spans and spans[-1][1] >= len(samples) - close:
+            spans[-1] = (spans[-1][0], len(samples))
+        return spans
+
+    def _detected(self, source_of: Callable[[int, int], Source], spans: list[tuple[int, int]], samples: int) -> Direction:
+        """The direction, with the language of the first window of the recording, or the first one in which somebody speaks."""
+        if self._direction.source_lang != AUTO or not spans:
+            return self._direction
+        start = 0 if spans[0][0] < self._window else spans[0][0]
+        return in_source_language(source_of(start, min(start + self._window, samples)), self._model.folder, self._direction)
+
+    def _segments(
+        self, source_of: Callable[[int, int], Source], span: tuple[int, int], direction: Direction, random: np.random.Generator
+    ) -> Iterator[Segment]:
+        folder, (start, end) = self._model.folder, span
+        with_times = self._has_times and (self._timestamps or end - start > self._window)
+        search = Search(folder, self._settings, direction, with_times)
+        if with_times:
+            for sentence in sentences(folder, source_of, span, search, random):
+                text = folder.vocabulary.text(sentence.tokens)
+                if text:
+                    yield self._segment(sentence.start, sentence.end, [(text, sentence.score)])
+        else:
+            found = []
+            if end - start >= folder.shortest_samples:
+                found = search.believed(source_of(start, end), replace(folder.fallback, log_prob=None), random)
+            yield self._segment(start, end, [(folder.vocabulary.text(each.tokens), each.score) for each in found])
+
+    def _segment(self, start: int, end: int, hypotheses: list[tuple[str, float]]) -> Segment:
         text = hypotheses[0][0] if hypotheses else ""
         return Segment(start / self.sample_rate, end / self.sample_rate, text, hypotheses)

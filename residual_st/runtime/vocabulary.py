@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from residual_st.errors import InputError
 from residual_st.pieces import joined_letters, joined_pieces
 
 
@@ -15,12 +14,10 @@ class Vocabulary:
         symbols: what each number stands for.
         pieces: "sentencepiece"; "words" where symbols are whole words; "bytes" where their letters stand for bytes, as in GPT-2.
         start: what the decoder is given first.
-        begin: words that every text begins with, behind the language's tag.
+        begin: words that every text begins with, behind those that ask for a task and languages.
         eos: what ends a text.
         pad, unk: words that never follow, and that is no word; None where there is none.
-        languages: name of a language -> its tag; none for a model of one. The first is the one that is proposed.
         hidden: numbers that are no part of a text.
-        default: words that a text begins with where no language is given; None where a model of several must be given one.
         prompted: whether the decoder is given what a text begins with before the search, as transformers does it, or within it,
             where it counts in length and score, as in fairseq.
         suppressed, begin_suppressed: words that never follow, and those that no text begins with, behind what all begin with.
@@ -34,9 +31,7 @@ class Vocabulary:
     eos: int
     pad: int | None
     unk: int | None
-    languages: dict[str, int]
     hidden: list[int]
-    default: list[int] | None = None
     prompted: bool = False
     suppressed: list[int] = field(default_factory=list)
     begin_suppressed: list[int] = field(default_factory=list)
@@ -44,35 +39,25 @@ class Vocabulary:
 
     def __post_init__(self):
         special = [each for each in (self.pad, self.unk) if each is not None]
-        numbers = [self.start, *self.begin, self.eos, *special, *self.languages.values(), *self.hidden, *(self.default or ())]
-        numbers += [*self.suppressed, *self.begin_suppressed]
-        if not all(isinstance(number, int) and 0 <= number < len(self.symbols) for number in numbers):
-            raise ValueError("a special symbol is not among the symbols")
+        self.check([self.start, *self.begin, self.eos, *special, *self.hidden, *self.suppressed, *self.begin_suppressed])
         if not all(isinstance(text, str) for text in (*self.symbols, *(text for pair in self.replaced for text in pair))):
             raise TypeError("a symbol is no text")
         if not all(len(pair) == 2 for pair in self.replaced):
             raise ValueError("replaced are no pairs")
 
-    def opening(self, language: str | None) -> tuple[list[int], list[int]]:
+    def check(self, numbers: Iterable[int]) -> None:
+        """Raise ValueError if one of these is not a word's."""
+        if not all(isinstance(number, int) and 0 <= number < len(self.symbols) for number in numbers):
+            raise ValueError("a special symbol is not among the symbols")
+
+    def opening(self, asked: list[int]) -> tuple[list[int], list[int]]:
         """What the decoder is given before the search, and what a text begins with.
 
-        Raises:
-            InputError: if the language is not one of the model's.
+        Args:
+            asked: the words for the task and the languages.
         """
-        begin = self._begin(language)
+        begin = [*asked, *self.begin]
         return ([self.start, *begin], []) if self.prompted else ([self.start], begin)
-
-    def _begin(self, language: str | None) -> list[int]:
-        if language is None and self.default is not None:
-            return self.default
-        if not self.languages:
-            if language is not None:
-                raise InputError(f"--lang {language}: the model has one target language and takes none")
-            return self.begin
-        if language not in self.languages:
-            given = f"--lang {language} is not known" if language is not None else "--lang is missing"
-            raise InputError(f"{given}; it must be one of {', '.join(self.languages)}")
-        return [self.languages[language], *self.begin]
 
     def text(self, tokens: Iterable[int]) -> str:
         """As sentencepiece, fairseq's dictionary or Whisper's tokenizer joins them, without spaces around it."""

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import ipaddress
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -18,6 +19,7 @@ from starlette.staticfiles import StaticFiles
 
 from residual_st.errors import InputError, printable
 from residual_st.runtime import Settings, Translator
+from residual_st.runtime.languages import Direction
 from residual_st.runtime.model import Model
 from residual_st.web.static import PAGE, entry
 
@@ -47,7 +49,8 @@ def application(
 ) -> Starlette:
     """The server.
 
-    Audio is sent as the body of `POST /translate/NUMBER`, of any format that `translate` reads. Requests for another host's name,
+    Audio is sent as the body of `POST /translate/NUMBER`, of any format that `translate` reads; its query may have `task`,
+    `source_lang` and `target_lang`. Requests for another host's name,
     which a page elsewhere could have resolved to this machine, and those that another site's page sends are refused; those for an
     address are not, since no page elsewhere can have made one lead here.
 
@@ -62,9 +65,7 @@ def application(
     """
     models = [Model(folder) for folder in folders]
     entries = [
-        entry(model.folder)
-        | {"number": number, "sample_rate": model.folder.sample_rate, "languages": [*model.vocabulary.languages]}
-        for number, model in enumerate(models)
+        entry(model.folder) | {"number": number, "sample_rate": model.folder.sample_rate} for number, model in enumerate(models)
     ]
     limiter = anyio.CapacityLimiter(jobs)
 
@@ -77,8 +78,7 @@ def application(
             number = request.path_params["number"]
             if number >= len(models):
                 raise _Refused(404, f"There is no model {number}.")
-            language = request.query_params.get("lang")
-            translator = Translator(models[number], settings, language=language, most_samples=MOST_SAMPLES)
+            translator = Translator(models[number], settings, **_asked(request), most_samples=MOST_SAMPLES)
             audio = await _body(request)
             transcript = await anyio.to_thread.run_sync(partial(translator.translate, io.BytesIO(audio)), limiter=limiter)
         except _Refused as error:
@@ -86,7 +86,8 @@ def application(
         except InputError as error:
             return JSONResponse({"error": str(error)}, 400, headers=_HEADERS)
         segments = [{"start": each.start, "end": each.end, "text": each.text} for each in transcript.segments]
-        return JSONResponse({"text": transcript.text, "seconds": transcript.seconds, "segments": segments}, headers=_HEADERS)
+        answer = {"text": transcript.text, "seconds": transcript.seconds, **vars(transcript.direction), "segments": segments}
+        return JSONResponse(answer, headers=_HEADERS)
 
     routes = [
         Route("/models.json", list_models),
@@ -132,6 +133,15 @@ def _refuse_other_sites(request: Request) -> None:
     origin = request.headers.get("origin")
     if origin is not None and origin.partition("://")[2] != request.headers.get("host"):
         raise _Refused(403, "Pages of other sites may not use this server.")
+
+
+def _asked(request: Request) -> dict[str, str]:
+    """What a query asks of a model. Raises _Refused for what it cannot ask."""
+    query, known = dict(request.query_params), [field.name for field in fields(Direction)]
+    other = next((name for name in query if name not in known), None)
+    if other is not None:
+        raise _Refused(400, f"The query has {other}={query[other]}; it must be of {', '.join(known)}.")
+    return query
 
 
 async def _body(request: Request) -> bytes:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from residual_st.errors import InputError
 from residual_st.runtime.folder import DESCRIPTION, GRAPHS, Folder, read_folder, weights_of
+from residual_st.runtime.languages import AUTO, Languages
 
 PAGE = Path(__file__).with_name("page")
 ORT = Path(__file__).with_name("ort")  # what `make web` leaves here
@@ -57,4 +58,18 @@ def entry(folder: Folder) -> dict:
     description = folder.description
     lengths = vars(folder.lengths.limited(None, folder.longest_seconds))
     megabytes = sum(file["bytes"] for file in description["files"].values()) / 1e6
-    return {"name": f"{description['arch']}, {description['precision']}", "megabytes": megabytes, "lengths": lengths}
+    named = {"name": f"{description['arch']}, {description['precision']}", "megabytes": megabytes, "lengths": lengths}
+    return named | {"languages": _offered(folder.languages)}
+
+
+def _offered(languages: Languages) -> dict:
+    """What may be asked of a model: its tasks; its languages, each with its code and its name, or the code once more; and what it
+    does otherwise."""
+    names = {code: name for name, code in reversed(languages.names.items())}
+    sources = ([AUTO] if languages.detected else []) + [*languages.sources]
+    return {
+        "tasks": [*languages.tasks],
+        "sources": {code: names.get(code, code) for code in sources},
+        "targets": {code: names.get(code, code) for code in languages.targets},
+        "default": vars(languages.default),
+    }

@@ -25,8 +25,8 @@ from residual_st.export.products import Products
 from residual_st.export.quantization import quantized, quantized_in_blocks
 from residual_st.fairseq.model_input import ModelInput
 from residual_st.fairseq.standalone import build_model, parse_model_flags
-from residual_st.runtime.beam_search import Settings
 from residual_st.runtime.model import Model
+from residual_st.runtime.settings import Settings
 
 SPEECH = Path(__file__).parents[1] / "speech" / "arctic_a0007.wav"
 GRAPHS = ("encoder.onnx", "cross_attention.onnx", "decoder.onnx")

@@ -2,74 +2,31 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from conftest import TINY_HUGGING_FACE, cli
 
 transformers = pytest.importorskip("residual_st.huggingface")
 from hypothesis import given  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers  # noqa: E402
-from transformers import (  # noqa: E402
-    AddedToken,
-    AutoTokenizer,
-    GenerationConfig,
-    PreTrainedTokenizerFast,
-    Speech2TextConfig,
-    Speech2TextForConditionalGeneration,
-    WhisperConfig,
-    WhisperFeatureExtractor,
-    WhisperForConditionalGeneration,
-)
+from tiny_whisper import SPEECH, bytes_tokenizer, features_of, save_whisper  # noqa: E402
+from transformers import AddedToken, AutoTokenizer, Speech2TextConfig, Speech2TextForConditionalGeneration  # noqa: E402
 
 from residual_st.audio.reading import read_audio  # noqa: E402
 from residual_st.runtime import Settings  # noqa: E402
+from residual_st.runtime.languages import Direction  # noqa: E402
 from residual_st.runtime.model import Model  # noqa: E402
 from residual_st.runtime.vocabulary import Vocabulary  # noqa: E402
 
-SPEECH = Path(__file__).parents[1] / "speech" / "arctic_a0007.wav"
 WORDS = ["<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>"]
 TAGS = ["<|en|>", "<|de|>", "<|hi|>", "<|translate|>", "<|transcribe|>"]
 MOST_WORDS = 12
 
 
-def bytes_tokenizer(special: list[str], added: tuple = ()) -> PreTrainedTokenizerFast:
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE({letter: number for number, letter in enumerate(letters)}, []))
-    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    tokenizer.add_special_tokens(special)
-    tokenizer.add_tokens(list(added))
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=special[0])
-
-
-def save_whisper(folder: Path, special: list[str], **settings) -> Path:
-    """A random Whisper whose words are bytes, with settings of generation."""
-    tokenizer = bytes_tokenizer(special)
-    end, start = tokenizer.convert_tokens_to_ids(special[:2])
-    ends = {"eos_token_id": end, "pad_token_id": end, "bos_token_id": end, "decoder_start_token_id": start}
-    torch.manual_seed(1)
-    model = WhisperForConditionalGeneration(WhisperConfig(**TINY_HUGGING_FACE, **ends, vocab_size=len(tokenizer)))
-    for parameter in model.model.decoder.layers.parameters():
-        if parameter.dim() == 2:  # so that a word does not follow itself without end
-            torch.nn.init.normal_(parameter, std=0.3)
-    model.generation_config = GenerationConfig(**ends, **settings)
-    model.save_pretrained(folder)
-    WhisperFeatureExtractor().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def whisper(tmp_path_factory):
     return save_whisper(tmp_path_factory.mktemp("whisper") / "dense", WORDS, forced_decoder_ids=[[1, 258]])
-
-
-def features_of(source: Path) -> torch.Tensor:
-    extractor = WhisperFeatureExtractor.from_pretrained(source)
-    return extractor(read_audio(SPEECH, 16_000), sampling_rate=16_000, return_tensors="pt").input_features
 
 
 @pytest.mark.parametrize("is_shared", [False, True])
@@ -105,40 +62,101 @@ ALL_WORDS = [*range(256)]
 
 
 @pytest.mark.parametrize(
-    "settings, language",
+    "settings, asked",
     [
-        ({}, "de"),
-        ({"language": "hindi", "task": "translate"}, None),
-        ({"language": "hindi", "task": "translate"}, "de"),
-        ({"language": "de"}, None),
-        ({"forced_decoder_ids": [[1, None], [2, 263]]}, "en"),
-        ({"forced_decoder_ids": [[1, 260], [2, 262], [3, 258]]}, None),
-        ({"language": "<|en|>", "suppress_tokens": ALL_WORDS[::2], "begin_suppress_tokens": [*ALL_WORDS[1::4], 256]}, None),
-        ({"language": "en", "num_beams": 4, "length_penalty": 0.4, "max_new_tokens": 9, "min_new_tokens": 5}, None),
-        ({"language": "en", "num_beams": 3, "early_stopping": True, "max_new_tokens": 8}, None),
+        ({}, {"language": "de"}),
+        ({}, {"language": "german", "task": "translate"}),
+        ({}, {"task": "translate"}),
+        ({"language": "hindi", "task": "translate"}, {}),
+        ({"language": "hindi", "task": "translate"}, {"language": "de"}),
+        ({"language": "hindi", "task": "translate"}, {"language": "<|de|>", "task": "transcribe"}),
+        ({"task": "translate"}, {}),
+        ({"language": "de"}, {}),
+        ({"forced_decoder_ids": [[1, None], [2, 263]]}, {}),
+        ({"forced_decoder_ids": [[1, None], [2, 263]]}, {"language": "en"}),
+        ({"forced_decoder_ids": [[1, 260], [2, 262], [3, 258]]}, {}),
+        ({"language": "<|en|>", "suppress_tokens": ALL_WORDS[::2], "begin_suppress_tokens": [*ALL_WORDS[1::4], 256]}, {}),
+        ({"language": "en", "num_beams": 4, "length_penalty": 0.4, "max_new_tokens": 9, "min_new_tokens": 5}, {}),
+        ({"language": "en", "num_beams": 3, "early_stopping": True, "max_new_tokens": 8}, {}),
     ],
 )
-def test_settings_of_the_folder_are_followed(settings, language, tmp_path):
-    """Those of its generation_config.json alone."""
+def test_settings_of_the_folder_are_followed(settings, asked, tmp_path):
+    """Those of its generation_config.json alone; where neither they nor the user names the language, it is detected."""
     source = save_whisper(tmp_path / "whisper", [*WORDS, *TAGS], **MULTILINGUAL, **{"max_length": 24, **settings})
     cli("export", source, "--output", tmp_path / "model", "--check", SPEECH)
-    asked = {} if language is None else {"language": language}
-    model = transformers.load(source)
-    written = model.generate(features_of(source), **asked)[0].tolist()
+    written = transformers.load(source).generate(features_of(source), **asked)[0].tolist()
     beam = None if "num_beams" in settings else 1  # its own, or generate's
-    (found,) = Model(tmp_path / "model").search([read_audio(SPEECH, 16_000)], Settings(beam=beam), language)
+    direction = Direction(asked.get("task"), asked.get("language"))
+    (found,) = Model(tmp_path / "model").search([read_audio(SPEECH, 16_000)], Settings(beam=beam), direction)
     assert found[0].tokens == [word for word in written if word != 256]
     assert len(found[0].tokens) > 3
 
 
-def test_a_language_must_be_given_where_generate_would_hear_it(tmp_path):
+def test_a_language_is_detected_and_what_export_is_told_is_the_default(tmp_path):
     source = save_whisper(tmp_path / "whisper", [*WORDS, *TAGS], **MULTILINGUAL, no_repeat_ngram_size=2, do_sample=True)
     shown = cli("export", source, "--output", tmp_path / "model").stdout
     assert "can differ from generate's, which follows do_sample=True, no_repeat_ngram_size=2 of generation_config.json" in shown
-    result = cli("translate", tmp_path / "model", SPEECH, check=False)
+    row = json.loads(cli("translate", tmp_path / "model", SPEECH, "--json").stdout)
+    (heard,) = transformers.load(source).detect_language(features_of(source)).tolist()
+    assert row["task"] == "transcribe"
+    assert f"<|{row['source_lang']}|>" == TAGS[heard - 259]
+
+    cli("export", source, "--output", tmp_path / "told", "--task", "translate", "--source-lang", "German")
+    told = Model(tmp_path / "told")
+    assert told.languages.default == Direction("translate", "de", "en")
+    assert told.languages.names["german"] == "de"
+    text = cli("translate", tmp_path / "told", SPEECH).stdout
+    assert text == cli("translate", tmp_path / "model", SPEECH, "--task", "translate", "--source-lang", "de").stdout
+
+
+def test_what_the_model_cannot_is_refused(whisper, tmp_path):
+    source = save_whisper(tmp_path / "whisper", [*WORDS, *TAGS], **MULTILINGUAL)
+    cli("export", source, "--output", tmp_path / "several")
+    cli("export", whisper, "--output", tmp_path / "english")
+    for name, flags, message in (
+        ("several", ["--source-lang", "xx"], "source_lang=xx is not known; it must be one of auto, de, en, hi"),
+        ("several", ["--source-lang", "de", "--target-lang", "fr"], "target_lang=fr is not known; it must be en"),
+        ("several", ["--task", "summarize"], "task=summarize is not what this model does; it must be one of translate, transcribe"),
+        (
+            "several",
+            ["--task", "transcribe", "--source-lang", "de", "--target-lang", "en"],
+            "target_lang=en must be source_lang=de",
+        ),
+        ("english", ["--task", "translate"], "task=translate is not what this model does; it must be transcribe"),
+        ("english", ["--source-lang", "de"], "source_lang=de is not known; it must be en"),
+        ("english", ["--target-lang", "de"], "target_lang=de must be source_lang=en"),
+        ("english", ["--lang", "en"], "--lang en is no longer a flag: give --source-lang"),
+    ):
+        result = cli("translate", tmp_path / name, SPEECH, *flags, check=False)
+        assert (result.returncode, result.stdout) == (2, ""), flags
+        assert message in result.stderr.splitlines()[-1]
+    result = cli("export", source, "--output", tmp_path / "never", "--source-lang", "xx", check=False)
     assert result.returncode == 2
-    assert "--lang is missing; it must be one of de, en, hi" in result.stderr
-    cli("translate", tmp_path / "model", SPEECH, "--lang", "hi")
+    assert "source_lang=xx is not known; it must be one of auto, de, en, hi" in result.stderr
+    assert not (tmp_path / "never").exists()
+    cli("translate", tmp_path / "english", SPEECH, "--task", "transcribe", "--source-lang", "auto", "--target-lang", "english")
+
+
+def test_folders_of_earlier_releases(tmp_path):
+    """As release 0.2.0 described them: languages in the vocabulary, and no time stamps."""
+    settings = {**MULTILINGUAL, "language": "hindi", "task": "translate"}
+    cli("export", save_whisper(tmp_path / "whisper", [*WORDS, *TAGS], **settings), "--output", tmp_path / "model")
+    speech, path = read_audio(SPEECH, 16_000), tmp_path / "model" / "model.json"
+
+    def words(**asked):
+        return Model(tmp_path / "model").search([speech], Settings(beam=1, max_len_b=MOST_WORDS), Direction(**asked))[0][0].tokens
+
+    german, hindi = words(source_lang="de"), words()
+    assert german != hindi
+    description = json.loads(path.read_text())
+    for name in ("languages", "timestamps", "fallback"):
+        del description[name]
+    description["vocabulary"] |= {"languages": {"hi": 261, "en": 259, "de": 260}, "default": [261, 262, 258], "begin": [262, 258]}
+    path.write_text(json.dumps({**description, "format": 2}))
+    assert words() == words(source_lang="hi") == hindi
+    assert words(source_lang="de") == german
+    assert cli("translate", tmp_path / "model", SPEECH).stdout.strip()
+    assert "task=translate: the model" in cli("translate", tmp_path / "model", SPEECH, "--task", "translate", check=False).stderr
 
 
 @given(st.lists(st.integers(0, 265), max_size=12))
@@ -147,7 +165,7 @@ def test_words_become_the_text_of_the_tokenizer(words):
     tokenizer = bytes_tokenizer([*WORDS, *TAGS[:3]], added)
     symbols = tokenizer.convert_ids_to_tokens(range(266))
     hidden = [number for number in tokenizer.added_tokens_decoder if not tokenizer.decode([number], skip_special_tokens=True)]
-    vocabulary = Vocabulary(symbols, "bytes", 257, [], 256, None, None, {}, hidden)
+    vocabulary = Vocabulary(symbols, "bytes", 257, [], 256, None, None, hidden)
     assert vocabulary.text(words) == tokenizer.decode(words, skip_special_tokens=True).strip(" ")
 
 

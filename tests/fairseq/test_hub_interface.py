@@ -25,9 +25,15 @@ def test_a_model_of_two_languages(joint, fairseq_train, tmp_path):
         text = hub.predict(SPEECH, language)
         assert text
         assert "<lang:" not in text
-    for language in (None, "it"):
-        with pytest.raises(InputError, match=f"tgt_lang={language!r} is not known; it must be one of de, fr"):
-            hub.predict(SPEECH, language)
+    assert hub.predict(SPEECH, tgt_lang="de") == hub.predict(SPEECH, target_lang="de")
+    for asked, message in (
+        ({}, "target_lang is missing; it must be one of de, fr"),
+        ({"target_lang": "it"}, "target_lang=it is not known; it must be one of de, fr"),
+        ({"target_lang": "de", "task": "translate"}, "task=translate: the model was trained for one task"),
+        ({"target_lang": "de", "source_lang": "en"}, "source_lang=en: the model has one source language"),
+    ):
+        with pytest.raises(InputError, match=message):
+            hub.predict(SPEECH, **asked)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +62,7 @@ def test_the_same_recording_at_other_rates(hub, tmp_path):
 
 
 def test_a_model_of_one_language_takes_none(hub):
-    with pytest.raises(InputError, match="tgt_lang='de': the model has one target language"):
+    with pytest.raises(InputError, match="target_lang=de: the model has one target language"):
         hub.predict(SPEECH, "de")
 
 

@@ -18,6 +18,7 @@ from residual_st.audio.lengths import DEFAULT, Lengths
 from residual_st.audio.reading import read_audio
 from residual_st.errors import InputError
 from residual_st.runtime import Settings, Translator
+from residual_st.runtime.languages import Direction
 from residual_st.runtime.model import Model
 
 sys.path.append(str(RECIPE))
@@ -148,12 +149,14 @@ def test_a_model_of_two_languages(joint, fairseq_train, tmp_path):
     cli("export", tmp_path / "run" / "checkpoint_last.pt", "--data", joint, "--output", tmp_path / "model")
     for language in ("de", "fr"):
         model = Model(tmp_path / "model")
-        (found,) = model.search([read_audio(SPEECH, 16_000)], Settings(max_len_b=8), language)
+        (found,) = model.search([read_audio(SPEECH, 16_000)], Settings(max_len_b=8), Direction(target_lang=language))
         assert found[0].tokens[0] == model.vocabulary.symbols.index(f"<lang:{language}>")
         assert "<lang" not in model.vocabulary.text(found[0].tokens)
     for flags, message in (
-        ([], "--lang is missing; it must be one of de, fr"),
-        (["--lang", "it"], "--lang it is not known; it must be one of de, fr"),
+        ([], "target_lang is missing; it must be one of de, fr"),
+        (["--target-lang", "it"], "target_lang=it is not known; it must be one of de, fr"),
+        (["--task", "translate"], "task=translate: the model was trained for one task and takes none"),
+        (["--source-lang", "en"], "source_lang=en: the model has one source language and takes none"),
     ):
         result = cli("translate", tmp_path / "model", SPEECH, *flags, check=False)
         assert result.returncode == 2
@@ -187,7 +190,7 @@ def test_folders_that_are_not_whole_are_refused(exported, tmp_path):
     refused(lambda folder: (folder / "encoder.onnx").unlink(), "encoder.onnx does not exist")
     refused(lambda folder: (folder / "encoder.onnx").write_bytes(b"short"), "has 5 bytes, not the")
     refused(flip, "its checksum differs")
-    refused(edit(format=3), "has format 3; this release reads formats 1 and 2")
+    refused(edit(format=4), "has format 4; this release reads formats 1, 2, 3")
     refused(edit(settings={"beam": 1.5}), "model.json is damaged")
     refused(edit(vocabulary={}), "model.json is damaged")
     refused(edit(decoder={"layers": "two"}), "model.json is damaged")
@@ -197,7 +200,8 @@ def test_wrong_usage(exported, tmp_path):
     for arguments, message in (
         ([SPEECH, "--beam", "0"], "--beam 0 is too small"),
         ([SPEECH, "--nbest", "6"], "--nbest 6 is more than --beam 5"),
-        ([SPEECH, "--lang", "de"], "the model has one target language and takes none"),
+        ([SPEECH, "--lang", "de"], "--lang de is no longer a flag: give --source-lang, of Whisper"),
+        ([SPEECH, "--target-lang", "de"], "the model has one target language and takes none"),
         ([SPEECH, "--longest-seconds", "100"], "at most 60"),
         ([SPEECH, SPEECH, "--srt"], "--srt of several recordings needs --output FOLDER"),
         ([SPEECH, SPEECH, "--output", tmp_path / "texts"], "would both be written as arctic_a0007.txt"),

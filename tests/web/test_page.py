@@ -15,7 +15,9 @@ from residual_st.audio.lengths import Lengths
 from residual_st.audio.pauses import spans_between_pauses
 from residual_st.audio.reading import read_audio, resample
 from residual_st.runtime import Settings, Translator
-from residual_st.runtime.beam_search import FAIRSEQ, BeamSearch
+from residual_st.runtime.beam_search import BeamSearch
+from residual_st.runtime.rules import Rules
+from residual_st.runtime.settings import FAIRSEQ
 from residual_st.runtime.vocabulary import Vocabulary
 from residual_st.web.static import ORT, PAGE
 
@@ -101,7 +103,7 @@ PIECES = [
 
 @pytest.mark.parametrize("pieces, symbols", [("bytes", LETTERS), ("sentencepiece", PIECES), ("words", PIECES)])
 def test_texts_of_the_page(pieces, symbols, scripts):
-    fields = {"start": 0, "begin": [], "eos": 0, "pad": None, "unk": None, "languages": {}, "hidden": [1]}
+    fields = {"start": 0, "begin": [], "eos": 0, "pad": None, "unk": None, "hidden": [1]}
     fields |= {"symbols": symbols, "pieces": pieces, "replaced": [[" .", "."], [" 's", "'s"]]}
     draw = np.random.default_rng(1)
     rows = [draw.integers(len(symbols), size=draw.integers(9)).tolist() for _ in range(2000)]
@@ -118,12 +120,12 @@ def test_texts_of_the_page(pieces, symbols, scripts):
         ({}, {}),
         ({"beam": 3, "lenpen": 0.3, "early_stopping": False, "min_len": 4}, {"prompted": True, "begin": [5, 6]}),
         ({"beam": 1, "early_stopping": False, "max_len_b": 6}, {"begin": [5], "suppressed": [2, 7, 9], "begin_suppressed": [4, 1]}),
-        ({"beam": 4, "early_stopping": False}, {"prompted": True, "default": [8], "suppressed": [3], "begin_suppressed": [1, 10]}),
+        ({"beam": 4, "early_stopping": False}, {"prompted": True, "begin": [8], "suppressed": [3], "begin_suppressed": [1, 10]}),
     ],
 )
 def test_the_search_of_the_page(settings, words, scripts):
     """Of a made-up decoder, whose next words depend on the last and on how many there are."""
-    fields = {"start": 0, "begin": [], "eos": 1, "pad": 2, "unk": None, "languages": {}, "hidden": []}
+    fields = {"start": 0, "begin": [], "eos": 1, "pad": 2, "unk": None, "hidden": []}
     fields |= {"symbols": [str(number) for number in range(12)], "pieces": "words", **words}
     complete = Settings(**settings).completed(FAIRSEQ)
     for seed in range(8):
@@ -131,16 +133,22 @@ def test_the_search_of_the_page(settings, words, scripts):
         table[:, :, 1] += 0.5
         table = (table - np.log(np.exp(table).sum(-1, keepdims=True))).astype(np.float32)
         vocabulary, count = Vocabulary(**fields), iter(range(40))
-        prompt, prefix = vocabulary.opening(None)
+        prompt, prefix = vocabulary.opening([])
         longest = min(complete.max_len_b, 30)
-        search = BeamSearch(lambda last, order: table[next(count)][last], None, vocabulary, complete, longest, prompt, prefix)  # noqa: B023
+        search = BeamSearch(
+            lambda last, order: table[next(count)][last],  # noqa: B023
+            None,
+            Rules(vocabulary, complete, longest, prefix),
+            complete,
+            prompt,
+        )
         ((best,),) = search.run(1)
         found = scripts.evaluate(
             """async ([table, fields, settings, longest]) => {
                 const { search } = await import('/beam_search.js'), { opening } = await import('/vocabulary.js');
                 let count = 0;
                 const step = last => { const row = table[count++]; return Float32Array.from(last.flatMap(word => row[word])); };
-                return search(step, fields, settings, { longest, ...opening(fields, null) });
+                return search(step, fields, settings, { longest, ...opening(fields, []) });
             }""",
             [table.tolist(), fields, vars(complete), longest],
         )
@@ -153,7 +161,7 @@ def test_served(page, served, exported, with_languages):
     assert page.locator("select:visible").count() == 1
     page.locator("select:visible").select_option("fr")
     page.set_input_files("#file", SPEECH)
-    french = Translator(with_languages, language="fr").translate(SPEECH).text
+    french = Translator(with_languages, target_lang="fr").translate(SPEECH).text
     assert texts_of(page) == [Translator(exported).translate(SPEECH).text, french]
     assert "times real time" in page.locator("article .time").first.inner_text()
 
@@ -198,7 +206,7 @@ def test_in_the_browser(page, static, with_languages, tmp_path):
     assert len(texts_of(page, "Ready.")) == 2
     page.set_input_files("#file", SPEECH)
     # the one beside it is of fp32 and has languages, of which the first is chosen
-    assert texts_of(page)[1] == Translator(with_languages, language="de").translate(SPEECH).text
+    assert texts_of(page)[1] == Translator(with_languages, target_lang="de").translate(SPEECH).text
     for name, (width, height) in WIDTHS.items():
         page.set_viewport_size({"width": width, "height": height})
         page.screenshot(path=tmp_path / f"{name}.png")

@@ -57,7 +57,8 @@ def test_junk_is_refused_in_one_sentence(client):
         ("/translate/0", SPEECH.read_bytes()[:50], 400, "one frame"),
         ("/translate/0", short.getvalue(), 400, "shorter than one frame"),
         ("/translate/2", SPEECH.read_bytes(), 404, "There is no model 2"),
-        ("/translate/0?lang=fr", SPEECH.read_bytes(), 400, "has one target language"),
+        ("/translate/0?target_lang=fr", SPEECH.read_bytes(), 400, "has one target language"),
+        ("/translate/0?lang=fr", SPEECH.read_bytes(), 400, "lang=fr; it must be of task, source_lang, target_lang"),
     ):
         answer = client.post(path, content=content, headers=AUDIO)
         assert answer.status_code == status, path

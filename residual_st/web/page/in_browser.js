@@ -20,16 +20,16 @@ export async function load(model) {
     await check(name, bytes, description.files[name]);
     sessions.push(await ort.InferenceSession.create(new Uint8Array(bytes), { executionProviders: ["wasm"] }));
   }
-  const { vocabulary } = description, settings = { ...FAIRSEQ, ...description.settings };
+  const { vocabulary, languages = {} } = description, settings = { ...FAIRSEQ, ...description.settings };
   return {
     rate: description.sample_rate,
-    languages: Object.keys(vocabulary.languages),
+    languages: Object.keys(languages.targets ?? {}),
     async translate(samples, language) {
       const texts = [];
       for (const [start, end] of await spansBetweenPauses(samples, description.sample_rate, model.lengths)) {
         const piece = samples.subarray(start, end);
         if (piece.length < description.shortest_samples) continue;
-        const { prompt, prefix } = opening(vocabulary, language);
+        const { prompt, prefix } = opening(vocabulary, language ? languages.targets[language] : []);
         const longest = Math.min(settings.max_len_b, description.longest_words - prompt.length);
         const step = await decoder(sessions, description.decoder, piece, settings.beam);
         texts.push(text(vocabulary, await search(step, vocabulary, settings, { longest, prompt, prefix })));

@@ -5,9 +5,9 @@ import { wav } from "./audio.js";
 export async function load(model) {
   return {
     rate: model.sample_rate,
-    languages: model.languages,
+    languages: Object.keys(model.languages.targets),
     async translate(samples, language) {
-      const query = language ? `?lang=${encodeURIComponent(language)}` : "";
+      const query = language ? `?target_lang=${encodeURIComponent(language)}` : "";
       const response = await fetch(`translate/${model.number}${query}`, {
         method: "POST", headers: { "Content-Type": "audio/wav" }, body: wav(samples, model.sample_rate),
       }).catch(() => { throw new Error("The server does not answer. Is it still running?"); });

@@ -1,8 +1,8 @@
 // The vocabulary of residual_st/runtime/vocabulary.py.
 
-// What the decoder is given before the search, and what a text begins with.
-export function opening({ start, begin, languages, default: own, prompted }, language) {
-  const words = language ? [languages[language], ...begin] : own ?? begin;
+// What the decoder is given before the search, and what a text begins with, where `asked` are the words for task and languages.
+export function opening({ start, begin, prompted }, asked) {
+  const words = [...asked, ...begin];
   return prompted ? { prompt: [start, ...words], prefix: [] } : { prompt: [start], prefix: words };
 }
 

@@ -1,0 +1,14 @@
+"""The target languages of a fairseq model."""
+
+from fairseq.data.audio.data_cfg import S2TDataConfig
+from fairseq.data.audio.speech_to_text_dataset import SpeechToTextDataset
+
+from residual_st.runtime.languages import Languages
+
+
+def languages_of(symbols: list[str], config: S2TDataConfig) -> Languages:
+    """Those whose tags are in the dictionary, where the data configuration has a text begin with its language's."""
+    if not config.prepend_tgt_lang_tag:
+        return Languages()
+    tags = {symbol: number for number, symbol in enumerate(symbols) if SpeechToTextDataset.is_lang_tag(symbol)}
+    return Languages(targets={tag.removeprefix("<lang:").removesuffix(">"): [number] for tag, number in tags.items()})

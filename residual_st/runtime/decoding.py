@@ -1,0 +1,74 @@
+"""What the decoder is given, and what it keeps between its steps."""
+
+from functools import cached_property
+
+import numpy as np
+from onnxruntime import OrtValue
+
+from residual_st.runtime.folder import CROSS_ATTENTION, DECODER, Folder
+from residual_st.runtime.settings import Settings
+
+
+class Source:
+    """Encoded utterances, as the decoder reads them: keys and values in the runtime's own memory.
+
+    Attributes:
+        utterances: how many there are.
+    """
+
+    def __init__(self, sessions: dict, folder: Folder, samples: list[np.ndarray], encoded: dict[str, np.ndarray]):
+        self._decoder, self._folder, self.utterances = sessions[DECODER], folder, len(samples)
+        self._samples = max(map(len, samples))
+        cross = sessions[CROSS_ATTENTION]
+        names = [value.name for value in cross.get_outputs()]
+        states = {"states": OrtValue.ortvalue_from_numpy(encoded["states"])}
+        self._values = dict(zip(names, cross.run_with_ort_values(names, states)))
+        self._values["state_lengths"] = OrtValue.ortvalue_from_numpy(encoded["state_lengths"])
+
+    def longest_text(self, settings: Settings, prompt: int) -> int:
+        """Words that a text may have behind a prompt of so many."""
+        folder = self._folder
+        frames = max(1, 1 + (self._samples - folder.shortest_samples) // (folder.sample_rate // 100))
+        return min(int(settings.max_len_a * frames + settings.max_len_b), folder.longest_words - prompt)
+
+    def decoding(self, beam: int) -> "Decoding":
+        """The decoder before its first step, with `beam` hypotheses of each utterance."""
+        return Decoding(self._decoder, self._folder, self._values, beam * self.utterances)
+
+    @cached_property
+    def first_words(self) -> np.ndarray:
+        """Log-probabilities of the words behind the one that a prompt starts with (batch, vocabulary)."""
+        start = np.full((self.utterances, 1), self._folder.vocabulary.start)
+        return self.decoding(1).step(start, np.arange(self.utterances))[:, 0]
+
+    def detected_languages(self) -> list[str]:
+        """The language that each utterance is in: the likeliest of the model's own behind the first word of a prompt."""
+        codes, words = zip(*self._folder.languages.detected.items())
+        return [codes[place] for place in self.first_words[:, words].argmax(axis=1)]
+
+
+class Decoding:
+    """What the decoder keeps between steps: the source, and keys and values of the words so far."""
+
+    def __init__(self, decoder, folder: Folder, source: dict[str, OrtValue], rows: int):
+        self._decoder, self._source = decoder, source
+        empty = np.zeros((rows, folder.heads, 0, folder.head_width), np.float32)
+        self._cache = {
+            f"{name}.{layer}": OrtValue.ortvalue_from_numpy(empty) for name in ("keys", "values") for layer in range(folder.layers)
+        }
+        self._outputs = ["log_probs", *(f"next_{name}" for name in self._cache)]
+        self._steps = 0
+
+    def step(self, tokens: np.ndarray, order: np.ndarray) -> np.ndarray:
+        """The last word of each hypothesis (batch, beam), and the row that it continues (batch * beam,) -> the next words'
+        log-probabilities (batch, beam, vocabulary)."""
+        given = {"tokens": np.ascontiguousarray(tokens), "step": np.array(self._steps), "order": order}
+        inputs = {name: OrtValue.ortvalue_from_numpy(value) for name, value in given.items()}
+        log_probs, *cache = self._decoder.run_with_ort_values(self._outputs, {**inputs, **self._source, **self._cache})
+        self._cache = dict(zip(self._cache, cache))
+        self._steps += 1
+        return log_probs.numpy()
+
+    def keep(self, utterances: np.ndarray) -> None:
+        """Go on with some utterances of the batch, those that are True in (batch,)."""
+        self._source = {name: OrtValue.ortvalue_from_numpy(value.numpy()[utterances]) for name, value in self._source.items()}

@@ -1,0 +1,60 @@
+"""Which words may follow in a text."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from residual_st.runtime.settings import Settings
+from residual_st.runtime.timestamps import TimeStamps
+from residual_st.runtime.vocabulary import Vocabulary
+
+
+class Rules:
+    """The rules of a search.
+
+    Args:
+        vocabulary: for its special symbols, and the words that never follow.
+        settings: complete.
+        longest: words of a text, its end not counted.
+        prefix: words that each text begins with.
+        timestamps: for texts with time stamps; None for texts without.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        settings: Settings,
+        longest: int,
+        prefix: Sequence[int] = (),
+        timestamps: TimeStamps | None = None,
+    ):
+        self.eos, self.longest = vocabulary.eos, longest
+        self._vocabulary, self._settings, self._prefix, self._timestamps = vocabulary, settings, prefix, timestamps
+
+    def allowed(self, log_probs: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """Log-probabilities of the next words (rows, vocabulary), with -inf where a word may not follow the text so far (rows,
+        words)."""
+        vocabulary, step = self._vocabulary, tokens.shape[1]
+        log_probs = np.where(np.isnan(log_probs), -np.inf, log_probs)
+        if vocabulary.pad is not None:
+            log_probs[:, vocabulary.pad] = -np.inf
+        if vocabulary.unk is not None:
+            log_probs[:, vocabulary.unk] -= self._settings.unkpen
+        if step >= self.longest:
+            return _only(log_probs, vocabulary.eos)
+        if step < len(self._prefix):
+            return _only(log_probs, self._prefix[step])
+        log_probs[:, vocabulary.suppressed] = -np.inf
+        if step == len(self._prefix):
+            log_probs[:, vocabulary.begin_suppressed] = -np.inf
+        if step < self._settings.min_len:
+            log_probs[:, vocabulary.eos] = -np.inf
+        if self._timestamps is not None:
+            self._timestamps.rule(log_probs, tokens, vocabulary.eos)
+        return log_probs
+
+
+def _only(log_probs: np.ndarray, word: int) -> np.ndarray:
+    kept = np.full_like(log_probs, -np.inf)
+    kept[:, word] = log_probs[:, word]
+    return kept

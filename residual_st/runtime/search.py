@@ -1,0 +1,72 @@
+"""The search for texts in one direction, and until one is believed."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from residual_st.errors import refusing
+from residual_st.runtime.beam_search import BeamSearch, Hypothesis
+from residual_st.runtime.decoding import Source
+from residual_st.runtime.fallback import Fallback
+from residual_st.runtime.folder import Folder
+from residual_st.runtime.languages import Direction
+from residual_st.runtime.rules import Rules
+from residual_st.runtime.sampling import draw
+from residual_st.runtime.settings import Settings
+
+
+class Search:
+    """A way to search the texts of a model.
+
+    Args:
+        folder: the model's.
+        settings: of the search.
+        direction: one that the model has, known in full.
+        with_times: whether texts have the model's own time stamps.
+    """
+
+    def __init__(self, folder: Folder, settings: Settings, direction: Direction, with_times: bool = False):
+        self._folder, self._settings = folder, settings.completed(folder.settings)
+        self._timestamps = folder.timestamps if with_times else None
+        self._prompt, self._prefix = folder.vocabulary.opening(folder.languages.words(direction))
+        if with_times:
+            self._prompt = [word for word in self._prompt if word != folder.timestamps.none]
+
+    def best(self, source: Source) -> list[list[Hypothesis]]:
+        """The best hypotheses of each utterance."""
+        beam = self._settings.beam
+        with refusing(f"the graphs of {self._folder.path} cannot be run"):
+            state = source.decoding(beam)
+            return BeamSearch(state.step, state.keep, self._rules(source), self._settings, self._prompt).run(source.utterances)
+
+    def drawn(self, source: Source, temperature: float, random: np.random.Generator) -> Hypothesis:
+        """One text of one utterance, by chance; at temperature 0 the likeliest words."""
+        with refusing(f"the graphs of {self._folder.path} cannot be run"):
+            return draw(source.decoding(1).step, self._rules(source), self._prompt, temperature, random)
+
+    def believed(self, source: Source, fallback: Fallback, random: np.random.Generator) -> list[Hypothesis]:
+        """The best hypotheses of one utterance, of the first search whose text is believed, or of the last; none of silence."""
+        vocabulary = self._folder.vocabulary
+        # the likeliest words with time stamps are weighed among those that may follow, as Whisper's authors do it
+        is_greedy = self._timestamps is not None and self._settings.beam == 1
+        for temperature in fallback.temperatures:
+            texts = [self.drawn(source, temperature, random)] if temperature or is_greedy else self.best(source)[0]
+            is_guess = fallback.is_guess(texts[0])
+            if is_guess and fallback.no_speech is not None and self._silence(source) > fallback.no_speech:
+                return []
+            if not is_guess and not fallback.repeats_itself(texts[0], vocabulary.eos, len(vocabulary.symbols)):
+                break
+        return texts
+
+    def _silence(self, source: Source) -> float:
+        return float(np.exp(source.first_words[0, self._folder.timestamps.silence]))
+
+    def _rules(self, source: Source) -> Rules:
+        longest = source.longest_text(self._settings, len(self._prompt))
+        return Rules(self._folder.vocabulary, self._settings, longest, self._prefix, self._timestamps)
+
+
+def in_source_language(source: Source, folder: Folder, direction: Direction) -> Direction:
+    """The same direction, from the language that the first utterance is detected to be in."""
+    (code, *_) = source.detected_languages()
+    return folder.languages.resolved(replace(direction, source_lang=code))

@@ -1,0 +1,42 @@
+"""Recordings of any length in windows, by a model's own time stamps, as Whisper's authors decode them."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from residual_st.runtime.decoding import Source
+from residual_st.runtime.folder import Folder
+from residual_st.runtime.search import Search
+
+
+class Sentence(NamedTuple):
+    """What lies between two time stamps: samples from the start of the recording, words without time stamps, and the mean
+    log-probability of a word of its window."""
+
+    start: int
+    end: int
+    tokens: list[int]
+    score: float
+
+
+def sentences(
+    folder: Folder, source_of: Callable[[int, int], Source], span: tuple[int, int], search: Search, random: np.random.Generator
+) -> Iterator[Sentence]:
+    """Yield what is said in a span of a recording, window by window: each begins where the last sentence of the one before ended.
+
+    Args:
+        source_of: samples from one place of the recording to another, encoded.
+        search: one with time stamps.
+    """
+    rate, (start, stop) = folder.sample_rate, span
+    while stop - start >= folder.shortest_samples:
+        end = min(start + int(folder.longest_seconds * rate), stop)
+        done = end - start
+        for text in search.believed(source_of(start, end), folder.fallback, random)[:1]:
+            found, seconds = folder.timestamps.segments(text.tokens, done / rate)
+            for times in found:
+                first, last = (min(start + round(time * rate), stop) for time in times[:2])
+                yield Sentence(first, last, times[2], text.score)
+            done = round(seconds * rate) or done
+        start += done

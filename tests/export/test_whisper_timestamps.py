@@ -1,0 +1,251 @@
+"""Whisper's own time stamps, and which of its texts are believed, beside Hugging Face's own generation."""
+
+import inspect
+import json
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from conftest import cli
+
+transformers = pytest.importorskip("residual_st.huggingface")
+from tiny_whisper import SPEECH, features_of, save_whisper  # noqa: E402
+from transformers import WhisperForConditionalGeneration, WhisperTimeStampLogitsProcessor  # noqa: E402
+
+from residual_st.audio.reading import read_audio  # noqa: E402
+from residual_st.runtime import Settings, Translator  # noqa: E402
+from residual_st.runtime.beam_search import Hypothesis  # noqa: E402
+from residual_st.runtime.fallback import Fallback  # noqa: E402
+from residual_st.runtime.languages import Direction  # noqa: E402
+from residual_st.runtime.model import Model  # noqa: E402
+from residual_st.runtime.rules import Rules  # noqa: E402
+from residual_st.runtime.sampling import draw  # noqa: E402
+from residual_st.runtime.search import Search  # noqa: E402
+
+END, START, ENGLISH, SILENCE, NONE, FIRST = 256, 257, 258, 262, 263, 264
+WORDS = ["<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|de|>", "<|translate|>", "<|transcribe|>", "<|nospeech|>"]
+WORDS += ["<|notimestamps|>", *(f"<|{0.02 * step:.2f}|>" for step in range(1501))]
+SETTINGS = {
+    "is_multilingual": True,
+    "lang_to_id": {"<|en|>": ENGLISH, "<|de|>": 259},
+    "task_to_id": {"translate": 260, "transcribe": 261},
+    "no_timestamps_token_id": NONE,
+    "max_initial_timestamp_index": 50,
+    "max_length": 60,
+    "begin_suppress_tokens": [32, END],
+}
+SPOKEN = Direction("transcribe", "de")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return save_whisper(tmp_path_factory.mktemp("whisper") / "dense", WORDS, **SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def exported(source, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported") / "model"
+    cli("export", source, "--output", folder)
+    return folder
+
+
+@pytest.fixture
+def model(exported):
+    return Model(exported)
+
+
+@pytest.mark.parametrize("beam", [1, 3])
+def test_texts_with_time_stamps_are_those_of_hugging_face(beam, source, model):
+    asked = {"language": "de", "task": "transcribe", "return_timestamps": True, "max_new_tokens": 20, "num_beams": beam}
+    written = transformers.load(source).generate(features_of(source), force_unique_generate_call=True, **asked)[0].tolist()
+    search = Search(model.folder, Settings(beam=beam, max_len_b=20), SPOKEN, with_times=True)
+    speech = model.source([read_audio(SPEECH, 16_000)])
+    (text,) = search.believed(speech, Fallback(), np.random.default_rng(1))[:1]
+    assert text.tokens == [word for word in written if word not in (START, 259, 261, END)]
+    assert text.tokens[0] >= FIRST
+    assert sum(word >= FIRST for word in text.tokens) > 1
+
+
+def walks(timestamps, eos, count, most=12):
+    """Texts that the rule allows, and what it leaves of random scores before each of their words."""
+    for seed in range(count):
+        random, tokens = np.random.default_rng(seed), []
+        for _ in range(most):
+            scores = random.normal(0, 3, (1, len(WORDS) + 256)).astype(np.float32)
+            scores[0, END] += 4
+            allowed = scores.copy()
+            timestamps.rule(allowed, np.array([tokens], np.int64), eos)
+            yield tokens, scores, allowed
+            word = int(random.choice(np.flatnonzero(np.isfinite(allowed[0]) & (random.random(allowed.shape[1]) < 0.5))))
+            if word == eos:
+                break
+            tokens = [*tokens, word]
+
+
+def test_the_rule_of_time_stamps_is_that_of_hugging_face(source, model):
+    rule = WhisperTimeStampLogitsProcessor(transformers.load(source).generation_config, begin_index=1)
+    seen = set()
+    for tokens, scores, allowed in walks(model.folder.timestamps, END, 60):
+        expected = rule(torch.tensor([[START, *tokens]]), torch.from_numpy(scores)).numpy()
+        np.testing.assert_array_equal(np.isfinite(allowed), np.isfinite(expected))
+        seen.add((len(tokens) > 1 and tokens[-2] >= FIRST, bool(tokens) and tokens[-1] >= FIRST))
+    assert len(seen) == 4, "times and words behind times and words"
+
+
+def test_sentences_are_those_of_hugging_face(model):
+    split = WhisperForConditionalGeneration._retrieve_segment
+    compared = set()
+    for tokens, _, _ in walks(model.folder.timestamps, END, 150):
+        if not tokens:
+            continue
+        given = {
+            "seek_sequence": torch.tensor(tokens),
+            "seek_outputs": [None],
+            "time_offset": torch.zeros(1, dtype=torch.float64),
+            "timestamp_begin": FIRST,
+            "seek_num_frames": torch.tensor([3000]),
+            "time_precision": 0.02,
+            "time_precision_features": 0.01,
+            "input_stride": 2,
+            "prev_idx": 0,
+            "idx": 0,
+            "return_token_timestamps": False,
+            "decoder_input_ids": torch.tensor([[START]]),
+        }
+        expected, frames = split(**{name: given[name] for name in inspect.signature(split).parameters})
+        found, seconds = model.folder.timestamps.segments(tokens, 30.0)
+        assert seconds == pytest.approx(float(frames) / 100)
+        assert len(found) == len(expected)
+        for (start, end, words), segment in zip(found, expected):
+            assert (start, end) == pytest.approx((float(segment["start"]), float(segment["end"])))
+            assert words == [word for word in segment["tokens"].tolist() if word < FIRST]
+        compared.add((len(found) > 1, seconds < 30))
+    assert len(compared) == 4, "one sentence and several, done with and broken off"
+
+
+def test_what_is_believed_is_measured_as_hugging_face_does(source, model):
+    whisper, size = transformers.load(source), len(WORDS) + 256
+    draws = np.random.default_rng(1)
+    for tokens in ([72] * 30, draws.integers(256, size=30).tolist(), [72, 73] * 3, []):
+        ratio = WhisperForConditionalGeneration._retrieve_compression_ratio(torch.tensor([*tokens, END]), size)
+        for limit in (ratio - 1e-6, ratio + 1e-6):
+            assert Fallback(compression_ratio=limit).repeats_itself(Hypothesis(tokens, 0.0), END, size) == (limit < ratio)
+
+    settings = {"return_timestamps": True, "max_new_tokens": 20, "num_beams": 1, "force_unique_generate_call": True}
+    settings |= {"return_dict_in_generate": True, "output_scores": True, "language": "de", "task": "transcribe"}
+    made = whisper.generate(features_of(source), **settings)
+    written = made["sequences"][0][-len(made["scores"]) :]
+    expected = WhisperForConditionalGeneration._retrieve_avg_logprobs([score[0] for score in made["scores"]], written, 0.0)
+    search = Search(model.folder, Settings(beam=1, max_len_b=20), SPOKEN, with_times=True)
+    speech = model.source([read_audio(SPEECH, 16_000)])
+    drawn = search.drawn(speech, 0.0, draws)
+    counted = len(written) + int(written[-1] != END)  # our end behind the longest text costs nothing, and counts
+    assert drawn.score == pytest.approx(float(expected) * len(written) / counted, abs=1e-3)
+    with torch.no_grad():
+        logits = whisper(features_of(source), decoder_input_ids=torch.tensor([[START]])).logits[0, 0]
+    assert np.exp(speech.first_words[0, SILENCE]) == pytest.approx(float(logits.softmax(-1)[SILENCE]), rel=1e-2)
+
+
+def test_texts_by_chance():
+    """As likely as the model has them, sharper at lower temperatures, and the same from the same seed."""
+    chances = np.array([0.6, 0.3, 0.1])
+
+    class Vocabulary:
+        pad = unk = None
+        eos, suppressed, begin_suppressed = 2, [], []
+
+    rules = Rules(Vocabulary, Settings(beam=1, min_len=0, unkpen=0), 1)
+    for temperature in (1.0, 0.5):
+        random = np.random.default_rng(1)
+        found = [draw(lambda *_: np.log(chances)[None, None], rules, [0], temperature, random) for _ in range(3000)]
+        counts = np.bincount([text.tokens[0] if text.tokens else 2 for text in found], minlength=3)
+        expected = chances ** (1 / temperature)
+        np.testing.assert_allclose(counts / 3000, expected / expected.sum(), atol=0.03)
+    first = next(text for text in found if text.tokens == [0])
+    assert first.score == pytest.approx(np.log(0.6) / 2)
+
+
+def with_fallback(exported, folder, **changes):
+    """The folder with other rules of what is believed."""
+    folder.mkdir()
+    for file in exported.iterdir():
+        (folder / file.name).symlink_to(file)
+    description = json.loads((exported / "model.json").read_text())
+    (folder / "model.json").unlink()
+    (folder / "model.json").write_text(json.dumps({**description, "fallback": {**description["fallback"], **changes}}))
+    return folder
+
+
+def test_guesses_repetitions_and_silence(exported, tmp_path):
+    settings = Settings(beam=1, max_len_b=12)
+
+    def translated(**changes):
+        folder = with_fallback(exported, tmp_path / str(len([*tmp_path.iterdir()])), **changes)
+        return Translator(folder, settings, source_lang="de", timestamps=True).translate(SPEECH)
+
+    believed = translated(log_prob=None, compression_ratio=None)
+    assert believed.segments
+    assert translated(log_prob=0.1, no_speech=0.0).segments == [], "a guess while nobody speaks"
+    again = translated(log_prob=0.1, no_speech=1.0)
+    assert again.text != believed.text, "a guess is searched again, by chance"
+    assert again == translated(log_prob=0.1, no_speech=1.0)
+    assert again == translated(log_prob=None, compression_ratio=0.0), "and so is what repeats itself"
+    assert translated(log_prob=None, compression_ratio=0.0, temperatures=[0.0]) == believed
+
+
+def test_long_recordings_in_windows(exported, tmp_path):
+    speech = read_audio(SPEECH, 16_000)
+    talk = np.concatenate([part for _ in range(16) for part in (speech, np.zeros(8000, np.float32))])
+    silence = np.zeros(20 * 16_000, np.float32)
+    soundfile.write(tmp_path / "talk.wav", np.concatenate([talk, silence, speech]), 16_000)
+    flags = ["--source-lang", "de", "--beam", "1", "--max-len-b", "12"]
+    row = json.loads(cli("translate", exported, tmp_path / "talk.wav", "--json", *flags).stdout)
+    assert len(talk) > 70 * 16_000
+    segments = row["segments"]
+    assert len(segments) > 3
+    for one, other in zip(segments, segments[1:]):
+        assert one["start"] <= one["end"] <= row["seconds"]
+        assert one["start"] <= other["start"]
+    inside = [one for one in segments if len(talk) / 16_000 < one["start"] < (len(talk) + len(silence)) / 16_000 - 1]
+    assert not inside, "nothing is written of what lies between"
+    assert row["text"] == " ".join(segment["text"] for segment in segments)
+    assert "-->" in cli("translate", exported, tmp_path / "talk.wav", "--srt", *flags).stdout
+    pieces = json.loads(
+        cli("translate", exported, tmp_path / "talk.wav", "--json", "--nbest", "2", "--beam", "2", *flags[:2]).stdout
+    )
+    assert all(len(piece["hypotheses"]) == 2 for piece in pieces["segments"]), "pieces between pauses, whose texts can be compared"
+
+
+def test_short_recordings_have_time_stamps_where_they_are_asked_for(exported):
+    speech = read_audio(SPEECH, 16_000)
+    plain = Translator(exported, Settings(beam=1, max_len_b=12), source_lang="de").translate(speech)
+    (whole,) = plain.segments
+    assert (whole.start, whole.end) == (0, plain.seconds), "as it is, with the quiet at its ends"
+    model = Model(exported)
+    ((best,),) = model.search([speech], Settings(beam=1, max_len_b=12), SPOKEN)
+    assert plain.text == model.vocabulary.text(best.tokens)
+    timed = Translator(exported, Settings(beam=1, max_len_b=12), source_lang="de", timestamps=True).translate(speech)
+    assert [(each.start, each.end) for each in timed.segments] != [(0, plain.seconds)]
+    assert all(round(each.start * 16_000) % 320 == 0 for each in timed.segments), "in steps of 20 ms"
+
+
+def test_damaged_rules_are_refused(exported, tmp_path):
+    description = json.loads((exported / "model.json").read_text())
+    for number, changes in enumerate(
+        (
+            {"languages": {**description["languages"], "sources": {"de": [10**6]}}},
+            {"languages": {**description["languages"], "default": {"task": "dance"}}},
+            {"languages": {"tasks": []}},
+            {"timestamps": {**description["timestamps"], "first": -1}},
+            {"timestamps": {**description["timestamps"], "seconds": 0}},
+            {"fallback": {"temperatures": []}},
+            {"fallback": {"temperatures": [-1.0]}},
+            {"fallback": {"log_prob": "low"}},
+        )
+    ):
+        folder = with_fallback(exported, tmp_path / str(number))
+        (folder / "model.json").write_text(json.dumps({**description, **changes}))
+        result = cli("translate", folder, SPEECH, check=False)
+        assert result.returncode == 2, changes
+        assert "model.json is damaged" in result.stderr or "is not what this model does" in result.stderr

@@ -1,0 +1,50 @@
+"""Random Whispers whose words are bytes, in folders."""
+
+from pathlib import Path
+
+import torch
+from conftest import TINY_HUGGING_FACE
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    GenerationConfig,
+    PreTrainedTokenizerFast,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+)
+
+from residual_st.audio.reading import read_audio
+
+SPEECH = Path(__file__).parents[1] / "speech" / "arctic_a0007.wav"
+
+
+def bytes_tokenizer(special: list[str], added: tuple = ()) -> PreTrainedTokenizerFast:
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({letter: number for number, letter in enumerate(letters)}, []))
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer.add_special_tokens(special)
+    tokenizer.add_tokens(list(added))
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=special[0])
+
+
+def save_whisper(folder: Path, special: list[str], **settings) -> Path:
+    """A random Whisper whose words are bytes and these, of which the first ends and the second starts a text, with settings of
+    generation."""
+    tokenizer = bytes_tokenizer(special)
+    end, start = tokenizer.convert_tokens_to_ids(special[:2])
+    ends = {"eos_token_id": end, "pad_token_id": end, "bos_token_id": end, "decoder_start_token_id": start}
+    torch.manual_seed(1)
+    model = WhisperForConditionalGeneration(WhisperConfig(**TINY_HUGGING_FACE, **ends, vocab_size=len(tokenizer)))
+    for parameter in model.model.decoder.layers.parameters():
+        if parameter.dim() == 2:  # so that a word does not follow itself without end
+            torch.nn.init.normal_(parameter, std=0.3)
+    model.generation_config = GenerationConfig(**ends, **settings)
+    model.save_pretrained(folder)
+    WhisperFeatureExtractor().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def features_of(source: Path) -> torch.Tensor:
+    extractor = WhisperFeatureExtractor.from_pretrained(source)
+    return extractor(read_audio(SPEECH, 16_000), sampling_rate=16_000, return_tensors="pt").input_features

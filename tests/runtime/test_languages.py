@@ -1,0 +1,64 @@
+"""What may be asked of a model."""
+
+import pytest
+
+from residual_st.errors import InputError
+from residual_st.runtime.languages import Direction, Languages
+
+SOURCES = {"en": [10], "es": [11], "fr": [12]}
+NAMES = {"english": "en", "spanish": "es", "castilian": "es"}
+WHISPER = Languages({"transcribe": [20], "translate": [21]}, SOURCES, {"en": []}, NAMES, Direction("transcribe", "auto"))
+ENGLISH = Languages({"transcribe": []}, {"en": []}, {}, {"english": "en"}, Direction("transcribe", "en"))
+SEVERAL = Languages(targets={"de": [5], "zh-CN": [6]})
+INTO_GERMAN = Languages(targets={"de": [5], "zh-CN": [6]}, default=Direction(target_lang="de"))
+
+
+@pytest.mark.parametrize(
+    "languages, asked, done, words",
+    [
+        (WHISPER, {}, ("transcribe", "auto", None), None),
+        (WHISPER, {"source_lang": "es"}, ("transcribe", "es", "es"), [11, 20]),
+        (WHISPER, {"source_lang": "Castilian", "task": "translate"}, ("translate", "es", "en"), [11, 21]),
+        (WHISPER, {"source_lang": "<|fr|>", "target_lang": "English"}, ("translate", "fr", "en"), [12, 21]),
+        (WHISPER, {"source_lang": "es", "target_lang": "spanish"}, ("transcribe", "es", "es"), [11, 20]),
+        (WHISPER, {"source_lang": "en", "target_lang": "en", "task": "translate"}, ("translate", "en", "en"), [10, 21]),
+        (WHISPER, {"source_lang": "AUTO", "target_lang": "en"}, ("translate", "auto", "en"), None),
+        (ENGLISH, {}, ("transcribe", "en", "en"), []),
+        (ENGLISH, {"source_lang": "auto", "task": "transcribe", "target_lang": "en"}, ("transcribe", "en", "en"), []),
+        (SEVERAL, {"target_lang": "zh-CN"}, (None, None, "zh-CN"), [6]),
+        (INTO_GERMAN, {}, (None, None, "de"), [5]),
+        (Languages(), {}, (None, None, None), []),
+    ],
+)
+def test_what_is_asked_and_done(languages, asked, done, words):
+    direction = languages.resolved(Direction(**asked))
+    assert direction == Direction(*done)
+    if words is not None:
+        assert languages.words(direction) == words
+
+
+@pytest.mark.parametrize(
+    "languages, asked, sentence",
+    [
+        (WHISPER, {"source_lang": "xx"}, "source_lang=xx is not known; it must be one of auto, en, es, fr"),
+        (WHISPER, {"task": "translate", "target_lang": "de"}, "target_lang=de is not known; it must be en"),
+        (WHISPER, {"target_lang": "es"}, "target_lang=es is not known; it must be en"),
+        (WHISPER, {"task": "sing"}, "task=sing is not what this model does; it must be one of transcribe, translate"),
+        (
+            WHISPER,
+            {"task": "transcribe", "source_lang": "es", "target_lang": "en"},
+            "target_lang=en must be source_lang=es: transcribing writes the language that is spoken",
+        ),
+        (ENGLISH, {"task": "translate"}, "task=translate is not what this model does; it must be transcribe"),
+        (ENGLISH, {"target_lang": "fr"}, "target_lang=fr must be source_lang=en: transcribing writes the language that is spoken"),
+        (SEVERAL, {}, "target_lang is missing; it must be one of de, zh-CN"),
+        (SEVERAL, {"target_lang": "it"}, "target_lang=it is not known; it must be one of de, zh-CN"),
+        (SEVERAL, {"target_lang": "de", "task": "translate"}, "task=translate: the model was trained for one task and takes none"),
+        (Languages(), {"target_lang": "de"}, "target_lang=de: the model has one target language and takes none"),
+        (Languages(), {"source_lang": "de"}, "source_lang=de: the model has one source language and takes none"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_in_one_sentence(languages, asked, sentence):
+    with pytest.raises(InputError) as refused:
+        languages.resolved(Direction(**asked))
+    assert str(refused.value) == sentence
