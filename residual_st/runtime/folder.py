@@ -84,7 +84,7 @@ def read_folder(path: str | Path) -> Folder:
             readable = ", ".join(map(str, READABLE))
             raise InputError(f"{path} has format {description['format']}; this release reads formats {readable}")
         if description["format"] < FORMAT:
-            description = updated(description)
+            description = {**updated(description), "format": FORMAT}
         decoder = description["decoder"]
         for name in GRAPHS:
             _check(path / name, description["files"][name])

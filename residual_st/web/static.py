@@ -39,8 +39,11 @@ def write_page(folder: Path, others: list[Path]) -> None:
     for name, other in zip(names, beside):
         models.append(entry(other) | {"path": f"beside/{name}/"})
         (folder / "beside" / name).mkdir(parents=True)
-        for file in (DESCRIPTION, *GRAPHS):
+        for file in GRAPHS:
             shutil.copyfile(other.path / file, folder / "beside" / name / file)
+        # as this release describes it, for the page reads no earlier format
+        description = json.dumps(other.description, ensure_ascii=False)
+        (folder / "beside" / name / DESCRIPTION).write_text(description, encoding="utf-8")
     (folder / "models.json").write_text(json.dumps({"engine": "browser", "models": models}, indent=1), encoding="utf-8")
 
 
