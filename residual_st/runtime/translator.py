@@ -1,6 +1,6 @@
 """Recordings of any length to text with time stamps."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -108,11 +108,16 @@ class Translator:
         samples = read_audio(audio, self.sample_rate, rate, self._most_samples)
         if len(samples) < self._model.folder.shortest_samples:
             raise InputError(f"{audio_name(audio)} is shorter than one frame of 25 ms")
-        spans, random = self._spans(samples), np.random.default_rng(SEED)
+        seconds, spans, random = len(samples) / self.sample_rate, self._spans(samples), np.random.default_rng(SEED)
+        if not spans:
+            return Transcript(seconds, [], self._direction)
         source_of = lru_cache(maxsize=1)(lambda start, end: self._model.source([samples[start:end]]))
         direction = self._detected(source_of, spans, len(samples))
-        segments = [segment for span in spans for segment in self._segments(source_of, span, direction, random)]
-        return Transcript(len(samples) / self.sample_rate, segments, direction)
+        with_times = self._has_times and (self._timestamps or len(samples) > self._window)
+        search = Search(self._model.folder, self._settings, direction, with_times)
+        found = self._sentences if with_times else self._piece
+        segments = [segment for span in spans for segment in found(source_of, span, search, random)]
+        return Transcript(seconds, segments, direction)
 
     def _spans(self, samples: np.ndarray) -> list[tuple[int, int]]:
         """What is decoded: the pieces between pauses or, by time stamps, all that lies between pauses of more than 2 s."""
@@ -129,27 +134,23 @@ class Translator:
 
     def _detected(self, source_of: Callable[[int, int], Source], spans: list[tuple[int, int]], samples: int) -> Direction:
         """The direction, with the language of the first window of the recording, or the first one in which somebody speaks."""
-        if self._direction.source_lang != AUTO or not spans:
+        if self._direction.source_lang != AUTO:
             return self._direction
         start = 0 if spans[0][0] < self._window else spans[0][0]
         return in_source_language(source_of(start, min(start + self._window, samples)), self._model.folder, self._direction)
 
-    def _segments(
-        self, source_of: Callable[[int, int], Source], span: tuple[int, int], direction: Direction, random: np.random.Generator
-    ) -> Iterator[Segment]:
-        folder, (start, end) = self._model.folder, span
-        with_times = self._has_times and (self._timestamps or end - start > self._window)
-        search = Search(folder, self._settings, direction, with_times)
-        if with_times:
-            for sentence in sentences(folder, source_of, span, search, random):
-                text = folder.vocabulary.text(sentence.tokens)
-                if text:
-                    yield self._segment(sentence.start, sentence.end, [(text, sentence.score)])
-        else:
-            found = []
-            if end - start >= folder.shortest_samples:
-                found = search.believed(source_of(start, end), replace(folder.fallback, log_prob=None), random)
-            yield self._segment(start, end, [(folder.vocabulary.text(each.tokens), each.score) for each in found])
+    def _sentences(self, source_of: Callable, span: tuple[int, int], search: Search, random: np.random.Generator) -> list[Segment]:
+        """Of a span, by time stamps."""
+        folder = self._model.folder
+        found = [(each, folder.vocabulary.text(each.tokens)) for each in sentences(folder, source_of, span, search, random)]
+        return [self._segment(each.start, each.end, [(text, each.score)]) for each, text in found if text]
+
+    def _piece(self, source_of: Callable, span: tuple[int, int], search: Search, random: np.random.Generator) -> list[Segment]:
+        """A span as one segment. What is short may be a guess."""
+        folder, (start, end), found = self._model.folder, span, []
+        if end - start >= folder.shortest_samples:
+            found = search.believed(source_of(start, end), replace(folder.fallback, log_prob=None), random)
+        return [self._segment(start, end, [(folder.vocabulary.text(each.tokens), each.score) for each in found])]
 
     def _segment(self, start: int, end: int, hypotheses: list[tuple[str, float]]) -> Segment:
         text = hypotheses[0][0] if hypotheses else ""
