@@ -38,10 +38,11 @@ def languages_of(model: WhisperForConditionalGeneration, symbols: list[str], ask
         default = Direction(_name_of(tasks, own or []) or _name_of(tasks, rest), source)
         tables = {"sources": _words(sources), "tasks": _words(tasks)}
     else:
-        tags = [symbols[word].strip("<|>") for word in own[1:]]
+        begin = (own or [])[1:]
+        tags = [symbols[word].strip("<|>") for word in begin]
         source = next((tag for tag in tags if tag in TO_LANGUAGE_CODE.values()), ENGLISH)
         task = TRANSLATE if TRANSLATE in tags else TRANSCRIBE
-        begin, default = own[1:], Direction(task, source)
+        default = Direction(task, source)
         tables = {"sources": {source: []}, "tasks": {task: []}}
     if TRANSLATE in tables["tasks"]:
         tables["targets"] = {ENGLISH: []}

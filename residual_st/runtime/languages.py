@@ -16,7 +16,7 @@ class Direction:
     Attributes:
         task: `transcribe` or `translate`, of a model that does both.
         source_lang: the spoken language, or `AUTO`.
-        target_lang: the language of the text.
+        target_lang: the language that is translated into.
     """
 
     task: str | None = None
@@ -80,7 +80,7 @@ class Languages:
             return Direction(task, source, self._code("target_lang", asked.target_lang or self.default.target_lang, self.targets))
         if given not in (None, source):
             raise InputError(f"target_lang={given} must be source_lang={source}: transcribing writes the language that is spoken")
-        return Direction(task, source, None if source == AUTO else source)
+        return Direction(task, source)
 
     def words(self, direction: Direction) -> list[int]:
         """In front of a text, of a direction that is `resolved` and whose source language is known."""

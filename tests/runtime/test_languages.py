@@ -1,5 +1,7 @@
 """What may be asked of a model."""
 
+from dataclasses import replace
+
 import pytest
 
 from residual_st.errors import InputError
@@ -9,6 +11,8 @@ SOURCES = {"en": [10], "es": [11], "fr": [12]}
 NAMES = {"english": "en", "spanish": "es", "castilian": "es"}
 WHISPER = Languages({"transcribe": [20], "translate": [21]}, SOURCES, {"en": []}, NAMES, Direction("transcribe", "auto"))
 ENGLISH = Languages({"transcribe": []}, {"en": []}, {}, {"english": "en"}, Direction("transcribe", "en"))
+SPANISH = replace(WHISPER, default=Direction("transcribe", "es"))
+INTO_ENGLISH = replace(WHISPER, default=Direction("translate", "es", "en"))
 SEVERAL = Languages(targets={"de": [5], "zh-CN": [6]})
 INTO_GERMAN = Languages(targets={"de": [5], "zh-CN": [6]}, default=Direction(target_lang="de"))
 
@@ -17,14 +21,18 @@ INTO_GERMAN = Languages(targets={"de": [5], "zh-CN": [6]}, default=Direction(tar
     "languages, asked, done, words",
     [
         (WHISPER, {}, ("transcribe", "auto", None), None),
-        (WHISPER, {"source_lang": "es"}, ("transcribe", "es", "es"), [11, 20]),
+        (WHISPER, {"source_lang": "es"}, ("transcribe", "es", None), [11, 20]),
         (WHISPER, {"source_lang": "Castilian", "task": "translate"}, ("translate", "es", "en"), [11, 21]),
         (WHISPER, {"source_lang": "<|fr|>", "target_lang": "English"}, ("translate", "fr", "en"), [12, 21]),
-        (WHISPER, {"source_lang": "es", "target_lang": "spanish"}, ("transcribe", "es", "es"), [11, 20]),
+        (WHISPER, {"source_lang": "es", "target_lang": "spanish"}, ("transcribe", "es", None), [11, 20]),
         (WHISPER, {"source_lang": "en", "target_lang": "en", "task": "translate"}, ("translate", "en", "en"), [10, 21]),
         (WHISPER, {"source_lang": "AUTO", "target_lang": "en"}, ("translate", "auto", "en"), None),
-        (ENGLISH, {}, ("transcribe", "en", "en"), []),
-        (ENGLISH, {"source_lang": "auto", "task": "transcribe", "target_lang": "en"}, ("transcribe", "en", "en"), []),
+        (SPANISH, {"task": "translate"}, ("translate", "es", "en"), [11, 21]),
+        (INTO_ENGLISH, {}, ("translate", "es", "en"), [11, 21]),
+        (INTO_ENGLISH, {"task": "transcribe", "source_lang": "fr"}, ("transcribe", "fr", None), [12, 20]),
+        (INTO_ENGLISH, {"target_lang": "es"}, ("transcribe", "es", None), [11, 20]),
+        (ENGLISH, {}, ("transcribe", "en", None), []),
+        (ENGLISH, {"source_lang": "auto", "task": "transcribe", "target_lang": "en"}, ("transcribe", "en", None), []),
         (SEVERAL, {"target_lang": "zh-CN"}, (None, None, "zh-CN"), [6]),
         (INTO_GERMAN, {}, (None, None, "de"), [5]),
         (Languages(), {}, (None, None, None), []),
