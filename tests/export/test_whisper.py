@@ -116,7 +116,7 @@ def test_what_the_model_cannot_is_refused(whisper, tmp_path):
     for name, flags, message in (
         ("several", ["--source-lang", "xx"], "source_lang=xx is not known; it must be one of auto, de, en, hi"),
         ("several", ["--source-lang", "de", "--target-lang", "fr"], "target_lang=fr is not known; it must be en"),
-        ("several", ["--task", "summarize"], "task=summarize is not what this model does; it must be one of translate, transcribe"),
+        ("several", ["--task", "summarize"], "task=summarize is not what this model does; it must be one of transcribe, translate"),
         (
             "several",
             ["--task", "transcribe", "--source-lang", "de", "--target-lang", "en"],
