@@ -12,6 +12,7 @@ from residual_st.sharing.ranks import Alone
 
 MEAN_STEPS = 50  # of conjugate gradients, at most
 START_STEPS, ROUND_STEPS = 15, 1  # ... in alternation, where residuals change between: before the first round, and in each
+ROUGH_STEPS = 3  # ... before a round that is the only one: an estimate
 TOLERANCE = 1e-4  # of the error, below which a round of alternation is the last
 ROUNDS_ALONE = 4  # between the low-rank term and the diagonal of a matrix that shares nothing
 
@@ -190,7 +191,7 @@ def _alternate(
     solve = WeightedMean(metrics)
     weighed = [metric.weigh(weight) for metric, weight in zip(metrics, weights)]
     if start is None:
-        shared = solve(weighed, steps=MEAN_STEPS if no_residuals else START_STEPS)
+        shared = solve(weighed, steps=MEAN_STEPS if no_residuals else START_STEPS if rounds > 1 else ROUGH_STEPS)
         residuals = [_no_residual(weight, diagonal) for weight in weights]
     else:
         shared, residuals = solve.started(start[0]), start[1]
