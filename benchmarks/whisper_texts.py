@@ -23,7 +23,7 @@ from sacrebleu import corpus_bleu
 
 from residual_st.audio.reading import read_audio
 from residual_st.benchmark import results
-from residual_st.export.whisper_languages import fallback_of
+from residual_st.export.whisper_decoding import fallback_of
 from residual_st.export.whisper_model import export_whisper
 from residual_st.huggingface import feature_extractor, load
 from residual_st.progress import progress, show_progress

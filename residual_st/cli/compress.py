@@ -6,12 +6,19 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-from residual_st.cli.arguments import add_data_arguments, add_output_arguments, add_user_dir_argument
+from residual_st.cli.arguments import (
+    add_data_arguments,
+    add_direction_arguments,
+    add_output_arguments,
+    add_user_dir_argument,
+)
 from residual_st.cli.compress_tables import BYTES, encoder_bytes, figures_of, format_tables, prefix_of, sizes_tried, tensor_bytes
 from residual_st.errors import InputError
 from residual_st.files import refuse_existing
 from residual_st.sharing.plan import PATTERNS
 from residual_st.sharing.ranks import ResidualRanks
+
+_DIRECTION = ("task", "source_lang", "target_lang")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,8 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--calibration",
         type=Path,
         metavar="DATA",
-        help="the manifests that the model was trained on; for Hugging Face's, audio",
+        help="the manifests that the model was trained on; for Hugging Face's, a folder of audio, which may have folders named by "
+        "language, or a TSV with the column audio and, if known, src_lang, tgt_lang, task",
     )
+    words = parser.add_argument_group("words of Hugging Face's models", "that are calibrated on; without labels, the model's own")
+    add_direction_arguments(words, "what --calibration says by folders or columns, or else the model's folder")
     add_data_arguments(parser, "manifests to draw calibration batches from")
     parser.add_argument("--valid-subset", metavar="NAME[,NAME]", help="manifests to compare losses on (default: the checkpoint's)")
     parser.add_argument(
@@ -108,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"--refine-batches {args.refine_batches} must be at least 0")
     if args.refine_batches and not args.refine_updates:
         raise InputError(f"--refine-batches {args.refine_batches} needs --refine-updates")
-    for name in ("refine_updates", "config_yaml", "subset", "valid_subset", "max_loss"):
+    for name in ("refine_updates", "config_yaml", "subset", "valid_subset", "max_loss", *_DIRECTION):
         if getattr(args, name) and not args.calibration:
             raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)} needs --calibration DATA")
     figures = _compress_folder(args) if Path(args.checkpoint).is_dir() else _compress_checkpoint(args)
@@ -118,6 +128,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _compress_checkpoint(args: argparse.Namespace) -> dict:
     refuse_existing(args.output, args.force)
+    for name in _DIRECTION:
+        if getattr(args, name):
+            raise InputError(
+                f"--{name.replace('_', '-')} is of folders; a fairseq model is calibrated on the words of its manifests"
+            )
     from residual_st.fairseq.checkpoints import save_checkpoint
     from residual_st.fairseq.conversion import read_model, residual_checkpoint
     from residual_st.fairseq.description import whole_part
@@ -159,8 +174,11 @@ def _compress_folder(args: argparse.Namespace) -> dict:
     forms = _forms(args, model)
     calibration, held_out = None, None
     if args.calibration:
+        from residual_st.runtime.languages import Direction
+
+        asked = Direction(**{name: getattr(args, name) for name in _DIRECTION})
         calibration, held_out = huggingface.audio_calibration(
-            model, source, args.calibration, args.calibration_batches, args.seed, args.refine_batches
+            model, source, args.calibration, args.calibration_batches, args.seed, args.refine_batches, asked
         )
     before = held_out and held_out.likelihood(model)
     compressed, probes = _compress_parts(args, model, forms, calibration, calibration and calibration.predict)
@@ -168,6 +186,8 @@ def _compress_folder(args: argparse.Namespace) -> dict:
     sizes = {"model_bytes": tensor_bytes(dict(model.named_parameters())), "dense_model_bytes": dense_bytes}
     losses = {"dense": before, "compressed": held_out.likelihood(model.float())} if held_out else {}
     figures = {"output": args.output, "encoder_bytes": encoder_bytes(stack_of(model).owner)}
+    if calibration:
+        figures["calibrated_on"] = huggingface.directions_of(huggingface.languages_of(model, source), calibration.batches)
     return {**figures, **_figures(compressed), **sizes, **losses, **sizes_tried(probes)}
 
 

@@ -55,6 +55,9 @@ def format_tables(figures: dict) -> str:
         tabulate(plan, tablefmt="plain", disable_numparse=True),
         tabulate(sizes, ["size", "dense", "residual"], intfmt=","),
     ]
+    if figures.get("calibrated_on"):
+        asked = tabulate(figures["calibrated_on"], {"source_lang": "spoken", "task": "task", "target_lang": "into"})
+        tables.append(f"calibrated on\n{asked}")
     if "dense" in figures:
         losses = [
             [f"{name} on the validation subset", value, figures["compressed"][name]] for name, value in figures["dense"].items()

@@ -13,7 +13,7 @@ from residual_st.export.check import Greedy
 from residual_st.export.decoder import cross_attention_graph, decoder_graph
 from residual_st.export.folder import write_folder
 from residual_st.export.whisper import decoder_parts, encoder_graph
-from residual_st.export.whisper_languages import fallback_of, timestamps_of
+from residual_st.export.whisper_decoding import fallback_of, timestamps_of
 from residual_st.export.whisper_words import not_followed, read_tokenizer, search_settings, vocabulary_of
 from residual_st.huggingface import feature_extractor, load
 from residual_st.huggingface.generation import greedy_words

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from residual_st.errors import InputError, refusing
-from residual_st.export.whisper_languages import languages_of
+from residual_st.huggingface.languages import whisper_languages
 from residual_st.runtime.languages import Direction, Languages
 from residual_st.runtime.vocabulary import Vocabulary
 
@@ -46,17 +46,17 @@ def read_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
 def vocabulary_of(
     model: WhisperForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, asked: Direction
 ) -> tuple[dict, Languages]:
-    """What `runtime.vocabulary.Vocabulary` takes, and what the model does, as `languages_of` has it.
+    """What `runtime.vocabulary.Vocabulary` takes, and what the model does, as `whisper_languages` has it.
 
     Raises:
-        InputError: if the tokenizer lacks words, or joins them in a way that the runtime does not know; as `languages_of` does.
+        InputError: if the tokenizer lacks words, or joins them in a way that the runtime does not know; or as `whisper_languages`.
     """
     settings, size = model.generation_config, model.config.vocab_size
     eos, *others = np.atleast_1d(settings.eos_token_id).tolist()
     if others:
         raise InputError(f"generation_config.json has several tokens that end a text, {[eos, *others]}; the runtime knows one")
     symbols = _symbols(tokenizer, size, eos)
-    languages, begin = languages_of(model, symbols, asked)
+    languages, begin = whisper_languages(model, symbols.__getitem__, asked)
     described = {
         "symbols": symbols,
         "pieces": "bytes",

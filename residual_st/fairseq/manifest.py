@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,25 +17,37 @@ _LOOKED_AT = 20  # rows whose audio is opened, from all over a manifest
 _FARTHEST = 2.0  # times that n_frames may be off: enough for rounding and for other shifts of frames
 
 
-def read_manifest(path: Path) -> list[dict[str, str]]:
-    """All rows. Raises InputError where there are none, or a column, a field or a number of frames is missing."""
-    rows = []
+def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """All rows of a TSV that has these columns, each with its line.
+
+    Raises:
+        InputError: where there are none, or a column or a field is missing.
+    """
+    found = False
     with refusing(f"{path} cannot be read"), open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-        columns = next(reader, [])
-        missing = [column for column in COLUMNS if column not in columns]
+        header = next(reader, [])
+        missing = [column for column in columns if column not in header]
         if missing:
-            raise InputError(f"{path} has no column `{missing[0]}`; a manifest has the columns {', '.join(COLUMNS)}")
+            has = f"a manifest has the columns {', '.join(columns)}" if len(columns) > 1 else "give a TSV that has one"
+            raise InputError(f"{path} has no column `{missing[0]}`; {has}")
         for fields in filter(None, reader):
-            row = dict(zip(columns, fields))
-            if len(fields) != len(columns):
-                raise InputError(f"{path}, line {reader.line_num}, has {len(fields)} fields, and the header names {len(columns)}")
-            frames = row["n_frames"]
-            if not frames.strip().isdecimal() or not 0 < int(frames) < _MOST_FRAMES:
-                raise InputError(f"{path}, line {reader.line_num}: n_frames must be a whole number above 0, not {frames[:20]!r}")
-            rows.append(row)
-    if not rows:
+            if len(fields) != len(header):
+                raise InputError(f"{path}, line {reader.line_num}, has {len(fields)} fields, and the header names {len(header)}")
+            found = True
+            yield reader.line_num, dict(zip(header, fields))
+    if not found:
         raise InputError(f"{path} lists no utterance")
+
+
+def read_manifest(path: Path) -> list[dict[str, str]]:
+    """All rows. Raises InputError as `read_rows` does, or where a number of frames is none."""
+    rows = []
+    for line, row in read_rows(path, COLUMNS):
+        frames = row["n_frames"]
+        if not frames.strip().isdecimal() or not 0 < int(frames) < _MOST_FRAMES:
+            raise InputError(f"{path}, line {line}: n_frames must be a whole number above 0, not {frames[:20]!r}")
+        rows.append(row)
     return rows
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 import transformers
@@ -10,15 +10,17 @@ from torch import Tensor
 
 from residual_st.errors import refusing
 from residual_st.huggingface.quiet import quiet
+from residual_st.runtime.languages import AUTO
 
 
 @torch.no_grad()
-def prompts_of(model: transformers.PreTrainedModel, inputs: dict[str, Tensor], **asked: str) -> Tensor:
+def prompts_of(model: transformers.PreTrainedModel, inputs: dict[str, Tensor], **asked: str | int) -> Tensor:
     """What generate begins each text of a batch with: (batch, tokens).
 
     Args:
         inputs: what generate takes, such as `input_features`, or `encoder_outputs` in their place.
-        asked: generate's `language`, `task` or `tgt_lang`, in place of the folder's settings.
+        asked: generate's `language`, `task` or `tgt_lang`, or the `forced_bos_token_id`, in place of the folder's settings. The
+            language `AUTO` is that which the model detects in each.
 
     Raises:
         InputError: if generate cannot use the folder's settings, or what is asked for.
@@ -28,9 +30,13 @@ def prompts_of(model: transformers.PreTrainedModel, inputs: dict[str, Tensor], *
         start = settings.decoder_start_token_id
         start = model.config.decoder_start_token_id if start is None else start
         languages = getattr(settings, "text_decoder_lang_to_code_id", None) or {}
-        prompt = (start, settings.forced_bos_token_id, languages.get(asked.get("tgt_lang")))
+        forced = asked.get("forced_bos_token_id", settings.forced_bos_token_id)
+        prompt = (start, forced, languages.get(asked.get("tgt_lang")))
         prompt = torch.tensor([word for word in prompt if word is not None], device=model.device)
         return prompt.expand(len(next(iter(inputs.values()))), -1)
+    if asked.get("language") == AUTO:
+        tags = {number: tag for tag, number in model.generation_config.lang_to_id.items()}
+        asked["language"] = [tags[number] for number in model.detect_language(**inputs).tolist()]
     given = []
 
     def note(words: Tensor, scores: Tensor) -> Tensor:
@@ -44,8 +50,14 @@ def prompts_of(model: transformers.PreTrainedModel, inputs: dict[str, Tensor], *
 
 def prompt_of(model: transformers.PreTrainedModel, **asked: str) -> list[int] | None:
     """`prompts_of` any audio; None where generate begins texts with the language that it hears."""
+    prompt, is_heard = opening_of(model, **asked)
+    return None if is_heard else prompt
+
+
+def opening_of(model: transformers.PreTrainedModel, **asked: str) -> tuple[list[int], bool]:
+    """`prompts_of` any audio, and whether the language in it would be the one that is heard."""
     if model.config.model_type != "whisper":
-        return prompts_of(model, {"input_features": torch.zeros(1)})[0].tolist()
+        return prompts_of(model, {"input_features": torch.zeros(1)})[0].tolist(), False
 
     heard = []
 
@@ -59,16 +71,23 @@ def prompt_of(model: transformers.PreTrainedModel, **asked: str) -> list[int] | 
         prompts = prompts_of(model, {"encoder_outputs": transformers.modeling_outputs.BaseModelOutput(states)}, **asked)
     finally:
         del model.detect_language
-    return None if heard else prompts[0].tolist()
+    return prompts[0].tolist(), bool(heard)
 
 
 @torch.no_grad()
-def greedy_words(model: transformers.PreTrainedModel, inputs: dict[str, Tensor], most: int, **asked: str) -> tuple[Tensor, int]:
+def greedy_words(
+    model: transformers.PreTrainedModel,
+    inputs: dict[str, Tensor],
+    most: int,
+    stopping: Sequence[transformers.StoppingCriteria] = (),
+    **asked: str | int,
+) -> tuple[Tensor, int]:
     """What generate begins the texts of a batch with and writes by greedy search, and how many words of it are the beginning.
 
     Args:
         inputs: as in `prompts_of`.
         most: words of a text; fewer where the decoder takes no more.
+        stopping: what else ends a text.
         asked: as in `prompts_of`.
 
     Returns:
@@ -85,7 +104,8 @@ def greedy_words(model: transformers.PreTrainedModel, inputs: dict[str, Tensor],
     # forced words are in the prompt, and older releases refuse them here
     with _greedy(model, max_new_tokens=most, forced_decoder_ids=None):
         # past Whisper's own generate, which would leave out the prompt and continue behind time stamps
-        words = transformers.GenerationMixin.generate(model, **inputs, decoder_input_ids=prompts)
+        criteria = transformers.StoppingCriteriaList(stopping)
+        words = transformers.GenerationMixin.generate(model, **inputs, decoder_input_ids=prompts, stopping_criteria=criteria)
     return words, length
 
 

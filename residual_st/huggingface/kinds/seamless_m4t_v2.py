@@ -12,7 +12,7 @@ from residual_st.huggingface.words import AudioBatch, DecodedWords
 class _TextWords(DecodedWords):
     """Texts of a model that may take text, too, and then says at each call that it computes what this one does."""
 
-    def write(self, model: transformers.PreTrainedModel, inputs: dict[str, Tensor], **asked: str) -> AudioBatch:
+    def write(self, model: transformers.PreTrainedModel, inputs: dict[str, Tensor], **asked: str | int) -> AudioBatch:
         if hasattr(model, "set_modality"):
             model.set_modality("speech")
         return super().write(model, inputs, **asked)

@@ -26,7 +26,7 @@ class OwnWords(Protocol):
     `predict` is None where there are no words whose scores could be compared.
     """
 
-    def write(self, model: transformers.PreTrainedModel, inputs: dict[str, Tensor], **asked: str) -> AudioBatch:
+    def write(self, model: transformers.PreTrainedModel, inputs: dict[str, Tensor], **asked: str | int) -> AudioBatch:
         """What the model makes of a batch of audio; `asked` of `generate`, where it has that."""
 
     def count(self, model: nn.Module, batch: AudioBatch) -> int:

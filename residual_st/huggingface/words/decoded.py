@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from residual_st.huggingface.generation import greedy_words
 from residual_st.huggingface.words.batch import AudioBatch
+from residual_st.huggingface.words.repeating import Repeating
 
 MOST_WORDS = 448  # of half a minute: as many as Whisper's decoder takes
 
@@ -20,8 +21,8 @@ class DecodedWords:
     def __init__(self, **asked: str):
         self.asked = asked
 
-    def write(self, model: transformers.PreTrainedModel, inputs: dict[str, Tensor], **asked: str) -> AudioBatch:
-        return AudioBatch(inputs, *greedy_words(model, inputs, MOST_WORDS, **(self.asked | asked)))
+    def write(self, model: transformers.PreTrainedModel, inputs: dict[str, Tensor], **asked: str | int) -> AudioBatch:
+        return AudioBatch(inputs, *greedy_words(model, inputs, MOST_WORDS, [Repeating()], **(self.asked | asked)))
 
     def apart(self, model: nn.Module, batch: AudioBatch) -> list[AudioBatch]:
         """Each utterance of a batch by itself, without padding behind its words."""

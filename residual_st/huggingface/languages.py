@@ -1,0 +1,116 @@
+"""Tasks and languages of a Hugging Face model, as its folder and transformers' generate have them."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import transformers
+
+from residual_st.errors import refusing
+from residual_st.huggingface.generation import opening_of, prompt_of
+from residual_st.huggingface.kinds import words_of
+from residual_st.huggingface.quiet import quiet
+from residual_st.huggingface.words import AudioBatch
+from residual_st.runtime.languages import AUTO, TRANSCRIBE, TRANSLATE, Direction, Languages
+
+from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE  # isort: skip
+
+ENGLISH = "en"  # which Whisper translates into
+
+
+def languages_of(model: transformers.PreTrainedModel, folder: Path) -> Languages:
+    """What a model can be asked for, and what it does where nothing is asked for.
+
+    Raises:
+        InputError: if generate cannot use the folder's settings.
+    """
+    if model.config.model_type == "whisper":
+        return whisper_languages(model, lambda word: _tokenizer(folder).convert_ids_to_tokens(word), Direction())[0]
+    settings = model.generation_config if model.can_generate() else None
+    if codes := getattr(settings, "text_decoder_lang_to_code_id", None):  # SeamlessM4T's
+        return Languages(targets=_words(codes), default=Direction(target_lang=words_of(model).asked["tgt_lang"]))
+    if model.config.model_type == "speech_to_text" and (codes := _target_words(folder)):
+        own = next((code for code, words in codes.items() if words == [settings.forced_bos_token_id]), None)
+        return Languages(targets=codes, default=Direction(target_lang=own))
+    return Languages()
+
+
+def asked_of_generate(model: transformers.PreTrainedModel, languages: Languages, direction: Direction) -> dict:
+    """The arguments by which generate does that: those of `greedy_words`."""
+    if model.config.model_type == "whisper":
+        return {"language": direction.source_lang, "task": direction.task} if languages.detected else {}
+    if model.config.model_type == "speech_to_text" and languages.targets:
+        return {"forced_bos_token_id": languages.targets[direction.target_lang][0]}
+    return {"tgt_lang": direction.target_lang} if languages.targets else {}
+
+
+def directions_of(languages: Languages, batches: Iterable[AudioBatch]) -> list[dict]:
+    """What words of calibration batches were asked for, as their prompts have it, and how many utterances of each there are."""
+    tables = {"source_lang": languages.sources, "task": languages.tasks, "target_lang": languages.targets}
+    counts = Counter(
+        tuple((what, name) for what, table in tables.items() if (name := _asked_in(prompt, table)))
+        for batch in batches
+        for prompt in batch.words[:, : batch.prompt].tolist()
+    )
+    return [{**dict(direction), "utterances": count} for direction, count in counts.items() if direction]
+
+
+def _asked_in(prompt: list[int], table: dict[str, list[int]]) -> str | None:
+    return next((name for name, words in table.items() if words and words[0] in prompt), None)
+
+
+def whisper_languages(
+    model: transformers.WhisperForConditionalGeneration, symbol_of: Callable[[int], str], asked: Direction
+) -> tuple[Languages, list[int]]:
+    """What a Whisper does, and the words that its texts begin with behind those that ask for it.
+
+    Args:
+        symbol_of: its words, for the tags in the prompt of a model of one language.
+        asked: what it shall do where nothing is asked for; the rest is what the folder sets, or else to detect the language and to
+            transcribe, as Whisper's authors have it.
+
+    Raises:
+        InputError: if generate cannot use the folder's settings, or the model cannot do what is asked.
+    """
+    settings = model.generation_config
+    own, is_heard = opening_of(model)
+    if getattr(settings, "lang_to_id", None) and getattr(settings, "is_multilingual", True):
+        sources = {tag.strip("<|>"): number for tag, number in settings.lang_to_id.items()}
+        _, _, *rest = prompt_of(model, language=next(iter(sources)))
+        tasks = getattr(settings, "task_to_id", None) or {}
+        begin = [word for word in rest if word not in tasks.values()]
+        source = AUTO if is_heard else _name_of(sources, own)
+        default = Direction(_name_of(tasks, own) or _name_of(tasks, rest), source)
+        tables = {"sources": _words(sources), "tasks": _words(tasks)}
+    else:
+        begin = [] if is_heard else own[1:]
+        tags = [symbol_of(word).strip("<|>") for word in begin]
+        source = next((tag for tag in tags if tag in TO_LANGUAGE_CODE.values()), ENGLISH)
+        task = TRANSLATE if TRANSLATE in tags else TRANSCRIBE
+        default = Direction(task, source)
+        tables = {"sources": {source: []}, "tasks": {task: []}}
+    if TRANSLATE in tables["tasks"]:
+        tables["targets"] = {ENGLISH: []}
+    names = {name: code for name, code in TO_LANGUAGE_CODE.items() if code in tables["sources"]}
+    languages = Languages(**tables, names=names, default=default)
+    return replace(languages, default=languages.resolved(asked)), begin
+
+
+def _words(numbers: dict[str, int]) -> dict[str, list[int]]:
+    return {name: [number] for name, number in numbers.items()}
+
+
+def _name_of(numbers: dict[str, int], prompt: list[int]) -> str | None:
+    return next((name for name, number in numbers.items() if number in prompt), None)
+
+
+def _target_words(folder: Path) -> dict[str, list[int]]:
+    if not (folder / "vocab.json").is_file():
+        return {}
+    return {code: [word] for code, word in getattr(_tokenizer(folder), "lang_code_to_id", {}).items()}
+
+
+def _tokenizer(folder: Path) -> transformers.PreTrainedTokenizerBase:
+    with quiet(), refusing(f"the tokenizer in {folder} cannot be read"):
+        return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
