@@ -108,7 +108,7 @@ def gated(x: Var) -> Var:
 
 
 # by the names of functions and of classes; the former are also what --activation-fn takes
-ACTIVATIONS = {"relu": op.relu, "gelu": op.gelu, "GELUActivation": op.gelu, "SiLU": swish}
+ACTIVATIONS = {"relu": op.relu, "ReLU": op.relu, "gelu": op.gelu, "GELUActivation": op.gelu, "SiLU": swish}
 
 
 def activation_of(function):

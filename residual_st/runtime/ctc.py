@@ -1,0 +1,47 @@
+"""Models without a decoder, by CTC (Graves et al. 2006): the likeliest symbol of each frame, repetitions and blanks left out."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from residual_st.errors import InputError
+from residual_st.runtime.beam_search import Hypothesis
+from residual_st.runtime.folder import Folder
+from residual_st.runtime.settings import Settings
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Encoded utterances: log-probabilities of symbols (batch, time, vocabulary), and how many frames are each one's (batch,)."""
+
+    log_probs: np.ndarray
+    lengths: np.ndarray
+
+
+class CtcSearch:
+    """The search for the texts of such a model, which takes the likeliest path; in place of `search.Search`.
+
+    Raises:
+        InputError: if the settings ask for more than one hypothesis.
+    """
+
+    def __init__(self, folder: Folder, settings: Settings):
+        self._blank = folder.vocabulary.eos
+        settings = settings.completed(folder.settings)
+        if settings.beam != 1:
+            raise InputError(f"beam={settings.beam} must be 1: {folder.path} has no decoder, and the likeliest symbols are taken")
+
+    def best(self, frames: Frames) -> list[list[Hypothesis]]:
+        """One hypothesis of each utterance. Its score is the mean over frames."""
+        return [[best_path(rows[:length], self._blank)] for rows, length in zip(frames.log_probs, frames.lengths)]
+
+    def believed(self, frames: Frames, *_rules) -> list[Hypothesis]:
+        """That of one utterance; there are no rules by which it would not be believed."""
+        return self.best(frames)[0]
+
+
+def best_path(log_probs: np.ndarray, blank: int) -> Hypothesis:
+    """Of an utterance's frames (time, vocabulary)."""
+    best = log_probs.argmax(axis=1)
+    begins = np.diff(best, prepend=-1) != 0
+    return Hypothesis(best[begins & (best != blank)].tolist(), float(log_probs.max(axis=1).mean()))
