@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint",
         metavar="CHECKPOINT",
-        help="checkpoint of s2t_transformer or s2t_conformer, dense or shared, or folder of Whisper",
+        help="checkpoint of s2t_transformer or s2t_conformer, or folder of Whisper, Wav2Vec2ForCTC or HubertForCTC",
     )
     add_output_arguments(parser, "DIR", "folder to write")
     add_direction_arguments(parser, "as generate does it; else transcribe what is detected")
@@ -84,8 +84,12 @@ def _export(args: argparse.Namespace, output: Path) -> dict:
     if Path(args.checkpoint).is_dir():
         if args.data or args.config_yaml:
             raise InputError("--data and --config-yaml are for a checkpoint; a folder holds its vocabulary")
+        from residual_st.export.ctc_model import MODELS, export_ctc
         from residual_st.export.whisper_model import export_whisper
+        from residual_st.huggingface import read_config
 
+        if read_config(Path(args.checkpoint))["architectures"][0] in MODELS:
+            return export_ctc(args.checkpoint, output, args.precision, args.check, asked)
         return export_whisper(args.checkpoint, output, args.precision, args.check, asked)
     from residual_st.export.fairseq_model import export_checkpoint
 

@@ -60,7 +60,7 @@ class Reference(Protocol):
 
 
 @torch.no_grad()
-def check_against(reference: Reference, folder: Path, audio: Sequence[Path]) -> Differences:
+def check_against(reference: Reference, audio: Sequence[Path], folder: Path) -> Differences:
     """Compare the two, each utterance by itself.
 
     Raises:

@@ -16,6 +16,7 @@ from residual_st.export.whisper_words import CLEANED
 from residual_st.huggingface import feature_extractor, load
 from residual_st.runtime.ctc import best_path
 from residual_st.runtime.folder import ENCODER
+from residual_st.runtime.languages import Direction, Languages
 from residual_st.runtime.model import Model
 from residual_st.runtime.vocabulary import Vocabulary
 
@@ -26,16 +27,24 @@ MODELS = ("Wav2Vec2ForCTC", "HubertForCTC")
 LONGEST_SECONDS = 60.0  # of an utterance: the frames of its first convolution take 6.5 MB a second
 
 
-def export_ctc(source: str | Path, output: Path, precision: str = "fp32", audio: Sequence[Path] = ()) -> dict:
+def export_ctc(
+    source: str | Path,
+    output: Path,
+    precision: str = "fp32",
+    audio: Sequence[Path] = (),
+    asked: Direction = Direction(),  # noqa: B008 - frozen
+) -> dict:
     """Write such a model as a folder that `residual_st.runtime` reads, after checking it against the model.
 
     Args:
         source: a Hugging Face folder of one of `MODELS`, or what `residual-st compress` made of one.
-        output, precision, audio: as those of `export_checkpoint`.
+        output, precision, audio, asked: as those of `export_checkpoint`.
 
     Raises:
-        InputError: if the folder cannot be read or has no tokenizer, or the model has parts without a graph.
+        InputError: if the folder cannot be read or has no tokenizer, or the model has parts without a graph, or is asked for a task
+            or a language, of which it has one.
     """
+    Languages().resolved(asked)
     model, extractor, tokenizer = load(source).float(), feature_extractor(source), _read_tokenizer(source)
     vocabulary = vocabulary_of(model, tokenizer)
     described = {
@@ -64,17 +73,16 @@ def vocabulary_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     blank, size = model.config.pad_token_id, model.config.vocab_size
     symbols = [symbol or "" for symbol in tokenizer.convert_ids_to_tokens(list(range(size)))]
     space = getattr(tokenizer, "word_delimiter_token", None)
-    if getattr(tokenizer, "do_lower_case", False):
-        symbols = [symbol.lower() for symbol in symbols]
+    is_lower = getattr(tokenizer, "do_lower_case", False)
     described = {
-        "symbols": ["▁" if symbol == space else symbol for symbol in symbols],
+        "symbols": ["▁" if symbol == space else symbol.lower() if is_lower else symbol for symbol in symbols],
         "pieces": "sentencepiece",
         "start": blank,
         "begin": [],
         "eos": blank,
         "pad": None,
         "unk": None,
-        "hidden": sorted({blank, *(number for number in tokenizer.all_special_ids if number < size)}),
+        "hidden": [blank],
         "replaced": CLEANED if getattr(tokenizer, "clean_up_tokenization_spaces", False) else [],
     }
     vocabulary, draw = Vocabulary(**described), np.random.default_rng(1)
@@ -124,7 +132,7 @@ def _read_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
 
 
 def _decoded(tokenizer: PreTrainedTokenizerBase, best: np.ndarray) -> str:
-    return tokenizer.decode(best.tolist(), skip_special_tokens=True).strip(" ")
+    return tokenizer.decode(best.tolist()).strip(" ")  # skip_special_tokens would take the blank from between two equal letters
 
 
 def _collapsed(best: np.ndarray, blank: int) -> list[int]:

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from fairseq.models import BaseFairseqModel
 
 from residual_st.audio.lengths import DEFAULT, FRAMES_PER_SECOND, Lengths
 from residual_st.errors import InputError
+from residual_st.export.check import check_against
 from residual_st.export.decoder import cross_attention_graph, decoder_graph
 from residual_st.export.encoder import encoder_graph
 from residual_st.export.fairseq_decoder import decoder_parts
@@ -104,7 +106,7 @@ def export_model(
         "vocabulary": vocabulary,
         "languages": asdict(languages),
     }
-    return write_folder(output, graphs, described, _Reference(model, source), audio)
+    return write_folder(output, graphs, described, partial(check_against, _Reference(model, source), audio))
 
 
 def encoder_parts(model: BaseFairseqModel) -> EncoderParts:

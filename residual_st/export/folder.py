@@ -1,13 +1,13 @@
 """Graphs, vocabulary and what is needed to trust them, as a folder for the device runtime."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
 import onnx
 
-from residual_st.export.check import Reference, check_against
+from residual_st.export.check import Differences
 from residual_st.export.names import shorten_names
 from residual_st.runtime.folder import DESCRIPTION, FORMAT, checksum, weights_of
 
@@ -23,15 +23,15 @@ shared matrix is stored once.
     residual-st translate FOLDER talk.wav
 
 - `encoder.onnx`: `samples` (batch, n), 16 kHz in [-1, 1], and `lengths` -> `states`, `state_lengths`{ctc}
-- `cross_attention.onnx`: `states` -> the decoder's keys and values of the source, once for each utterance
+{decoder}- `model.json`: vocabulary, lengths, versions, checksums
+"""
+
+_DECODER = """- `cross_attention.onnx`: `states` -> the decoder's keys and values of the source, once for each utterance
 - `decoder.onnx`: one step; caches of keys and values in and out, reordered by `order`
-- `model.json`: vocabulary, lengths, versions, checksums
 """
 
 
-def write_folder(
-    output: Path, graphs: dict[str, onnx.ModelProto], described: dict, reference: Reference, audio: Sequence[Path] = ()
-) -> dict:
+def write_folder(output: Path, graphs: dict[str, onnx.ModelProto], described: dict, check: Callable[[Path], Differences]) -> dict:
     """Write an exported model, and check it against what it was made from.
 
     Args:
@@ -39,14 +39,13 @@ def write_folder(
         graphs: by the names of their files; their inner names are shortened.
         described: what `model.json` is to say beside files, versions and differences: `arch`, `precision`, `has_ctc`, `vocabulary`
             and what else `runtime.folder.Folder` needs.
-        reference: the model.
-        audio: files to check with; none for a made-up sound.
+        check: of the folder, against the model.
 
     Returns:
         What model.json says.
 
     Raises:
-        InputError: if audio cannot be read, or a graph computes something else than the model.
+        InputError: as `check` does.
     """
     for name, graph in graphs.items():
         shorten_names(graph)
@@ -59,7 +58,7 @@ def write_folder(
         "versions": {"residual-st": version("residual-st"), **{name: version(name) for name in _LIBRARIES}},
     }
     _write(output, description)
-    description["differences"] = vars(check_against(reference, output, audio))
+    description["differences"] = vars(check(output))
     _write(output, description)
     (output / "README.md").write_text(_readme(description), encoding="utf-8")
     return description
@@ -82,4 +81,7 @@ def _write(folder: Path, description: dict) -> None:
 def _readme(description: dict) -> str:
     ctc = ", `ctc_log_probs`" if description["has_ctc"] else ""
     megabytes = sum(file["bytes"] for file in description["files"].values()) / 1e6
-    return _README.format(arch=description["arch"], precision=description["precision"], megabytes=megabytes, ctc=ctc)
+    decoder = _DECODER if description["decoder"] else ""
+    return _README.format(
+        arch=description["arch"], precision=description["precision"], megabytes=megabytes, ctc=ctc, decoder=decoder
+    )

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 
 from residual_st.audio.lengths import Lengths
 from residual_st.errors import InputError
-from residual_st.export.check import Greedy
+from residual_st.export.check import Greedy, check_against
 from residual_st.export.decoder import cross_attention_graph, decoder_graph
 from residual_st.export.folder import write_folder
 from residual_st.export.whisper import decoder_parts, encoder_graph
@@ -42,7 +43,8 @@ def export_whisper(
     """
     model = load(source).float()
     if model.config.model_type != "whisper":
-        raise InputError(f"{source} is of {model.config.model_type}; of Hugging Face's models, Whisper alone can be exported")
+        exported = "of Hugging Face's models, Whisper, Wav2Vec2ForCTC and HubertForCTC can be exported"
+        raise InputError(f"{source} is of {model.config.model_type}; {exported}")
     extractor, decoder = feature_extractor(source), decoder_parts(model)
     tokenizer, settings, positions = read_tokenizer(source), model.generation_config, model.config.max_target_positions
     vocabulary, languages = vocabulary_of(model, tokenizer, asked)
@@ -69,7 +71,8 @@ def export_whisper(
         "timestamps": timestamps_of(settings, model.config.vocab_size),
         "fallback": fallback_of(settings),
     }
-    return write_folder(output, graphs, described, _Reference(model, extractor, tokenizer, bool(languages.detected)), audio)
+    reference = _Reference(model, extractor, tokenizer, bool(languages.detected))
+    return write_folder(output, graphs, described, partial(check_against, reference, audio))
 
 
 def _prompt_length(languages: Languages, begin: list[int]) -> int:

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBas
 
 _TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))  # either has all words
 # what a tokenizer with clean_up_tokenization_spaces does to a text, in releases of transformers that do it to words of bytes
-_CLEANED = [
+CLEANED = [
     [" .", "."], [" ?", "?"], [" !", "!"], [" ,", ","], [" ' ", "'"],
     [" n't", "n't"], [" 'm", "'m"], [" 's", "'s"], [" 've", "'ve"], [" 're", "'re"],
 ]  # fmt: skip
@@ -69,7 +69,7 @@ def vocabulary_of(
         "prompted": True,
         "suppressed": [word for word in settings.suppress_tokens or [] if 0 <= word < size],
         "begin_suppressed": [word for word in settings.begin_suppress_tokens or [] if 0 <= word < size],
-        "replaced": _CLEANED if _decoded(tokenizer, tokenizer.encode("a .", add_special_tokens=False)) == "a." else [],
+        "replaced": CLEANED if _decoded(tokenizer, tokenizer.encode("a .", add_special_tokens=False)) == "a." else [],
     }
     _check(tokenizer, Vocabulary(**described))
     return described, languages

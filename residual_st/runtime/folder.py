@@ -48,10 +48,10 @@ class Folder:
         shortest_samples: of an utterance.
         longest_seconds: of an utterance that the encoder takes.
         lengths: that recordings are best cut into.
-        longest_words: that the decoder takes: of a text and what it is given before.
         settings: of the search, in place of fairseq-generate's.
-        layers, heads, head_width: of the decoder.
         description: all of model.json.
+        longest_words: that the decoder takes: of a text and what it is given before.
+        layers, heads, head_width: of the decoder. 0, as is `longest_words`, for a model without one, which writes by CTC.
     """
 
     path: Path
@@ -63,12 +63,16 @@ class Folder:
     shortest_samples: int
     longest_seconds: float
     lengths: Lengths
-    longest_words: int
     settings: Settings
-    layers: int
-    heads: int
-    head_width: int
     description: dict
+    longest_words: int = 0
+    layers: int = 0
+    heads: int = 0
+    head_width: int = 0
+
+    @property
+    def has_decoder(self) -> bool:
+        return self.layers > 0
 
 
 def read_folder(path: str | Path) -> Folder:
@@ -86,12 +90,14 @@ def read_folder(path: str | Path) -> Folder:
         if description["format"] < FORMAT:
             description = {**updated(description), "format": FORMAT}
         decoder = description["decoder"]
-        for name in GRAPHS:
+        for name in GRAPHS if decoder else (ENCODER,):
             _check(path / name, description["files"][name])
             if weights_of(name) in description["files"] or os.path.lexists(path / weights_of(name)):
                 _check_weights(path / weights_of(name), description["files"][weights_of(name)])
-        numbers = {name: description[name] for name in ("sample_rate", "shortest_samples", "longest_seconds", "longest_words")}
-        numbers |= {name: decoder[name] for name in ("layers", "heads", "head_width")}
+        numbers = {name: description[name] for name in ("sample_rate", "shortest_samples", "longest_seconds")}
+        if decoder:
+            numbers |= {"longest_words": description["longest_words"]}
+            numbers |= {name: decoder[name] for name in ("layers", "heads", "head_width")}
         settings = description.get("settings", {})
         for name, number in {**numbers, **{name: settings[name] for name in LARGEST if name in settings}}.items():
             if not isinstance(number, (int, float)) or not 0 < number <= LARGEST[name]:

@@ -7,6 +7,7 @@ import onnxruntime
 
 from residual_st.errors import InputError, refusing
 from residual_st.runtime.beam_search import Hypothesis
+from residual_st.runtime.ctc import CtcSearch, Frames
 from residual_st.runtime.decoding import Source
 from residual_st.runtime.folder import CROSS_ATTENTION, DECODER, ENCODER, GRAPHS, read_folder
 from residual_st.runtime.languages import AUTO, Direction
@@ -31,7 +32,8 @@ class Model:
     def __init__(self, path: str | Path, threads: int = 1):
         self.folder = read_folder(path)
         self.vocabulary, self.languages = self.folder.vocabulary, self.folder.languages
-        self._sessions = {name: open_session(self.folder.path / name, threads) for name in GRAPHS}
+        graphs = GRAPHS if self.folder.has_decoder else (ENCODER,)
+        self._sessions = {name: open_session(self.folder.path / name, threads) for name in graphs}
         caches = {f"{name}.{layer}" for name in ("keys", "values") for layer in range(self.folder.layers)}
         sources = {f"source_{name}" for name in caches}
         needed = {
@@ -58,10 +60,19 @@ class Model:
         session = self._sessions[ENCODER]
         return dict(zip(_names(session.get_outputs()), session.run(None, {"samples": padded, "lengths": lengths})))
 
-    def source(self, utterances: list[np.ndarray]) -> Source:
-        """Utterances as the decoder reads them. Raises InputError as `encode` does."""
+    def source(self, utterances: list[np.ndarray]) -> Source | Frames:
+        """Utterances as the decoder reads them, or CTC. Raises InputError as `encode` does."""
         with refusing(f"the graphs of {self.folder.path} cannot be run"):
-            return Source(self._sessions, self.folder, utterances, self.encode(utterances))
+            encoded = self.encode(utterances)
+            if not self.folder.has_decoder:
+                return Frames(encoded["ctc_log_probs"], encoded["state_lengths"])
+            return Source(self._sessions, self.folder, utterances, encoded)
+
+    def search_in(self, settings: Settings, direction: Direction, with_times: bool = False) -> Search | CtcSearch:
+        """The search for texts in a direction that is known in full. Raises InputError if the settings do not fit the model."""
+        if not self.folder.has_decoder:
+            return CtcSearch(self.folder, settings)
+        return Search(self.folder, settings, direction, with_times)
 
     def search(
         self,
@@ -77,7 +88,7 @@ class Model:
         source, direction = self.source(utterances), self.languages.resolved(direction)
         if direction.source_lang == AUTO:
             direction = in_source_language(source, self.folder, direction)
-        return Search(self.folder, settings, direction).best(source)
+        return self.search_in(settings, direction).best(source)
 
     def _check_length(self, samples: np.ndarray) -> None:
         rate = self.folder.sample_rate

@@ -11,6 +11,7 @@ from residual_st.audio.lengths import Lengths
 from residual_st.audio.pauses import CLOSE, spans_between_pauses
 from residual_st.audio.reading import MOST_SAMPLES, audio_name, read_audio
 from residual_st.errors import InputError
+from residual_st.runtime.ctc import CtcSearch
 from residual_st.runtime.decoding import Source
 from residual_st.runtime.languages import AUTO, Direction
 from residual_st.runtime.model import Model
@@ -85,7 +86,10 @@ class Translator:
         self._settings, self._most_samples, self._timestamps = settings, most_samples, timestamps
         folder = self._model.folder
         self._direction = folder.languages.resolved(Direction(task, source_lang, target_lang))
-        settings.completed(folder.settings)
+        if folder.has_decoder:
+            settings.completed(folder.settings)
+        else:
+            self._model.search_in(settings, self._direction)
         self.lengths = folder.lengths.limited(longest_seconds, folder.longest_seconds)
         self._window = int(folder.longest_seconds * folder.sample_rate)
         self._has_times = folder.timestamps is not None and longest_seconds is None and settings.nbest == 1
@@ -114,7 +118,7 @@ class Translator:
         source_of = lru_cache(maxsize=1)(lambda start, end: self._model.source([samples[start:end]]))
         direction = self._detected(source_of, spans, len(samples))
         with_times = self._has_times and (self._timestamps or len(samples) > self._window)
-        search = Search(self._model.folder, self._settings, direction, with_times)
+        search = self._model.search_in(self._settings, direction, with_times)
         found = self._sentences if with_times else self._piece
         segments = [segment for span in spans for segment in found(source_of, span, search, random)]
         return Transcript(seconds, segments, direction)
@@ -139,13 +143,17 @@ class Translator:
         start = 0 if spans[0][0] < self._window else spans[0][0]
         return in_source_language(source_of(start, min(start + self._window, samples)), self._model.folder, self._direction)
 
-    def _sentences(self, source_of: Callable, span: tuple[int, int], search: Search, random: np.random.Generator) -> list[Segment]:
+    def _sentences(
+        self, source_of: Callable, span: tuple[int, int], search: Search | CtcSearch, random: np.random.Generator
+    ) -> list[Segment]:
         """Of a span, by time stamps."""
         folder = self._model.folder
         found = [(each, folder.vocabulary.text(each.tokens)) for each in sentences(folder, source_of, span, search, random)]
         return [self._segment(each.start, each.end, [(text, each.score)]) for each, text in found if text]
 
-    def _piece(self, source_of: Callable, span: tuple[int, int], search: Search, random: np.random.Generator) -> list[Segment]:
+    def _piece(
+        self, source_of: Callable, span: tuple[int, int], search: Search | CtcSearch, random: np.random.Generator
+    ) -> list[Segment]:
         """A span as one segment. What is short may be a guess."""
         folder, (start, end), found = self._model.folder, span, []
         if end - start >= folder.shortest_samples:

@@ -191,7 +191,7 @@ def test_refusals(whisper, tmp_path):
     for arguments, message in (
         ([tmp_path / "untold"], "untold has no tokenizer.json or vocab.json and merges.txt, so its words are unknown"),
         ([tmp_path / "klingon"], "transformers' generate cannot use: Unsupported language: klingon"),
-        ([tmp_path / "speech2text"], "is of speech_to_text; of Hugging Face's models, Whisper alone can be exported"),
+        ([tmp_path / "speech2text"], "is of speech_to_text; of Hugging Face's models, Whisper, Wav2Vec2ForCTC and HubertForCTC"),
         ([whisper, "--data", tmp_path], "--data and --config-yaml are for a checkpoint"),
         ([tmp_path], "config.json"),
     ):

@@ -1,0 +1,91 @@
+"""wav2vec 2.0 and HuBERT with a CTC head, exported and decoded without torch, beside transformers' own decoding."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import cli
+
+transformers = pytest.importorskip("residual_st.huggingface")
+pytest.importorskip("spox")
+sys.path.insert(0, str(Path(__file__).parents[1] / "huggingface"))
+from tiny_kinds import make  # noqa: E402
+from transformers import AutoTokenizer  # noqa: E402
+
+from residual_st.audio.reading import read_audio  # noqa: E402
+from residual_st.runtime import Settings, Translator  # noqa: E402
+
+LETTERS = ["<pad>", "<s>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJ"]
+SPEECH = Path(__file__).parents[1] / "speech" / "arctic_a0007.wav"
+RATE = 16_000
+
+
+def with_letters(folder: Path) -> Path:
+    """A tokenizer of one letter for each score."""
+    (folder / "vocab.json").write_text(json.dumps({letter: number for number, letter in enumerate(LETTERS)}))
+    settings = {"tokenizer_class": "Wav2Vec2CTCTokenizer", "do_lower_case": True, "word_delimiter_token": "|"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+@pytest.fixture(params=["wav2vec2", "wav2vec2 without a mask", "hubert"])
+def folder(request, tmp_path):
+    model, extractor = make(request.param, tmp_path / "dense")
+    with torch.no_grad():  # so that letters differ from one frame to the next
+        model.lm_head.bias -= model(**extractor(read_audio(SPEECH, RATE), sampling_rate=RATE, return_tensors="pt")).logits.mean(
+            (0, 1)
+        )
+    model.save_pretrained(tmp_path / "dense")
+    return with_letters(tmp_path / "dense")
+
+
+def test_texts_are_those_of_transformers(folder, tmp_path):
+    """Dense and compressed; the file has each shared matrix once."""
+    speech = read_audio(SPEECH, RATE)[:40_000]
+    cli("compress", folder, "--output", tmp_path / "shared", "--group-size", "4", "--residual-rank", "1")
+    sizes = []
+    for source in (folder, tmp_path / "shared"):
+        exported = tmp_path / f"{source.name}-model"
+        cli("export", source, "--output", exported, "--check", SPEECH)
+        description = json.loads((exported / "model.json").read_text())
+        assert 0 < description["differences"]["states"] < 1e-3 and 0 < description["differences"]["log_probs"] < 1e-3
+        assert {path.name for path in exported.iterdir()} == {"encoder.onnx", "model.json", "README.md"}
+        sizes.append(description["files"]["encoder.onnx"]["bytes"])
+
+        model, extractor = transformers.load(source), transformers.feature_extractor(source)
+        with torch.no_grad():
+            scores = model(**extractor(speech, sampling_rate=RATE, return_tensors="pt")).logits[0]
+        written = AutoTokenizer.from_pretrained(source).decode(scores.argmax(-1))
+        translator = Translator(exported)
+        (hypothesis,) = translator._model.search([speech], Settings())[0]
+        assert translator._model.vocabulary.text(hypothesis.tokens) == written.strip(" ") != ""
+        assert len(set(written)) > 2
+        assert hypothesis.score == pytest.approx(scores.log_softmax(-1).max(-1).values.mean().item(), abs=1e-4)
+    assert sizes[0] - sizes[1] > 2 * 4 * (4 * 32 * 32 + 2 * 32 * 48)  # three of four matrices, less the residuals and operations
+
+
+@pytest.mark.parametrize("folder", ["hubert"], indirect=True)
+def test_through_the_commands(folder, tmp_path):
+    cli("export", folder, "--output", tmp_path / "model", "--precision", "int8")
+    shown = json.loads(cli("translate", tmp_path / "model", SPEECH, "--json").stdout)
+    (segment,) = shown["segments"]
+    assert segment["text"] and segment["text"] == segment["text"].lower()
+    for arguments, sentence in (
+        (["translate", tmp_path / "model", SPEECH, "--beam", "5"], "beam=5 must be 1: "),
+        (["translate", tmp_path / "model", SPEECH, "--task", "translate"], "the model was trained for one task and takes none"),
+        (["export", folder, "--task", "translate", "--output", tmp_path / "other"], "was trained for one task and takes none"),
+        (["export", make_folder("wavlm", tmp_path), "--output", tmp_path / "other"], "Wav2Vec2ForCTC and HubertForCTC can be"),
+    ):
+        result = cli(*arguments, check=False)
+        assert result.returncode == 2 and sentence in result.stderr, result.stderr
+    (folder / "vocab.json").unlink()
+    result = cli("export", folder, "--output", tmp_path / "other", check=False)
+    assert result.returncode == 2 and "has no vocab.json, so its letters are unknown" in result.stderr
+    assert not (tmp_path / "other").exists()
+
+
+def make_folder(name: str, folder: Path) -> Path:
+    make(name, folder / name)
+    return folder / name
