@@ -46,6 +46,7 @@ def load(folder: str | Path) -> transformers.PreTrainedModel:
             local_files_only=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
+            low_cpu_mem_usage=False,  # with it transformers 4.50 takes some of what is missing for tied weights
         )
     found["unexpected_keys"] = set(found["unexpected_keys"]).difference(marks(model))
     may_lack = kind_of(model).may_lack

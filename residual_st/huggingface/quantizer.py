@@ -35,15 +35,15 @@ class SharedLayersQuantizer(HfQuantizer):
         ignored = model._keys_to_ignore_on_load_unexpected
         kind = set if isinstance(ignored, set) else list  # it depends on the release
         model._keys_to_ignore_on_load_unexpected = kind([*(ignored or ()), *(f"{re.escape(name)}$" for name in marks(model))])
-        stored = {name for file in checkpoint_files or () for name in load_state_dict(file, map_location="meta")}
-        if stored:
-            # either name may lack the prefix that models with a head have before their encoder's
-            _require(model, [t for t in _terms(model) if not any(t.endswith(name) or name.endswith(t) for name in stored)])
+        if checkpoint_files:
+            _require_terms(model, [name for file in checkpoint_files for name in load_state_dict(file, map_location="meta")])
 
-    def update_missing_keys(self, model: transformers.PreTrainedModel, missing_keys: list[str], prefix: str) -> list[str]:
-        """transformers 4 asks this, and names no files before."""
-        _require(model, set(missing_keys).intersection(_terms(model)))
-        return missing_keys
+    def update_expected_keys(
+        self, model: transformers.PreTrainedModel, expected_keys: list[str], loaded_keys: list[str]
+    ) -> list[str]:
+        """transformers 4 asks this once it knows what is stored, and names no files before."""
+        _require_terms(model, loaded_keys)
+        return expected_keys
 
     def _process_model_after_weight_loading(self, model: transformers.PreTrainedModel, **_) -> None:
         for stack, form in _parts(model):
@@ -71,14 +71,12 @@ def _parts(model: transformers.PreTrainedModel) -> Iterator[tuple[LayerStack, di
             yield stacks[part], form
 
 
-def _terms(model: transformers.PreTrainedModel) -> list[str]:
-    """Names of what the shared matrices are composed of, and their biases."""
+def _require_terms(model: transformers.PreTrainedModel, stored: Collection[str]) -> None:
+    """Raise InputError if a part of a shared matrix, or its bias, is not stored. transformers would draw it at random, and warn."""
     holders = {name: module for name, module in model.named_modules() if isinstance(module, (ResidualLinear, SharedWeights))}
-    return [f"{name}.{own}" for name, module in holders.items() for own in module.state_dict()]
-
-
-def _require(model: transformers.PreTrainedModel, missing: Collection[str]) -> None:
-    """Raise InputError if anything is missing. transformers would draw it at random, and warn."""
+    terms = [f"{name}.{own}" for name, module in holders.items() for own in module.state_dict()]
+    # either name may lack the prefix that models with a head have before their encoder's
+    missing = [term for term in terms if not any(term.endswith(name) or name.endswith(term) for name in stored)]
     if missing:
         raise InputError(
             f"{model.config.name_or_path} does not hold the model that its config.json describes: "

@@ -12,7 +12,7 @@ from conftest import run
 transformers = pytest.importorskip("residual_st.huggingface")
 pytest.importorskip("accelerate")
 from ordinary_readers import READERS  # noqa: E402
-from safetensors.torch import load_file  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 from tiny_kinds import TINY, batch_of, noise  # noqa: E402
 from tiny_kinds import make as make_kind  # noqa: E402
 from tiny_kinds import outputs as outputs_of  # noqa: E402
@@ -139,6 +139,11 @@ def test_weights_that_the_config_does_not_describe(folders, tmp_path):
     with pytest.raises(
         InputError, match="mixed does not hold the model that its config.json describes: missing keys, first model.enc"
     ):
+        AutoModelForSpeechSeq2Seq.from_pretrained(tmp_path / "mixed")
+    weights = load_file(folders / "whole" / "model.safetensors")
+    del weights["model.encoder.layers.2.fc2.up"]
+    save_file(weights, tmp_path / "mixed" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match="missing keys, first model.encoder.layers.2.fc2.up"):
         AutoModelForSpeechSeq2Seq.from_pretrained(tmp_path / "mixed")
     with pytest.raises(ValueError, match="pre-quantized"):
         form = {"encoder": {"group_size": 2}}

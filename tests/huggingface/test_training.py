@@ -34,7 +34,7 @@ def trainer(folder, output):
     settings = Seq2SeqTrainingArguments(
         output,
         max_steps=20,
-        per_device_train_batch_size=2,
+        per_device_train_batch_size=1,
         learning_rate=1e-2,
         eval_strategy="steps",
         eval_steps=10,
