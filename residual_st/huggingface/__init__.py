@@ -1,4 +1,7 @@
-"""Hugging Face's Whisper and Speech2Text with shared encoder layers. Needs the extra `transformers`."""
+"""Hugging Face's models of speech with shared layers. Needs the extra `transformers`.
+
+Imported, it registers with transformers how their folders are stored, so that `from_pretrained` reads them.
+"""
 
 import sys
 
