@@ -1,11 +1,14 @@
 """Fixtures: a small synthetic corpus, prepared once, and fairseq's own commands run on it."""
 
 import contextlib
+import functools
+import http.server
 import io
 import json
 import shutil
 import subprocess
 import sys
+import threading
 from argparse import Namespace
 from pathlib import Path
 
@@ -283,3 +286,73 @@ def exported(runs, shared_checkpoint, data) -> Path:
     if not (runs / "fp32").exists():
         cli("export", shared_checkpoint, "--data", data, "--output", runs / "fp32")
     return runs / "fp32"
+
+
+SPEECH = ROOT / "tests" / "speech" / "arctic_a0007.wav"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")  # a loop runs as long as it does, in which asyncio's own do not
+def browser():
+    """With a recording as its microphone."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as running:
+        flags = ["--no-sandbox", "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
+        flags.append(f"--use-file-for-fake-audio-capture={SPEECH}%noloop")
+        started = running.chromium.launch(executable_path=CHROMIUM, args=flags)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def page(browser):
+    """A page that notes what it asks other hosts for, and errors."""
+    context = browser.new_context(permissions=["microphone"])
+    opened = context.new_page()
+    opened.trouble = []
+    ours = ("http://127.0.0.1:", "blob:", "data:")
+    opened.on("pageerror", lambda error: opened.trouble.append(str(error)))
+    opened.on("request", lambda request: request.url.startswith(ours) or opened.trouble.append(request.url))
+    yield opened
+    assert opened.trouble == []
+    context.close()
+
+
+@pytest.fixture
+def file_server():
+    """Serves a folder's files, and returns its address."""
+    with contextlib.ExitStack() as stack:
+
+        def serve(folder: Path) -> str:
+            handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
+            server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            stack.callback(server.shutdown)
+            return f"http://127.0.0.1:{server.server_port}"
+
+        yield serve
+
+
+@pytest.fixture
+def serving():
+    """Serves folders by `residual-st serve`, and returns the page's address."""
+    processes = []
+
+    def serve(*folders: Path) -> str:
+        command = [BIN / "residual-st", "serve", *folders, "--host", "0.0.0.0", "--port", "0"]
+        processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        return processes[-1].stdout.readline().strip()
+
+    yield serve
+    for process in processes:
+        process.terminate()
+        process.communicate()
+
+
+def texts_of(page, status="Done."):
+    """Of each model, when the page says so."""
+    page.wait_for_selector(f"#status:text-is('{status}'), #status.error", timeout=180_000)
+    assert page.locator("#status").inner_text() == status
+    return page.locator("article .text").all_text_contents()

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from residual_st.errors import InputError
@@ -68,13 +69,15 @@ def entry(folder: Folder) -> dict:
 
 
 def _offered(languages: Languages) -> dict:
-    """What may be asked of a model: its tasks; its languages, each with its code and its name, or the code once more; and what it
-    does otherwise."""
-    names = {code: name for name, code in reversed(languages.names.items())}
-    sources = ([AUTO] if languages.detected else []) + [*languages.sources]
+    """What may be asked of a model: its tasks; its languages, from code to a name to show, by name; and its own direction."""
+    names = {code: name.title() for name, code in reversed(languages.names.items())}
+
+    def shown(codes: Iterable[str]) -> dict[str, str]:
+        return dict(sorted(((code, names.get(code, code)) for code in codes), key=lambda each: each[1]))
+
     return {
         "tasks": [*languages.tasks],
-        "sources": {code: names.get(code, code) for code in sources},
-        "targets": {code: names.get(code, code) for code in languages.targets},
+        "sources": ({AUTO: "detect"} if languages.detected else {}) | shown(languages.sources),
+        "targets": shown(languages.targets),
         "default": vars(languages.default),
     }

@@ -10,7 +10,7 @@ import torch
 from conftest import cli
 
 transformers = pytest.importorskip("residual_st.huggingface")
-from tiny_whisper import SPEECH, features_of, save_whisper  # noqa: E402
+from tiny_whisper import END, FIRST, GERMAN, SETTINGS, SILENCE, SPEECH, START, TRANSCRIBE, WORDS, features_of, save_whisper  # noqa: E402
 from transformers import WhisperForConditionalGeneration, WhisperTimeStampLogitsProcessor  # noqa: E402
 
 from residual_st.audio.reading import read_audio  # noqa: E402
@@ -23,18 +23,6 @@ from residual_st.runtime.rules import Rules  # noqa: E402
 from residual_st.runtime.sampling import draw  # noqa: E402
 from residual_st.runtime.search import Search  # noqa: E402
 
-END, START, ENGLISH, SILENCE, NONE, FIRST = 256, 257, 258, 262, 263, 264
-WORDS = ["<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|de|>", "<|translate|>", "<|transcribe|>", "<|nospeech|>"]
-WORDS += ["<|notimestamps|>", *(f"<|{0.02 * step:.2f}|>" for step in range(1501))]
-SETTINGS = {
-    "is_multilingual": True,
-    "lang_to_id": {"<|en|>": ENGLISH, "<|de|>": 259},
-    "task_to_id": {"translate": 260, "transcribe": 261},
-    "no_timestamps_token_id": NONE,
-    "max_initial_timestamp_index": 50,
-    "max_length": 60,
-    "begin_suppress_tokens": [32, END],
-}
 SPOKEN = Direction("transcribe", "de")
 
 
@@ -62,7 +50,7 @@ def test_texts_with_time_stamps_are_those_of_hugging_face(beam, source, model):
     search = Search(model.folder, Settings(beam=beam, max_len_b=20), SPOKEN, with_times=True)
     speech = model.source([read_audio(SPEECH, 16_000)])
     (text,) = search.believed(speech, Fallback(), np.random.default_rng(1))[:1]
-    assert text.tokens == [word for word in written if word not in (START, 259, 261, END)]
+    assert text.tokens == [word for word in written if word not in (START, GERMAN, TRANSCRIBE, END)]
     assert text.tokens[0] >= FIRST
     assert sum(word >= FIRST for word in text.tokens) > 1
 

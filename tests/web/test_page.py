@@ -1,158 +1,44 @@
 """The page in a browser, with a wav as the microphone: served, and as static files that run the model themselves."""
 
-import functools
-import http.server
+import json
 import shutil
-import subprocess
-import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import BIN, cli
+from conftest import SPEECH, cli, texts_of
 
 from residual_st.audio.lengths import Lengths
 from residual_st.audio.pauses import spans_between_pauses
 from residual_st.audio.reading import read_audio, resample
-from residual_st.runtime import Settings, Translator
-from residual_st.runtime.beam_search import BeamSearch
-from residual_st.runtime.rules import Rules
-from residual_st.runtime.settings import FAIRSEQ
-from residual_st.runtime.vocabulary import Vocabulary
-from residual_st.web.static import ORT, PAGE
+from residual_st.runtime import Translator
+from residual_st.web.static import ORT
 
-SPEECH = Path(__file__).parents[1] / "speech" / "arctic_a0007.wav"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-OURS = ("http://127.0.0.1:", "blob:", "data:")
 WIDTHS = {"desktop": (1280, 800), "phone": (390, 844)}
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as running:
-        flags = ["--no-sandbox", "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
-        flags.append(f"--use-file-for-fake-audio-capture={SPEECH}%noloop")
-        started = running.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield started
-        started.close()
+@pytest.fixture
+def served(serving, exported, with_languages):
+    return serving(exported, with_languages)
 
 
 @pytest.fixture
-def page(browser):
-    """A page that notes what it asks other hosts for, and errors."""
-    context = browser.new_context(permissions=["microphone"])
-    opened = context.new_page()
-    opened.trouble = []
-    opened.on("pageerror", lambda error: opened.trouble.append(str(error)))
-    opened.on("request", lambda request: request.url.startswith(OURS) or opened.trouble.append(request.url))
-    yield opened
-    assert opened.trouble == []
-    context.close()
-
-
-def texts_of(page, status="Done."):
-    page.wait_for_selector(f"#status:text-is('{status}')", timeout=180_000)
-    return page.locator("article .text").all_text_contents()
-
-
-@pytest.fixture
-def served(exported, with_languages):
-    command = [BIN / "residual-st", "serve", exported, with_languages, "--host", "0.0.0.0", "--port", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    yield process.stdout.readline().strip()
-    process.terminate()
-    process.communicate()
-
-
-@pytest.fixture
-def static(runs, shared_checkpoint, with_languages, data):
-    """A folder with the page in it, behind a plain file server."""
+def static(runs, shared_checkpoint, with_languages, data, file_server):
+    """The page in a folder behind a plain file server, with another model, which an earlier release exported."""
     if not any(ORT.glob("*.wasm")):
         pytest.skip("onnxruntime-web is not vendored: make web")
     if not (runs / "web").exists():
-        cli("export", shared_checkpoint, "--data", data, "--output", runs / "web", "--precision", "int8", "--web", with_languages)
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=runs / "web")
-    files = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=files.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{files.server_port}/index.html"
-    files.shutdown()
-
-
-@pytest.fixture
-def scripts(page):
-    """The page's own modules, to be imported by it."""
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=PAGE)
-    files = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=files.serve_forever, daemon=True).start()
-    page.goto(f"http://127.0.0.1:{files.server_port}/page.css")
-    yield page
-    files.shutdown()
-
-
-LETTERS = ["Ġ", "a", "Ã", "¤", "ð", "Ł", "Ļ", "Ĥ", " x y", "é", "ï", "»", "¿", ".", "'s"]
-PIECES = [
-    "▁",
-    "▁die",
-    "e",
-    *(f"<0x{byte:02X}>" for byte in (0x61, 0xE7, 0x88, 0xB1, 0xF0, 0x9F, 0xED, 0xA0, 0xEF, 0xBB, 0xBF, 0xC0)),
-]
-
-
-@pytest.mark.parametrize("pieces, symbols", [("bytes", LETTERS), ("sentencepiece", PIECES), ("words", PIECES)])
-def test_texts_of_the_page(pieces, symbols, scripts):
-    fields = {"start": 0, "begin": [], "eos": 0, "pad": None, "unk": None, "hidden": [1]}
-    fields |= {"symbols": symbols, "pieces": pieces, "replaced": [[" .", "."], [" 's", "'s"]]}
-    draw = np.random.default_rng(1)
-    rows = [draw.integers(len(symbols), size=draw.integers(9)).tolist() for _ in range(2000)]
-    written = scripts.evaluate(
-        "async ([fields, rows]) => { const { text } = await import('/vocabulary.js'); return rows.map(row => text(fields, row)); }",
-        [fields, rows],
-    )
-    assert written == [Vocabulary(**fields).text(row) for row in rows]
-
-
-@pytest.mark.parametrize(
-    "settings, words",
-    [
-        ({}, {}),
-        ({"beam": 3, "lenpen": 0.3, "early_stopping": False, "min_len": 4}, {"prompted": True, "begin": [5, 6]}),
-        ({"beam": 1, "early_stopping": False, "max_len_b": 6}, {"begin": [5], "suppressed": [2, 7, 9], "begin_suppressed": [4, 1]}),
-        ({"beam": 4, "early_stopping": False}, {"prompted": True, "begin": [8], "suppressed": [3], "begin_suppressed": [1, 10]}),
-    ],
-)
-def test_the_search_of_the_page(settings, words, scripts):
-    """Of a made-up decoder, whose next words depend on the last and on how many there are."""
-    fields = {"start": 0, "begin": [], "eos": 1, "pad": 2, "unk": None, "hidden": []}
-    fields |= {"symbols": [str(number) for number in range(12)], "pieces": "words", **words}
-    complete = Settings(**settings).completed(FAIRSEQ)
-    for seed in range(8):
-        table = np.random.default_rng(seed).normal(0, 1.5, (40, 12, 12))
-        table[:, :, 1] += 0.5
-        table = (table - np.log(np.exp(table).sum(-1, keepdims=True))).astype(np.float32)
-        vocabulary, count = Vocabulary(**fields), iter(range(40))
-        prompt, prefix = vocabulary.opening([])
-        longest = min(complete.max_len_b, 30)
-        search = BeamSearch(
-            lambda last, order: table[next(count)][last],  # noqa: B023
-            None,
-            Rules(vocabulary, complete, longest, prefix),
-            complete,
-            prompt,
-        )
-        ((best,),) = search.run(1)
-        found = scripts.evaluate(
-            """async ([table, fields, settings, longest]) => {
-                const { search } = await import('/beam_search.js'), { opening } = await import('/vocabulary.js');
-                let count = 0;
-                const step = last => { const row = table[count++]; return Float32Array.from(last.flatMap(word => row[word])); };
-                return search(step, fields, settings, { longest, ...opening(fields, []) });
-            }""",
-            [table.tolist(), fields, vars(complete), longest],
-        )
-        assert found == best.tokens
+        earlier = shutil.copytree(with_languages, runs / "earlier")
+        description = json.loads((earlier / "model.json").read_text(encoding="utf-8"))
+        targets = description.pop("languages")["targets"]
+        vocabulary = {
+            **description["vocabulary"],
+            "languages": {name: words[0] for name, words in targets.items()},
+            "default": None,
+        }
+        description = {**description, "format": 2, "vocabulary": vocabulary}
+        (earlier / "model.json").write_text(json.dumps(description), encoding="utf-8")
+        cli("export", shared_checkpoint, "--data", data, "--output", runs / "web", "--precision", "int8", "--web", earlier)
+    return f"{file_server(runs / 'web')}/index.html"
 
 
 def test_served(page, served, exported, with_languages):

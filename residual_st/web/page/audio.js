@@ -4,16 +4,10 @@ const CANCELLED = 0.01; // of the loudest channel's energy
 
 // A recording in any format that the browser reads -> mono Float32Array at `rate` Hz.
 export async function decode(buffer, rate) {
-  const context = new AudioContext();
-  let decoded;
-  try {
-    decoded = await context.decodeAudioData(buffer);
-  } catch {
+  // a context of this rate resamples what it decodes, once, and nothing of a file at this rate
+  return mixed(await new OfflineAudioContext(1, 1, rate).decodeAudioData(buffer).catch(() => {
     throw new Error("This file cannot be read as audio.");
-  } finally {
-    context.close();
-  }
-  return resample(mixed(decoded), decoded.sampleRate, rate);
+  }));
 }
 
 // Mono samples at one rate -> at another.

@@ -1,22 +1,18 @@
 // The beam search of residual_st/runtime/beam_search.py, for one utterance.
 
-// The words of the best text. `step` takes last words and the rows that they continue, and returns log-probabilities, row by row.
-// `longest`, `prompt` and `prefix` are as there, and `settings` are complete.
-export async function search(step, vocabulary, settings, { longest, prompt, prefix }) {
-  const { symbols, pad, eos, suppressed = [], begin_suppressed: beginSuppressed = [] } = vocabulary;
-  const { beam, lenpen, min_len: minLen, early_stopping: earlyStopping } = settings;
-  const never = new Set([...suppressed, pad]), notFirst = new Set(beginSuppressed);
-  const size = symbols.length, order = Array.from({ length: beam }, (_, index) => index);
+// The best text: its words, and their mean log-probability. `step` takes last words and the rows that they continue, and returns
+// log-probabilities, row by row; `rules`, `settings` and `prompt` are as there.
+export async function search(step, rules, settings, prompt) {
+  const { beam, lenpen, early_stopping: earlyStopping } = settings, { eos, longest } = rules;
+  const order = Array.from({ length: beam }, (_, index) => index);
   for (const word of prompt.slice(0, -1)) await step(order.map(() => word), order);
   let finished = [], rows = order.map(origin => ({ tokens: [], score: 0, origin }));
   for (let length = 0; length <= longest; length++) {
     const logProbs = await step(rows.map(row => row.tokens.at(-1) ?? prompt.at(-1)), rows.map(row => row.origin));
-    const allowed = word => {
-      if (length === longest) return word === eos;
-      if (length < prefix.length) return word === prefix[length];
-      return !(never.has(word) || (length === prefix.length && notFirst.has(word)) || (word === eos && length < minLen));
-    };
-    const candidates = best(logProbs, size, length === 0 ? rows.slice(0, 1) : rows, 2 * beam, allowed);
+    const size = logProbs.length / beam;
+    const alive = length === 0 ? rows.slice(0, 1) : rows; // at first all hypotheses are alike
+    const candidates = best(2 * beam, alive.map(({ tokens, score }, row) => (
+      { score, logProbs: rules.allowed(logProbs.subarray(row * size, (row + 1) * size), tokens) })));
     const weight = (length + 1) ** lenpen;
     for (const { word, row, score } of candidates.slice(0, beam)) {
       if (word !== eos || (earlyStopping && finished.length === beam)) continue;
@@ -30,21 +26,19 @@ export async function search(step, vocabulary, settings, { longest, prompt, pref
     while (going.length < beam) going.push({ ...going[0], score: -Infinity }); // behind a prefix there is one
     rows = going.map(({ word, row, score }) => ({ tokens: [...rows[row].tokens, word], score, origin: row }));
   }
-  return finished[0].tokens;
+  return finished[0];
 }
 
-// The `count` best continuations, from above.
-function best(logProbs, size, rows, count, allowed) {
+// The `count` best continuations of rows with their scores so far, from above.
+function best(count, rows) {
   const found = [];
-  rows.forEach((row, index) => {
-    for (let word = 0; word < size; word++) {
-      const score = row.score + logProbs[index * size + word];
-      if ((found.length === count && score <= found.at(-1).score) || !(score > -Infinity) || !allowed(word)) continue;
-      let at = found.length;
-      while (at > 0 && found[at - 1].score < score) at--;
-      found.splice(at, 0, { word, row: index, score });
-      if (found.length > count) found.pop();
-    }
-  });
+  rows.forEach(({ score: soFar, logProbs }, row) => logProbs.forEach((logProb, word) => {
+    const score = soFar + logProb;
+    if ((found.length === count && score <= found.at(-1).score) || score === -Infinity) return;
+    let at = found.length;
+    while (at > 0 && found[at - 1].score < score) at--;
+    found.splice(at, 0, { word, row, score });
+    if (found.length > count) found.pop();
+  }));
   return found;
 }

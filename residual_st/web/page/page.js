@@ -1,6 +1,8 @@
 // The page: what is recorded or chosen goes to each model in turn.
 
 import { decode, record } from "./audio.js";
+import { asked, choose, nameOf, offer } from "./direction.js";
+import { AUTO } from "./languages.js";
 
 const element = id => document.getElementById(id);
 const status = (text, isError = false) => {
@@ -23,24 +25,20 @@ async function start() {
     card.querySelector(".size").textContent = `${model.megabytes.toFixed(1)} MB`;
     element("models").append(card);
     const loaded = await load(model).catch(error => { throw new Error(`${model.name} cannot be loaded: ${error.message}`); });
+    offer(card, model.languages);
     models.push({ card, ...loaded });
-    offer(card, loaded.languages);
   }
   element("record").disabled = element("file").disabled = false;
   status("Ready.");
 }
 
-// The languages of a model, beside it. What is chosen for one is chosen for all that have it.
-function offer(card, languages) {
-  const select = card.querySelector("select");
-  select.append(...languages.map(name => new Option(name)));
-  card.querySelector(".language").hidden = !languages.length;
-  select.addEventListener("change", () => {
-    for (const other of models) if (other.languages.includes(select.value)) other.card.querySelector("select").value = select.value;
-  });
-}
+// What is chosen for one model is chosen for all that have it.
+element("models").addEventListener("change", ({ target }) => {
+  for (const { card } of models) choose(card, target.name, target.value);
+});
 
 async function translate(blob) {
+  status("Translating…");
   element("record").disabled = element("file").disabled = true;
   element("playback").hidden = false;
   if (element("playback").src) URL.revokeObjectURL(element("playback").src);
@@ -50,13 +48,12 @@ async function translate(blob) {
     const buffer = await blob.arrayBuffer();
     for (const model of models) {
       const samples = await decode(buffer.slice(0), model.rate);
-      status("Translating…");
-      const language = model.languages.length ? model.card.querySelector("select").value : null;
-      const began = performance.now();
-      const text = await model.translate(samples, language);
+      const direction = asked(model.card), began = performance.now();
+      const { text, source_lang: spoken } = await model.translate(samples, direction);
       const seconds = (performance.now() - began) / 1000, length = samples.length / model.rate;
       model.card.querySelector(".text").textContent = text || "(no speech)";
       model.card.querySelector(".time").textContent =
+        (spoken !== AUTO && direction.source_lang === AUTO ? `Detected: ${nameOf(model.card, spoken)}. ` : "") +
         `${seconds.toFixed(2)} s for ${length.toFixed(1)} s of speech, ${(length / seconds).toFixed(1)} times real time`;
     }
     status("Done.");

@@ -4,7 +4,8 @@ import * as ort from "./ort/ort.wasm.min.mjs";
 import { resample } from "./audio.js";
 
 const RATE = 16000, FRAME = 512, CONTEXT = 64, BLOCK_FRAMES = 4096, STATE = [1, 1, 128], PEAK = 0.5;
-const BEGIN = 0.5, END = 0.35, PAUSE = 7, LEAST = 4, MARGIN = 3, STEP = 128, SILENCE = 1e-6, AROUND = 9, SHORT = 1, CLOSE = 2;
+const BEGIN = 0.5, END = 0.35, PAUSE = 7, LEAST = 4, MARGIN = 3, STEP = 128, SILENCE = 1e-6, AROUND = 9, SHORT = 1;
+export const CLOSE = 2; // seconds: pieces that lie further apart are not joined
 const steps = seconds => Math.floor(seconds * RATE / STEP);
 let detector = null;
 

@@ -15,7 +15,22 @@ from transformers import (
 
 from residual_st.audio.reading import read_audio
 
-SPEECH = Path(__file__).parents[1] / "speech" / "arctic_a0007.wav"
+SPEECH = Path(__file__).with_name("speech") / "arctic_a0007.wav"
+
+
+# of one of two languages, with time stamps; the words before these are the 256 bytes
+END, START, ENGLISH, GERMAN, TRANSLATE, TRANSCRIBE, SILENCE, NONE, FIRST = range(256, 265)
+WORDS = ["<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|de|>", "<|translate|>", "<|transcribe|>", "<|nospeech|>"]
+WORDS += ["<|notimestamps|>", *(f"<|{0.02 * step:.2f}|>" for step in range(1501))]
+SETTINGS = {
+    "is_multilingual": True,
+    "lang_to_id": {"<|en|>": ENGLISH, "<|de|>": GERMAN},
+    "task_to_id": {"translate": TRANSLATE, "transcribe": TRANSCRIBE},
+    "no_timestamps_token_id": NONE,
+    "max_initial_timestamp_index": 50,
+    "max_length": 60,
+    "begin_suppress_tokens": [32, END],
+}
 
 
 def bytes_tokenizer(special: list[str], added: tuple = ()) -> PreTrainedTokenizerFast:

@@ -1,0 +1,36 @@
+// What may be asked of a model, as choices beside its name: the task, the spoken language and the language of the text.
+
+import { TRANSCRIBE } from "./languages.js";
+
+const selectsOf = card => Object.fromEntries([...card.querySelectorAll(".direction select")].map(select => [select.name, select]));
+
+// Offers what a model does, as models.json has it.
+export function offer(card, { tasks, sources, targets, default: own }) {
+  const selects = selectsOf(card);
+  const offered = { task: Object.fromEntries(tasks.map(name => [name, name])), source_lang: sources, target_lang: targets };
+  for (const [name, table] of Object.entries(offered)) {
+    const choices = Object.entries(table);
+    selects[name].append(...choices.map(([code, label]) => new Option(label, code)));
+    selects[name].disabled = choices.length < 2;
+    choose(card, name, own[name]);
+  }
+}
+
+// Has one thing chosen, of a model that offers it.
+export function choose(card, name, value) {
+  const selects = selectsOf(card);
+  if ([...selects[name].options].some(option => option.value === value)) selects[name].value = value;
+  for (const select of Object.values(selects)) select.closest("label").hidden = !select.options.length;
+  if (selects.task.value === TRANSCRIBE) selects.target_lang.closest("label").hidden = true;
+}
+
+// What is chosen, null where there is nothing to choose: what `wordsOf` and the server take.
+export function asked(card) {
+  const selects = Object.entries(selectsOf(card));
+  return Object.fromEntries(selects.map(([name, select]) => [name, select.closest("label").hidden ? null : select.value]));
+}
+
+// The name of a model's source language, as it is offered.
+export function nameOf(card, source) {
+  return [...selectsOf(card).source_lang.options].find(option => option.value === source).text;
+}

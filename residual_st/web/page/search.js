@@ -1,0 +1,53 @@
+// The search for texts in one direction, and until one is believed: residual_st/runtime/search.py.
+
+import { search as beamSearch } from "./beam_search.js";
+import { isGuess, repeatsItself } from "./fallback.js";
+import { wordsOf } from "./languages.js";
+import { Rules } from "./rules.js";
+import { draw } from "./sampling.js";
+import { opening } from "./vocabulary.js";
+
+// as in residual_st/runtime/settings.py
+const FAIRSEQ = { beam: 5, lenpen: 1, unkpen: 0, max_len_a: 0, max_len_b: 200, min_len: 1, early_stopping: true };
+
+export class Search {
+  // `description` is a folder's, `direction` known in full; `withTimes`: whether texts have the model's own time stamps.
+  constructor(description, direction, withTimes) {
+    const { prompt, prefix } = opening(description.vocabulary, wordsOf(description.languages, direction));
+    this.vocabulary = description.vocabulary;
+    this.settings = { ...FAIRSEQ, ...description.settings };
+    this.timestamps = withTimes ? description.timestamps : null;
+    this.silence = description.timestamps?.silence;
+    this.prompt = prompt.filter(word => word !== this.timestamps?.none);
+    this.prefix = prefix;
+  }
+
+  // The best text of an encoded utterance.
+  best(source) {
+    return beamSearch(source.decoding(this.settings.beam), this.rules(source), this.settings, this.prompt);
+  }
+
+  // A text by chance; at temperature 0 the likeliest words.
+  drawn(source, temperature, random) {
+    return draw(source.decoding(1), this.rules(source), this.prompt, temperature, random);
+  }
+
+  // The text of the first search that is believed, or of the last; null for silence.
+  async believed(source, fallback, random) {
+    // the likeliest words with time stamps are weighed among those that may follow, as Whisper's authors do it
+    const isGreedy = this.timestamps !== null && this.settings.beam === 1;
+    let text = null;
+    for (const temperature of fallback.temperatures ?? [0]) {
+      text = await (temperature || isGreedy ? this.drawn(source, temperature, random) : this.best(source));
+      const guessed = isGuess(fallback, text);
+      if (guessed && Math.exp((await source.firstWords())[this.silence]) > (fallback.no_speech ?? Infinity)) return null;
+      if (!guessed && !await repeatsItself(fallback, text, this.vocabulary)) break;
+    }
+    return text;
+  }
+
+  rules(source) {
+    const longest = source.longestText(this.settings, this.prompt.length);
+    return new Rules(this.vocabulary, this.settings, longest, this.prefix, this.timestamps);
+  }
+}

@@ -1,0 +1,95 @@
+"""A Whisper of several languages in the page, beside `residual-st translate`."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import SPEECH, cli, texts_of
+
+pytest.importorskip("residual_st.huggingface")
+from tiny_whisper import SETTINGS, WORDS, save_whisper  # noqa: E402
+
+from residual_st.audio.reading import read_audio  # noqa: E402
+from residual_st.runtime import Translator  # noqa: E402
+from residual_st.web.static import ORT  # noqa: E402
+
+RATE = 16_000
+HEARD = {"de": "Detected: German.", "en": "Detected: English.", "auto": "Detected"}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Two models, of one hypothesis and of three, the first with the page. What they write of windows is believed: random texts are
+    guesses, and what is searched again is drawn by chance."""
+    if not any(ORT.glob("*.wasm")):
+        pytest.skip("onnxruntime-web is not vendored: make web")
+    made = tmp_path_factory.mktemp("whispers")
+    for name, beam in (("three", 3), ("one", 1)):
+        save_whisper(made / f"source-{name}", WORDS, **SETTINGS, num_beams=beam)
+        cli("export", made / f"source-{name}", "--output", made / name, *(["--web", made / "three"] if beam == 1 else []))
+        description = json.loads((made / name / "model.json").read_text(encoding="utf-8"))
+        (made / name / "model.json").write_text(json.dumps({**description, "fallback": {}}), encoding="utf-8")
+    return made / "one", made / "three"
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory):
+    """A sentence, half a minute and more with a long pause in it, and silence."""
+    speech, folder = read_audio(SPEECH, RATE), tmp_path_factory.mktemp("recordings")
+    quiet = np.zeros(RATE // 2, np.float32)
+    talk = [part for _ in range(9) for part in (speech, quiet)]
+    made = {"sentence": [speech], "talk": [*talk, *[quiet] * 10, speech], "silence": [quiet] * 6}
+    for name, parts in made.items():
+        soundfile.write(folder / f"{name}.wav", np.concatenate(parts), RATE)
+    assert len(np.concatenate(talk)) > 35 * RATE
+    return folder
+
+
+def transcript(folder, recording, task, source):
+    return Translator(folder, task=task, source_lang=source).translate(recording)
+
+
+def choices(page, name):
+    return page.locator(f"article >> nth=0 >> select[name={name}] option").all_text_contents()
+
+
+def test_a_whisper_of_several_languages(page, folders, recordings, file_server):
+    page.goto(f"{file_server(folders[0])}/index.html")
+    texts_of(page, "Ready.")
+    assert sorted(choices(page, "task")) == ["transcribe", "translate"]
+    assert choices(page, "source_lang") == ["detect", "English", "German"]
+    assert choices(page, "target_lang") == ["English"]
+    target = page.locator("article >> nth=0 >> select[name=target_lang]")
+    assert not target.is_visible(), "what is transcribed is in the language that is spoken"
+    seen = set()
+    for recording, task, source in (
+        ("sentence", "transcribe", "auto"),
+        ("sentence", "transcribe", "de"),
+        ("sentence", "translate", "de"),
+        ("sentence", "translate", "auto"),
+        ("talk", "translate", "auto"),
+        ("talk", "transcribe", "de"),
+        ("silence", "transcribe", "auto"),
+    ):
+        page.locator("article >> nth=0 >> select[name=task]").select_option(task)  # and the other model's with it
+        page.locator("article >> nth=0 >> select[name=source_lang]").select_option(source)
+        assert target.is_visible() == (task == "translate")
+        page.set_input_files("#file", recordings / f"{recording}.wav")
+        made = [transcript(folder, recordings / f"{recording}.wav", task, source) for folder in folders]
+        assert texts_of(page) == [each.text or "(no speech)" for each in made], (recording, task, source)
+        for line, each in zip(page.locator("article .time").all_text_contents(), made):
+            assert line.startswith(HEARD[each.direction.source_lang]) == (source == "auto" and recording != "silence")
+        seen.update(each.text for each in made)
+    assert len(seen) > 8, "each of these is another text"
+
+
+def test_a_served_whisper(page, folders, recordings, serving):
+    page.goto(serving(folders[0]))
+    texts_of(page, "Ready.")
+    for task, source in (("translate", "de"), ("transcribe", "auto")):
+        page.locator("select[name=task]").select_option(task)
+        page.locator("select[name=source_lang]").select_option(source)
+        page.set_input_files("#file", recordings / "sentence.wav")
+        assert texts_of(page) == [transcript(folders[0], recordings / "sentence.wav", task, source).text]
+    assert page.locator(".time").inner_text().startswith("Detected: ")
