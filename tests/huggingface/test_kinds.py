@@ -101,6 +101,14 @@ def test_through_the_commands(name, audio, tmp_path):
     assert ordinary.state_dict().keys() == dense.state_dict().keys()
 
 
+def test_seamless_writes_what_is_asked_for(audio, tmp_path):
+    make("seamless, text", tmp_path / "dense")
+    for asked, written in (([], "eng"), (["--target-lang", "deu"], "deu")):
+        calibration = ["--calibration", audio, "--calibration-batches", "1", *asked, "--json"]
+        figures = json.loads(cli("compress", tmp_path / "dense", "--output", tmp_path / written, *calibration).stdout)
+        assert [row["target_lang"] for row in figures["calibrated_on"]] == [written]
+
+
 def test_what_training_alone_uses_may_be_missing(tmp_path):
     """As in folders of models that were not trained in transformers; and nothing else may."""
     model, extractor = make("wav2vec2", tmp_path / "dense")

@@ -81,6 +81,7 @@ def seamless(name: str):
     }
     model = getattr(transformers, name)(transformers.SeamlessM4Tv2Config(**small, **WORDS))
     model.generation_config.text_decoder_lang_to_code_id = {"eng": 7, "deu": 8}
+    model.generation_config._from_model_config = False  # so that it is read from its file
     return model, transformers.SeamlessM4TFeatureExtractor(stride=STRIDE)
 
 
