@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint",
         metavar="DENSE",
-        help="checkpoint of an s2t_transformer of any size, or folder of Hugging Face's Whisper or Speech2Text",
+        help="checkpoint of a fairseq model, or folder of a Hugging Face one (docs/kinds.md)",
     )
     add_output_arguments(parser, "X", "checkpoint, or folder, to write")
     parser.add_argument("--group-size", type=int, metavar="K", help="layers that share one matrix (default: 3, or by the budget)")
