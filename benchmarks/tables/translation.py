@@ -1,0 +1,62 @@
+"""Tables from the rows of benchmarks/translation.py."""
+
+import numpy as np
+
+from residual_st.evaluation.scores import score_interval
+from tables.common import github, read
+
+LANGUAGES = ("es", "fr", "it")
+
+
+def translation() -> str:
+    """What was translated: BLEU by language."""
+    rows = [row for row in read("translation") if row["scores"]]
+    dense = next((row for row in rows if row["system"] == "dense"), None)
+    lines = []
+    for row in sorted(rows, key=_size):
+        scores = [row["scores"][language] for language in LANGUAGES]
+        mean = _mean(row)
+        lines.append(
+            [
+                row["system"],
+                *_kept(row),
+                *(str(score_interval("bleu", [np.array(each["counts"], float)])) for each in scores),
+                f"{mean:.1f}" if row is dense else f"{mean:.1f} ({mean - _mean(dense):+.1f})",
+                " / ".join(f"{each['chrf']:.1f} ± {each['chrf_interval']:.1f}" for each in scores),
+                _minutes(row),
+            ]
+        )
+    return github(lines, ["system", *_KEPT, *(f"BLEU {name} (95 %)" for name in LANGUAGES), "mean", "chrF (95 %)", "core minutes"])
+
+
+def translation_losses() -> str:
+    """The loss of every system, over the dense model's."""
+    rows = [row for row in read("translation") if row["system"] != "dense"]
+    lines = [
+        [row["system"], *_kept(row), *(f"{row['loss_ratio'][name]:.2f}" for name in LANGUAGES), f"{_loss(row):.2f}", _minutes(row)]
+        for row in sorted(rows, key=lambda row: (_size(row), _loss(row)))
+    ]
+    return github(lines, ["system", *_KEPT, *LANGUAGES, "mean", "core minutes"])
+
+
+_KEPT = ["encoder", "decoder", "whole"]
+
+
+def _kept(row: dict) -> list[str]:
+    return [f"{row['kept'][part]:.0%}" for part in ("encoder", "decoder", "model")]
+
+
+def _size(row: dict) -> tuple:
+    return tuple(-round(row["kept"][part], 2) for part in ("decoder", "encoder"))
+
+
+def _mean(row: dict) -> float:
+    return sum(row["scores"][name]["bleu"] for name in LANGUAGES) / len(LANGUAGES)
+
+
+def _loss(row: dict) -> float:
+    return sum(row["loss_ratio"].values()) / len(row["loss_ratio"])
+
+
+def _minutes(row: dict) -> str:
+    return "" if row["system"] == "dense" else f"{row['core_seconds'] / 60:.1f}"
