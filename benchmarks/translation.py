@@ -28,11 +28,13 @@ import numpy as np
 import real_models
 import torch
 from sacrebleu.metrics import CHRF
-from torch import nn
+from torch import Tensor, nn
 
 from residual_st.audio.reading import read_audio
 from residual_st.benchmark import results
 from residual_st.compression import Calibration, compress
+from residual_st.compression.allocation import Spectrum, allocate
+from residual_st.compression.layer_weights import Metric
 from residual_st.compression.moments import gather
 from residual_st.evaluation.generated import Sentence
 from residual_st.evaluation.scores import bleu, ngram_counts
@@ -40,7 +42,7 @@ from residual_st.huggingface import audio_calibration, load
 from residual_st.huggingface.calibration import HeldOut
 from residual_st.huggingface.generation import greedy_words
 from residual_st.progress import progress, show_progress
-from residual_st.sharing import matrix_parameters
+from residual_st.sharing import matrices, matrix_parameters
 from residual_st.stacks import stack_of
 
 RESULTS = Path(__file__).parent / "results" / "translation.jsonl"
@@ -147,6 +149,55 @@ def whole(model: nn.Module, material: Material, encoder: float, decoder: float) 
     return {**made, "decoder_ranks": str(result.form.ranks)}
 
 
+@torch.no_grad()
+def in_one_basis(model: nn.Module, material: Material, weight_fraction: float, group_size: int) -> dict:
+    """Basis Sharing (Wang et al., arXiv 2410.03765): adjacent layers have one basis for each kind of matrix, and thin coefficients.
+
+    `W[l] = P C[l]`, or `C[l] P` where the inputs are the longer side, by the same metric and budget as everything here; not
+    corrected. With groups of one this is low rank. The model keeps dense weights of that rank; what they would take is returned.
+    """
+    layers = stack_of(model).layers
+    groups = [range(start, min(start + group_size, len(layers))) for start in range(0, len(layers), group_size)]
+    kinds = [(group, name) for group in groups for name, _ in matrices(layers[0])]
+    shared = [_basis(layers, material.moments, group, name) for group, name in kinds]
+    ranks = allocate([spectrum for spectrum, _ in shared], int(weight_fraction * matrix_parameters(layers)))
+    for (group, name), (_, in_basis), rank in zip(kinds, shared, ranks):
+        for index, weight in zip(group, in_basis(rank)):
+            linear = layers[index].get_submodule(name)
+            if linear.bias is not None:
+                linear.bias.add_((linear.weight.double() - weight) @ material.moments[index][name].input_mean)
+            linear.weight.copy_(weight)
+    kept = sum(
+        spectrum.whole if rank == len(spectrum.energies) else rank * spectrum.cost for (spectrum, _), rank in zip(shared, ranks)
+    )
+    return {"ranks": str(ranks), "kept_encoder": round(kept / matrix_parameters(layers), 4)}
+
+
+def _basis(layers: nn.ModuleList, moments: list, group: range, name: str) -> tuple[Spectrum, Callable]:
+    """What each rank of a basis wins, and the weights of a group's layers in the leading directions of it, from the rank."""
+    weights = [layers[index].get_submodule(name).weight.double() for index in group]
+    metrics = [moments[index][name].metric() for index in group]
+    rows, columns = weights[0].shape
+    if columns > rows:  # the inputs are in one basis
+        weights = [weight.T for weight in weights]
+        metrics = [Metric(metric.outputs, metric.inputs) for metric in metrics]
+    common = torch.linalg.cholesky(sum(metric.outputs for metric in metrics) / len(metrics))
+    own = [torch.linalg.cholesky(metric.inputs) for metric in metrics]
+    white = torch.cat([common.T @ weight @ root for weight, root in zip(weights, own)], dim=1)
+    squares, vectors = torch.linalg.eigh(white @ white.T)
+    cost = max(rows, columns) + len(group) * min(rows, columns)
+
+    def in_basis(rank: int) -> list[Tensor]:
+        if rank == len(squares):
+            found = weights
+        else:
+            basis = torch.linalg.solve_triangular(common.T, vectors[:, -rank:], upper=True)
+            found = [basis @ (vectors[:, -rank:].T @ common.T @ weight) for weight in weights]
+        return [weight.T for weight in found] if columns > rows else found
+
+    return Spectrum(squares.flip(0).clamp_min(0), cost, len(group) * rows * columns), in_basis
+
+
 @dataclass(frozen=True)
 class System:
     """What makes a model smaller, in place, and the languages of the audio that it is given for that."""
@@ -160,11 +211,12 @@ def systems() -> dict[str, System]:
     for size in SIZES:
         compressed = partial(real_models.compressed, weight_fraction=size)
         made[f"compressed-{size}"] = System(compressed)
-        made[f"low-rank-{size}"] = System(partial(real_models.low_rank, weight_fraction=size))
         made[f"lite-asr-{size}"] = System(partial(real_models.lite_asr, weight_fraction=size))
         made[f"lite-asr-uniform-{size}"] = System(partial(real_models.lite_asr, weight_fraction=size, uniform=True))
+        for group_size in (1, 2, 3, 6):
+            made[f"basis-{group_size}-{size}"] = System(partial(in_one_basis, weight_fraction=size, group_size=group_size))
         for group_size in (2, 3, 6):
-            made[f"shared-{group_size}-{size}"] = System(partial(compressed, group_size=group_size))
+            made[f"shared-{group_size}-{size}"] = System(partial(compressed, group_size=group_size, correct=False))
         for language in LANGUAGES:
             made[f"compressed-{size}-on-{language}"] = System(compressed, (language,))
     return made
@@ -180,12 +232,19 @@ def row_of(name: str, system: System, whisper: Path, test: Test, materials: Call
     material, model = materials(system.languages), load(whisper)
     dense, start = parameters(model), time.process_time()
     made = system.make(model, material)
+    kept = {part: round(count / dense[part], 4) for part, count in parameters(model).items()}
+    if "kept_encoder" in made:  # of weights that are composed here
+        kept = {
+            **kept,
+            "encoder": made["kept_encoder"],
+            "model": round(1 - (1 - made["kept_encoder"]) * dense["encoder"] / dense["model"], 4),
+        }
     return {
         "system": name,
         "seed": 1,
         "languages": system.languages,
         "core_seconds": round(time.process_time() - start + material.seconds),
-        "kept": {part: round(count / dense[part], 4) for part, count in parameters(model).items()},
+        "kept": kept,
         "loss_ratio": {language: round(loss / test.dense_loss[language], 4) for language, loss in test.losses(model).items()},
         "scores": test.scores(model) if translated else {},
         **made,

@@ -38,6 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--encoder-weight-fraction", type=float, metavar="F", help="kept matrix weights; chooses ranks and group size"
     )
     size.add_argument(
+        "--weight-fraction",
+        type=float,
+        metavar="F",
+        help="kept matrix weights of encoder and decoder together; chooses that of each, and needs --calibration",
+    )
+    size.add_argument(
         "--max-loss",
         type=percentage,
         metavar="P%",
@@ -114,11 +120,13 @@ def run(args: argparse.Namespace) -> int:
     if args.refine_batches is None:
         # a half-minute makes three of refinement's windows, each of which is then gone through four times
         args.refine_batches = math.ceil(args.refine_updates / 12) if Path(args.checkpoint).is_dir() else 0
+    if args.weight_fraction and args.decoder_weight_fraction:
+        raise InputError("--weight-fraction chooses the decoder's size; leave out --decoder-weight-fraction")
     if args.refine_batches < 0:
         raise InputError(f"--refine-batches {args.refine_batches} must be at least 0")
     if args.refine_batches and not args.refine_updates:
         raise InputError(f"--refine-batches {args.refine_batches} needs --refine-updates")
-    for name in ("refine_updates", "config_yaml", "subset", "valid_subset", "max_loss", *_DIRECTION):
+    for name in ("refine_updates", "config_yaml", "subset", "valid_subset", "max_loss", "weight_fraction", *_DIRECTION):
         if getattr(args, name) and not args.calibration:
             raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)} needs --calibration DATA")
     figures = _compress_folder(args) if Path(args.checkpoint).is_dir() else _compress_checkpoint(args)
@@ -197,7 +205,11 @@ def _forms(args: argparse.Namespace, model) -> dict[str, dict]:
     from residual_st.stacks import stack_of
 
     forms = {"encoder": _encoder_form(args, stack_of(model))}
-    if decoder_form := _decoder_form(args):
+    if args.weight_fraction:
+        forms["decoder"] = {**_wanted_form(args, "decoder"), "pattern": args.decoder_sharing_pattern or "adjacent"}
+        for form in forms.values():
+            form["weight_fraction"] = args.weight_fraction
+    elif decoder_form := _decoder_form(args):
         forms["decoder"] = decoder_form
     for part, form in forms.items():
         plan_form(stack_of(model, part), **form, calibrated=bool(args.calibration))
@@ -210,13 +222,20 @@ def _compress_parts(args: argparse.Namespace, model, forms: dict[str, dict], cal
     Args:
         decode: what runs the decoder's layers, as the calibration's `encode` runs the encoder's.
     """
+    from residual_st.compression import fractions_of_parts
     from residual_st.stacks import stack_of
 
+    moments = {}
+    if args.weight_fraction:
+        stacks = {part: stack_of(model, part) for part in forms}
+        fractions, moments = fractions_of_parts(model, stacks, calibration, args.weight_fraction, args.diagonal)
+        forms = {part: {**form, "weight_fraction": fractions[part]} for part, form in forms.items()}
+        moments.pop("decoder")
     compressed = {}
     for part, form in forms.items():  # the decoder is calibrated on what it reads from now on
         if calibration and part == "decoder":
             calibration = replace(calibration, encode=decode)
-        compressed[part], probes = _compress(args, model, stack_of(model, part), form, calibration)
+        compressed[part], probes = _compress(args, model, stack_of(model, part), form, calibration, moments.get(part))
     return compressed, probes
 
 
@@ -224,13 +243,13 @@ def _figures(compressed: dict) -> dict:
     return {name: value for part, outcome in compressed.items() for name, value in figures_of(part, outcome).items()}
 
 
-def _compress(args: argparse.Namespace, model, stack, form: dict, calibration) -> tuple:
+def _compress(args: argparse.Namespace, model, stack, form: dict, calibration, moments=None) -> tuple:
     """What became of a part, and the sizes that were tried for --max-loss."""
     from residual_st.compression import compress, compress_within
 
     options = {"stack": stack, "refine_updates": args.refine_updates}
     if not args.max_loss:
-        return compress(model, **form, **options, calibration=calibration), []
+        return compress(model, **form, **options, calibration=calibration, moments=moments), []
     form = {name: value for name, value in form.items() if name not in ("rank", "weight_fraction")}
     return compress_within(model, args.max_loss, calibration, **form, **options)
 

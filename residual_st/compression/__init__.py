@@ -4,7 +4,8 @@
 """
 
 from residual_st.compression.moments import Calibration
+from residual_st.compression.parts import fractions_of_parts
 from residual_st.compression.pipeline import Compressed, compress, plan_form
 from residual_st.compression.search import Probe, compress_within
 
-__all__ = ["Calibration", "Compressed", "Probe", "compress", "compress_within", "plan_form"]
+__all__ = ["Calibration", "Compressed", "Probe", "compress", "compress_within", "fractions_of_parts", "plan_form"]

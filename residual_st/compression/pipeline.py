@@ -113,7 +113,7 @@ def compress(
             raise InputError(f"{name} of the layers holds values that are no finite numbers; such a model cannot be compressed")
     if moments is None and calibration is not None:
         moments = gather(model, stack, calibration)
-    weights = _weigh([read_layer(layer) for layer in in_order(stack.layers)], moments)
+    weights = weighed([read_layer(layer) for layer in in_order(stack.layers)], moments)
     trained = Stack(weights, stack.symmetries if align else [], diagonal)
     if isinstance(form, SharedForm):
         fits = [trained.fit(form.plan, [list(row) for row in form.ranks.rows], ROUNDS)]
@@ -182,7 +182,7 @@ def plan_form(
     return form_of(stack.layers, 3 if group_size is None else group_size, pattern, 2 if rank is None else rank, diagonal)
 
 
-def _weigh(weights: list[LayerWeights], moments: Moments | None) -> list[LayerWeights]:
+def weighed(weights: list[LayerWeights], moments: Moments | None) -> list[LayerWeights]:
     """Give every matrix its metric."""
     if moments is None:
         # all of one kind alike, so that a group's U is the plain mean, and kinds relative to their size

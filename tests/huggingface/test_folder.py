@@ -86,6 +86,16 @@ def test_the_decoder_too(dense, audio, tmp_path):
     torch.testing.assert_close(outputs(model), outputs(ordinary), rtol=1e-3, atol=1e-4)
 
 
+def test_one_budget_for_encoder_and_decoder(dense, audio, tmp_path):
+    """Together they keep what was asked for, and each another share of its own weights."""
+    size, calibration = ["--weight-fraction", "0.6"], ["--calibration", audio, "--calibration-batches", "2"]
+    figures = json.loads(cli("compress", dense, "--output", tmp_path / "small", *size, *calibration, "--json").stdout)
+    kept, before = (sum(figures[f"{name}{part}_matrix_parameters"] for part in ("encoder", "decoder")) for name in ("", "dense_"))
+    assert 0.57 < kept / before <= 0.6
+    assert abs(figures["encoder_weight_fraction"] - figures["decoder_weight_fraction"]) > 0.01
+    assert outputs(transformers.load(tmp_path / "small")).isfinite().all()
+
+
 def test_padding_of_a_decoder_does_not_count(tmp_path):
     """Of words and of what they attend to: the moments of two utterances together are those of the two apart."""
     model = make("speech2text", tmp_path)
