@@ -122,8 +122,11 @@ class MatrixMoments:
         return self.gradients.total()
 
     def metric(self) -> Metric:
-        """With the inputs' covariance: the mean's error goes into the bias, which is not shared."""
-        return Metric(damped(self.input_covariance), damped(self.gradient_squares.div_(self.count), OUTPUT_DAMPING))
+        """With the inputs' covariance: the mean's error goes into the bias, which is not shared.
+
+        Errors count at every position, of which a decoder's keys and values of the encoder's states see many more than its words.
+        """
+        return Metric(damped(self.input_covariance), damped(self.gradient_squares.div_(self.count), OUTPUT_DAMPING), self.count)
 
 
 def widened(values: Tensor) -> Tensor:

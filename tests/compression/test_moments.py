@@ -56,6 +56,15 @@ def test_gradients_are_those_of_the_biases(model, batch):
             assert linear.bias.grad.double().square().sum() <= bound * 1.01 + 1e-12
 
 
+def test_errors_count_at_every_position(model, batch):
+    """Twice the data is twice the loss: matrices that see other numbers of positions, as in a decoder, are weighed alike."""
+    one, two = (gather(model, stack_of(model, "decoder"), Calibration(batches, loss)) for batches in ([batch], [batch, batch]))
+    for name in one[0]:
+        error = torch.randn_like(one[0][name].gradient_squares[:, :1]) * torch.randn_like(one[0][name].input_mean)
+        predicted, predicted_twice = (moments[0][name].metric().squared_norm(error) for moments in (one, two))
+        assert predicted_twice == pytest.approx(2 * predicted, rel=1e-3)
+
+
 def test_inputs_and_gradients_of_a_plain_layer():
     torch.manual_seed(1)
     linear = nn.Linear(3, 2)
