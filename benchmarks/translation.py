@@ -21,7 +21,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from itertools import chain, zip_longest
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +42,7 @@ from residual_st.huggingface import audio_calibration, load
 from residual_st.huggingface.calibration import HeldOut
 from residual_st.huggingface.generation import greedy_words
 from residual_st.progress import progress, show_progress
+from residual_st.runtime.languages import Direction
 from residual_st.sharing import matrices, matrix_parameters
 from residual_st.stacks import stack_of
 
@@ -58,14 +59,17 @@ def half_of(name: str) -> int:
     return zlib.crc32(name.encode()) // 2 % 2
 
 
-def windows(model: nn.Module, whisper: Path, audio: Path, half: int, batches: int) -> tuple[Calibration, HeldOut]:
-    """`audio_calibration` on one half of a language's prompts, with the model's translations of them."""
-    model.generation_config.language, model.generation_config.task = audio.name, "translate"
+def windows(
+    model: nn.Module, whisper: Path, prompts: Path, languages: tuple[str, ...], half: int, batches: int
+) -> tuple[Calibration, HeldOut]:
+    """`audio_calibration` on one half of some languages' prompts, with the model's translations of them."""
     with tempfile.TemporaryDirectory() as folder:
-        for path in audio.iterdir():
+        for path in chain.from_iterable((prompts / language).iterdir() for language in languages):
             if half_of(path.stem) == half:
-                (Path(folder) / path.name).symlink_to(path.resolve())
-        return audio_calibration(model, whisper, Path(folder), batches, 1)
+                target = Path(folder) / path.parent.name / path.name
+                target.parent.mkdir(exist_ok=True)
+                target.symlink_to(path.resolve())
+        return audio_calibration(model, whisper, Path(folder), batches, 1, asked=Direction(task="translate"))
 
 
 class Material:
@@ -78,9 +82,7 @@ class Material:
 
     def __init__(self, whisper: Path, prompts: Path, languages: tuple[str, ...]):
         start, model = time.process_time(), load(whisper)
-        made = [windows(model, whisper, prompts / name, CALIBRATED, BATCHES // len(languages))[0] for name in languages]
-        mixed = filter(None, chain(*zip_longest(*(one.batches for one in made))))
-        self.calibration = Calibration(list(mixed), made[0].loss, made[0].encode, made[0].predict)
+        self.calibration, _ = windows(model, whisper, prompts, languages, CALIBRATED, BATCHES)
         self.moments = gather(model, stack_of(model), self.calibration)
         self.seconds = time.process_time() - start
 
@@ -100,7 +102,7 @@ class Test:
         with open(prompts / "references.tsv", encoding="utf-8", newline="") as file:
             rows = [row for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if half_of(row["name"]) == TESTED]
         for language in LANGUAGES:
-            calibration, held_out = windows(model, whisper, prompts / language, TESTED, TEST_BATCHES // len(LANGUAGES) - 1)
+            calibration, held_out = windows(model, whisper, prompts, (language,), TESTED, TEST_BATCHES // len(LANGUAGES) - 1)
             self.held_out[language] = HeldOut([*calibration.batches, *held_out.batches], held_out.own)
             its_rows = [row for row in rows if row["language"] == language]
             read = [read_audio(prompts / language / f"{row['name']}.wav", RATE) for row in its_rows]
