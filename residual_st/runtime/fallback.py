@@ -1,4 +1,4 @@
-"""Texts that Whisper's authors do not believe: they are searched again, by chance, or taken for silence."""
+"""Texts that are not believed, by the rules of Whisper's authors: they are searched again, by chance, or taken for silence."""
 
 import math
 import zlib
@@ -32,6 +32,10 @@ class Fallback:
 
     def is_guess(self, text: Hypothesis) -> bool:
         return self.log_prob is not None and text.score < self.log_prob
+
+    def is_silence(self, probability: float) -> bool:
+        """Of a window whose text is a guess, where the model's word for silence has this probability."""
+        return self.no_speech is not None and probability > self.no_speech
 
     def repeats_itself(self, text: Hypothesis, eos: int, vocabulary: int) -> bool:
         """As transformers measures it, on numbers of words; the authors measure letters, against another limit."""

@@ -7,7 +7,6 @@ import numpy as np
 from residual_st.errors import refusing
 from residual_st.runtime.beam_search import BeamSearch, Hypothesis
 from residual_st.runtime.decoding import Source
-from residual_st.runtime.fallback import Fallback
 from residual_st.runtime.folder import Folder
 from residual_st.runtime.languages import Direction
 from residual_st.runtime.rules import Rules
@@ -44,19 +43,27 @@ class Search:
         with refusing(f"the graphs of {self._folder.path} cannot be run"):
             return draw(source.decoding(1).step, self._rules(source), self._prompt, temperature, random)
 
-    def believed(self, source: Source, fallback: Fallback, random: np.random.Generator) -> list[Hypothesis]:
-        """The best hypotheses of one utterance, of the first search whose text is believed, or of the last; none of silence."""
-        vocabulary = self._folder.vocabulary
-        # the likeliest words with time stamps are weighed among those that may follow, as Whisper's authors do it
-        is_greedy = self._timestamps is not None and self._settings.beam == 1
+    def believed(self, source: Source, random: np.random.Generator) -> list[Hypothesis]:
+        """The best hypotheses of one utterance, of the first search whose text is believed. Where none is, the likeliest text
+        stands unless it repeats itself, and none that was found by chance: none where nobody speaks, or there are loops alone.
+
+        Without time stamps the likeliest text may be a guess, so that it is generate's.
+        """
+        fallback, vocabulary, stands = self._folder.fallback, self._folder.vocabulary, []
+        has_times = self._timestamps is not None
         for temperature in fallback.temperatures:
-            texts = [self.drawn(source, temperature, random)] if temperature or is_greedy else self.best(source)[0]
-            is_guess = fallback.is_guess(texts[0])
-            if is_guess and fallback.no_speech is not None and self._silence(source) > fallback.no_speech:
+            # the likeliest words with time stamps are weighed among those that may follow, as Whisper's authors do it
+            is_drawn = temperature or has_times and self._settings.beam == 1
+            texts = [self.drawn(source, temperature, random)] if is_drawn else self.best(source)[0]
+            is_guess = fallback.is_guess(texts[0]) and bool(temperature or has_times)
+            if is_guess and has_times and fallback.is_silence(self._silence(source)):
                 return []
-            if not is_guess and not fallback.repeats_itself(texts[0], vocabulary.eos, len(vocabulary.symbols)):
-                break
-        return texts
+            if not fallback.repeats_itself(texts[0], vocabulary.eos, len(vocabulary.symbols)):
+                if not is_guess:
+                    return texts
+                if not temperature:
+                    stands = texts
+        return stands
 
     def _silence(self, source: Source) -> float:
         return float(np.exp(source.first_words[0, self._folder.timestamps.silence]))

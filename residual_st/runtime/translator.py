@@ -1,7 +1,7 @@
 """Recordings of any length to text with time stamps."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -154,10 +154,10 @@ class Translator:
     def _piece(
         self, source_of: Callable, span: tuple[int, int], search: Search | CtcSearch, random: np.random.Generator
     ) -> list[Segment]:
-        """A span as one segment. What is short may be a guess."""
+        """A span as one segment."""
         folder, (start, end), found = self._model.folder, span, []
         if end - start >= folder.shortest_samples:
-            found = search.believed(source_of(start, end), replace(folder.fallback, log_prob=None), random)
+            found = search.believed(source_of(start, end), random)
         return [self._segment(start, end, [(folder.vocabulary.text(each.tokens), each.score) for each in found])]
 
     def _segment(self, start: int, end: int, hypotheses: list[tuple[str, float]]) -> Segment:

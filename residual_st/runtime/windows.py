@@ -33,7 +33,7 @@ def sentences(
     while stop - start >= folder.shortest_samples:
         end = min(start + int(folder.longest_seconds * rate), stop)
         done = end - start
-        for text in search.believed(source_of(start, end), folder.fallback, random)[:1]:
+        for text in search.believed(source_of(start, end), random)[:1]:
             found, seconds = folder.timestamps.segments(text.tokens, done / rate)
             for times in found:
                 first, last = (min(start + round(time * rate), stop) for time in times[:2])

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -47,9 +48,9 @@ def model(exported):
 def test_texts_with_time_stamps_are_those_of_hugging_face(beam, source, model):
     asked = {"language": "de", "task": "transcribe", "return_timestamps": True, "max_new_tokens": 20, "num_beams": beam}
     written = transformers.load(source).generate(features_of(source), force_unique_generate_call=True, **asked)[0].tolist()
-    search = Search(model.folder, Settings(beam=beam, max_len_b=20), SPOKEN, with_times=True)
-    speech = model.source([read_audio(SPEECH, 16_000)])
-    (text,) = search.believed(speech, Fallback(), np.random.default_rng(1))[:1]
+    folder = replace(model.folder, fallback=Fallback())
+    search = Search(folder, Settings(beam=beam, max_len_b=20), SPOKEN, with_times=True)
+    (text,) = search.believed(model.source([read_audio(SPEECH, 16_000)]), np.random.default_rng(1))[:1]
     assert text.tokens == [word for word in written if word not in (START, GERMAN, TRANSCRIBE, END)]
     assert text.tokens[0] >= FIRST
     assert sum(word >= FIRST for word in text.tokens) > 1
@@ -166,20 +167,40 @@ def with_fallback(exported, folder, **changes):
 
 
 def test_guesses_repetitions_and_silence(exported, tmp_path):
-    settings = Settings(beam=1, max_len_b=12)
-
-    def translated(**changes):
+    def translated(timestamps=True, **changes):
         folder = with_fallback(exported, tmp_path / str(len([*tmp_path.iterdir()])), **changes)
-        return Translator(folder, settings, source_lang="de", timestamps=True).translate(SPEECH)
+        settings = Settings(beam=1, max_len_b=12)
+        return Translator(folder, settings, source_lang="de", timestamps=timestamps).translate(SPEECH).text
 
-    believed = translated(log_prob=None, compression_ratio=None)
-    assert believed.segments
-    assert translated(log_prob=0.1, no_speech=0.0).segments == [], "a guess while nobody speaks"
-    again = translated(log_prob=0.1, no_speech=1.0)
-    assert again.text != believed.text, "a guess is searched again, by chance"
-    assert again == translated(log_prob=0.1, no_speech=1.0)
-    assert again == translated(log_prob=None, compression_ratio=0.0), "and so is what repeats itself"
-    assert translated(log_prob=None, compression_ratio=0.0, temperatures=[0.0]) == believed
+    for timestamps in (True, False):
+        likeliest = translated(timestamps, log_prob=None, compression_ratio=None)
+        assert likeliest
+        assert translated(timestamps, log_prob=0.1, no_speech=1.0) == likeliest, "a guess, but no likelier text was found"
+        assert translated(timestamps, log_prob=None, compression_ratio=0.0) == "", "loops alone"
+    assert translated(log_prob=0.1, no_speech=0.0) == "", "a guess while nobody speaks"
+    assert translated(False, log_prob=0.1, no_speech=0.0) == likeliest, "as generate has it"
+
+
+def test_a_loop_is_searched_again_by_chance(model):
+    speech, size, temperatures = model.source([read_audio(SPEECH, 16_000)]), len(WORDS) + 256, (0.0, 1.0, 1.0, 1.0, 1.0, 1.0)
+
+    def search(**rules):
+        folder = replace(model.folder, fallback=Fallback(temperatures, **rules))
+        return Search(folder, Settings(beam=1, max_len_b=20), SPOKEN, with_times=True)
+
+    random = np.random.default_rng(1)
+    likeliest, *others = (search().drawn(speech, temperature, random) for temperature in temperatures)
+
+    def ratio(text):
+        tokens = torch.tensor([*text.tokens, END])
+        return WhisperForConditionalGeneration._retrieve_compression_ratio(tokens, size)
+
+    less = [text for text in others if ratio(text) < ratio(likeliest)]
+    assert less
+    found = search(compression_ratio=ratio(likeliest) - 1e-9).believed(speech, np.random.default_rng(1))
+    assert found == less[:1]
+    likely = {"compression_ratio": ratio(likeliest) - 1e-9, "log_prob": max(text.score for text in others) + 1e-3}
+    assert search(**likely).believed(speech, np.random.default_rng(1)) == [], "what is found by chance must be no guess"
 
 
 def test_long_recordings_in_windows(exported, tmp_path):

@@ -17,6 +17,7 @@ export class Search {
     this.vocabulary = description.vocabulary;
     this.settings = { ...FAIRSEQ, ...description.settings };
     this.timestamps = withTimes ? description.timestamps : null;
+    this.fallback = description.fallback ?? {};
     this.silence = description.timestamps?.silence;
     this.prompt = prompt.filter(word => word !== this.timestamps?.none);
     this.prefix = prefix;
@@ -32,18 +33,22 @@ export class Search {
     return draw(source.decoding(1), this.rules(source), this.prompt, temperature, random);
   }
 
-  // The text of the first search that is believed, or of the last; null for silence.
-  async believed(source, fallback, random) {
-    // the likeliest words with time stamps are weighed among those that may follow, as Whisper's authors do it
-    const isGreedy = this.timestamps !== null && this.settings.beam === 1;
-    let text = null;
+  // The text of the first search that is believed, or the likeliest unless it repeats itself, or null.
+  async believed(source, random) {
+    const { fallback } = this, hasTimes = this.timestamps !== null;
+    let stands = null;
     for (const temperature of fallback.temperatures ?? [0]) {
-      text = await (temperature || isGreedy ? this.drawn(source, temperature, random) : this.best(source));
-      const guessed = isGuess(fallback, text);
-      if (guessed && Math.exp((await source.firstWords())[this.silence]) > (fallback.no_speech ?? Infinity)) return null;
-      if (!guessed && !await repeatsItself(fallback, text, this.vocabulary)) break;
+      // the likeliest words with time stamps are weighed among those that may follow, as Whisper's authors do it
+      const isDrawn = temperature || (hasTimes && this.settings.beam === 1);
+      const text = await (isDrawn ? this.drawn(source, temperature, random) : this.best(source));
+      // without time stamps the likeliest text may be a guess
+      const guessed = isGuess(fallback, text) && Boolean(temperature || hasTimes);
+      if (guessed && hasTimes && Math.exp((await source.firstWords())[this.silence]) > (fallback.no_speech ?? Infinity)) return null;
+      if (await repeatsItself(fallback, text, this.vocabulary)) continue;
+      if (!guessed) return text;
+      if (!temperature) stands = text;
     }
-    return text;
+    return stands;
   }
 
   rules(source) {

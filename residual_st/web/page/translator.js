@@ -34,10 +34,11 @@ async function detected(sourceOf, spans, length, window, direction) {
   return { ...direction, source_lang: await source.detectedLanguage() };
 }
 
-// Yields the words of a span, decoded as one. What is short may be a guess.
-async function* piece({ shortest_samples: shortest, fallback }, sourceOf, [start, end], search, random) {
+// Yields the words of a span, decoded as one.
+async function* piece({ shortest_samples: shortest }, sourceOf, [start, end], search, random) {
   if (end - start < shortest) return;
-  yield (await search.believed(await sourceOf(start, end), { ...fallback, log_prob: null }, random)).tokens;
+  const text = await search.believed(await sourceOf(start, end), random);
+  if (text) yield text.tokens;
 }
 
 // What is decoded: the pieces between pauses or, by time stamps, all that lies between pauses of more than 2 s.
