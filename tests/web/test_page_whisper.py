@@ -1,6 +1,7 @@
 """A Whisper of several languages in the page, beside `residual-st translate`."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -18,18 +19,22 @@ RATE = 16_000
 HEARD = {"de": "Detected: German.", "en": "Detected: English.", "auto": "Detected"}
 
 
+def with_fallback(folder, rules):
+    description = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    (folder / "model.json").write_text(json.dumps({**description, "fallback": rules}), encoding="utf-8")
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Two models, of one hypothesis and of three, the first with the page. What they write of windows is believed: random texts are
-    guesses, and what is searched again is drawn by chance."""
+    """Two models, of one hypothesis and of three, the first with the page. What the second writes is believed. Windows of the first
+    are guesses, and searched again, by chance; what is found then is a guess, too, so that the likeliest text stands."""
     if not any(ORT.glob("*.wasm")):
         pytest.skip("onnxruntime-web is not vendored: make web")
     made = tmp_path_factory.mktemp("whispers")
     for name, beam in (("three", 3), ("one", 1)):
         save_whisper(made / f"source-{name}", WORDS, **SETTINGS, num_beams=beam)
         cli("export", made / f"source-{name}", "--output", made / name, *(["--web", made / "three"] if beam == 1 else []))
-        description = json.loads((made / name / "model.json").read_text(encoding="utf-8"))
-        (made / name / "model.json").write_text(json.dumps({**description, "fallback": {}}), encoding="utf-8")
+        with_fallback(made / name, {"temperatures": [0.0, 1.0], "log_prob": -1.0} if beam == 1 else {})
     return made / "one", made / "three"
 
 
@@ -82,6 +87,19 @@ def test_a_whisper_of_several_languages(page, folders, recordings, file_server):
             assert line.startswith(HEARD[each.direction.source_lang]) == (source == "auto" and recording != "silence")
         seen.update(each.text for each in made)
     assert len(seen) > 8, "each of these is another text"
+
+
+def test_a_window_in_which_nobody_speaks(page, folders, recordings, file_server, tmp_path):
+    """What is short is not a window."""
+    folder = shutil.copytree(folders[0], tmp_path / "model")
+    with_fallback(folder, {"log_prob": 0.1, "no_speech": 0.0})
+    page.goto(f"{file_server(folder)}/index.html")
+    texts_of(page, "Ready.")
+    for recording in ("talk", "sentence"):
+        page.set_input_files("#file", recordings / f"{recording}.wav")
+        text = transcript(folder, recordings / f"{recording}.wav", "transcribe", "auto").text
+        assert bool(text) == (recording == "sentence")
+        assert texts_of(page)[0] == (text or "(no speech)")
 
 
 def test_a_served_whisper(page, folders, recordings, serving):
