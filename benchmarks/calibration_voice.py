@@ -30,7 +30,7 @@ from residual_st.stacks import stack_of
 RESULTS = Path(__file__).parent / "results" / "calibration_voice.jsonl"
 BATCHES, REFINE_BATCHES = 16, 12  # half-minutes; the prompts have no more
 AUDIO = ("prompts", "corpus", "telephone")
-LINES = 100  # of the corpus
+LINES = 60  # of the corpus
 TELEPHONE = 8_000  # Hz
 
 
