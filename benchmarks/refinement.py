@@ -23,8 +23,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from itertools import zip_longest
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -42,6 +41,7 @@ from residual_st.huggingface import audio_calibration, load
 from residual_st.huggingface.calibration import HeldOut
 from residual_st.huggingface.generation import greedy_words
 from residual_st.progress import progress, say, show_progress
+from residual_st.runtime.languages import Direction
 from residual_st.sharing import matrix_parameters
 from residual_st.stacks import stack_of
 
@@ -91,18 +91,15 @@ def transcripts(whisper: InTransformers, recordings: list, **asked: str) -> list
 def translation(model: nn.Module, dense: Path, folder: Path) -> Material:
     rows = [line.split("\t") for line in read_lines(folder / "references.tsv")[1:]]
     languages, test = sorted({language for language, _, _ in rows}), rows[::2]
-    parts = []
-    for language in languages:
-        model.generation_config.update(language=language, task="translate")  # of the words that are calibrated on
-        kept = {name for its, name, _ in test if its == language}
-        with tempfile.TemporaryDirectory() as audio:
-            for path in (folder / language).iterdir():
-                if path.stem not in kept:
-                    (Path(audio) / path.name).symlink_to(path.resolve())
-            share = len(languages)
-            parts.append(audio_calibration(model, dense, Path(audio), BATCHES // share, 1, REFINE_BATCHES // share))
-    calibrations, held_out = zip(*parts)
-    in_turn = {name: _in_turn([getattr(each, name) for each in calibrations]) for name in ("batches", "more")}
+    kept = {(language, name) for language, name, _ in test}
+    with tempfile.TemporaryDirectory() as audio:
+        for path in folder.glob("*/*"):
+            if (path.parent.name, path.stem) not in kept:
+                link = Path(audio) / path.relative_to(folder)
+                link.parent.mkdir(exist_ok=True)
+                link.symlink_to(path.resolve())
+        asked = Direction(task="translate")
+        calibration, held_out = audio_calibration(model, dense, Path(audio), BATCHES, 1, REFINE_BATCHES, asked)
 
     def score(model: nn.Module) -> dict:
         scores, whisper = {}, InTransformers(model, dense)
@@ -114,13 +111,7 @@ def translation(model: nn.Module, dense: Path, folder: Path) -> Material:
             scores[f"bleu_{language}"] = round(bleu.score, 2)
         return {"bleu": round(sum(scores.values()) / len(scores), 2), **scores}
 
-    return Material(
-        replace(calibrations[0], **in_turn), replace(held_out[0], batches=_in_turn([each.batches for each in held_out])), score
-    )
-
-
-def _in_turn(lists: list) -> list:
-    return [one for together in zip_longest(*lists) for one in together if one is not None]
+    return Material(calibration, held_out, score)
 
 
 def compressed(system: str, folder: Path, dense: nn.Module, material: Material) -> nn.Module:
