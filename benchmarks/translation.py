@@ -120,8 +120,10 @@ class Test:
             pairs = [Sentence(english.lower().strip(), text.lower().strip()) for (_, english), text in zip(sentences, texts)]
             counts = ngram_counts(pairs)
             chrf = CHRF().corpus_score([pair.hypothesis for pair in pairs], [[pair.reference for pair in pairs]], n_bootstrap=1000)
-            figures = {"bleu": float(bleu(counts.sum(0))), "chrf": chrf.score, "chrf_interval": chrf._ci}
-            found[language] = {name: round(value, 2) for name, value in figures.items()} | {"counts": counts.astype(int).tolist()}
+            figures = {"bleu": bleu(counts.sum(0)), "chrf": chrf.score, "chrf_interval": chrf._ci}
+            found[language] = {name: round(float(value), 2) for name, value in figures.items()} | {
+                "counts": counts.astype(int).tolist()
+            }
         return found
 
 
@@ -247,7 +249,9 @@ def row_of(name: str, system: System, whisper: Path, test: Test, materials: Call
         "languages": system.languages,
         "core_seconds": round(time.process_time() - start + material.seconds),
         "kept": kept,
-        "loss_ratio": {language: round(loss / test.dense_loss[language], 4) for language, loss in test.losses(model).items()},
+        "loss_ratio": {
+            language: round(float(loss / test.dense_loss[language]), 4) for language, loss in test.losses(model).items()
+        },
         "scores": test.scores(model) if translated else {},
         **made,
     }
