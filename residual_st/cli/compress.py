@@ -87,7 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--refine-batches",
         type=int,
         metavar="N",
-        help="batches for these steps, besides the calibration batches (default: 0; half-minutes: a twelfth of the steps)",
+        help="batches for these steps, besides the calibration batches (default: 0; half-minutes: a fifth of the steps)",
     )
     parser.add_argument("--seed", type=int, default=1, help="seed of the choice of calibration batches (default: 1)")
     add_user_dir_argument(parser)
@@ -118,8 +118,8 @@ def run(args: argparse.Namespace) -> int:
     if args.max_loss and _decoder_form(args):
         raise InputError("--max-loss is of the encoder; compress the decoder in a second run, without it")
     if args.refine_batches is None:
-        # a half-minute makes three of refinement's windows, each of which is then gone through four times
-        args.refine_batches = math.ceil(args.refine_updates / 12) if Path(args.checkpoint).is_dir() else 0
+        # as docs/real_models.md measured it: each half-minute is then gone through some four times
+        args.refine_batches = math.ceil(args.refine_updates / 5) if Path(args.checkpoint).is_dir() else 0
     if args.weight_fraction and args.decoder_weight_fraction:
         raise InputError("--weight-fraction chooses the decoder's size; leave out --decoder-weight-fraction")
     if args.refine_batches < 0:

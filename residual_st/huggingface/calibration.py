@@ -1,11 +1,10 @@
 """Calibration data from audio files without labels: the model's own words take their place."""
 
-import contextlib
 import math
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -13,20 +12,18 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import nn
 
 from residual_st.compression import Calibration
 from residual_st.errors import InputError
 from residual_st.huggingface.folder import feature_extractor
 from residual_st.huggingface.kinds import kind_of, words_of
 from residual_st.huggingface.languages import asked_of_generate, languages_of
-from residual_st.huggingface.recordings import PAUSE_SECONDS, SECONDS, Window, find_recordings, half_minutes, shorter_windows
-from residual_st.huggingface.short_windows import BEFORE, BEHIND, at_places, places
+from residual_st.huggingface.recordings import PAUSE_SECONDS, SECONDS, Window, find_recordings, half_minutes
 from residual_st.huggingface.words import AudioBatch, DecodedWords, OwnWords
 from residual_st.progress import progress
 from residual_st.runtime.languages import Direction
 
-REFINE_SECONDS = 10.0  # of windows that refinement alone uses, where the model takes shorter ones: attention costs a third of 30 s'
 _TRANSCRIBED_TOGETHER = 8  # windows: a step of the decoder takes one about as long as eight
 
 Write = Callable[[transformers.BatchFeature, Direction], AudioBatch]  # the model's own words
@@ -80,30 +77,17 @@ def audio_calibration(
         raise InputError(f"{audio} holds less than {SECONDS:.0f} s of speech; calibration needs twice as much at least")
 
     def encode(model: nn.Module, batch: AudioBatch) -> None:
-        with _placed(model, batch):
-            kind.encode(model, batch.inputs)
-
-    def predict(model: nn.Module, batch: AudioBatch) -> Tensor:
-        with _placed(model, batch):
-            return own.predict(model, batch)
+        kind.encode(model, batch.inputs)
 
     def write(inputs: transformers.BatchFeature, direction: Direction) -> AudioBatch:
         inputs = dict(inputs.to(model.device, model.dtype))
         return own.write(model, inputs, **asked_of_generate(model, languages, direction))
 
-    first, rest = windows[:wanted], windows[wanted:]
     made = _of_utterances if extractor.return_attention_mask and not kind.in_windows else _of_windows
-    first = list(made(model, extractor, first, write))
-    if kind.in_short_windows:
-        rest = _of_short_windows(model, extractor, list(shorter_windows(rest, rate, REFINE_SECONDS)), write, seed)
-    else:
-        rest = list(made(model, extractor, rest, write))
+    every = list(made(model, extractor, windows, write))
+    first, rest = every[:wanted], every[wanted:]
     held_out = max(1, len(first) // 11)
-    return Calibration(first[:-held_out], own.loss, encode, own.predict and predict, rest), HeldOut(first[-held_out:], own)
-
-
-def _placed(model: nn.Module, batch: AudioBatch) -> contextlib.AbstractContextManager:
-    return contextlib.nullcontext() if batch.places is None else at_places(model.get_encoder(), batch.places)
+    return Calibration(first[:-held_out], own.loss, encode, own.predict, rest), HeldOut(first[-held_out:], own)
 
 
 def _of_utterances(model: transformers.PreTrainedModel, extractor, windows: list[Window], write: Write) -> Iterator[AudioBatch]:
@@ -121,28 +105,6 @@ def _of_windows(model: transformers.PreTrainedModel, extractor, windows: list[Wi
         batch = write(_features(extractor, joined), windows[together[0]].direction)
         made |= zip(together, own.apart(model, batch) if size > 1 else [batch])
     return [made[index] for index in range(len(windows))]
-
-
-def _of_short_windows(
-    model: transformers.PreTrainedModel, extractor, windows: list[Window], write: Write, seed: int
-) -> list[AudioBatch]:
-    """Likewise, in windows as long as what is in them and some silence, half of them at the beginning and the others later."""
-    rate, encoder = extractor.sampling_rate, model.get_encoder()
-    before = np.zeros(round(BEFORE * rate), np.float32)
-    samples = [np.concatenate([before, _joined(window, rate)]) for window in windows]
-    made, drawn = [], random.Random(seed)
-    order = sorted(range(len(windows)), key=lambda index: len(samples[index]))
-    for together in _shown(_parts(order, windows, _TRANSCRIBED_TOGETHER)):
-        inputs = _features(extractor, [samples[index] for index in together])
-        seconds = math.ceil(len(samples[together[-1]]) / rate + BEHIND)
-        at = partial(places, seconds, SECONDS, encoder.config.max_source_positions)
-        features = inputs["input_features"]
-        inputs["input_features"] = features[..., : round(features.size(-1) * seconds / SECONDS)]
-        with at_places(encoder, at(0)):
-            batch = write(inputs, windows[together[0]].direction)
-        made += [replace(one, places=at(drawn.choice((0, drawn.random())))) for one in words_of(model).apart(model, batch)]
-    drawn.shuffle(made)
-    return made
 
 
 def _parts(order: Iterable[int], windows: list[Window], size: int) -> list[list[int]]:

@@ -112,15 +112,6 @@ def half_minutes(recordings: Iterable[Recording], rate: int) -> Iterator[Window]
                 in_turn.remove(windows)
 
 
-def shorter_windows(windows: Iterable[Window], rate: int, seconds: float) -> Iterator[Window]:
-    """The same speech in windows of so many seconds."""
-    of_direction = defaultdict(list)
-    for window in windows:
-        of_direction[window.direction] += window.pieces
-    for direction, pieces in of_direction.items():
-        yield from _windows(pieces, direction, rate, seconds)
-
-
 def _windows(recordings: Iterable[np.ndarray], direction: Direction, rate: int, longest: float) -> Iterator[Window]:
     """What is said between pauses, so many seconds in each window, pauses counted."""
     together, seconds = [], 0.0

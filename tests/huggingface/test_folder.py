@@ -1,6 +1,5 @@
 """Random models of two real architectures, through folders, in the commands and from Python."""
 
-import copy
 import json
 from pathlib import Path
 
@@ -129,28 +128,6 @@ def test_refinement_does_not_see_what_is_held_out(dense, audio, more):
     assert len({id(batch) for batch in parts}) == len(parts)
     assert len(calibration.batches) == len(held_out.batches) == 1
     assert bool(calibration.more) == bool(more)
-
-
-@pytest.mark.parametrize("dense", ["whisper"], indirect=True)
-def test_refinement_takes_short_windows(dense, audio):
-    """On which a model computes what a Whisper does that was built with their positions."""
-    model = transformers.load(dense)
-    calibration, _ = transformers.audio_calibration(model, dense, audio, 1, 1, 1)
-    assert len(calibration.more) >= 2
-    for batch in calibration.more:
-        frames, places = batch.inputs["input_features"].size(-1), batch.places
-        assert 300 <= frames <= 1500 and len(places) == frames // 2
-        assert places[0] == 0 and places[-1] == 1499 and (places.diff() > 0).all()
-        config = copy.deepcopy(model.config)
-        config.max_source_positions = len(places)
-        weights = model.state_dict()
-        weights["model.encoder.embed_positions.weight"] = weights["model.encoder.embed_positions.weight"][places]
-        short = type(model)(config).eval()
-        short.load_state_dict(weights)
-        scores = short(**batch.inputs, decoder_input_ids=batch.words[:, :-1]).logits[0, batch.prompt - 1 :]
-        torch.testing.assert_close(calibration.predict(model, batch), scores)
-    assert model.config.max_source_positions == 1500
-    assert torch.equal(outputs(model), outputs(transformers.load(dense)))
 
 
 @pytest.mark.parametrize("dense", ["whisper"], indirect=True)

@@ -32,7 +32,6 @@ class Kind:
         encoder: its layers; None where they are another kind's.
         encode: runs these layers on what a whole model is given, and as little else as may be.
         in_windows: whether a model is given half a minute at a time, whatever is in it, and not utterances with a mask.
-        in_short_windows: whether its windows may be shorter, as `short_windows` makes them.
         may_lack: parameters, by the last part of their names, that folders lack whose models were trained without them.
         decoder: its layers, which attend to the encoder's states; None where there are none, or they are not known.
     """
@@ -42,6 +41,5 @@ class Kind:
     encoder: KnownLayers | None
     encode: Callable[[nn.Module, dict[str, Tensor]], None] = through_encoder
     in_windows: bool = False
-    in_short_windows: bool = False
     may_lack: frozenset[str] = frozenset()
     decoder: KnownLayers | None = None

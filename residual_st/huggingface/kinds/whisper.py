@@ -36,5 +36,4 @@ KIND = Kind(
     encoder=KnownLayers(layers=("WhisperEncoderLayer",), symmetries=symmetries),
     in_windows=True,
     decoder=decoder_layers("WhisperDecoderLayer"),
-    in_short_windows=True,
 )

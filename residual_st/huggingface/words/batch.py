@@ -9,15 +9,11 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class AudioBatch:
-    """What a model is given, the words that the dense one made of it, and how many of them come from the prompt.
-
-    `places` are the positions of a window that is shorter than the model's own.
-    """
+    """What a model is given, the words that the dense one made of it, and how many of them come from the prompt."""
 
     inputs: dict[str, Tensor]
     words: Tensor
     prompt: int = 0
-    places: Tensor | None = None
 
 
 class OwnWords(Protocol):
