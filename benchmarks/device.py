@@ -21,8 +21,8 @@ from residual_st.benchmark.systems import VOCABULARY, Shape, build_pair, build_r
 from residual_st.export import PRECISIONS
 from residual_st.export.fairseq_model import describe_vocabulary, export_model
 from residual_st.fairseq.model_input import ModelInput
+from residual_st.languages import Languages
 from residual_st.progress import show_progress
-from residual_st.runtime.languages import Languages
 
 RESULTS = Path(__file__).parent / "results" / "device.jsonl"
 SPEECH = Path(__file__).parents[1] / "tests" / "speech" / "arctic_a0007.wav"

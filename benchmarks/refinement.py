@@ -40,8 +40,8 @@ from residual_st.files import read_lines
 from residual_st.huggingface import audio_calibration, load
 from residual_st.huggingface.calibration import HeldOut
 from residual_st.huggingface.generation import greedy_words
+from residual_st.languages import Direction
 from residual_st.progress import progress, say, show_progress
-from residual_st.runtime.languages import Direction
 from residual_st.sharing import matrix_parameters
 from residual_st.stacks import stack_of
 

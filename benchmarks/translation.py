@@ -41,8 +41,8 @@ from residual_st.evaluation.scores import bleu, ngram_counts
 from residual_st.huggingface import audio_calibration, load
 from residual_st.huggingface.calibration import HeldOut
 from residual_st.huggingface.generation import greedy_words
+from residual_st.languages import Direction
 from residual_st.progress import progress, show_progress
-from residual_st.runtime.languages import Direction
 from residual_st.sharing import matrices, matrix_parameters
 from residual_st.stacks import stack_of
 

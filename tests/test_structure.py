@@ -14,7 +14,7 @@ PACKAGE = ROOT / "residual_st"
 # folders and files of the package: each row imports from the rows above it alone, and from itself
 ROWS = [
     ["errors"],
-    ["files", "numbers", "pieces", "printing", "progress", "wrapping"],
+    ["files", "languages", "numbers", "pieces", "printing", "progress", "wrapping"],
     ["audio", "sharing"],
     ["compat", "runtime"],
     ["stacks", "web"],

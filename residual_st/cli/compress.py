@@ -182,7 +182,7 @@ def _compress_folder(args: argparse.Namespace) -> dict:
     forms = _forms(args, model)
     calibration, held_out = None, None
     if args.calibration:
-        from residual_st.runtime.languages import Direction
+        from residual_st.languages import Direction
 
         asked = Direction(**{name: getattr(args, name) for name in _DIRECTION})
         calibration, held_out = huggingface.audio_calibration(

@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace, output: Path) -> dict:
-    from residual_st.runtime.languages import Direction
+    from residual_st.languages import Direction
 
     asked = Direction(args.task, args.source_lang, args.target_lang)
     if Path(args.checkpoint).is_dir():

@@ -12,8 +12,8 @@ from residual_st.audio.lengths import Lengths
 from residual_st.audio.pauses import split_at_pauses
 from residual_st.audio.reading import read_audio
 from residual_st.errors import InputError
+from residual_st.languages import AUTO, Direction
 from residual_st.runtime.decoding import Source
-from residual_st.runtime.languages import AUTO, Direction
 from residual_st.runtime.model import Model
 from residual_st.runtime.search import Search, in_source_language
 from residual_st.runtime.settings import Settings

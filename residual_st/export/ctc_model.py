@@ -14,9 +14,9 @@ from residual_st.export.folder import write_folder
 from residual_st.export.wav2vec2 import encoder_graph, shortest_samples
 from residual_st.export.whisper_words import CLEANED
 from residual_st.huggingface import feature_extractor, load
+from residual_st.languages import Direction, Languages
 from residual_st.runtime.ctc import best_path
 from residual_st.runtime.folder import ENCODER
-from residual_st.runtime.languages import Direction, Languages
 from residual_st.runtime.model import Model
 from residual_st.runtime.vocabulary import Vocabulary
 

@@ -28,8 +28,8 @@ from residual_st.fairseq.manifest import trained_lengths
 from residual_st.fairseq.model_input import ModelInput, model_input
 from residual_st.fairseq.standalone import with_task_flags
 from residual_st.fairseq.training_data import data_folder, read_symbols, train_subset
+from residual_st.languages import Direction, Languages
 from residual_st.runtime.folder import CROSS_ATTENTION, DECODER, ENCODER
-from residual_st.runtime.languages import Direction, Languages
 
 
 def export_checkpoint(

@@ -18,8 +18,8 @@ from residual_st.export.whisper_decoding import fallback_of, timestamps_of
 from residual_st.export.whisper_words import not_followed, read_tokenizer, search_settings, vocabulary_of
 from residual_st.huggingface import feature_extractor, load
 from residual_st.huggingface.generation import greedy_words
+from residual_st.languages import Direction, Languages
 from residual_st.runtime.folder import CROSS_ATTENTION, DECODER, ENCODER
-from residual_st.runtime.languages import Direction, Languages
 
 # transformers comes behind residual_st.huggingface, which hides a torchaudio that does not load
 from transformers import WhisperForConditionalGeneration  # isort: skip

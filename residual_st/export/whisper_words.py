@@ -6,7 +6,7 @@ import numpy as np
 
 from residual_st.errors import InputError, refusing
 from residual_st.huggingface.languages import whisper_languages
-from residual_st.runtime.languages import Direction, Languages
+from residual_st.languages import Direction, Languages
 from residual_st.runtime.vocabulary import Vocabulary
 
 # transformers comes behind residual_st.huggingface, which hides a torchaudio that does not load

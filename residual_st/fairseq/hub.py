@@ -14,7 +14,7 @@ from residual_st.audio.lengths import FRAMES_PER_SECOND, Lengths
 from residual_st.errors import InputError, missing_package
 from residual_st.fairseq.languages import languages_of
 from residual_st.fairseq.manifest import trained_lengths
-from residual_st.runtime.languages import Direction, Languages
+from residual_st.languages import Direction, Languages
 
 
 class S2TResidualHubInterface(S2THubInterface):

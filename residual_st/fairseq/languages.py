@@ -3,7 +3,7 @@
 from fairseq.data.audio.data_cfg import S2TDataConfig
 from fairseq.data.audio.speech_to_text_dataset import SpeechToTextDataset
 
-from residual_st.runtime.languages import Languages
+from residual_st.languages import Languages
 
 
 def languages_of(symbols: list[str], config: S2TDataConfig) -> Languages:

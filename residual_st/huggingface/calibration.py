@@ -21,8 +21,8 @@ from residual_st.huggingface.kinds import kind_of, words_of
 from residual_st.huggingface.languages import asked_of_generate, languages_of
 from residual_st.huggingface.recordings import PAUSE_SECONDS, SECONDS, Window, find_recordings, half_minutes
 from residual_st.huggingface.words import AudioBatch, DecodedWords, OwnWords
+from residual_st.languages import Direction
 from residual_st.progress import progress
-from residual_st.runtime.languages import Direction
 
 _TRANSCRIBED_TOGETHER = 8  # windows: a step of the decoder takes one about as long as eight
 
@@ -67,8 +67,8 @@ def audio_calibration(
             what is asked for.
     """
     kind, own, languages = kind_of(model), words_of(model), languages_of(model, source)
-    recordings = find_recordings(audio, languages, asked)
     extractor = feature_extractor(source)
+    recordings = find_recordings(audio, languages, asked)
     rate = extractor.sampling_rate
     random.Random(seed).shuffle(recordings)
     wanted = batches + max(1, batches // 10)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from residual_st.errors import refusing
 from residual_st.huggingface.quiet import quiet
-from residual_st.runtime.languages import AUTO
+from residual_st.languages import AUTO
 
 
 @torch.no_grad()

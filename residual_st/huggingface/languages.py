@@ -12,7 +12,7 @@ from residual_st.huggingface.generation import opening_of, prompt_of
 from residual_st.huggingface.kinds import words_of
 from residual_st.huggingface.quiet import quiet
 from residual_st.huggingface.words import AudioBatch
-from residual_st.runtime.languages import AUTO, TRANSCRIBE, TRANSLATE, Direction, Languages
+from residual_st.languages import AUTO, TRANSCRIBE, TRANSLATE, Direction, Languages
 
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE  # isort: skip
 

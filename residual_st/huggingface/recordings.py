@@ -13,7 +13,7 @@ from residual_st.audio.pauses import split_at_pauses
 from residual_st.audio.reading import read_audio
 from residual_st.errors import InputError, refusing
 from residual_st.fairseq.manifest import read_rows
-from residual_st.runtime.languages import AUTO, Direction, Languages
+from residual_st.languages import AUTO, Direction, Languages
 
 SECONDS = 30.0  # Whisper's window, and as much of other models' utterances
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff")

@@ -1,6 +1,6 @@
 """Folders that earlier releases exported, as this one would describe them."""
 
-from residual_st.runtime.languages import AUTO
+from residual_st.languages import AUTO
 
 
 def updated(description: dict) -> dict:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from residual_st.audio.lengths import DEFAULT, Lengths
 from residual_st.errors import InputError
+from residual_st.languages import Direction, Languages
 from residual_st.runtime.earlier_formats import updated
 from residual_st.runtime.fallback import Fallback
-from residual_st.runtime.languages import Direction, Languages
 from residual_st.runtime.settings import FAIRSEQ, Settings
 from residual_st.runtime.timestamps import TimeStamps
 from residual_st.runtime.vocabulary import Vocabulary

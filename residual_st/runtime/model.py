@@ -6,11 +6,11 @@ import numpy as np
 import onnxruntime
 
 from residual_st.errors import InputError, refusing
+from residual_st.languages import AUTO, Direction
 from residual_st.runtime.beam_search import Hypothesis
 from residual_st.runtime.ctc import CtcSearch, Frames
 from residual_st.runtime.decoding import Source
 from residual_st.runtime.folder import CROSS_ATTENTION, DECODER, ENCODER, GRAPHS, read_folder
-from residual_st.runtime.languages import AUTO, Direction
 from residual_st.runtime.search import Search, in_source_language
 from residual_st.runtime.settings import Settings
 

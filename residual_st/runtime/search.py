@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 
 from residual_st.errors import refusing
+from residual_st.languages import Direction
 from residual_st.runtime.beam_search import BeamSearch, Hypothesis
 from residual_st.runtime.decoding import Source
 from residual_st.runtime.folder import Folder
-from residual_st.runtime.languages import Direction
 from residual_st.runtime.rules import Rules
 from residual_st.runtime.sampling import draw
 from residual_st.runtime.settings import Settings

@@ -11,9 +11,9 @@ from residual_st.audio.lengths import Lengths
 from residual_st.audio.pauses import CLOSE, spans_between_pauses
 from residual_st.audio.reading import MOST_SAMPLES, audio_name, read_audio
 from residual_st.errors import InputError
+from residual_st.languages import AUTO, Direction
 from residual_st.runtime.ctc import CtcSearch
 from residual_st.runtime.decoding import Source
-from residual_st.runtime.languages import AUTO, Direction
 from residual_st.runtime.model import Model
 from residual_st.runtime.search import Search, in_source_language
 from residual_st.runtime.settings import Settings

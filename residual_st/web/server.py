@@ -18,8 +18,8 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from residual_st.errors import InputError, printable
+from residual_st.languages import Direction
 from residual_st.runtime import Settings, Translator
-from residual_st.runtime.languages import Direction
 from residual_st.runtime.model import Model
 from residual_st.web.static import PAGE, entry
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from residual_st.errors import InputError
+from residual_st.languages import AUTO, Languages
 from residual_st.runtime.folder import DESCRIPTION, GRAPHS, Folder, read_folder, weights_of
-from residual_st.runtime.languages import AUTO, Languages
 
 PAGE = Path(__file__).with_name("page")
 ORT = Path(__file__).with_name("ort")  # what `make web` leaves here

@@ -189,7 +189,7 @@ def test_rates_make_a_system_each(folder, flags):
         ("quality", "asr/dense", "st/dense"),
         ("quality_forms", "asr/dense", "asr/k3-r2"),
         ("from_scratch", "asr/dense-2.8e-3", "asr/k3-r2-taught-2.8e-3"),
-        ("quality_conformer", "asr/dense", "asr/k3-r16-taught"),
+        ("quality_conformer", "asr/dense", "asr/k3-r16-distilled"),
     ],
 )
 def test_the_projects_own_matrices_are_whole(name, first, later):

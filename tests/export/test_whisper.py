@@ -14,8 +14,8 @@ from tiny_whisper import SPEECH, bytes_tokenizer, features_of, save_whisper  # n
 from transformers import AddedToken, AutoTokenizer, Speech2TextConfig, Speech2TextForConditionalGeneration  # noqa: E402
 
 from residual_st.audio.reading import read_audio  # noqa: E402
+from residual_st.languages import Direction  # noqa: E402
 from residual_st.runtime import Settings  # noqa: E402
-from residual_st.runtime.languages import Direction  # noqa: E402
 from residual_st.runtime.model import Model  # noqa: E402
 from residual_st.runtime.vocabulary import Vocabulary  # noqa: E402
 

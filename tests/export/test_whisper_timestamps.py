@@ -15,10 +15,10 @@ from tiny_whisper import END, FIRST, GERMAN, SETTINGS, SILENCE, SPEECH, START, T
 from transformers import WhisperForConditionalGeneration, WhisperTimeStampLogitsProcessor  # noqa: E402
 
 from residual_st.audio.reading import read_audio  # noqa: E402
+from residual_st.languages import Direction  # noqa: E402
 from residual_st.runtime import Settings, Translator  # noqa: E402
 from residual_st.runtime.beam_search import Hypothesis  # noqa: E402
 from residual_st.runtime.fallback import Fallback  # noqa: E402
-from residual_st.runtime.languages import Direction  # noqa: E402
 from residual_st.runtime.model import Model  # noqa: E402
 from residual_st.runtime.rules import Rules  # noqa: E402
 from residual_st.runtime.sampling import draw  # noqa: E402

@@ -17,8 +17,8 @@ from conftest import BIN, RECIPE, USER_DIR, cli, run
 from residual_st.audio.lengths import DEFAULT, Lengths
 from residual_st.audio.reading import read_audio
 from residual_st.errors import InputError
+from residual_st.languages import Direction
 from residual_st.runtime import Settings, Translator
-from residual_st.runtime.languages import Direction
 from residual_st.runtime.model import Model
 
 sys.path.append(str(RECIPE))

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from residual_st.languages import Direction, Languages
 from residual_st.runtime.beam_search import BeamSearch, Hypothesis
 from residual_st.runtime.fallback import Fallback
-from residual_st.runtime.languages import Direction, Languages
 from residual_st.runtime.rules import Rules
 from residual_st.runtime.sampling import draw
 from residual_st.runtime.settings import FAIRSEQ, Settings

@@ -1,4 +1,4 @@
-// The words that ask a model for a task and languages: residual_st/runtime/languages.py.
+// The words that ask a model for a task and languages: residual_st/languages.py.
 
 export const AUTO = "auto"; // the source language that the model detects
 export const TRANSCRIBE = "transcribe"; // Whisper's word for writing the language that is spoken

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from residual_st.errors import InputError
-from residual_st.runtime.languages import Direction, Languages
+from residual_st.languages import Direction, Languages
 
 SOURCES = {"en": [10], "es": [11], "fr": [12]}
 NAMES = {"english": "en", "spanish": "es", "castilian": "es"}

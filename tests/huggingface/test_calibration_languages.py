@@ -15,7 +15,7 @@ from transformers import Speech2TextTokenizer  # noqa: E402
 
 from residual_st.errors import InputError  # noqa: E402
 from residual_st.huggingface.words.repeating import Repeating  # noqa: E402
-from residual_st.runtime.languages import Direction  # noqa: E402
+from residual_st.languages import Direction  # noqa: E402
 
 SPEECH = ROOT / "tests" / "speech" / "arctic_a0007.wav"
 SIZES = ["--group-size", "2", "--residual-rank", "1"]
