@@ -2,7 +2,7 @@
 
 transformers' own `save_pretrained` writes both, so every folder describes itself. `quantization_config` in `config.json` is where
 transformers looks for a method by which weights are stored in another way. With `residual_st.huggingface` imported it knows ours
-(residual_st/huggingface/quantizer.py). Without, it warns that it does not, and goes on as with an ordinary model: it would find no
+(residual_st/huggingface/quantizer.py). Without, it warns that it does not, and treats it as an ordinary model: it would find no
 weights for the shared matrices, and draw random ones. So a mark takes the place of each composed weight in the file. A mark has
 another shape than the weight, which an ordinary `from_pretrained` refuses.
 """

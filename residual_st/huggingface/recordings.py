@@ -103,7 +103,7 @@ def half_minutes(recordings: Iterable[Recording], rate: int) -> Iterator[Window]
     in_turn = []
     for (direction, _), group in groups.items():
         whole = (recording.samples(rate) for recording in group)
-        in_turn.append(_windows(whole, direction, rate, SECONDS))
+        in_turn.append(_windows(whole, direction, rate))
     while in_turn:
         for windows in list(in_turn):
             try:
@@ -112,13 +112,13 @@ def half_minutes(recordings: Iterable[Recording], rate: int) -> Iterator[Window]
                 in_turn.remove(windows)
 
 
-def _windows(recordings: Iterable[np.ndarray], direction: Direction, rate: int, longest: float) -> Iterator[Window]:
-    """What is said between pauses, so many seconds in each window, pauses counted."""
+def _windows(recordings: Iterable[np.ndarray], direction: Direction, rate: int) -> Iterator[Window]:
+    """What is said between pauses, `SECONDS` in each window at most, pauses counted."""
     together, seconds = [], 0.0
     for samples in recordings:
-        for piece in split_at_pauses(samples, rate, Lengths(longest, longest)):
+        for piece in split_at_pauses(samples, rate, Lengths(SECONDS, SECONDS)):
             length = len(piece) / rate + PAUSE_SECONDS
-            if together and seconds + length > longest:
+            if together and seconds + length > SECONDS:
                 yield Window(together, direction)
                 together, seconds = [], 0.0
             together.append(piece)

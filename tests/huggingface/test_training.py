@@ -57,7 +57,7 @@ def losses(training):
 
 
 def test_fine_tuning(shared, tmp_path):
-    """Every U, A, B and d moves; checkpoints hold each U once; what resumes from one goes on as if it had not stopped."""
+    """Every U, A, B and d moves; checkpoints hold each U once; what resumes from one continues as if it had not stopped."""
     training = trainer(shared, tmp_path / "run")
     before = {name: value.clone() for name, value in training.model.state_dict().items()}
     training.train()
