@@ -1,5 +1,8 @@
 """Tables from the rows of benchmarks/translation.py."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 from residual_st.evaluation.scores import score_interval
@@ -9,29 +12,39 @@ LANGUAGES = ("es", "fr", "it")
 
 
 def translation() -> str:
-    """What was translated: BLEU by language."""
-    rows = [row for row in read("translation") if row["scores"]]
-    dense = next((row for row in rows if row["system"] == "dense"), None)
+    """BLEU by language, of fp32 exports."""
+    return _scores([row for row in read("translation") if row["precision"] == "fp32"], _size)
+
+
+def translation_exports() -> str:
+    """The same of what is exported in less, beside dense fp32; sizes over the dense model's in half precision."""
+    exported = {row["system"] for row in read("translation") if row["precision"] != "fp32"}
+    return _scores([row for row in read("translation") if row["system"] in exported], lambda row: -row["bytes"])
+
+
+def _scores(rows: list[dict], order: Callable[[dict], Any]) -> str:
+    dense = next(row for row in read("translation") if (row["system"], row["precision"]) == ("dense", "fp32"))
     lines = []
-    for row in sorted(rows, key=_size):
-        scores = [row["scores"][language] for language in LANGUAGES]
-        mean = _mean(row)
+    for row in sorted(rows, key=order):
+        scores, mean = [row["scores"][language] for language in LANGUAGES], _mean(row)
         lines.append(
             [
-                row["system"],
+                row["system"] if row["precision"] == "fp32" else f"{row['system']}, {row['precision']}",
                 *_kept(row),
+                f"{row['bytes'] / 1e6:.0f}",
                 *(str(score_interval("bleu", [np.array(each["counts"], float)])) for each in scores),
-                f"{mean:.1f}" if row is dense else f"{mean:.1f} ({mean - _mean(dense):+.1f})",
+                f"{mean:.1f}" if row == dense else f"{mean:.1f} ({mean - _mean(dense):+.1f})",
                 " / ".join(f"{each['chrf']:.1f} ± {each['chrf_interval']:.1f}" for each in scores),
                 _minutes(row),
             ]
         )
-    return github(lines, ["system", *_KEPT, *(f"BLEU {name} (95 %)" for name in LANGUAGES), "mean", "chrF (95 %)", "core minutes"])
+    bleu = (f"BLEU {name} (95 %)" for name in LANGUAGES)
+    return github(lines, ["system", *_KEPT, "MB", *bleu, "mean", "chrF (95 %)", "core minutes"])
 
 
 def translation_losses() -> str:
     """The loss of every system, over the dense model's."""
-    rows = [row for row in read("translation") if row["system"] != "dense"]
+    rows = [row for row in read("translation") if row["system"] != "dense" and row["precision"] == "fp32"]
     lines = [
         [row["system"], *_kept(row), *(f"{row['loss_ratio'][name]:.2f}" for name in LANGUAGES), f"{_loss(row):.2f}", _minutes(row)]
         for row in sorted(rows, key=lambda row: (_size(row), _loss(row)))

@@ -1,7 +1,8 @@
 """Stage 6: all terms of all layers together, by gradient, so that the model computes what the dense one does.
 
 No labels are used: the layers' outputs, and the words behind them where `Calibration.predict` gives them, are brought closer to
-those of the dense model. Everything of the layers that is not shared moves too: biases and norms.
+those of the dense model. Everything of the layers that is not shared moves too: biases and norms. The compressed model computes in
+bfloat16 where the device multiplies in it, its terms stay in float32.
 """
 
 import contextlib
@@ -13,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from residual_st.compression.bfloat16 import in_bfloat16
 from residual_st.compression.moments import Calibration, evaluating, requiring_gradients
 from residual_st.compression.sums import widened
 from residual_st.compression.targets import LayerTarget, Model, Targets, WordsTarget, computed
@@ -88,7 +90,9 @@ def _steps(targets: Targets, compressed: Model, moved: nn.Module, calibration: C
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, (step + 1) / warm_up) * (1 - step / updates))
     for number, batch in islice(cycle(enumerate([*calibration.parts[0], *calibration.more])), updates):
         wanted = targets.of(number, batch)
-        distance = _distance(*computed(*compressed, calibration, batch), wanted)
+        with in_bfloat16(terms):
+            layers, scores = computed(*compressed, calibration, batch)
+        distance = _distance(layers, scores, wanted)
         gradients = torch.autograd.grad(scaler.scale(distance), terms, allow_unused=True)
         for term, gradient in zip(wide, gradients):
             term.grad = None if gradient is None else widened(gradient)
