@@ -10,10 +10,14 @@ from residual_st.export.products import Products
 
 def convolved(x: Var, conv: nn.Conv1d, products: Products) -> Var:
     """(batch, time, in) -> (batch, shorter time, out)"""
-    (size,), (stride,), (padding,) = conv.kernel_size, conv.stride, conv.padding
-    padded = op.pad(x, ints(padding, padding), axes=ints(1))
-    last = op.sub(op.shape(padded, start=1, end=2), ints(size - 1))  # behind the first frame of the last window
-    taps = [op.slice(padded, ints(tap), op.add(last, ints(tap)), ints(1), ints(stride)) for tap in range(size)]
+    return convolved_inside(op.pad(x, ints(*conv.padding, *conv.padding), axes=ints(1)), conv, products)
+
+
+def convolved_inside(x: Var, conv: nn.Conv1d, products: Products) -> Var:
+    """Without padding."""
+    (size,), (stride,) = conv.kernel_size, conv.stride
+    last = op.sub(op.shape(x, start=1, end=2), ints(size - 1))  # behind the first frame of the last window
+    taps = [op.slice(x, ints(tap), op.add(last, ints(tap)), ints(1), ints(stride)) for tap in range(size)]
     windows = op.concat(taps, axis=2)
     weight = conv.weight.detach().transpose(1, 2).flatten(1)  # (out, size * in)
     y = products.multiply(op.reshape(windows, ints(-1, weight.size(1))), weight, products.constant(conv.bias))

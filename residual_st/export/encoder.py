@@ -53,14 +53,18 @@ def encoded(encoder: EncoderParts, products: Products, frames: Var, counts: Var)
     x = op.reshape(x, ints(-1, width))
     if encoder.projection is not None:
         x = products.linear(x, encoder.projection)
-    states = _layers(encoder.layers)(Branches(products, batch, time), x, attention_mask(inside), encoder.layers)
-    if encoder.norm is not None:
-        states = products.norm(states, encoder.norm)
-    outputs = {"states": op.reshape(states, op.concat([batch, time, ints(-1)], axis=0)), "state_lengths": lengths}
-    if encoder.ctc is not None:
-        log_probs = op.log_softmax(products.linear(states, encoder.ctc), axis=-1)
-        outputs["ctc_log_probs"] = op.reshape(log_probs, op.concat([batch, time, ints(-1)], axis=0))
-    return outputs
+    x = _layers(encoder.layers)(Branches(products, batch, time), x, attention_mask(inside), encoder.layers)
+    shape = op.concat([batch, time, ints(-1)], axis=0)
+    outputs = {name: op.reshape(rows, shape) for name, rows in behind_layers(encoder, products, x).items()}
+    return {**outputs, "state_lengths": lengths}
+
+
+def behind_layers(encoder: EncoderParts, products: Products, x: Var) -> dict[str, Var]:
+    """`states` and, where there is a CTC head, `ctc_log_probs`, as rows: of what comes out of the layers (batch * time, width)."""
+    states = x if encoder.norm is None else products.norm(x, encoder.norm)
+    if encoder.ctc is None:
+        return {"states": states}
+    return {"states": states, "ctc_log_probs": op.log_softmax(products.linear(states, encoder.ctc), axis=-1)}
 
 
 def _subsampled(subsampler: nn.Module, products: Products, x: Var, lengths: Var) -> tuple[Var, Var, int]:

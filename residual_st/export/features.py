@@ -59,14 +59,19 @@ def features(samples: Var, lengths: Var, filterbank: Filterbank) -> tuple[Var, V
     Returns:
         (batch, frames, bins), and the number of frames of each, (batch,).
     """
-    bands = energies(samples, _kernels(filterbank), filterbank.frame, filterbank.shift, _mel_filters(filterbank))
-    frames = op.log(op.max([bands, number(LEAST_ENERGY)]))
+    frames = log_mel(samples, filterbank)
     counts = op.add(op.div(op.sub(lengths, integer(filterbank.frame)), integer(filterbank.shift)), integer(1))
     longest = op.squeeze(op.shape(frames, start=1, end=2), ints(0))
     inside = op.unsqueeze(op.cast(mask_of(counts, longest), to=np.float32), ints(2))
     for transform in filterbank.transforms:
         frames = transform(frames, inside)
     return op.mul(frames, inside), counts
+
+
+def log_mel(samples: Var, filterbank: Filterbank) -> Var:
+    """(batch, n) -> (batch, frames, bins)"""
+    bands = energies(samples, _kernels(filterbank), filterbank.frame, filterbank.shift, _mel_filters(filterbank))
+    return op.log(op.max([bands, number(LEAST_ENERGY)]))
 
 
 def normalised_by_utterance(frames: Var, inside: Var, *, means: bool, variances: bool) -> Var:

@@ -1,7 +1,7 @@
 """What the graphs of encoder and decoder have in common: attention, feed-forward, positions."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -84,13 +84,24 @@ class Branches:
         return self.products.linear(rows, attention.out)
 
 
-def transformer(branches: Branches, x: Var, mask: Var | None, layers: Sequence[nn.Module]) -> Var:
-    """What layers of fairseq's Transformer encoder, or of Whisper's, which has the same names, make of x (batch * time, width)."""
-    for layer in layers:
+def transformer(
+    branches: Branches,
+    x: Var,
+    mask: Var | None,
+    layers: Sequence[nn.Module],
+    with_past: Callable[[int, Var, Var], tuple[Var, Var]] = lambda _layer, keys, values: (keys, values),
+) -> Var:
+    """What layers of fairseq's Transformer encoder, or of Whisper's, which has the same names, make of x (batch * time, width).
+
+    Args:
+        with_past: (number of a layer, keys, values) -> those and the ones before them.
+    """
+    for index, layer in enumerate(layers):
         attention = Attention.of(layer.self_attn)
 
-        def attend(y: Var, attention=attention) -> Var:
-            return branches.attend(*branches.heads(y, attention, "qkv"), mask, attention)
+        def attend(y: Var, index=index, attention=attention) -> Var:
+            queries, keys, values = branches.heads(y, attention, "qkv")
+            return branches.attend(queries, *with_past(index, keys, values), mask, attention)
 
         x = branches.residual(x, layer.self_attn_layer_norm, layer, attend)
         x = branches.residual(x, layer.final_layer_norm, layer, lambda y, layer=layer: branches.feed_forward(y, layer))

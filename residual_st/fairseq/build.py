@@ -12,6 +12,7 @@ from omegaconf import OmegaConf, open_dict
 from torch import Tensor, nn
 
 from residual_st.errors import InputError
+from residual_st.fairseq.chunks import Chunks
 from residual_st.fairseq.flags import INFERENCE_MODES, PARTS, completed, requested, shares_or_adds
 from residual_st.fairseq.kinds import kind_of, part_of, stacks_of
 from residual_st.fairseq.layers.shared_layers import share_new_layers, take_inference_form_, use_faster_forward
@@ -35,7 +36,8 @@ def build_shared_models() -> None:
             return stock(cfg, task, from_checkpoint)
         forms = {part: requested(cfg, part) for part in PARTS}
         forms = {part: form for part, form in forms.items() if shares_or_adds(form)}
-        if not forms:
+        chunked = Chunks.of(cfg) is not None
+        if not forms and not chunked:
             with recorded_loads():  # which composes what is shared
                 return stock(cfg, task, from_checkpoint)
         refuse_unsupported(cfg, arch)
@@ -43,6 +45,10 @@ def build_shared_models() -> None:
             kind = kind_of(model_class)
             if kind.shared_model and model_class is MODEL_REGISTRY[kind.name] and not getattr(cfg, "encoder_stack", None):
                 return _built_by(MODEL_REGISTRY[kind.shared_model], cfg, task)
+            if chunked:
+                raise InputError(
+                    f"encoder_chunk_frames must be left out for --arch {arch}; s2t_transformer and s2t_residual_transformer take it"
+                )
             return _built_and_shared(stock, cfg, task, from_checkpoint, forms)
 
     @wrap(BaseFairseqModel, "prepare_for_inference_")

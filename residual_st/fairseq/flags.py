@@ -13,6 +13,7 @@ from fairseq.dataclass.utils import gen_parser_from_dataclass
 from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_DATACLASS_REGISTRY, MODEL_REGISTRY
 from hydra.core.config_store import ConfigStore
 
+from residual_st.fairseq.chunks import CHUNK_FLAGS, add_chunk_flags
 from residual_st.fairseq.user_dir import register
 from residual_st.sharing.form import Defaults, add_flags, complete_flags, flag_names
 from residual_st.wrapping import wrap
@@ -23,8 +24,10 @@ OUR_FLAGS = (*(name for part in PARTS for name in (*flag_names(f"{part}_"), f"{p
 
 DENSE = {part: Defaults(1, 0, False, where_shared=(2, True)) for part in PARTS}  # of architectures that are not ours
 
-# flags of a model that act in training alone, name files, or choose among ways to compute the same
+# flags of a model that change no shape and mean nothing to its weights: they act in training alone, name files, or choose how the
+# same weights are used
 _NOT_SHAPING = {
+    *CHUNK_FLAGS,
     "activation_dropout",
     "attention_dropout",
     "dropout",
@@ -74,7 +77,7 @@ def _give_flags(name: str) -> None:
 
 def _register_config(name: str, model_class: type, config: type) -> None:
     """Give a model that is described by a dataclass the fields that hold the flags' values."""
-    fields = [(flag, _TYPES.get(flag.partition("_")[2], _STRING), field(default=None)) for flag in OUR_FLAGS]
+    fields = [(flag, _TYPES.get(flag.partition("_")[2], _STRING), field(default=None)) for flag in (*OUR_FLAGS, *CHUNK_FLAGS)]
     fields = [each for each in fields if each[0] not in config.__dataclass_fields__]
     extended = dataclasses.make_dataclass(config.__name__, fields, bases=(config,), namespace={"__module__": config.__module__})
     model_class.__dataclass = MODEL_DATACLASS_REGISTRY[name] = extended
@@ -85,7 +88,7 @@ def _register_config(name: str, model_class: type, config: type) -> None:
 
 # not `int | None`: OmegaConf 2.0, which fairseq 0.12.2 pins, cannot read it
 _STRING = Optional[str]  # noqa: UP045
-_TYPES = {"group_size": Optional[int], "residual_diagonal": Optional[bool]}  # noqa: UP045
+_TYPES = {"group_size": Optional[int], "residual_diagonal": Optional[bool], "left_chunks": Optional[int]}  # noqa: UP045
 
 
 def defaults_of(model_class: type) -> dict[str, Defaults]:
@@ -107,6 +110,7 @@ def add_sharing_flags(parser: argparse.ArgumentParser, defaults: dict[str, Defau
         metavar="NAME",
         help="dotted name, in the model, of the layers that share, where the encoder has several stacks (default: the heaviest)",
     )
+    add_chunk_flags(parser)
 
 
 def completed(flags, part: str, defaults: dict[str, Defaults] = DENSE) -> dict:

@@ -7,6 +7,7 @@ from omegaconf import open_dict
 
 from residual_st.errors import InputError
 from residual_st.fairseq.build import refuse_unsupported
+from residual_st.fairseq.chunks import Chunks
 from residual_st.fairseq.flags import PARTS
 from residual_st.fairseq.hub import S2TResidualHubInterface
 from residual_st.fairseq.kinds.s2t_transformer import (
@@ -100,6 +101,8 @@ def _check(args) -> None:
         width, heads = getattr(args, f"{part}_embed_dim"), getattr(args, f"{part}_attention_heads")
         if heads < 1 or width % heads:
             raise InputError(f"{part}_attention_heads={heads} does not divide {part}_embed_dim={width}")
+    if Chunks.of(args) and args.conv_version != "s2t_transformer":
+        raise InputError(f"encoder_chunk_frames does not work with --conv-version {args.conv_version}; it must be s2t_transformer")
     for name, reason in _IGNORED.items():
         if getattr(args, name, None):
             raise InputError(f"{name}={getattr(args, name)} does not work with s2t_residual_transformer: {reason}")

@@ -16,6 +16,7 @@ from fairseq.registry import REGISTRIES
 from residual_st.errors import InputError, refusing
 from residual_st.fairseq.build import PRETRAINED_FLAGS
 from residual_st.fairseq.checkpoints import load_checkpoint, model_flags
+from residual_st.fairseq.chunks import CHUNK_FLAGS
 from residual_st.fairseq.distillation.teacher import open_teacher
 from residual_st.fairseq.flags import OUR_FLAGS, PARTS, defaults_of, flag_difference, is_dense, shaping_flags
 from residual_st.fairseq.manifest import check_manifest
@@ -90,7 +91,8 @@ def with_form(config: dict, overridden: list[str]) -> tuple[dict, argparse.Names
     names = shaping_flags(flags.arch)
     if not names:
         raise InputError(f"{start} is of --arch {flags.arch}, which fairseq does not know here")
-    form = {name.replace("_", "-"): value for name in ("arch", *names) if (value := getattr(flags, name, None)) is not None}
+    own = [name for name in CHUNK_FLAGS if name.replace("_", "-") not in config]  # which a config may ask to change
+    form = {name.replace("_", "-"): value for name in ("arch", *names, *own) if (value := getattr(flags, name, None)) is not None}
     for key in overridden:
         if key in form and key in config and str(config[key]).lower() != str(form[key]).lower():
             raise InputError(f"{key}={config[key]} does not fit {start}, which has {key}={form[key]}; leave it out")

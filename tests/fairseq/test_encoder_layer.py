@@ -40,11 +40,21 @@ def test_output_and_gradients_are_those_of_the_stock_layer(normalize_before, act
     torch.testing.assert_close(ours, expected)
 
 
-def test_an_attention_mask_is_left_to_the_stock_layer():
+def test_an_attention_mask_is_the_stock_layers():
     layer, x, padding = layer_and_input()
+    inside = ~padding.T[:, :, None]
     mask = torch.ones(9, 9).triu(1)
-    torch.testing.assert_close(layer(x, padding, mask), TransformerEncoderLayer.forward(layer, x, padding, mask))
-    assert not torch.allclose(layer(x, padding, mask), layer(x, padding))
+    ours, stock = layer(x, padding, mask), TransformerEncoderLayer.forward(layer, x, padding, mask)
+    torch.testing.assert_close(ours * inside, stock * inside)
+    assert not torch.allclose(ours, layer(x, padding))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_padding_that_may_attend_to_padding_alone_is_no_nan(dtype):
+    layer, x, padding = layer_and_input()
+    layer.fc1._owner[0].to(dtype)
+    mask = (torch.arange(9)[:, None] // 2 != torch.arange(9) // 2).float()
+    assert layer.to(dtype)(x.to(dtype), padding, mask).isfinite().all()
 
 
 def test_dropout_rates_are_those_of_the_flags():

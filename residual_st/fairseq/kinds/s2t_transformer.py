@@ -7,6 +7,7 @@ from fairseq.modules.transformer_layer import TransformerEncoderLayer, Transform
 from torch import nn
 
 from residual_st.compat import drop_fused_copies
+from residual_st.fairseq.chunks import Chunks, attending_in_chunks
 from residual_st.fairseq.flags import requested
 from residual_st.fairseq.kinds.kind import EncoderParts, Kind, Part
 from residual_st.fairseq.kinds.text_decoder import DECODER
@@ -82,17 +83,32 @@ def form_of_part(args, part: str) -> SharedForm:
 
 
 class S2TResidualTransformerEncoder(S2TTransformerEncoder):
-    """The stock encoder with shared layers: `shared_weights` owns every U, `transformer_layers` the rest."""
+    """The stock encoder with shared layers: `shared_weights` owns every U, `transformer_layers` the rest.
+
+    Attributes:
+        chunks: how it attends, where that is in chunks; None for full attention.
+    """
 
     def __init__(self, args, form: SharedForm):
         if form.is_dense:
             super().__init__(args)
-            return
-        # without layers, so that a dense stack is never in memory
-        super().__init__(argparse.Namespace(**{**vars(args), "encoder_layers": 0}))
+        else:  # without layers, so that a dense stack is never in memory
+            super().__init__(argparse.Namespace(**{**vars(args), "encoder_layers": 0}))
+            self._add_layers(args, form)
+        self.chunks = Chunks.of(args)
+
+    def _add_layers(self, args, form: SharedForm) -> None:
         self.transformer_layers = alike_in_groups(form, lambda: ResidualTransformerEncoderLayer(args))
         drop_fused_copies(self.transformer_layers)
         self.shared_weights = share_new_layers(self.transformer_layers, form, ENCODER.ends_branch)
+
+    def forward(self, src_tokens, src_lengths, return_all_hiddens=False):
+        """fairseq's, in chunks where there are any: of a size that is drawn for each batch of training."""
+        if not self.chunks:
+            return super().forward(src_tokens, src_lengths, return_all_hiddens)
+        frames = self.chunks.drawn() if self.training else self.chunks.frames[0]
+        with attending_in_chunks(self.transformer_layers, frames, self.chunks.left):
+            return super().forward(src_tokens, src_lengths, return_all_hiddens)
 
     def prepare_for_inference_(self) -> None:
         """Take the form for translation, for good, where layers share."""

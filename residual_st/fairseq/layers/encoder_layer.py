@@ -1,25 +1,49 @@
 """fairseq's encoder layer, for matrices that are shared."""
 
+import torch
 from fairseq.modules.transformer_layer import TransformerEncoderLayer
 from torch import Tensor
 
 from residual_st.fairseq.layers.attention import attention
 from residual_st.fairseq.layers.layer import ResidualTransformerLayer, mask_of, rate_of
 
+Past = tuple[Tensor, Tensor]  # keys and values
+
 
 class ResidualTransformerEncoderLayer(ResidualTransformerLayer, TransformerEncoderLayer):
     """`TransformerEncoderLayer`: same parameters, and same outputs up to rounding. Which elements dropout hits differs."""
 
     def forward(self, x: Tensor, encoder_padding_mask: Tensor | None, attn_mask: Tensor | None = None) -> Tensor:
-        """(time, batch, width) -> (time, batch, width); the mask is (batch, time), True for padding."""
-        if attn_mask is not None:
-            return super().forward(x, encoder_padding_mask, attn_mask)
-        y = self._attend(self._enter(x, self.self_attn_layer_norm), x.size(1), encoder_padding_mask)
-        x = self._leave(x, y, self.self_attn_layer_norm)
-        y = self._feed_forward(self._enter(x, self.final_layer_norm))
-        return self._leave(x, y, self.final_layer_norm)
+        """(time, batch, width) -> (time, batch, width).
 
-    def _attend(self, x: Tensor, batch: int, padding: Tensor | None) -> Tensor:
-        projected = self._project(self.self_attn, "qkv", x, batch)
-        attended, _ = attention(*projected, mask_of(padding, x), rate_of(self.self_attn.dropout_module))
-        return self.self_attn.out_proj(attended.flatten(0, 1))
+        Args:
+            encoder_padding_mask: (batch, time), True for padding.
+            attn_mask: (time, time), not 0 where one position may not attend to another.
+        """
+        mask = mask_of(encoder_padding_mask, x)
+        if attn_mask is not None:
+            apart = torch.zeros_like(attn_mask, dtype=x.dtype).masked_fill_(attn_mask.bool(), _apart(x.dtype))
+            mask = apart[None, None] if mask is None else mask + apart
+        return self._encode(x, mask)[0]
+
+    def forward_chunk(self, x: Tensor, past: Past | None) -> tuple[Tensor, Past]:
+        """A chunk (time, 1, width) that attends to itself and to its past -> the same, and the keys and values of both.
+
+        These are (1, heads, time, width / heads).
+        """
+        return self._encode(x, None, past)
+
+    def _encode(self, x: Tensor, mask: Tensor | None, past: Past | None = None) -> tuple[Tensor, Past]:
+        y = self._enter(x, self.self_attn_layer_norm)
+        queries, keys, values = self._project(self.self_attn, "qkv", y, x.size(1))
+        if past is not None:
+            keys, values = (torch.cat(pair, dim=2) for pair in zip(past, (keys, values)))
+        attended, _ = attention(queries, keys, values, mask, rate_of(self.self_attn.dropout_module))
+        x = self._leave(x, self.self_attn.out_proj(attended.flatten(0, 1)), self.self_attn_layer_norm)
+        y = self._feed_forward(self._enter(x, self.final_layer_norm))
+        return self._leave(x, y, self.final_layer_norm), (keys, values)
+
+
+def _apart(dtype: torch.dtype) -> float:
+    """As in stock: not infinite, so that padding, which may have nothing to attend to, becomes no NaN."""
+    return -1e8 if dtype in (torch.float32, torch.float64) else -1e4

@@ -1,0 +1,136 @@
+"""An encoder that was trained in chunks, fed while somebody speaks: what `residual_st.runtime.streaming` does, with torch."""
+
+import copy
+import math
+
+import numpy as np
+import torch
+from fairseq.data.audio.feature_transforms.global_cmvn import GlobalCMVN
+from torch import Tensor, nn
+from torch.nn.functional import glu, pad
+
+from residual_st.audio.filterbank import OnlineFilterbank
+from residual_st.errors import InputError
+from residual_st.fairseq.chunks import Chunks, strides_and_reach
+from residual_st.fairseq.kinds import s2t_transformer
+from residual_st.fairseq.model_input import ModelInput
+
+
+class StreamingEncoder:
+    """One recording while it comes in: each chunk is computed once, and equals what the whole recording's masked pass gives.
+
+    Positions count from the start of the recording: `reset`, or `finish`, before they leave what the model was trained on.
+
+    Attributes:
+        frames: encoder frames that came out.
+
+    Args:
+        encoder: of an s2t_transformer with `encoder_chunk_frames`, in evaluation mode.
+        source: what it is fed with.
+        chunk_frames: another size of chunks than the first of the model's.
+
+    Raises:
+        InputError: if the model attends to whole utterances, or its features are normalised by utterance.
+    """
+
+    def __init__(self, encoder: nn.Module, source: ModelInput, chunk_frames: int | None = None):
+        refuse_whole_utterances(source)
+        chunks = chunks_of(encoder)
+        self._parts, self._source = s2t_transformer.ENCODER.parts(encoder), source
+        strides_and_reach(self._parts.subsampler)  # which refuses what cannot be counted
+        self._layers = [_with_past(layer) for layer in self._parts.layers]
+        self._size, self._left = chunks.streamed(chunk_frames), chunks.left
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the recording: what comes next is another one."""
+        self.frames = 0
+        self._filterbank = OnlineFilterbank(self._source.sample_rate, self._source.bins)
+        convolutions = self._parts.subsampler.conv_layers
+        self._tails = [conv.weight.new_zeros(1, conv.in_channels, conv.padding[0]) for conv in convolutions]
+        self._waiting = convolutions[0].weight.new_zeros(0, 1, convolutions[-1].out_channels // 2)
+        self._pasts = [None] * len(self._layers)
+
+    def feed(self, samples: np.ndarray) -> Tensor:
+        """Mono samples (n,) -> the states of the chunks that are whole now (1, time, width)."""
+        return self._encode(samples, is_last=False)
+
+    def finish(self) -> Tensor:
+        """The states of what is left of the recording, which is forgotten."""
+        states = self._encode(np.zeros(0, np.float32), is_last=True)
+        self.reset()
+        return states
+
+    @torch.no_grad()
+    def _encode(self, samples: np.ndarray, is_last: bool) -> Tensor:
+        frames = self._filterbank.feed(samples)
+        for transform in self._source.transforms:
+            frames = transform(frames)
+        frames = torch.from_numpy(frames).to(self._waiting)
+        self._waiting = torch.cat([self._waiting, self._subsampled(frames.T[None], is_last).permute(2, 0, 1)])
+        states = [self._waiting.new_zeros(0, *self._waiting.shape[1:])]
+        while len(self._waiting) >= (1 if is_last else self._size):
+            states.append(self._chunk(self._waiting[: self._size]))
+            self._waiting = self._waiting[self._size :]
+        return torch.cat(states).transpose(0, 1)
+
+    def _subsampled(self, x: Tensor, is_last: bool) -> Tensor:
+        """(1, bins, frames) -> (1, width, what these frames and those before allow)"""
+        for place, conv in enumerate(self._parts.subsampler.conv_layers):
+            (size,), (stride,), (padding,) = conv.kernel_size, conv.stride, conv.padding
+            x = torch.cat([self._tails[place], x], dim=2)
+            x = pad(x, (0, padding)) if is_last else x
+            read = max(0, (x.size(2) - size) // stride + 1) * stride
+            self._tails[place] = x[:, :, read:]
+            x = (
+                glu(nn.functional.conv1d(x, conv.weight, conv.bias, conv.stride), 1)
+                if read
+                else x.new_zeros(1, len(conv.weight) // 2, 0)
+            )
+        return x
+
+    def _chunk(self, x: Tensor) -> Tensor:
+        """(time, 1, width) behind the subsampler -> states"""
+        kept = self._left * self._size
+        x = self._parts.scale * x + positions(self.frames, len(x), x)[:, None]
+        self.frames += len(x)
+        for index, layer in enumerate(self._layers):
+            x, past = layer.forward_chunk(x, self._pasts[index])
+            self._pasts[index] = tuple(each[:, :, max(0, each.size(2) - kept) :] for each in past)
+        return x if self._parts.norm is None else self._parts.norm(x)
+
+
+def _with_past(layer: nn.Module) -> nn.Module:
+    """A layer's own parts under a forward pass that takes what came before."""
+    layer = copy.copy(layer)
+    layer.__class__ = s2t_transformer.ENCODER.faster.get(type(layer), type(layer))
+    return layer
+
+
+def chunks_of(encoder: nn.Module) -> Chunks:
+    """How an encoder attends in chunks. Raises InputError if it does not."""
+    chunks = getattr(encoder, "chunks", None)
+    if chunks is None:
+        raise InputError(
+            "the encoder attends to whole utterances and cannot run while somebody speaks; train it with --encoder-chunk-frames"
+        )
+    return chunks
+
+
+def refuse_whole_utterances(source: ModelInput) -> None:
+    """Raise InputError for features that depend on the whole utterance."""
+    for transform in source.transforms:
+        if type(transform) is not GlobalCMVN:
+            raise InputError(
+                f"the data configuration has {type(transform).__name__}, which needs the whole utterance and cannot stream; "
+                "prepare the data with `prepare.py --cmvn global` (or none) and train on that"
+            )
+
+
+def positions(first: int, count: int, like: Tensor) -> Tensor:
+    """fairseq's sinusoidal embeddings of positions that count from 0, (count, width), without its table of all before."""
+    half = like.size(-1) // 2
+    rates = torch.exp(torch.arange(half) * -(math.log(10000) / (half - 1)))
+    phases = torch.arange(first + 2, first + 2 + count, dtype=torch.float)[:, None] * rates  # position 1 is padding's
+    embeddings = torch.cat([phases.sin(), phases.cos()], dim=1)
+    return pad(embeddings, (0, like.size(-1) % 2)).to(like)

@@ -1,0 +1,160 @@
+"""An encoder that does not start over: sound in as it comes, states out, each computed once."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from onnxruntime import InferenceSession, OrtValue
+
+from residual_st.errors import refusing
+
+LARGEST_NUMBER = 100_000
+LARGEST_CACHE = 2**28  # numbers that all caches hold together
+
+
+@dataclass(frozen=True)
+class Streaming:
+    """The form of an encoder that is fed chunk by chunk; what `streaming` in model.json says.
+
+    Attributes:
+        window, shift: samples of a frame of features, and from one to the next.
+        stride: of these frames, from one encoder frame to the next.
+        reach: encoder frame i reads frames up to `stride * i + reach`.
+        chunk_frames: encoder frames of a chunk.
+        left_chunks: chunks before its own that a frame attends to.
+        longest_frames: positions of encoder frames that the model was trained on.
+        layers, heads, head_width: of the encoder.
+        tails: frames that each convolution begins with, and their width.
+    """
+
+    window: int
+    shift: int
+    stride: int
+    reach: int
+    chunk_frames: int
+    left_chunks: int
+    longest_frames: int
+    layers: int
+    heads: int
+    head_width: int
+    tails: list[list[int]]
+
+    def __post_init__(self):
+        """Raises ValueError for numbers that no encoder has."""
+        numbers = {name: value for name, value in vars(self).items() if name != "tails"}
+        for name, value in {**numbers, **{f"tails {place}": value for place, value in enumerate(sum(self.tails, []))}}.items():
+            least = 0 if name in ("left_chunks", "reach") else 1
+            if type(value) is not int or not least <= value <= LARGEST_NUMBER:
+                raise ValueError(f"{name} is {value!r}, and not a whole number from {least} to {LARGEST_NUMBER:,}")
+        frames = (self.left_chunks + 1) * self.chunk_frames
+        if 2 * frames * self.layers * self.heads * self.head_width > LARGEST_CACHE or any(len(tail) != 2 for tail in self.tails):
+            raise ValueError(f"{self} has caches that no encoder has")
+
+    @property
+    def frame_samples(self) -> int:
+        """Samples from one encoder frame to the next."""
+        return self.stride * self.shift
+
+    @property
+    def look_ahead_samples(self) -> int:
+        """Samples behind the end of a chunk that must be there before it is encoded."""
+        return (self.reach - self.stride) * self.shift + self.window
+
+    @property
+    def caches(self) -> list[str]:
+        """Names of what the graph keeps from one chunk to the next."""
+        layers = [f"{name}.{layer}" for name in ("keys", "values") for layer in range(self.layers)]
+        return [*(f"tail.{place}" for place in range(len(self.tails))), *layers]
+
+    @property
+    def inputs(self) -> set[str]:
+        """Names of the graph's."""
+        return {"samples", "position", "last", *self.caches}
+
+
+class StreamingEncoder:
+    """One recording while it comes in. Several may share a session; each is for one thread.
+
+    What came out never changes later. Memory, and time for a chunk, do not depend on what came before it: behind `longest_frames`
+    the next chunk has the first position again, and attends to none before it.
+
+    Attributes:
+        frames: encoder frames that came out.
+
+    Args:
+        session: of the graph.
+        form: what `model.json` says of it.
+    """
+
+    def __init__(self, session: InferenceSession, form: Streaming):
+        self._session, self._form = session, form
+        self._shapes = {value.name: value.shape for value in session.get_outputs() if not value.name.startswith("next_")}
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the recording: what comes next is another one."""
+        self.frames = self._position = self._read = 0
+        self._samples = np.zeros(0, np.float32)  # of frames of features that were not read yet
+        tails = {f"tail.{place}": np.zeros((1, *tail), np.float32) for place, tail in enumerate(self._form.tails)}
+        self._caches = {name: OrtValue.ortvalue_from_numpy(tail) for name, tail in tails.items()}
+        self._forget_chunks()
+
+    def feed(self, samples: np.ndarray) -> dict[str, np.ndarray]:
+        """Encode the chunks that are whole now.
+
+        Args:
+            samples: mono, float32 in [-1, 1], of shape (n,).
+
+        Returns:
+            `states` (1, time, width) and, where the model has a CTC head, `ctc_log_probs` (1, time, vocabulary). The time is a
+            multiple of `chunk_frames`, or 0.
+
+        Raises:
+            InputError: if the graph cannot be run.
+        """
+        self._samples = np.concatenate([self._samples, samples])
+        form, encoded = self._form, []
+        while True:
+            frames = form.stride * (self.frames + form.chunk_frames - 1) + form.reach + 1 - self._read
+            needed = frames * form.shift + self._overlap
+            if len(self._samples) < needed:
+                return self._joined(encoded)
+            encoded.append(self._run(self._samples[:needed], is_last=False))
+            self._read += frames
+            self._samples = self._samples[frames * form.shift :]
+
+    def finish(self) -> dict[str, np.ndarray]:
+        """Encode what is left of the recording, and forget it. As `feed`, with any time."""
+        read = self._read + max(0, len(self._samples) - self._overlap) // self._form.shift
+        is_due = read > self.frames * self._form.stride
+        joined = self._joined([self._run(self._samples, is_last=True)] if is_due else [])
+        self.reset()
+        return joined
+
+    @property
+    def _overlap(self) -> int:
+        """Samples of a frame that are the next one's, too."""
+        return self._form.window - self._form.shift
+
+    def _run(self, samples: np.ndarray, is_last: bool) -> dict[str, np.ndarray]:
+        if self._position >= self._form.longest_frames:
+            self._position = 0
+            self._forget_chunks()
+        given = {"samples": samples[None], "position": np.array(self._position), "last": np.array(int(is_last))}
+        inputs = {name: OrtValue.ortvalue_from_numpy(value) for name, value in given.items()}
+        names = [*self._shapes, *(f"next_{name}" for name in self._caches)]
+        with refusing("the graph of the encoder cannot be run"):
+            values = self._session.run_with_ort_values(names, {**inputs, **self._caches})
+        self._caches = dict(zip(self._caches, values[len(self._shapes) :]))
+        encoded = {name: value.numpy() for name, value in zip(self._shapes, values)}
+        self.frames += encoded["states"].shape[1]
+        self._position += encoded["states"].shape[1]
+        return encoded
+
+    def _forget_chunks(self) -> None:
+        form = self._form
+        empty = OrtValue.ortvalue_from_numpy(np.zeros((1, form.heads, 0, form.head_width), np.float32))
+        self._caches |= {f"{name}.{layer}": empty for name in ("keys", "values") for layer in range(form.layers)}
+
+    def _joined(self, encoded: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        nothing = {name: np.zeros((1, 0, width), np.float32) for name, (*_, width) in self._shapes.items()}
+        return {name: np.concatenate([nothing[name], *(part[name] for part in encoded)], axis=1) for name in nothing}
