@@ -12,6 +12,7 @@ import threading
 from argparse import Namespace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -286,6 +287,28 @@ def exported(runs, shared_checkpoint, data) -> Path:
     if not (runs / "fp32").exists():
         cli("export", shared_checkpoint, "--data", data, "--output", runs / "fp32")
     return runs / "fp32"
+
+
+@pytest.fixture
+def chunked(runs, data, fairseq_train) -> tuple[Path, Path]:
+    """A checkpoint whose encoder attends in chunks, and its data, normalised by the statistics of a corpus."""
+    folder = runs / "chunked-data"
+    if not folder.exists():
+        config = linked(data, folder, "config_st_plain.yaml")
+        np.savez(folder / "statistics.npz", mean=np.full(80, 9.0), std=np.full(80, 2.5))
+        entries = {"transforms": {"*": ["global_cmvn"]}, "global_cmvn": {"stats_npz_path": str(folder / "statistics.npz")}}
+        config.write_text(yaml.safe_dump(yaml.safe_load((data / config.name).read_text()) | entries))
+        chunks = {"encoder_chunk_frames": "4,8,0", "encoder_left_chunks": 2}
+        fairseq_train(folder, runs / "chunked", max_update=12, lr=5e-3, warmup_updates=5, **{**_SHARED, **chunks})
+    return runs / "chunked" / "checkpoint_last.pt", folder
+
+
+@pytest.fixture
+def streaming(runs, chunked) -> Path:
+    """The exported model, which is fed chunk by chunk."""
+    if not (runs / "streaming").exists():
+        cli("export", chunked[0], "--data", chunked[1], "--output", runs / "streaming", "--streaming")
+    return runs / "streaming"
 
 
 SPEECH = ROOT / "tests" / "speech" / "arctic_a0007.wav"

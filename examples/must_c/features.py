@@ -18,6 +18,7 @@ from residual_st.audio.filterbank import filterbank
 from residual_st.audio.reading import SAMPLE_RATE, resample, to_mono
 from residual_st.errors import InputError
 
+LEAST_VARIANCE = 1e-8  # fairseq's
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")  # zip specification (APPNOTE 4.3.7)
 
 
@@ -72,6 +73,20 @@ def write_features(talks: Iterable[Talk], path: Path, workers: int) -> Iterator[
         file.flush()
         os.fsync(file.fileno())
     partial.rename(path)
+
+
+def global_statistics(places: Iterable[str]) -> dict[str, np.ndarray]:
+    """What fairseq's `global_cmvn` reads: `mean` and `std` of each bin, over all frames at places such as `fbank80.zip:123:456`."""
+    count, sums, squares = 0, 0.0, 0.0
+    for place in places:
+        path, offset, size = place.rsplit(":", 2)
+        with open(path, "rb") as file:
+            file.seek(int(offset))
+            frames = np.load(io.BytesIO(file.read(int(size)))).astype(np.float64)
+        count, sums, squares = count + len(frames), sums + frames.sum(axis=0), squares + np.square(frames).sum(axis=0)
+    mean = sums / count
+    deviation = np.sqrt(np.maximum(squares / count - mean**2, LEAST_VARIANCE))
+    return {"mean": mean.astype(np.float32), "std": deviation.astype(np.float32)}
 
 
 def _map_in_order(pool: ProcessPoolExecutor, talks: Iterable[Talk], done: set[str], ahead: int):

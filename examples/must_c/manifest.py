@@ -88,16 +88,27 @@ def train_vocabulary(sentences: Iterable[str], prefix: Path, kind: str, size: in
             os.replace(f"{model}{suffix}", f"{prefix}{suffix}")
 
 
-def write_config(path: Path, vocabulary: Path, policy: str, prepend_tgt_lang_tag: bool = False) -> None:
-    """Write the data configuration; `policy` is one of SPECAUGMENT or "none". CMVN is by utterance, at loading time."""
+def write_config(
+    path: Path, vocabulary: Path, policy: str, cmvn: str, statistics: Path | None, prepend_tgt_lang_tag: bool = False
+) -> None:
+    """Write the data configuration.
+
+    Args:
+        policy: one of SPECAUGMENT, or "none".
+        cmvn: how features are normalised, at loading time: "utterance", "global" or "none".
+        statistics: the file that the second needs.
+    """
+    transforms = [] if cmvn == "none" else [f"{cmvn}_cmvn"]
     config = {
         "bpe_tokenizer": {"bpe": "sentencepiece", "sentencepiece_model": str(vocabulary.with_suffix(".model").absolute())},
         "input_channels": 1,
         "input_feat_per_channel": N_MEL_BINS,
         "sample_rate": SAMPLE_RATE,
-        "transforms": {"*": ["utterance_cmvn"], "_train": ["utterance_cmvn"]},
+        "transforms": {"*": transforms, "_train": [*transforms]},
         "vocab_filename": vocabulary.with_suffix(".txt").name,
     }
+    if statistics:
+        config["global_cmvn"] = {"stats_npz_path": str(statistics.absolute())}
     if policy != "none":
         config["specaugment"] = SPECAUGMENT[policy]
         config["transforms"]["_train"].append("specaugment")

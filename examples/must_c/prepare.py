@@ -11,17 +11,18 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
-from features import read_index, write_features
+from features import global_statistics, read_index, write_features
 from manifest import COLUMNS, SPECAUGMENT, filter_rows, train_vocabulary, write_config, write_manifest
 from must_c import SPLITS, Problem, Talk, check_layout, read_talks
 from residual_st.errors import InputError
 from residual_st.fairseq.manifest import read_manifest
-from residual_st.files import refuse_separator
+from residual_st.files import atomically, refuse_separator
 from residual_st.printing import print_any_text
 
 SHOWN_PROBLEMS = 10
@@ -66,7 +67,8 @@ def prepare_language(data_root: Path, language: str, args: argparse.Namespace) -
         write_manifest(filter_rows(rows(split), split == "train", counts), root / f"{split}_{args.task}.tsv")
         dropped = ", ".join(f"{reason}: {count}" for reason, count in counts.items() if reason != "kept") or "none"
         print(f"{split}_{args.task}.tsv: {counts['kept']} segments; filtered: {dropped}")
-    write_config(root / f"config_{args.task}.yaml", vocabulary, args.specaugment or "lb")
+    statistics = write_statistics([root / f"train_{args.task}.tsv"], root, args)
+    write_config(root / f"config_{args.task}.yaml", vocabulary, args.specaugment or "lb", args.cmvn, statistics)
     if problems:
         show(problems)
         print(f"skipped {n_segments(problems)} segments that cannot be used")
@@ -143,8 +145,20 @@ def prepare_joint(data_root: Path, languages: list[str], args: argparse.Namespac
         rows = ({**row, "tgt_lang": language} for row in read_manifest(path))
         columns = [*COLUMNS, "tgt_lang"] if translating else COLUMNS
         write_manifest(rows, data_root / f"{split}_{language}_{args.task}.tsv", columns)
-    write_config(data_root / f"config_{args.task}.yaml", vocabulary, args.specaugment or "ld", tagged)
+    statistics = write_statistics([manifests[language, "train"] for language in languages], data_root, args)
+    write_config(data_root / f"config_{args.task}.yaml", vocabulary, args.specaugment or "ld", args.cmvn, statistics, tagged)
     print(f"{data_root}: joint {args.task} data of {', '.join(languages)}")
+
+
+def write_statistics(manifests: Iterable[Path], root: Path, args: argparse.Namespace) -> Path | None:
+    """Write what `--cmvn global` needs, from training manifests. Returns the file; None for another normalisation."""
+    if args.cmvn != "global":
+        return None
+    places = [row["audio"] for manifest in manifests for row in read_manifest(manifest)]
+    statistics, path = global_statistics(tqdm(places, unit="utterance", desc="global CMVN")), root / f"gcmvn_{args.task}.npz"
+    with atomically(path) as partial, open(partial, "wb") as file:
+        np.savez(file, **statistics)
+    return path
 
 
 def vocabulary_prefix(root: Path, args: argparse.Namespace) -> Path:
@@ -169,6 +183,14 @@ def main() -> int:
     )
     parser.add_argument(
         "--specaugment", choices=[*SPECAUGMENT, "none"], help="policy in training (default: lb, or ld with --joint)"
+    )
+    parser.add_argument(
+        "--cmvn",
+        "--cmvn-type",
+        choices=["utterance", "global", "none"],
+        default="utterance",
+        help="normalise features by each utterance, by the training set, or not; streams need one of the last two "
+        "(default: utterance)",
     )
     parser.add_argument("--skip-bad", action="store_true", help="leave out unusable segments instead of stopping")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one a core)")

@@ -19,6 +19,7 @@ from residual_st.errors import InputError, refusing
 from residual_st.runtime import Translator
 from residual_st.runtime.folder import ENCODER, Folder, read_folder
 from residual_st.runtime.model import Model, open_session
+from residual_st.runtime.streaming import StreamingEncoder
 
 SECONDS = 1.0  # of the speech that is encoded before memory is read
 
@@ -75,7 +76,10 @@ def _encode(folder: Folder, threads: int) -> tuple[object, dict, float]:
     session = open_session(folder.path / ENCODER, threads)
     seconds = time.perf_counter() - start
     samples = _noise(SECONDS, folder.sample_rate)
-    session.run(None, {"samples": samples[None], "lengths": np.array([len(samples)])})
+    if folder.streaming:
+        StreamingEncoder(session, folder.streaming).encode(samples)
+    else:
+        session.run(None, {"samples": samples[None], "lengths": np.array([len(samples)])})
     return session, memory.read(), seconds
 
 

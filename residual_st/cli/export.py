@@ -20,6 +20,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_direction_arguments(parser, "as generate does it; else transcribe what is detected")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="precision of the matrices (default: fp32)")
     parser.add_argument(
+        "--streaming",
+        type=int,
+        nargs="?",
+        const=0,
+        metavar="C",
+        help="an encoder that is fed while somebody speaks, in chunks of C encoder frames (default: the first above 0 of the "
+        "checkpoint's --encoder-chunk-frames)",
+    )
+    parser.add_argument(
         "--data", type=Path, metavar="DATA", help="folder with its data configuration and vocabulary (default: the checkpoint's)"
     )
     parser.add_argument("--config-yaml", metavar="NAME", help="data configuration in that folder (default: the checkpoint's)")
@@ -50,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
     from residual_st.web.static import require_ort, write_page
 
     refuse_existing_folder(args.output, args.force, DESCRIPTION)
+    if args.web is not None and args.streaming is not None:
+        raise InputError("--streaming cannot be combined with --web: the page in the browser encodes whole utterances")
     if args.web is not None:
         require_ort()
         for other in args.web:
@@ -84,6 +95,8 @@ def _export(args: argparse.Namespace, output: Path) -> dict:
     if Path(args.checkpoint).is_dir():
         if args.data or args.config_yaml:
             raise InputError("--data and --config-yaml are for a checkpoint; a folder holds its vocabulary")
+        if args.streaming is not None:
+            raise InputError("--streaming is for a checkpoint that was trained with --encoder-chunk-frames, and not for a folder")
         from residual_st.export.ctc_model import MODELS, export_ctc
         from residual_st.export.whisper_model import export_whisper
         from residual_st.huggingface import read_config
@@ -93,4 +106,6 @@ def _export(args: argparse.Namespace, output: Path) -> dict:
         return export_whisper(args.checkpoint, output, args.precision, args.check, asked)
     from residual_st.export.fairseq_model import export_checkpoint
 
-    return export_checkpoint(args.checkpoint, output, args.precision, args.data, args.config_yaml, args.check, asked)
+    return export_checkpoint(
+        args.checkpoint, output, args.precision, args.data, args.config_yaml, args.check, asked, args.streaming
+    )

@@ -68,7 +68,10 @@ def check_against(reference: Reference, audio: Sequence[Path], folder: Path) -> 
     """
     exported = Model(folder)
     states = log_probs = seconds = 0.0
-    longest = min(_SECONDS, exported.folder.longest_seconds)
+    folder = exported.folder
+    longest = min(_SECONDS, folder.longest_seconds)
+    if folder.streaming:  # which starts over behind these
+        longest = min(longest, folder.streaming.longest_frames * folder.streaming.frame_samples / folder.sample_rate)
     for samples in utterances(audio, exported.folder.sample_rate, longest):
         seconds += len(samples) / exported.folder.sample_rate
         states = max(states, float(np.abs(exported.encode([samples])["states"] - reference.encode(samples)).max()))

@@ -18,7 +18,7 @@ from residual_st.export.conformer import conformer
 from residual_st.export.constants import integer, ints, number
 from residual_st.export.convolution import convolved
 from residual_st.export.features import Filterbank, features, mask_of
-from residual_st.export.layers import Branches, attention_mask, gated, sinusoids, transformer
+from residual_st.export.layers import Branches, attention_mask, chunk_mask, gated, sinusoids, transformer
 from residual_st.export.products import Products
 from residual_st.fairseq.kinds import EncoderParts
 
@@ -46,14 +46,18 @@ def encoded(encoder: EncoderParts, products: Products, frames: Var, counts: Var)
     """The outputs of the graph, of frames (batch, frames, bins) and their number (batch,)."""
     x, lengths, width = _subsampled(encoder.subsampler, products, frames, counts)
     batch, time = op.shape(x, start=0, end=1), op.shape(x, start=1, end=2)
-    inside = mask_of(lengths, op.squeeze(time, ints(0)))
+    longest = op.squeeze(time, ints(0))
+    inside = mask_of(lengths, longest)
     x = op.mul(x, number(encoder.scale))
     if encoder.has_positions:
         x = op.add(x, _positions(time, inside, width))
     x = op.reshape(x, ints(-1, width))
     if encoder.projection is not None:
         x = products.linear(x, encoder.projection)
-    x = _layers(encoder.layers)(Branches(products, batch, time), x, attention_mask(inside), encoder.layers)
+    mask, chunks = attention_mask(inside), encoder.chunks
+    if chunks and chunks.frames[0]:
+        mask = op.add(mask, chunk_mask(0, longest, chunks.frames[0], chunks.left))
+    x = _layers(encoder.layers)(Branches(products, batch, time), x, mask, encoder.layers)
     shape = op.concat([batch, time, ints(-1)], axis=0)
     outputs = {name: op.reshape(rows, shape) for name, rows in behind_layers(encoder, products, x).items()}
     return {**outputs, "state_lengths": lengths}

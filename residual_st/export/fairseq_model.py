@@ -20,6 +20,7 @@ from residual_st.export.encoder import encoder_graph
 from residual_st.export.fairseq_decoder import decoder_parts
 from residual_st.export.fairseq_input import filterbank_of
 from residual_st.export.folder import write_folder
+from residual_st.export.streaming import streaming_form, streaming_graph
 from residual_st.fairseq.checkpoints import model_flags
 from residual_st.fairseq.conversion import read_model
 from residual_st.fairseq.kinds import EncoderParts, kind_of
@@ -27,6 +28,7 @@ from residual_st.fairseq.languages import languages_of
 from residual_st.fairseq.manifest import trained_lengths
 from residual_st.fairseq.model_input import ModelInput, model_input
 from residual_st.fairseq.standalone import with_task_flags
+from residual_st.fairseq.streaming import chunks_of, refuse_whole_utterances
 from residual_st.fairseq.training_data import data_folder, read_symbols, train_subset
 from residual_st.languages import Direction, Languages
 from residual_st.runtime.folder import CROSS_ATTENTION, DECODER, ENCODER
@@ -40,6 +42,7 @@ def export_checkpoint(
     config_yaml: str | None = None,
     audio: Sequence[Path] = (),
     asked: Direction = Direction(),  # noqa: B008 - frozen
+    chunk_frames: int | None = None,
 ) -> dict:
     """Write a checkpoint's model as a folder that `residual_st.runtime` reads, after checking it against the checkpoint.
 
@@ -51,6 +54,8 @@ def export_checkpoint(
         config_yaml: the data configuration's name, in place of the checkpoint's.
         audio: files to check with; none for a made-up sound.
         asked: what the folder's user gets where he asks for nothing.
+        chunk_frames: for an encoder that is fed chunk by chunk: encoder frames of a chunk, 0 for what the model says; None for one
+            that takes whole utterances.
 
     Returns:
         What model.json says.
@@ -70,7 +75,8 @@ def export_checkpoint(
     vocabulary = _vocabulary(symbols, config, languages)
     flags = model_flags(state, path)
     lengths = trained_lengths(data, train_subset(state), with_task_flags(flags).max_source_positions)
-    return export_model(model, flags, model_input(config), vocabulary, languages, output, precision, audio, lengths)
+    source = model_input(config)
+    return export_model(model, flags, source, vocabulary, languages, output, precision, audio, lengths, chunk_frames)
 
 
 def export_model(
@@ -83,12 +89,23 @@ def export_model(
     precision: str,
     audio: Sequence[Path] = (),
     lengths: Lengths = DEFAULT,
+    chunk_frames: int | None = None,
 ) -> dict:
     """`export_checkpoint` of a model in evaluation mode, with its flags, its input, its words of `describe_vocabulary` and its
     languages."""
     encoder, decoder, filterbank = encoder_parts(model), decoder_parts(model.decoder), filterbank_of(source)
+    longest_seconds = with_task_flags(flags).max_source_positions / FRAMES_PER_SECOND
+    if chunk_frames is None:
+        graph, streaming = encoder_graph(encoder, filterbank, precision), {}
+    else:
+        refuse_whole_utterances(source)
+        chunks = chunks_of(model.encoder)
+        size, longest = chunks.streamed(chunk_frames or None), min(lengths.longest, longest_seconds)
+        form = streaming_form(encoder, filterbank, size, chunks.left, longest)
+        graph, streaming = streaming_graph(encoder, filterbank, form, precision), {"streaming": asdict(form)}
+        model.encoder.chunks = replace(chunks, frames=(size,))  # for the comparison
     graphs = {
-        ENCODER: encoder_graph(encoder, filterbank, precision),
+        ENCODER: graph,
         CROSS_ATTENTION: cross_attention_graph(decoder, precision),
         DECODER: decoder_graph(decoder, precision),
     }
@@ -98,10 +115,11 @@ def export_model(
         "precision": precision,
         "sample_rate": filterbank.sample_rate,
         "shortest_samples": filterbank.frame,
-        "longest_seconds": with_task_flags(flags).max_source_positions / FRAMES_PER_SECOND,
+        "longest_seconds": longest_seconds,
         "lengths": vars(lengths),
         "longest_words": model.decoder.max_positions(),
         "decoder": {"layers": len(model.decoder.layers), "heads": attention.num_heads, "head_width": attention.head_dim},
+        **streaming,
         "has_ctc": encoder.ctc is not None,
         "vocabulary": vocabulary,
         "languages": asdict(languages),

@@ -22,10 +22,12 @@ shared matrix is stored once.
     pip install "./residual-st[runtime]"   # ./residual-st: its source, which is on no package index; no torch, no fairseq
     residual-st translate FOLDER talk.wav
 
-- `encoder.onnx`: `samples` (batch, n), 16 kHz in [-1, 1], and `lengths` -> `states`, `state_lengths`{ctc}
+- `encoder.onnx`: {takes} -> `states`, {gives}
 {decoder}- `model.json`: vocabulary, lengths, versions, checksums
 """
 
+_ENCODER = "`samples` (batch, n), 16 kHz in [-1, 1], and `lengths`", "`state_lengths`"
+_STREAMING = "the samples of the next chunk of one recording, and caches", "caches"
 _DECODER = """- `cross_attention.onnx`: `states` -> the decoder's keys and values of the source, once for each utterance
 - `decoder.onnx`: one step; caches of keys and values in and out, reordered by `order`
 """
@@ -79,9 +81,10 @@ def _write(folder: Path, description: dict) -> None:
 
 
 def _readme(description: dict) -> str:
-    ctc = ", `ctc_log_probs`" if description["has_ctc"] else ""
+    takes, gives = _STREAMING if "streaming" in description else _ENCODER
+    gives += ", `ctc_log_probs`" if description["has_ctc"] else ""
     megabytes = sum(file["bytes"] for file in description["files"].values()) / 1e6
     decoder = _DECODER if description["decoder"] else ""
     return _README.format(
-        arch=description["arch"], precision=description["precision"], megabytes=megabytes, ctc=ctc, decoder=decoder
+        arch=description["arch"], precision=description["precision"], megabytes=megabytes, takes=takes, gives=gives, decoder=decoder
     )

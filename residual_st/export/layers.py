@@ -11,11 +11,12 @@ from spox._future import initializer
 from torch import nn
 
 from residual_st.errors import InputError
-from residual_st.export.constants import ints, number
+from residual_st.export.constants import integer, ints, number
 from residual_st.export.products import Products
 from residual_st.sharing import Matrix, shape_of
 
 FIRST_POSITION = 2  # fairseq's: 0 is not used, and 1 is padding's
+APART = -1e8  # fairseq's, and not infinite: padding may have nothing but padding in its chunk
 
 
 class Attention(NamedTuple):
@@ -134,6 +135,22 @@ def activation_of(function):
 def attention_mask(inside: Var) -> Var:
     """(batch, time), True for what may be attended to -> (batch, 1, 1, time), to be added to scores."""
     return op.unsqueeze(op.where(inside, number(0.0), number(-np.inf)), ints(1, 2))
+
+
+def chunk_mask(past: Var | int, time: Var, frames: int, left: int) -> Var:
+    """(time, past + time), to be added to scores: each frame attends to its chunk of so many frames, and to some chunks before it.
+
+    Args:
+        past: frames before these, of whole chunks.
+        time: their number, ().
+    """
+    past = integer(past) if isinstance(past, int) else past
+    end = op.add(past, time)
+    chunk_of_keys = op.div(op.range(integer(0), end, integer(1)), integer(frames))
+    chunk_of_queries = op.div(op.range(past, end, integer(1)), integer(frames))
+    behind = op.sub(op.unsqueeze(chunk_of_queries, ints(1)), chunk_of_keys)
+    seen = op.and_(op.greater_or_equal(behind, integer(0)), op.less_or_equal(behind, integer(left)))
+    return op.where(seen, number(0.0), number(APART))
 
 
 def sinusoids(positions: Var, width: int) -> Var:

@@ -4,6 +4,8 @@
 each layer the keys and values of some chunks.
 """
 
+import math
+
 import numpy as np
 import onnx
 import spox
@@ -16,15 +18,19 @@ from residual_st.export.constants import integer, ints, number
 from residual_st.export.convolution import convolved_inside
 from residual_st.export.encoder import behind_layers
 from residual_st.export.features import Filterbank, log_mel
-from residual_st.export.layers import Attention, Branches, gated, sinusoids, transformer
+from residual_st.export.layers import Attention, Branches, chunk_mask, gated, sinusoids, transformer
 from residual_st.export.products import Products
 from residual_st.fairseq.chunks import strides_and_reach
 from residual_st.fairseq.kinds import EncoderParts
 from residual_st.runtime.streaming import Streaming
 
 
-def streaming_form(encoder: EncoderParts, filterbank: Filterbank, chunk_frames: int, left_chunks: int, longest: int) -> Streaming:
+def streaming_form(encoder: EncoderParts, filterbank: Filterbank, chunk_frames: int, left_chunks: int, longest: float) -> Streaming:
     """What `model.json` says of such a graph.
+
+    Args:
+        chunk_frames: encoder frames of a chunk, which attends to so many `left_chunks` before it.
+        longest: seconds of utterances that the model was trained on.
 
     Raises:
         InputError: if the encoder has parts that have no such graph.
@@ -38,7 +44,7 @@ def streaming_form(encoder: EncoderParts, filterbank: Filterbank, chunk_frames: 
         reach=reach,
         chunk_frames=chunk_frames,
         left_chunks=left_chunks,
-        longest_frames=longest,
+        longest_frames=math.ceil(longest * filterbank.sample_rate / (filterbank.shift * stride)),
         layers=len(encoder.layers),
         heads=attention.heads,
         head_width=attention.width,
@@ -83,7 +89,7 @@ def streaming_graph(encoder: EncoderParts, filterbank: Filterbank, form: Streami
 
     all_frames = op.add(past, time)
     kept_from = op.max([op.sub(all_frames, ints(form.left_chunks * form.chunk_frames)), ints(0)])
-    mask = _chunk_mask(past, time, form)
+    mask = chunk_mask(op.squeeze(past, ints(0)), op.squeeze(time, ints(0)), form.chunk_frames, form.left_chunks)
     rows = op.reshape(x, ints(-1, width))
     rows = transformer(Branches(products, ints(1), time), rows, mask, encoder.layers, with_past)
     found = behind_layers(encoder, products, rows)
@@ -107,14 +113,3 @@ def _convolved(x: Var, last: Var, conv: nn.Conv1d, products: Products) -> tuple[
     time = op.shape(x, start=1, end=2)
     read = op.mul(op.div(op.add(op.sub(time, ints(size)), ints(stride)), ints(stride)), ints(stride))
     return convolved_inside(x, conv, products), op.slice(x, read, time, ints(1))
-
-
-def _chunk_mask(past: Var, time: Var, form: Streaming) -> Var:
-    """(time, past + time), to be added to scores. Past frames are those of whole chunks; the last call may have two chunks."""
-    size = integer(form.chunk_frames)
-    past, time = op.squeeze(past, ints(0)), op.squeeze(time, ints(0))
-    keys = op.div(op.range(integer(0), op.add(past, time), integer(1)), size)
-    queries = op.div(op.range(past, op.add(past, time), integer(1)), size)
-    behind = op.sub(op.unsqueeze(queries, ints(1)), keys)
-    seen = op.and_(op.greater_or_equal(behind, integer(0)), op.less_or_equal(behind, integer(form.left_chunks)))
-    return op.where(seen, number(0.0), number(-np.inf))

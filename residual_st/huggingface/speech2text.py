@@ -62,6 +62,7 @@ _FIXED = {
     "layernorm_embedding": False,
     "adaptive_input": False,
     "adaptive_softmax_cutoff": None,
+    "encoder_chunk_frames": None,
 }
 _ACTIVATIONS = ("relu", "gelu")
 _SAMPLE_RATE = 16_000

@@ -12,6 +12,7 @@ from residual_st.languages import Direction, Languages
 from residual_st.runtime.earlier_formats import updated
 from residual_st.runtime.fallback import Fallback
 from residual_st.runtime.settings import FAIRSEQ, Settings
+from residual_st.runtime.streaming import Streaming
 from residual_st.runtime.timestamps import TimeStamps
 from residual_st.runtime.vocabulary import Vocabulary
 
@@ -50,6 +51,7 @@ class Folder:
         lengths: that recordings are best cut into.
         settings: of the search, in place of fairseq-generate's.
         description: all of model.json.
+        streaming: the form of an encoder that is fed chunk by chunk; None for one that takes whole utterances.
         longest_words: that the decoder takes: of a text and what it is given before.
         layers, heads, head_width: of the decoder. 0, as is `longest_words`, for a model without one, which writes by CTC.
     """
@@ -65,6 +67,7 @@ class Folder:
     lengths: Lengths
     settings: Settings
     description: dict
+    streaming: Streaming | None = None
     longest_words: int = 0
     layers: int = 0
     heads: int = 0
@@ -112,6 +115,7 @@ def read_folder(path: str | Path) -> Folder:
             fallback=Fallback(**description.get("fallback", {})),
             settings=Settings(**settings),
             lengths=_lengths(description),
+            streaming=Streaming(**description["streaming"]) if "streaming" in description else None,
             **numbers,
             description=description,
         )

@@ -13,6 +13,7 @@ from residual_st.runtime.decoding import Source
 from residual_st.runtime.folder import CROSS_ATTENTION, DECODER, ENCODER, GRAPHS, read_folder
 from residual_st.runtime.search import Search, in_source_language
 from residual_st.runtime.settings import Settings
+from residual_st.runtime.streaming import StreamingEncoder
 
 # earlier releases keep a copy of a shared matrix for each of its uses
 LEAST_ONNXRUNTIME = (1, 21)
@@ -36,8 +37,9 @@ class Model:
         self._sessions = {name: open_session(self.folder.path / name, threads) for name in graphs}
         caches = {f"{name}.{layer}" for name in ("keys", "values") for layer in range(self.folder.layers)}
         sources = {f"source_{name}" for name in caches}
+        streaming = self.folder.streaming
         needed = {
-            ENCODER: {"samples", "lengths"},
+            ENCODER: streaming.inputs if streaming else {"samples", "lengths"},
             CROSS_ATTENTION: {"states"},
             DECODER: {"tokens", "step", "order", "state_lengths", *caches, *sources},
         }
@@ -53,12 +55,24 @@ class Model:
         """
         for samples in utterances:
             self._check_length(samples)
+        if self.folder.streaming:
+            return _side_by_side([self.stream().encode(samples) for samples in utterances])
         lengths = np.array([len(samples) for samples in utterances], np.int64)
         padded = np.zeros((len(utterances), lengths.max()), np.float32)
         for row, samples in zip(padded, utterances):
             row[: len(samples)] = samples
         session = self._sessions[ENCODER]
         return dict(zip(_names(session.get_outputs()), session.run(None, {"samples": padded, "lengths": lengths})))
+
+    def stream(self) -> StreamingEncoder:
+        """A recording that is encoded while it comes in.
+
+        Raises:
+            InputError: if the model takes whole utterances.
+        """
+        if not self.folder.streaming:
+            raise InputError(f"{self.folder.path} takes whole utterances; residual-st export --streaming writes what can stream")
+        return StreamingEncoder(self._sessions[ENCODER], self.folder.streaming)
 
     def source(self, utterances: list[np.ndarray]) -> Source | Frames:
         """Utterances as the decoder reads them, or CTC. Raises InputError as `encode` does."""
@@ -98,6 +112,18 @@ class Model:
         if len(samples) > self.folder.longest_seconds * rate:
             longest = self.folder.longest_seconds
             raise InputError(f"an utterance of {len(samples) / rate:.1f} s is too long; the model takes {longest:g} s at most")
+
+
+def _side_by_side(encoded: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Utterances (1, time, …) as a batch, 0 behind the shorter ones, and their lengths."""
+    lengths = np.array([each["states"].shape[1] for each in encoded], np.int64)
+    padded = {
+        name: np.concatenate(
+            [np.pad(each[name], ((0, 0), (0, lengths.max() - length), (0, 0))) for each, length in zip(encoded, lengths)]
+        )
+        for name in encoded[0]
+    }
+    return {**padded, "state_lengths": lengths}
 
 
 def open_session(graph: Path, threads: int) -> onnxruntime.InferenceSession:

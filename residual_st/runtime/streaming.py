@@ -112,12 +112,12 @@ class StreamingEncoder:
             InputError: if the graph cannot be run.
         """
         self._samples = np.concatenate([self._samples, samples])
-        form, encoded = self._form, []
+        form, encoded = self._form, [self._nothing()]
         while True:
             frames = form.stride * (self.frames + form.chunk_frames - 1) + form.reach + 1 - self._read
             needed = frames * form.shift + self._overlap
             if len(self._samples) < needed:
-                return self._joined(encoded)
+                return _joined(encoded)
             encoded.append(self._run(self._samples[:needed], is_last=False))
             self._read += frames
             self._samples = self._samples[frames * form.shift :]
@@ -126,9 +126,14 @@ class StreamingEncoder:
         """Encode what is left of the recording, and forget it. As `feed`, with any time."""
         read = self._read + max(0, len(self._samples) - self._overlap) // self._form.shift
         is_due = read > self.frames * self._form.stride
-        joined = self._joined([self._run(self._samples, is_last=True)] if is_due else [])
+        encoded = self._run(self._samples, is_last=True) if is_due else self._nothing()
         self.reset()
-        return joined
+        return encoded
+
+    def encode(self, samples: np.ndarray) -> dict[str, np.ndarray]:
+        """All of a recording, from its first sample to its last."""
+        self.reset()
+        return _joined([self.feed(samples), self.finish()])
 
     @property
     def _overlap(self) -> int:
@@ -155,6 +160,10 @@ class StreamingEncoder:
         empty = OrtValue.ortvalue_from_numpy(np.zeros((1, form.heads, 0, form.head_width), np.float32))
         self._caches |= {f"{name}.{layer}": empty for name in ("keys", "values") for layer in range(form.layers)}
 
-    def _joined(self, encoded: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        nothing = {name: np.zeros((1, 0, width), np.float32) for name, (*_, width) in self._shapes.items()}
-        return {name: np.concatenate([nothing[name], *(part[name] for part in encoded)], axis=1) for name in nothing}
+    def _nothing(self) -> dict[str, np.ndarray]:
+        return {name: np.zeros((1, 0, width), np.float32) for name, (*_, width) in self._shapes.items()}
+
+
+def _joined(encoded: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """One after another."""
+    return {name: np.concatenate([part[name] for part in encoded], axis=1) for name in encoded[0]}

@@ -51,6 +51,8 @@ def write_page(folder: Path, others: list[Path]) -> None:
 def _fit_for_a_browser(folder: Folder, name: str = "this model") -> Folder:
     if not folder.has_decoder:
         raise InputError(f"{name} writes by CTC, which the page in the browser does not; leave out --web, or use residual-st serve")
+    if folder.streaming:
+        raise InputError(f"{name} encodes chunk by chunk, which the page in the browser does not; export it without --streaming")
     large = next((graph for graph in GRAPHS if weights_of(graph) in folder.description["files"]), None)
     if large:
         raise InputError(

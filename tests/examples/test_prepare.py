@@ -7,15 +7,18 @@ import subprocess
 import sys
 import time
 import zipfile
+from argparse import Namespace
 
 import numpy as np
 import pytest
 import soundfile
 import soxr
+import torch
 import yaml
-from conftest import RECIPE, run_recipe
+from conftest import RECIPE, linked, run_recipe
 from fairseq.data.audio.audio_utils import get_features_or_waveform
 from fairseq.data.audio.data_cfg import S2TDataConfig
+from fairseq.tasks.speech_to_text import SpeechToTextTask
 
 SPLITS = ["train", "dev", "tst-COMMON", "tst-HE"]
 
@@ -67,6 +70,23 @@ def test_config_and_vocabulary_are_fairseqs(data):
     words = (data / config.vocab_filename).read_text().splitlines()
     assert len(words) == 150 - 4
     assert all(word.endswith(" 1") for word in words)
+
+
+def test_normalisation_by_the_training_set_or_none(data, tmp_path):
+    root = tmp_path / "mustc"
+    root.mkdir()
+    linked(data, root / "en-de", "config_st.yaml")
+    prepare(root, "--cmvn", "global", "--specaugment", "none")
+    flags = {"config_yaml": "config_st.yaml", "seed": 1, "train_subset": "train_st"}
+    task = SpeechToTextTask.setup_task(Namespace(data=str(root / "en-de"), **flags))
+    task.load_dataset("train_st")
+    dataset = task.datasets["train_st"]
+    frames = torch.cat([dataset[index].source for index in range(len(dataset))])
+    torch.testing.assert_close(frames.mean(0), torch.zeros(80), rtol=0, atol=1e-4)
+    torch.testing.assert_close(frames.std(0), torch.ones(80), rtol=0, atol=1e-3)
+    prepare(root, "--cmvn", "none")
+    config = S2TDataConfig(root / "en-de" / "config_st.yaml").config
+    assert config["transforms"] == {"*": [], "_train": ["specaugment"]} and "global_cmvn" not in config
 
 
 def test_quotes_reach_the_model_as_they_are(small):

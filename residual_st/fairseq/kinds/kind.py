@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from residual_st.fairseq.chunks import Chunks
 from residual_st.sharing import ResidualLinear, SharedWeights, matrix_kind
 from residual_st.stacks import KnownLayers, LayerStack, heaviest_stack, stacks_in
 
@@ -21,6 +22,7 @@ class EncoderParts:
         layers: Transformer or Conformer layers of fairseq's.
         norm: behind them; None for none.
         ctc: projection of states to the scores of words; None for none.
+        chunks: how its layers attend, where that is in chunks; None for full attention.
     """
 
     subsampler: nn.Module
@@ -30,6 +32,7 @@ class EncoderParts:
     layers: nn.ModuleList
     norm: nn.LayerNorm | None
     ctc: nn.Linear | None
+    chunks: Chunks | None = None
 
 
 def unknown_parts(encoder: nn.Module) -> None:

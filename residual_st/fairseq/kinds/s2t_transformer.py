@@ -33,6 +33,7 @@ def _parts(encoder: nn.Module) -> EncoderParts | None:
         layers=encoder.transformer_layers,
         norm=encoder.layer_norm,
         ctc=encoder.ctc_proj,
+        chunks=getattr(encoder, "chunks", None),
     )
 
 
