@@ -27,7 +27,7 @@ class Calibration:
         loss: `loss(model, batch)` runs the model and returns its loss, summed over the batch, as a scalar with gradient.
         encode: `encode(model, batch)` runs the layers; what it returns is not used. Needed for correction and refinement.
         predict: `predict(model, batch)` runs the model and returns the scores of words (positions, vocabulary), padding left out.
-            Refinement brings these closer too.
+            Errors are then weighed by the distributions of words, without labels, and refinement brings these closer too.
         more: batches that refinement alone uses, besides the others: it needs many, and the rest is content with few.
     """
 
@@ -65,18 +65,42 @@ class Calibration:
             total = sum(self.loss(model, batch).item() for batch in self.parts[1])
         return math.inf if math.isnan(total) else total
 
-    def loss_of(self, model: nn.Module, number: int) -> Tensor:
-        """The loss on one batch, to be differentiated.
+    def sensitivity(self, model: nn.Module, number: int) -> Tensor:
+        """A scalar of one batch, whose gradients tell how much errors of what the model computes count.
+
+        Their second moments are the Fisher information of its words where `predict` is there, of the labels' loss otherwise.
 
         Raises:
-            InputError: if it is no finite number, or has no gradient.
+            InputError: if loss or scores are not finite, or have no gradient.
         """
-        loss = self.loss(model, self.batches[number])
-        if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+        batch = self.batches[number]
+        if self.predict is not None:
+            scores = self.predict(model, batch).float()
+            return _require_differentiable(drawn_information(scores, seed=number), number)
+        loss = self.loss(model, batch)
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
             raise InputError("the calibration's loss must return one number as a tensor that depends on what the layers compute")
-        if not loss.isfinite():
-            raise InputError(f"the loss of the model, before compression, is {loss.item()} on calibration batch {number}")
-        return loss.sum()
+        return _require_differentiable(loss.sum(), number)
+
+
+def _require_differentiable(scalar: Tensor, number: int) -> Tensor:
+    if not scalar.requires_grad:
+        raise InputError("the calibration's loss must return one number as a tensor that depends on what the layers compute")
+    if not scalar.isfinite():
+        raise InputError(f"the loss of the model, before compression, is {scalar.item()} on calibration batch {number}")
+    return scalar
+
+
+def drawn_information(scores: Tensor, seed: int) -> Tensor:
+    """A scalar whose gradient by scores (positions, vocabulary) is drawn at random, with mean 0.
+
+    Its covariance is the Fisher information of the softmax, `diag(p) - p p^T` at each position, as in K-FAC (Martens and Grosse,
+    arXiv 1503.05671, section 2.2). Words drawn from the model have the same, with more noise; its likeliest words do not.
+    """
+    probabilities = scores.detach().softmax(-1)
+    generator = torch.Generator().manual_seed(seed)
+    normal = torch.randn(scores.shape, generator=generator).to(scores) * probabilities.sqrt()
+    return (scores * (normal - probabilities * normal.sum(-1, keepdim=True))).sum()
 
 
 Moments = list[dict[str, MatrixMoments]]  # layer -> matrix name -> moments
@@ -116,7 +140,7 @@ def _count(model: nn.Module, stack: LayerStack, calibration: Calibration, moment
     left = {}
     for number in progress(wanted, desc="calibrating", unit="batch"):
         with _observed(stack, moments, wanted[number]) as unclear:
-            calibration.loss_of(model, number).backward()
+            calibration.sensitivity(model, number).backward()
         if unclear:
             left[number] = unclear
     return left

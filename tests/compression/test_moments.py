@@ -3,7 +3,7 @@ import torch
 from conftest import tiny_model
 from torch import nn
 
-from residual_st.compression.moments import Calibration, gather
+from residual_st.compression.moments import Calibration, drawn_information, gather
 from residual_st.compression.sums import SquareSum
 from residual_st.errors import InputError
 from residual_st.sharing import matrices
@@ -54,6 +54,27 @@ def test_gradients_are_those_of_the_biases(model, batch):
             # by Cauchy-Schwarz |sum of n gradients|² <= n * sum of squares
             bound = its_moments[name].count * its_moments[name].gradient_squares.diagonal().sum()
             assert linear.bias.grad.double().square().sum() <= bound * 1.01 + 1e-12
+
+
+def test_information_is_that_of_the_distribution():
+    """Gradients of many positions with the same scores have the covariance `diag(p) - p p^T`, and mean 0."""
+    p = torch.tensor([0.6, 0.25, 0.1, 0.05])
+    scores = p.log().repeat(200_000, 1).requires_grad_()
+    (gradients,) = torch.autograd.grad(drawn_information(scores, seed=3), scores)
+    torch.testing.assert_close(gradients.T.cov(), torch.diag(p) - torch.outer(p, p), rtol=0, atol=2e-3)
+    torch.testing.assert_close(gradients.mean(0), torch.zeros(4), rtol=0, atol=5e-3)
+
+
+def test_labels_do_not_weigh_errors_where_words_are_predicted(model, batch):
+    def predict(model, batch):
+        return model(**batch)[0].flatten(0, 1)
+
+    stack = stack_of(model)
+    one, two = (gather(model, stack, Calibration([batch], labels, predict=predict)) for labels in (loss, lambda *_: torch.nan))
+    without = gather(model, stack, Calibration([batch], loss))
+    for name, moments in one[0].items():
+        torch.testing.assert_close(moments.gradient_squares, two[0][name].gradient_squares, rtol=0, atol=0)
+        assert not torch.allclose(moments.gradient_squares, without[0][name].gradient_squares, rtol=0.1)
 
 
 def test_errors_count_at_every_position(model, batch):
