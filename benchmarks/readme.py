@@ -10,14 +10,14 @@ import re
 import sys
 from pathlib import Path
 
-from tables import compression, device, faults, from_scratch, quality, real_models, refinement, speed, translation
+from tables import compression, device, faults, from_scratch, quality, real_models, refinement, speed, streaming, translation
 
 from residual_st.benchmark import plots
 
 
 def main() -> int:
     root, prefix = Path(__file__).parent.parent, "".join(sys.argv[1:])
-    modules = (compression, device, faults, from_scratch, quality, real_models, refinement, speed, translation)
+    modules = (compression, device, faults, from_scratch, quality, real_models, refinement, speed, streaming, translation)
     tables = {name: table for module in modules for name, table in vars(module).items()}
     for path in (root / "README.md", *sorted((root / "docs").glob("*.md")), root / "examples/must_c/README.md"):
         text = path.read_text(encoding="utf-8")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from onnxruntime import InferenceSession, OrtValue
 
-from residual_st.errors import refusing
+from residual_st.errors import InputError, refusing
 
 LARGEST_NUMBER = 100_000
 LARGEST_CACHE = 2**28  # numbers that all caches hold together
@@ -109,9 +109,9 @@ class StreamingEncoder:
             multiple of `chunk_frames`, or 0.
 
         Raises:
-            InputError: if the graph cannot be run.
+            InputError: if the graph cannot be run, or is of another form.
         """
-        self._samples = np.concatenate([self._samples, samples])
+        self._samples = np.concatenate([self._samples, samples], dtype=np.float32)
         form, encoded = self._form, [self._nothing()]
         while True:
             frames = form.stride * (self.frames + form.chunk_frames - 1) + form.reach + 1 - self._read
@@ -119,6 +119,8 @@ class StreamingEncoder:
             if len(self._samples) < needed:
                 return _joined(encoded)
             encoded.append(self._run(self._samples[:needed], is_last=False))
+            if (made := encoded[-1]["states"].shape[1]) != form.chunk_frames:
+                raise InputError(f"the graph of the encoder made {made} frames of a chunk of {form.chunk_frames}; export it again")
             self._read += frames
             self._samples = self._samples[frames * form.shift :]
 

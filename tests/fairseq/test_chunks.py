@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import cli, same_weights, tiny_model
+from fairseq import checkpoint_utils
 from fairseq.data.audio.feature_transforms.global_cmvn import GlobalCMVN
 
 from residual_st.audio.filterbank import OnlineFilterbank, filterbank
 from residual_st.errors import InputError
 from residual_st.fairseq.chunks import Chunks, chunk_mask, strides_and_reach
 from residual_st.fairseq.model_input import ModelInput
-from residual_st.fairseq.standalone import load_model
+from residual_st.fairseq.standalone import build_model, load_model, parse_model_flags
 from residual_st.fairseq.streaming import StreamingEncoder
 
 DENSE = {"encoder_group_size": 1, "encoder_residual_rank": 0, "encoder_residual_diagonal": False}
@@ -130,9 +131,20 @@ def test_flags_survive_the_commands_and_a_teacher_distills_into_chunks(data, fai
     cli("expand", tmp_path / "average.pt", "--output", tmp_path / "expanded.pt")
     for name in ("shared.pt", "average.pt", "expanded.pt"):
         assert load_model(tmp_path / name)[1].encoder.chunks == Chunks((4, 0), 2), name
+    (model,), _, _ = checkpoint_utils.load_model_ensemble_and_task(
+        [str(tmp_path / "expanded.pt")], arg_overrides={"data": str(data), "encoder_chunk_frames": "0"}
+    )
+    assert type(model).__name__ == "S2TTransformerModel" and not getattr(model.encoder, "chunks", None)
     teacher = {"criterion": "label_smoothed_cross_entropy_with_residual", "distill_from": dense, "distill_encoder_weight": 1.0}
     fairseq_train(data, tmp_path / "student", finetune_from_model=shared, **options, **teacher)
     assert load_model(tmp_path / "student" / "checkpoint_last.pt")[1].encoder.chunks == Chunks((4, 0), 2)
+
+
+@pytest.mark.parametrize("arch", ["wav2vec_ctc", "xm_transformer", "transformer", "s2ut_transformer"])
+def test_other_kinds_refuse_the_flag(arch):
+    flags = parse_model_flags(arch, ["--encoder-chunk-frames", "16"])
+    with pytest.raises(InputError, match=f"encoder_chunk_frames must be left out for --arch {arch}; s2t_transformer and"):
+        build_model(flags, 20)
 
 
 @pytest.mark.parametrize(

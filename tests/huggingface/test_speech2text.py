@@ -111,6 +111,7 @@ def test_audio_in_and_text_out(data, tmp_path, release):
         ({"encoder_normalize_before": False}, "Speech2Text knows no encoder_normalize_before=False, only True"),
         ({"decoder_embed_dim": 64, "decoder_attention_heads": 4}, "Speech2Text has one width, but here decoder_embed_dim=64"),
         ({"activation_fn": "gelu_fast"}, "activation_fn=gelu_fast differs in transformers; known are relu, gelu"),
+        ({"encoder_chunk_frames": "16"}, "Speech2Text knows no encoder_chunk_frames=16, only None"),
     ],
 )
 def test_models_that_speech2text_cannot_be(tmp_path, options, message):

@@ -154,6 +154,16 @@ def test_what_is_refused(data, shared_checkpoint, chunked, exported, streaming, 
             Model(folder)
 
 
+def test_a_graph_of_another_form(streaming, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(streaming, folder)
+    description = json.loads((folder / "model.json").read_text())
+    description["streaming"]["stride"] = 8
+    (folder / "model.json").write_text(json.dumps(description))
+    with pytest.raises(InputError, match="made 7 frames of a chunk of 4; export it again"):
+        Model(folder).encode([noise(1)])
+
+
 def test_a_configuration_without_normalisation(data, chunked, tmp_path):
     config = linked(data, tmp_path / "data", "config_st_plain.yaml")
     config.write_text(yaml.safe_dump(yaml.safe_load((data / config.name).read_text()) | {"transforms": {"*": []}}))
