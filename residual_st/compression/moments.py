@@ -16,6 +16,7 @@ from residual_st.sharing import channels_last, in_order, matrices
 from residual_st.stacks import LayerStack, UnclearLayoutError, keeping_activations, recorded_calls
 
 MOST_HELD_OUT = 16  # batches
+DRAWS = 3  # from the Fisher information of each batch: as if there were three times as many words
 
 
 @dataclass(frozen=True)
@@ -65,30 +66,27 @@ class Calibration:
             total = sum(self.loss(model, batch).item() for batch in self.parts[1])
         return math.inf if math.isnan(total) else total
 
-    def sensitivity(self, model: nn.Module, number: int) -> Tensor:
-        """A scalar of one batch, whose gradients tell how much errors of what the model computes count.
+    def sensitivities(self, model: nn.Module, number: int) -> Iterator[Tensor]:
+        """Scalars of one batch, whose gradients tell how much errors of what the model computes count.
 
         Their second moments are the Fisher information of its words where `predict` is there, of the labels' loss otherwise.
 
         Raises:
             InputError: if loss or scores are not finite, or have no gradient.
         """
-        batch = self.batches[number]
         if self.predict is not None:
-            scores = self.predict(model, batch).float()
-            return _require_differentiable(drawn_information(scores, seed=number), number)
-        loss = self.loss(model, batch)
-        if not isinstance(loss, Tensor) or loss.numel() != 1:
-            raise InputError("the calibration's loss must return one number as a tensor that depends on what the layers compute")
-        return _require_differentiable(loss.sum(), number)
-
-
-def _require_differentiable(scalar: Tensor, number: int) -> Tensor:
-    if not scalar.requires_grad:
-        raise InputError("the calibration's loss must return one number as a tensor that depends on what the layers compute")
-    if not scalar.isfinite():
-        raise InputError(f"the loss of the model, before compression, is {scalar.item()} on calibration batch {number}")
-    return scalar
+            scores = self.predict(model, self.batches[number]).float()
+            scalars = (drawn_information(scores, seed) / DRAWS**0.5 for seed in range(DRAWS * number, DRAWS * (number + 1)))
+        else:
+            scalars = [self.loss(model, self.batches[number])]
+        for scalar in scalars:
+            if not isinstance(scalar, Tensor) or scalar.numel() != 1 or not scalar.requires_grad:
+                raise InputError(
+                    "the calibration's loss must return one number as a tensor that depends on what the layers compute"
+                )
+            if not scalar.isfinite():
+                raise InputError(f"the loss of the model, before compression, is {scalar.item()} on calibration batch {number}")
+            yield scalar.sum()
 
 
 def drawn_information(scores: Tensor, seed: int) -> Tensor:
@@ -140,10 +138,15 @@ def _count(model: nn.Module, stack: LayerStack, calibration: Calibration, moment
     left = {}
     for number in progress(wanted, desc="calibrating", unit="batch"):
         with _observed(stack, moments, wanted[number]) as unclear:
-            calibration.sensitivity(model, number).backward()
+            _differentiate(model, calibration, number)
         if unclear:
             left[number] = unclear
     return left
+
+
+def _differentiate(model: nn.Module, calibration: Calibration, number: int) -> None:
+    for scalar in calibration.sensitivities(model, number):
+        scalar.backward(retain_graph=True)  # for the next one
 
 
 @contextlib.contextmanager
