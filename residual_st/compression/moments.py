@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from residual_st.compression.bfloat16 import in_bfloat16
 from residual_st.compression.sums import MatrixMoments
 from residual_st.errors import InputError
 from residual_st.progress import progress
@@ -145,8 +146,10 @@ def _count(model: nn.Module, stack: LayerStack, calibration: Calibration, moment
 
 
 def _differentiate(model: nn.Module, calibration: Calibration, number: int) -> None:
-    for scalar in calibration.sensitivities(model, number):
-        scalar.backward(retain_graph=True)  # for the next one
+    drawn = calibration.predict is not None  # at random: rounding adds nothing to that
+    with in_bfloat16(model.parameters()) if drawn else contextlib.nullcontext():
+        for scalar in calibration.sensitivities(model, number):
+            scalar.backward(retain_graph=True)  # for the next one
 
 
 @contextlib.contextmanager
