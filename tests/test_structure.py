@@ -17,6 +17,7 @@ ROWS = [
     ["files", "languages", "numbers", "pieces", "printing", "progress", "wrapping"],
     ["audio", "sharing"],
     ["compat", "runtime"],
+    ["streaming"],
     ["stacks", "web"],
     ["compression"],
     ["fairseq"],
@@ -32,6 +33,7 @@ WITHOUT = {
     "compression": {"fairseq", "transformers"},
     "audio": {"torch", "fairseq", "transformers"},
     "runtime": {"torch", "fairseq", "transformers"},
+    "streaming": {"torch", "fairseq", "transformers"},
     "web": {"torch", "fairseq", "transformers"},
 }
 

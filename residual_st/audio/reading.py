@@ -49,7 +49,7 @@ def read_audio(audio, wanted_rate: int, rate: int | None = None, most_samples: i
         except (soundfile.LibsndfileError, OSError, ValueError, RuntimeError) as error:
             raise InputError(f"{name} cannot be read as audio: {_reason(error)}") from error
     else:
-        samples = resample(to_mono(_as_floats(np.asarray(audio))), rate or wanted_rate, wanted_rate)
+        samples = resample(to_mono(as_floats(np.asarray(audio))), rate or wanted_rate, wanted_rate)
     if not np.isfinite(samples).all():
         raise InputError(f"{name} has samples that are not finite numbers")
     return samples
@@ -98,7 +98,7 @@ def _blocks(file) -> Iterator[tuple[int, np.ndarray]]:
             yield from _blocks_by_ffmpeg(file, "it says that it holds no samples")
         size = max(1, _BLOCK_SAMPLES // recording.channels)
         while len(block := recording.read(size, dtype="float32", always_2d=True)):
-            yield recording.samplerate, _mixed(block)
+            yield recording.samplerate, mixed(block)
 
 
 def _blocks_by_ffmpeg(file, refusal: str) -> Iterator[tuple[int, np.ndarray]]:
@@ -115,13 +115,13 @@ def _blocks_by_ffmpeg(file, refusal: str) -> Iterator[tuple[int, np.ndarray]]:
             to_floats = av.AudioResampler(format="fltp")
             for decoded in container.decode(audio=0):
                 for frame in to_floats.resample(decoded):
-                    yield frame.sample_rate, _mixed(frame.to_ndarray().T)
+                    yield frame.sample_rate, mixed(frame.to_ndarray().T)
     except av.FFmpegError as error:
         raise InputError(f"cannot be read as audio: {refusal}") from error
 
 
-def _as_floats(samples: np.ndarray) -> np.ndarray:
-    """Floats as they are, integers brought to [-1, 1]."""
+def as_floats(samples: np.ndarray) -> np.ndarray:
+    """Floats as they are, integers brought to [-1, 1]. Raises InputError for other types and more than two dimensions."""
     if samples.ndim not in (1, 2) or samples.dtype.kind not in "iuf":
         given = f"{samples.dtype} of shape {samples.shape}"
         raise InputError(f"audio must be a file or samples of shape (n,), (n, channels) or (channels, n), not {given}")
@@ -136,11 +136,11 @@ def to_mono(samples: np.ndarray) -> np.ndarray:
     """(n,), (n, channels) or (channels, n) -> (n,). Recordings have more samples than channels."""
     if samples.ndim == 1:
         return samples
-    return _mixed(samples if np.argmin(samples.shape) == 1 else samples.T)
+    return mixed(samples if np.argmin(samples.shape) == 1 else samples.T)
 
 
-def _mixed(channels: np.ndarray) -> np.ndarray:
-    """(n, channels) -> their mean (n,); the loudest one where they cancel each other, as with one wire crossed."""
+def mixed(channels: np.ndarray) -> np.ndarray:
+    """(n, channels), n may be 0 -> their mean (n,); the loudest one where they cancel each other, as with one wire crossed."""
     mean = channels.mean(axis=1)
     energies = np.square(channels).sum(axis=0)
     loudest = int(np.argmax(energies))

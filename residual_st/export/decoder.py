@@ -27,6 +27,7 @@ class DecoderParts:
         position: (products, number of the step, ()) -> what is added to them (1, width); None for nothing.
         embedding_norm, norm: before the layers and behind them; None for none.
         projection: to the scores of words.
+        alignment: layers and heads whose attention to the source says where in it a word is.
     """
 
     layers: Sequence[nn.Module]
@@ -36,6 +37,13 @@ class DecoderParts:
     embedding_norm: nn.LayerNorm | None
     norm: nn.LayerNorm | None
     projection: nn.Linear
+    alignment: Sequence[tuple[int, int]]
+
+
+def heads_at_two_thirds(layers: Sequence[nn.Module]) -> list[tuple[int, int]]:
+    """All heads of one layer: the fourth of six, which AlignAtt (arXiv 2305.11408) and simulstream take, or as deep a one."""
+    layer = max(0, 2 * len(layers) // 3 - 1)
+    return [(layer, head) for head in range(layers[layer].encoder_attn.num_heads)]
 
 
 def cross_attention_graph(decoder: DecoderParts, precision: str) -> onnx.ModelProto:
@@ -58,8 +66,9 @@ def decoder_graph(decoder: DecoderParts, precision: str) -> onnx.ModelProto:
     row of the caches each hypothesis continues; `state_lengths` (batch,); for each layer L `source_keys.L`, `source_values.L`,
     and the caches `keys.L`, `values.L` (batch * beam, heads, steps, width / heads), which begin with no steps.
 
-    Outputs: `log_probs` (batch, beam, vocabulary), and the caches with one step more, `next_keys.L` and `next_values.L`, with the
-    rows as `order` has put them.
+    Outputs: `log_probs` (batch, beam, vocabulary); `attention` (batch, beam, time), of the words after `tokens` to the source, the
+    mean of the alignment's heads; and the caches with one step more, `next_keys.L` and `next_values.L`, with the rows as `order`
+    has put them.
     """
     products = Products(precision)
     tokens = spox.argument(spox.Tensor(np.int64, ("batch", "beam")))
@@ -83,6 +92,7 @@ def decoder_graph(decoder: DecoderParts, precision: str) -> onnx.ModelProto:
         inputs |= {name: spox.argument(spox.Tensor(np.float32, shape)) for name, shape in {**source, **cache}.items()}
     longest = op.squeeze(op.shape(inputs["source_keys.0"], start=2, end=3), ints(0))
     source_mask = attention_mask(mask_of(lengths, longest))
+    aligned = []
     for index, (layer, (self_attention, cross_attention)) in enumerate(zip(decoder.layers, attentions)):
         source_keys, source_values, *caches = (
             inputs[f"{name}.{index}"] for name in ("source_keys", "source_values", "keys", "values")
@@ -95,10 +105,15 @@ def decoder_graph(decoder: DecoderParts, precision: str) -> onnx.ModelProto:
             outputs[f"next_keys.{index}"], outputs[f"next_values.{index}"] = keys, values
             return of_words.attend(queries, keys, values, None, attention)
 
-        def to_source(y: Var, attention=cross_attention, keys=source_keys, values=source_values) -> Var:
+        def to_source(y: Var, attention=cross_attention, keys=source_keys, values=source_values, index=index) -> Var:
             # all hypotheses of an utterance have one source
             (queries,) = of_source.heads(y, attention, "q")
-            return of_source.attend(queries, keys, values, source_mask, attention)
+            scores = op.matmul(queries, op.transpose(keys, perm=[0, 1, 3, 2]))
+            weights = of_source.weights(scores, source_mask, attention)
+            heads = [head for layer, head in decoder.alignment if layer == index]
+            if heads:
+                aligned.append(op.reduce_sum(op.gather(weights, ints(*heads), axis=1), ints(1), keepdims=0))
+            return of_source.gathered(weights, values, attention)
 
         x = of_words.residual(x, layer.self_attn_layer_norm, layer, to_words)
         x = of_words.residual(x, layer.encoder_attn_layer_norm, layer, to_source)
@@ -107,4 +122,5 @@ def decoder_graph(decoder: DecoderParts, precision: str) -> onnx.ModelProto:
         x = products.norm(x, decoder.norm)
     log_probs = op.log_softmax(products.linear(x, decoder.projection), axis=-1)
     log_probs = op.reshape(log_probs, op.concat([batch, beam, ints(-1)], axis=0))
-    return build(inputs, {"log_probs": log_probs, **outputs})
+    attention = op.mul(op.sum(aligned), number(1 / len(decoder.alignment)))
+    return build(inputs, {"log_probs": log_probs, "attention": attention, **outputs})

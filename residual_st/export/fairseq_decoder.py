@@ -7,7 +7,7 @@ from torch import nn
 
 from residual_st.errors import InputError
 from residual_st.export.constants import ints
-from residual_st.export.decoder import DecoderParts
+from residual_st.export.decoder import DecoderParts, heads_at_two_thirds
 from residual_st.export.layers import sinusoids
 from residual_st.export.products import Products
 from residual_st.fairseq.kinds.text_decoder import S2TResidualTransformerDecoder
@@ -33,6 +33,7 @@ def decoder_parts(decoder: nn.Module) -> DecoderParts:
         decoder.layernorm_embedding,
         decoder.layer_norm,
         decoder.output_projection,
+        heads_at_two_thirds(decoder.layers),
     )
 
 

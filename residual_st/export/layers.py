@@ -77,10 +77,16 @@ class Branches:
 
     def weighted(self, scores: Var, values: Var, mask: Var | None, attention: Attention) -> Var:
         """softmax(scores / √(width / heads) + mask) V, projected."""
+        return self.gathered(self.weights(scores, mask, attention), values, attention)
+
+    def weights(self, scores: Var, mask: Var | None, attention: Attention) -> Var:
+        """softmax(scores / √(width / heads) + mask)"""
         scores = op.mul(scores, number(attention.width**-0.5))
-        if mask is not None:
-            scores = op.add(scores, mask)
-        attended = op.transpose(op.matmul(op.softmax(scores, axis=-1), values), perm=[0, 2, 1, 3])
+        return op.softmax(scores if mask is None else op.add(scores, mask), axis=-1)
+
+    def gathered(self, weights: Var, values: Var, attention: Attention) -> Var:
+        """`weights` V, projected."""
+        attended = op.transpose(op.matmul(weights, values), perm=[0, 2, 1, 3])
         rows = op.reshape(attended, ints(-1, attention.heads * attention.width))
         return self.products.linear(rows, attention.out)
 

@@ -15,7 +15,7 @@ from residual_st.errors import InputError
 from residual_st.export.build import build
 from residual_st.export.constants import integer, ints, number
 from residual_st.export.convolution import convolved
-from residual_st.export.decoder import DecoderParts
+from residual_st.export.decoder import DecoderParts, heads_at_two_thirds
 from residual_st.export.layers import Branches, transformer
 from residual_st.export.products import Products
 from residual_st.export.spectrum import energies, waves
@@ -50,7 +50,11 @@ def decoder_parts(model: WhisperForConditionalGeneration) -> DecoderParts:
     def position(products: Products, step: Var) -> Var:
         return products.rows(decoder.embed_positions.weight, op.reshape(step, ints(1)))
 
-    return DecoderParts(decoder.layers, decoder.embed_tokens.weight, 1.0, position, None, decoder.layer_norm, model.proj_out)
+    own = getattr(model.generation_config, "alignment_heads", None) or []  # by which its authors find when a word was said
+    there = {(layer, head) for layer, each in enumerate(decoder.layers) for head in range(each.encoder_attn.num_heads)}
+    alignment = [pair for pair in map(tuple, own) if pair in there] or heads_at_two_thirds(decoder.layers)
+    embedding = decoder.embed_tokens.weight
+    return DecoderParts(decoder.layers, embedding, 1.0, position, None, decoder.layer_norm, model.proj_out, alignment)
 
 
 def log_mel(samples: Var, extractor: WhisperFeatureExtractor) -> Var:

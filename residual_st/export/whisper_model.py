@@ -19,7 +19,7 @@ from residual_st.export.whisper_words import not_followed, read_tokenizer, searc
 from residual_st.huggingface import feature_extractor, load
 from residual_st.huggingface.generation import greedy_words
 from residual_st.languages import Direction, Languages
-from residual_st.runtime.folder import CROSS_ATTENTION, DECODER, ENCODER
+from residual_st.runtime.folder import CROSS_ATTENTION, DECODER, ENCODER, WHISPER
 
 # transformers comes behind residual_st.huggingface, which hides a torchaudio that does not load
 from transformers import WhisperForConditionalGeneration  # isort: skip
@@ -55,7 +55,7 @@ def export_whisper(
     }
     attention = model.model.decoder.layers[0].self_attn
     described = {
-        "arch": "whisper",
+        "arch": WHISPER,
         "precision": precision,
         "sample_rate": extractor.sampling_rate,
         "shortest_samples": extractor.n_fft,

@@ -17,6 +17,11 @@ class Frames:
     log_probs: np.ndarray
     lengths: np.ndarray
 
+    @property
+    def states(self) -> int:
+        """Of the longest."""
+        return self.log_probs.shape[1]
+
 
 class CtcSearch:
     """The search for the texts of such a model, which takes the likeliest path; in place of `search.Search`.
@@ -42,6 +47,12 @@ class CtcSearch:
 
 def best_path(log_probs: np.ndarray, blank: int) -> Hypothesis:
     """Of an utterance's frames (time, vocabulary)."""
+    words, _ = best_frames(log_probs, blank)
+    return Hypothesis(words, float(log_probs.max(axis=1).mean()))
+
+
+def best_frames(log_probs: np.ndarray, blank: int) -> tuple[list[int], np.ndarray]:
+    """The likeliest symbols of an utterance's frames (time, vocabulary), and the frame that each begins in."""
     best = log_probs.argmax(axis=1)
-    begins = np.diff(best, prepend=-1) != 0
-    return Hypothesis(best[begins & (best != blank)].tolist(), float(log_probs.max(axis=1).mean()))
+    frames = np.flatnonzero((np.diff(best, prepend=-1) != 0) & (best != blank))
+    return best[frames].tolist(), frames

@@ -8,17 +8,20 @@ from onnxruntime import OrtValue
 from residual_st.runtime.folder import CROSS_ATTENTION, DECODER, Folder
 from residual_st.runtime.settings import Settings
 
+ATTENTION = "attention"  # the output of the decoder; folders of earlier releases do not have it
+
 
 class Source:
-    """Encoded utterances, as the decoder reads them: keys and values in the runtime's own memory.
+    """Encoded utterances, the longest of so many samples, as the decoder reads them: keys and values in the runtime's own memory.
 
     Attributes:
         utterances: how many there are.
+        states: of the longest.
     """
 
-    def __init__(self, sessions: dict, folder: Folder, samples: list[np.ndarray], encoded: dict[str, np.ndarray]):
-        self._decoder, self._folder, self.utterances = sessions[DECODER], folder, len(samples)
-        self._samples = max(map(len, samples))
+    def __init__(self, sessions: dict, folder: Folder, samples: int, encoded: dict[str, np.ndarray]):
+        self._decoder, self._folder, self.utterances = sessions[DECODER], folder, len(encoded["states"])
+        self.states, self._samples = encoded["states"].shape[1], samples
         cross = sessions[CROSS_ATTENTION]
         names = [value.name for value in cross.get_outputs()]
         states = {"states": OrtValue.ortvalue_from_numpy(encoded["states"])}
@@ -30,6 +33,14 @@ class Source:
         folder = self._folder
         frames = max(1, 1 + (self._samples - folder.shortest_samples) // (folder.sample_rate // 100))
         return min(int(settings.max_len_a * frames + settings.max_len_b), folder.longest_words - prompt)
+
+    def attention(self, prompt: list[int], words: list[int]) -> np.ndarray:
+        """How much each of these words behind a prompt reads of each state, of a source with one utterance: (words, time)."""
+        decoding, rows = self.decoding(1), []
+        for word in [*prompt, *words][:-1]:
+            decoding.step(np.array([[word]]), np.arange(1))
+            rows.append(decoding.attention[0, 0])
+        return np.stack(rows[len(prompt) - 1 :])
 
     def decoding(self, beam: int) -> "Decoding":
         """The decoder before its first step, with `beam` hypotheses of each utterance."""
@@ -48,7 +59,11 @@ class Source:
 
 
 class Decoding:
-    """What the decoder keeps between steps: the source, and keys and values of the words so far."""
+    """What the decoder keeps between steps: the source, and keys and values of the words so far.
+
+    Attributes:
+        attention: of the words that follow to the states (batch, beam, time), where the decoder has it, of the last step.
+    """
 
     def __init__(self, decoder, folder: Folder, source: dict[str, OrtValue], rows: int):
         self._decoder, self._source = decoder, source
@@ -56,7 +71,8 @@ class Decoding:
         self._cache = {
             f"{name}.{layer}": OrtValue.ortvalue_from_numpy(empty) for name in ("keys", "values") for layer in range(folder.layers)
         }
-        self._outputs = ["log_probs", *(f"next_{name}" for name in self._cache)]
+        own = {output.name for output in decoder.get_outputs()}
+        self._outputs = ["log_probs", *(f"next_{name}" for name in self._cache), *({ATTENTION} & own)]
         self._steps = 0
 
     def step(self, tokens: np.ndarray, order: np.ndarray) -> np.ndarray:
@@ -65,6 +81,8 @@ class Decoding:
         given = {"tokens": np.ascontiguousarray(tokens), "step": np.array(self._steps), "order": order}
         inputs = {name: OrtValue.ortvalue_from_numpy(value) for name, value in given.items()}
         log_probs, *cache = self._decoder.run_with_ort_values(self._outputs, {**inputs, **self._source, **self._cache})
+        if len(cache) > len(self._cache):
+            self.attention = cache.pop().numpy()
         self._cache = dict(zip(self._cache, cache))
         self._steps += 1
         return log_probs.numpy()

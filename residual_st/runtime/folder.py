@@ -17,6 +17,7 @@ from residual_st.runtime.timestamps import TimeStamps
 from residual_st.runtime.vocabulary import Vocabulary
 
 DESCRIPTION = "model.json"
+WHISPER = "whisper"  # the arch of its folders
 FORMAT = 3  # of the folder; a later one that older runtimes cannot read has another number
 READABLE = (1, 2, FORMAT)
 ENCODER, CROSS_ATTENTION, DECODER = GRAPHS = ("encoder.onnx", "cross_attention.onnx", "decoder.onnx")
@@ -76,6 +77,11 @@ class Folder:
     @property
     def has_decoder(self) -> bool:
         return self.layers > 0
+
+    @property
+    def pads_to_longest(self) -> bool:
+        """Whether the encoder fills up shorter utterances, and gives states of what it fills up with, too."""
+        return self.description["arch"] == WHISPER
 
 
 def read_folder(path: str | Path) -> Folder:
@@ -151,7 +157,7 @@ def _check_weights(path: Path, written: dict) -> None:
 def _lengths(description: dict) -> Lengths:
     """Folders of earlier releases do not have them. Whisper's are as long as its window."""
     window = description["longest_seconds"]
-    unknown = Lengths(window, window) if description["arch"] == "whisper" else DEFAULT
+    unknown = Lengths(window, window) if description["arch"] == WHISPER else DEFAULT
     lengths = Lengths(**description.get("lengths", vars(unknown)))
     if not 0 <= lengths.joined <= lengths.longest <= LARGEST["longest_seconds"] or not lengths.longest:
         raise ValueError(f"{lengths} must have lengths from 0 to {LARGEST['longest_seconds']:,} s, `joined` not above `longest`")

@@ -9,7 +9,7 @@ from residual_st.errors import InputError, refusing
 from residual_st.languages import AUTO, Direction
 from residual_st.runtime.beam_search import Hypothesis
 from residual_st.runtime.ctc import CtcSearch, Frames
-from residual_st.runtime.decoding import Source
+from residual_st.runtime.decoding import ATTENTION, Source
 from residual_st.runtime.folder import CROSS_ATTENTION, DECODER, ENCODER, GRAPHS, read_folder
 from residual_st.runtime.search import Search, in_source_language
 from residual_st.runtime.settings import Settings
@@ -77,10 +77,18 @@ class Model:
     def source(self, utterances: list[np.ndarray]) -> Source | Frames:
         """Utterances as the decoder reads them, or CTC. Raises InputError as `encode` does."""
         with refusing(f"the graphs of {self.folder.path} cannot be run"):
-            encoded = self.encode(utterances)
-            if not self.folder.has_decoder:
-                return Frames(encoded["ctc_log_probs"], encoded["state_lengths"])
-            return Source(self._sessions, self.folder, utterances, encoded)
+            return self.source_of(self.encode(utterances), max(map(len, utterances)))
+
+    def source_of(self, encoded: dict[str, np.ndarray], samples: int) -> Source | Frames:
+        """The same of what `encode` returned for utterances of which the longest has so many samples."""
+        if not self.folder.has_decoder:
+            return Frames(encoded["ctc_log_probs"], encoded["state_lengths"])
+        return Source(self._sessions, self.folder, samples, encoded)
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether the decoder says what each word reads of the source; that of earlier releases does not."""
+        return self.folder.has_decoder and ATTENTION in _names(self._sessions[DECODER].get_outputs())
 
     def search_in(self, settings: Settings, direction: Direction, with_times: bool = False) -> Search | CtcSearch:
         """The search for texts in a direction that is known in full. Raises InputError if the settings do not fit the model."""

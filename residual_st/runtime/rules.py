@@ -17,6 +17,7 @@ class Rules:
         settings: complete.
         longest: words of a text, its end not counted.
         prefix: words that each text begins with.
+        given: words behind these, of a text that was found before.
         timestamps: for texts with time stamps; None for texts without.
     """
 
@@ -27,9 +28,11 @@ class Rules:
         longest: int,
         prefix: Sequence[int] = (),
         timestamps: TimeStamps | None = None,
+        given: Sequence[int] = (),
     ):
         self.eos, self.longest = vocabulary.eos, longest
-        self._vocabulary, self._settings, self._prefix, self._timestamps = vocabulary, settings, prefix, timestamps
+        self._vocabulary, self._settings, self._timestamps = vocabulary, settings, timestamps
+        self._start, self._forced = len(prefix), [*prefix, *given]
 
     def allowed(self, log_probs: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         """Log-probabilities of the next words (rows, vocabulary), with -inf where a word may not follow the text so far (rows,
@@ -42,10 +45,10 @@ class Rules:
             log_probs[:, vocabulary.unk] -= self._settings.unkpen
         if step >= self.longest:
             return _only(log_probs, vocabulary.eos)
-        if step < len(self._prefix):
-            return _only(log_probs, self._prefix[step])
+        if step < len(self._forced):
+            return _only(log_probs, self._forced[step])
         log_probs[:, vocabulary.suppressed] = -np.inf
-        if step == len(self._prefix):
+        if step == self._start:
             log_probs[:, vocabulary.begin_suppressed] = -np.inf
         if step < self._settings.min_len:
             log_probs[:, vocabulary.eos] = -np.inf

@@ -1,5 +1,6 @@
 """The search for texts in one direction, and until one is believed."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +18,9 @@ from residual_st.runtime.settings import Settings
 class Search:
     """A way to search the texts of a model.
 
+    Attributes:
+        prefix: words that the tokens of each hypothesis begin with, and that are no part of its text.
+
     Args:
         folder: the model's.
         settings: of the search.
@@ -27,23 +31,25 @@ class Search:
     def __init__(self, folder: Folder, settings: Settings, direction: Direction, with_times: bool = False):
         self._folder, self._settings = folder, settings.completed(folder.settings)
         self._timestamps = folder.timestamps if with_times else None
-        self._prompt, self._prefix = folder.vocabulary.opening(folder.languages.words(direction))
+        self._prompt, self.prefix = folder.vocabulary.opening(folder.languages.words(direction))
         if with_times:
             self._prompt = [word for word in self._prompt if word != folder.timestamps.none]
 
-    def best(self, source: Source) -> list[list[Hypothesis]]:
-        """The best hypotheses of each utterance."""
+    def best(self, source: Source, given: Sequence[int] = ()) -> list[list[Hypothesis]]:
+        """The best hypotheses of each utterance, which begin with words that are given."""
         beam = self._settings.beam
         with refusing(f"the graphs of {self._folder.path} cannot be run"):
             state = source.decoding(beam)
-            return BeamSearch(state.step, state.keep, self._rules(source), self._settings, self._prompt).run(source.utterances)
+            return BeamSearch(state.step, state.keep, self._rules(source, given), self._settings, self._prompt).run(
+                source.utterances
+            )
 
-    def drawn(self, source: Source, temperature: float, random: np.random.Generator) -> Hypothesis:
+    def drawn(self, source: Source, temperature: float, random: np.random.Generator, given: Sequence[int] = ()) -> Hypothesis:
         """One text of one utterance, by chance; at temperature 0 the likeliest words."""
         with refusing(f"the graphs of {self._folder.path} cannot be run"):
-            return draw(source.decoding(1).step, self._rules(source), self._prompt, temperature, random)
+            return draw(source.decoding(1).step, self._rules(source, given), self._prompt, temperature, random)
 
-    def believed(self, source: Source, random: np.random.Generator) -> list[Hypothesis]:
+    def believed(self, source: Source, random: np.random.Generator, given: Sequence[int] = ()) -> list[Hypothesis]:
         """The best hypotheses of one utterance, of the first search whose text is believed. Where none is, the likeliest text
         stands unless it repeats itself, and none that was found by chance: none where nobody speaks, or there are loops alone.
 
@@ -54,7 +60,7 @@ class Search:
         for temperature in fallback.temperatures:
             # the likeliest words with time stamps are weighed among those that may follow, as Whisper's authors do it
             is_drawn = temperature or has_times and self._settings.beam == 1
-            texts = [self.drawn(source, temperature, random)] if is_drawn else self.best(source)[0]
+            texts = [self.drawn(source, temperature, random, given)] if is_drawn else self.best(source, given)[0]
             is_guess = fallback.is_guess(texts[0]) and bool(temperature or has_times)
             if is_guess and has_times and fallback.is_silence(self._silence(source)):
                 return []
@@ -68,9 +74,14 @@ class Search:
     def _silence(self, source: Source) -> float:
         return float(np.exp(source.first_words[0, self._folder.timestamps.silence]))
 
-    def _rules(self, source: Source) -> Rules:
+    def attention(self, source: Source, words: list[int]) -> np.ndarray:
+        """How much each word of a text reads of each state of one utterance: (words, time)."""
+        with refusing(f"the graphs of {self._folder.path} cannot be run"):
+            return source.attention(self._prompt, [*self.prefix, *words])[len(self.prefix) :]
+
+    def _rules(self, source: Source, given: Sequence[int]) -> Rules:
         longest = source.longest_text(self._settings, len(self._prompt))
-        return Rules(self._folder.vocabulary, self._settings, longest, self._prefix, self._timestamps)
+        return Rules(self._folder.vocabulary, self._settings, longest, self.prefix, self._timestamps, given)
 
 
 def in_source_language(source: Source, folder: Folder, direction: Direction) -> Direction:

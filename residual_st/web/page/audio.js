@@ -22,7 +22,7 @@ export async function resample(samples, rate, wanted) {
   return (await offline.startRendering()).getChannelData(0);
 }
 
-// The mean of all channels; the loudest one where they cancel each other, as `_mixed` of residual_st/audio/reading.py.
+// The mean of all channels; the loudest one where they cancel each other, as `mixed` of residual_st/audio/reading.py.
 function mixed(decoded) {
   const channels = Array.from({ length: decoded.numberOfChannels }, (_, index) => decoded.getChannelData(index));
   const mean = new Float32Array(decoded.length);

@@ -1,0 +1,83 @@
+"""The open window of a stream, encoded: again at each step, or as it goes on where the encoder was exported for that."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from residual_st.runtime.ctc import Frames
+from residual_st.runtime.decoding import Source
+from residual_st.runtime.model import Model
+
+
+class Encoded(NamedTuple):
+    """What the search reads of a window; None before there is a state.
+
+    Attributes:
+        source: of one utterance.
+        states: that are of the window; those behind them are of what Whisper fills up.
+        seconds: of one state.
+    """
+
+    source: Source | Frames
+    states: int
+    seconds: float
+
+
+class WholeWindows:
+    """By an encoder that reads windows from their first sample to their last."""
+
+    def __init__(self, model: Model):
+        self._model, self._folder = model, model.folder
+
+    def encoded(self, samples: np.ndarray, start: int, end: int, is_last: bool) -> Encoded | None:
+        """Of a window.
+
+        Args:
+            samples: of the window so far, and maybe more.
+            start: the window's first sample, counted from the start of the stream.
+            end: how many of the samples are of the window.
+            is_last: whether the window ends there.
+        """
+        if end < self._folder.shortest_samples:
+            return None
+        source = self._model.source([samples[:end]])
+        states = source.states
+        # Whisper's states are always those of its longest window
+        whole = self._folder.longest_seconds * self._folder.sample_rate if self._folder.pads_to_longest else end
+        return Encoded(source, max(1, round(states * end / whole)), whole / states / self._folder.sample_rate)
+
+
+class GrowingWindows:
+    """By an encoder that is fed: samples of a window are encoded once."""
+
+    def __init__(self, model: Model):
+        self._model, self._folder, self._encoder = model, model.folder, model.stream()
+        self._forget()
+
+    def encoded(self, samples: np.ndarray, start: int, end: int, is_last: bool) -> Encoded | None:
+        """As of `WholeWindows`; the states are those that are known, and all where the window ends."""
+        if start != self._start or self._is_finished and end > self._fed:
+            self._forget()
+            self._start = start
+        if end > self._fed:
+            self._add(self._encoder.feed(samples[self._fed : end]))
+            self._fed = end
+        if is_last and not self._is_finished and end == self._fed:
+            self._add(self._encoder.finish())
+            self._is_finished = True
+        form = self._folder.streaming
+        known = {name: np.concatenate(parts, axis=1) for name, parts in self._parts.items()}
+        states = min(known["states"].shape[1], -(-end // form.frame_samples)) if known else 0
+        if not states:
+            return None
+        encoded = {name: values[:, :states] for name, values in known.items()}
+        encoded["state_lengths"] = np.array([states])
+        return Encoded(self._model.source_of(encoded, end), states, form.frame_samples / self._folder.sample_rate)
+
+    def _add(self, encoded: dict[str, np.ndarray]) -> None:
+        for name, values in encoded.items():
+            self._parts.setdefault(name, []).append(values)
+
+    def _forget(self) -> None:
+        self._encoder.reset()
+        self._start, self._fed, self._is_finished, self._parts = None, 0, False, {}
