@@ -36,6 +36,8 @@ setup(
         "transformers": ["torch>=2.6", "transformers>=4.50,!=5.0.*,!=5.1.*", "accelerate", "safetensors", *AUDIO],
         # residual-st translate: no torch. Before 1.21 onnxruntime copied a shared matrix for each of its uses
         "runtime": ["onnxruntime>=1.21", "soundfile", "soxr"],
+        # residual-st listen, to a microphone
+        "listen": ["onnxruntime>=1.21", "sounddevice", "soundfile", "soxr"],
         "serve": ["anyio", "onnxruntime>=1.21", "soundfile", "soxr", "starlette", "uvicorn"],
         # residual-st export, beside fairseq
         "export": ["onnx>=1.17", "onnxruntime>=1.21", "spox>=0.16", *AUDIO],

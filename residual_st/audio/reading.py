@@ -41,18 +41,34 @@ def read_audio(audio, wanted_rate: int, rate: int | None = None, most_samples: i
     """
     name = audio_name(audio)
     if isinstance(audio, (str, Path)) or hasattr(audio, "read"):
-        try:
-            with _opened(audio) as file:
-                samples = _decoded(file, wanted_rate, most_samples)
-        except InputError as error:
-            raise InputError(f"{name} {error}") from error
-        except (soundfile.LibsndfileError, OSError, ValueError, RuntimeError) as error:
-            raise InputError(f"{name} cannot be read as audio: {_reason(error)}") from error
+        with _naming(name), _opened(audio) as file:
+            samples = _decoded(file, wanted_rate, most_samples)
     else:
         samples = resample(to_mono(as_floats(np.asarray(audio))), rate or wanted_rate, wanted_rate)
     if not np.isfinite(samples).all():
         raise InputError(f"{name} has samples that are not finite numbers")
     return samples
+
+
+def audio_blocks(audio) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield a file's rate and its next mono samples, a block of a few minutes at a time.
+
+    Raises:
+        InputError: if the file cannot be read.
+    """
+    with _naming(audio_name(audio)), _opened(audio) as file:
+        yield from _blocks(file)
+
+
+@contextlib.contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Raise what a file cannot be read for as an InputError that begins with its name."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{name} {error}") from error
+    except (soundfile.LibsndfileError, OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"{name} cannot be read as audio: {_reason(error)}") from error
 
 
 def audio_name(audio) -> str:

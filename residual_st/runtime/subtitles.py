@@ -39,7 +39,7 @@ def cues(transcript: Transcript) -> Iterator[Cue]:
     last = 0
     for segment in transcript.segments:
         parts = _divided(_atoms(segment.text))
-        ends = list(accumulate(_width(part) for part in parts))
+        ends = list(accumulate(width(part) for part in parts))
         first, seconds = segment.start, segment.end - segment.start
         for part, begin, end in zip(parts, [0, *ends], ends):
             start = max(last, round(1000 * (first + seconds * begin / ends[-1])))
@@ -49,18 +49,18 @@ def cues(transcript: Transcript) -> Iterator[Cue]:
 
 def _lines(atoms: list[str]) -> list[str] | None:
     """One line, or two of about the same width; None where two are not enough."""
-    if _width(atoms) <= COLUMNS:
+    if width(atoms) <= COLUMNS:
         return ["".join(atoms).strip()]
     halves = [(atoms[:cut], atoms[cut:]) for cut in range(1, len(atoms))]
-    halves = min(halves, key=lambda pair: max(map(_width, pair)))
-    return ["".join(half).strip() for half in halves] if max(map(_width, halves)) <= COLUMNS else None
+    halves = min(halves, key=lambda pair: max(map(width, pair)))
+    return ["".join(half).strip() for half in halves] if max(map(width, halves)) <= COLUMNS else None
 
 
 def _divided(atoms: list[str]) -> list[list[str]]:
     """Parts that each fill a cue: divided behind the sentence, else the clause, else the word that ends nearest to the middle."""
     if not atoms or _lines(atoms):
         return [atoms] if atoms else []
-    whole, ends = _width(atoms), list(accumulate(_width([atom]) for atom in atoms))
+    whole, ends = width(atoms), list(accumulate(width([atom]) for atom in atoms))
     for marks in _MARKS:
         inner = [cut for cut, end in enumerate(ends, 1) if whole / 4 <= end <= whole * 3 / 4]
         found = [cut for cut in inner if marks is None or atoms[cut - 1].strip()[-1:] in marks]
@@ -76,7 +76,7 @@ def _atoms(text: str) -> list[str]:
     for word in re.findall(r"\S+\s*", text.strip()):
         begin = 0
         for at in range(1, len(word)):
-            is_full = _width([word[begin : at + 1].rstrip()]) > COLUMNS
+            is_full = width([word[begin : at + 1].rstrip()]) > COLUMNS
             if is_full or (_is_unspaced(word[at - 1]) or _is_unspaced(word[at])) and unicodedata.category(word[at])[0] in "LSN":
                 atoms.append(word[begin:at])
                 begin = at
@@ -89,7 +89,7 @@ def _is_unspaced(letter: str) -> bool:
     return unicodedata.east_asian_width(letter) in "WF" and "HANGUL" not in unicodedata.name(letter, "")
 
 
-def _width(atoms: list[str]) -> int:
+def width(atoms: list[str]) -> int:
     """Columns: wide characters take two, combining marks none."""
     text = "".join(atoms).rstrip()
     wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)

@@ -77,7 +77,7 @@ def common_prefix(one: list[int], other: list[int]) -> int:
 
 
 def covered(words: list[int], text: list[int]) -> int:
-    """How many of the first words a text has: those to which its edit distance is least, and of several such numbers the largest."""
+    """How many of the first words a text has: those to which its edit distance is least, and of several numbers the largest."""
     costs = np.arange(len(words) + 1)
     places = np.arange(len(words) + 1)
     numbers = np.array(words, np.int64)

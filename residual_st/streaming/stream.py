@@ -129,7 +129,7 @@ class Stream:
         self._open()
 
     def _open(self, words: list[int] | None = None) -> None:
-        """A new window, of which these words stand already."""
+        """A new window, in which these words stand already."""
         self._policy, self._words = self._policy_of(), words or []
         self._text = self._written(self._words).rstrip(HALF_A_LETTER)
         self._start = self._heard = None  # samples of the stream from which on and up to which its words were found

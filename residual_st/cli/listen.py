@@ -1,0 +1,153 @@
+"""Translate, or transcribe, speech while it is spoken, with an exported model, without torch."""
+
+import argparse
+import contextlib
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from residual_st.cli.arguments import add_direction_arguments
+from residual_st.errors import InputError, printable
+
+STANDARD_INPUT = "-"
+MOST_CHANNELS, HIGHEST_RATE = 64, 192_000
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="DIR", help="folder that residual-st export wrote")
+    parser.add_argument(
+        "audio",
+        nargs="?",
+        metavar="AUDIO",
+        help="recording, at its own speed; - for raw samples on standard input (default: microphone)",
+    )
+    add_direction_arguments(parser, "the folder's")
+    parser.add_argument(
+        "--policy",
+        default="local-agreement",
+        metavar="NAME",
+        help="what stands before a pause: local-agreement, alignatt or retranslation (default: local-agreement)",
+    )
+    parser.add_argument("--chunk-seconds", type=float, default=1.0, metavar="S", help="new sound in each step (default: 1)")
+    parser.add_argument("--beam", type=int, metavar="N", help="hypotheses (default: the model's own setting, or 5)")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads used (default: 1)")
+    parser.add_argument("--fast", action="store_true", help="read the recording as fast as it is translated")
+    parser.add_argument("--device", metavar="NAME", help="microphone, by number or a part of its name (default: the system's)")
+    parser.add_argument("--rate", type=int, default=16_000, metavar="HZ", help="of raw samples (default: 16000)")
+    parser.add_argument("--channels", type=int, default=1, metavar="N", help="of raw samples (default: 1)")
+    parser.add_argument(
+        "--sample-type", default="s16le", metavar="TYPE", help="of raw samples: s16le, s32le, f32le, u8 (default: s16le)"
+    )
+    parser.add_argument("--json", action="store_true", help="print a line of JSON for each step")
+    parser.add_argument("--srt", type=Path, metavar="FILE", help="write subtitles there, too, as they end")
+    parser.add_argument("--force", action="store_true", help="overwrite that file")
+
+
+def run(args: argparse.Namespace) -> int:
+    for name, most in (("beam", 100), ("threads", 1024), ("rate", HIGHEST_RATE), ("channels", MOST_CHANNELS)):
+        if (number := getattr(args, name)) is not None and not 1 <= number <= most:
+            raise InputError(f"--{name} {number} must be from 1 to {most:,}")
+    if args.fast and args.audio in (None, STANDARD_INPUT):
+        raise InputError("--fast is for a recording; a microphone and standard input have their own speed")
+    from residual_st.files import refuse_existing
+    from residual_st.runtime import Settings
+    from residual_st.streaming import Stream
+
+    if args.srt is not None:
+        refuse_existing(args.srt, args.force)
+    stream = Stream(
+        args.model,
+        args.policy,
+        Settings(beam=args.beam),
+        task=args.task,
+        source_lang=args.source_lang,
+        target_lang=args.target_lang,
+        threads=args.threads,
+        chunk_seconds=args.chunk_seconds,
+    )
+    show = _show_json if args.json else _Terminal().show if sys.stdout.isatty() else _show_lines
+    pieces = _pieces(args)
+    shown = [show] if args.srt is None else [_Subtitles(args.srt).show, show]
+    for update in _updates(stream, pieces):
+        for each in shown:
+            each(update)
+    return 0
+
+
+def _pieces(args: argparse.Namespace) -> Iterator:
+    from residual_st.streaming import inputs
+
+    if args.audio is None:
+        device = int(args.device) if args.device and args.device.isdigit() else args.device
+        return inputs.microphone(device)
+    if args.audio == STANDARD_INPUT:
+        return inputs.raw(sys.stdin.buffer, args.rate, args.channels, args.sample_type)
+    return inputs.recording(args.audio, not args.fast)
+
+
+def _updates(stream, pieces: Iterator) -> Iterator:
+    """Of a stream until it ends, or somebody ends it."""
+    with contextlib.suppress(KeyboardInterrupt):
+        for samples, rate in pieces:
+            yield from stream.feed(samples, rate)
+    yield stream.finish()
+
+
+def _show_json(update) -> None:
+    closed = [{"start": round(each.start, 3), "end": round(each.end, 3), "text": each.text} for each in update.closed]
+    row = {"seconds": round(update.seconds, 3), "closed": closed, "text": update.text, "tail": update.tail}
+    print(json.dumps(row, ensure_ascii=False), flush=True)
+
+
+def _show_lines(update) -> None:
+    for segment in update.closed:
+        print(segment.text, flush=True)
+
+
+class _Terminal:
+    """A line for each window. That of the open one is rewritten: what may be revised is faint, and what was revised underlined."""
+
+    def __init__(self):
+        self._before = ""  # what was to be seen of the open window
+
+    def show(self, update) -> None:
+        from residual_st.runtime.subtitles import width
+
+        for segment in update.closed:
+            sys.stdout.write(f"\r\x1b[K{printable(segment.text)}\n")
+            self._before = ""
+        stands, whole = printable(update.text), printable(update.text + update.tail)
+        kept = next((place for place, pair in enumerate(zip(self._before, whole)) if pair[0] != pair[1]), len(whole))
+        is_revised = kept < len(self._before)
+        kept = whole.rfind(" ", 0, kept) + 1 if is_revised else len(whole)  # words are underlined from their first letter on
+        columns, shown = shutil.get_terminal_size().columns - 1, whole
+        while width([shown]) > columns:
+            shown = shown[1:]
+        left_out = len(whole) - len(shown)
+        cuts = [max(0, cut - left_out) for cut in (len(stands), max(kept, len(stands)))]
+        stands, same, revised = shown[: cuts[0]], shown[cuts[0] : cuts[1]], shown[cuts[1] :]
+        sys.stdout.write(f"\r\x1b[K{stands}\x1b[2m{same}\x1b[4m{revised}\x1b[0m")
+        sys.stdout.flush()
+        self._before = whole
+
+
+class _Subtitles:
+    """A file that is whole at any time: it is written when a window has ended."""
+
+    def __init__(self, path: Path):
+        self._path, self._segments = path, []
+        self._write(0.0)
+
+    def show(self, update) -> None:
+        if update.closed:
+            self._segments += update.closed
+            self._write(update.seconds)
+
+    def _write(self, seconds: float) -> None:
+        from residual_st.files import atomically
+        from residual_st.runtime import Transcript, subtitles
+
+        with atomically(self._path) as partial:
+            partial.write_text(subtitles.srt(Transcript(seconds, self._segments)), encoding="utf-8")

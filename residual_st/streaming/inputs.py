@@ -1,0 +1,93 @@
+"""Where sound comes from: a microphone, raw samples, a recording. Each yields samples and their rate as they come."""
+
+import contextlib
+import queue
+import time
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import numpy as np
+
+from residual_st.audio.reading import audio_blocks
+from residual_st.errors import InputError
+
+Piece = tuple[np.ndarray, int]
+SAMPLE_TYPES = {"s16le": "<i2", "s32le": "<i4", "f32le": "<f4", "u8": "u1"}  # by ffmpeg's names
+BLOCK_SECONDS = 0.1
+
+
+def microphone(device: str | int | None = None) -> Iterator[Piece]:
+    """What a microphone hears, without an end. All that came while the one before was dealt with is one piece.
+
+    Args:
+        device: its number, or a part of its name; None for the system's own.
+
+    Raises:
+        InputError: if it cannot be opened.
+        ModuleNotFoundError: without the package sounddevice.
+    """
+    try:
+        import sounddevice
+    except OSError as error:  # the package is there, and the library that it calls is not
+        raise InputError(
+            "PortAudio, which records, is not installed: apt install libportaudio2, or brew install portaudio; or give a file, or -"
+        ) from error
+    heard = queue.Queue()
+    try:
+        rate = int(sounddevice.query_devices(device, "input")["default_samplerate"])
+        recording = sounddevice.InputStream(
+            samplerate=rate,
+            blocksize=round(BLOCK_SECONDS * rate),
+            device=device,
+            channels=1,
+            dtype="float32",
+            callback=lambda block, *_: heard.put(block[:, 0].copy()),
+        )
+    except (sounddevice.PortAudioError, ValueError) as error:
+        named = "the system's microphone" if device is None else f"--device {device}"
+        raise InputError(f"{named} cannot be opened: {error}; python -m sounddevice lists what there is") from error
+    with recording:
+        while True:
+            pieces = [heard.get()]
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    pieces.append(heard.get_nowait())
+            yield np.concatenate(pieces), rate
+
+
+def raw(file: BinaryIO, rate: int, channels: int, sample_type: str) -> Iterator[Piece]:
+    """What is written into a pipe, up to its end; a part of a sample there is left out.
+
+    Args:
+        sample_type: one of `SAMPLE_TYPES`.
+
+    Raises:
+        InputError: for another one.
+    """
+    if sample_type not in SAMPLE_TYPES:
+        raise InputError(f"sample_type={sample_type} is not known; it must be one of {', '.join(SAMPLE_TYPES)}")
+    kind, rest = np.dtype(SAMPLE_TYPES[sample_type]), b""
+    frame = kind.itemsize * channels
+    while read := file.read1(max(1, round(BLOCK_SECONDS * rate)) * frame):
+        whole = rest + read
+        size = len(whole) // frame * frame
+        rest = whole[size:]
+        yield np.frombuffer(whole[:size], kind).reshape(-1, channels), rate
+
+
+def recording(path: str, at_its_speed: bool) -> Iterator[Piece]:
+    """A file, as fast as it is spoken or as it is asked for. What is due at once is one piece.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    began, sent = time.monotonic(), 0.0
+    for rate, block in audio_blocks(path):
+        size = max(1, round(BLOCK_SECONDS * rate))
+        while len(block):
+            if at_its_speed:
+                time.sleep(max(0.0, began + sent + BLOCK_SECONDS - time.monotonic()))
+                size = max(1, round((time.monotonic() - began - sent) * rate))
+            piece, block = block[:size], block[size:]
+            sent += len(piece) / rate
+            yield piece, rate

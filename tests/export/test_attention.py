@@ -1,0 +1,67 @@
+"""What each word reads of the source, beside what the models' own libraries say."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import SPEECH, cli
+from fairseq.models.transformer import TransformerDecoder
+
+transformers = pytest.importorskip("residual_st.huggingface")
+pytest.importorskip("spox")
+from tiny_whisper import END, SETTINGS, WORDS, features_of, save_whisper  # noqa: E402
+
+from residual_st.audio.reading import read_audio  # noqa: E402
+from residual_st.errors import InputError  # noqa: E402
+from residual_st.fairseq.conversion import read_model  # noqa: E402
+from residual_st.fairseq.model_input import model_input  # noqa: E402
+from residual_st.fairseq.training_data import read_symbols  # noqa: E402
+from residual_st.languages import Direction  # noqa: E402
+from residual_st.runtime import Settings  # noqa: E402
+from residual_st.runtime.model import Model  # noqa: E402
+from residual_st.streaming import Stream  # noqa: E402
+
+GIVEN = [5, 9, 7, 12, 6]
+
+
+@torch.no_grad()
+def test_attention_is_that_of_fairseq(exported, shared_checkpoint, data):
+    """Of the first of two layers, the mean of its heads."""
+    state, theirs = read_model(shared_checkpoint)
+    _, config = read_symbols(state, data, None)
+    samples = read_audio(SPEECH, 16_000)
+    frames = model_input(config).features(samples)
+    encoded = theirs.encoder(frames[None], torch.tensor([len(frames)]))
+    tokens = torch.tensor([[2, *GIVEN]])
+    _, extra = TransformerDecoder.extract_features_scriptable(theirs.decoder, tokens, encoded, alignment_layer=0)
+    model = Model(exported)
+    search = model.search_in(Settings(), Direction())
+    ours = search.attention(model.source([samples]), [*GIVEN, 8])
+    np.testing.assert_allclose(ours, extra["attn"][0][0].numpy(), atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("heads", [None, [[0, 1], [1, 0], [1, 3], [7, 0]]])
+def test_attention_is_that_of_whispers_alignment_heads(heads, tmp_path):
+    """Those that its folder names and that there are; else all of one layer."""
+    source = save_whisper(tmp_path / "whisper", WORDS, **SETTINGS, **({"alignment_heads": heads} if heads else {}))
+    cli("export", source, "--output", tmp_path / "model")
+    model = Model(tmp_path / "model")
+    direction = Direction("transcribe", "en")
+    search, samples = model.search_in(Settings(), direction), read_audio(SPEECH, 16_000)
+    prompt, _ = model.vocabulary.opening(model.languages.words(direction))
+    theirs = transformers.load(source)
+    theirs.set_attn_implementation("eager") if hasattr(theirs, "set_attn_implementation") else None
+    tokens = torch.tensor([[*prompt, *GIVEN]])
+    found = theirs(features_of(source), decoder_input_ids=tokens, output_attentions=True).cross_attentions
+    wanted = [
+        found[layer][0, head] for layer, head in ([pair for pair in heads if pair[0] < 2] if heads else [(0, n) for n in range(4)])
+    ]
+    wanted = torch.stack(wanted).mean(0)[len(prompt) - 1 :].numpy()
+    np.testing.assert_allclose(search.attention(model.source([samples]), [*GIVEN, END]), wanted, atol=1e-5)
+
+
+def test_folders_without_it_are_refused_by_name(exported, monkeypatch):
+    monkeypatch.setattr(Model, "has_attention", False)  # as of a folder of an earlier release
+    with pytest.raises(InputError, match=r"fp32 has no attention in its decoder, which policy=alignatt reads; export it again"):
+        Stream(exported, "alignatt")
+    Stream(exported, "local-agreement")

@@ -1,0 +1,43 @@
+"""What stands, and what a text covers."""
+
+from os.path import commonprefix
+
+import editdistance
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from residual_st.streaming.policies import CUTOFF_SECONDS, AlignAtt, Found, LocalAgreement, Retranslation, covered
+
+TEXTS = st.lists(st.integers(0, 4), max_size=12)
+
+
+@given(TEXTS, TEXTS)
+def test_the_words_that_a_text_covers_are_those_it_differs_least_from(words, text):
+    distances = [editdistance.eval(words[:count], text) for count in range(len(words) + 1)]
+    count = covered(words, text)
+    assert distances[count] == min(distances)
+    assert min(distances) not in distances[count + 1 :]
+
+
+@given(st.lists(TEXTS, max_size=6))
+def test_local_agreement_is_of_two_steps_in_a_row(texts):
+    """A search is given what stands, so each text begins with that."""
+    policy, stands, before = LocalAgreement(), [], []
+    for found in texts:
+        text = stands + found
+        stands = text[: len(stands) + policy.standing(Found(found))]
+        assert stands == commonprefix([before, text])
+        before = text
+
+
+def test_alignatt_stops_at_the_first_word_of_the_end():
+    ends = np.array([3.0, 1.0, CUTOFF_SECONDS, CUTOFF_SECONDS - 0.01, 2.0])
+    assert AlignAtt().standing(Found([1, 2, 3, 4, 5], ends)) == 3
+    assert AlignAtt().standing(Found([1, 2, 3], ends[:3])) == 3
+    assert AlignAtt().standing(Found([], np.zeros(0))) == 0
+
+
+def test_nothing_stands_where_all_is_translated_anew():
+    policy = Retranslation()
+    assert [policy.standing(Found([1, 2])) for _ in range(3)] == [0, 0, 0]

@@ -1,0 +1,175 @@
+"""Texts of streams, beside those of recordings."""
+
+import time
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from os.path import commonprefix
+
+import numpy as np
+import pytest
+import soxr
+from streams import RATE, SPEECH, assert_texts_only_grow, heard, quiet, segments_of, talk, without_pauses
+
+from residual_st.audio.lengths import Lengths
+from residual_st.errors import InputError
+from residual_st.runtime import Settings
+from residual_st.runtime.model import Model
+from residual_st.streaming import POLICIES, Stream
+
+SHORT_TEXTS = Settings(beam=2, max_len_b=12)
+
+
+@pytest.fixture
+def model(exported):
+    return Model(exported)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_texts_only_grow_until_their_windows_end(policy, model):
+    updates = heard(Stream(model, policy, SHORT_TEXTS, chunk_seconds=0.5), talk())
+    assert_texts_only_grow(updates)
+    segments = segments_of(updates)
+    assert len(segments) == 2
+    for segment, spoken, begins in zip(segments, SPEECH, (0.7, 0.7 + len(SPEECH[0]) / RATE + 0.6)):
+        assert begins - 0.2 < segment.start < begins + 0.5
+        assert begins + 0.5 * len(spoken) / RATE < segment.end < begins + len(spoken) / RATE + 0.3
+    assert [update.seconds for update in updates[:-1]] == [0.5 * step for step in range(1, len(updates))]
+
+
+def test_windows_are_translated_as_recordings_are(model):
+    sound = talk()
+    for segment in segments_of(heard(Stream(model, "retranslation", SHORT_TEXTS), sound)):
+        window = sound[round(segment.start * RATE) : round(segment.end * RATE)]
+        assert segment.text == model.vocabulary.text(model.search([window], SHORT_TEXTS)[0][0].tokens)
+
+
+def test_what_two_steps_agree_on_stands(model):
+    """Until something stands, both policies search alike."""
+    sound = np.concatenate([quiet(0.5), SPEECH[0]])
+    updates = heard(Stream(model, "local-agreement", SHORT_TEXTS, chunk_seconds=0.5), sound)
+    anew = heard(Stream(model, "retranslation", SHORT_TEXTS, chunk_seconds=0.5), sound)
+    first = next(place for place, update in enumerate(updates) if update.text)
+    assert commonprefix([update.tail for update in anew[first - 1 : first + 1]]).startswith(updates[first].text)
+    assert (updates[first].text + updates[first].tail).startswith(anew[first].tail[: len(updates[first].text)])
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_pieces_of_any_size_make_the_same_text(policy, model):
+    sound, draw = talk(), np.random.default_rng(1)
+    expected = heard(Stream(model, policy, SHORT_TEXTS), sound)
+    stream, updates, place = Stream(model, policy, SHORT_TEXTS), [], 0
+    while place < len(sound):
+        size = int(draw.integers(0, 9000))
+        updates += stream.feed(sound[place : place + size])
+        updates += stream.feed(sound[:0])
+        place += size
+    assert [*updates, stream.finish()] == expected
+    assert heard(stream, sound) == expected  # a stream that has ended is as new
+
+
+def test_other_rates_channels_and_types(model):
+    sound = talk()
+    expected = segments_of(heard(Stream(model, settings=SHORT_TEXTS), sound))
+    both = np.stack([sound, sound], axis=1)
+    assert segments_of(heard(Stream(model, settings=SHORT_TEXTS), both)) == expected
+    assert segments_of(heard(Stream(model, settings=SHORT_TEXTS), both * [1, -1])) == expected  # one wire crossed
+    narrow = soxr.resample(sound, RATE, 8000)
+    whole = segments_of(heard(Stream(model, settings=SHORT_TEXTS), narrow, len(narrow), 8000))
+    pieces = segments_of(heard(Stream(model, settings=SHORT_TEXTS), (narrow * 2**15).astype(np.int16), 77, 8000))
+    for segments in (whole, pieces):
+        assert len(segments) == len(expected)
+        for one, other in zip(segments, expected):
+            assert (one.start, one.end) == pytest.approx((other.start, other.end), abs=0.15)
+
+
+def test_what_cannot_be_used_is_refused_and_the_stream_stays(model):
+    stream, sound = Stream(model, settings=SHORT_TEXTS), talk()
+    updates = stream.feed(sound[:20_000])
+    for piece, rate, message in (
+        (np.full(10, np.nan, np.float32), None, "samples that are not finite numbers"),
+        (np.zeros((2, 2, 2)), None, "audio must be"),
+        (np.zeros(4, complex), None, "audio must be"),
+        (np.zeros(10), 8000, "the stream began with 16000 Hz, and now has 8000 Hz"),
+    ):
+        with pytest.raises(InputError, match=message):
+            stream.feed(piece, rate)
+    updates += heard(stream, sound[20_000:])
+    assert segments_of(updates) == segments_of(heard(Stream(model, settings=SHORT_TEXTS), sound))
+    for arguments, message in (
+        ({"policy": "wait-k"}, "policy=wait-k is not known; it must be one of local-agreement, alignatt, retranslation"),
+        ({"chunk_seconds": 0.01}, "chunk_seconds=0.01 must be from 0.1 to 10"),
+        ({"target_lang": "de"}, "the model has one target language and takes none"),
+        ({"settings": Settings(beam=2, nbest=3)}, "--nbest 3 is more than --beam 2"),
+    ):
+        with pytest.raises(InputError, match=message):
+            Stream(model, **arguments)
+    with pytest.raises(InputError, match="rate=0 must be above 0 Hz"):
+        Stream(model).feed(np.zeros(10), 0)
+
+
+@pytest.mark.parametrize("level", [0.0, 1e-2])
+def test_ten_minutes_without_speech_leave_nothing(level, model):
+    stream = Stream(model, settings=SHORT_TEXTS)
+    piece = quiet(1.0, level)
+    for update in stream.feed(piece):
+        assert update.text == update.tail == ""
+    tracemalloc.start()
+    for _ in range(600):
+        for update in stream.feed(piece):
+            assert not (update.closed or update.text or update.tail)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 2e6
+    assert stream.finish().seconds == 601
+
+
+@pytest.mark.parametrize("policy", ["local-agreement", "alignatt"])
+def test_speech_without_a_pause_is_cut_and_neither_lost_nor_said_twice(policy, exported):
+    """Of endless syllables, windows have the longest length at most; time and memory of a step stay what they were."""
+    model = Model(exported)
+    model.folder = replace(model.folder, lengths=Lengths(4.0))
+    stream, updates, times, memory = Stream(model, policy, SHORT_TEXTS), [], [], []
+    sound = without_pauses(40.0)
+    tracemalloc.start()
+    for start in range(0, len(sound), RATE):
+        began = time.process_time()
+        updates += stream.feed(sound[start : start + RATE])
+        times.append(time.process_time() - began)
+        memory.append(tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+    updates.append(stream.finish())
+    assert_texts_only_grow(updates)
+    segments = segments_of(updates)
+    assert len(segments) >= 9
+    for one, other in zip(segments, segments[1:]):
+        assert one.end == pytest.approx(other.start) and one.end - one.start <= 4.0 + 1.0
+    assert memory[-1] < memory[10] + 2e5
+    assert np.median(times[-10:]) < 3 * np.median(times[10:20]) + 0.05
+
+
+def test_more_at_once_than_a_window_holds(model):
+    """Somebody who sends a whole talk at once gets the windows of one who sends it as it is spoken."""
+    sound = np.concatenate([talk() for _ in range(6)])
+    stream = Stream(model, "retranslation", SHORT_TEXTS)
+    at_once = [*stream.feed(sound), stream.finish()]
+    spoken = segments_of(heard(Stream(model, "retranslation", SHORT_TEXTS), sound))
+    assert len(segments_of(at_once)) == len(spoken) == 12
+    for one, other in zip(segments_of(at_once), spoken):
+        assert one.text and (one.start, one.end) == pytest.approx((other.start, other.end), abs=0.15)
+
+
+def test_what_was_taken_for_speech_stays_though_something_louder_follows(model):
+    """Levels are evened out by the loudest sample, so a bang makes quiet speech before it none."""
+    stream = Stream(model, settings=SHORT_TEXTS, chunk_seconds=0.5)
+    updates = heard(stream, np.concatenate([SPEECH[0] * 1e-3, quiet(0.05), np.ones(400, np.float32), quiet(1.0, 0.3)]))
+    assert any(update.text for update in updates)
+    assert_texts_only_grow(updates)
+
+
+def test_ten_streams_of_one_model(model):
+    sound = talk()
+    expected = heard(Stream(model, settings=SHORT_TEXTS), sound)
+    with ThreadPoolExecutor(10) as pool:
+        found = list(pool.map(lambda _: heard(Stream(model, settings=SHORT_TEXTS), sound), range(10)))
+    assert all(updates == expected for updates in found)
