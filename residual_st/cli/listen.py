@@ -1,9 +1,9 @@
 """Translate, or transcribe, speech while it is spoken, with an exported model, without torch."""
 
 import argparse
-import contextlib
 import json
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,10 +89,34 @@ def _pieces(args: argparse.Namespace) -> Iterator:
 
 def _updates(stream, pieces: Iterator) -> Iterator:
     """Of a stream until it ends, or somebody ends it."""
-    with contextlib.suppress(KeyboardInterrupt):
-        for samples, rate in pieces:
-            yield from stream.feed(samples, rate)
+    for samples, rate in _until_interrupted(pieces):
+        yield from stream.feed(samples, rate)
     yield stream.finish()
+
+
+def _until_interrupted(pieces: Iterator) -> Iterator:
+    """The pieces up to Ctrl-C, which breaks off waiting for the next one, and not what is done with the last one."""
+    is_waiting = is_over = False
+
+    def end(*_) -> None:
+        nonlocal is_over
+        is_over = True
+        if is_waiting:
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, end)
+    try:
+        while not is_over:
+            is_waiting = True
+            piece = next(pieces, None)
+            is_waiting = False
+            if piece is None:
+                return
+            yield piece
+    except KeyboardInterrupt:
+        return
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _show_json(update) -> None:

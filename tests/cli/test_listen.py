@@ -85,7 +85,7 @@ def test_a_recording_at_its_own_speed_and_faster(exported, recording, tmp_path):
 
 
 def test_a_microphone_until_somebody_ends_it(exported, monkeypatch):
-    """In the place of sounddevice, which needs a sound card, something that plays a talk and then presses Ctrl-C."""
+    """In the place of sounddevice, which needs a sound card, something that plays a talk and, after its text, presses Ctrl-C."""
     played, fake = talk(), ModuleType("sounddevice")
 
     class InputStream:
@@ -99,7 +99,8 @@ def test_a_microphone_until_somebody_ends_it(exported, monkeypatch):
                 block[:, 0] = played[start : start + size]
                 callback(block, size, None, None)
                 time.sleep(0.001)
-            time.sleep(1.0)
+            while sys.stdout.getvalue().count("\n") < 2:
+                time.sleep(0.05)
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
         def __enter__(self):
