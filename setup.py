@@ -39,6 +39,8 @@ setup(
         # residual-st listen, to a microphone
         "listen": ["onnxruntime>=1.21", "sounddevice", "soundfile", "soxr"],
         "serve": ["anyio", "onnxruntime>=1.21", "soundfile", "soxr", "starlette", "uvicorn"],
+        # speech processors for simulstream, and what its scorers need of its extra `eval`
+        "streaming": ["mweralign", "onnxruntime>=1.21", "sacrebleu>=2.0", "simulstream>=1.0", "soundfile", "soxr"],
         # residual-st export, beside fairseq
         "export": ["onnx>=1.17", "onnxruntime>=1.21", "spox>=0.16", *AUDIO],
         # recordings that libsndfile does not read, such as m4a and webm

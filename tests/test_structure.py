@@ -23,7 +23,7 @@ ROWS = [
     ["fairseq"],
     ["evaluation", "huggingface", "models"],
     ["export", "report"],
-    ["benchmark"],
+    ["benchmark", "simulstream"],
     ["cli"],
     ["__main__"],
 ]

@@ -54,7 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import json
 
+    from residual_st.export.any_model import export_any
     from residual_st.files import refuse_existing_folder, whole_folder
+    from residual_st.languages import Direction
     from residual_st.runtime.folder import DESCRIPTION, read_folder
     from residual_st.web.static import require_ort, write_page
 
@@ -69,7 +71,10 @@ def run(args: argparse.Namespace) -> int:
     if missing:
         raise InputError(f"{missing} does not exist or is not a file; give audio to check with")
     with whole_folder(Path(args.output)) as partial:
-        description = _export(args, partial)
+        asked = Direction(args.task, args.source_lang, args.target_lang)
+        description = export_any(
+            args.checkpoint, partial, args.precision, args.data, args.config_yaml, args.check, asked, args.streaming
+        )
         if args.web is not None:
             write_page(partial, args.web)
     files, differences, not_followed = (description.get(name, {}) for name in ("files", "differences", "not_followed"))
@@ -86,26 +91,3 @@ def run(args: argparse.Namespace) -> int:
         print(f"its texts can differ from generate's, which follows {settings} of generation_config.json")
     print(f"{args.output}: for residual-st translate")
     return 0
-
-
-def _export(args: argparse.Namespace, output: Path) -> dict:
-    from residual_st.languages import Direction
-
-    asked = Direction(args.task, args.source_lang, args.target_lang)
-    if Path(args.checkpoint).is_dir():
-        if args.data or args.config_yaml:
-            raise InputError("--data and --config-yaml are for a checkpoint; a folder holds its vocabulary")
-        if args.streaming is not None:
-            raise InputError("--streaming is for a checkpoint that was trained with --encoder-chunk-frames, and not for a folder")
-        from residual_st.export.ctc_model import MODELS, export_ctc
-        from residual_st.export.whisper_model import export_whisper
-        from residual_st.huggingface import read_config
-
-        if read_config(Path(args.checkpoint))["architectures"][0] in MODELS:
-            return export_ctc(args.checkpoint, output, args.precision, args.check, asked)
-        return export_whisper(args.checkpoint, output, args.precision, args.check, asked)
-    from residual_st.export.fairseq_model import export_checkpoint
-
-    return export_checkpoint(
-        args.checkpoint, output, args.precision, args.data, args.config_yaml, args.check, asked, args.streaming
-    )

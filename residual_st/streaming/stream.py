@@ -122,7 +122,7 @@ class Stream:
     def _restart(self) -> None:
         folder = self._model.folder
         self._incoming, self._random = Incoming(self._rate), np.random.default_rng(SEED)
-        self._windows = WholeWindows(self._model) if getattr(folder, "streaming", None) is None else GrowingWindows(self._model)
+        self._windows = WholeWindows(self._model) if folder.streaming is None else GrowingWindows(self._model)
         self._texts = (DecodedTexts if folder.has_decoder else CtcTexts)(self._model, self._settings, self._direction)
         self._waiting = self._held = np.zeros(0, np.float32)
         self._before = 0  # samples of the stream before those that are held

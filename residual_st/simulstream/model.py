@@ -1,0 +1,112 @@
+"""Models that a configuration of simulstream names."""
+
+import tempfile
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+from simulstream.server.speech_processors import SAMPLE_RATE, SpeechProcessor
+
+from residual_st.audio.pauses import spans_between_pauses
+from residual_st.audio.reading import resample
+from residual_st.errors import InputError
+from residual_st.languages import AUTO, Direction
+from residual_st.runtime import Settings
+from residual_st.runtime.folder import DESCRIPTION
+from residual_st.runtime.model import Model
+from residual_st.runtime.search import Search, in_source_language
+from residual_st.simulstream.pieces import Pieces, text_of
+from residual_st.streaming.sources import Encoded, WholeWindows
+
+
+class OfModel(SpeechProcessor):
+    """What all processors have in common.
+
+    Args:
+        config: with `model` and maybe `task`, `source_lang`, `target_lang`, `beam`, `threads`; of what is yet to be exported maybe
+            `precision`, `data`, `config_yaml`.
+    """
+
+    @classmethod
+    def load_model(cls, config: SimpleNamespace) -> None:
+        _loaded(config)
+
+    def __init__(self, config: SimpleNamespace):
+        super().__init__(config)
+        self.model = _loaded(config)
+        self.settings = Settings(beam=getattr(config, "beam", None))
+        self._asked = {name: getattr(config, name, None) for name in ("task", "source_lang", "target_lang")}
+        self._own = dict(self._asked)
+
+    def set_source_language(self, language: str) -> None:
+        """A model that is not told a language takes any."""
+        if self.model.languages.sources:
+            self._asked["source_lang"] = language
+
+    def set_target_language(self, language: str) -> None:
+        """A model that writes one language takes any."""
+        if self.model.languages.targets or self.model.languages.tasks:
+            self._asked["target_lang"] = language
+
+    def clear(self) -> None:
+        """Be ready for another stream, with the languages of the configuration."""
+        super().clear()
+        self._asked = dict(self._own)
+
+
+class OfWindows(OfModel):
+    """What simulstream's own policies need: windows of samples to tokens that are pieces of text."""
+
+    def __init__(self, config: SimpleNamespace):
+        super().__init__(config)
+        self._pieces, self._direction = Pieces(self.model.vocabulary), None
+
+    def encoded(self, samples: np.ndarray) -> Encoded | None:
+        """Of a window at simulstream's rate; None where nobody speaks in it, or it is too short."""
+        folder = self.model.folder
+        samples = resample(samples, SAMPLE_RATE, folder.sample_rate)
+        if not spans_between_pauses(samples, folder.sample_rate, folder.lengths):
+            return None
+        return WholeWindows(self.model).encoded(samples, 0, len(samples), is_last=True)
+
+    def search(self, encoded: Encoded, settings: Settings) -> Search:
+        """In the direction that is asked for; a language that is detected is that of the first window in which somebody speaks."""
+        if self._direction is None:
+            self._direction = self.model.languages.resolved(Direction(**self._asked))
+            if self._direction.source_lang == AUTO:
+                self._direction = in_source_language(encoded.source, self.model.folder, self._direction)
+        return self.model.search_in(settings, self._direction)
+
+    def at_most(self, seconds: float) -> int:
+        """Samples of so many seconds. Raises InputError where the model takes no such window."""
+        longest = self.model.folder.longest_seconds
+        if not 0 < seconds <= longest:
+            raise InputError(f"a window of {seconds:g} s must be above 0 and, for {self.config.model}, at most {longest:g}")
+        return int(seconds * SAMPLE_RATE)
+
+    def tokens_to_string(self, tokens: list[str]) -> str:
+        return text_of(tokens)
+
+    def clear(self) -> None:
+        super().clear()
+        self._direction = None
+
+
+def _loaded(config: SimpleNamespace) -> Model:
+    options = {name: getattr(config, name, None) for name in ("precision", "data", "config_yaml", "threads")}
+    return _model(str(config.model), **{name: value for name, value in options.items() if value is not None})
+
+
+@cache
+def _model(
+    source: str, threads: int = 1, precision: str | None = None, data: str | None = None, config_yaml: str | None = None
+) -> Model:
+    """One for all processors of a server."""
+    if (Path(source) / DESCRIPTION).is_file():
+        return Model(source, threads)
+    from residual_st.export.any_model import export_any
+
+    with tempfile.TemporaryDirectory() as folder:
+        export_any(source, Path(folder), precision or "fp32", data and Path(data), config_yaml)
+        return Model(folder, threads)

@@ -1,0 +1,56 @@
+"""simulstream's StreamAtt with our models: attention says which words stand, and which sound is done with."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from simulstream.server.speech_processors import SAMPLE_RATE
+from simulstream.server.speech_processors.base_streamatt import BaseStreamAtt
+
+from residual_st.errors import InputError
+from residual_st.simulstream.model import OfWindows
+
+
+class StreamAtt(OfWindows, BaseStreamAtt):
+    """Papi et al. 2024 (arXiv 2406.06097), as simulstream has it.
+
+    Args:
+        config: as of `OfModel`, with the settings of `BaseStreamAtt`, and maybe `audio_history_max_duration`, in seconds.
+
+    Raises:
+        InputError: if the model has no decoder, or one that does not say what it reads.
+    """
+
+    def __init__(self, config: SimpleNamespace):
+        super().__init__(config)
+        if not self.model.has_attention:
+            raise InputError(
+                f"{config.model} has no decoder that says what it reads of the sound; export it again, or take another type"
+            )
+        self._longest = self.at_most(getattr(config, "audio_history_max_duration", self.model.folder.longest_seconds))
+
+    @property
+    def audio_max_len(self) -> int:
+        """Samples."""
+        return self._longest
+
+    def _preprocess(self, waveform: np.ndarray) -> np.ndarray:
+        self.audio_history = waveform if self.audio_history is None else np.concatenate([self.audio_history, waveform])
+        self._cut_audio_exceeding_maxlen()
+        return self.audio_history
+
+    def _generate(self, speech: np.ndarray) -> tuple[list[str], torch.Tensor]:
+        """Tokens behind those of the history, and what each of both reads of the states: (tokens, states)."""
+        history = self.text_history or []
+        encoded = self.encoded(speech)
+        if encoded is None:
+            return [], torch.zeros(len(history), 1)
+        self.frames_to_audio_history = round(encoded.seconds * SAMPLE_RATE)
+        search, given = self.search(encoded, self.settings), self._pieces.words(history)
+        new = search.best(encoded.source, given)[0][0].tokens[len(search.prefix) + len(given) :]
+        tokens = self._pieces.tokens(new)
+        if not history and not tokens:
+            return [], torch.zeros(0, 1)
+        read = search.attention(encoded.source, given + new)[:, : encoded.states]
+        sizes = [len(self._pieces.words([token])) for token in [*history, *tokens]]
+        return tokens, self.normalize_attn(torch.tensor(read[np.cumsum([0, *sizes[:-1]])]))
