@@ -126,7 +126,7 @@ class Stack(torch.nn.Module):
         return x
 
 
-@pytest.mark.parametrize("page", ["docs/api.md", "docs/compression.md", "docs/device.md"])
+@pytest.mark.parametrize("page", ["docs/api.md", "docs/compression.md", "docs/device.md", "docs/streaming.md"])
 def test_the_python_of_docs_runs(folder, with_languages, monkeypatch, page):
     monkeypatch.chdir(folder)
     (folder / "model").symlink_to(with_languages)
@@ -137,6 +137,7 @@ def test_the_python_of_docs_runs(folder, with_languages, monkeypatch, page):
         "layers": torch.nn.ModuleList(torch.nn.Sequential(torch.nn.Linear(16, 16), torch.nn.ReLU()) for _ in range(4)),
         "batches": list(torch.randn(6, 2, 20, 16)),
         "encode": lambda model, batch: model(batch),
+        "samples": soundfile.read(SPEECH, dtype="float32")[0],
         "loss": lambda model, batch: model(batch).square().sum(),
     }
     if page == "docs/compression.md":

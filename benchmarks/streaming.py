@@ -1,0 +1,224 @@
+"""Translation while somebody speaks: BLEU against latency, by simulstream's own commands.
+
+    python benchmarks/streaming.py make TALKS --corpus DATA [--transcripts]   # DATA: of the recipe (examples/must_c)
+    python benchmarks/streaming.py make TALKS --prompts PROMPTS --language es
+    python benchmarks/streaming.py run TALKS NAME=MODEL … [--policies NAME …] [--chunks 0.5 1 2] [--set KEY=VALUE …]
+
+`make` puts sentences back to back, with pauses of 0.2 to 1 s, into talks of five minutes and more: the sentences of a corpus's
+test sets, or recordings PROMPTS/LANGUAGE/NAME.wav with their English in references.tsv (language, name, english). `--seed` draws their
+order and the pauses; no sentence is in two talks.
+
+`run` streams them, one after the other, through `simulstream_inference` on one thread, for each model, policy and length of chunks,
+and scores what came out by `simulstream_score_quality` (BLEU), `simulstream_score_latency` (StreamLAAL, ideal and with the time of
+computing) and `simulstream_stats`. MODEL is what `model:` of configs/simulstream_*.yaml takes. Policies are those of `residual-st
+listen`; `streamatt` and `sliding-window`, simulstream's own with our models; `offline`, which translates each talk when all of it is
+there, for comparison; and `hf-sliding-window`, simulstream's `hf_sliding_window_retranslation` of a Hugging Face folder. Rows go to
+results/streaming.jsonl; what is there is not made again.
+"""
+
+import argparse
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import yaml
+
+from residual_st.audio.reading import read_audio
+from residual_st.benchmark import results
+from residual_st.progress import progress, show_progress
+from residual_st.runtime import Settings, Translator
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "streaming.jsonl"
+RATE = 16_000
+PAUSES = (0.2, 1.0)  # seconds
+TALK_SECONDS = 300.0
+TEST_SETS = ("tst-COMMON", "tst-HE")
+OURS = ("local-agreement", "alignatt", "retranslation")
+THEIRS = {"streamatt": "simulstream_streamatt.yaml", "sliding-window": "simulstream_sliding_window.yaml"}
+DETOKENIZER = {"detokenizer_type": "simuleval", "latency_unit": "spm"}
+# of Hugging Face folders; torchaudio may be there and not load, which residual_st.huggingface hides from transformers
+HF = {
+    "type": "simulstream.server.speech_processors.hf_sliding_window_retranslation.HFSlidingWindowRetranslator",
+    "window_len": 12,
+    "detokenizer_type": "hf",
+}
+PROGRAM = "import sys, residual_st.huggingface; from simulstream.{module} import cli_main; sys.exit(cli_main())"
+
+Sentence = tuple[np.ndarray, str]
+
+
+def of_corpus(data: Path, language: str, transcripts: bool) -> Iterator[Sentence]:
+    sys.path.append(str(ROOT / "examples" / "must_c"))
+    from must_c import read_talks
+
+    for subset in TEST_SETS:
+        for talk in read_talks(data, language, subset):
+            samples = read_audio(talk.wav, RATE)
+            for segment in talk.segments:
+                yield samples[segment.start : segment.start + segment.length], segment.source if transcripts else segment.target
+
+
+def of_prompts(prompts: Path, language: str) -> Iterator[Sentence]:
+    with (prompts / "references.tsv").open(encoding="utf-8") as file:
+        for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
+            if row["language"] == language:
+                yield read_audio(prompts / language / f"{row['name']}.wav", RATE), row["english"]
+
+
+def make(sentences: list[Sentence], folder: Path, most: int, seed: int) -> None:
+    """Talks as wavs, what is said when as talks.yaml and references.txt, and their names, as simulstream takes them."""
+    draw = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    order = draw.permutation(len(sentences)).tolist()
+    definitions, references, names = [], [], []
+    while order and len(names) < most:
+        parts, length = [], 0
+        while order and length < TALK_SECONDS * RATE:
+            pause = np.zeros(round(draw.uniform(*PAUSES) * RATE), np.float32)
+            samples, reference = sentences[order.pop()]
+            start = (length + len(pause)) / RATE
+            definitions.append({"wav": f"{len(names)}.wav", "offset": start, "duration": len(samples) / RATE})
+            references.append(" ".join(reference.split()))
+            parts += [pause, samples]
+            length += len(pause) + len(samples)
+        soundfile.write(folder / f"{len(names)}.wav", np.concatenate(parts), RATE, "PCM_16")
+        names.append(f"{len(names)}.wav")
+    (folder / "talks.txt").write_text("".join(f"{name}\n" for name in names))
+    (folder / "talks.yaml").write_text(yaml.safe_dump(definitions))
+    (folder / "references.txt").write_text("".join(f"{reference}\n" for reference in references), encoding="utf-8")
+    print(f"{folder}: {len(names)} talks, {len(references)} sentences")
+
+
+def config_of(policy: str, model: str, chunk: float, settings: dict) -> dict:
+    if policy == "hf-sliding-window":
+        return {**HF, "hf_model_name": model, "speech_chunk_size": chunk, **settings}
+    path = ROOT / "configs" / THEIRS.get(policy, "simulstream_stream.yaml")
+    own = {"policy": policy} if policy in OURS else {}
+    return {**yaml.safe_load(path.read_text()), **own, "model": model, "speech_chunk_size": chunk, **settings}
+
+
+def offline(model: str, talks: Path, settings: dict, log: Path) -> None:
+    """A log as simulstream writes it, of talks that are translated when all of them is there."""
+    directions = {name: settings[name] for name in ("task", "source_lang", "target_lang") if name in settings}
+    translator = Translator(model, Settings(beam=settings.get("beam")), **directions)
+    with log.open("w") as file:
+        for number, name in enumerate((talks / "talks.txt").read_text().split()):
+            begun = time.time()
+            found = translator.translate(talks / name)
+            row = {"id": number, "total_audio_processed": found.seconds, "computation_time": time.time() - begun}
+            row |= {"generated_tokens": list(found.text.replace(" ", "▁")), "deleted_tokens": []}
+            file.write(json.dumps({"id": number, "metadata": {"wav_name": name}}) + "\n" + json.dumps(row) + "\n")
+
+
+def program(module: str, *arguments: str | Path) -> str:
+    """What one of simulstream's commands prints."""
+    command = [sys.executable, "-c", PROGRAM.format(module=module), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    if done.returncode:
+        raise SystemExit(f"simulstream.{module} failed:\n{done.stderr[-4000:]}")
+    return done.stdout
+
+
+def scores(config: Path, log: Path, talks: Path) -> dict:
+    scored = ["--eval-config", config, "--log-file", log]
+    references = ["--audio-definition", talks / "talks.yaml"]
+    latency = program(
+        "metrics.score_latency", *scored, *references, "--reference", talks / "references.txt", "--scorer", "stream_laal"
+    )
+    quality = program(
+        "metrics.score_quality", *scored, *references, "--references", talks / "references.txt", "--scorer", "sacrebleu"
+    )
+    stats = json.loads(program("metrics.stats", *scored).removeprefix("Stats: "))
+    ideal, aware = (float(re.search(rf"{name}=([\d.]+)", latency)[1]) for name in ("ideal_latency", "computational_aware_latency"))
+    return {
+        "bleu": round(float(re.search(r"sacrebleu score: ([\d.]+)", quality)[1]), 2),
+        "stream_laal": round(ideal, 3),
+        "stream_laal_computation_aware": round(aware, 3),
+        "real_time_factor": round(stats["real_time_factor"]["value"], 4),
+        "normalized_erasure": round(stats["normalized_erasure"]["value"], 4),
+    }
+
+
+def measured(policy: str, model: str, chunk: float, settings: dict, talks: Path) -> dict:
+    with tempfile.TemporaryDirectory() as work:
+        config, log = Path(work) / "config.yaml", Path(work) / "log.jsonl"
+        if policy == "offline":
+            config.write_text(yaml.safe_dump(DETOKENIZER))
+            offline(model, talks, settings, log)
+        else:
+            config.write_text(yaml.safe_dump(config_of(policy, model, chunk, settings)))
+            names = ["--wav-list-file", talks / "talks.txt", "--metrics-log-file", log]
+            program("inference", "--speech-processor-config", config, *names)
+        return scores(config, log, talks)
+
+
+def run(args: argparse.Namespace) -> None:
+    settings = dict(each.split("=", 1) for each in args.set)
+    settings = {name: yaml.safe_load(value) for name, value in settings.items()}
+    seconds = sum(soundfile.info(args.talks / name).duration for name in (args.talks / "talks.txt").read_text().split())
+    cases = []
+    for system in args.systems:
+        name, _, model = system.partition("=")
+        model = str(Path(model).absolute())
+        for policy in args.policies:
+            for chunk in args.chunks if policy != "offline" else [0.0]:
+                case = {"system": name, "seed": args.seed, "talks": args.talks.name, "policy": policy, "chunk_seconds": chunk}
+                case["settings"] = settings
+                if not any(row.items() >= case.items() for row in results.read(args.output)):
+                    cases.append((case, model))
+    for case, model in progress(cases, unit="system"):
+        row = measured(case["policy"], model, case["chunk_seconds"], settings, args.talks.absolute())
+        results.append(args.output, {**case, "seconds": round(seconds), **row, **results.provenance()})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    making = commands.add_parser("make")
+    making.add_argument("talks", type=Path)
+    making.add_argument("--corpus", type=Path)
+    making.add_argument("--prompts", type=Path)
+    making.add_argument("--language", default="de", help="of a corpus's texts, or of the prompts that are spoken")
+    making.add_argument("--transcripts", action="store_true", help="references are what is said")
+    making.add_argument("--number", type=int, default=10, help="of talks")
+    making.add_argument("--seed", type=int, default=1)
+    making.add_argument("--force", action="store_true")
+    running = commands.add_parser("run")
+    running.add_argument("talks", type=Path)
+    running.add_argument("systems", nargs="+", metavar="NAME=MODEL")
+    running.add_argument(
+        "--policies", nargs="+", default=["offline", *OURS], choices=["offline", *OURS, *THEIRS, "hf-sliding-window"]
+    )
+    running.add_argument("--chunks", nargs="+", type=float, default=[0.5, 1.0, 2.0])
+    running.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="of the configuration, such as beam=1 or task=translate"
+    )
+    running.add_argument("--seed", type=int, default=1, help="of the model's training, for the row")
+    running.add_argument("--output", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    show_progress()
+    if args.command == "run":
+        run(args)
+        return
+    if args.force:
+        shutil.rmtree(args.talks, ignore_errors=True)
+    if args.corpus:
+        sentences = list(of_corpus(args.corpus, args.language, args.transcripts))
+    else:
+        sentences = list(of_prompts(args.prompts, args.language))
+    make(sentences, args.talks, args.number, args.seed)
+
+
+if __name__ == "__main__":
+    main()
