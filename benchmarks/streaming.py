@@ -5,15 +5,15 @@
     python benchmarks/streaming.py run TALKS NAME=MODEL … [--policies NAME …] [--chunks 0.5 1 2] [--set KEY=VALUE …]
 
 `make` puts sentences back to back, with pauses of 0.2 to 1 s, into talks of five minutes and more: the sentences of a corpus's
-test sets, or recordings PROMPTS/LANGUAGE/NAME.wav with their English in references.tsv (language, name, english). `--seed` draws their
-order and the pauses; no sentence is in two talks.
+test sets, or recordings PROMPTS/LANGUAGE/NAME.wav with their English in references.tsv (language, name, english). `--seed` draws
+their order and the pauses; no sentence is in two talks.
 
 `run` streams them, one after the other, through `simulstream_inference` on one thread, for each model, policy and length of chunks,
 and scores what came out by `simulstream_score_quality` (BLEU), `simulstream_score_latency` (StreamLAAL, ideal and with the time of
 computing) and `simulstream_stats`. MODEL is what `model:` of configs/simulstream_*.yaml takes. Policies are those of `residual-st
-listen`; `streamatt` and `sliding-window`, simulstream's own with our models; `offline`, which translates each talk when all of it is
-there, for comparison; and `hf-sliding-window`, simulstream's `hf_sliding_window_retranslation` of a Hugging Face folder. Rows go to
-results/streaming.jsonl; what is there is not made again.
+listen`; `streamatt` and `sliding-window`, simulstream's own with our models; `offline`, which translates each talk when all of it
+is there, for comparison; and `hf-sliding-window`, simulstream's `hf_sliding_window_retranslation` of a Hugging Face folder. Rows go
+to results/streaming.jsonl; what is there is not made again.
 """
 
 import argparse
