@@ -47,13 +47,21 @@ TEST_SETS = ("tst-COMMON", "tst-HE")
 OURS = ("local-agreement", "alignatt", "retranslation")
 THEIRS = {"streamatt": "simulstream_streamatt.yaml", "sliding-window": "simulstream_sliding_window.yaml"}
 DETOKENIZER = {"detokenizer_type": "simuleval", "latency_unit": "spm"}
-# of Hugging Face folders; torchaudio may be there and not load, which residual_st.huggingface hides from transformers
 HF = {
     "type": "simulstream.server.speech_processors.hf_sliding_window_retranslation.HFSlidingWindowRetranslator",
     "window_len": 12,
     "detokenizer_type": "hf",
 }
-PROGRAM = "import sys, residual_st.huggingface; from simulstream.{module} import cli_main; sys.exit(cli_main())"
+# torchaudio may be there and not load, which residual_st.huggingface hides from transformers; and the scorer of BLEU cannot be started
+# without COMET, which it does not use, and which is made for numpy before 2
+PROGRAM = """
+import importlib.util, sys, types
+import residual_st.huggingface
+if importlib.util.find_spec("comet") is None:
+    sys.modules["comet"] = types.SimpleNamespace(download_model=None, load_from_checkpoint=None)
+from simulstream.{module} import cli_main
+sys.exit(cli_main())
+"""
 
 Sentence = tuple[np.ndarray, str]
 
