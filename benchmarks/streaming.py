@@ -52,8 +52,8 @@ HF = {
     "window_len": 12,
     "detokenizer_type": "hf",
 }
-# torchaudio may be there and not load, which residual_st.huggingface hides from transformers; and the scorer of BLEU cannot be started
-# without COMET, which it does not use, and which is made for numpy before 2
+# residual_st.huggingface hides a torchaudio that does not load from transformers; and the scorer of BLEU cannot be started without
+# COMET, which it does not use, and which is made for numpy before 2
 PROGRAM = """
 import importlib.util, sys, types
 import residual_st.huggingface

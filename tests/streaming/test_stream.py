@@ -37,8 +37,10 @@ def test_texts_only_grow_until_their_windows_end(policy, model):
     assert [update.seconds for update in updates[:-1]] == [0.5 * step for step in range(1, len(updates))]
 
 
-def test_windows_are_translated_as_recordings_are(model):
-    sound = talk()
+@pytest.mark.parametrize("name", ["exported", "streaming"])
+def test_windows_are_translated_as_recordings_are(name, request):
+    """By an encoder that starts over at each step, and by one that is fed."""
+    model, sound = Model(request.getfixturevalue(name)), talk()
     for segment in segments_of(heard(Stream(model, "retranslation", SHORT_TEXTS), sound)):
         window = sound[round(segment.start * RATE) : round(segment.end * RATE)]
         assert segment.text == model.vocabulary.text(model.search([window], SHORT_TEXTS)[0][0].tokens)
@@ -124,10 +126,12 @@ def test_ten_minutes_without_speech_leave_nothing(level, model):
     assert stream.finish().seconds == 601
 
 
-@pytest.mark.parametrize("policy", ["local-agreement", "alignatt"])
-def test_speech_without_a_pause_is_cut_and_neither_lost_nor_said_twice(policy, exported):
+@pytest.mark.parametrize(
+    ("policy", "name"), [("local-agreement", "exported"), ("alignatt", "exported"), ("local-agreement", "streaming")]
+)
+def test_speech_without_a_pause_is_cut(policy, name, request):
     """Of endless syllables, windows have the longest length at most; time and memory of a step stay what they were."""
-    model = Model(exported)
+    model = Model(request.getfixturevalue(name))
     model.folder = replace(model.folder, lengths=Lengths(4.0))
     stream, updates, times, memory = Stream(model, policy, SHORT_TEXTS), [], [], []
     sound = without_pauses(40.0)
