@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from fairseq.data.audio.feature_transforms.global_cmvn import GlobalCMVN
 from torch import Tensor, nn
-from torch.nn.functional import glu, pad
+from torch.nn.functional import conv1d, glu, pad
 
 from residual_st.audio.filterbank import OnlineFilterbank
 from residual_st.errors import InputError
@@ -80,13 +80,10 @@ class StreamingEncoder:
             (size,), (stride,), (padding,) = conv.kernel_size, conv.stride, conv.padding
             x = torch.cat([self._tails[place], x], dim=2)
             x = pad(x, (0, padding)) if is_last else x
-            read = max(0, (x.size(2) - size) // stride + 1) * stride
-            self._tails[place] = x[:, :, read:]
-            x = (
-                glu(nn.functional.conv1d(x, conv.weight, conv.bias, conv.stride), 1)
-                if read
-                else x.new_zeros(1, len(conv.weight) // 2, 0)
-            )
+            windows = max(0, (x.size(2) - size) // stride + 1)
+            self._tails[place] = x[:, :, windows * stride :]
+            nothing = x.new_zeros(1, conv.out_channels // 2, 0)  # torch has no convolution of less than a window
+            x = glu(conv1d(x, conv.weight, conv.bias, conv.stride), 1) if windows else nothing
         return x
 
     def _chunk(self, x: Tensor) -> Tensor:
