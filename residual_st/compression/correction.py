@@ -14,83 +14,90 @@ import torch
 from torch import Tensor, nn
 
 from residual_st.compression.fit import Fit
-from residual_st.compression.layer_weights import MatrixWeights, Metric, damped, write_layer
+from residual_st.compression.layer_weights import LayerWeights, MatrixWeights, Metric, damped, write_layer
 from residual_st.compression.low_rank import low_rank
 from residual_st.compression.moments import Calibration, without_updates
 from residual_st.compression.sums import InputMoments, widened
 from residual_st.errors import InputError
 from residual_st.progress import progress
-from residual_st.sharing import Matrix, ResidualLinear, channels_last, in_order, matrices, weight_of
+from residual_st.sharing import Matrix, ResidualLinear, channels_last, deep_copy, matrices, unshare_layers, weight_of
 from residual_st.stacks import LayerCall, LayerStack, recorded_calls
 
 
-def correct_if_better(
-    dense: tuple[nn.Module, LayerStack],
-    compressed: tuple[nn.Module, LayerStack],
-    fit: Fit,
-    calibration: Calibration,
-) -> None:
+def correct_if_better(model: nn.Module, stack: LayerStack, fit: Fit, calibration: Calibration) -> None:
     """Correct the compressed layers where that lowers the loss on batches that were not used for it, in place.
 
     Args:
-        dense: a copy of the model from before, and its stack, whose units are renamed as the fit's are.
-        compressed: the model and its stack.
+        model, stack: compressed.
         fit: what was written into its layers.
         calibration: batches, `loss` and `encode`.
     """
     if len(calibration.batches) < 2:  # nothing to judge by
         return
-    model, stack = compressed
     before, state = calibration.held_out_loss(model), copy.deepcopy(stack.layers.state_dict())
-    correct(dense, compressed, fit, calibration, calibration.parts[0])
+    correct(model, stack, fit, calibration, calibration.parts[0])
     if not calibration.held_out_loss(model) < before:
         stack.layers.load_state_dict(state)
 
 
 @torch.no_grad()
-def correct(
-    dense: tuple[nn.Module, LayerStack],
-    compressed: tuple[nn.Module, LayerStack],
-    fit: Fit,
-    calibration: Calibration,
-    batches: Sequence,
-) -> None:
-    """Solve the low-rank terms and biases of the compressed layers again, in place. Arguments as for `correct_if_better`."""
-    (dense_model, dense_stack), (model, stack) = dense, compressed
-    dense_model.eval()
-    for layer, weights in zip(in_order(dense_stack.layers), fit.layers):
-        write_layer(layer, weights)
-    with without_updates(model), dense_stack.observing(dense_stack.layers), stack.observing(stack.layers):
+def correct(model: nn.Module, stack: LayerStack, fit: Fit, calibration: Calibration, batches: Sequence) -> None:
+    """Solve the low-rank terms and biases of the compressed layers again, in place. Arguments as for `correct_if_better`.
+
+    Of what layers compute, that of one is kept at a time, and of the dense model one layer.
+    """
+    with without_updates(model), stack.observing(stack.layers):
         calls = [_first_call(model, stack, calibration, batch) for batch in batches]
-        dense_states = [call.inputs for call in calls]
-        states = list(dense_states)
+        states = dense_states = [call.inputs for call in calls]
         stages = _stages(stack.layers[0], calls[0], states[0])
         ends = _branch_ends(stack, calls[0], states[0])
         for index in progress(range(len(stack.layers)), desc="correcting", unit="layer"):
-            dense_layer, layer = dense_stack.layers[index], stack.layers[index]
-            dense_passes = [Pass(dense_layer, call, x, stages, ends) for call, x in zip(calls, dense_states)]
+            layer, weights = stack.layers[index], fit.layers[index]
+            dense = _dense(layer, weights)
+            dense_passes = [Pass(dense, call, x, stages, ends) for call, x in zip(calls, dense_states)]
             dense_states = [stack.output(dense_pass.output) for dense_pass in dense_passes]
-            linears = dict(matrices(layer))
-            for names in stages:
-                first = names[0]
-                padding = "memory_padding" if first in stack.memory_matrices else "padding"
-                moments, passes = PairedMoments(), []
-                for call, dense_pass, x in zip(calls, dense_passes, states):
-                    reached = Pass(layer, call, x, stages, ends, last=first)
-                    inputs = channels_last(linears[first], reached.inputs[first])
-                    if first in ends:
-                        wanted = dense_pass.sums.pop(first) - reached.total
-                    else:
-                        wanted = channels_last(linears[first], dense_pass.inputs.pop(first))
-                    moments.add(*(stack.real_positions(each, getattr(call, padding), first) for each in (inputs, wanted)))
-                    if names is stages[-1] and first in ends:
-                        passes.append(reached)
-                for name in names:
-                    _solve(linears[name], fit.layers[index][name], moments, first in ends)
-            if first in ends:  # the layer's output is then what its last matrix adds to the sum
-                states = [each.total + linears[first](each.inputs[first]) for each in passes]
+            states = _correct_layer(stack, layer, weights, calls, dense_passes, states, stages, ends)
+
+
+def _dense(layer: nn.Module, weights: LayerWeights) -> nn.Module:
+    """The layer before it was compressed, its units renamed as in these weights."""
+    dense = deep_copy(layer)
+    unshare_layers(nn.ModuleList([dense]))
+    write_layer(dense, weights)
+    return dense
+
+
+def _correct_layer(
+    stack: LayerStack,
+    layer: nn.Module,
+    weights: LayerWeights,
+    calls: list[LayerCall],
+    dense_passes: "list[Pass]",
+    states: list[Tensor],
+    stages: list[list[str]],
+    ends: list[str],
+) -> list[Tensor]:
+    """Correct one layer, for each call's `states`. What it then returns of them."""
+    linears = dict(matrices(layer))
+    for names in stages:
+        first = names[0]
+        padding = "memory_padding" if first in stack.memory_matrices else "padding"
+        moments, passes = PairedMoments(), []
+        for call, dense_pass, x in zip(calls, dense_passes, states):
+            reached = Pass(layer, call, x, stages, ends, last=first)
+            inputs = channels_last(linears[first], reached.inputs[first])
+            if first in ends:
+                wanted = dense_pass.sums.pop(first) - reached.total
             else:
-                states = [stack.output(call.repeat(layer, x)) for call, x in zip(calls, states)]
+                wanted = channels_last(linears[first], dense_pass.inputs.pop(first))
+            moments.add(*(stack.real_positions(each, getattr(call, padding), first) for each in (inputs, wanted)))
+            if names is stages[-1] and first in ends:
+                passes.append(reached)
+        for name in names:
+            _solve(linears[name], weights[name], moments, first in ends)
+    if first in ends:  # the layer's output is then what its last matrix adds to the sum
+        return [each.total + linears[first](each.inputs[first]) for each in passes]
+    return [stack.output(call.repeat(layer, x)) for call, x in zip(calls, states)]
 
 
 class _Reached(Exception):
@@ -188,18 +195,18 @@ class PairedMoments:
 def _solve(matrix: Matrix, dense: MatrixWeights, moments: PairedMoments, is_end: bool) -> None:
     """What is wanted is what the matrix shall return where it ends a branch, and what the dense one is given elsewhere."""
     covariance, mean = moments.inputs.covariance, moments.inputs.mean
-    inputs = damped(covariance)
+    metric = Metric(damped(covariance), dense.metric.outputs)
     right, output = moments.cross_covariance, moments.wanted_mean
     if not is_end:
         right, output = dense.weight @ right, dense.weight @ output
     # least squares, drawn towards the dense weight where the inputs say little
-    right = right + dense.weight @ (inputs - covariance)
-    target = torch.cholesky_solve(right.T, torch.linalg.cholesky(inputs)).T
+    right = right + dense.weight @ (metric.inputs - covariance)
+    target = torch.cholesky_solve(right.T, metric.input_root).T
     if not isinstance(matrix, ResidualLinear):
         weight_of(matrix).copy_(target)
     elif matrix.rank:
         rest = target - weight_of(matrix).cpu().double() + matrix.up.cpu().double() @ matrix.down.cpu().double()
-        up, down = low_rank(rest, Metric(inputs, dense.metric.outputs), matrix.rank)
+        up, down = low_rank(rest, metric, matrix.rank)
         matrix.up.copy_(up)
         matrix.down.copy_(down)
     if matrix.bias is not None:

@@ -12,7 +12,6 @@ from residual_st.sharing.ranks import Alone
 
 MEAN_STEPS = 50  # of conjugate gradients, at most
 START_STEPS, ROUND_STEPS = 15, 1  # ... in alternation, where residuals change between: before the first round, and in each
-ROUGH_STEPS = 3  # ... before a round that is the only one: an estimate
 TOLERANCE = 1e-4  # of the error, below which a round of alternation is the last
 ROUNDS_ALONE = 4  # between the low-rank term and the diagonal of a matrix that shares nothing
 
@@ -87,20 +86,20 @@ class WeightedMean:
         self._metrics = metrics
         self._scale = sum(metric.scale for metric in metrics)
         if metrics[0].inputs is not None:
-            self._inputs_root = torch.linalg.cholesky(sum(metric.scale * metric.inputs for metric in metrics))
+            self._inputs_root = torch.linalg.cholesky(sum(metric.scale * metric.inputs.double() for metric in metrics))
         if metrics[0].outputs is not None:
-            outputs_root = torch.linalg.cholesky(sum(metric.scale * metric.outputs for metric in metrics) / self._scale)
+            outputs_root = torch.linalg.cholesky(sum(metric.scale * metric.outputs.double() for metric in metrics) / self._scale)
             # the inverse of the mean metric of each side, as if the sum of products were the product of sums
             self._preconditioner = [torch.cholesky_inverse(root).float() for root in (outputs_root, self._inputs_root)]
 
     def __call__(self, weighed: list[Tensor], start: Solution | None = None, steps: int = MEAN_STEPS) -> Solution:
-        """U for the W of which `weighed` has `G W S` (out, in), float64.
+        """U, in float64, for the W of which `weighed` has `G W S` (out, in).
 
         Args:
             start: of a like problem with these metrics.
             steps: of conjugate gradients, at most.
         """
-        right = sum(weighed)
+        right = sum(weighed).double()
         if self._metrics[0].inputs is None and self._metrics[0].outputs is None:
             return Solution(right / self._scale, right)
         if self._metrics[0].outputs is None:
@@ -131,9 +130,9 @@ class WeightedMean:
         return outputs @ matrix @ inputs
 
 
-def mean(weights: list[Tensor], metrics: list[Metric]) -> Tensor:
-    """`WeightedMean` of weights (out, in), float64."""
-    return WeightedMean(metrics)([metric.weigh(weight) for metric, weight in zip(metrics, weights)]).matrix
+def mean(weights: list[Tensor], metrics: list[Metric], steps: int = MEAN_STEPS) -> Tensor:
+    """`WeightedMean` of weights (out, in), of the precision of the metrics. In float64."""
+    return WeightedMean(metrics)([metric.weigh(weight) for metric, weight in zip(metrics, weights)], steps=steps).matrix
 
 
 def factorize(
@@ -191,7 +190,7 @@ def _alternate(
     solve = WeightedMean(metrics)
     weighed = [metric.weigh(weight) for metric, weight in zip(metrics, weights)]
     if start is None:
-        shared = solve(weighed, steps=MEAN_STEPS if no_residuals else START_STEPS if rounds > 1 else ROUGH_STEPS)
+        shared = solve(weighed, steps=MEAN_STEPS if no_residuals else START_STEPS)
         residuals = [_no_residual(weight, diagonal) for weight in weights]
     else:
         shared, residuals = solve.started(start[0]), start[1]

@@ -9,14 +9,15 @@ from torch import Tensor
 
 from residual_st.compression.alignment import align_group, align_to
 from residual_st.compression.allocation import Spectrum
-from residual_st.compression.factorization import Factors, Residual, factorize
-from residual_st.compression.layer_weights import LayerWeights, MatrixWeights
+from residual_st.compression.factorization import Factors, Residual, factorize, mean
+from residual_st.compression.layer_weights import LayerWeights, Metric
 from residual_st.compression.low_rank import squared_singular_values
 from residual_st.progress import progress
 from residual_st.sharing.plan import SharingPlan
 from residual_st.sharing.ranks import Alone
 from residual_st.stacks.symmetries import Symmetry
 
+ROUGH_STEPS = 3  # of conjugate gradients for a mean beside which nothing is fitted
 REALIGNMENTS = 1  # of each layer to its own approximation, residual included
 
 Ranks = list[list[int]]  # layer -> matrix -> R
@@ -55,7 +56,7 @@ class Fit:
                 diagonal = self.residuals[index][name].diagonal
                 if diagonal is not None:
                     rest.diagonal().sub_(diagonal)
-                spectra.append(Spectrum(_energies(matrix, rest), sum(rest.shape)))
+                spectra.append(Spectrum(_energies(matrix.metric, rest), sum(rest.shape)))
         return spectra
 
     def _without_shared(self, layer: int, name: str) -> Tensor:
@@ -90,8 +91,22 @@ class Stack:
             for matrix in layer.values():
                 rows, columns = matrix.weight.shape
                 whole = rows * columns - (min(rows, columns) if self.diagonal else 0)  # which has no diagonal besides
-                spectra.append(Spectrum(_energies(matrix, matrix.weight), rows + columns, whole))
+                spectra.append(Spectrum(_energies(matrix.metric, matrix.weight), rows + columns, whole))
         return spectra
+
+    def spectra_beside_means(self, plan: SharingPlan) -> list[Spectrum]:
+        """What ranks would win in each matrix of each layer in turn beside the mean of its group: an estimate of `Fit.spectra`
+        where all share, without alignment and diagonals. In float32, and with the metrics of one group's matrices at a time.
+        """
+        spectra = {}
+        for members in map(plan.layers_of, range(plan.n_groups)):
+            for name in self.layers[0]:
+                group = {index: self.layers[index][name] for index in members}
+                shared = mean([m.weight.float() for m in group.values()], [m.metric.narrow for m in group.values()], ROUGH_STEPS)
+                for index, matrix in group.items():
+                    energies = _energies(matrix.metric, (matrix.weight - shared).float())
+                    spectra[index, name] = Spectrum(energies, sum(shared.shape))
+        return [spectra[index, name] for index, layer in enumerate(self.layers) for name in layer]
 
     def fit(self, plan: SharingPlan, ranks: Ranks, rounds: int, layers: list[LayerWeights] | None = None) -> Fit:
         """Align and factorize group by group.
@@ -140,9 +155,9 @@ class Stack:
         }
 
 
-def _energies(matrix: MatrixWeights, rest: Tensor) -> Tensor:
-    metric = matrix.metric
-    return metric.scale * squared_singular_values(metric.whiten(rest))
+def _energies(metric: Metric, rest: Tensor) -> Tensor:
+    """What each rank would win of a rest (out, in), in float64; computed from it in its own precision."""
+    return metric.scale * squared_singular_values(metric.whiten(rest).double())
 
 
 def relative_error(matrix, approximation: Tensor) -> float:

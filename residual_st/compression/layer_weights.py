@@ -1,7 +1,7 @@
 """What compression works on: the matrices of one layer in float64, each with the metric that its errors are measured in."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -41,30 +41,32 @@ class Metric:
         return (self.weigh(error) * error).sum().item()
 
     def whiten(self, error: Tensor) -> Tensor:
-        """An error in coordinates where its weighted norm is the Frobenius norm over sqrt(scale)."""
-        if self.outputs is not None:
-            error = self._output_root.T @ error
-        if self.inputs is not None:
-            error = error @ self._input_root
-        return error
+        """An error in coordinates where its weighted norm is the Frobenius norm over sqrt(scale), computed in its own precision.
+
+        The roots are taken in float64 in any case: such moments are often too ill-conditioned for less.
+        """
+        inputs, outputs = self._roots_in(error.dtype)
+        if outputs is not None:
+            error = outputs.T @ error
+        return error if inputs is None else error @ inputs
 
     def whiten_rows(self, down: Tensor) -> Tensor:
         """Rows of a low-rank factor (rank, in) in those coordinates."""
-        return down if self.inputs is None else down @ self._input_root
+        inputs, _ = self._roots_in(down.dtype)
+        return down if inputs is None else down @ inputs
 
     def colour(self, up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
         """Take the factors of a whitened matrix back to the original coordinates."""
         if self.outputs is not None:
-            up = torch.linalg.solve_triangular(self._output_root.T, up, upper=True)
+            up = torch.linalg.solve_triangular(self.output_root.T, up, upper=True)
         if self.inputs is not None:
-            down = torch.linalg.solve_triangular(self._input_root, down, upper=False, left=False)
+            down = torch.linalg.solve_triangular(self.input_root, down, upper=False, left=False)
         return up, down
 
     @cached_property
     def narrow(self) -> "Metric":
-        """The metric in float32, with roots that are taken in float64: such moments are often too ill-conditioned for less."""
-        inputs, outputs = (None if moments is None else moments.float() for moments in (self.inputs, self.outputs))
-        return _Narrow(inputs, outputs, self.scale, self)
+        """The metric in float32, to weigh by: it cannot be relied on to have roots."""
+        return Metric(*(None if moments is None else moments.float() for moments in (self.inputs, self.outputs)), self.scale)
 
     @cached_property
     def diagonal_root(self) -> Tensor:
@@ -73,25 +75,21 @@ class Metric:
         return torch.linalg.cholesky(self.outputs[:length, :length] * self.inputs[:length, :length])
 
     @cached_property
-    def _input_root(self) -> Tensor:
-        return torch.linalg.cholesky(self.inputs)
+    def input_root(self) -> Tensor | None:
+        """The Cholesky factor of `inputs`."""
+        return None if self.inputs is None else torch.linalg.cholesky(self.inputs)
 
     @cached_property
-    def _output_root(self) -> Tensor:
-        return torch.linalg.cholesky(self.outputs)
+    def output_root(self) -> Tensor | None:
+        """The Cholesky factor of `outputs`."""
+        return None if self.outputs is None else torch.linalg.cholesky(self.outputs)
 
-
-@dataclass(frozen=True)
-class _Narrow(Metric):
-    wide: Metric = field(default_factory=Metric)
-
-    @cached_property
-    def _input_root(self) -> Tensor:
-        return self.wide._input_root.float()
+    def _roots_in(self, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
+        return (self.input_root, self.output_root) if dtype == torch.float64 else self._narrow_roots
 
     @cached_property
-    def _output_root(self) -> Tensor:
-        return self.wide._output_root.float()
+    def _narrow_roots(self) -> tuple[Tensor | None, Tensor | None]:
+        return tuple(None if root is None else root.float() for root in (self.input_root, self.output_root))
 
 
 def damped(moments: Tensor, share: float = INPUT_DAMPING) -> Tensor:

@@ -29,10 +29,9 @@ def low_rank(weight: Tensor, metric: Metric, rank: int, before: Tensor | None = 
     """
     if not rank:
         return weight.new_zeros(len(weight), 0), weight.new_zeros(0, weight.shape[1])
-    exact = needs_decomposition(rank, weight.shape)
-    dtype, metric_of = (torch.float64, metric) if exact else (torch.float32, metric.narrow)
-    start = None if before is None or not len(before) else metric_of.whiten_rows(before.to(dtype)).T
-    left, values, right = (factor.double() for factor in truncated_svd(metric_of.whiten(weight.to(dtype)), rank, start))
+    dtype = torch.float64 if needs_decomposition(rank, weight.shape) else torch.float32
+    start = None if before is None or not len(before) else metric.whiten_rows(before.to(dtype)).T
+    left, values, right = (factor.double() for factor in truncated_svd(metric.whiten(weight.to(dtype)), rank, start))
     up, down = metric.colour(left * values.sqrt(), values.sqrt()[:, None] * right)
     up_norm, down_norm = up.norm(dim=0), down.norm(dim=1)
     balance = torch.where(up_norm * down_norm > 0, (down_norm / up_norm).sqrt(), 1.0)

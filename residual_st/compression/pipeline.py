@@ -122,13 +122,13 @@ def compress(
     fit = fits[0] if len(fits) == 1 else _least_loss(model, stack, fits, diagonal, calibration)
 
     before = matrix_parameters(stack.layers)
-    dense, dense_stack = copied(model, stack) if calibration is not None and calibration.encode is not None else (None, None)
+    dense = copied(model, stack) if refine_updates else None
     with _undone_on_error(stack):
         shared_weights = _install(stack, fit, diagonal)
-        if correct and dense is not None:
-            correct_if_better((dense, dense_stack), (model, stack), fit, calibration)
+        if correct and calibration is not None and calibration.encode is not None:
+            correct_if_better(model, stack, fit, calibration)
         if refine_updates:
-            refine((dense, dense_stack), (model, stack), shared_weights, calibration, refine_updates)
+            refine(dense, (model, stack), shared_weights, calibration, refine_updates)
         errors = [
             {name: relative_error(weights[name], weight_of(matrix)) for name, matrix in matrices(layer)}
             for layer, weights in zip(in_order(stack.layers), fit.layers)
