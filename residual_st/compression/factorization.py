@@ -166,7 +166,8 @@ def factorize(
 def _without_shared(weight: Tensor, metric: Metric, rank: int, diagonal: bool) -> Residual:
     """A matrix alone: exactly where the rank is the full one, and without a diagonal then."""
     if rank == min(weight.shape):
-        return Residual(weight, torch.eye(weight.shape[1], dtype=weight.dtype), None)
+        identity = torch.eye(rank, dtype=weight.dtype)
+        return Residual(identity, weight, None) if len(weight) == rank else Residual(weight, identity, None)
     residual = _no_residual(weight, diagonal)
     for _ in range(ROUNDS_ALONE if diagonal else 1):
         residual = _best_residual(weight, metric, rank, residual, diagonal)

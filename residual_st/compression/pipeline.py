@@ -1,7 +1,6 @@
 """Turn a stack of trained layers into a shared one: all stages in order."""
 
 import contextlib
-import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -123,7 +122,7 @@ def compress(
 
     before = matrix_parameters(stack.layers)
     dense = copied(model, stack) if refine_updates else None
-    with _undone_on_error(stack):
+    with _undone_on_error(stack, weights):
         shared_weights = _install(stack, fit, diagonal)
         if correct and calibration is not None and calibration.encode is not None:
             correct_if_better(model, stack, fit, calibration)
@@ -202,18 +201,24 @@ def weighed(weights: list[LayerWeights], moments: Moments | None) -> list[LayerW
 
 
 @contextlib.contextmanager
-def _undone_on_error(stack: LayerStack) -> Iterator[None]:
+def _undone_on_error(stack: LayerStack, trained: list[LayerWeights]) -> Iterator[None]:
     """Give a dense stack back its modules and all values, and its owner what it had, if the block raises."""
-    kept = [dict(matrices(layer)) for layer in in_order(stack.layers)]
-    state = copy.deepcopy(stack.layers.state_dict())
+    layers = in_order(stack.layers)
+    kept = [dict(matrices(layer)) for layer in layers]
+    of_matrices = {id(parameter) for its_matrices in kept for matrix in its_matrices.values() for parameter in matrix.parameters()}
+    values = [*stack.layers.parameters(), *stack.layers.buffers()]
+    others = [(value, value.detach().clone()) for value in values if id(value) not in of_matrices]
     shared_weights = getattr(stack.owner, "shared_weights", None)
     try:
         yield
     except BaseException:
-        for layer, its_matrices in zip(in_order(stack.layers), kept):
+        for layer, its_matrices, weights in zip(layers, kept, trained):
             for name, matrix in its_matrices.items():
                 layer.set_submodule(name, matrix)
-        stack.layers.load_state_dict(state, strict=False)  # without copies that `prepare` took away
+            write_layer(layer, weights)
+        with torch.no_grad():
+            for value, before in others:
+                value.copy_(before)
         if shared_weights is not None:
             stack.owner.shared_weights = shared_weights
         elif hasattr(stack.owner, "shared_weights"):

@@ -1,3 +1,5 @@
+import weakref
+
 import pytest
 import torch
 
@@ -90,3 +92,12 @@ def test_subspace_iteration_agrees_with_the_full_decomposition():
     )
     again = truncated_svd(matrix, 4)
     assert all(torch.equal(one, two) for one, two in zip((left, values, right), again))
+
+
+def test_a_metric_is_let_go_at_once():
+    """Of a large model it takes hundreds of megabytes, which do not wait for the collector of cycles."""
+    used = metric(10, 6, 1)
+    used.narrow.weigh(draw(10, 6).float())
+    low_rank(draw(10, 6), used, 1)
+    used = weakref.ref(used)
+    assert used() is None

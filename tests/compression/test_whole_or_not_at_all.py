@@ -191,7 +191,7 @@ def test_no_loss_that_is_not_a_number_wins(monkeypatch):
             model.layers[0].wide.weight.fill_(math.nan)
 
     monkeypatch.setattr("residual_st.compression.correction.correct", spoil)
-    correct_if_better((model, model.stack), (model, model.stack), None, Calibration(batches(2), loss, encode))
+    correct_if_better(model, model.stack, None, Calibration(batches(2), loss, encode))
     dense = Model()
     refine((dense, dense.stack), (model, model.stack), nn.ModuleList(), Calibration(batches(2), sometimes, encode), 4)
     assert all(value.isfinite().all() for value in model.state_dict().values())
