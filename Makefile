@@ -30,7 +30,7 @@ web:
 .venv/.ready: setup.py constraints.txt .ci/install
 	rm -rf residual_st.egg-info
 	$(PYTHON) -m venv .venv
-	.ci/install "$(CURDIR)/$(BIN)" "" -e ".[fairseq,transformers,export,runtime,serve,formats,demo,benchmark,report,test]"
+	.ci/install "$(CURDIR)/$(BIN)" "" -e ".[fairseq,transformers,export,runtime,listen,streaming,serve,formats,demo,benchmark,report,test]"
 	touch $@
 
 clean:

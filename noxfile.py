@@ -73,6 +73,7 @@ def runtime(session: nox.Session) -> None:
     session.install(".[runtime]")
     session.run("python", "-c", "import importlib.util as u; assert not u.find_spec('torch') and not u.find_spec('fairseq')")
     session.run("residual-st", "translate", str(CORPUS.parent / "device"), "tests/speech/arctic_a0007.wav", "--json")
+    session.run("residual-st", "listen", str(CORPUS.parent / "device"), "tests/speech/arctic_a0007.wav", "--fast", "--json")
 
 
 @nox.session(python="3.11", default=False)
