@@ -10,12 +10,15 @@ from conftest import cli
 
 transformers = pytest.importorskip("residual_st.huggingface")
 pytest.importorskip("spox")
-sys.path.insert(0, str(Path(__file__).parents[1] / "huggingface"))
+sys.path[:0] = [str(Path(__file__).parents[1] / name) for name in ("huggingface", "streaming")]
+from streams import assert_texts_only_grow, heard, segments_of, talk  # noqa: E402
 from tiny_kinds import make  # noqa: E402
 from transformers import AutoTokenizer  # noqa: E402
 
 from residual_st.audio.reading import read_audio  # noqa: E402
 from residual_st.runtime import Settings, Translator  # noqa: E402
+from residual_st.runtime.model import Model  # noqa: E402
+from residual_st.streaming import POLICIES, Stream  # noqa: E402
 
 LETTERS = ["<pad>", "<s>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJ"]
 SPEECH = Path(__file__).parents[1] / "speech" / "arctic_a0007.wav"
@@ -72,6 +75,14 @@ def test_through_the_commands(folder, tmp_path):
     shown = json.loads(cli("translate", tmp_path / "model", SPEECH, "--json").stdout)
     (segment,) = shown["segments"]
     assert segment["text"] and segment["text"] == segment["text"].lower()
+    model, sound = Model(tmp_path / "model"), talk()
+    for policy in POLICIES:
+        updates = heard(Stream(model, policy, chunk_seconds=0.5), sound)
+        assert_texts_only_grow(updates)
+        assert policy == "retranslation" or any(update.text for update in updates)
+        for window in segments_of(updates):
+            (found,) = model.search([sound[round(window.start * RATE) : round(window.end * RATE)]], Settings())[0]
+            assert window.text == model.vocabulary.text(found.tokens) or policy != "retranslation"
     for arguments, sentence in (
         (["translate", tmp_path / "model", SPEECH, "--beam", "5"], "beam=5 must be 1: "),
         (["translate", tmp_path / "model", SPEECH, "--task", "translate"], "the model was trained for one task and takes none"),
