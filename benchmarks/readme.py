@@ -10,26 +10,37 @@ import re
 import sys
 from pathlib import Path
 
-from tables import compression, device, faults, from_scratch, quality, real_models, refinement, speed, streaming, translation
+from tables import (
+    compression,
+    device,
+    faults,
+    from_scratch,
+    quality,
+    real_models,
+    refinement,
+    speed,
+    streaming,
+    whisper_translation,
+)
 
 from residual_st.benchmark import plots
 
 
 def main() -> int:
     root, prefix = Path(__file__).parent.parent, "".join(sys.argv[1:])
-    modules = (compression, device, faults, from_scratch, quality, real_models, refinement, speed, streaming, translation)
-    tables = {name: table for module in modules for name, table in vars(module).items()}
+    modules = (compression, device, faults, from_scratch, quality, real_models, refinement, speed, streaming, whisper_translation)
     for path in (root / "README.md", *sorted((root / "docs").glob("*.md")), root / "examples/must_c/README.md"):
         text = path.read_text(encoding="utf-8")
         for name in re.findall(r"^<!-- (\w+) -->$", text, re.MULTILINE):
             if name == "end" or not name.startswith(prefix):
                 continue
-            if name not in tables:
-                print(f"{path.name} has a place for {name}, which is no table", file=sys.stderr)
+            tables = [vars(module)[name] for module in modules if name in vars(module)]
+            if len(tables) != 1:
+                print(f"{path.name} has a place for {name}, which is the name of {len(tables)} tables", file=sys.stderr)
                 return 2
             start, end = f"<!-- {name} -->\n", "<!-- end -->"
             before, _, rest = text.partition(start)
-            text = before + start + tables[name]() + "\n" + end + rest.partition(end)[2]
+            text = before + start + tables[0]() + "\n" + end + rest.partition(end)[2]
         path.write_text(text, encoding="utf-8")
     pictures = {
         "quality": lambda path: path.with_suffix(".svg").write_text(quality.picture(), encoding="utf-8"),

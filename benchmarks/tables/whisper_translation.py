@@ -11,12 +11,12 @@ from tables.common import github, read
 LANGUAGES = ("es", "fr", "it")
 
 
-def translation() -> str:
+def whisper_translation() -> str:
     """BLEU by language, of fp32 exports."""
     return _scores([row for row in read("translation") if row["precision"] == "fp32"], _size)
 
 
-def translation_exports() -> str:
+def whisper_translation_exports() -> str:
     """The same of what is exported in less, beside dense fp32; sizes over the dense model's in half precision."""
     exported = {row["system"] for row in read("translation") if row["precision"] != "fp32"}
     return _scores([row for row in read("translation") if row["system"] in exported], lambda row: -row["bytes"])
@@ -42,7 +42,7 @@ def _scores(rows: list[dict], order: Callable[[dict], Any]) -> str:
     return github(lines, ["system", *_KEPT, "MB", *bleu, "mean", "chrF (95 %)", "core minutes"])
 
 
-def translation_losses() -> str:
+def whisper_translation_losses() -> str:
     """The loss of every system, over the dense model's."""
     rows = [row for row in read("translation") if row["system"] != "dense" and row["precision"] == "fp32"]
     lines = [
