@@ -8,6 +8,7 @@ bfloat16 where the device multiplies in it, its terms stay in float32.
 import contextlib
 import copy
 import tempfile
+from collections.abc import Callable, Iterable
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -22,8 +23,9 @@ from residual_st.progress import progress
 from residual_st.sharing import SharedWeights
 from residual_st.stacks import layer_map
 
-LEARNING_RATES = (2e-3, 8e-4, 3e-4, 1.2e-4, 5e-5)  # of which the first is taken that lowers the loss in a trial ...
-TRIAL = 20  # ... of so many updates, and no more than a tenth of all, in which it falls to 0. Lower ones win in so few, not in many
+LEARNING_RATES = (2e-3, 8e-4, 3e-4, 1.2e-4, 5e-5)  # of which one is chosen by trials ...
+TRIAL = 20  # ... of so many updates, and no more than a tenth of all, in which it falls to 0
+WON = 0.5  # the highest is taken that lowers the loss by this share of what the best does: in few updates lower ones win more
 WARM_UP = 10  # updates, and no more than a quarter of all
 LARGEST_NORM = 1.0  # of a step's gradient
 LAST = 1.0  # weight of the last layer's output, which the decoder reads, beside the mean over all layers
@@ -62,13 +64,15 @@ def _best_state(targets: Targets, compressed: Model, moved: nn.Module, start: di
     best = calibration.held_out_loss(compressed[0]), start
     rate = LEARNING_RATES[0]
     if trial := min(TRIAL, updates // 10):
-        for rate in progress(LEARNING_RATES, desc="choosing a rate", unit="rate"):
+
+        def won(rate: float) -> float:
             for _ in _steps(targets, compressed, moved, calibration, rate, trial):
                 pass
-            is_lower = calibration.held_out_loss(compressed[0]) < best[0]
+            held_out = calibration.held_out_loss(compressed[0])
             moved.load_state_dict(start)
-            if is_lower:
-                break
+            return best[0] - held_out
+
+        rate = _chosen_rate(progress(LEARNING_RATES, desc="choosing a rate", unit="rate"), won)
     checks = {updates * part // CHECKS for part in range(1, CHECKS + 1)}
     steps = _steps(targets, compressed, moved, calibration, rate, updates)
     with progress(steps, total=updates, desc=f"refining at {rate:g}", unit="update") as bar:
@@ -77,6 +81,17 @@ def _best_state(targets: Targets, compressed: Model, moved: nn.Module, start: di
             if step in checks and (held_out := calibration.held_out_loss(compressed[0])) < best[0]:
                 best = held_out, copy.deepcopy(moved.state_dict())
     return best[1]
+
+
+def _chosen_rate(rates: Iterable[float], won: Callable[[float], float]) -> float:
+    """Of rates, the highest first, one that wins `WON` of the best trial's. Trials end where a lower rate wins less."""
+    trials = {}
+    for rate in rates:
+        trials[rate] = won(rate)
+        if trials[rate] < max(trials.values()) and max(trials.values()) > 0:
+            break
+    most = max(trials.values())
+    return next(rate for rate in trials if trials[rate] >= WON * most) if most > 0 else rate
 
 
 def _steps(targets: Targets, compressed: Model, moved: nn.Module, calibration: Calibration, rate: float, updates: int):
