@@ -4,6 +4,7 @@ Modules that are looked up by name at run time (`stacks.stack_of`, the user dir'
 """
 
 import ast
+from collections import Counter
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -99,3 +100,9 @@ def test_experiments_import_the_package_and_never_the_other_way():
 def test_one_file_knows_what_a_kind_calls_its_layers(layers):
     files = [module for module, path in FILES.items() if layers in path.read_text(encoding="utf-8")]
     assert len(files) == 1 and files[0].startswith("residual_st.fairseq.kinds."), files
+
+
+def test_files_of_tests_have_names_of_their_own():
+    """pytest takes two files of one name for one module."""
+    names = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []
