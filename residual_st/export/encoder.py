@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import spox
 import spox.opset.ai.onnx.v21 as op
-from fairseq.models.speech_to_text.modules.convolution import Conv1dSubsampler
+from fairseq.models.speech_to_text.s2t_transformer import Conv1dSubsampler
 from fairseq.modules.conformer_layer import ConformerEncoderLayer
 from fairseq.modules.transformer_layer import TransformerEncoderLayerBase
 from spox import Var
