@@ -1,4 +1,4 @@
-"""The open window of a stream, encoded: again at each step, or as it goes on where the encoder was exported for that."""
+"""The open window of a stream, encoded: all of it at each step, or its new chunks alone where the encoder was exported for that."""
 
 from typing import NamedTuple
 
