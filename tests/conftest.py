@@ -23,13 +23,18 @@ from fairseq.tasks.speech_to_text import SpeechToTextTask
 from fairseq_cli import train as fairseq_cli_train
 
 import residual_st.models
+from residual_st.audio.reading import read_audio
 from residual_st.cli import main
+from residual_st.fairseq.conversion import read_model
+from residual_st.fairseq.model_input import model_input
 from residual_st.fairseq.standalone import build_model
+from residual_st.fairseq.training_data import read_symbols
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 RECIPE = ROOT / "examples" / "must_c"
 USER_DIR = Path(residual_st.__file__).parent
+SPEECH = ROOT / "tests" / "speech" / "arctic_a0007.wav"
 torch.set_num_threads(1)
 
 TINY = {
@@ -311,7 +316,30 @@ def streaming(runs, chunked) -> Path:
     return runs / "streaming"
 
 
-SPEECH = ROOT / "tests" / "speech" / "arctic_a0007.wav"
+@torch.no_grad()
+def with_texts(checkpoint, data, target):
+    """A checkpoint whose CTC head, which is trained too little to write anything, writes what changes in the states."""
+    if not target.exists():
+        state, theirs = read_model(checkpoint)
+        frames = model_input(read_symbols(state, data)[1]).features(read_audio(SPEECH, 16_000))
+        states = theirs.encoder(frames[None], torch.tensor([len(frames)]))["encoder_out"][0].flatten(0, 1)
+        written = torch.load(checkpoint, weights_only=False)
+        weight, bias = (written["model"][f"encoder.ctc_proj.{name}"] for name in ("weight", "bias"))
+        weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
+        bias.copy_(-weight @ states.mean(0))
+        torch.save(written, target)
+    return target
+
+
+@pytest.fixture
+def writing(runs, chunked) -> tuple[Path, Path, Path]:
+    """Checkpoint, data and folder of a model that is fed chunk by chunk, and whose CTC head writes something."""
+    checkpoint, folder = with_texts(*chunked, runs / "writing.pt"), runs / "writing"
+    if not folder.exists():
+        cli("export", checkpoint, "--data", chunked[1], "--output", folder, "--streaming")
+    return checkpoint, chunked[1], folder
+
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--policy",
         default="local-agreement",
         metavar="NAME",
-        help="what stands before a pause: local-agreement, alignatt or retranslation (default: local-agreement)",
+        help="what stands before a pause: local-agreement, alignatt, retranslation or ctc (default: local-agreement)",
     )
     parser.add_argument("--chunk-seconds", type=float, default=1.0, metavar="S", help="new sound in each step (default: 1)")
     parser.add_argument("--beam", type=int, metavar="N", help="hypotheses (default: the model's own setting, or 5)")

@@ -1,4 +1,4 @@
-"""Models without a decoder, by CTC (Graves et al. 2006): the likeliest symbol of each frame, repetitions and blanks left out."""
+"""Texts of a CTC head, greedily (Graves et al. 2006): the likeliest symbol of each frame, repetitions and blanks left out."""
 
 from dataclasses import dataclass
 
@@ -34,7 +34,7 @@ class CtcSearch:
         self._blank = folder.vocabulary.eos
         settings = settings.completed(folder.settings)
         if settings.beam != 1:
-            raise InputError(f"beam={settings.beam} must be 1: {folder.path} has no decoder, and the likeliest symbols are taken")
+            raise InputError(f"beam={settings.beam} must be 1: {folder.path} is decoded by CTC, which takes the likeliest symbols")
 
     def best(self, frames: Frames) -> list[list[Hypothesis]]:
         """One hypothesis of each utterance. Its score is the mean over frames."""

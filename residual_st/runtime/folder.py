@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from residual_st.audio.lengths import DEFAULT, Lengths
@@ -22,6 +22,7 @@ FORMAT = 3  # of the folder; a later one that older runtimes cannot read has ano
 READABLE = (1, 2, FORMAT)
 ENCODER, CROSS_ATTENTION, DECODER = GRAPHS = ("encoder.onnx", "cross_attention.onnx", "decoder.onnx")
 LARGEST_DESCRIPTION = 64 * 2**20  # bytes
+FAIRSEQ_BLANK = 0  # its CTC loss takes the dictionary's first symbol
 LARGEST = {
     "sample_rate": 192_000,
     "shortest_samples": 192_000,
@@ -82,6 +83,24 @@ class Folder:
     def pads_to_longest(self) -> bool:
         """Whether the encoder fills up shorter utterances, and gives states of what it fills up with, too."""
         return self.description["arch"] == WHISPER
+
+    def by_ctc(self) -> "Folder":
+        """The model without its decoder, which writes by its CTC head; the same where there is no decoder.
+
+        Raises:
+            InputError: if it has no CTC head, or is told a language that it writes, which is what the decoder takes.
+        """
+        if not self.has_decoder:
+            return self
+        if not self.description.get("has_ctc"):
+            raise InputError(f"{self.path} has no CTC head, which CTC decodes; it must be of a model trained with --ctc-weight")
+        if self.languages.targets:
+            languages = ", ".join(self.languages.targets)
+            raise InputError(f"{self.path} writes one of {languages}, and CTC cannot be told which; its decoder must be used")
+        without = dict.fromkeys(("longest_words", "layers", "heads", "head_width"), 0)
+        return replace(
+            self, vocabulary=replace(self.vocabulary, eos=FAIRSEQ_BLANK), settings=replace(self.settings, beam=1), **without
+        )
 
 
 def read_folder(path: str | Path) -> Folder:

@@ -1,5 +1,6 @@
 """The graphs of an exported model."""
 
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,18 @@ class Model:
         for name, session in self._sessions.items():
             if set(_names(session.get_inputs())) != needed[name]:
                 raise InputError(f"{self.folder.path / name} has other inputs than a graph of this name; export it again")
+
+    def by_ctc(self) -> "Model":
+        """The model without its decoder, which writes by its CTC head (greedy search); both share the encoder.
+
+        Raises:
+            InputError: as `Folder.by_ctc` does.
+        """
+        model = copy(self)
+        model.folder = self.folder.by_ctc()
+        model.vocabulary = model.folder.vocabulary
+        model._sessions = {ENCODER: self._sessions[ENCODER]}
+        return model
 
     def encode(self, utterances: list[np.ndarray]) -> dict[str, np.ndarray]:
         """Mono samples of each utterance -> `states` (batch, time, width), `state_lengths` (batch,) and maybe `ctc_log_probs`.

@@ -16,10 +16,12 @@ class Found(NamedTuple):
     Attributes:
         words: numbers of the vocabulary.
         ends: seconds before the end of what was heard at which each word is said, (words,); None where no policy asks.
+        are_final: whether what follows cannot change them, whatever it is.
     """
 
     words: list[int]
     ends: np.ndarray | None = None
+    are_final: bool = False
 
 
 class Policy(Protocol):
@@ -27,9 +29,11 @@ class Policy(Protocol):
 
     Attributes:
         needs_places: whether `Found.ends` is needed.
+        is_of_ctc: whether the words are those of the CTC head, though there is a decoder.
     """
 
     needs_places: bool
+    is_of_ctc: bool
 
     def standing(self, found: Found) -> int:
         """How many of the words stand."""
@@ -38,7 +42,7 @@ class Policy(Protocol):
 class Retranslation:
     """No word stands until its window ends: all of it is translated anew at each step (Arivazhagan et al. 2020)."""
 
-    needs_places = False
+    needs_places = is_of_ctc = False
 
     def standing(self, found: Found) -> int:
         return 0
@@ -47,7 +51,7 @@ class Retranslation:
 class LocalAgreement:
     """Words stand that two steps in a row have found (Liu et al. 2020, `LA-2`)."""
 
-    needs_places = False
+    needs_places = is_of_ctc = False
 
     def __init__(self):
         self._before: list[int] = []
@@ -61,14 +65,24 @@ class LocalAgreement:
 class AlignAtt:
     """Words stand up to the first that reads mostly of the last half second (Papi et al. 2023, arXiv 2305.11408)."""
 
-    needs_places = True
+    needs_places, is_of_ctc = True, False
 
     def standing(self, found: Found) -> int:
         too_late = np.flatnonzero(found.ends < CUTOFF_SECONDS)
         return int(too_late[0]) if len(too_late) else len(found.words)
 
 
-POLICIES = {"local-agreement": LocalAgreement, "alignatt": AlignAtt, "retranslation": Retranslation}
+class GreedyCtc(AlignAtt):
+    """Words of the CTC head stand as soon as they are final: the frame in which they begin is encoded, once and for all, by an
+    encoder that is fed in chunks. By one that takes whole windows none is; there they stand when they are half a second old."""
+
+    is_of_ctc = True
+
+    def standing(self, found: Found) -> int:
+        return len(found.words) if found.are_final else super().standing(found)
+
+
+POLICIES = {"local-agreement": LocalAgreement, "alignatt": AlignAtt, "retranslation": Retranslation, "ctc": GreedyCtc}
 
 
 def common_prefix(one: list[int], other: list[int]) -> int:

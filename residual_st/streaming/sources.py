@@ -16,11 +16,13 @@ class Encoded(NamedTuple):
         source: of one utterance.
         states: that are of the window; those behind them are of what Whisper fills up.
         seconds: of one state.
+        are_final: whether states stay what they are, whatever follows in the window.
     """
 
     source: Source | Frames
     states: int
     seconds: float
+    are_final: bool
 
 
 class WholeWindows:
@@ -44,7 +46,7 @@ class WholeWindows:
         states = source.states
         # Whisper's states are always those of its longest window
         whole = self._folder.longest_seconds * self._folder.sample_rate if self._folder.pads_to_longest else end
-        return Encoded(source, max(1, round(states * end / whole)), whole / states / self._folder.sample_rate)
+        return Encoded(source, max(1, round(states * end / whole)), whole / states / self._folder.sample_rate, is_last)
 
 
 class GrowingWindows:
@@ -62,17 +64,17 @@ class GrowingWindows:
         if end > self._fed:
             self._add(self._encoder.feed(samples[self._fed : end]))
             self._fed = end
-        if is_last and not self._is_finished and end == self._fed:
+        form = self._folder.streaming
+        if is_last and not self._is_finished and self._encoder.frames * form.frame_samples < end:
             self._add(self._encoder.finish())
             self._is_finished = True
-        form = self._folder.streaming
         known = {name: np.concatenate(parts, axis=1) for name, parts in self._parts.items()}
         states = min(known["states"].shape[1], -(-end // form.frame_samples)) if known else 0
         if not states:
             return None
         encoded = {name: values[:, :states] for name, values in known.items()}
         encoded["state_lengths"] = np.array([states])
-        return Encoded(self._model.source_of(encoded, end), states, form.frame_samples / self._folder.sample_rate)
+        return Encoded(self._model.source_of(encoded, end), states, form.frame_samples / self._folder.sample_rate, are_final=True)
 
     def _add(self, encoded: dict[str, np.ndarray]) -> None:
         for name, values in encoded.items():

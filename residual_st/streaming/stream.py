@@ -78,9 +78,10 @@ class Stream:
             raise InputError(f"policy={policy} is not known; it must be one of {', '.join(POLICIES)}")
         if not SHORTEST_CHUNK <= chunk_seconds <= LONGEST_CHUNK:
             raise InputError(f"chunk_seconds={chunk_seconds:g} must be from {SHORTEST_CHUNK:g} to {LONGEST_CHUNK:g}")
-        self._model = model if isinstance(model, Model) else Model(model, threads)
-        folder = self._model.folder
         self._policy_of, self._settings = POLICIES[policy], settings
+        model = model if isinstance(model, Model) else Model(model, threads)
+        self._model = model.by_ctc() if self._policy_of.is_of_ctc else model
+        folder = self._model.folder
         if self._policy_of.needs_places and folder.has_decoder and not self._model.has_attention:
             raise InputError(f"{folder.path} has no attention in its decoder, which policy={policy} reads; export it again")
         settings.completed(folder.settings)

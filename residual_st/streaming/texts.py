@@ -60,7 +60,7 @@ def _most_read(attention: np.ndarray) -> np.ndarray:
 
 
 class CtcTexts:
-    """Of a model that writes by CTC: it cannot be given words, so those that stand are looked for in all that it writes."""
+    """Of a model without its decoder: CTC cannot be given words, so those that stand are looked for in all that it writes."""
 
     def __init__(self, model: Model, settings: Settings, direction: Direction):
         model.search_in(settings, direction)  # refuses settings that are not for such models
@@ -68,7 +68,7 @@ class CtcTexts:
 
     def found(self, encoded: Encoded, words: Sequence[int], with_places: bool) -> Found:
         new, states = self._behind(encoded, words)
-        return Found(new, (encoded.states - 1 - states) * encoded.seconds)
+        return Found(new, (encoded.states - 1 - states) * encoded.seconds, encoded.are_final)
 
     def last(self, encoded: Encoded, words: Sequence[int], random: np.random.Generator) -> list[int]:
         new, _ = self._behind(encoded, words)

@@ -141,7 +141,7 @@ def test_wrong_usage(exported, recording, tmp_path):
         ([exported / "model.json"], "model.json cannot be read as audio"),
         (
             [recording, "--policy", "wait-k"],
-            "policy=wait-k is not known; it must be one of local-agreement, alignatt, retranslation",
+            "policy=wait-k is not known; it must be one of local-agreement, alignatt, retranslation, ctc",
         ),
         ([recording, "--chunk-seconds", "0"], "chunk_seconds=0 must be from 0.1 to 10"),
         ([recording, "--beam", "0"], "--beam 0 must be from 1 to 100"),

@@ -108,6 +108,15 @@ def test_a_stream_puts_out_its_text(policy, exported):
         assert "".join(output.new_string for output in outputs).strip() == expected or is_revised
 
 
+def test_a_stream_puts_out_what_its_ctc_head_writes(writing):
+    folder = writing[-1]
+    processor = processor_of(ROOT / "configs" / "simulstream_stream.yaml", folder, policy="ctc")
+    outputs = outputs_of(processor, talk())
+    expected = " ".join(segment.text for segment in segments_of(heard(Stream(folder, "ctc"), talk())))
+    assert "".join(output.new_string for output in outputs).strip() == expected != ""
+    assert not any(output.deleted_tokens for output in outputs)
+
+
 @pytest.mark.parametrize("name", ["streamatt", "sliding_window"])
 def test_simulstreams_own_policies(name, exported):
     processor = processor_of(ROOT / "configs" / f"simulstream_{name}.yaml", exported, max_tokens_per_second=4)

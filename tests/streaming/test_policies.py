@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from residual_st.streaming.policies import CUTOFF_SECONDS, AlignAtt, Found, LocalAgreement, Retranslation, covered
+from residual_st.streaming.policies import CUTOFF_SECONDS, AlignAtt, Found, GreedyCtc, LocalAgreement, Retranslation, covered
 
 TEXTS = st.lists(st.integers(0, 4), max_size=12)
 
@@ -36,6 +36,13 @@ def test_alignatt_stops_at_the_first_word_of_the_end():
     assert AlignAtt().standing(Found([1, 2, 3, 4, 5], ends)) == 3
     assert AlignAtt().standing(Found([1, 2, 3], ends[:3])) == 3
     assert AlignAtt().standing(Found([], np.zeros(0))) == 0
+
+
+def test_what_is_final_stands_at_once_and_the_rest_when_it_is_half_a_second_old():
+    words, ends = [1, 2, 3], np.array([1.0, CUTOFF_SECONDS, 0.0])
+    assert GreedyCtc().standing(Found(words, ends, are_final=True)) == 3
+    assert GreedyCtc().standing(Found(words, ends)) == 2
+    assert GreedyCtc().standing(Found([], np.zeros(0), are_final=True)) == 0
 
 
 def test_nothing_stands_where_all_is_translated_anew():

@@ -1,0 +1,93 @@
+"""Streams of models with a decoder by their CTC head."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import SPEECH as RECORDING
+from conftest import cli, with_texts
+from streams import RATE, SPEECH, assert_texts_only_grow, heard, segments_of, talk
+
+from residual_st.errors import InputError
+from residual_st.evaluation.ctc import best_paths
+from residual_st.fairseq.conversion import read_model
+from residual_st.fairseq.model_input import model_input
+from residual_st.fairseq.training_data import read_symbols
+from residual_st.runtime import Settings, Translator
+from residual_st.runtime.model import Model
+from residual_st.streaming import Stream
+
+
+@pytest.fixture
+def whole(runs, shared_checkpoint, data):
+    """The folder of a model whose encoder takes whole windows."""
+    folder = runs / "ctc-whole"
+    if not folder.exists():
+        cli("export", with_texts(shared_checkpoint, data, runs / "ctc-whole.pt"), "--data", data, "--output", folder)
+    return folder
+
+
+def test_windows_of_a_chunked_encoder_have_the_text_of_fairseqs_ctc(writing):
+    """And each word stands from the first step on in which it is found."""
+    checkpoint, data, folder = writing
+    state, theirs = read_model(checkpoint)
+    source, sound = model_input(read_symbols(state, data)[1]), talk()
+    updates = heard(Stream(folder, "ctc", chunk_seconds=0.5), sound)
+    segments = segments_of(updates)
+    assert len(segments) == 2
+    for segment in segments:
+        frames = source.features(sound[round(segment.start * RATE) : round(segment.end * RATE)])
+        batch = {"net_input": {"src_tokens": frames[None], "src_lengths": torch.tensor([len(frames)])}}
+        (path,) = best_paths(theirs.eval(), batch)
+        assert len(path) > 9 and segment.text == Model(folder).vocabulary.text(path.tolist())
+    assert_texts_only_grow(updates)
+    assert not any(update.tail for update in updates)
+    grown = [update.text for update in updates if not update.closed and update.text]
+    assert len({*grown}) > 6 and all(segments[text not in segments[0].text].text.startswith(text) for text in grown)
+
+
+def test_words_of_whole_windows_stand_when_they_are_half_a_second_old(whole):
+    updates = heard(Stream(whole, "ctc", chunk_seconds=0.5), talk())
+    assert_texts_only_grow(updates)
+    assert len(segments_of(updates)) == 2
+    assert any(update.text and update.tail for update in updates)
+
+
+@pytest.mark.parametrize("name", ["writing", "whole"])
+def test_pieces_of_any_size_make_the_same_text(name, request):
+    folder, sound = request.getfixturevalue(name), talk()
+    model = Model(folder[-1] if name == "writing" else folder)
+    expected = heard(Stream(model, "ctc"), sound)
+    assert any(update.text for update in expected)
+    for size in (777, 12_345):
+        assert segments_of(heard(Stream(model, "ctc"), sound, size)) == segments_of(expected)
+    by_decoder = heard(Stream(model, "retranslation", Settings(beam=1, max_len_b=12)), sound)  # it is left as it was
+    assert by_decoder != expected and len(segments_of(by_decoder)) == 2
+
+
+def test_a_recording_by_ctc(writing):
+    model = Model(writing[-1])
+    found = Translator(model.by_ctc()).translate(SPEECH[0])
+    (segment,) = found.segments
+    samples = SPEECH[0][round(segment.start * RATE) : round(segment.end * RATE)]
+    symbols = model.encode([samples])["ctc_log_probs"][0].argmax(-1)
+    path = symbols[np.flatnonzero(np.diff(symbols, prepend=-1) != 0)]
+    assert segment.text == model.vocabulary.text(path[path != 0].tolist()) != ""
+
+
+def test_what_has_no_ctc_for_it_is_refused(exported, with_languages, tmp_path):
+    without = tmp_path / "without"
+    shutil.copytree(exported, without)
+    description = json.loads((exported / "model.json").read_text(encoding="utf-8"))
+    (without / "model.json").write_text(json.dumps({**description, "has_ctc": False}), encoding="utf-8")
+    result = cli("listen", without, RECORDING, "--policy", "ctc", check=False)
+    assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
+    assert "without has no CTC head, which CTC decodes; it must be of a model trained with --ctc-weight" in result.stderr
+    for folder, settings, message in (
+        (exported, Settings(beam=2), "beam=2 must be 1: .* is decoded by CTC"),
+        (with_languages, Settings(), "writes one of de, fr, and CTC cannot be told which"),
+    ):
+        with pytest.raises(InputError, match=message):
+            Stream(folder, "ctc", settings)
