@@ -38,7 +38,7 @@ setup(
         "runtime": ["onnxruntime>=1.21", "soundfile", "soxr"],
         # residual-st listen, to a microphone
         "listen": ["onnxruntime>=1.21", "sounddevice", "soundfile", "soxr"],
-        "serve": ["anyio", "onnxruntime>=1.21", "soundfile", "soxr", "starlette", "uvicorn"],
+        "serve": ["anyio", "onnxruntime>=1.21", "soundfile", "soxr", "starlette", "uvicorn", "websockets"],
         # speech processors for simulstream, and what its scorers need of its extra `eval`
         "streaming": ["mweralign", "onnxruntime>=1.21", "sacrebleu>=2.0", "simulstream>=1.0", "soundfile", "soxr"],
         # residual-st export, beside fairseq

@@ -120,9 +120,7 @@ def _until_interrupted(pieces: Iterator) -> Iterator:
 
 
 def _show_json(update) -> None:
-    closed = [{"start": round(each.start, 3), "end": round(each.end, 3), "text": each.text} for each in update.closed]
-    row = {"seconds": round(update.seconds, 3), "closed": closed, "text": update.text, "tail": update.tail}
-    print(json.dumps(row, ensure_ascii=False), flush=True)
+    print(json.dumps(update.as_json(), ensure_ascii=False), flush=True)
 
 
 def _show_lines(update) -> None:

@@ -17,7 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--name", action="append", default=[], metavar="NAME", help="another name that browsers may use for this machine"
     )
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="recordings at a time (default: 1)")
+    parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="recordings, and steps of live captions, at a time (default: 1)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -25,6 +27,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"--port {args.port} and --jobs {args.jobs} must be from 0 to 65535, and 1 or more")
     import uvicorn
 
+    from residual_st.web.captions import MOST_STREAMS, PROTOCOL
     from residual_st.web.server import application
 
     with _listening(args.host, args.port) as listening:
@@ -32,7 +35,8 @@ def run(args: argparse.Namespace) -> int:
         port = listening.getsockname()[1]
         for host in _addresses(args.host):
             print(f"http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
-        config = uvicorn.Config(server, log_level="warning", timeout_keep_alive=5, limit_concurrency=16)
+        limits = {"timeout_keep_alive": 5, "limit_concurrency": 16 + MOST_STREAMS}
+        config = uvicorn.Config(server, log_level="warning", **limits, **PROTOCOL)
         with contextlib.suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listening])
     return 0

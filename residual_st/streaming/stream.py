@@ -43,6 +43,11 @@ class Update:
     text: str = ""
     tail: str = ""
 
+    def as_json(self) -> dict:
+        """As `listen --json` and the page's server write it, in seconds with three decimals."""
+        closed = [{"start": round(each.start, 3), "end": round(each.end, 3), "text": each.text} for each in self.closed]
+        return {"seconds": round(self.seconds, 3), "closed": closed, "text": self.text, "tail": self.tail}
+
 
 class Stream:
     """Text of one speaker's stream, in windows between pauses. Each is for one thread; several may share a `Model`.
