@@ -343,15 +343,21 @@ def writing(runs, chunked) -> tuple[Path, Path, Path]:
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
+@pytest.fixture(scope="module")
+def microphone():
+    """The recording that is a browser's."""
+    return SPEECH
+
+
 @pytest.fixture(scope="module")  # a loop runs as long as it does, in which asyncio's own do not
-def browser():
+def browser(microphone):
     """With a recording as its microphone."""
     if CHROMIUM is None:
         pytest.skip("no Chromium on this machine")
     playwright = pytest.importorskip("playwright.sync_api")
     with playwright.sync_playwright() as running:
         flags = ["--no-sandbox", "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
-        flags.append(f"--use-file-for-fake-audio-capture={SPEECH}%noloop")
+        flags.append(f"--use-file-for-fake-audio-capture={microphone}%noloop")
         started = running.chromium.launch(executable_path=CHROMIUM, args=flags)
         yield started
         started.close()

@@ -1,4 +1,4 @@
-"""Serve a page that records speech and translates it with exported models on this machine."""
+"""Serve a page that records speech and translates it, or shows live captions, with exported models on this machine."""
 
 import argparse
 import contextlib

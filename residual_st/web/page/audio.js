@@ -43,34 +43,3 @@ export function wav(samples, rate) {
   samples.forEach((value, index) => bytes.setInt16(44 + 2 * index, Math.max(-1, Math.min(1, value)) * 32767, true));
   return new Blob([bytes], { type: "audio/wav" });
 }
-
-const NO_MICROPHONE = {
-  NotAllowedError: "The microphone was not allowed: allow it for this page in the browser's settings",
-  NotFoundError: "No microphone was found: connect one",
-  NotReadableError: "The microphone cannot be opened, maybe because another program uses it: close that",
-};
-
-// What the microphone records until `stop()`, as bytes of a file. Errors say in one sentence what to do.
-export async function record() {
-  if (!window.isSecureContext) {
-    throw new Error("Browsers let a page use the microphone only on https or localhost: open this one there, or choose a recording.");
-  }
-  if (!navigator.mediaDevices?.getUserMedia || !window.MediaRecorder) {
-    throw new Error("This browser cannot record: take another one, or choose a recording.");
-  }
-  const stream = await navigator.mediaDevices.getUserMedia({ audio: true }).catch(error => {
-    throw new Error(`${NO_MICROPHONE[error.name] ?? `The microphone cannot be used (${error.name})`}, or choose a recording.`);
-  });
-  const recorder = new MediaRecorder(stream), parts = [];
-  recorder.ondataavailable = event => parts.push(event.data);
-  const done = new Promise(resolve => { recorder.onstop = resolve; });
-  recorder.start();
-  return {
-    async stop() {
-      recorder.stop();
-      await done;
-      stream.getTracks().forEach(track => track.stop());
-      return new Blob(parts, { type: recorder.mimeType });
-    },
-  };
-}

@@ -1,16 +1,19 @@
 // The page: what is recorded or chosen goes to each model in turn.
 
-import { decode, record } from "./audio.js";
+import { decode } from "./audio.js";
+import { caption } from "./captions.js";
 import { asked, choose, nameOf, offer } from "./direction.js";
 import { AUTO } from "./languages.js";
+import { record } from "./microphone.js";
 
 const element = id => document.getElementById(id);
 const status = (text, isError = false) => {
   element("status").textContent = text;
   element("status").classList.toggle("error", isError);
 };
+const INPUTS = ["record", "live", "file"];
+const enable = (...ids) => { for (const id of INPUTS) element(id).disabled = !ids.includes(id); };
 const models = [];
-let recording = null;
 
 async function start() {
   const listing = await fetch("models.json").catch(() => { throw new Error("The server does not answer. Is it still running?"); });
@@ -28,7 +31,8 @@ async function start() {
     offer(card, model.languages);
     models.push({ card, ...loaded });
   }
-  element("record").disabled = element("file").disabled = false;
+  element("live").hidden = engine === "browser";
+  enable(...INPUTS);
   status("Ready.");
 }
 
@@ -39,7 +43,7 @@ element("models").addEventListener("change", ({ target }) => {
 
 async function translate(blob) {
   status("Translating…");
-  element("record").disabled = element("file").disabled = true;
+  enable();
   element("playback").hidden = false;
   if (element("playback").src) URL.revokeObjectURL(element("playback").src);
   element("playback").src = URL.createObjectURL(blob);
@@ -60,28 +64,49 @@ async function translate(blob) {
   } catch (error) {
     status(error.message, true);
   } finally {
-    element("record").disabled = element("file").disabled = false;
+    enable(...INPUTS);
   }
 }
 
-element("record").addEventListener("click", async () => {
-  const button = element("record");
-  try {
-    if (recording) {
-      const stopped = recording;
-      recording = null;
-      button.textContent = "Record";
-      button.setAttribute("aria-pressed", "false");
-      await translate(await stopped.stop());
-    } else {
-      recording = await record();
-      button.textContent = "Stop";
-      button.setAttribute("aria-pressed", "true");
-      status("Listening…");
+// A button begins something, which `begin(fail)` gives, and ends it when it is pressed again; `fail(error)` says that it has ended.
+function toggle(id, begin, end) {
+  const button = element(id), label = button.textContent;
+  let running = null;
+  const show = () => {
+    button.textContent = running ? "Stop" : label;
+    button.setAttribute("aria-pressed", Boolean(running));
+  };
+  const press = async () => {
+    const ended = running;
+    running = null;
+    enable();
+    show();
+    try {
+      if (ended) {
+        await end(ended);
+      } else {
+        running = await begin(fail);
+        status("Listening…");
+      }
+    } catch (error) {
+      status(error.message, true);
     }
-  } catch (error) {
+    show();
+    enable(...running ? [id] : INPUTS);
+  };
+  const fail = error => {
+    running = null;
+    show();
+    enable(...INPUTS);
     status(error.message, true);
-  }
+  };
+  button.addEventListener("click", press);
+}
+
+toggle("record", record, async recording => translate(await recording.stop()));
+toggle("live", fail => caption(models, fail), async captions => {
+  await captions.stop();
+  status("Done.");
 });
 element("file").addEventListener("change", event => {
   if (event.target.files.length) translate(event.target.files[0]);

@@ -1,0 +1,85 @@
+// The microphone: a recording of it, or its samples as they come. Errors say in one sentence what to do.
+
+const NO_MICROPHONE = {
+  NotAllowedError: "The microphone was not allowed: allow it for this page in the browser's settings",
+  NotFoundError: "No microphone was found: connect one",
+  NotReadableError: "The microphone cannot be opened, maybe because another program uses it: close that",
+};
+
+async function opened(isSupported, audio) {
+  if (!window.isSecureContext) {
+    throw new Error("Browsers let a page use the microphone only on https or localhost: open this one there, or choose a recording.");
+  }
+  if (!navigator.mediaDevices?.getUserMedia || !isSupported) {
+    throw new Error("This browser cannot record: take another one, or choose a recording.");
+  }
+  return navigator.mediaDevices.getUserMedia({ audio }).catch(error => {
+    throw new Error(`${NO_MICROPHONE[error.name] ?? `The microphone cannot be used (${error.name})`}, or choose a recording.`);
+  });
+}
+
+const close = stream => stream.getTracks().forEach(track => track.stop());
+
+// What the microphone records until `stop()`, as bytes of a file.
+export async function record() {
+  const stream = await opened(window.MediaRecorder, true);
+  const recorder = new MediaRecorder(stream), parts = [];
+  recorder.ondataavailable = event => parts.push(event.data);
+  const done = new Promise(resolve => { recorder.onstop = resolve; });
+  recorder.start();
+  return {
+    async stop() {
+      recorder.stop();
+      await done;
+      close(stream);
+      return new Blob(parts, { type: recorder.mimeType });
+    },
+  };
+}
+
+// The microphone until `stop()`, of which several may hear: `sound(rate)` is what it says at that rate, or at the browser's own.
+export async function open() {
+  // nothing is taken for noise or echo: models are trained on sound as it is, and `residual-st listen` hears it so
+  const stream = await opened(window.AudioWorkletNode, { echoCancellation: false, noiseSuppression: false, autoGainControl: false });
+  const sounds = [];
+  return {
+    async sound(rate) {
+      sounds.push(await sound(stream, rate));
+      return sounds.at(-1);
+    },
+    async stop() {
+      await Promise.all(sounds.map(each => each.end()));
+      close(stream);
+    },
+  };
+}
+
+// Mono samples of a stream at `rate`, for `start(heard)`, a tenth of a second at a time. At its end, what is left is heard, too.
+async function sound(stream, wanted) {
+  const context = new AudioContext(wanted ? { sampleRate: wanted } : {});
+  await context.audioWorklet.addModule(new URL("./capture.js", import.meta.url));
+  const node = new AudioWorkletNode(context, "capture", { numberOfOutputs: 0, channelCount: 1, channelCountMode: "explicit" });
+  const over = new Promise(resolve => { node.port.addEventListener("message", ({ data }) => { if (data === null) resolve(); }); });
+  return {
+    rate: context.sampleRate,
+    start(heard) {
+      node.port.addEventListener("message", ({ data }) => { if (data !== null) heard(data); });
+      node.port.start();
+      source(context, stream).connect(node);
+    },
+    async end() {
+      node.port.start();
+      node.port.postMessage("end");
+      await over;
+      await context.close();
+    },
+  };
+}
+
+function source(context, stream) {
+  try {
+    return context.createMediaStreamSource(stream);
+  } catch { // there are browsers that do not resample a microphone
+    throw new Error(`This browser cannot record at ${context.sampleRate} Hz: take another one, or choose a recording.`);
+  }
+}

@@ -1,0 +1,88 @@
+"""Live captions in a browser whose microphone plays a talk: by the server, and by the browser alone."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import ROOT, SPEECH, texts_of
+
+from residual_st.runtime import Translator
+from residual_st.streaming import Stream
+
+sys.path.append(str(ROOT / "tests" / "streaming"))
+from streams import RATE, heard, segments_of, talk  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def microphone(tmp_path_factory):
+    path = tmp_path_factory.mktemp("microphone") / "talk.wav"
+    soundfile.write(path, talk(), RATE)
+    return path
+
+
+def lines_of(page) -> list[str]:
+    return page.locator("article .text >> nth=0 >> div").all_text_contents()
+
+
+def captions_of(page) -> list[list[str]]:
+    """What is to be seen, each time it changes, while the microphone plays and until the end."""
+    texts_of(page, "Ready.")
+    page.click("#live")
+    page.wait_for_selector("#status:text-is('Listening…')")
+    seen = []
+    for _ in range(200):
+        lines = lines_of(page)
+        if not seen or lines != seen[-1]:
+            seen.append(lines)
+        if sum(map(bool, lines)) == 2 and not lines[-1]:
+            break
+        page.wait_for_timeout(50)
+    page.click("#live")
+    texts_of(page)
+    return [*seen, lines_of(page)]
+
+
+def test_served(page, serving, exported, microphone):
+    frames = []
+    page.on("websocket", lambda socket: socket.on("framesent", lambda frame: frames.append(frame)))
+    page.goto(serving(exported))
+    seen = captions_of(page)
+    first, *pieces, last = frames
+    assert json.loads(last) == {"end_of_stream": True}
+    # browsers resample what a microphone records
+    updates = heard(
+        Stream(exported), np.frombuffer(b"".join(pieces), np.float32), json.loads(first)["rate"] // 10, json.loads(first)["rate"]
+    )
+    assert seen[-1] == [segment.text for segment in segments_of(updates)] + [""]
+    assert " ".join(seen[-1][:-1]) == Translator(exported).translate(microphone).text
+    # while the first sentence was spoken
+    assert any(len(lines) == 1 and lines[0] for lines in seen)
+    assert page.locator(".time").inner_text().endswith("s behind")
+
+
+@pytest.mark.parametrize(
+    ("server", "sentence"),
+    [
+        (lambda socket: socket.close(code=1011), "The server does not answer. Is it still running?"),
+        (lambda socket: socket.on_message(lambda _: socket.send('{"error": "16 streams are open"}')), "16 streams are open"),
+        (lambda socket: socket.on_message(lambda _: None), "The text is more than 1 s behind: choose a smaller model."),
+    ],
+    ids=["gone", "refused", "slow"],
+)
+def test_captions_that_end_early(server, sentence, page, serving, exported):
+    """What keeps them from coming is said, and the page can be used again."""
+    page.route_web_socket("**/captions/0", server)
+    page.route(
+        "**/captions.js",
+        lambda route: route.fulfill(body=route.fetch().text().replace("LATEST = 60", "LATEST = 1"), content_type="text/javascript"),
+    )
+    page.goto(serving(exported))
+    texts_of(page, "Ready.")
+    page.click("#live")
+    page.wait_for_selector("#status.error")
+    assert page.locator("#status").inner_text() == sentence
+    assert page.locator("#live").inner_text() == "Live captions"
+    page.set_input_files("#file", SPEECH)
+    texts_of(page)
