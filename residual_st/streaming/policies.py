@@ -3,6 +3,7 @@
 Each is told what was found behind the words that stand already, at each step of one window.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -100,3 +101,18 @@ def covered(words: list[int], text: list[int]) -> int:
         changed[1:] = np.minimum(changed[1:], costs[:-1] + (numbers != word))
         costs = np.minimum.accumulate(changed - places) + places  # left out words cost 1 each
     return int(len(words) - costs[::-1].argmin())
+
+
+def between_words(words: list[int], here: int, written: Callable[[list[int]], str]) -> int:
+    """The place nearest to `here` at which a text can be cut in two with a space between them; `here` where there is none.
+
+    Args:
+        words: pieces of the text.
+        here: how many of them come before the cut.
+        written: pieces -> text.
+    """
+    if here in (0, len(words)):
+        return here
+    text = written(words)
+    places = [place for place in range(1, len(words)) if f"{written(words[:place])} {written(words[place:])}" == text]
+    return min(places, key=lambda place: abs(place - here), default=here)

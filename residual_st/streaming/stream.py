@@ -14,7 +14,7 @@ from residual_st.runtime.model import Model
 from residual_st.runtime.settings import Settings
 from residual_st.runtime.translator import SEED, Segment
 from residual_st.streaming.incoming import Incoming
-from residual_st.streaming.policies import POLICIES, covered
+from residual_st.streaming.policies import POLICIES, between_words, covered
 from residual_st.streaming.sources import GrowingWindows, WholeWindows
 from residual_st.streaming.texts import CtcTexts, DecodedTexts
 
@@ -188,7 +188,7 @@ class Stream:
         words, later = self._words, []
         if encoded is not None:
             if self._heard is not None and self._heard > self._before + end:  # speech without a pause was cut
-                here = covered(words, self._texts.last(encoded, [], self._random))
+                here = between_words(words, covered(words, self._texts.last(encoded, [], self._random)), self._written)
                 words, later = words[:here], words[here:]
             if not later:
                 words = [*words, *self._texts.last(encoded, words, self._random)]

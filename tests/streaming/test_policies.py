@@ -7,7 +7,16 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from residual_st.streaming.policies import CUTOFF_SECONDS, AlignAtt, Found, GreedyCtc, LocalAgreement, Retranslation, covered
+from residual_st.streaming.policies import (
+    CUTOFF_SECONDS,
+    AlignAtt,
+    Found,
+    GreedyCtc,
+    LocalAgreement,
+    Retranslation,
+    between_words,
+    covered,
+)
 
 TEXTS = st.lists(st.integers(0, 4), max_size=12)
 
@@ -48,3 +57,15 @@ def test_what_is_final_stands_at_once_and_the_rest_when_it_is_half_a_second_old(
 def test_nothing_stands_where_all_is_translated_anew():
     policy = Retranslation()
     assert [policy.standing(Found([1, 2])) for _ in range(3)] == [0, 0, 0]
+
+
+def test_a_cut_is_between_words():
+    """A word that stands is not torn: the first part of its pieces would be put out again, without the second."""
+    pieces = ["▁der", "▁Bä", "cker", "▁mal", "t", "."]
+
+    def written(words: list[int]) -> str:
+        return "".join(pieces[word] for word in words).replace("▁", " ").strip()
+
+    whole = list(range(len(pieces)))
+    assert [between_words(whole, here, written) for here in range(7)] == [0, 1, 1, 3, 3, 3, 6]
+    assert between_words([1, 2], 1, written) == 1
