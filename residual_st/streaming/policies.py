@@ -50,7 +50,8 @@ class Retranslation:
 
 
 class LocalAgreement:
-    """Words stand that two steps in a row have found (Liu et al. 2020, `LA-2`)."""
+    """Words stand that two steps in a row have found (Liu et al. 2020, `LA-2`), except the last one: that a text ends there, with a
+    full stop, is said by the sound's end, and the sound goes on."""
 
     needs_places = is_of_ctc = False
 
@@ -58,7 +59,7 @@ class LocalAgreement:
         self._before: list[int] = []
 
     def standing(self, found: Found) -> int:
-        agreed = common_prefix(self._before, found.words)
+        agreed = min(common_prefix(self._before, found.words), max(0, len(found.words) - 1))
         self._before = found.words[agreed:]
         return agreed
 

@@ -139,6 +139,7 @@ class Stream:
         self._policy, self._words = self._policy_of(), words or []
         self._text = self._written(self._words).rstrip(HALF_A_LETTER)
         self._start = self._heard = None  # samples of the stream from which on and up to which its words were found
+        self._states, self._tail = 0, ""  # of the step before
 
     def _step(self, samples: np.ndarray, is_last: bool) -> Update:
         self._held = np.concatenate([self._held, samples])
@@ -174,13 +175,18 @@ class Stream:
         encoded = self._windows.encoded(self._held[start:], self._before + start, end - start, is_last=False)
         if encoded is None:
             return ""
+        start, end, before = self._before + start, self._before + end, (self._start, self._heard)
+        self._start, self._heard = start, end
+        if (start, encoded.states) == (before[0], self._states) and end > before[1]:
+            return self._tail  # there is more sound, and no whole chunk of it: two steps in a row would be one
+        self._states = encoded.states
         found = self._texts.found(encoded, self._words, self._policy.needs_places)
         standing = self._policy.standing(found)
         self._words = [*self._words, *found.words[:standing]]
-        self._start, self._heard = self._before + start, self._before + end
         self._text = self._grown(self._words)
         whole, rest = self._written([*self._words, *found.words[standing:]]), found.words[standing:]
-        return whole[len(self._text) :] if whole.startswith(self._text) else self._written(rest)
+        self._tail = whole[len(self._text) :] if whole.startswith(self._text) else self._written(rest)
+        return self._tail
 
     def _close(self, start: int, end: int) -> Segment:
         """End the window, and begin the next one with those words that stand and are of what comes behind."""

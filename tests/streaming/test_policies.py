@@ -31,12 +31,12 @@ def test_the_words_that_a_text_covers_are_those_it_differs_least_from(words, tex
 
 @given(st.lists(TEXTS, max_size=6))
 def test_local_agreement_is_of_two_steps_in_a_row(texts):
-    """A search is given what stands, so each text begins with that."""
+    """Except the last word of a text. A search is given what stands, so each text begins with that."""
     policy, stands, before = LocalAgreement(), [], []
     for found in texts:
         text = stands + found
         stands = text[: len(stands) + policy.standing(Found(found))]
-        assert stands == commonprefix([before, text])
+        assert stands == commonprefix([before, text])[: max(len(text) - 1, len(text) - len(found))]
         before = text
 
 

@@ -17,6 +17,7 @@ from residual_st.runtime import Settings
 from residual_st.runtime.model import Model
 from residual_st.streaming import POLICIES, Stream
 from residual_st.streaming.sources import GrowingWindows
+from residual_st.streaming.texts import DecodedTexts
 
 SHORT_TEXTS = Settings(beam=2, max_len_b=12)
 OF_DECODERS = [name for name, policy in POLICIES.items() if not policy.is_of_ctc]
@@ -54,6 +55,28 @@ def test_a_fed_encoder_has_all_states_of_a_window_that_ends_before_what_was_fed(
     seemed, end = 22 * frame, 21 * frame  # in chunks of four
     assert windows.encoded(SPEECH[0], 0, seemed, is_last=False).states == 20
     assert windows.encoded(SPEECH[0], 0, end, is_last=True).states == 21
+
+
+def test_a_step_without_a_new_chunk_is_none(streaming, monkeypatch):
+    """Two searches in the same states would agree on everything."""
+    steps, searched, encoded, found = [], [], GrowingWindows.encoded, DecodedTexts.found
+
+    def recorded(self, samples, start, end, is_last):
+        result = encoded(self, samples, start, end, is_last)
+        if result is not None:
+            steps.append((start, result.states, end))
+        return result
+
+    def searched_in(self, *arguments):
+        searched.append(steps[-1])
+        return found(self, *arguments)
+
+    monkeypatch.setattr(GrowingWindows, "encoded", recorded)
+    monkeypatch.setattr(DecodedTexts, "found", searched_in)
+    stream = Stream(Model(streaming), settings=SHORT_TEXTS, chunk_seconds=0.1)
+    assert segments_of(heard(stream, SPEECH[0]))
+    assert 5 < len(searched) < len(steps) - 5
+    assert all(one[:2] != other[:2] or one[2] == other[2] for one, other in zip(searched, searched[1:]))
 
 
 def test_what_two_steps_agree_on_stands(model):
