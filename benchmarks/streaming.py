@@ -1,4 +1,4 @@
-"""Translation while somebody speaks: BLEU against latency, by simulstream's own commands.
+"""Translation while somebody speaks: BLEU or WER against latency, by simulstream's own commands.
 
     python benchmarks/streaming.py make TALKS --corpus DATA [--transcripts]   # DATA: of the recipe (examples/must_c)
     python benchmarks/streaming.py make TALKS --prompts PROMPTS --language es
@@ -10,10 +10,13 @@ their order and the pauses; no sentence is in two talks.
 
 `run` streams them, one after the other, through `simulstream_inference` on one thread, for each model, policy and length of chunks,
 and scores what came out by `simulstream_score_quality` (BLEU), `simulstream_score_latency` (StreamLAAL, ideal and with the time of
-computing) and `simulstream_stats`. MODEL is what `model:` of configs/simulstream_*.yaml takes. Policies are those of `residual-st
-listen`; `streamatt` and `sliding-window`, simulstream's own with our models; `offline`, which translates each talk when all of it
-is there, for comparison; and `hf-sliding-window`, simulstream's `hf_sliding_window_retranslation` of a Hugging Face folder. Rows go
-to results/streaming.jsonl; what is there is not made again.
+computing) and `simulstream_stats`. MODEL is what `model:` of configs/simulstream_*.yaml takes; a folder of `residual-st export`
+spares exporting it for each row. Policies are those of `residual-st listen`; `streamatt` and `sliding-window`, simulstream's own
+with our models; `offline` and `offline-ctc`, which translate each talk when all of it is there, by the decoder and by CTC; and
+`hf-sliding-window`, simulstream's `hf_sliding_window_retranslation` of a Hugging Face folder.
+
+A row has no texts, but counts of each sentence, for intervals: of BLEU (`counts`), and of errors and words (`errors`), by the same
+alignment (mweralign). Rows go to results/streaming.jsonl; what is there is not made again.
 """
 
 import argparse
@@ -32,19 +35,26 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import yaml
+from mweralign import mweralign
+from simulstream.config import yaml_config
+from simulstream.metrics.readers import LogReader, YamlReferenceReader
 
 from residual_st.audio.reading import read_audio
 from residual_st.benchmark import results
+from residual_st.evaluation.generated import Sentence
+from residual_st.evaluation.scores import error_counts, error_rate, ngram_counts
 from residual_st.progress import progress, show_progress
 from residual_st.runtime import Settings, Translator
+from residual_st.runtime.model import Model
+from residual_st.streaming import POLICIES
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "streaming.jsonl"
 RATE = 16_000
 PAUSES = (0.2, 1.0)  # seconds
-TALK_SECONDS = 300.0
 TEST_SETS = ("tst-COMMON", "tst-HE")
-OURS = ("local-agreement", "alignatt", "retranslation")
+OFFLINE = {"offline": lambda model: model, "offline-ctc": Model.by_ctc}
+OURS = tuple(POLICIES)
 THEIRS = {"streamatt": "simulstream_streamatt.yaml", "sliding-window": "simulstream_sliding_window.yaml"}
 DETOKENIZER = {"detokenizer_type": "simuleval", "latency_unit": "spm"}
 HF = {
@@ -52,21 +62,24 @@ HF = {
     "window_len": 12,
     "detokenizer_type": "hf",
 }
-# residual_st.huggingface hides a torchaudio that does not load from transformers; and the scorer of BLEU cannot be started without
-# COMET, which it does not use, and which is made for numpy before 2
-PROGRAM = """
-import importlib.util, sys, types
-import residual_st.huggingface
+# what a command of simulstream needs before it starts: the scorer of BLEU does without COMET, which is made for numpy before 2, but
+# imports it; and a torchaudio that does not load is hidden from transformers by residual_st.huggingface
+WITHOUT_COMET = """
 if importlib.util.find_spec("comet") is None:
     sys.modules["comet"] = types.SimpleNamespace(download_model=None, load_from_checkpoint=None)
+"""
+WITHOUT_TORCHAUDIO = "import residual_st.huggingface"
+PROGRAM = """
+import importlib.util, sys, types
+{before}
 from simulstream.{module} import cli_main
 sys.exit(cli_main())
 """
 
-Sentence = tuple[np.ndarray, str]
+Spoken = tuple[np.ndarray, str]  # a sentence's samples, and its reference
 
 
-def of_corpus(data: Path, language: str, transcripts: bool) -> Iterator[Sentence]:
+def of_corpus(data: Path, language: str, transcripts: bool) -> Iterator[Spoken]:
     sys.path.append(str(ROOT / "examples" / "must_c"))
     from must_c import read_talks
 
@@ -77,22 +90,23 @@ def of_corpus(data: Path, language: str, transcripts: bool) -> Iterator[Sentence
                 yield samples[segment.start : segment.start + segment.length], segment.source if transcripts else segment.target
 
 
-def of_prompts(prompts: Path, language: str) -> Iterator[Sentence]:
+def of_prompts(prompts: Path, language: str) -> Iterator[Spoken]:
     with (prompts / "references.tsv").open(encoding="utf-8") as file:
         for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
             if row["language"] == language:
                 yield read_audio(prompts / language / f"{row['name']}.wav", RATE), row["english"]
 
 
-def make(sentences: list[Sentence], folder: Path, most: int, seed: int) -> None:
-    """Talks as wavs, what is said when as talks.yaml and references.txt, and their names, as simulstream takes them."""
+def make(sentences: list[Spoken], folder: Path, most: int, least: float, seed: int) -> None:
+    """Talks as wavs, what is said when as talks.yaml and references.txt, and their names, as simulstream takes them. The last talk
+    may have fewer than `least` seconds."""
     draw = np.random.default_rng(seed)
     folder.mkdir(parents=True)
     order = draw.permutation(len(sentences)).tolist()
     definitions, references, names = [], [], []
     while order and len(names) < most:
         parts, length = [], 0
-        while order and length < TALK_SECONDS * RATE:
+        while order and length < least * RATE:
             pause = np.zeros(round(draw.uniform(*PAUSES) * RATE), np.float32)
             samples, reference = sentences[order.pop()]
             start = (length + len(pause)) / RATE
@@ -116,7 +130,7 @@ def config_of(policy: str, model: str, chunk: float, settings: dict) -> dict:
     return {**yaml.safe_load(path.read_text()), **own, "model": model, "speech_chunk_size": chunk, **settings}
 
 
-def offline(model: str, talks: Path, settings: dict, log: Path) -> None:
+def offline(model: Model, talks: Path, settings: dict, log: Path) -> None:
     """A log as simulstream writes it, of talks that are translated when all of them is there."""
     directions = {name: settings[name] for name in ("task", "source_lang", "target_lang") if name in settings}
     translator = Translator(model, Settings(beam=settings.get("beam")), **directions)
@@ -129,45 +143,60 @@ def offline(model: str, talks: Path, settings: dict, log: Path) -> None:
             file.write(json.dumps({"id": number, "metadata": {"wav_name": name}}) + "\n" + json.dumps(row) + "\n")
 
 
-def program(module: str, *arguments: str | Path) -> str:
+def program(module: str, *arguments: str | Path, before: str = "") -> str:
     """What one of simulstream's commands prints."""
-    command = [sys.executable, "-c", PROGRAM.format(module=module), *map(str, arguments)]
+    command = [sys.executable, "-c", PROGRAM.format(module=module, before=before), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     if done.returncode:
         raise SystemExit(f"simulstream.{module} failed:\n{done.stderr[-4000:]}")
     return done.stdout
 
 
+def sentence_counts(config: Path, log: Path, talks: Path) -> dict:
+    """Of each sentence, in the order of the references: what its BLEU, and what its WER is made of."""
+    said = LogReader(yaml_config(str(config)), str(log)).final_outputs()
+    sentences = []
+    references = YamlReferenceReader(str(talks / "talks.yaml"), str(talks / "references.txt")).get_reference_texts()
+    for talk, texts in references.items():
+        aligned = mweralign.align_texts("\n".join(texts), said[talk]).split("\n")
+        sentences += [Sentence(reference, hypothesis) for reference, hypothesis in zip(texts, aligned, strict=True)]
+    counts = {"counts": ngram_counts(sentences), "errors": error_counts(sentences)}
+    wer = round(float(error_rate(counts["errors"].sum(0))), 3)
+    return {"wer": wer, **{name: of_each.astype(int).tolist() for name, of_each in counts.items()}}
+
+
 def scores(config: Path, log: Path, talks: Path) -> dict:
     scored = ["--eval-config", config, "--log-file", log]
-    references = ["--audio-definition", talks / "talks.yaml"]
-    latency = program(
-        "metrics.score_latency", *scored, *references, "--reference", talks / "references.txt", "--scorer", "stream_laal"
-    )
+    definition, references = ["--audio-definition", talks / "talks.yaml"], talks / "references.txt"
+    latency = program("metrics.score_latency", *scored, *definition, "--reference", references, "--scorer", "stream_laal")
     quality = program(
-        "metrics.score_quality", *scored, *references, "--references", talks / "references.txt", "--scorer", "sacrebleu"
+        "metrics.score_quality", *scored, *definition, "--references", references, "--scorer", "sacrebleu", before=WITHOUT_COMET
     )
     stats = json.loads(program("metrics.stats", *scored).removeprefix("Stats: "))
-    ideal, aware = (float(re.search(rf"{name}=([\d.]+)", latency)[1]) for name in ("ideal_latency", "computational_aware_latency"))
+    ideal, aware = (
+        float(re.search(rf"{name}=(-?[\d.]+)", latency)[1]) for name in ("ideal_latency", "computational_aware_latency")
+    )
     return {
         "bleu": round(float(re.search(r"sacrebleu score: ([\d.]+)", quality)[1]), 2),
         "stream_laal": round(ideal, 3),
         "stream_laal_computation_aware": round(aware, 3),
         "real_time_factor": round(stats["real_time_factor"]["value"], 4),
         "normalized_erasure": round(stats["normalized_erasure"]["value"], 4),
+        **sentence_counts(config, log, talks),
     }
 
 
 def measured(policy: str, model: str, chunk: float, settings: dict, talks: Path) -> dict:
     with tempfile.TemporaryDirectory() as work:
         config, log = Path(work) / "config.yaml", Path(work) / "log.jsonl"
-        if policy == "offline":
+        if policy in OFFLINE:
             config.write_text(yaml.safe_dump(DETOKENIZER))
-            offline(model, talks, settings, log)
+            offline(OFFLINE[policy](Model(model)), talks, settings, log)
         else:
             config.write_text(yaml.safe_dump(config_of(policy, model, chunk, settings)))
             names = ["--wav-list-file", talks / "talks.txt", "--metrics-log-file", log]
-            program("inference", "--speech-processor-config", config, *names)
+            before = WITHOUT_TORCHAUDIO if policy == "hf-sliding-window" else ""
+            program("inference", "--speech-processor-config", config, *names, before=before)
         return scores(config, log, talks)
 
 
@@ -180,7 +209,7 @@ def run(args: argparse.Namespace) -> None:
         name, _, model = system.partition("=")
         model = str(Path(model).absolute())
         for policy in args.policies:
-            for chunk in args.chunks if policy != "offline" else [0.0]:
+            for chunk in [0.0] if policy in OFFLINE else args.chunks:
                 case = {"system": name, "seed": args.seed, "talks": args.talks.name, "policy": policy, "chunk_seconds": chunk}
                 case["settings"] = settings
                 if not any(row.items() >= case.items() for row in results.read(args.output)):
@@ -200,13 +229,17 @@ def main() -> None:
     making.add_argument("--language", default="de", help="of a corpus's texts, or of the prompts that are spoken")
     making.add_argument("--transcripts", action="store_true", help="references are what is said")
     making.add_argument("--number", type=int, default=10, help="of talks")
+    making.add_argument("--seconds", type=float, default=300.0, help="of a talk, at least")
     making.add_argument("--seed", type=int, default=1)
     making.add_argument("--force", action="store_true")
     running = commands.add_parser("run")
     running.add_argument("talks", type=Path)
     running.add_argument("systems", nargs="+", metavar="NAME=MODEL")
     running.add_argument(
-        "--policies", nargs="+", default=["offline", *OURS], choices=["offline", *OURS, *THEIRS, "hf-sliding-window"]
+        "--policies",
+        nargs="+",
+        default=["offline", "local-agreement", "alignatt"],
+        choices=[*OFFLINE, *OURS, *THEIRS, "hf-sliding-window"],
     )
     running.add_argument("--chunks", nargs="+", type=float, default=[0.5, 1.0, 2.0])
     running.add_argument(
@@ -225,7 +258,7 @@ def main() -> None:
         sentences = list(of_corpus(args.corpus, args.language, args.transcripts))
     else:
         sentences = list(of_prompts(args.prompts, args.language))
-    make(sentences, args.talks, args.number, args.seed)
+    make(sentences, args.talks, args.number, args.seconds, args.seed)
 
 
 if __name__ == "__main__":
