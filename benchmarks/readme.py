@@ -46,6 +46,7 @@ def main() -> int:
         "quality": lambda path: path.with_suffix(".svg").write_text(quality.picture(), encoding="utf-8"),
         "from_scratch": lambda path: path.with_suffix(".svg").write_text(from_scratch.picture(), encoding="utf-8"),
         "device": device.picture,
+        "streaming": streaming.picture,
         "speed": lambda path: plots.draw("speed", speed.newest("speed"), path),
         "memory": lambda path: plots.draw("memory", speed.newest("memory"), path),
     }

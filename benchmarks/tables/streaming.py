@@ -1,6 +1,101 @@
-"""The table from the rows of benchmarks/streaming_encoder.py."""
+"""Tables and a picture from the rows of benchmarks/streaming.py, and the table from those of streaming_encoder.py."""
 
-from tables.common import github, read, with_range
+from statistics import mean
+
+import numpy as np
+
+from residual_st.evaluation.scores import relative_change, score_interval
+from residual_st.report.plotting import pyplot
+from tables.common import github, read, with_bounds, with_range
+
+COUNTS = {"bleu": "counts", "wer": "errors"}
+LABELS = {"k3-r16": "K=3, R=16", "k3-r16-chunked": "K=3, R=16, chunked", "dense-chunked": "dense, chunked"}
+OFFLINE = {"ctc": "offline-ctc"}  # what a policy would write of the whole talk, where it is not `offline`
+PICTURE = "\n\n![BLEU against StreamLAAL, of talks that are translated while they are heard](streaming.svg)"
+Case = tuple[str, str, float]  # system, policy, seconds of a chunk
+
+
+def streaming_translation() -> str:
+    """Talks translated while they are heard, and the picture."""
+    return _talks("translation", "bleu") + (PICTURE if _cases("translation") else "")
+
+
+def streaming_recognition() -> str:
+    """... and recognised."""
+    return _talks("recognition", "wer")
+
+
+def streaming_whisper() -> str:
+    """Spanish prompts, beside simulstream's own processor of Whisper."""
+    return _talks("spanish", "bleu")
+
+
+def _cases(talks: str) -> dict[Case, list[dict]]:
+    """The rows of each case, one for each seed."""
+    cases = {}
+    for row in sorted(read("streaming"), key=lambda row: row["seed"]):
+        if row["talks"] == talks:
+            cases.setdefault((row["system"], row["policy"], row["chunk_seconds"]), []).append(row)
+    return cases
+
+
+def _latency(rows: list[dict], name: str = "stream_laal") -> float:
+    return mean(row[name] for row in rows)
+
+
+def _talks(talks: str, metric: str) -> str:
+    """Scores with intervals over sentences, what is lost by not waiting for the end, and what is lost to the dense model: at the
+    nearest latency, or where both wait for the end."""
+    cases, lines = _cases(talks), []
+    counts = {case: [np.array(row[COUNTS[metric]], float) for row in rows] for case, rows in cases.items()}
+    dense = [case for case in cases if case[0] == "dense" and not _is_offline(case)]
+
+    def change(case: Case, other: Case | None) -> str:
+        is_known = other in counts and other != case and len(counts[other]) == len(counts[case])
+        return with_bounds(relative_change(metric, counts[case], counts[other])) if is_known else ""
+
+    for case, rows in cases.items():
+        system, policy, chunk = case
+        own = (system, OFFLINE.get(policy, "offline"), 0.0)
+        if _is_offline(case):
+            seconds, rival = ["", "", ""], ("dense", policy, 0.0)
+        else:
+            ideal, aware = _latency(rows), _latency(rows, "stream_laal_computation_aware")
+            seconds = [f"{chunk:g}", f"{ideal:.2f}", f"{aware:.2f} ({aware / ideal:.2f})"]
+            rival = min(dense, key=lambda other: abs(_latency(cases[other]) - ideal), default=None)
+        label = [LABELS.get(system, system), policy, *seconds]
+        score = str(score_interval(metric, counts[case]))
+        against = "" if system == "dense" else change(case, rival)
+        lines.append([*label, score, change(case, own), against, f"{_latency(rows, 'real_time_factor'):.3f}"])
+    lag = ["chunk, s", "StreamLAAL, s", "with computing (times)"]
+    score = f"{metric.upper()} (95 %)"
+    return github(lines, ["encoder", "policy", *lag, score, "against its own offline", "against dense", "real-time factor"])
+
+
+def _is_offline(case: Case) -> bool:
+    return case[1].startswith("offline")
+
+
+def picture(path) -> None:
+    """BLEU against StreamLAAL, as PATH.svg; none without rows. Dotted lines are what each model makes of whole talks."""
+    cases = _cases("translation")
+    if not cases:
+        return
+    figure, axis = pyplot.subplots(figsize=(7.2, 3.4), layout="constrained")
+    systems = list(dict.fromkeys(system for system, _, _ in cases))
+    for system, policy in dict.fromkeys(case[:2] for case in cases):
+        rows = [rows for case, rows in cases.items() if case[:2] == (system, policy)]
+        colour, points = f"C{systems.index(system)}", sorted((_latency(each), _latency(each, "bleu")) for each in rows)
+        if policy.startswith("offline"):
+            axis.axhline(points[0][1], color=colour, linestyle=":", linewidth=1)
+        else:
+            axis.plot(*zip(*points), "o-", color=colour, label=f"{LABELS.get(system, system)}: {policy}")
+    axis.set(xlabel="StreamLAAL, s", ylabel="BLEU")
+    axis.set_xlim(left=0)
+    axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+    pyplot.close(figure)
 
 
 def streaming_encoder() -> str:
