@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from residual_st.benchmark.results import append, provenance
+from residual_st.benchmark.speed import wait_for
 from residual_st.benchmark.timing import alternate, ratios_to
 from residual_st.cli.arguments import list_of
 from residual_st.progress import progress
@@ -29,17 +30,20 @@ SHAPES = ((256, 256), (2048, 256), (256, 2048), (512, 512), (2048, 512), (512, 2
 POSITIONS = (13, 25, 50, 125, 250, 500, 1000, 2000, 4000)
 
 
-def layers(out_features: int, in_features: int, rank: int) -> nn.ModuleList:
+def layers(
+    out_features: int, in_features: int, rank: int, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> nn.ModuleList:
     owner = nn.ParameterDict({"w": torch.randn(out_features, in_features)})
     stack = nn.ModuleList(ResidualLinear(owner, "w", nn.Parameter(torch.randn(out_features)), rank, True) for _ in range(LAYERS))
     stack.append(owner)
-    transpose_storage_(stack)
+    transpose_storage_(stack.to(device, dtype))
     return stack[:LAYERS]
 
 
-def both_ways(stack: nn.ModuleList, positions: int) -> dict:
-    """Seconds factor by factor and with W composed, and the ratio of the second to the first."""
-    x = torch.randn(positions, stack[0].in_features)
+def both_ways(stack: nn.ModuleList, positions: int, repeats: int = REPEATS) -> dict:
+    """Seconds factor by factor and with W composed, on the weights' device, and the ratio of the second to the first."""
+    weight = stack[0].shared_weight
+    x = torch.randn(positions, stack[0].in_features, device=weight.device, dtype=weight.dtype)
 
     def factors() -> None:
         for layer in stack:
@@ -49,7 +53,8 @@ def both_ways(stack: nn.ModuleList, positions: int) -> dict:
         for layer in stack:
             nn.functional.linear(x, compose(*layer.all_terms), layer.bias)
 
-    return ratios_to("factors", alternate({"factors": factors, "composed": composed}, REPEATS, lambda: None))["composed"]
+    ways = {"factors": factors, "composed": composed}
+    return ratios_to("factors", alternate(ways, repeats, wait_for(weight.device.type)))["composed"]
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import yaml
 from tabulate import tabulate
 from tqdm import tqdm
 from training_runs.comparison import compare, verdicts
@@ -47,6 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tasks", type=list_of(str), metavar="T,…", help="only these")
     parser.add_argument("--systems", type=list_of(str), metavar="S,…", help="only these, and what they need")
     parser.add_argument("--seeds", type=list_of(int, 0), metavar="N,…", help="only these")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="flags of training, over those of every system; null leaves one out",
+    )
     parser.add_argument("--reference", metavar="SYSTEM", help="what others are compared with (default: dense)")
     parser.add_argument("--sanity", action="store_true", help=f"only what shows that the task can tell: {', '.join(SANITY)}")
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="single-threaded processes at a time (default: 2)")
@@ -59,7 +67,13 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"--jobs {args.jobs} must be at least 1")
     if args.sanity and args.systems:
         raise InputError("--sanity chooses the systems itself; leave --systems out")
-    matrix = read_matrix(args.matrix)
+    changes = {}
+    for change in args.set:
+        key, equals, value = change.partition("=")
+        if not equals:
+            raise InputError(f"--set {change} must be of the form KEY=VALUE")
+        changes[key] = yaml.safe_load(value)
+    matrix = read_matrix(args.matrix, changes)
     runs = matrix.chosen(args.tasks, list(SANITY) if args.sanity else args.systems, args.seeds)
     if args.reference:
         matrix.chosen(None, [args.reference], None)  # which refuses a name that the matrix does not have

@@ -1,13 +1,17 @@
-"""On a GPU: training, translation and compression do what they do on the CPU."""
+"""On a GPU: training, translation and compression do what they do on the CPU.
+
+RESIDUAL_ST_DEVICE=cpu runs them where there is no GPU, which shows that they are sound, and nothing of a GPU.
+"""
 
 import copy
 import math
+import os
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import USER_DIR, run, tiny_model
+from conftest import USER_DIR, cli, run, tiny_model
 from fairseq.dataclass.configs import FairseqConfig
 
 from residual_st.compression import Calibration, compress
@@ -15,7 +19,12 @@ from residual_st.fairseq.s2t_residual_transformer import S2TResidualTransformerM
 
 SPEECH = Path(__file__).parent / "speech" / "arctic_a0007.wav"
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
+DEVICE = os.environ.get("RESIDUAL_ST_DEVICE") or ("cuda" if torch.cuda.is_available() else "")
+THERE = {"cpu": True} if DEVICE == "cpu" else {"cpu": None}  # what fairseq-train and fairseq-generate are told
+
+pytestmark = pytest.mark.skipif(not DEVICE, reason="no GPU on this machine")
+needs_gpu = pytest.mark.skipif(DEVICE == "cpu", reason="fairseq does this on GPUs only")
+PRECISIONS = [pytest.param("fp16", marks=needs_gpu), pytest.param("amp", marks=needs_gpu), "memory_efficient_fp16"]
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +36,7 @@ def folder(tmp_path_factory):
 def trained(folder, data, fairseq_train):
     """The folder of a model that was trained on the GPU until its texts depend on the audio."""
     if not (folder / "checkpoint_last.pt").exists():
-        fairseq_train(data, folder, max_update=100, lr=5e-3, cpu=None)
+        fairseq_train(data, folder, max_update=100, lr=5e-3, **THERE)
     return folder
 
 
@@ -45,13 +54,13 @@ def moved(batch, device):
 def test_losses_of_training_are_those_of_the_cpu(data, fairseq_train, tmp_path):
     options = {"max_update": 8, "dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
     on_cpu = fairseq_train(data, tmp_path / "cpu", **options)
-    on_gpu = fairseq_train(data, tmp_path / "gpu", cpu=None, **options)
+    on_gpu = fairseq_train(data, tmp_path / "gpu", **THERE, **options)
     assert on_gpu == pytest.approx(on_cpu, rel=2e-3)
 
 
-@pytest.mark.parametrize("precision", ["fp16", "amp", "memory_efficient_fp16"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_training_in_half_precision_learns_and_resumes(precision, data, fairseq_train, tmp_path):
-    options = {"cpu": None, precision: True, "lr": 5e-3, "encoder_residual_rank": 4}
+    options = {**THERE, precision: True, "lr": 5e-3, "encoder_residual_rank": 4}
     before = fairseq_train(data, tmp_path, max_update=30, **options)
     after = fairseq_train(data, tmp_path, max_update=40, **options)
     assert len(after) == 10
@@ -59,10 +68,33 @@ def test_training_in_half_precision_learns_and_resumes(precision, data, fairseq_
     assert sum(after) / len(after) < 0.9 * sum(before[:5]) / 5
 
 
+@needs_gpu
+@pytest.mark.parametrize("precision", ["fp16", "amp", "memory_efficient_fp16"])
+def test_updates_whose_gradients_overflow_are_left_out(precision, data, fairseq_train, tmp_path):
+    scale = "amp_init_scale" if precision == "amp" else "fp16_init_scale"
+    losses = fairseq_train(data, tmp_path, **THERE, **{precision: True, scale: 2**30, "max_update": 4})
+    assert len(losses) > 4  # the batches that were left out are among them
+    assert all(map(math.isfinite, losses))
+    weights = torch.load(tmp_path / "checkpoint_last.pt", weights_only=True)["model"]
+    assert all(weight.isfinite().all() for name, weight in weights.items() if not name.endswith("_float_tensor"))
+
+
+@pytest.mark.parametrize("teacher", ["live", "cached"])
+def test_distillation_is_that_of_the_cpu(teacher, trained, data, fairseq_train, tmp_path):
+    source, states = trained / "checkpoint_last.pt", 1
+    if teacher == "cached":
+        cli("cache-teacher", source, "--data", data, "--output", tmp_path / "cache")
+        source, states = tmp_path / "cache", 0
+    options = {"max_update": 3, "dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
+    options |= {"criterion": "label_smoothed_cross_entropy_with_residual", "distill_from": source, "distill_encoder_weight": states}
+    losses = [fairseq_train(data, tmp_path / name, **{**options, **there}) for name, there in {"cpu": {}, "gpu": THERE}.items()]
+    assert losses[1] == pytest.approx(losses[0], rel=2e-3)
+
+
 def test_the_hub_translates_on_the_gpu(hub):
     expected = hub.predict(SPEECH)
     assert expected
-    assert hub.cuda().predict(SPEECH) == expected
+    assert hub.to(DEVICE).predict(SPEECH) == expected
     assert isinstance(hub.half().predict(SPEECH), str)
 
 
@@ -92,8 +124,8 @@ def test_inference_modes(mode, batch):
     model = tiny_model(encoder_inference_mode=mode, encoder_residual_rank=4).eval()
     with torch.no_grad():
         expected = model(**batch)[0]
-        model.cuda().prepare_for_inference_(FairseqConfig())
-        torch.testing.assert_close(model(**moved(batch, "cuda"))[0].cpu(), expected, rtol=1e-3, atol=1e-3)
+        model.to(DEVICE).prepare_for_inference_(FairseqConfig())
+        torch.testing.assert_close(model(**moved(batch, DEVICE))[0].cpu(), expected, rtol=1e-3, atol=1e-3)
 
 
 def test_compression_on_the_gpu(batch):
@@ -107,12 +139,12 @@ def test_compression_on_the_gpu(batch):
         return model.encoder(batch["src_tokens"], batch["src_lengths"])["encoder_out"][0]
 
     errors, losses = {}, {}
-    for device in ("cpu", "cuda"):
+    for device in ("cpu", DEVICE):
         model, here = copy.deepcopy(dense).to(device), moved(batch, device)
         calibration = Calibration([here, here], loss, encode)
         errors[device] = compress(model, group_size=3, rank=4, calibration=calibration, refine_updates=8).errors
         losses[device] = loss(model, here).item()
         assert all(value.device.type == device for value in model.state_dict().values())
-    assert losses["cuda"] == pytest.approx(losses["cpu"], rel=0.02)
-    for on_cpu, on_gpu in zip(errors["cpu"], errors["cuda"]):
+    assert losses[DEVICE] == pytest.approx(losses["cpu"], rel=0.02)
+    for on_cpu, on_gpu in zip(errors["cpu"], errors[DEVICE]):
         assert on_gpu == pytest.approx(on_cpu, abs=0.05)

@@ -174,6 +174,7 @@ def _train_command(run: Run, config: Path, data: Path, work: Path, start: Path |
     if start:
         overrides["finetune-from-model"] = start
     overrides |= {key: run.resolve(value, work) for key, value in run.flags.items()}
+    overrides = {key: "null" if value is None else value for key, value in overrides.items()}
     return ["-m", "residual_st", "train", config, *(f"{key}={value}" for key, value in overrides.items())]
 
 
@@ -189,8 +190,9 @@ def _generate_command(run: Run, data: Path, checkpoint: Path, subset: str, resul
         "max-tokens": _BATCH_FRAMES,
         "num-workers": 0,
         "scoring": "sacrebleu",
-        "cpu": True,
     }
+    if {**run.config, **(run.flags or {})}.get("cpu"):
+        options["cpu"] = True
     return ["-m", "fairseq_cli.generate", data, *_options(options)]
 
 

@@ -88,14 +88,18 @@ class Matrix:
         return list(ordered.values())
 
 
-def read_matrix(path: Path) -> Matrix:
-    """Read a matrix. Raises InputError for one that names a file, a system or a key that is not there."""
+def read_matrix(path: Path, changes: dict | None = None) -> Matrix:
+    """Read a matrix. Raises InputError for one that names a file, a system or a key that is not there.
+
+    Args:
+        changes: flags of training, over those of every system.
+    """
     try:
         text = yaml.safe_load(path.read_text(encoding="utf-8"))
         configs = {task: path.parent / config for task, config in text["tasks"].items()}
         test_sets = list(text["test-sets"])
         texts = {task: _config(config) for task, config in configs.items()}
-        runs = [run for name, system in text["systems"].items() for run in _runs(name, system or {}, texts)]
+        runs = [run for name, system in text["systems"].items() for run in _runs(name, system or {}, texts, changes or {})]
     except OSError as error:
         raise InputError(f"{error.filename} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
@@ -111,7 +115,7 @@ def _config(path: Path) -> dict:
     return {key: value for key, value in yaml.safe_load(path.read_text(encoding="utf-8")).items() if key != "data"}
 
 
-def _runs(name: str, system: dict, configs: dict[str, dict]) -> Iterator[Run]:
+def _runs(name: str, system: dict, configs: dict[str, dict], changes: dict) -> Iterator[Run]:
     unknown = set(system) - {"tasks", "seeds", "rates", "from", *STARTS, "flags", *(f"{task}-flags" for task in configs)}
     if unknown:
         raise InputError(f"system {name!r} has an unknown key {sorted(unknown)[0]!r}")
@@ -119,13 +123,13 @@ def _runs(name: str, system: dict, configs: dict[str, dict]) -> Iterator[Run]:
         form = {key: value for key, value in system.items() if key not in ("rates", "seeds")}
         for rate, seeds in system["rates"].items():
             at_rate = {**form, "seeds": seeds, "flags": {**form.get("flags", {}), "lr": float(rate)}}
-            yield from _runs(f"{name}-{rate_name(float(rate))}", at_rate, configs)
+            yield from _runs(f"{name}-{rate_name(float(rate))}", at_rate, configs, changes)
         return
     start = {key: system[key] for key in ("from", *STARTS) if key in system}
     for task in system.get("tasks", configs):
         flags = system.get("flags", {})
         if flags is not None:
-            flags = {**flags, **system.get(f"{task}-flags", {})}
+            flags = {**flags, **system.get(f"{task}-flags", {}), **changes}
         for seed in system.get("seeds", [1]):
             yield Run(task, name, seed, start, flags, configs[task])
 

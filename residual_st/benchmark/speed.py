@@ -36,6 +36,7 @@ class Case:
     device: str = "cpu"
     precision: str = "float32"
     tuned: bool = False  # whether "encoder" has a system more: compact, tuned by `tune_products`
+    compiled: bool = False  # whether each layer but those of the stock model is compiled by torch.compile; of "encoder" and updates
 
     def row(self) -> dict:
         kept = ("frames",) if self.is_update else ("batch", "seconds")
@@ -44,6 +45,8 @@ class Case:
             case["dropout"] = self.shape.dropout
         if self.tuned:
             case["tuned"] = True
+        if self.compiled:
+            case["compiled"] = True
         if self.clock is time.process_time:
             case["clock"] = "processor"
         return {**case, **self.shape.row()}
@@ -85,7 +88,7 @@ def cases(
         if "update" in measures:
             for width, size, dropout in product(widths, frames, dropouts):
                 yield Case("update", shape_of(width, 12, group_size, rank, dropout), most, frames=size, **place)
-        if "both" in measures and device == "cpu":
+        if "both" in measures:
             for width in widths:
                 for count, batch in product(threads, batches):
                     shape = shape_of(width, 12, group_size, rank, decoder_group_size=group_size)
@@ -109,16 +112,32 @@ def measure(case: Case, repeats: int) -> list[dict]:
     torch.set_num_threads(case.threads)
     try:
         functions = _functions(case)
-        wait = torch.cuda.synchronize if case.device == "cuda" else lambda: None
-        compared = ratios_to("stock", alternate(functions, repeats, wait, case.clock))
+        compared = ratios_to("stock", alternate(functions, repeats, wait_for(case.device), case.clock))
+        if case.is_update and case.device == "cuda":
+            working = {name: _working_bytes(function) for name, function in functions.items()}
+            for name, figures in compared.items():
+                figures |= {"working_bytes": working[name], "stock_working_bytes": working["stock"]}
     finally:
         torch.set_num_threads(before)
     return [{"system": name, "seed": 1, **case.row(), **figures} for name, figures in compared.items()]
 
 
+def wait_for(device: str) -> Callable[[], None]:
+    """What returns when all is done that was started on a device; on a CPU it always is."""
+    return torch.cuda.synchronize if device == "cuda" else lambda: None
+
+
+def _working_bytes(function: Callable) -> int:
+    """Peak memory of a call on the GPU, without what was allocated before: an update's activations, not its weights and moments."""
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    function()
+    return torch.cuda.max_memory_allocated() - before
+
+
 def _functions(case: Case) -> dict[str, Callable]:
     if case.measure == "beam":
-        return searches(case.shape, case.batch, case.seconds)
+        return searches(case.shape, case.batch, case.seconds, case.device, getattr(torch, case.precision))
     return (_updates if case.is_update else _encoders)(case)
 
 
@@ -135,6 +154,9 @@ def _encoders(case: Case) -> dict[str, Callable[[], Tensor]]:
             model.prepare_for_inference_(FairseqConfig())
     if case.tuned:
         tune_products(models["tuned"].encoder)
+    if case.compiled:
+        models["compiled stock"] = copy.deepcopy(stock)
+        _compile(*(model for name, model in models.items() if name != "stock"))
     length = round(case.seconds * FRAMES_PER_SECOND)
     frames = torch.randn(case.batch, length, BINS, device=case.device, dtype=dtype)
     lengths = torch.full((case.batch,), length, device=case.device)
@@ -152,6 +174,13 @@ def _encoders(case: Case) -> dict[str, Callable[[], Tensor]]:
         for function in functions.values():
             torch.testing.assert_close(function(), expected, rtol=0, atol=TOLERANCE)
     return functions
+
+
+def _compile(*models: nn.Module) -> None:
+    """By layer: they are alike, so that what is made of the first serves all."""
+    for model in models:
+        for layer in stack_of(model).layers:
+            layer.compile()
 
 
 def _updates(case: Case) -> dict[str, Callable[[], None]]:
@@ -180,4 +209,8 @@ def _updates(case: Case) -> dict[str, Callable[[], None]]:
         return update
 
     stock, residual = (model.train().to(case.device) for model in build_pair(case.shape))
-    return {"stock": function_of(stock), "residual": function_of(residual)}
+    models = {"stock": stock, "residual": residual}
+    if case.compiled:
+        models["compiled stock"] = copy.deepcopy(stock)
+        _compile(residual, models["compiled stock"])
+    return {name: function_of(model) for name, model in models.items()}

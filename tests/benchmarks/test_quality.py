@@ -164,6 +164,7 @@ def test_refuses_in_one_sentence(folder, flags, tmp_path):
         ([*flags, "--systems", "dance"], "the matrix has no system 'dance'; it has dense, bypassed"),
         ([*flags, "--reference", "dance"], "the matrix has no system 'dance'; it has dense, bypassed"),
         ([*flags, "--jobs", "0"], "must be at least 1"),
+        ([*flags, "--set", "cpu"], "--set cpu must be of the form KEY=VALUE"),
         ([flags[0], "--data", tmp_path / "none", *flags[3:]], "is not a folder"),
         ([flags[0], "--data", tmp_path / "12:30", *flags[3:]], "12:30 has a ':', at which fairseq splits paths"),
         ([*flags[:3], "--work", tmp_path / "12:30", *flags[5:]], "12:30 has a ':', at which fairseq splits paths"),
