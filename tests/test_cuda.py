@@ -4,6 +4,7 @@ RESIDUAL_ST_DEVICE=cpu runs them where there is no GPU, which shows that they ar
 """
 
 import copy
+import json
 import math
 import os
 import sys
@@ -83,7 +84,7 @@ def test_updates_whose_gradients_overflow_are_left_out(precision, data, fairseq_
 def test_distillation_is_that_of_the_cpu(teacher, trained, data, fairseq_train, tmp_path):
     source, states = trained / "checkpoint_last.pt", 1
     if teacher == "cached":
-        cli("cache-teacher", source, "--data", data, "--output", tmp_path / "cache")
+        cli("cache-teacher", source, "--data", data, "--output", tmp_path / "cache", "--device", DEVICE)
         source, states = tmp_path / "cache", 0
     options = {"max_update": 3, "dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
     options |= {"criterion": "label_smoothed_cross_entropy_with_residual", "distill_from": source, "distill_encoder_weight": states}
@@ -148,3 +149,16 @@ def test_compression_on_the_gpu(batch):
     assert losses[DEVICE] == pytest.approx(losses["cpu"], rel=0.02)
     for on_cpu, on_gpu in zip(errors["cpu"], errors[DEVICE]):
         assert on_gpu == pytest.approx(on_cpu, abs=0.05)
+
+
+def test_the_command_compresses_on_the_gpu_what_is_read_without_one(data, fairseq_train, tmp_path):
+    fairseq_train(data, tmp_path, arch="s2t_transformer_s", max_update=20, lr=5e-3, **THERE)
+    flags = ["--residual-rank", "4", "--calibration", data, "--calibration-batches", "2", "--refine-updates", "4", "--json"]
+    losses = {}
+    for device in {"cpu", DEVICE}:
+        output = tmp_path / f"{device}.pt"
+        figures = cli("compress", tmp_path / "checkpoint_last.pt", "--output", output, *flags, "--device", device).stdout
+        losses[device] = json.loads(figures)["compressed"]["nll_loss"]
+        weights = torch.load(output, weights_only=True)["model"]
+        assert all(weight.device.type == "cpu" for weight in weights.values())
+    assert losses[DEVICE] == pytest.approx(losses["cpu"], rel=0.02)

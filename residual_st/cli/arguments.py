@@ -40,6 +40,26 @@ def add_user_dir_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_device_argument(parser: argparse.ArgumentParser) -> None:
+    """Where a model runs, for `chosen_device`."""
+    parser.add_argument("--device", default="cpu", metavar="NAME", help="where the model runs, such as cuda (default: cpu)")
+
+
+def chosen_device(name: str):
+    """The torch.device of that name. Raises InputError for one that torch does not have on this machine."""
+    import torch
+
+    try:
+        device = torch.device(name)
+        if device.type == "meta":
+            raise RuntimeError("it holds no values")
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # the latter of a torch without CUDA
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--device {name} cannot be used ({reason}); it must be cpu, or cuda where torch sees a GPU") from error
+    return device
+
+
 def add_direction_arguments(parser: argparse.ArgumentParser, default: str) -> None:
     """What is asked of a model, for `runtime.languages.Direction`.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from residual_st.cli.arguments import add_data_arguments, add_user_dir_argument
+from residual_st.cli.arguments import add_data_arguments, add_device_argument, add_user_dir_argument, chosen_device
 from residual_st.errors import InputError
 from residual_st.progress import progress
 
@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_arguments(parser, "manifest that students will train on")
     parser.add_argument("--top-k", type=int, default=8, metavar="K", help="words kept at each position (default: 8)")
     parser.add_argument("--force", action="store_true", help="overwrite a cache that is there already")
+    add_device_argument(parser)
     add_user_dir_argument(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -34,11 +35,12 @@ def run(args: argparse.Namespace) -> int:
     from residual_st.fairseq.standalone import load_model
     from residual_st.fairseq.training_data import TrainingData
 
+    device = chosen_device(args.device)
     state, model = load_model(args.checkpoint)
     teacher = LiveTeacher(model, args.checkpoint)
     if not 1 <= args.top_k <= teacher.vocabulary_size:
         raise InputError(f"--top-k {args.top_k} does not fit a dictionary of {teacher.vocabulary_size} words")
-    data = TrainingData(state, args.data, args.config_yaml, args.subset)
+    data = TrainingData(state, args.data, args.config_yaml, args.subset, device=device)
     data.require_manifests(validation=False)
     subset = data.train_subset
     if "," in subset:

@@ -8,9 +8,11 @@ from pathlib import Path
 
 from residual_st.cli.arguments import (
     add_data_arguments,
+    add_device_argument,
     add_direction_arguments,
     add_output_arguments,
     add_user_dir_argument,
+    chosen_device,
 )
 from residual_st.cli.compress_tables import BYTES, encoder_bytes, figures_of, format_tables, prefix_of, sizes_tried, tensor_bytes
 from residual_st.errors import InputError
@@ -90,6 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="batches for these steps, besides the calibration batches (default: 0; half-minutes: a fifth of the steps)",
     )
     parser.add_argument("--seed", type=int, default=1, help="seed of the choice of calibration batches (default: 1)")
+    add_device_argument(parser)
     add_user_dir_argument(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -146,20 +149,22 @@ def _compress_checkpoint(args: argparse.Namespace) -> dict:
     from residual_st.fairseq.description import whole_part
     from residual_st.fairseq.training_data import TrainingData
 
+    device = chosen_device(args.device)
     state, model = read_model(args.checkpoint, residual=False)
     forms = _forms(args, model)
+    model.to(device)
     data = None
     if args.calibration:
-        data = TrainingData(state, args.calibration, args.config_yaml, args.subset, args.valid_subset)
+        data = TrainingData(state, args.calibration, args.config_yaml, args.subset, args.valid_subset, device)
         data.require_manifests(validation=True)
     before = data and data.likelihoods(model)
     calibration = data and data.calibration(args.calibration_batches, args.seed, args.refine_batches)
     compressed, probes = _compress_parts(args, model, forms, calibration, data and data.decode)
-    result = residual_checkpoint(state, model, compressed)
+    result = residual_checkpoint(state, model.cpu(), compressed)
     save_checkpoint(result, args.output)
     # the dense file may hold an optimizer too, which is no part of it
     sizes = {"model_bytes": tensor_bytes(result["model"]), "dense_model_bytes": tensor_bytes(state["model"])}
-    losses = {"dense": before, "compressed": data.likelihoods(model)} if data else {}
+    losses = {"dense": before, "compressed": data.likelihoods(model.to(device))} if data else {}
     figures = {"output": args.output, "encoder_bytes": encoder_bytes(whole_part(model, "encoder"))}
     return {**figures, **_figures(compressed), **sizes, **losses, **sizes_tried(probes)}
 
@@ -175,11 +180,12 @@ def _compress_folder(args: argparse.Namespace) -> dict:
             raise InputError(
                 f"--{name.replace('_', '-')} is of fairseq's data; {args.checkpoint} is calibrated on a folder of audio"
             )
-    source = Path(args.checkpoint)
+    source, device = Path(args.checkpoint), chosen_device(args.device)
     model = huggingface.load(source)
     dtype, dense_bytes = model.dtype, tensor_bytes(dict(model.named_parameters()))  # tied weights stand once, as in the file
     model.float()  # to compute in; the result is of the folder's precision again
     forms = _forms(args, model)
+    model.to(device)
     calibration, held_out = None, None
     if args.calibration:
         from residual_st.languages import Direction
@@ -190,9 +196,9 @@ def _compress_folder(args: argparse.Namespace) -> dict:
         )
     before = held_out and held_out.likelihood(model)
     compressed, probes = _compress_parts(args, model, forms, calibration, calibration and calibration.predict)
-    huggingface.save(model.to(dtype), args.output, source)
+    huggingface.save(model.to("cpu", dtype), args.output, source)
     sizes = {"model_bytes": tensor_bytes(dict(model.named_parameters())), "dense_model_bytes": dense_bytes}
-    losses = {"dense": before, "compressed": held_out.likelihood(model.float())} if held_out else {}
+    losses = {"dense": before, "compressed": held_out.likelihood(model.to(device).float())} if held_out else {}
     figures = {"output": args.output, "encoder_bytes": encoder_bytes(stack_of(model).owner)}
     if calibration:
         figures["calibrated_on"] = huggingface.directions_of(huggingface.languages_of(model, source), calibration.batches)

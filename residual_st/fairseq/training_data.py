@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from fairseq import criterions, tasks
+from fairseq import criterions, tasks, utils
 from fairseq.data import Dictionary
 from fairseq.data.audio.data_cfg import S2TDataConfig
 from fairseq.data.audio.feature_transforms import CompositeAudioFeatureTransform
@@ -41,6 +41,7 @@ class TrainingData:
         data: folder with that configuration and the manifests.
         config_yaml, subset, valid_subset: other names for the configuration, the training subsets and the validation subsets, in
             place of the checkpoint's. Subsets are one name, or several with commas between.
+        device: where the model is, and batches are to be.
 
     Raises:
         InputError: if a file is missing, the dictionary is not the model's, or fairseq cannot use the task or the criterion.
@@ -53,8 +54,10 @@ class TrainingData:
         config_yaml: str | None = None,
         subset: str | None = None,
         valid_subset: str | None = None,
+        device: str | torch.device = "cpu",
     ):
         register()
+        self._device = device
         refuse_separator(data)
         flags, task_name = _task_flags(state), _task_name(state)
         given = {"config_yaml": config_yaml, "train_subset": subset, "valid_subset": valid_subset}
@@ -159,7 +162,7 @@ class TrainingData:
             if subsets not in self._said:
                 self._said.add(subsets)
                 say(f"{said} and are left out")
-        return Batches(iterator, f"{subsets} in {self._data}", left_out)
+        return Batches(iterator, f"{subsets} in {self._data}", left_out, self._device)
 
 
 def read_symbols(state: dict, data: str | Path, config_yaml: str | None = None) -> tuple[list[str], S2TDataConfig]:
@@ -266,8 +269,8 @@ class Batches:
         left_out: sentences that are in no batch, because they are too long.
     """
 
-    def __init__(self, iterator, what: str, left_out: int = 0):
-        self._iterator, self._what, self.left_out = iterator, what, left_out
+    def __init__(self, iterator, what: str, left_out: int = 0, device: str | torch.device = "cpu"):
+        self._iterator, self._what, self.left_out, self._device = iterator, what, left_out, device
 
     def __len__(self) -> int:
         return len(self._iterator)
@@ -279,4 +282,4 @@ class Batches:
                 batch = next(iterator, None)
             if batch is None:
                 return
-            yield batch
+            yield utils.apply_to_sample(lambda value: value.to(self._device), batch)

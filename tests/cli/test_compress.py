@@ -214,6 +214,8 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, capsys, monkeypatch):
         ("compress", DENSE, ["--max-loss", "1%"], "needs --calibration DATA"),
         ("compress", DENSE, ["--max-loss", "1%", "--decoder-group-size", "2"], "--max-loss is of the encoder"),
         ("compress", DENSE, ["--refine-batches", "3"], "needs --refine-updates"),
+        ("compress", DENSE, ["--device", "gpu"], "it must be cpu, or cuda where torch sees a GPU"),
+        ("compress", DENSE, ["--device", "meta"], "--device meta cannot be used (it holds no values)"),
     ],
 )
 def test_refusals(tmp_path, capsys, command, arch, flags, message):
@@ -226,6 +228,15 @@ def test_refusals(tmp_path, capsys, command, arch, flags, message):
     error = capsys.readouterr().err.splitlines()[-1]
     assert message in error
     assert not (tmp_path / "x.pt").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_refused(tmp_path, capsys):
+    path = save(tmp_path / "dense.pt")
+    for command in (["compress", path], ["cache-teacher", path, "--data", str(tmp_path)]):
+        assert main([*command, "--output", str(tmp_path / "x"), "--device", "cuda"]) == 2
+        assert "--device cuda cannot be used (" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
 
 
 def test_weights_of_another_architecture_are_refused(tmp_path, capsys):
