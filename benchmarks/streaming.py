@@ -62,16 +62,14 @@ HF = {
     "window_len": 12,
     "detokenizer_type": "hf",
 }
-# what a command of simulstream needs before it starts: the scorer of BLEU does without COMET, which is made for numpy before 2, but
-# imports it; and a torchaudio that does not load is hidden from transformers by residual_st.huggingface
-WITHOUT_COMET = """
-if importlib.util.find_spec("comet") is None:
-    sys.modules["comet"] = types.SimpleNamespace(download_model=None, load_from_checkpoint=None)
-"""
-WITHOUT_TORCHAUDIO = "import residual_st.huggingface"
+# the scorer of BLEU imports COMET, which it does without, and which is made for numpy before 2; and what reads Hugging Face folders
+# is not to find a torchaudio that does not load, which residual_st.huggingface hides from transformers
 PROGRAM = """
 import importlib.util, sys, types
-{before}
+if importlib.util.find_spec("comet") is None:
+    sys.modules["comet"] = types.SimpleNamespace(download_model=None, load_from_checkpoint=None)
+if {of_huggingface}:
+    import residual_st.huggingface
 from simulstream.{module} import cli_main
 sys.exit(cli_main())
 """
@@ -143,9 +141,9 @@ def offline(model: Model, talks: Path, settings: dict, log: Path) -> None:
             file.write(json.dumps({"id": number, "metadata": {"wav_name": name}}) + "\n" + json.dumps(row) + "\n")
 
 
-def program(module: str, *arguments: str | Path, before: str = "") -> str:
+def program(module: str, of_huggingface: bool, *arguments: str | Path) -> str:
     """What one of simulstream's commands prints."""
-    command = [sys.executable, "-c", PROGRAM.format(module=module, before=before), *map(str, arguments)]
+    command = [sys.executable, "-c", PROGRAM.format(module=module, of_huggingface=of_huggingface), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     if done.returncode:
         raise SystemExit(f"simulstream.{module} failed:\n{done.stderr[-4000:]}")
@@ -165,14 +163,13 @@ def sentence_counts(config: Path, log: Path, talks: Path) -> dict:
     return {"wer": wer, **{name: of_each.astype(int).tolist() for name, of_each in counts.items()}}
 
 
-def scores(config: Path, log: Path, talks: Path) -> dict:
+def scores(config: Path, log: Path, talks: Path, of_huggingface: bool) -> dict:
     scored = ["--eval-config", config, "--log-file", log]
     definition, references = ["--audio-definition", talks / "talks.yaml"], talks / "references.txt"
-    latency = program("metrics.score_latency", *scored, *definition, "--reference", references, "--scorer", "stream_laal")
-    quality = program(
-        "metrics.score_quality", *scored, *definition, "--references", references, "--scorer", "sacrebleu", before=WITHOUT_COMET
-    )
-    stats = json.loads(program("metrics.stats", *scored).removeprefix("Stats: "))
+    lag, score = (["--reference", references, "--scorer", "stream_laal"], ["--references", references, "--scorer", "sacrebleu"])
+    latency = program("metrics.score_latency", of_huggingface, *scored, *definition, *lag)
+    quality = program("metrics.score_quality", of_huggingface, *scored, *definition, *score)
+    stats = json.loads(program("metrics.stats", of_huggingface, *scored).removeprefix("Stats: "))
     ideal, aware = (
         float(re.search(rf"{name}=(-?[\d.]+)", latency)[1]) for name in ("ideal_latency", "computational_aware_latency")
     )
@@ -187,6 +184,8 @@ def scores(config: Path, log: Path, talks: Path) -> dict:
 
 
 def measured(policy: str, model: str, chunk: float, settings: dict, talks: Path) -> dict:
+    if of_huggingface := policy == "hf-sliding-window":
+        import residual_st.huggingface  # noqa: F401
     with tempfile.TemporaryDirectory() as work:
         config, log = Path(work) / "config.yaml", Path(work) / "log.jsonl"
         if policy in OFFLINE:
@@ -195,9 +194,8 @@ def measured(policy: str, model: str, chunk: float, settings: dict, talks: Path)
         else:
             config.write_text(yaml.safe_dump(config_of(policy, model, chunk, settings)))
             names = ["--wav-list-file", talks / "talks.txt", "--metrics-log-file", log]
-            before = WITHOUT_TORCHAUDIO if policy == "hf-sliding-window" else ""
-            program("inference", "--speech-processor-config", config, *names, before=before)
-        return scores(config, log, talks)
+            program("inference", of_huggingface, "--speech-processor-config", config, *names)
+        return scores(config, log, talks, of_huggingface)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -12,6 +12,7 @@ COUNTS = {"bleu": "counts", "wer": "errors"}
 LABELS = {"k3-r16": "K=3, R=16", "k3-r16-chunked": "K=3, R=16, chunked", "dense-chunked": "dense, chunked"}
 OFFLINE = {"ctc": "offline-ctc"}  # what a policy would write of the whole talk, where it is not `offline`
 PICTURE = "\n\n![BLEU against StreamLAAL, of talks that are translated while they are heard](streaming.svg)"
+MARKS = {"local-agreement": "o-", "alignatt": "s--", "ctc": "^-", "retranslation": "v:"}
 Case = tuple[str, str, float]  # system, policy, seconds of a chunk
 
 
@@ -86,10 +87,10 @@ def picture(path) -> None:
     for system, policy in dict.fromkeys(case[:2] for case in cases):
         rows = [rows for case, rows in cases.items() if case[:2] == (system, policy)]
         colour, points = f"C{systems.index(system)}", sorted((_latency(each), _latency(each, "bleu")) for each in rows)
-        if policy.startswith("offline"):
+        if policy == "offline":
             axis.axhline(points[0][1], color=colour, linestyle=":", linewidth=1)
-        else:
-            axis.plot(*zip(*points), "o-", color=colour, label=f"{LABELS.get(system, system)}: {policy}")
+        elif policy in MARKS:
+            axis.plot(*zip(*points), MARKS[policy], color=colour, label=f"{LABELS.get(system, system)}: {policy}")
     axis.set(xlabel="StreamLAAL, s", ylabel="BLEU")
     axis.set_xlim(left=0)
     axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
