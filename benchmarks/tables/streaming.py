@@ -9,7 +9,12 @@ from residual_st.report.plotting import pyplot
 from tables.common import github, read, with_bounds, with_range
 
 COUNTS = {"bleu": "counts", "wer": "errors"}
-LABELS = {"k3-r16": "K=3, R=16", "k3-r16-chunked": "K=3, R=16, chunked", "dense-chunked": "dense, chunked"}
+LABELS = {
+    "k3-r16": "K=3, R=16",
+    "k3-r16-chunked": "K=3, R=16, chunked",
+    "dense-chunked": "dense, chunked",
+    "dense-int8": "dense, int8",
+}
 OFFLINE = {"ctc": "offline-ctc"}  # what a policy would write of the whole talk, where it is not `offline`
 PICTURE = "\n\n![BLEU against StreamLAAL, of talks that are translated while they are heard](streaming.svg)"
 MARKS = {"local-agreement": "o-", "alignatt": "s--", "ctc": "^-", "retranslation": "v:"}
