@@ -2,17 +2,22 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import soundfile
-from conftest import ROOT, SPEECH, texts_of
+from conftest import ROOT, cli, texts_of
+from page_streams import streamed
 
+from residual_st.audio.lengths import Lengths
 from residual_st.runtime import Translator
+from residual_st.runtime.model import Model
 from residual_st.streaming import Stream
+from residual_st.web.static import ORT
 
 sys.path.append(str(ROOT / "tests" / "streaming"))
-from streams import RATE, heard, segments_of, talk  # noqa: E402
+from streams import RATE, SPEECH, heard, segments_of, talk  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +67,36 @@ def test_served(page, serving, exported, microphone):
     assert page.locator(".time").inner_text().endswith("s behind")
 
 
+@pytest.fixture
+def static(runs, shared_checkpoint, data, exported, file_server):
+    """The page of a model that runs in the browser."""
+    if not any(ORT.glob("*.wasm")):
+        pytest.skip("onnxruntime-web is not vendored: make web")
+    if not (runs / "captions").exists():
+        cli("export", shared_checkpoint, "--data", data, "--output", runs / "captions", "--web")
+    return f"{file_server(runs / 'captions')}/index.html"
+
+
+def test_in_the_browser(page, static, exported, microphone):
+    page.goto(static)
+    seen = captions_of(page)
+    assert " ".join(seen[-1][:-1]) == Translator(exported).translate(microphone).text
+    assert any(len(lines) == 1 and lines[0] for lines in seen)
+    page.set_input_files("#file", microphone)
+    texts_of(page)
+
+
+@pytest.mark.parametrize("sound, longest", [(talk(), 15.0), (np.concatenate(SPEECH), 2.5)])
+def test_a_stream_in_the_browser(sound, longest, page, static, exported):
+    """Step by step that of Python; speech is cut where it is longer than it may be."""
+    page.goto(static)
+    texts_of(page, "Ready.")
+    model = Model(exported)
+    model.folder = replace(model.folder, lengths=Lengths(longest))
+    expected = [update.as_json() for update in heard(Stream(model), sound)]
+    assert streamed(page, Lengths(longest), {}, sound) == expected
+
+
 @pytest.mark.parametrize(
     ("server", "sentence"),
     [
@@ -71,7 +106,7 @@ def test_served(page, serving, exported, microphone):
     ],
     ids=["gone", "refused", "slow"],
 )
-def test_captions_that_end_early(server, sentence, page, serving, exported):
+def test_captions_that_end_early(server, sentence, page, serving, exported, microphone):
     """What keeps them from coming is said, and the page can be used again."""
     page.route_web_socket("**/captions/0", server)
     page.route(
@@ -84,5 +119,5 @@ def test_captions_that_end_early(server, sentence, page, serving, exported):
     page.wait_for_selector("#status.error")
     assert page.locator("#status").inner_text() == sentence
     assert page.locator("#live").inner_text() == "Live captions"
-    page.set_input_files("#file", SPEECH)
+    page.set_input_files("#file", microphone)
     texts_of(page)

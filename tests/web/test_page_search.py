@@ -11,6 +11,7 @@ from residual_st.runtime.sampling import draw
 from residual_st.runtime.settings import FAIRSEQ, Settings
 from residual_st.runtime.timestamps import TimeStamps
 from residual_st.runtime.vocabulary import Vocabulary
+from residual_st.streaming.policies import Found, LocalAgreement, covered
 from residual_st.web.static import PAGE
 
 
@@ -73,25 +74,40 @@ def decoder(seed):
 def test_the_search_of_the_page(settings, words, times, scripts):
     complete, vocabulary = Settings(**settings).completed(FAIRSEQ), Vocabulary(**{**FIELDS, **words})
     prompt, prefix = vocabulary.opening([])
-    rules = Rules(vocabulary, complete, min(complete.max_len_b, 30), prefix, times and TimeStamps(**times))
     for seed in range(8):
+        given = [4, 11][: seed % 3]  # words of a text that was found before
+        rules = Rules(vocabulary, complete, min(complete.max_len_b, 30), prefix, times and TimeStamps(**times), given)
         table, step = decoder(seed)
         ((best,),) = BeamSearch(step, None, rules, complete, prompt).run(1)
         likeliest = draw(decoder(seed)[1], rules, prompt, 0.0, None)
         found = scripts.evaluate(
-            """async ([table, fields, settings, longest, times]) => {
+            """async ([table, fields, settings, longest, times, given]) => {
                 const { search } = await import('/beam_search.js'), { draw } = await import('/sampling.js');
                 const { opening } = await import('/vocabulary.js'), { Rules } = await import('/rules.js');
-                const { prompt, prefix } = opening(fields, []), rules = new Rules(fields, settings, longest, prefix, times);
+                const { prompt, prefix } = opening(fields, []), rules = new Rules(fields, settings, longest, prefix, times, given);
                 const made = (count, last) => Float32Array.from(last.flatMap(word => table[count][word]));
                 const step = count => last => made(count++, last);
                 return [await search(step(0), rules, settings, prompt), await draw(step(0), rules, prompt, 0, null)];
             }""",
-            [table.tolist(), vars(vocabulary), vars(complete), rules.longest, times],
+            [table.tolist(), vars(vocabulary), vars(complete), rules.longest, times, given],
         )
         for text, expected in zip(found, (best, likeliest)):
             assert text["tokens"] == expected.tokens
             assert text["score"] == pytest.approx(expected.score, abs=1e-4)
+
+
+def test_what_stands_in_the_page(scripts):
+    random = np.random.default_rng(1)
+    texts = [random.integers(4, size=random.integers(9)).tolist() for _ in range(400)]
+    found = scripts.evaluate(
+        """async texts => {
+            const { LocalAgreement, covered } = await import('/policies.js'), policy = new LocalAgreement();
+            return texts.map((text, place) => [policy.standing(text), covered(texts[place - 1] ?? [], text)]);
+        }""",
+        texts,
+    )
+    policy = LocalAgreement()
+    assert found == [[policy.standing(Found(text)), covered(before, text)] for before, text in zip([[], *texts], texts)]
 
 
 def test_sentences_of_the_page(scripts):

@@ -2,17 +2,23 @@
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
 import soundfile
-from conftest import SPEECH, cli, texts_of
+from conftest import ROOT, SPEECH, cli, texts_of
+from page_streams import streamed
 
 pytest.importorskip("residual_st.huggingface")
+sys.path.append(str(ROOT / "tests" / "streaming"))
+from streams import heard  # noqa: E402
 from tiny_whisper import SETTINGS, WORDS, save_whisper  # noqa: E402
 
 from residual_st.audio.reading import read_audio  # noqa: E402
 from residual_st.runtime import Translator  # noqa: E402
+from residual_st.runtime.model import Model  # noqa: E402
+from residual_st.streaming import Stream  # noqa: E402
 from residual_st.web.static import ORT  # noqa: E402
 
 RATE = 16_000
@@ -100,6 +106,18 @@ def test_a_window_in_which_nobody_speaks(page, folders, recordings, file_server,
         text = transcript(folder, recordings / f"{recording}.wav", "transcribe", "auto").text
         assert bool(text) == (recording == "sentence")
         assert texts_of(page)[0] == (text or "(no speech)")
+
+
+def test_a_stream_of_a_whisper(page, folders, recordings, file_server):
+    """The language is that of the first window."""
+    page.goto(f"{file_server(folders[0])}/index.html")
+    texts_of(page, "Ready.")
+    model = Model(folders[0])
+    sound = np.concatenate([read_audio(SPEECH, RATE), np.zeros(5 * RATE // 2, np.float32), read_audio(SPEECH, RATE)[: 2 * RATE]])
+    expected = [update.as_json() for update in heard(Stream(model, source_lang="auto"), sound)]
+    asked = {"task": "transcribe", "source_lang": "auto", "target_lang": None}
+    assert streamed(page, model.folder.lengths, asked, sound) == expected
+    assert len([segment for update in expected for segment in update["closed"]]) == 2
 
 
 def test_a_served_whisper(page, folders, recordings, serving):

@@ -31,7 +31,6 @@ async function start() {
     offer(card, model.languages);
     models.push({ card, ...loaded });
   }
-  element("live").hidden = engine === "browser";
   enable(...INPUTS);
   status("Ready.");
 }

@@ -3,9 +3,11 @@
 import * as ort from "./ort/ort.wasm.min.mjs";
 import { resample } from "./audio.js";
 
-const RATE = 16000, FRAME = 512, CONTEXT = 64, BLOCK_FRAMES = 4096, STATE = [1, 1, 128], PEAK = 0.5;
-const BEGIN = 0.5, END = 0.35, PAUSE = 7, LEAST = 4, MARGIN = 3, STEP = 128, SILENCE = 1e-6, AROUND = 9, SHORT = 1;
-export const CLOSE = 2; // seconds: pieces that lie further apart are not joined
+export const RATE = 16000, FRAME = 512; // Hz and samples, of the detector
+const CONTEXT = 64, BLOCK_FRAMES = 4096, STATE = [1, 1, 128], PEAK = 0.5;
+const BEGIN = 0.5, END = 0.35, LEAST = 4, STEP = 128, SILENCE = 1e-6, AROUND = 9;
+export const PAUSE = 7, MARGIN = 3; // frames: between two pieces, and of these what stays with a piece
+export const CLOSE = 2, SHORT = 1; // seconds: pieces that lie further apart are not joined, and shorter ones are, to a neighbour
 const steps = seconds => Math.floor(seconds * RATE / STEP);
 let detector = null;
 

@@ -3,8 +3,10 @@
 import { restrict } from "./timestamps.js";
 
 export class Rules {
-  constructor(vocabulary, settings, longest, prefix = [], timestamps = null) {
-    Object.assign(this, { vocabulary, settings, longest, prefix, timestamps, eos: vocabulary.eos });
+  // `given` are words behind the prefix, of a text that was found before.
+  constructor(vocabulary, settings, longest, prefix = [], timestamps = null, given = []) {
+    const forced = [...prefix, ...given];
+    Object.assign(this, { vocabulary, settings, longest, start: prefix.length, forced, timestamps, eos: vocabulary.eos });
   }
 
   // Log-probabilities of the next words, with -Infinity where they may not follow the text so far.
@@ -15,9 +17,9 @@ export class Rules {
     if (pad !== null) forbid([pad]);
     if (unk !== null) logProbs[unk] -= this.settings.unkpen;
     if (step >= this.longest) return only(logProbs, eos);
-    if (step < this.prefix.length) return only(logProbs, this.prefix[step]);
+    if (step < this.forced.length) return only(logProbs, this.forced[step]);
     forbid(suppressed);
-    if (step === this.prefix.length) forbid(beginSuppressed);
+    if (step === this.start) forbid(beginSuppressed);
     if (step < this.settings.min_len) forbid([eos]);
     if (this.timestamps) restrict(this.timestamps, logProbs, tokens, eos);
     return logProbs;

@@ -23,24 +23,24 @@ export class Search {
     this.prefix = prefix;
   }
 
-  // The best text of an encoded utterance.
-  best(source) {
-    return beamSearch(source.decoding(this.settings.beam), this.rules(source), this.settings, this.prompt);
+  // The best text of an encoded utterance, which begins with words that are given.
+  best(source, given = []) {
+    return beamSearch(source.decoding(this.settings.beam), this.rules(source, given), this.settings, this.prompt);
   }
 
   // A text by chance; at temperature 0 the likeliest words.
-  drawn(source, temperature, random) {
-    return draw(source.decoding(1), this.rules(source), this.prompt, temperature, random);
+  drawn(source, temperature, random, given = []) {
+    return draw(source.decoding(1), this.rules(source, given), this.prompt, temperature, random);
   }
 
   // The text of the first search that is believed, or the likeliest unless it repeats itself, or null.
-  async believed(source, random) {
+  async believed(source, random, given = []) {
     const { fallback } = this, hasTimes = this.timestamps !== null;
     let stands = null;
     for (const temperature of fallback.temperatures ?? [0]) {
       // the likeliest words with time stamps are weighed among those that may follow, as Whisper's authors do it
       const isDrawn = temperature || (hasTimes && this.settings.beam === 1);
-      const text = await (isDrawn ? this.drawn(source, temperature, random) : this.best(source));
+      const text = await (isDrawn ? this.drawn(source, temperature, random, given) : this.best(source, given));
       // without time stamps the likeliest text may be a guess
       const guessed = isGuess(fallback, text) && Boolean(temperature || hasTimes);
       if (guessed && hasTimes && Math.exp((await source.firstWords())[this.silence]) > (fallback.no_speech ?? Infinity)) return null;
@@ -51,8 +51,8 @@ export class Search {
     return stands;
   }
 
-  rules(source) {
+  rules(source, given) {
     const longest = source.longestText(this.settings, this.prompt.length);
-    return new Rules(this.vocabulary, this.settings, longest, this.prefix, this.timestamps);
+    return new Rules(this.vocabulary, this.settings, longest, this.prefix, this.timestamps, given);
   }
 }

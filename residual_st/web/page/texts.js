@@ -1,0 +1,34 @@
+// What a window says behind the words that stand: residual_st/streaming/texts.py.
+
+import { repeatsItself } from "./fallback.js";
+import { AUTO } from "./languages.js";
+import { Search } from "./search.js";
+
+export class Texts {
+  // A language that is to be detected is that of the first window that ends.
+  constructor(description, asked) {
+    Object.assign(this, { description, asked, search: asked.source_lang === AUTO ? null : new Search(description, asked, false) });
+  }
+
+  // What the search finds in an open window; nothing where its text repeats itself.
+  async found(source, words) {
+    const search = await this.searchOf(source), best = await search.best(source, words);
+    return await repeatsItself(search.fallback, best, search.vocabulary) ? [] : behind(search, words, best);
+  }
+
+  // The rest of a window that ends, as `translate` finds it.
+  async last(source, words, random) {
+    const search = await this.searchOf(source), text = await search.believed(source, random, words);
+    return text ? behind(search, words, text) : [];
+  }
+
+  async windowEnded(source) {
+    this.search = await this.searchOf(source);
+  }
+
+  async searchOf(source) {
+    return this.search ?? new Search(this.description, { ...this.asked, source_lang: await source.detectedLanguage() }, false);
+  }
+}
+
+const behind = (search, words, { tokens }) => tokens.slice(search.prefix.length + words.length);
