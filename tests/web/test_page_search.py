@@ -11,7 +11,7 @@ from residual_st.runtime.sampling import draw
 from residual_st.runtime.settings import FAIRSEQ, Settings
 from residual_st.runtime.timestamps import TimeStamps
 from residual_st.runtime.vocabulary import Vocabulary
-from residual_st.streaming.policies import Found, LocalAgreement, covered
+from residual_st.streaming.policies import Found, LocalAgreement, between_words, covered
 from residual_st.web.static import PAGE
 
 
@@ -97,17 +97,24 @@ def test_the_search_of_the_page(settings, words, times, scripts):
 
 
 def test_what_stands_in_the_page(scripts):
-    random = np.random.default_rng(1)
+    fields, random = {**FIELDS, "symbols": PIECES, "pieces": "sentencepiece"}, np.random.default_rng(1)
     texts = [random.integers(4, size=random.integers(9)).tolist() for _ in range(400)]
     found = scripts.evaluate(
-        """async texts => {
-            const { LocalAgreement, covered } = await import('/policies.js'), policy = new LocalAgreement();
-            return texts.map((text, place) => [policy.standing(text), covered(texts[place - 1] ?? [], text)]);
+        """async ([fields, texts]) => {
+            const { LocalAgreement, betweenWords, covered } = await import('/policies.js'), policy = new LocalAgreement();
+            const { text: written } = await import('/vocabulary.js');
+            return texts.map((words, place) => {
+                const here = covered(words, texts[place - 1] ?? []);
+                return [policy.standing(words), here, betweenWords(words, here, some => written(fields, some))];
+            });
         }""",
-        texts,
+        [fields, texts],
     )
-    policy = LocalAgreement()
-    assert found == [[policy.standing(Found(text)), covered(before, text)] for before, text in zip([[], *texts], texts)]
+    policy, written = LocalAgreement(), Vocabulary(**fields).text
+    heres = [covered(words, before) for words, before in zip(texts, [[], *texts])]
+    expected = [[policy.standing(Found(words)), here, between_words(words, here, written)] for words, here in zip(texts, heres)]
+    assert found == expected
+    assert len({here == place for _, here, place in expected}) == 2
 
 
 def test_sentences_of_the_page(scripts):

@@ -10,13 +10,13 @@ export async function encode([encoder, crossAttention, decoder], description, sa
   const { states, state_lengths } = await encoder.run({
     samples: new ort.Tensor("float32", samples.slice(), [1, samples.length]), lengths: integers([samples.length], [1]),
   });
-  return new Source(decoder, description, samples.length, { ...await crossAttention.run({ states }), state_lengths });
+  return new Source(decoder, description, samples.length, states.dims[1], { ...await crossAttention.run({ states }), state_lengths });
 }
 
 // An encoded utterance, as the decoder reads it.
 class Source {
-  constructor(decoder, description, samples, values) {
-    Object.assign(this, { decoder, description, samples, values });
+  constructor(decoder, description, samples, states, values) {
+    Object.assign(this, { decoder, description, samples, states, values });
   }
 
   // Words that a text may have behind a prompt of so many.

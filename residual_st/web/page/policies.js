@@ -1,12 +1,12 @@
 // How many of the words that were just found stand: residual_st/streaming/policies.py.
 
-// Words stand that two steps in a row have found.
+// Words stand that two steps in a row have found, except the last one.
 export class LocalAgreement {
   before = [];
 
   standing(words) {
     const differs = words.findIndex((word, place) => word !== this.before[place]);
-    const agreed = differs < 0 ? words.length : differs;
+    const agreed = Math.max(0, Math.min(differs < 0 ? words.length : differs, words.length - 1));
     this.before = words.slice(agreed);
     return agreed;
   }
@@ -23,4 +23,12 @@ export function covered(words, text) {
     });
   }
   return costs.lastIndexOf(Math.min(...costs));
+}
+
+// The place nearest to `here` at which a text can be cut in two with a space between them; `here` where there is none.
+export function betweenWords(words, here, written) {
+  if (here === 0 || here === words.length) return here;
+  const text = written(words), places = [...words.keys()].slice(1)
+    .filter(place => `${written(words.slice(0, place))} ${written(words.slice(place))}` === text);
+  return places.reduce((one, other) => (Math.abs(other - here) < Math.abs(one - here) ? other : one), places[0] ?? here);
 }

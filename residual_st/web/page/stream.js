@@ -2,7 +2,7 @@
 
 import { randomFrom } from "./numbers.js";
 import { FRAME, MARGIN, PAUSE, RATE, CLOSE, SHORT, spansBetweenPauses } from "./pauses.js";
-import { LocalAgreement, covered } from "./policies.js";
+import { LocalAgreement, betweenWords, covered } from "./policies.js";
 import { Texts } from "./texts.js";
 import { text } from "./vocabulary.js";
 
@@ -61,6 +61,7 @@ export class Stream {
   open(words) {
     Object.assign(this, { policy: new LocalAgreement(), words, text: whole(this.written(words)) });
     this.start = this.heard = null; // samples of the stream from which on and up to which its words were found
+    Object.assign(this, { states: 0, tail: "" }); // of the step before
   }
 
   async step(count, isLast) {
@@ -95,12 +96,17 @@ export class Stream {
   async grow([start, end]) {
     const source = await this.source(start, end);
     if (!source) return "";
+    const states = this.statesOf(source, end - start), [first, heard] = [this.start, this.heard];
+    [this.start, this.heard] = [this.before + start, this.before + end];
+    // there is more sound, and no whole state of it: two steps in a row would be one
+    if (this.start === first && states === this.states && this.heard > heard) return this.tail;
+    this.states = states;
     const found = await this.texts.found(source, this.words), standing = this.policy.standing(found);
     this.words = [...this.words, ...found.slice(0, standing)];
-    [this.start, this.heard] = [this.before + start, this.before + end];
     this.text = this.grown(this.words);
     const rest = found.slice(standing), all = this.written([...this.words, ...rest]);
-    return all.startsWith(this.text) ? all.slice(this.text.length) : this.written(rest);
+    this.tail = all.startsWith(this.text) ? all.slice(this.text.length) : this.written(rest);
+    return this.tail;
   }
 
   // Ends the window, and begins the next one with those words that stand and are of what comes behind.
@@ -109,7 +115,8 @@ export class Stream {
     let words = this.words, later = [];
     if (source) {
       if (this.heard !== null && this.heard > this.before + end) { // speech without a pause was cut
-        const here = covered(words, await this.texts.last(source, [], this.random));
+        const anew = await this.texts.last(source, [], this.random);
+        const here = betweenWords(words, covered(words, anew), some => this.written(some));
         [words, later] = [words.slice(0, here), words.slice(here)];
       }
       if (!later.length) words = [...words, ...await this.texts.last(source, words, this.random)];
@@ -122,6 +129,12 @@ export class Stream {
 
   async source(start, end) {
     return end - start < this.model.description.shortest_samples ? null : this.model.source(this.held.subarray(start, end));
+  }
+
+  // That are of so many samples: Whisper's are always those of its longest window.
+  statesOf(source, samples) {
+    const { arch, longest_seconds: longest } = this.model.description;
+    return arch === "whisper" ? Math.max(1, Math.round(source.states * samples / (longest * this.rate))) : source.states;
   }
 
   drop(samples) {
