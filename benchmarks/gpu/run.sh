@@ -12,7 +12,7 @@
 #
 # A step that has not ended after these minutes is stopped; its rows so far are kept. Rows are added to files in DIR (default:
 # benchmarks/results, or with --tiny a folder that is removed). --cpu needs no GPU; --tiny runs every step on next to nothing, to see
-# that it works. DEMO_ROOT names a corpus for `width` (default: the hard one of docs/quality.md is made). UPDATES (default: 2500) are
+# that it works. DEMO_ROOT names a corpus for `width` (default: the hard one of docs/quality.md is made). UPDATES (default: 2000) are
 # those of a training run in `width`.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
@@ -74,13 +74,13 @@ corpus() {
 
 trained() { # SYSTEM,… : their rows
   corpus || return
-  local flags=(max-update="${UPDATES:-2500}" total-num-update="${UPDATES:-2500}")
+  local flags=(max-update="${UPDATES:-2000}" total-num-update="${UPDATES:-2000}")
   if [ $tiny ]
   then flags=(max-update=2 total-num-update=2 warmup-updates=1 encoder-embed-dim=32 encoder-ffn-embed-dim=48 decoder-embed-dim=32
     decoder-ffn-embed-dim=48 conv-channels=32 max-tokens=2000 num-workers=0)
   fi
   if [ $device = cpu ]; then flags+=(cpu=true amp=null); fi
-  limited 9 python3 benchmarks/quality.py benchmarks/gpu/width.yaml --data "$DEMO_ROOT/en-de" --work "$work/runs" \
+  limited 8 python3 benchmarks/quality.py benchmarks/gpu/width.yaml --data "$DEMO_ROOT/en-de" --work "$work/runs" \
     --output "$output/width.jsonl" --reference dense-2e-3 --jobs 6 --systems "$1" --set "${flags[@]}" ||
     { tail -n 20 "$work"/runs/asr/*/*/*.log; return 1; }
 }

@@ -4,9 +4,13 @@ import math
 import statistics
 
 from residual_st.benchmark.footprint import PARTS
-from residual_st.benchmark.systems import GROUPS
+from residual_st.benchmark.systems import GROUPS, Shape
+from residual_st.fairseq.standalone import build_model
 from residual_st.sharing.product import positions_to_compose
 from tables.common import github, read, with_range
+
+LINKS = {"1 Gb/s": 1.25e8, "10 Gb/s": 1.25e9, "100 Gb/s": 1.25e10, "NVLink, 300 GB/s": 3e11}  # bytes a second
+_RECIPE_FRAMES, _RECIPE_UPDATES = 40_000, 100_000  # of a GPU, and in all: fairseq's MuST-C recipe on eight
 
 
 def latency_on_epyc() -> str:
@@ -163,10 +167,38 @@ def network() -> str:
     """Time that a ring of eight takes for the counted gradients of the paper's encoder, by what one link carries."""
     row = next(row for row in read("gradient_exchange") if row["layers"] == 18 and row["rank"] == 2)
     table = []
-    for name, bytes_a_second in (("1 Gb/s", 1.25e8), ("10 Gb/s", 1.25e9), ("100 Gb/s", 1.25e10), ("NVLink, 300 GB/s", 3e11)):
-        times = [1e3 * 2 * 7 / 8 * row[key] / bytes_a_second for key in ("stock_exchanged_bytes", "exchanged_bytes")]
+    for name, bytes_a_second in LINKS.items():
+        times = [1e3 * in_ring(row[key], bytes_a_second) for key in ("stock_exchanged_bytes", "exchanged_bytes")]
         table.append([name, *(f"{time:,.1f}" for time in times)])
     return github(table, ["link", "stock, ms", "residual, ms"])
+
+
+def in_ring(size: int, bytes_a_second: float) -> float:
+    """Seconds that a ring of eight takes to sum so many bytes of gradients."""
+    return 2 * 7 / 8 * size / bytes_a_second
+
+
+def must_c() -> str:
+    """What the recipe's updates take on eight GPUs: one GPU's measured update, and then the exchange of gradients in a ring."""
+    table = []
+    for row in [*newest("speed_gpu", "cuda"), *newest("gpu", "cuda")]:
+        if row["measure"] != "update" or row["frames"] != _RECIPE_FRAMES or row.get("compiled"):
+            continue
+        shape = Shape(row["width"], row["layers"], row["group_size"], row["rank"])
+        counts = [_parameters(shape, system) for system in ("stock", "compact")]
+        updates = [row["stock_seconds"], row["median_seconds"]]
+        cells = ["{:.0f} → {:.0f}".format(*(1e3 * seconds for seconds in updates))]
+        cells.append("{:.2f} → {:.2f}".format(*(16e-9 * count for count in counts)))
+        for link in ("NVLink, 300 GB/s", "100 Gb/s", "10 Gb/s"):
+            each = [seconds + in_ring(4 * count, LINKS[link]) for seconds, count in zip(updates, counts)]
+            cells.append("{:.1f} → {:.1f}".format(*(_RECIPE_UPDATES * seconds / 3600 for seconds in each)))
+        table.append([f"{row['layers']} × {row['width']}, R={row['rank']}", row["precision"], *cells])
+    memory = "weights, gradients, moments, GB a GPU"
+    return github(table, ["encoder", "precision", "update, ms", memory, "hours, NVLink", "hours, 100 Gb/s", "hours, 10 Gb/s"])
+
+
+def _parameters(shape: Shape, system: str) -> int:
+    return sum(parameter.numel() for parameter in build_model(shape.flags(system), device="meta").parameters())
 
 
 def distillation() -> str:
