@@ -143,7 +143,7 @@ class Stream:
 
     def _step(self, samples: np.ndarray, is_last: bool) -> Update:
         self._held = np.concatenate([self._held, samples])
-        spans, closed = spans_between_pauses(self._held, self._rate, self._lengths), []
+        spans, closed = spans_between_pauses(self._held, self._rate, self._lengths, not is_last), []
         if self._heard is not None and self._words:
             # what was taken for speech stays it, though something louder came behind it
             start, heard = self._start - self._before, self._heard - self._before
