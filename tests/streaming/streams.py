@@ -14,9 +14,9 @@ def quiet(seconds: float, level: float = 1e-4, seed: int = 1) -> np.ndarray:
     return np.random.default_rng(seed).normal(0, level, round(seconds * RATE)).astype(np.float32)
 
 
-def talk() -> np.ndarray:
+def talk(pause: float = 0.6) -> np.ndarray:
     """Two sentences with pauses before, between and behind them."""
-    return np.concatenate([quiet(0.7), SPEECH[0], quiet(0.6), SPEECH[1], quiet(1.4)])
+    return np.concatenate([quiet(0.7), SPEECH[0], quiet(pause), SPEECH[1], quiet(1.4)])
 
 
 def without_pauses(seconds: float) -> np.ndarray:

@@ -29,12 +29,13 @@ def whole(runs, shared_checkpoint, data):
     return folder
 
 
-def test_windows_of_a_chunked_encoder_have_the_text_of_fairseqs_ctc(writing):
-    """And each word stands from the first step on in which it is found."""
+@pytest.mark.parametrize(("pause", "chunk_seconds"), [(0.6, 0.5), (0.3, 1.0), (0.3, 1.4)])
+def test_windows_of_a_chunked_encoder_have_the_text_of_fairseqs_ctc(pause, chunk_seconds, writing):
+    """Whatever the steps, and each word stands from the first step on in which it is found."""
     checkpoint, data, folder = writing
     state, theirs = read_model(checkpoint)
-    source, sound = model_input(read_symbols(state, data)[1]), talk()
-    updates = heard(Stream(folder, "ctc", chunk_seconds=0.5), sound)
+    source, sound = model_input(read_symbols(state, data)[1]), talk(pause)
+    updates = heard(Stream(folder, "ctc", chunk_seconds=chunk_seconds), sound)
     segments = segments_of(updates)
     assert len(segments) == 2
     for segment in segments:
@@ -45,7 +46,7 @@ def test_windows_of_a_chunked_encoder_have_the_text_of_fairseqs_ctc(writing):
     assert_texts_only_grow(updates)
     assert not any(update.tail for update in updates)
     grown = [update.text for update in updates if not update.closed and update.text]
-    assert len({*grown}) > 6 and all(segments[text not in segments[0].text].text.startswith(text) for text in grown)
+    assert len({*grown}) > 1 and all(segments[text not in segments[0].text].text.startswith(text) for text in grown)
 
 
 def test_words_of_whole_windows_stand_when_they_are_half_a_second_old(whole):

@@ -104,9 +104,9 @@ def test_in_the_browser(page, static, with_languages, tmp_path):
     assert all(texts_of(page))
 
 
-SPANS = """async ([rate, lengths]) => {
+SPANS = """async ([rate, lengths, goesOn]) => {
   const { spansBetweenPauses } = await import("./pauses.js");
-  return spansBetweenPauses(new Float32Array(await (await fetch("samples.f32")).arrayBuffer()), rate, lengths);
+  return spansBetweenPauses(new Float32Array(await (await fetch("samples.f32")).arrayBuffer()), rate, lengths, goesOn);
 }"""
 
 
@@ -120,19 +120,22 @@ def test_recordings_are_cut_in_the_browser_as_everywhere(page, static, tmp_path)
     page.route("**/samples.f32", lambda route: route.fulfill(path=file))
     page.goto(static)
     texts_of(page, "Ready.")
-    for samples, rate, lengths, count in (
+    begun = talk[: -len(speech) + 16_000]
+    for samples, rate, lengths, count, *goes_on in (
         (talk, 16_000, Lengths(15.0), 5),
         (1e-3 * talk, 16_000, Lengths(15.0), 5),
         (talk, 16_000, Lengths(2.0), 10),
         (talk, 16_000, Lengths(30.0, 30.0), 3),
         (resample(talk, 16_000, 8000), 8000, Lengths(15.0), 5),
+        (begun, 16_000, Lengths(15.0), 4),
+        (begun, 16_000, Lengths(15.0), 5, True),
         (0 * noise, 16_000, Lengths(15.0), 0),
         (0.1 * noise, 16_000, Lengths(15.0), 0),
         (speech[:100], 16_000, Lengths(15.0), 0),
     ):
         file.write_bytes(samples.astype(np.float32).tobytes())
-        found = page.evaluate(SPANS, [rate, vars(lengths)])
-        expected = [list(span) for span in spans_between_pauses(samples, rate, lengths)]
+        found = page.evaluate(SPANS, [rate, vars(lengths), *goes_on])
+        expected = [list(span) for span in spans_between_pauses(samples, rate, lengths, *goes_on)]
         assert len(found) == len(expected) == count, (rate, lengths, found, expected)
         if rate == 16_000:
             assert found == expected

@@ -12,8 +12,8 @@ const steps = seconds => Math.floor(seconds * RATE / STEP);
 let detector = null;
 
 // Mono samples at `rate` -> [first sample, the one behind the last] of each piece in which somebody speaks.
-// `lengths` are the seconds `longest` and `joined`.
-export async function spansBetweenPauses(samples, rate, lengths) {
+// `lengths` are the seconds `longest` and `joined`. Where a recording `goesOn`, its last piece is not joined for being short.
+export async function spansBetweenPauses(samples, rate, lengths, goesOn = false) {
   if (!samples.length) return [];
   const given = await resample(samples, rate, RATE), filled = new Float32Array(Math.ceil(given.length / FRAME) * FRAME);
   const loudest = given.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
@@ -25,7 +25,7 @@ export async function spansBetweenPauses(samples, rate, lengths) {
   const around = energy.map((_, step) =>
     energy.slice(Math.max(0, step - (AROUND - 1) / 2), step + (AROUND + 1) / 2).reduce((sum, value) => sum + value, 0));
   const scale = rate * STEP / RATE;
-  return join(spans, lengths).flatMap(span => {
+  return join(spans, lengths, goesOn).flatMap(span => {
     const cuts = cutLong(around, span, Math.max(8, steps(lengths.longest)));
     return cuts.slice(1).map((end, index) => [Math.round(cuts[index] * scale), Math.min(Math.round(end * scale), samples.length)]);
   });
@@ -82,11 +82,11 @@ function audible(energy, silence, [start, end]) {
   return first < last ? [first, last] : [start, end];
 }
 
-function join(spans, { longest, joined }) {
+function join(spans, { longest, joined }, goesOn) {
   const result = [];
-  for (const [start, end] of spans) {
-    const last = result.at(-1);
-    const isShort = last && Math.min(last[1] - last[0], end - start) < steps(SHORT);
+  for (const [place, [start, end]] of spans.entries()) {
+    const last = result.at(-1), isGrowing = goesOn && place === spans.length - 1;
+    const isShort = last && (last[1] - last[0] < steps(SHORT) || end - start < steps(SHORT) && !isGrowing);
     if (last && start - last[1] <= steps(CLOSE) && end - last[0] <= steps(isShort ? longest : joined)) last[1] = end;
     else result.push([start, end]);
   }

@@ -67,7 +67,7 @@ export class Stream {
   async step(count, isLast) {
     this.held = joined(this.held, this.waiting.subarray(0, count));
     this.waiting = this.waiting.slice(count);
-    let spans = await spansBetweenPauses(this.held, this.rate, this.lengths), tail = "";
+    let spans = await spansBetweenPauses(this.held, this.rate, this.lengths, !isLast), tail = "";
     const closed = [];
     if (this.heard !== null && this.words.length) {
       // what was taken for speech stays it, though something louder came behind it
