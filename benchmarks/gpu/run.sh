@@ -98,8 +98,8 @@ tiny_real() { # FOLDER
   mkdir -p "$1/data/tiny/de"
   printf 'language\tname\tenglish\nde\t1\tAnd you always want to see it.\n' >"$1/data/tiny/references.tsv"
   for name in {1..30}; do cp tests/speech/arctic_a0007.wav "$1/data/tiny/de/$name.wav"; done
-  cd tests && python3 -c "import sys, pathlib, residual_st.huggingface, tiny_whisper as tiny
-tiny.save_whisper(pathlib.Path(sys.argv[1]), tiny.WORDS, **tiny.SETTINGS)" "$1/models/tiny" && cd ..
+  PYTHONPATH=tests:$PYTHONPATH python3 -c "import sys, pathlib, residual_st.huggingface, tiny_whisper as tiny
+tiny.save_whisper(pathlib.Path(sys.argv[1]), tiny.WORDS, **tiny.SETTINGS)" "$1/models/tiny"
 }
 
 real() {
@@ -111,12 +111,14 @@ real() {
   if [ ! -d "${REAL:-}" ]; then echo "run.sh: REAL must name a folder with models/NAME and data/NAME, or leave out real" >&2; return 2; fi
   for folder in "$REAL"/models/*; do
     for system in "${systems[@]}"; do
+      # each has a file of its own, since two at once may not add to one
       OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} limited 9 python3 benchmarks/refinement.py "$folder" "$REAL/data/${folder##*/}" "$system" \
-        --updates "${updates[@]}" --seconds 480 --output "$output/refinement.jsonl" &
+        --updates "${updates[@]}" --seconds 480 --output "$output/part-${folder##*/}-$system.jsonl" &
       pids+=($!)
     done
   done
   for system in "${pids[@]}"; do wait "$system" || failed=1; done
+  cat "$output"/part-*.jsonl >>"$output/refinement.jsonl" && rm "$output"/part-*.jsonl || failed=1
   return $failed
 }
 
@@ -133,5 +135,5 @@ for step in "${steps[@]}"; do
   "$step" || failed+=("$step")
   echo "== $step ended after $((SECONDS - began)) s"
 done
-if [ $tiny ]; then wc -l "$output"/*.jsonl; fi
+if [ $tiny ]; then wc -l "$output"/*.jsonl 2>/dev/null; fi
 if [ ${#failed[@]} -gt 0 ]; then echo "run.sh: failed: ${failed[*]}" >&2; exit 1; fi
