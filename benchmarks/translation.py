@@ -49,7 +49,7 @@ RESULTS = Path(__file__).parent / "results" / "translation.jsonl"
 LANGUAGES = ("es", "fr", "it")
 BATCHES, MORE_BATCHES, TEST_BATCHES = 24, 16, 9  # of half a minute, of all languages together; refinement uses more, if there are
 SIZES = (0.75, 0.6, 0.45, 0.3)
-UPDATES = 300  # of refinement
+UPDATES = 500  # of refinement
 WHOLE = (0.8, 0.65)  # of encoder and decoder together
 RATE = 16_000
 
