@@ -24,6 +24,9 @@ from residual_st.sharing import Matrix, ResidualLinear, channels_last, deep_copy
 from residual_st.stacks import LayerCall, LayerStack, recorded_calls
 
 
+MOST_BATCHES = 72  # whose states are all in memory
+
+
 def correct_if_better(model: nn.Module, stack: LayerStack, fit: Fit, calibration: Calibration) -> None:
     """Correct the compressed layers where that lowers the loss on batches that were not used for it, in place.
 
@@ -35,7 +38,7 @@ def correct_if_better(model: nn.Module, stack: LayerStack, fit: Fit, calibration
     if len(calibration.batches) < 2:  # nothing to judge by
         return
     before, state = calibration.held_out_loss(model), copy.deepcopy(stack.layers.state_dict())
-    correct(model, stack, fit, calibration, calibration.parts[0])
+    correct(model, stack, fit, calibration, [*calibration.parts[0], *calibration.more][:MOST_BATCHES])
     if not calibration.held_out_loss(model) < before:
         stack.layers.load_state_dict(state)
 

@@ -30,7 +30,7 @@ class Calibration:
         encode: `encode(model, batch)` runs the layers; what it returns is not used. Needed for correction and refinement.
         predict: `predict(model, batch)` runs the model and returns the scores of words (positions, vocabulary), padding left out.
             Errors are then weighed by the distributions of words, without labels, and refinement brings these closer too.
-        more: batches that refinement alone uses, besides the others: it needs many, and the rest is content with few.
+        more: batches that correction and refinement use besides the others. They need many, moments are content with few.
     """
 
     batches: Sequence[Any]

@@ -108,7 +108,7 @@ class TrainingData:
     def calibration(self, batches: int, seed: int, more: int = 0) -> Calibration:
         """Random batches of the training subsets, of at most 10,000 frames each, with the model's own loss, for the encoder.
 
-        For a decoder's stack `decode` takes the place of `encode`. `more` are further batches, which refinement alone uses.
+        For a decoder's stack `decode` takes the place of `encode`. `more` are further batches, for correction and refinement alone.
         """
         chosen = list(islice(self.batches(self.train_subset, seed, shuffle=True), batches + more))
         return Calibration(chosen[:batches], self.loss, self.encode, more=chosen[batches:])

@@ -59,7 +59,7 @@ def audio_calibration(
         source: the model's folder, for its feature extractor.
         audio: a folder, or a TSV: what `find_recordings` takes.
         batches: to calibrate on; fewer where there is less audio. A tenth more, one at least, is held out.
-        more: further batches, which refinement alone uses; fewer or none where there is less audio.
+        more: further batches, for correction and refinement alone; fewer or none where there is less audio.
         asked: the task and the languages of the words.
 
     Raises:

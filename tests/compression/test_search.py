@@ -81,6 +81,21 @@ def test_correction_makes_up_for_the_errors_before(batches):
     assert losses[1] < 0.9 * losses[0]
 
 
+def test_correction_uses_further_batches(batches):
+    """The same moments; what is judged by is in none of the batches."""
+    generator = torch.Generator().manual_seed(3)
+    few = [batch[:1, :20] for batch in batches]
+    more = [torch.randn(8, 40, WIDTH, generator=generator) for _ in range(8)]
+    unseen = torch.randn(64, 40, WIDTH, generator=generator)
+    losses = []
+    for further in ([], more):
+        layers = stack_of_blocks(rank=8, alike=False)
+        calibration = calibration_of(layers, [*few, *more, unseen])
+        compress(layers, rank="=4", diagonal=False, calibration=Calibration(few, calibration.loss, run, more=further))
+        losses.append(calibration.loss(layers, unseen).item())
+    assert losses[1] < 0.9 * losses[0]
+
+
 def test_refinement_that_makes_it_worse_is_taken_back(batches, monkeypatch):
     states = []
     for updates in (0, 4):
