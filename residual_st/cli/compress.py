@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from residual_st.cli.arguments import (
+    Renamed,
     add_data_arguments,
     add_device_argument,
     add_direction_arguments,
@@ -86,11 +87,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="steps that bring layer outputs closer, without labels (default: 0)",
     )
     parser.add_argument(
-        "--refine-batches",
+        "--correction-batches",
         type=int,
         metavar="N",
-        help="batches for these steps, besides the calibration batches (default: 0; half-minutes: a fifth of the steps)",
+        help="batches for correction and refinement, besides those of calibration (default: 0; half-minutes: a fifth of the steps)",
     )
+    parser.add_argument("--refine-batches", action=Renamed, const="give --correction-batches, which serve the correction, too")
     parser.add_argument("--seed", type=int, default=1, help="seed of the choice of calibration batches (default: 1)")
     add_device_argument(parser)
     add_user_dir_argument(parser)
@@ -120,16 +122,23 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"--refine-updates {args.refine_updates} must be at least 0")
     if args.max_loss and _decoder_form(args):
         raise InputError("--max-loss is of the encoder; compress the decoder in a second run, without it")
-    if args.refine_batches is None:
+    if args.correction_batches is None:
         # as docs/real_models.md measured it: each half-minute is then gone through some four times
-        args.refine_batches = math.ceil(args.refine_updates / 5) if Path(args.checkpoint).is_dir() else 0
+        args.correction_batches = math.ceil(args.refine_updates / 5) if Path(args.checkpoint).is_dir() else 0
     if args.weight_fraction and args.decoder_weight_fraction:
         raise InputError("--weight-fraction chooses the decoder's size; leave out --decoder-weight-fraction")
-    if args.refine_batches < 0:
-        raise InputError(f"--refine-batches {args.refine_batches} must be at least 0")
-    if args.refine_batches and not args.refine_updates:
-        raise InputError(f"--refine-batches {args.refine_batches} needs --refine-updates")
-    for name in ("refine_updates", "config_yaml", "subset", "valid_subset", "max_loss", "weight_fraction", *_DIRECTION):
+    if args.correction_batches < 0:
+        raise InputError(f"--correction-batches {args.correction_batches} must be at least 0")
+    for name in (
+        "refine_updates",
+        "correction_batches",
+        "config_yaml",
+        "subset",
+        "valid_subset",
+        "max_loss",
+        "weight_fraction",
+        *_DIRECTION,
+    ):
         if getattr(args, name) and not args.calibration:
             raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)} needs --calibration DATA")
     figures = _compress_folder(args) if Path(args.checkpoint).is_dir() else _compress_checkpoint(args)
@@ -158,7 +167,7 @@ def _compress_checkpoint(args: argparse.Namespace) -> dict:
         data = TrainingData(state, args.calibration, args.config_yaml, args.subset, args.valid_subset, device)
         data.require_manifests(validation=True)
     before = data and data.likelihoods(model)
-    calibration = data and data.calibration(args.calibration_batches, args.seed, args.refine_batches)
+    calibration = data and data.calibration(args.calibration_batches, args.seed, args.correction_batches)
     compressed, probes = _compress_parts(args, model, forms, calibration, data and data.decode)
     result = residual_checkpoint(state, model.cpu(), compressed)
     save_checkpoint(result, args.output)
@@ -192,7 +201,7 @@ def _compress_folder(args: argparse.Namespace) -> dict:
 
         asked = Direction(**{name: getattr(args, name) for name in _DIRECTION})
         calibration, held_out = huggingface.audio_calibration(
-            model, source, args.calibration, args.calibration_batches, args.seed, args.refine_batches, asked
+            model, source, args.calibration, args.calibration_batches, args.seed, args.correction_batches, asked
         )
     before = held_out and held_out.likelihood(model)
     compressed, probes = _compress_parts(args, model, forms, calibration, calibration and calibration.predict)

@@ -23,7 +23,6 @@ from residual_st.progress import progress
 from residual_st.sharing import Matrix, ResidualLinear, channels_last, deep_copy, matrices, unshare_layers, weight_of
 from residual_st.stacks import LayerCall, LayerStack, recorded_calls
 
-
 MOST_BATCHES = 72  # whose states are all in memory
 
 

@@ -213,9 +213,9 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, capsys, monkeypatch):
         ("compress", DENSE, ["--refine-updates", "3"], "needs --calibration DATA"),
         ("compress", DENSE, ["--max-loss", "1%"], "needs --calibration DATA"),
         ("compress", DENSE, ["--max-loss", "1%", "--decoder-group-size", "2"], "--max-loss is of the encoder"),
-        ("compress", DENSE, ["--refine-batches", "3"], "needs --refine-updates"),
         ("compress", DENSE, ["--device", "gpu"], "it must be cpu, or cuda where torch sees a GPU"),
         ("compress", DENSE, ["--device", "meta"], "--device meta cannot be used (it holds no values)"),
+        ("compress", DENSE, ["--correction-batches", "3"], "needs --calibration DATA"),
     ],
 )
 def test_refusals(tmp_path, capsys, command, arch, flags, message):
@@ -237,6 +237,13 @@ def test_a_gpu_that_is_not_there_is_refused(tmp_path, capsys):
         assert main([*command, "--output", str(tmp_path / "x"), "--device", "cuda"]) == 2
         assert "--device cuda cannot be used (" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
+
+
+def test_a_flag_of_earlier_releases(tmp_path, capsys):
+    with pytest.raises(SystemExit) as exit:
+        main(["compress", str(tmp_path / "given.pt"), "--output", str(tmp_path / "x.pt"), "--refine-batches", "3"])
+    assert exit.value.code == 2
+    assert "--refine-batches 3 is no longer a flag: give --correction-batches" in capsys.readouterr().err
 
 
 def test_weights_of_another_architecture_are_refused(tmp_path, capsys):
