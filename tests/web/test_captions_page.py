@@ -121,3 +121,28 @@ def test_captions_that_end_early(server, sentence, page, serving, exported, micr
     assert page.locator("#live").inner_text() == "Live captions"
     page.set_input_files("#file", microphone)
     texts_of(page)
+
+
+@pytest.mark.parametrize(
+    ("without", "sentence"),
+    [
+        ("delete window.AudioWorkletNode", "This browser cannot record: take another one, or choose a recording."),
+        (
+            "AudioContext.prototype.createMediaStreamSource = () => { throw new DOMException('', 'NotSupportedError') }",
+            "This browser cannot record at 16000 Hz: take another one, or choose a recording.",
+        ),
+        (
+            "navigator.mediaDevices.getUserMedia = async () => { throw new DOMException('', 'NotFoundError') }",
+            "No microphone was found: connect one, or choose a recording.",
+        ),
+    ],
+    ids=["no worklet", "other rates", "no microphone"],
+)
+def test_what_keeps_a_page_from_captions_is_said_in_one_sentence(page, static, without, sentence):
+    page.add_init_script(without)
+    page.goto(static)
+    texts_of(page, "Ready.")
+    page.click("#live")
+    page.wait_for_selector("#status.error")
+    assert page.locator("#status").inner_text() == sentence
+    assert page.locator("#live").is_enabled()
