@@ -4,23 +4,25 @@ import numpy as np
 
 from residual_st.audio.lengths import Lengths
 
-STREAM = """async ([lengths, direction]) => {
+STREAM = """async ([lengths, direction, rate]) => {
   const { load } = await import("./in_browser.js"), updates = [];
-  const model = await load({ path: "./", lengths }), stream = model.stream(direction, 16000, update => updates.push(update));
+  const model = await load({ path: "./", lengths }), stream = await model.stream(direction, rate, update => updates.push(update));
   const samples = new Float32Array(await (await fetch("samples.f32")).arrayBuffer());
-  for (let start = 0; start < samples.length; start += 1600) {
-    stream.feed(samples.subarray(start, start + 1600));
-    while (stream.isWorking) await new Promise(resolve => setTimeout(resolve));
+  for (let start = 0; start < samples.length; start += rate / 10) {
+    stream.feed(samples.subarray(start, start + rate / 10));
+    while (updates.length < Math.floor((start + rate / 10) / rate) && start + rate / 10 <= samples.length) {
+      await new Promise(resolve => setTimeout(resolve, 5));
+    }
   }
   await stream.finish();
   return updates;
 }"""
 
 
-def streamed(page, lengths: Lengths, direction: dict, samples: np.ndarray) -> list[dict]:
+def streamed(page, lengths: Lengths, direction: dict, samples: np.ndarray, rate: int = 16_000) -> list[dict]:
     """Updates as `residual-st listen --json` has them, of samples as they are spoken, by the model of a page."""
     page.route("**/samples.f32", lambda route: route.fulfill(body=samples.tobytes()))
-    updates = page.evaluate(STREAM, [vars(lengths), direction])
+    updates = page.evaluate(STREAM, [vars(lengths), direction, rate])
     for row in [*updates, *(segment for update in updates for segment in update["closed"])]:
         row.update({name: round(value, 3) for name, value in row.items() if isinstance(value, float)})
     return updates

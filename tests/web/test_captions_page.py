@@ -1,6 +1,7 @@
 """Live captions in a browser whose microphone plays a talk: by the server, and by the browser alone."""
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ from conftest import ROOT, cli, texts_of
 from page_streams import streamed
 
 from residual_st.audio.lengths import Lengths
+from residual_st.audio.reading import resample
 from residual_st.runtime import Translator
 from residual_st.runtime.model import Model
 from residual_st.streaming import Stream
@@ -86,7 +88,7 @@ def test_in_the_browser(page, static, exported, microphone):
     texts_of(page)
 
 
-@pytest.mark.parametrize("sound, longest", [(talk(), 15.0), (np.concatenate(SPEECH), 2.5)])
+@pytest.mark.parametrize("sound, longest", [(talk(), 15.0), (SPEECH[0], 2.5)])
 def test_a_stream_in_the_browser(sound, longest, page, static, exported):
     """Step by step that of Python; speech is cut where it is longer than it may be."""
     page.goto(static)
@@ -95,6 +97,20 @@ def test_a_stream_in_the_browser(sound, longest, page, static, exported):
     model.folder = replace(model.folder, lengths=Lengths(longest))
     expected = [update.as_json() for update in heard(Stream(model), sound)]
     assert streamed(page, Lengths(longest), {}, sound) == expected
+
+
+def test_a_model_of_another_rate_in_the_browser(page, static, runs, file_server, tmp_path):
+    """The detector of speech has its own, to which workers cannot resample."""
+    folder, sound = shutil.copytree(runs / "captions", tmp_path / "model"), resample(SPEECH[0], RATE, 8000)
+    description = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    (folder / "model.json").write_text(json.dumps({**description, "sample_rate": 8000}), encoding="utf-8")
+    page.goto(f"{file_server(folder)}/index.html")
+    texts_of(page, "Ready.")
+    expected = segments_of(heard(Stream(folder), sound, 800))
+    found = [segment for update in streamed(page, Lengths(15.0), {}, sound, 8000) for segment in update["closed"]]
+    assert [segment["text"] for segment in found] == [segment.text for segment in expected]
+    for one, other in zip(found, expected):
+        assert (one["start"], one["end"]) == pytest.approx((other.start, other.end), abs=0.1)
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,12 @@
 
 import * as ort from "./ort/ort.wasm.min.mjs";
 
-const copy = ({ type, data, dims }) => new ort.Tensor(type, data.slice(), dims);
 const integers = (values, shape) => new ort.Tensor("int64", BigInt64Array.from(values, BigInt), shape);
 
 // An utterance's samples, encoded by a model's graphs.
 export async function encode([encoder, crossAttention, decoder], description, samples) {
   const { states, state_lengths } = await encoder.run({
-    samples: new ort.Tensor("float32", samples.slice(), [1, samples.length]), lengths: integers([samples.length], [1]),
+    samples: new ort.Tensor("float32", samples, [1, samples.length]), lengths: integers([samples.length], [1]),
   });
   return new Source(decoder, description, samples.length, states.dims[1], { ...await crossAttention.run({ states }), state_lengths });
 }
@@ -37,9 +36,8 @@ class Source {
       }
     }
     return async (tokens, order) => {
-      const source = Object.fromEntries(Object.entries(this.values).map(([name, value]) => [name, copy(value)]));
       const inputs = { tokens: integers(tokens, [1, beam]), order: integers(order, [beam]), step: integers([steps++], []) };
-      const outputs = await this.decoder.run({ ...inputs, ...source, ...cache });
+      const outputs = await this.decoder.run({ ...inputs, ...this.values, ...cache });
       cache = Object.fromEntries(Object.keys(cache).map(name => [name, outputs[`next_${name}`]]));
       return outputs.log_probs.data;
     };

@@ -1,15 +1,27 @@
-// Models that run in this browser, by onnxruntime-web: what is said does not leave it.
+// Models that run in this browser, by onnxruntime-web: what is said does not leave it. They are in a worker, so that the page goes on.
 
-import { load as loadModel } from "./model.js";
-import { Stream } from "./stream.js";
-import { translate } from "./translator.js";
+import { resample } from "./audio.js";
+import { connect } from "./calls.js";
+
+const shows = new Map(); // of each stream
+const worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
+const ask = connect(worker, { resample, show: (stream, update) => shows.get(stream)(update) });
 
 export async function load({ path, lengths }) {
-  const model = await loadModel(path), rate = model.description.sample_rate;
+  const { number, rate } = await ask("load", path, lengths);
   return {
     rate,
     soundRate: rate,
-    translate: (samples, direction) => translate(model, lengths, samples, direction),
-    stream: (direction, _, show) => new Stream(model, lengths, direction, show),
+    translate: (samples, direction) => ask("translate", number, samples, direction),
+    async stream(direction, _, show) {
+      const stream = await ask("stream", number, direction);
+      shows.set(stream, show);
+      return {
+        done: ask("done", stream),
+        feed: samples => ask("feed", stream, samples),
+        finish: () => ask("finish", stream),
+        close: () => ask("close", stream),
+      };
+    },
   };
 }

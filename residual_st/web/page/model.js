@@ -7,7 +7,6 @@ const GRAPHS = ["encoder.onnx", "cross_attention.onnx", "decoder.onnx"];
 
 ort.env.wasm.wasmPaths = new URL("./ort/", import.meta.url).href;
 ort.env.wasm.numThreads = 1; // more need headers that static hosts do not send
-ort.env.wasm.proxy = true; // in a worker, so that the page goes on; it takes each tensor that it is given away from the page
 
 // The model of a folder, given by its address.
 export async function load(path) {

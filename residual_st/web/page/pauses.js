@@ -1,7 +1,7 @@
 // Recordings cut at their pauses: the rule of residual_st/audio/pauses.py, with the same voice-activity detector.
 
 import * as ort from "./ort/ort.wasm.min.mjs";
-import { resample } from "./audio.js";
+import { resample as resampleHere } from "./audio.js";
 
 export const RATE = 16000, FRAME = 512; // Hz and samples, of the detector
 const CONTEXT = 64, BLOCK_FRAMES = 4096, STATE = [1, 1, 128], PEAK = 0.5;
@@ -9,7 +9,12 @@ const BEGIN = 0.5, END = 0.35, LEAST = 4, STEP = 128, SILENCE = 1e-6, AROUND = 9
 export const PAUSE = 7, MARGIN = 3; // frames: between two pieces, and of these what stays with a piece
 export const CLOSE = 2, SHORT = 1; // seconds: pieces that lie further apart are not joined, and shorter ones are, to a neighbour
 const steps = seconds => Math.floor(seconds * RATE / STEP);
-let detector = null;
+let detector = null, resample = resampleHere;
+
+// Workers, which cannot resample, say who can.
+export function resampleBy(other) {
+  resample = other;
+}
 
 // Mono samples at `rate` -> [first sample, the one behind the last] of each piece in which somebody speaks.
 // `lengths` are the seconds `longest` and `joined`. Where a recording `goesOn`, its last piece is not joined for being short.

@@ -34,8 +34,10 @@ export class Stream {
     return this.done;
   }
 
+  // Gives the rest up.
   close() {
     this.isClosed = true;
+    this.resolve();
   }
 
   // One step after the other, each of all chunks that are whole by then, or of as many as a window holds.
