@@ -116,6 +116,7 @@ def test_recordings_are_cut_in_the_browser_as_everywhere(page, static, tmp_path)
     other = read_audio(SPEECH.with_name("arctic_a0009.wav"), 16_000)
     noise = np.random.default_rng(1).standard_normal(3 * 16_000).astype(np.float32)
     talk = np.concatenate([speech, 0 * noise, other, 1e-3 * noise, speech, other[:20_000], 1e-3 * noise[:9600], speech])
+    beginning = np.concatenate([speech, 1e-3 * noise[:9600], other[:16_000]])
     file = tmp_path / "samples.f32"
     page.route("**/samples.f32", lambda route: route.fulfill(path=file))
     page.goto(static)
@@ -132,6 +133,8 @@ def test_recordings_are_cut_in_the_browser_as_everywhere(page, static, tmp_path)
         (0 * noise, 16_000, Lengths(15.0), 0),
         (0.1 * noise, 16_000, Lengths(15.0), 0),
         (speech[:100], 16_000, Lengths(15.0), 0),
+        (beginning, 16_000, Lengths(15.0), 1),
+        (beginning, 16_000, Lengths(15.0), 2, True),
     ):
         file.write_bytes(samples.astype(np.float32).tobytes())
         found = page.evaluate(SPANS, [rate, vars(lengths), *goes_on])

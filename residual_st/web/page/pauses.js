@@ -88,13 +88,13 @@ function audible(energy, silence, [start, end]) {
 }
 
 function join(spans, { longest, joined }, goesOn) {
-  const result = [];
-  for (const [place, [start, end]] of spans.entries()) {
+  const result = [], isShort = ([start, end]) => end - start < steps(SHORT);
+  spans.forEach(([start, end], place) => {
     const last = result.at(-1), isGrowing = goesOn && place === spans.length - 1;
-    const isShort = last && (last[1] - last[0] < steps(SHORT) || end - start < steps(SHORT) && !isGrowing);
-    if (last && start - last[1] <= steps(CLOSE) && end - last[0] <= steps(isShort ? longest : joined)) last[1] = end;
+    const most = last && (isShort(last) || (isShort([start, end]) && !isGrowing)) ? longest : joined;
+    if (last && start - last[1] <= steps(CLOSE) && end - last[0] <= steps(most)) last[1] = end;
     else result.push([start, end]);
-  }
+  });
   return result;
 }
 
