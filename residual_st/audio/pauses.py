@@ -22,7 +22,7 @@ def split_at_pauses(samples: np.ndarray, rate: int, lengths: Lengths) -> list[np
     return [samples[start:end] for start, end in spans_between_pauses(samples, rate, lengths)]
 
 
-def spans_between_pauses(samples: np.ndarray, rate: int, lengths: Lengths, goes_on: bool = False) -> list[tuple[int, int]]:
+def spans_between_pauses(samples: np.ndarray, rate: int, lengths: Lengths, is_partial: bool = False) -> list[tuple[int, int]]:
     """The pieces of a recording in which somebody speaks: first sample of each, and the one behind its last.
 
     A pause is 0.3 s or more without speech, of which 0.1 s stays on each side, but no digital silence. Lengths that are no further
@@ -30,14 +30,14 @@ def spans_between_pauses(samples: np.ndarray, rate: int, lengths: Lengths, goes_
     `lengths.longest` are cut where they are quietest. Silence and noise are in no piece, and without speech there is none.
 
     Args:
-        goes_on: whether this is a recording so far: its last piece, which has just begun, is not joined for being short.
+        is_partial: whether the recording continues: its last piece, which has just begun, is not joined for being short.
     """
     frames = for_detector(samples, rate)
     if not len(frames):
         return []
     energy = np.square(frames.reshape(-1, STEP), dtype=np.float64).sum(1)
     spans = [_audible(energy, start * FRAME // STEP, end * FRAME // STEP) for start, end in _spoken(speech_probabilities(frames))]
-    spans = _joined(spans, lengths, goes_on)
+    spans = _joined(spans, lengths, is_partial)
     energy = np.convolve(energy, np.ones(AROUND), "same")
     cuts = [_cut_long(energy, span, max(8, _steps(lengths.longest))) for span in spans]
     scale = rate * STEP / RATE
@@ -71,12 +71,12 @@ def _audible(energy: np.ndarray, start: int, end: int) -> list[int]:
     return [int(inside[0]), int(inside[-1]) + 1] if len(inside) else [start, end]
 
 
-def _joined(spans: list[list[int]], lengths: Lengths, goes_on: bool) -> list[list[int]]:
+def _joined(spans: list[list[int]], lengths: Lengths, is_partial: bool) -> list[list[int]]:
     result = []
     for place, (start, end) in enumerate(spans, start=1):
         if result and start - result[-1][1] <= _steps(CLOSE):
             first, last = result[-1]
-            is_growing = goes_on and place == len(spans)
+            is_growing = is_partial and place == len(spans)
             is_short = last - first < _steps(SHORT) or end - start < _steps(SHORT) and not is_growing
             if end - first <= _steps(lengths.longest if is_short else lengths.joined):
                 result[-1][1] = end

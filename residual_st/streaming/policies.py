@@ -51,7 +51,7 @@ class Retranslation:
 
 class LocalAgreement:
     """Words stand that two steps in a row have found (Liu et al. 2020, `LA-2`), except the last one: that a text ends there, with a
-    full stop, is said by the sound's end, and the sound goes on."""
+    full stop, is said by the sound's end, and the sound continues."""
 
     needs_places = is_of_ctc = False
 

@@ -71,10 +71,10 @@ def test_what_has_just_begun_is_not_joined_for_being_short(speech, other):
     """It may be the beginning of a sentence, where a recording goes on."""
     begun = np.concatenate([speech, noise(0.5, 0.5, -60), other[: round(0.9 * RATE)]])
     assert len(split_at_pauses(begun, RATE, Lengths(30.0))) == 1
-    assert len(spans_between_pauses(begun, RATE, Lengths(30.0), goes_on=True)) == 2
-    assert len(spans_between_pauses(begun, RATE, Lengths(30.0, 30.0), goes_on=True)) == 1
+    assert len(spans_between_pauses(begun, RATE, Lengths(30.0), is_partial=True)) == 2
+    assert len(spans_between_pauses(begun, RATE, Lengths(30.0, 30.0), is_partial=True)) == 1
     short = np.concatenate([other[: round(0.7 * RATE)], noise(0.5, 0.5, -60), speech])
-    assert len(spans_between_pauses(short, RATE, Lengths(30.0), goes_on=True)) == 1
+    assert len(spans_between_pauses(short, RATE, Lengths(30.0), is_partial=True)) == 1
 
 
 @pytest.mark.parametrize("level", [-20, -45])

@@ -1,4 +1,4 @@
-// Models that run in this browser, by onnxruntime-web: what is said does not leave it. They are in a worker, so that the page goes on.
+// Models that run in this browser, by onnxruntime-web: what is said does not leave it. They run in a worker: the page stays responsive.
 
 import { resample } from "./audio.js";
 import { connect } from "./calls.js";

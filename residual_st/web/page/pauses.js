@@ -17,8 +17,9 @@ export function resampleBy(other) {
 }
 
 // Mono samples at `rate` -> [first sample, the one behind the last] of each piece in which somebody speaks.
-// `lengths` are the seconds `longest` and `joined`. Where a recording `goesOn`, its last piece is not joined for being short.
-export async function spansBetweenPauses(samples, rate, lengths, goesOn = false) {
+// `lengths` are the seconds `longest` and `joined`. Where more of the recording
+// comes, and it `isPartial`, its last piece is not joined for being short.
+export async function spansBetweenPauses(samples, rate, lengths, isPartial = false) {
   if (!samples.length) return [];
   const given = await resample(samples, rate, RATE), filled = new Float32Array(Math.ceil(given.length / FRAME) * FRAME);
   const loudest = given.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
@@ -30,7 +31,7 @@ export async function spansBetweenPauses(samples, rate, lengths, goesOn = false)
   const around = energy.map((_, step) =>
     energy.slice(Math.max(0, step - (AROUND - 1) / 2), step + (AROUND + 1) / 2).reduce((sum, value) => sum + value, 0));
   const scale = rate * STEP / RATE;
-  return join(spans, lengths, goesOn).flatMap(span => {
+  return join(spans, lengths, isPartial).flatMap(span => {
     const cuts = cutLong(around, span, Math.max(8, steps(lengths.longest)));
     return cuts.slice(1).map((end, index) => [Math.round(cuts[index] * scale), Math.min(Math.round(end * scale), samples.length)]);
   });
@@ -87,10 +88,10 @@ function audible(energy, silence, [start, end]) {
   return first < last ? [first, last] : [start, end];
 }
 
-function join(spans, { longest, joined }, goesOn) {
+function join(spans, { longest, joined }, isPartial) {
   const result = [], isShort = ([start, end]) => end - start < steps(SHORT);
   spans.forEach(([start, end], place) => {
-    const last = result.at(-1), isGrowing = goesOn && place === spans.length - 1;
+    const last = result.at(-1), isGrowing = isPartial && place === spans.length - 1;
     const most = last && (isShort(last) || (isShort([start, end]) && !isGrowing)) ? longest : joined;
     if (last && start - last[1] <= steps(CLOSE) && end - last[0] <= steps(most)) last[1] = end;
     else result.push([start, end]);
