@@ -17,8 +17,8 @@ export function resampleBy(other) {
 }
 
 // Mono samples at `rate` -> [first sample, the one behind the last] of each piece in which somebody speaks.
-// `lengths` are the seconds `longest` and `joined`. Where more of the recording
-// comes, and it `isPartial`, its last piece is not joined for being short.
+// `lengths` are the seconds `longest` and `joined`. The last piece of a recording that
+// continues (`isPartial`) is not joined for being short.
 export async function spansBetweenPauses(samples, rate, lengths, isPartial = false) {
   if (!samples.length) return [];
   const given = await resample(samples, rate, RATE), filled = new Float32Array(Math.ceil(given.length / FRAME) * FRAME);
