@@ -17,7 +17,8 @@ from residual_st.sharing import channels_last, in_order, matrices
 from residual_st.stacks import LayerStack, UnclearLayoutError, keeping_activations, recorded_calls
 
 MOST_HELD_OUT = 16  # batches
-DRAWS = 3  # from the Fisher information of each batch: as if there were three times as many words
+DRAWS = 72  # from the Fisher information of all batches: another draw of one is worth nearly as much as another batch ...
+MOST_DRAWS = 3  # ... up to so many
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,8 @@ class Calibration:
         """
         if self.predict is not None:
             scores = self.predict(model, self.batches[number]).float()
-            scalars = (drawn_information(scores, seed) / DRAWS**0.5 for seed in range(DRAWS * number, DRAWS * (number + 1)))
+            draws = max(1, min(MOST_DRAWS, DRAWS // len(self.batches)))
+            scalars = (drawn_information(scores, seed) / draws**0.5 for seed in range(draws * number, draws * (number + 1)))
         else:
             scalars = [self.loss(model, self.batches[number])]
         for scalar in scalars:

@@ -65,6 +65,23 @@ def test_information_is_that_of_the_distribution():
     torch.testing.assert_close(gradients.mean(0), torch.zeros(4), rtol=0, atol=5e-3)
 
 
+@pytest.mark.parametrize("batches, draws", [(1, 3), (24, 3), (30, 2), (72, 1), (100, 1)])
+def test_many_batches_are_drawn_once(batches, draws):
+    """However many times each is drawn, what all draws of one add up to is one Fisher information."""
+    linear = torch.nn.Linear(2, 4)
+    calibration = Calibration(
+        [torch.ones(20_000, 2)] * batches, loss=lambda *_: torch.nan, predict=lambda model, batch: model(batch)
+    )
+    scores = []
+    linear.register_forward_hook(lambda *call: scores.append(call[-1]))
+    scalars = list(calibration.sensitivities(linear, 0))
+    assert len(scalars) == draws
+    p = scores[0][0].softmax(-1).detach()
+    gradients = (torch.autograd.grad(scalar, scores[0], retain_graph=True)[0] for scalar in scalars)
+    total = sum(gradient.T @ gradient for gradient in gradients) / 20_000
+    torch.testing.assert_close(total, torch.diag(p) - torch.outer(p, p), rtol=0, atol=1e-2)
+
+
 def test_labels_do_not_weigh_errors_where_words_are_predicted(model, batch):
     def predict(model, batch):
         return model(**batch)[0].flatten(0, 1)
