@@ -227,6 +227,11 @@ def quality_conformer() -> str:
     return measures_of(compare(read("quality_conformer")))
 
 
+def quality_streaming() -> str:
+    """Models that are streamed, on whole sentences."""
+    return measures_of(compare(read("quality_streaming")))
+
+
 def quality_hours() -> str:
     """What all of it took."""
     rows = [row for name in ("quality", "quality_forms", "quality_tried") for row in read(name)]
