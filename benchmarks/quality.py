@@ -13,7 +13,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-import yaml
+from settings import settings_of
 from tabulate import tabulate
 from tqdm import tqdm
 from training_runs.comparison import compare, verdicts
@@ -67,13 +67,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"--jobs {args.jobs} must be at least 1")
     if args.sanity and args.systems:
         raise InputError("--sanity chooses the systems itself; leave --systems out")
-    changes = {}
-    for change in args.set:
-        key, equals, value = change.partition("=")
-        if not equals:
-            raise InputError(f"--set {change} must be of the form KEY=VALUE")
-        changes[key] = yaml.safe_load(value)
-    matrix = read_matrix(args.matrix, changes)
+    matrix = read_matrix(args.matrix, settings_of(args.set))
     runs = matrix.chosen(args.tasks, list(SANITY) if args.sanity else args.systems, args.seeds)
     if args.reference:
         matrix.chosen(None, [args.reference], None)  # which refuses a name that the matrix does not have

@@ -36,11 +36,13 @@ import numpy as np
 import soundfile
 import yaml
 from mweralign import mweralign
+from settings import settings_of
 from simulstream.config import yaml_config
 from simulstream.metrics.readers import LogReader, YamlReferenceReader
 
 from residual_st.audio.reading import read_audio
 from residual_st.benchmark import results
+from residual_st.errors import InputError
 from residual_st.evaluation.generated import Sentence
 from residual_st.evaluation.scores import error_counts, error_rate, ngram_counts
 from residual_st.progress import progress, show_progress
@@ -199,8 +201,7 @@ def measured(policy: str, model: str, chunk: float, settings: dict, talks: Path)
 
 
 def run(args: argparse.Namespace) -> None:
-    settings = dict(each.split("=", 1) for each in args.set)
-    settings = {name: yaml.safe_load(value) for name, value in settings.items()}
+    settings = settings_of(args.set)
     seconds = sum(soundfile.info(args.talks / name).duration for name in (args.talks / "talks.txt").read_text().split())
     cases = []
     for system in args.systems:
@@ -217,7 +218,7 @@ def run(args: argparse.Namespace) -> None:
         results.append(args.output, {**case, "seconds": round(seconds), **row, **results.provenance()})
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     making = commands.add_parser("make")
@@ -248,8 +249,12 @@ def main() -> None:
     args = parser.parse_args()
     show_progress()
     if args.command == "run":
-        run(args)
-        return
+        try:
+            run(args)
+        except InputError as error:
+            print(f"streaming.py: {error}", file=sys.stderr)
+            return 2
+        return 0
     if args.force:
         shutil.rmtree(args.talks, ignore_errors=True)
     if args.corpus:
@@ -257,7 +262,8 @@ def main() -> None:
     else:
         sentences = list(of_prompts(args.prompts, args.language))
     make(sentences, args.talks, args.number, args.seconds, args.seed)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

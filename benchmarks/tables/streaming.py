@@ -64,14 +64,14 @@ def _talks(talks: str, metric: str) -> str:
         system, policy, chunk = case
         own = (system, OFFLINE.get(policy, "offline"), 0.0)
         if _is_offline(case):
-            seconds, rival = ["", "", ""], ("dense", policy, 0.0)
+            seconds, baseline = ["", "", ""], ("dense", policy, 0.0)
         else:
             ideal, aware = _latency(rows), _latency(rows, "stream_laal_computation_aware")
             seconds = [f"{chunk:g}", f"{ideal:.2f}", f"{aware:.2f} ({aware / ideal:.2f})"]
-            rival = min(dense, key=lambda other: abs(_latency(cases[other]) - ideal), default=None)
+            baseline = min(dense, key=lambda other: abs(_latency(cases[other]) - ideal), default=None)
         label = [LABELS.get(system, system), policy, *seconds]
         score = str(score_interval(metric, counts[case]))
-        against = "" if system == "dense" else change(case, rival)
+        against = "" if system == "dense" else change(case, baseline)
         lines.append([*label, score, change(case, own), against, f"{_latency(rows, 'real_time_factor'):.3f}"])
     lag = ["chunk, s", "StreamLAAL, s", "with computing (times)"]
     score = f"{metric.upper()} (95 %)"

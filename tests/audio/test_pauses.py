@@ -68,7 +68,7 @@ def test_pieces_are_joined_for_a_model_of_long_windows(speech, other):
 
 
 def test_what_has_just_begun_is_not_joined_for_being_short(speech, other):
-    """It may be the beginning of a sentence, where a recording goes on."""
+    """It may be the beginning of a sentence, where a recording continues."""
     begun = np.concatenate([speech, noise(0.5, 0.5, -60), other[: round(0.9 * RATE)]])
     assert len(split_at_pauses(begun, RATE, Lengths(30.0))) == 1
     assert len(spans_between_pauses(begun, RATE, Lengths(30.0), is_partial=True)) == 2

@@ -140,11 +140,11 @@ def test_ten_clients_at_once(address, exported, streams):
 
 
 def test_a_client_that_is_faster_than_the_model_waits(address, monkeypatch):
-    """What it sends is neither kept without end nor lost: here the first step goes on until it cannot send more."""
-    feed, goes_on = Stream.feed, threading.Event()
+    """What it sends is neither kept without end nor lost: here the first step lasts until it cannot send more."""
+    feed, may_end = Stream.feed, threading.Event()
 
     def slow(self, *arguments):
-        assert goes_on.wait(30)
+        assert may_end.wait(30)
         return feed(self, *arguments)
 
     monkeypatch.setattr(Stream, "feed", slow)
@@ -159,7 +159,7 @@ def test_a_client_that_is_faster_than_the_model_waits(address, monkeypatch):
                 sending = asyncio.ensure_future(socket.send(frame))
                 if not (await asyncio.wait([sending], timeout=1))[0]:
                     break
-            goes_on.set()
+            may_end.set()
             await sending
             await socket.send(END)
             return sent, json.loads([message async for message in socket][-1])["seconds"]
