@@ -2,9 +2,10 @@
 
     python benchmarks/device.py [--repeats N] [--sizes s m] [--threads 1 2] [--precisions fp32 …]
 
-The models have random weights, which change neither size nor time; each residual one and the dense one compute the same function.
-Decoders are dense, except two systems whose decoders share their matrices, too. Rows go to results/device.jsonl; what is there for
-this machine and commit is not measured again. Nothing else may run.
+The models have random weights, which change neither size nor time. The residual models of FORMS and the dense one compute the same
+function. Three more systems keep a third of the encoder's matrix weights: with one shared matrix, with none, and with a third of the
+layers. Decoders are dense, except in two systems whose decoders share their matrices, too. Rows go to results/device.jsonl; systems that
+have a row of this machine and commit are not measured again. Nothing else may run.
 """
 
 import argparse
@@ -21,29 +22,47 @@ from residual_st.benchmark.systems import VOCABULARY, Shape, build_pair, build_r
 from residual_st.export import PRECISIONS
 from residual_st.export.fairseq_model import describe_vocabulary, export_model
 from residual_st.fairseq.model_input import ModelInput
+from residual_st.fairseq.standalone import build_model
 from residual_st.languages import Languages
 from residual_st.progress import show_progress
+from residual_st.sharing import matrices
 
 RESULTS = Path(__file__).parent / "results" / "device.jsonl"
 SPEECH = Path(__file__).parents[1] / "tests" / "speech" / "arctic_a0007.wav"
 WIDTHS = {"s": 256, "m": 512}
 FORMS = {"K=3, R=16": (3, 16), "K=12, R=8": (12, 8), "K=12, R=16": (12, 16)}
 SHARED_DECODERS = {"K=3, R=16, decoder K=3": (3, 3), "K=12, R=16, decoder K=6": (12, 6)}  # with R=16, too
+LAYERS = 12
 SECONDS = (0.5, 1, 5, 20)
 
 
 def models(width: int):
     """(system, model, flags)"""
     for name, (group_size, rank) in FORMS.items():
-        shape = Shape(width, 12, group_size, rank)
+        shape = Shape(width, LAYERS, group_size, rank)
         torch.manual_seed(1)
         stock, residual = build_pair(shape)
         if name == next(iter(FORMS)):
             yield "dense", stock, shape.flags("stock")
         yield name, residual, shape.flags("compact")
     for name, (group_size, decoder_group_size) in SHARED_DECODERS.items():
-        shape = Shape(width, 12, group_size, 16, decoder_group_size=decoder_group_size)
+        shape = Shape(width, LAYERS, group_size, 16, decoder_group_size=decoder_group_size)
         yield name, build_residual(shape), shape.flags("compact")
+    yield from thirds(width)
+
+
+def thirds(width: int):
+    """(system, model, flags) of three ways to keep a third of the encoder's matrix weights."""
+    four_layers = Shape(width, LAYERS // 3, 1, 0)
+    dense = build_model(four_layers.flags("stock"))
+    yield "4 layers", dense, four_layers.flags("stock")
+    matrices_of_layer = [matrix for _, matrix in matrices(dense.encoder.transformer_layers[0])]
+    weights = sum(matrix.weight.numel() for matrix in matrices_of_layer)
+    weights_of_rank = sum(sum(matrix.weight.shape) for matrix in matrices_of_layer)
+    for name, group_size, shared in (("K=12", 12, 1 / 12), ("no shared matrix", 1, 0)):
+        rank = round((1 / 3 - shared) * weights / weights_of_rank)
+        shape = Shape(width, LAYERS, group_size, rank if shared else f"={rank}")
+        yield f"{name}, R={rank}", build_residual(shape), shape.flags("compact")
 
 
 def folders(width: int, work: Path, precisions: Sequence[str] = ("fp32", "int8")) -> dict[str, Path]:

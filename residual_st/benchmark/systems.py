@@ -26,7 +26,7 @@ class Shape:
     width: int
     layers: int
     group_size: int
-    rank: int
+    rank: int | str  # a string as in --encoder-residual-rank
     dropout: float = 0.1
     decoder_group_size: int = 1  # the decoder's; above 1 it has residuals of the same rank, and diagonals
     bare: bool = False  # next to no subsampler and table of positions: an encoder that is its layers
