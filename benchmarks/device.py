@@ -3,9 +3,9 @@
     python benchmarks/device.py [--repeats N] [--sizes s m] [--threads 1 2] [--precisions fp32 …]
 
 The models have random weights, which change neither size nor time. The residual models of FORMS and the dense one compute the same
-function. Three more systems keep a third of the encoder's matrix weights: with one shared matrix, with none, and with a third of the
-layers. Decoders are dense, except in two systems whose decoders share their matrices, too. Rows go to results/device.jsonl; systems that
-have a row of this machine and commit are not measured again. Nothing else may run.
+function. Three more systems keep a third of the encoder's matrix weights: with one shared matrix, with none, and with a third of
+the layers. Decoders are dense, except in two systems whose decoders share their matrices, too. Rows go to results/device.jsonl;
+cases that have rows of this machine and commit are not measured again. Nothing else may run.
 """
 
 import argparse

@@ -164,7 +164,7 @@ class Products:
             return Terms(weight_of(linear), None, None, None, linear.bias)
         shared, up, down, diagonal = linear.all_terms
         if up is not None and self.precision != "fp32":
-            up, down = self._once("balanced", [up, down], lambda: _balanced(up.detach(), down.detach()))
+            up, down = self._once("spread", [up, down], lambda: _spread(up.detach(), down.detach()))
         return Terms(shared, up, down, diagonal, linear.bias)
 
     def _joined(self, tensors: list[Tensor]) -> Tensor:
@@ -214,7 +214,14 @@ class Products:
         return (what, *((tensor.data_ptr(), tuple(tensor.shape), tensor.stride()) for tensor in tensors))
 
 
-def _balanced(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
-    """The same product with columns of `up` of one length: an error in x down, which has one scale, counts alike in each."""
-    norms = up.norm(dim=0).clamp_min(1e-12)
-    return up / norms, down * norms[:, None]
+def _spread(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
+    """The same product with a `down` of orthonormal rows in random directions, so that all numbers of x down are of alike size.
+
+    They have one scale in int8. Where a trained matrix was factored, a few of them are much larger than the others, which that
+    scale would round to 0. Random rotations even out sizes (QuaRot, arXiv 2404.00456); `up` undoes this one at no cost.
+    """
+    orthonormal, triangular = torch.linalg.qr(down.double().T)  # down = triangularᵀ orthonormalᵀ
+    generator = torch.Generator().manual_seed(0)  # the same file each time
+    rank = triangular.size(0)
+    rotation, _ = torch.linalg.qr(torch.randn(rank, rank, generator=generator, dtype=torch.float64))
+    return (up.double() @ triangular.T @ rotation).to(up.dtype), (rotation.T @ orthonormal.T).to(down.dtype).contiguous()

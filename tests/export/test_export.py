@@ -1,5 +1,6 @@
 """Checkpoints as graphs: what is in them, and what is refused."""
 
+import copy
 import json
 import re
 import shutil
@@ -14,6 +15,7 @@ import spox
 import torch
 import yaml
 from conftest import BIN, USER_DIR, cli, linked, run, tiny_model
+from torch import nn
 
 from residual_st.audio.filterbank import filterbank
 from residual_st.audio.reading import read_audio
@@ -27,6 +29,7 @@ from residual_st.fairseq.model_input import ModelInput
 from residual_st.fairseq.standalone import build_model, parse_model_flags
 from residual_st.runtime.model import Model
 from residual_st.runtime.settings import Settings
+from residual_st.sharing import form_of, share_layers
 
 SPEECH = Path(__file__).parents[1] / "speech" / "arctic_a0007.wav"
 GRAPHS = ("encoder.onnx", "cross_attention.onnx", "decoder.onnx")
@@ -105,6 +108,29 @@ def test_rounding_to_int8_is_by_half_a_step_of_each_row():
     error = (rounded.float() * scales[:, None] - weight).abs().amax(1)
     assert (error[1:] <= scales[1:] * 0.57).all()  # half a step, and the half precision of scales at the ends
     assert rounded.abs().max() == 127
+
+
+def test_factors_of_a_trained_matrix_lose_no_more_in_int8_than_the_matrix_does():
+    torch.manual_seed(1)
+    (left, _), (right, _) = (torch.linalg.qr(torch.randn(256, 48)) for _ in range(2))
+    layer = nn.Linear(256, 256, bias=False)
+    layers = nn.ModuleList([nn.Sequential(copy.deepcopy(layer))])
+    share_layers(layers, form_of(layers, group_size=1, rank="=48", diagonal=False))
+    sizes = torch.logspace(1, -1, 48)  # singular values, as far apart as those of a trained matrix
+    with torch.no_grad():
+        (factors,) = layers[0]
+        factors.up.copy_(left * sizes.sqrt())
+        factors.down.copy_((right * sizes.sqrt()).T)
+        layer.weight.copy_(factors.weight)
+    x = torch.randn(200, 256)
+
+    def error(linear) -> float:
+        inputs = spox.argument(spox.Tensor(np.float32, ("rows", 256)))
+        graph = spox.build({"x": inputs}, {"y": Products("int8").linear(inputs, linear)})
+        (y,) = onnxruntime.InferenceSession(graph.SerializeToString()).run(None, {"x": x.numpy()})
+        return float(np.linalg.norm(y - (x @ layer.weight.T).detach().numpy()))
+
+    assert error(factors) < 1.5 * error(layer)
 
 
 @pytest.mark.parametrize("width", [64, 48])
