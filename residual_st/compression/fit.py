@@ -82,14 +82,14 @@ class Stack:
 
     @property
     def shapes(self) -> list[tuple[int, int]]:
-        return [tuple(matrix.weight.shape) for matrix in self.layers[0].values()]
+        return [tuple(matrix.exact.shape) for matrix in self.layers[0].values()]
 
     def spectra_alone(self) -> list[Spectrum]:
         """What ranks would win in each matrix of each layer in turn if it shared nothing."""
         spectra = []
         for layer in self.layers:
             for matrix in layer.values():
-                rows, columns = matrix.weight.shape
+                rows, columns = matrix.exact.shape
                 whole = rows * columns - (min(rows, columns) if self.diagonal else 0)  # which has no diagonal besides
                 spectra.append(Spectrum(_energies(matrix.metric, matrix.weight), rows + columns, whole))
         return spectra

@@ -1,4 +1,4 @@
-"""What compression works on: the matrices of one layer in float64, each with the metric that its errors are measured in."""
+"""What compression works on: the matrices of one layer, each with the metric that its errors are measured in."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -105,19 +105,24 @@ class MatrixWeights:
     """One matrix of one layer.
 
     Attributes:
-        weight: (out, in).
-        bias: (out,) or None.
+        exact: the weight (out, in), in a precision that rounds nothing: that of the model, until units are renamed.
+        bias: (out,) or None, float64.
         input_mean: of its inputs, (in,); None if not known.
         trained_metric: makes the metric of its errors, as the trained layer names its units.
         input_basis, output_basis: how its inputs and outputs have been renamed since; None if they have not.
     """
 
-    weight: Tensor
+    exact: Tensor
     bias: Tensor | None
     input_mean: Tensor | None = None
     trained_metric: Callable[[], Metric] = Metric
     input_basis: Basis | None = None
     output_basis: Basis | None = None
+
+    @property
+    def weight(self) -> Tensor:
+        """In float64, to compute with."""
+        return self.exact.double()
 
     @property
     def metric(self) -> Metric:
@@ -136,13 +141,13 @@ class MatrixWeights:
         """The same matrix where its outputs y are called `basis(y)`."""
         bias = None if self.bias is None else basis.rows(self.bias)
         renamed = basis if self.output_basis is None else basis.after(self.output_basis)
-        return replace(self, weight=basis.rows(self.weight), bias=bias, output_basis=renamed)
+        return replace(self, exact=basis.rows(self.weight), bias=bias, output_basis=renamed)
 
     def with_inputs(self, basis: Basis) -> "MatrixWeights":
         """The same matrix where its inputs x are called `basis(x)`."""
         input_mean = None if self.input_mean is None else basis.rows(self.input_mean)
         renamed = basis if self.input_basis is None else basis.after(self.input_basis)
-        return replace(self, weight=basis.columns(self.weight), input_mean=input_mean, input_basis=renamed)
+        return replace(self, exact=basis.columns(self.weight), input_mean=input_mean, input_basis=renamed)
 
 
 LayerWeights = dict[str, MatrixWeights]  # by the matrix's name in the layer
@@ -152,19 +157,19 @@ def read_layer(layer: nn.Module) -> LayerWeights:
     """Copy a layer's matrices. Their names are those of `residual_st.sharing.matrices`."""
     with torch.no_grad():
         return {
-            name: MatrixWeights(_copied(weight_of(matrix)), None if matrix.bias is None else _copied(matrix.bias))
+            name: MatrixWeights(_copied(weight_of(matrix)), None if matrix.bias is None else _copied(matrix.bias).double())
             for name, matrix in matrices(layer)
         }
 
 
 def _copied(parameter: Tensor) -> Tensor:
-    return parameter.detach().to("cpu", torch.float64, copy=True)
+    return parameter.detach().to("cpu", copy=True)
 
 
 def write_layer(layer: nn.Module, weights: LayerWeights) -> None:
     """Copy matrices back into a layer that does not share."""
     with torch.no_grad():
         for name, matrix in matrices(layer):
-            weight_of(matrix).copy_(weights[name].weight)
+            weight_of(matrix).copy_(weights[name].exact)
             if matrix.bias is not None:
                 matrix.bias.copy_(weights[name].bias)

@@ -10,15 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from residual_st.compression.bfloat16 import in_bfloat16
-from residual_st.compression.sums import MatrixMoments
+from residual_st.compression.sums import MatrixMoments, TensorFile
 from residual_st.errors import InputError
 from residual_st.progress import progress
-from residual_st.sharing import channels_last, in_order, matrices
+from residual_st.sharing import channels_last, in_order, matrices, shape_of
 from residual_st.stacks import LayerStack, UnclearLayoutError, keeping_activations, recorded_calls
 
 MOST_HELD_OUT = 16  # batches
 DRAWS = 72  # from the Fisher information of all batches: another draw of one is worth nearly as much as another batch ...
 MOST_DRAWS = 3  # ... up to so many
+MOST_BYTES = 2.5e9  # of sums in memory at a time
 
 
 @dataclass(frozen=True)
@@ -112,28 +113,49 @@ Moments = list[dict[str, MatrixMoments]]  # layer -> matrix name -> moments
 def gather(model: nn.Module, stack: LayerStack, calibration: Calibration) -> Moments:
     """Run the model on the calibration data and sum up the moments of every matrix of its stack.
 
+    Sums of `MOST_BYTES` are in memory at a time, so the model runs once for each part of a stack that needs more. Complete sums are
+    in a temporary file, which goes away with the moments.
+
     Raises:
         InputError: if a matrix is never called, as where its weight is read past it: nothing is then known of its inputs; if
             padding in them cannot be told; or if the model's loss, or what a matrix is given, is not finite.
+        OSError: if there is no room for the file.
     """
-    moments = [
-        {name: MatrixMoments(matrix, f"{name} of layer {index}") for name, matrix in matrices(layer)}
-        for index, layer in enumerate(in_order(stack.layers))
-    ]
-    every = {(index, name) for index, layer_moments in enumerate(moments) for name in layer_moments}
-    left = dict.fromkeys(range(len(calibration.batches)), every)  # batch -> the matrices for which it is to be counted
+    layers = in_order(stack.layers)
+    moments, file = [], TensorFile()
     with stack.observing(stack.layers), without_updates(model):
+        for part in _parts(layers):
+            for index in part:
+                moments.append(
+                    {name: MatrixMoments(matrix, f"{name} of layer {index}") for name, matrix in matrices(layers[index])}
+                )
+            _gather_part(model, stack, calibration, moments, part)
+            for matrix in (matrix for index in part for matrix in moments[index].values()):
+                matrix.store(file)
+    return moments
+
+
+def _parts(layers: list[nn.Module]) -> list[range]:
+    """Layers whose sums are in memory together: few parts, of about equal size."""
+    shapes = [shape_of(matrix) for layer in layers for _, matrix in matrices(layer)]
+    bytes_of_all = sum(4 * (rows**2 + columns**2) / 2 for rows, columns in shapes)
+    count = max(1, min(math.ceil(bytes_of_all / MOST_BYTES), len(layers)))
+    return [range(len(layers) * part // count, len(layers) * (part + 1) // count) for part in range(count)]
+
+
+def _gather_part(model: nn.Module, stack: LayerStack, calibration: Calibration, moments: Moments, part: range) -> None:
+    every = {(index, name) for index in part for name in moments[index]}
+    left = dict.fromkeys(range(len(calibration.batches)), every)  # batch -> the matrices for which it is to be counted
+    left = _count(model, stack, calibration, moments, left)
+    if left:  # which later batches may have made clear
         left = _count(model, stack, calibration, moments, left)
-        if left:  # which later batches may have made clear
-            left = _count(model, stack, calibration, moments, left)
     for unclear in left.values():
         raise next(iter(unclear.values()))
-    for matrix in (matrix for layer_moments in moments for matrix in layer_moments.values()):
+    for matrix in (matrix for index in part for matrix in moments[index].values()):
         if not matrix.count:
             raise InputError(f"the calibration data never came to {matrix.label}; its errors cannot be weighed")
         if not (matrix.inputs.squares.is_finite and matrix.gradients.is_finite):
             raise InputError(f"the inputs or gradients of {matrix.label} on the calibration data are not finite")
-    return moments
 
 
 def _count(model: nn.Module, stack: LayerStack, calibration: Calibration, moments: Moments, wanted: dict) -> dict:

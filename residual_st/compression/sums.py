@@ -1,4 +1,9 @@
-"""Sums over positions, of which second moments are made: float32, each tensor once, half of each square."""
+"""Sums over positions, of which second moments are made: float32, each tensor once, half of each square, on disk when complete."""
+
+import os
+import tempfile
+import weakref
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,7 +25,9 @@ class SquareSum:
     def __init__(self, size: int, device: torch.device):
         self.size = size
         starts = range(0, size, self.BLOCK)
-        self._strips = [torch.zeros(min(self.BLOCK, size - start), size - start, device=device) for start in starts]
+        self._strips: list[Tensor | StoredTensor] = [
+            torch.zeros(min(self.BLOCK, size - start), size - start, device=device) for start in starts
+        ]
 
     def add(self, rows: Tensor) -> None:
         """Rows (positions, size)."""
@@ -28,17 +35,60 @@ class SquareSum:
             right = rows[:, index * self.BLOCK :]
             self._strips[index] = strip.to(right.dtype).addmm_(right[:, : len(strip)].T, right)
 
+    def store(self, file: "TensorFile") -> None:
+        """Move the sum to a file. Nothing can be added afterwards."""
+        self._strips = [strip if isinstance(strip, StoredTensor) else file.stored(strip) for strip in self._strips]
+
     def total(self) -> Tensor:
         """(size, size), in float64, on the CPU."""
-        total = torch.zeros(self.size, self.size, dtype=torch.float64)
-        for index, strip in enumerate(self._strips):
-            start = index * self.BLOCK
-            total[start : start + len(strip), start:] = strip
-        return total.triu_() + total.triu(1).T
+        total = torch.empty(self.size, self.size, dtype=torch.float64)
+        start = 0
+        for strip in self._strips:
+            strip = strip.read() if isinstance(strip, StoredTensor) else strip
+            end = start + len(strip)
+            corner = strip[:, : len(strip)]
+            total[start:end, start:end] = corner.triu() + corner.triu(1).T
+            total[start:end, end:] = strip[:, len(strip) :]
+            total[end:, start:end] = strip[:, len(strip) :].T
+            start = end
+        return total
 
     @property
     def is_finite(self) -> bool:
         return all(strip.isfinite().all() for strip in self._strips)
+
+
+class TensorFile:
+    """A temporary file of tensors, which is deleted when none of them is referred to any more."""
+
+    def __init__(self):
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115, closed below
+        weakref.finalize(self, self._file.close)
+
+    def stored(self, tensor: Tensor) -> "StoredTensor":
+        """Write a tensor behind the others."""
+        offset = self._file.seek(0, os.SEEK_END)
+        self._file.write(tensor.cpu().contiguous().numpy())
+        return StoredTensor(self, offset, tensor.shape, tensor.dtype)
+
+    def read_into(self, tensor: Tensor, offset: int) -> None:
+        self._file.seek(offset)
+        self._file.readinto(tensor.numpy())
+
+
+class StoredTensor(NamedTuple):
+    """Where in a file a tensor is."""
+
+    file: TensorFile
+    offset: int
+    shape: torch.Size
+    dtype: torch.dtype
+
+    def read(self) -> Tensor:
+        """A copy of it, on the CPU."""
+        tensor = torch.empty(self.shape, dtype=self.dtype)
+        self.file.read_into(tensor, self.offset)
+        return tensor
 
 
 class InputMoments:
@@ -104,6 +154,11 @@ class MatrixMoments:
 
     def add_gradients(self, gradients: Tensor) -> None:
         self.gradients.add(widened(gradients))
+
+    def store(self, file: TensorFile) -> None:
+        """Move the squares to a file (`SquareSum.store`)."""
+        self.inputs.squares.store(file)
+        self.gradients.store(file)
 
     @property
     def count(self) -> int:

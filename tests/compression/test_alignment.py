@@ -36,16 +36,16 @@ def scrambled(layer, seed):
     for name in ("q_proj", "k_proj"):
         _transform_outputs(weights[f"self_attn.{name}"], query_key)
     _transform_outputs(weights["self_attn.v_proj"], value)
-    weights["self_attn.out_proj"].weight = weights["self_attn.out_proj"].weight @ value.T
+    weights["self_attn.out_proj"].exact = weights["self_attn.out_proj"].weight @ value.T
     units = torch.eye(layer.fc1.out_features, dtype=torch.float64)[torch.randperm(layer.fc1.out_features, generator=generator)]
     scale = torch.rand(layer.fc1.out_features, dtype=torch.float64, generator=generator) + 0.5
     _transform_outputs(weights["fc1"], scale[:, None] * units)
-    weights["fc2"].weight = weights["fc2"].weight @ units.T / scale
+    weights["fc2"].exact = weights["fc2"].weight @ units.T / scale
     return weights
 
 
 def _transform_outputs(matrix: MatrixWeights, transformation):
-    matrix.weight, matrix.bias = transformation @ matrix.weight, transformation @ matrix.bias
+    matrix.exact, matrix.bias = transformation @ matrix.weight, transformation @ matrix.bias
 
 
 @pytest.fixture

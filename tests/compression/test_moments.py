@@ -138,6 +138,20 @@ def test_keys_and_values_have_one_sum_with_queries(model, batch):
     torch.testing.assert_close(other.input_covariance, queries.covariance, rtol=1e-4, atol=1e-6)
 
 
+def test_sums_of_some_layers_at_a_time(model, batch, monkeypatch):
+    """A stack whose sums are too large to be in memory together has the same, part by part."""
+    stack, calibration = stack_of(model), Calibration([batch, batch], loss)
+    together = gather(model, stack, calibration)
+    monkeypatch.setattr("residual_st.compression.moments.MOST_BYTES", 1)
+    apart = gather(model, stack, calibration)
+    assert len(apart) == len(together) == len(stack.layers)
+    for its_together, its_apart in zip(together, apart):
+        for name, matrix in its_together.items():
+            assert its_apart[name].count == matrix.count
+            for sums in ("input_mean", "input_covariance", "gradient_squares"):
+                assert torch.equal(getattr(its_apart[name], sums), getattr(matrix, sums))
+
+
 class TwoInputs(nn.Module):
     """Whose matrices are given one tensor or two."""
 
