@@ -1,5 +1,6 @@
 """Sums over positions, of which second moments are made: float32, each tensor once, half of each square, on disk when complete."""
 
+import math
 import os
 import tempfile
 import weakref
@@ -20,42 +21,46 @@ class SquareSum:
     much to the diagonal (`INPUT_DAMPING`).
     """
 
-    BLOCK = 256  # columns: fewer blocks compute more in vain, more take longer each
+    BLOCK = 128  # columns: fewer blocks compute more in vain, more take longer each
 
     def __init__(self, size: int, device: torch.device):
         self.size = size
         starts = range(0, size, self.BLOCK)
-        self._strips: list[Tensor | StoredTensor] = [
-            torch.zeros(min(self.BLOCK, size - start), size - start, device=device) for start in starts
-        ]
+        self._shapes = [(min(self.BLOCK, size - start), size - start) for start in starts]  # of strips to the right of the diagonal
+        self._values: Tensor | StoredTensor = torch.zeros(sum(map(math.prod, self._shapes)), device=device)
 
     def add(self, rows: Tensor) -> None:
         """Rows (positions, size)."""
-        for index, strip in enumerate(self._strips):
-            right = rows[:, index * self.BLOCK :]
-            self._strips[index] = strip.to(right.dtype).addmm_(right[:, : len(strip)].T, right)
+        self._values = self._values.to(rows.dtype)
+        for strip in self._strips(self._values):
+            right = rows[:, -strip.shape[1] :]
+            strip.addmm_(right[:, : len(strip)].T, right)
 
     def store(self, file: "TensorFile") -> None:
         """Move the sum to a file. Nothing can be added afterwards."""
-        self._strips = [strip if isinstance(strip, StoredTensor) else file.stored(strip) for strip in self._strips]
+        if not isinstance(self._values, StoredTensor):
+            self._values = file.stored(self._values)
 
     def total(self) -> Tensor:
         """(size, size), in float64, on the CPU."""
         total = torch.empty(self.size, self.size, dtype=torch.float64)
         start = 0
-        for strip in self._strips:
-            strip = strip.read() if isinstance(strip, StoredTensor) else strip
+        for strip in self._strips(self._values.read() if isinstance(self._values, StoredTensor) else self._values):
             end = start + len(strip)
-            corner = strip[:, : len(strip)]
+            corner, rest = strip[:, : len(strip)], strip[:, len(strip) :]
             total[start:end, start:end] = corner.triu() + corner.triu(1).T
-            total[start:end, end:] = strip[:, len(strip) :]
-            total[end:, start:end] = strip[:, len(strip) :].T
+            total[start:end, end:] = rest
+            total[end:, start:end] = rest.T
             start = end
         return total
 
+    def _strips(self, values: Tensor) -> list[Tensor]:
+        parts = values.split([rows * columns for rows, columns in self._shapes])
+        return [part.view(shape) for part, shape in zip(parts, self._shapes)]
+
     @property
     def is_finite(self) -> bool:
-        return all(strip.isfinite().all() for strip in self._strips)
+        return bool(self._values.isfinite().all())
 
 
 class TensorFile:
