@@ -27,7 +27,7 @@ web:
 	cd web/node_modules/onnxruntime-web/dist && cp ort.wasm.min.mjs ort-wasm-simd-threaded.mjs ort-wasm-simd-threaded.wasm \
 	  "$(CURDIR)/residual_st/web/ort"
 
-.venv/.ready: setup.py constraints.txt .ci/install
+.venv/.ready: pyproject.toml setup.py constraints.txt .ci/install
 	rm -rf residual_st.egg-info
 	$(PYTHON) -m venv .venv
 	.ci/install "$(CURDIR)/$(BIN)" "" -e ".[fairseq,transformers,export,runtime,listen,streaming,serve,formats,demo,benchmark,report,test]"

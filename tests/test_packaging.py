@@ -1,0 +1,45 @@
+"""What pip installs, and what people are told to install."""
+
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib.metadata import metadata, version
+
+from conftest import ROOT
+
+
+def tracked(*patterns: str) -> list[str]:
+    """Files that git knows, relative to the checkout."""
+    return subprocess.run(["git", "ls-files", *patterns], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+
+
+def test_a_wheel_holds_every_file_of_the_package_and_no_other(tmp_path):
+    for name in tracked():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    build = "import setuptools.build_meta as backend; print(backend.build_wheel('.'))"
+    result = subprocess.run([sys.executable, "-c", build], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-2000:]
+    with zipfile.ZipFile(tmp_path / result.stdout.split()[-1]) as wheel:
+        files = {name for name in wheel.namelist() if ".dist-info/" not in name}
+        facts = wheel.read(next(name for name in wheel.namelist() if name.endswith("METADATA"))).decode()
+    assert files == set(tracked("residual_st"))
+    assert "\nLicense: MIT\n" in facts and "\nDescription-Content-Type: text/markdown\n" in facts
+
+
+def test_the_version_is_written_once():
+    written = re.search(r'^version = "([\d.]+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
+    assert version("residual-st") == written
+    sources = [name for name in tracked("*.py", "*.toml", "Makefile", ".ci") if f'"{written}"' in (ROOT / name).read_text()]
+    assert sources == ["pyproject.toml"]
+
+
+def test_what_people_are_told_to_install_is_true_before_and_after_a_release():
+    """Pages install this package from a checkout; messages name other people's packages, never an extra of this one."""
+    pages = {name: (ROOT / name).read_text(encoding="utf-8") for name in tracked("*.md", "*.py", "*.sh")}
+    told = [(name, place) for name, text in pages.items() for place in re.findall(r"(..)residual-st\[", text)]
+    assert told and {place for _, place in told} == {"./"}, told
+    extras = [line for line in metadata("residual-st").get_all("Requires-Dist") if line.startswith("residual")]
+    assert not extras, "errors.missing_package would name this package, which is on no index"
