@@ -25,22 +25,38 @@ from tables import (
 
 from residual_st.benchmark import plots
 
+MODULES = (compression, device, faults, from_scratch, quality, real_models, refinement, speed, streaming, whisper_translation)
+
+
+def tables_in(text: str) -> list[str]:
+    """The names of the tables that a page has a place for."""
+    return [name for name in re.findall(r"^<!-- (\w+) -->$", text, re.MULTILINE) if name != "end"]
+
+
+def filled(text: str, name: str) -> str:
+    """A page with this table in its place.
+
+    Raises:
+        ValueError: not one table has this name.
+    """
+    tables = [vars(module)[name] for module in MODULES if name in vars(module)]
+    if len(tables) != 1:
+        raise ValueError(f"{name} is the name of {len(tables)} tables")
+    start, end = f"<!-- {name} -->\n", "<!-- end -->"
+    before, _, rest = text.partition(start)
+    return before + start + tables[0]() + "\n" + end + rest.partition(end)[2]
+
 
 def main() -> int:
     root, prefix = Path(__file__).parent.parent, "".join(sys.argv[1:])
-    modules = (compression, device, faults, from_scratch, quality, real_models, refinement, speed, streaming, whisper_translation)
-    for path in (root / "README.md", *sorted((root / "docs").glob("*.md")), root / "examples/must_c/README.md"):
+    for path in (root / "README.md", *sorted((root / "docs").rglob("*.md")), root / "examples/must_c/README.md"):
         text = path.read_text(encoding="utf-8")
-        for name in re.findall(r"^<!-- (\w+) -->$", text, re.MULTILINE):
-            if name == "end" or not name.startswith(prefix):
-                continue
-            tables = [vars(module)[name] for module in modules if name in vars(module)]
-            if len(tables) != 1:
-                print(f"{path.name} has a place for {name}, which is the name of {len(tables)} tables", file=sys.stderr)
+        for name in (name for name in tables_in(text) if name.startswith(prefix)):
+            try:
+                text = filled(text, name)
+            except ValueError as error:
+                print(f"{path.name}: {error}", file=sys.stderr)
                 return 2
-            start, end = f"<!-- {name} -->\n", "<!-- end -->"
-            before, _, rest = text.partition(start)
-            text = before + start + tables[0]() + "\n" + end + rest.partition(end)[2]
         path.write_text(text, encoding="utf-8")
     pictures = {
         "quality": lambda path: path.with_suffix(".svg").write_text(quality.picture(), encoding="utf-8"),

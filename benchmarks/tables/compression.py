@@ -8,6 +8,7 @@ from residual_st.evaluation.scores import relative_change, score_interval
 from residual_st.fairseq.description import describe
 from residual_st.fairseq.standalone import build_model, parse_model_flags
 from tables.common import github, read, with_bounds
+from tables.names import reader_name
 
 SIZES = ["xs", "s", "m", "l", "paper"]
 SANITY = ("dense", "all layers bypassed", "first third of the layers", "every third layer")
@@ -41,7 +42,7 @@ def sizes() -> str:
 
 
 def demo() -> str:
-    """Each system at its best rate, mean over seeds."""
+    """Each system at its best learning rate, mean over seeds."""
     best = {}
     for runs in demo_runs().values():
         row, bleu = runs[0], statistics.mean(run["bleu"] for run in runs)
@@ -58,17 +59,17 @@ def demo() -> str:
         ]
         for name, (bleu, seeds, row) in sorted(best.items(), reverse=True)
     ]
-    return github(rows, ["encoder", "rate", "BLEU", "seeds", "encoder matrices kept", "checkpoint"])
+    return github(rows, ["encoder", "learning rate", "BLEU", "seeds", "encoder matrices kept", "checkpoint"])
 
 
 def demo_rates() -> str:
-    """BLEU of the demo by rate, seeds in turn."""
+    """BLEU of the demo by learning rate, seeds in turn."""
     rows = [[system, f"{rate:g}", " ".join(f"{run['bleu']:.1f}" for run in runs)] for (system, rate), runs in demo_runs().items()]
-    return github(rows, ["encoder", "rate", "BLEU by seed"])
+    return github(rows, ["encoder", "learning rate", "BLEU by seed"])
 
 
 def demo_runs() -> dict[tuple[str, float], list[dict]]:
-    """(System, rate) -> its runs by seed; the highest rates first."""
+    """(System, learning rate) -> its runs by seed; the highest learning rates first."""
     runs = {}
     for row in sorted(read("demo"), key=lambda row: (row["system"], -row["lr"], row["seed"])):
         runs.setdefault((row["system"], row["lr"]), []).append(row)
@@ -90,7 +91,7 @@ def compression() -> str:
         system_errors, dense_errors = ([word_errors(its[seed]) for seed in seeds] for its in (runs, dense))
         losses = [statistics.mean(runs[seed][name] for seed in seeds) for name in ("nll_loss", "ctc_loss")]
         row = [
-            system.replace("low rank alone", "A B alone"),
+            reader_name(system),
             f"{runs[seeds[0]]['fraction']:.1%}",
             len(seeds),
             *(f"{loss:.3f}" for loss in losses),
@@ -109,7 +110,7 @@ def word_errors(row: dict) -> np.ndarray:
 def translation() -> str:
     """One seed: BLEU of a translation model that started from the recognition encoder, before and after."""
     rows = [
-        [row["system"], f"{row['fraction']:.1%}", f"{row['nll_loss']:.3f}", f"{row['bleu']:.1f}"]
+        [reader_name(row["system"]), f"{row['fraction']:.1%}", f"{row['nll_loss']:.3f}", f"{row['bleu']:.1f}"]
         for row in read("compression")
         if row["task"] == "st"
     ]

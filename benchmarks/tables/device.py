@@ -6,6 +6,7 @@ from training_runs.counts import counts_of
 from residual_st.evaluation.scores import relative_change, score_interval
 from residual_st.report.plotting import pyplot
 from tables.common import github, read, with_bounds, with_range
+from tables.names import reader_name
 
 LENGTHS = ("0.5", "1", "5", "20")
 
@@ -23,7 +24,7 @@ def device_size() -> str:
                 f"{row[name] / 1e6:.1f} ({row[f'{name}_ratio'][0]:.2f})"
                 for name in ("encoder_steady_bytes", "encoder_peak_bytes", "process_bytes")
             ]
-            table.append([row["size"], row["system"], *cells, *memory, f"{row['load_seconds']:.2f}"])
+            table.append([row["size"], reader_name(row["system"]), *cells, *memory, f"{row['load_seconds']:.2f}"])
     headers = ["", "system", "encoder, MB", "all, MB", "in memory, MB", "at most, MB", "with the library, MB", "s to load"]
     return github(table, headers)
 
@@ -36,7 +37,7 @@ def device_headline() -> str:
             base = next(each for each in _newest() if each["size"] == "s" and each["system"] == "dense, fp32")
             file = f"{row['encoder_file_bytes'] / 1e6:.1f} MB, 1/{base['encoder_file_bytes'] / row['encoder_file_bytes']:.1f}"
             times = [f"{row[f'latency_{length}s_ratio'][0]:.2f}" for length in ("1", "5", "20")]
-            table.append([row["system"], file, f"{row['encoder_steady_bytes_ratio'][0]:.2f}", *times])
+            table.append([reader_name(row["system"]), file, f"{row['encoder_steady_bytes_ratio'][0]:.2f}", *times])
     return github(table, ["", "file", "memory", "latency, 1 s", "5 s", "20 s"])
 
 
@@ -48,11 +49,11 @@ def device_latency() -> str:
         for length in LENGTHS:
             middle, low, high = row[f"latency_{length}s_ratio"]
             cells.append(f"{middle:.2f} ({low:.2f}–{high:.2f})" if row["system"] != "dense, fp32" else "1")
-        table.append([row["size"], row["threads"], row["system"], *cells])
+        table.append([row["size"], row["threads"], reader_name(row["system"]), *cells])
     return github(table, ["", "threads", "system", *(f"{length} s" for length in LENGTHS)])
 
 
-def device_rivals() -> str:
+def device_baselines() -> str:
     """Time over that of the dense model in torch."""
     rows = {}
     for row in read("device_rivals"):
@@ -69,7 +70,7 @@ def device_quality() -> str:
         counts, base_counts = [counts_of(row, "bleu")], [counts_of(base, "bleu")]
         table.append(
             [
-                row["system"],
+                reader_name(row["system"]),
                 row["precision"],
                 f"{row['bytes'] / 1e6:.2f}",
                 f"{row['bleu']:.1f}",
@@ -140,16 +141,25 @@ def _word_errors(row: dict, base: dict) -> list:
 
 
 def picture(path) -> None:
-    """Megabytes against BLEU, as PATH.svg."""
-    figure, axis = pyplot.subplots(figsize=(7.2, 3.2), layout="constrained")
+    """Size `_s`, one thread: megabytes of the encoder's file against its latency on five seconds, as PATH.svg.
+
+    Dotted lines are the dense model in int8: sharing pays to the left of the upright one.
+    """
+    rows = [row for row in _newest() if (row["size"], row["threads"]) == ("s", 1) and "decoder" not in row["system"]]
+    figure, axis = pyplot.subplots(figsize=(7.2, 3.6), layout="constrained")
     markers = {"fp32": "o", "int8": "s", "int4": "^"}
-    systems = list(dict.fromkeys(row["system"] for row in read("device_quality")))
-    for row in read("device_quality"):
-        colour = f"C{systems.index(row['system'])}"
-        label = f"{row['system']}, {row['precision']}"
-        axis.scatter(row["bytes"] / 1e6, row["bleu"], color=colour, marker=markers[row["precision"]], label=label)
-    axis.set(xlabel="MB of the exported folder", ylabel="BLEU", ylim=(0, 100))
-    axis.set_xlim(left=0)
+    forms = list(dict.fromkeys(row["system"].rpartition(", ")[0] for row in rows))
+    for row in rows:
+        form, _, precision = row["system"].rpartition(", ")
+        place = row["encoder_file_bytes"] / 1e6, row["latency_5s_ratio"][0]
+        axis.scatter(*place, color=f"C{forms.index(form)}", marker=markers[precision], label=reader_name(row["system"]), zorder=2)
+    dense = next(row for row in rows if row["system"] == "dense, int8")
+    axis.axvline(dense["encoder_file_bytes"] / 1e6, color="#444444", linestyle=":", linewidth=1)
+    axis.axhline(dense["latency_5s_ratio"][0], color="#444444", linestyle=":", linewidth=1)
+    axis.set_title("s2t_transformer_s, one thread", fontsize=10)
+    axis.set(xlabel="encoder file, MB", ylabel="latency for 5 s of audio / dense, fp32", xscale="log", ylim=(0, None))
+    axis.set_xticks([3, 5, 10, 20, 50], ["3", "5", "10", "20", "50"])
+    axis.minorticks_off()
     axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})

@@ -7,22 +7,26 @@ from training_runs.matrix import rate_name
 
 from residual_st.report.figures import training_curves
 from tables.common import github, read, with_bounds
+from tables.names import reader_name
 from tables.quality import MEASURES, headline_of, measures_of
 
 REFERENCE = "dense"
-RIVALS = {"": ("four-layers", "four-layers-ends", "low-rank"), "-taught": ("four-layers-taught", "low-rank-taught", "dense-taught")}
+BASELINES = {
+    "": ("four-layers", "four-layers-ends", "low-rank"),
+    "-taught": ("four-layers-taught", "low-rank-taught", "dense-taught"),
+}
 _LONG = "-long"
 PICTURED = ("dense", "dense-ends", "four-layers", "low-rank", "k3-r2", "k12-r8", "k3-r2-taught", "k12-r8-taught")
 
 
 def form_of(row: dict) -> str:
-    """A system without its rate."""
+    """A system without its learning rate."""
     return row["system"].removesuffix(f"-{rate_name(row['flags']['lr'])}")
 
 
 @cache
 def rows_at_best_rates(results: str = "from_scratch") -> list[dict]:
-    """The rows of each form at the rate with the lowest loss of dev with seed 1, named by the form."""
+    """The rows of each form at the learning rate with the lowest loss of dev with seed 1, named by the form."""
     best = {}
     for row in (row for row in read(results) if row["seed"] == 1):
         key = row["task"], form_of(row)
@@ -33,7 +37,7 @@ def rows_at_best_rates(results: str = "from_scratch") -> list[dict]:
 
 
 def from_scratch_rates() -> str:
-    """Losses of dev, and word error rates of the model and of its CTC head, by form and rate; the best rate of a form in bold."""
+    """Losses of dev and word error rates, of the model and of its CTC head, by form and learning rate; the best in bold."""
     return _rates("from_scratch")
 
 
@@ -54,23 +58,22 @@ def _rates(results: str) -> str:
         form, rate = form_of(row), row["flags"]["lr"]
         shown = f"**{rate_name(rate)}**" if best["asr", form] == rate else rate_name(rate)
         losses = f"{row['dev_nll_loss']:.3f}", f"{row['dev_ctc_loss']:.3f}"
-        rows.append((form, -rate, [form, shown, *losses, *(f"{scores[row['system'], metric]:.1f}" for metric in METRICS["asr"])]))
+        rows.append(
+            (
+                form,
+                -rate,
+                [reader_name(form), shown, *losses, *(f"{scores[row['system'], metric]:.1f}" for metric in METRICS["asr"])],
+            )
+        )
     order = list(dict.fromkeys(form for form, *_ in rows))
     rows.sort(key=lambda row: (order.index(row[0]), row[1]))
-    return github([row for *_, row in rows], ["form", "rate", "dev nll", "dev CTC", "WER", "WER of the CTC head"])
+    return github([row for *_, row in rows], ["form", "learning rate", "dev nll", "dev CTC", "WER", "WER of the CTC head"])
 
 
-HEADLINE = {
-    "dense": "dense",
-    "k3-r2": "residual, K=3, R=2, no teacher",
-    "k3-r2-taught": "residual, K=3, R=2",
-    "k12-r8-taught": "residual, K=12, R=8",
-    "k12-r4-taught": "residual, K=12, R=4",
-    "k12-r2-taught": "residual, K=12, R=2",
-    "four-layers-taught": "4 layers instead of 12",
-    "low-rank-taught": "no shared matrix",
-    "dense-ends": "dense, begun as residual models are",
-}
+HEADLINE = (
+    "dense", "dense-ends", "k3-r2", "k3-r2-taught", "k12-r8-taught", "k12-r4-taught", "k12-r2-taught",
+    "four-layers-taught", "low-rank-taught",
+)  # fmt: skip
 
 
 def from_scratch_headline() -> str:
@@ -79,7 +82,7 @@ def from_scratch_headline() -> str:
 
 
 def from_scratch_seeds() -> str:
-    """Each form at its best rate against dense at its own."""
+    """Each form at its best learning rate against dense at its own."""
     return measures_of(compare(recognition(), REFERENCE))
 
 
@@ -108,39 +111,46 @@ def from_scratch_human() -> str:
     return measures_of(compare(rows_at_best_rates("from_scratch_human"), REFERENCE))
 
 
-def from_scratch_rivals() -> str:
-    """Residual forms against others, each at its best rate and with the same teacher or none."""
+def from_scratch_baselines() -> str:
+    """Residual forms against others, each at its best learning rate and with the same teacher or none."""
     rows, table = recognition(), []
     forms = [form for form in dict.fromkeys(row["system"] for row in rows) if form.startswith("k")]
-    for kind, rivals in RIVALS.items():
+    for kind, baselines in BASELINES.items():
         chosen = [form for form in forms if form.endswith("-taught") == bool(kind)]
-        for rival in rivals:
-            for entry in (entry for entry in compare(rows, rival) if entry["system"] in chosen):
+        for baseline in baselines:
+            for entry in (entry for entry in compare(rows, baseline) if entry["system"] in chosen):
                 size, change = f"{entry['fraction']:.2f}", with_bounds(entry["change_percent"])
-                table.append([MEASURES[entry["metric"]], entry["system"], rival, size, entry["seeds"], change])
-    table.sort(key=lambda row: (list(MEASURES.values()).index(row[0]), forms.index(row[1])))
+                table.append(
+                    [MEASURES[entry["metric"]], reader_name(entry["system"]), reader_name(baseline), size, entry["seeds"], change]
+                )
+    names = [reader_name(form) for form in forms]
+    table.sort(key=lambda row: (list(MEASURES.values()).index(row[0]), names.index(row[1])))
     return github(table, ["measure", "form", "baseline", "size", "seeds", "change (95 %)"])
 
 
 def picture() -> str:
-    """Losses of dev after each epoch, each form at its best rate."""
+    """Losses of dev after each epoch, each form at its best learning rate."""
     curves = {}
     for row in rows_at_best_rates():
         if row["task"] == "asr" and row["system"] in PICTURED:
-            curves.setdefault(row["system"], []).append(row["curves"]["dev_nll_loss"])
-    return training_curves(curves, "dev: negative log-likelihood per word piece, bits", list(PICTURED))
+            curves.setdefault(reader_name(row["system"]), []).append(row["curves"]["dev_nll_loss"])
+    return training_curves(
+        curves, "dev: negative log-likelihood per word piece, bits", [reader_name(system) for system in PICTURED]
+    )
 
 
 def from_scratch_starts() -> str:
-    """Starts and rates by role: losses of dev after 2,000 updates."""
+    """Starts and learning rates by role: losses of dev after 2,000 updates."""
     rows = []
     for row in sorted(read("from_scratch_tried"), key=lambda row: (row["system"], row["dev_nll_loss"])):
-        ends = f"{row['branch_ends']:.2g}" + ("" if row["branch_rate"] == 1 else f", rate too {row['branch_rate']:.2g}")
+        ends = f"{row['branch_ends']:.2g}" + ("" if row["branch_rate"] == 1 else f", learning rate × {row['branch_rate']:.2g}")
         factors = {
             label: row.get(key, 1) for label, key in {"A": "up_rate", "B": "down_rate", "d": "diagonal_rate", "U": "u_rate"}.items()
         }
         other = ", ".join(f"{label} × {factor:.2g}" for label, factor in factors.items() if factor != 1)
         down = str(row["down_factor"]) if "K" in row["system"] else ""
         losses = f"{row['dev_nll_loss']:.3f}", f"{row['dev_ctc_loss']:.3f}"
-        rows.append([row["system"], f"{row['lr']:g}", row["seed"], ends, down, other, *losses])
-    return github(rows, ["form", "rate", "seed", "output projections", "down", "rates by role", "dev nll", "dev CTC"])
+        rows.append([reader_name(row["system"]), f"{row['lr']:g}", row["seed"], ends, down, other, *losses])
+    return github(
+        rows, ["form", "learning rate", "seed", "output projections", "down", "learning rates by role", "dev nll", "dev CTC"]
+    )

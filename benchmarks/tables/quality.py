@@ -8,13 +8,14 @@ from training_runs.comparison import METRICS, SANITY, compare
 
 from residual_st.report.figures import pareto
 from tables.common import github, read, with_bounds
+from tables.names import reader_name
 
 MEASURES = {"wer": "WER", "ctc_wer": "WER of the CTC head", "bleu": "BLEU"}
 LADDER = ("k3-r2", "shared", "shared-diagonal", "shared-rank-2", "k3-r8", "k3-r2-cycle", "k3-r2-cycle-reverse")
 GRID = re.compile(r"k(\d+)-r(\d+)")  # forms that differ in group size and rank alone
-TEACHING = re.compile(r"brief-|long-")  # systems that differ in how they were taught
+TEACHING = re.compile(r"brief-|long-")  # systems that differ in how they were distilled
 COMPRESSED = "compressed-0.34"  # and not trained on
-RIVALS = {
+BASELINES = {
     "residual-0.34": ("low-rank-0.34", "four-layers-taught", "four-layers"),
     "residual-0.22": ("low-rank-0.22",),
     "residual-as-low-rank-0.22": ("low-rank-0.22",),
@@ -24,7 +25,7 @@ PICTURED = (
     "residual-0.34", "residual-0.34-continued", "residual-0.22-states",
 )  # fmt: skip
 STATES = {"residual-0.34-states": ("residual-0.34",), "residual-0.22-states": ("residual-0.22",)}
-FORMS_RIVALS = {
+FORMS_BASELINES = {
     "k12-r8": ("unshared-0.34",),
     "k12-as-unshared-0.34": ("unshared-0.34",),
     "k12-r4": ("unshared-0.22",),
@@ -44,12 +45,7 @@ def sanity() -> str:
     return measures_of([entry for entry in compared() if entry["system"] in SANITY])
 
 
-HEADLINE = {
-    "dense": "dense",
-    "residual-0.34": "residual, K=12, R=8 on average",
-    "low-rank-0.34": "no shared matrix",
-    "four-layers-taught": "4 layers instead of 12",
-}
+HEADLINE = ("dense", "dense-continued", "residual-0.34", "low-rank-0.34", "four-layers-taught")
 
 
 def headline() -> str:
@@ -57,14 +53,14 @@ def headline() -> str:
     return headline_of(compared(), HEADLINE, ["kept"], MEASURES)
 
 
-def headline_of(entries: list[dict], labels: dict[str, str], columns: Sequence[str], measures: Sequence[str]) -> str:
-    """A line for each system with a label, of `compare`: of `kept` and `seeds` what is wanted, and scores with their changes."""
+def headline_of(entries: list[dict], systems: Sequence[str], columns: Sequence[str], measures: Sequence[str]) -> str:
+    """A line for each of these systems, of `compare`: of `kept` and `seeds` what is wanted, and scores with their changes."""
     rows = {}
-    for entry in (entry for entry in entries if entry["system"] in labels):
+    for entry in (entry for entry in entries if entry["system"] in systems):
         change = f", {with_bounds(entry['change_percent'])}" if entry["change_percent"] else ""
         row = rows.setdefault(entry["system"], {"kept": f"{entry['fraction']:.1%}", "seeds": entry["seeds"]})
         row[entry["metric"]] = f"{entry['score'].value:.1f}{change}"
-    table = [[label, *(rows[name][key] for key in (*columns, *measures))] for name, label in labels.items() if name in rows]
+    table = [[reader_name(name), *(rows[name][key] for key in (*columns, *measures))] for name in systems if name in rows]
     return github(table, ["encoder", *columns, *(MEASURES[measure] for measure in measures)])
 
 
@@ -79,29 +75,33 @@ def quality_continued() -> str:
     return measures_of([entry for entry in taught if entry["system"] not in (*SANITY, COMPRESSED)])
 
 
-def quality_rivals() -> str:
+def quality_baselines() -> str:
     """The residual model against others of its size."""
-    return _against_rivals("quality", RIVALS)
+    return _against_baselines("quality", BASELINES)
 
 
-def quality_forms_rivals() -> str:
+def quality_forms_baselines() -> str:
     """The same for forms, after less training."""
-    return _against_rivals("quality_forms", FORMS_RIVALS)
+    return _against_baselines("quality_forms", FORMS_BASELINES)
 
 
 def quality_states() -> str:
     """What the teacher's states add to its words."""
-    return _against_rivals("quality", STATES)
+    return _against_baselines("quality", STATES)
 
 
-def _against_rivals(results: str, rivals: dict[str, tuple[str, ...]]) -> str:
+def _against_baselines(results: str, baselines: dict[str, tuple[str, ...]]) -> str:
     runs, rows = read(results), []
     weights = {run["system"]: run["encoder_matrix_parameters"] for run in runs}
-    for system, rival_names in rivals.items():
-        for rival in rival_names:
-            for entry in compare([run for run in runs if run["system"] in (system, rival)], rival):
+    for system, names in baselines.items():
+        for baseline in names:
+            for entry in compare([run for run in runs if run["system"] in (system, baseline)], baseline):
                 if entry["system"] == system:
-                    pair = [part for name in (system, rival) for part in (name, f"{weights[name] / weights['dense']:.1%}")]
+                    pair = [
+                        part
+                        for name in (system, baseline)
+                        for part in (reader_name(name), f"{weights[name] / weights['dense']:.1%}")
+                    ]
                     rows.append([MEASURES[entry["metric"]], *pair, with_bounds(entry["change_percent"])])
     rows.sort(key=lambda row: list(MEASURES.values()).index(row[0]))
     return github(rows, ["measure", "system", "kept", "baseline", "kept", "change (95 %)"])
@@ -128,13 +128,13 @@ def quality_once() -> str:
 
 
 def quality_teaching() -> str:
-    """One seed: ways to teach, and how they were chosen, which is by dev losses."""
+    """One seed: ways to distil, chosen by dev losses."""
     rows = {row["system"]: row for row in read("quality") if (row["task"], row["seed"]) == ("asr", 1)}
     return _dev_losses([row for name, row in rows.items() if name in ("dense", "residual-0.34") or TEACHING.match(name)])
 
 
 def quality_tried() -> str:
-    """Ways to teach whose code did not stay, on the first machine."""
+    """Ways to distil whose code was not kept, on the first machine."""
     return _dev_losses([row for row in read("quality_tried") if row["updates"] == 1500], "seed")
 
 
@@ -151,7 +151,7 @@ def _tried_against(reference: str, updates: int) -> str:
 def _dev_losses(rows: list[dict], *more: str) -> str:
     table = [
         [
-            row["system"],
+            reader_name(row["system"]),
             *(row[key] for key in more),
             row["updates"],
             f"{row['dev_nll_loss']:.3f}",
@@ -208,7 +208,7 @@ def measures_of(entries: list[dict]) -> str:
         rows.append(
             [
                 MEASURES[entry["metric"]],
-                entry["system"],
+                reader_name(entry["system"]),
                 f"{entry['fraction']:.1%}",
                 f"{score.value:.2f} ({score.low:.2f} to {score.high:.2f})",
                 "" if entry["change_percent"] is None else with_bounds(entry["change_percent"]),
@@ -241,4 +241,5 @@ def quality_hours() -> str:
 def picture() -> str | None:
     """Size against BLEU, of a few systems."""
     shown = [entry for entry in compared() if entry["metric"] == "bleu" and entry["system"] in PICTURED]
+    shown = [{**entry, "system": reader_name(entry["system"])} for entry in shown]
     return pareto(shown, "bleu", "dense", [entry["system"] for entry in shown]) if shown else None

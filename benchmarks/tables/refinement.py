@@ -4,6 +4,7 @@ import numpy as np
 
 from residual_st.evaluation.scores import relative_change, score_interval
 from tables.common import github, read, with_bounds
+from tables.names import reader_name
 
 
 def refinement_recognition() -> str:
@@ -33,7 +34,7 @@ def _case(row: dict) -> list:
         return ["dense", "", "", "", "1.00"]
     minutes = f"{row['core_seconds'] / 60:.1f}" if row["updates"] else ""
     ratio = f"{row['loss'] / row['dense_loss']:.2f}"
-    return [row["system"].rpartition("-")[0], f"{row['kept']:.1%}", row["updates"], minutes, ratio]
+    return [reader_name(row["system"]), f"{row['kept']:.1%}", row["updates"], minutes, ratio]
 
 
 def _in_order(rows: list[dict]) -> list[dict]:

@@ -18,7 +18,7 @@ def latency_on_epyc() -> str:
 
 
 def latency(results: str = "speed", systems: tuple[str, ...] = ("compact", "fast")) -> str:
-    """Encoder latency of some systems over stock's, by length of audio."""
+    """Encoder latency of some systems over the dense model's, by length of audio."""
     rows = {}
     lengths = sorted({row["seconds"] for row in of_encoder(results)})
     for row in of_encoder(results):
@@ -32,7 +32,7 @@ def latency(results: str = "speed", systems: tuple[str, ...] = ("compact", "fast
 
 
 def latency_tuned() -> str:
-    """Encoder latency in compact form over stock's, by the fixed rule and tuned, by length of audio."""
+    """Encoder latency in compact form over the dense model's, by the fixed rule and tuned, by length of audio."""
     return latency("speed_rule", ("compact", "tuned"))
 
 
@@ -48,7 +48,7 @@ def depth() -> str:
             time = times.get((row["width"], row["layers"]), {}).get((5, 2), "") if row["rank"] == 16 else ""
             megabytes = [f"{row[key] / 1e6:.0f}" for key in ("stock_steady_bytes", "steady_bytes")]
             table.append([row["width"], row["rank"], row["layers"], *megabytes, f"{row['steady_bytes_ratio']:.2f}", time])
-    headers = ["d", "R", "layers", "stock, MB", "compact, MB", "memory ratio", "latency ratio, 5 s"]
+    headers = ["d", "R", "layers", "dense, MB", "shared, MB", "memory ratio", "latency ratio, 5 s"]
     return github(table, headers)
 
 
@@ -58,32 +58,32 @@ def forms() -> str:
     for row in of_encoder():
         if row["layers"] == 12 and row["seconds"] == 5 and row["batch"] == 1 and row["threads"] == 2:
             table.append([row["width"], row["group_size"], row["rank"], row["system"], with_range(row)])
-    return github(sorted(table), ["d", "K", "R", "mode", "encoder / stock"])
+    return github(sorted(table), ["d", "K", "R", "mode", "shared / dense"])
 
 
 def updates() -> str:
-    """Training updates over stock's."""
+    """Training updates over the dense model's."""
     rows = sorted(
         (row for row in newest("speed") if row["measure"] == "update"),
         key=lambda row: (row["width"], row["frames"], -row["dropout"]),
     )
     table = [[row["width"], f"{row['frames']:,}", f"{row['dropout']:g}", with_range(row)] for row in rows]
-    return github(table, ["d", "frames", "dropout", "update / stock"])
+    return github(table, ["d", "frames", "dropout", "shared / dense"])
 
 
 def both_halves() -> str:
-    """Beam search and updates of models whose decoder shares, too, over stock's."""
+    """Beam search and updates of models whose decoder shares, too, over the dense model's."""
     table = []
     for row in sorted(newest("speed_both"), key=lambda row: (row["measure"], row["width"], row["threads"], row.get("batch", 0))):
         searching = row["measure"] == "beam"
-        what = f"beam search, {row['batch']} at once" if searching else f"update, dropout {row['dropout']:g}"
+        what = f"beam search, batch of {row['batch']}" if searching else f"update, dropout {row['dropout']:g}"
         mode = row["system"] if searching else ""
         table.append([row["width"], row["threads"], what, mode, with_range(row)])
-    return github(table, ["d", "threads", "what", "mode", "over stock"])
+    return github(table, ["d", "threads", "what", "mode", "shared / dense"])
 
 
 def conformers() -> str:
-    """Encoder latency and training updates of `s2t_conformer` over stock's."""
+    """Encoder latency and training updates of `s2t_conformer` over the dense model's."""
     attention = {"": "fairseq's, absolute", "--attn-type espnet --pos-enc-type rel_pos": "ESPnet's, relative"}
     table = {}
     for row in newest("speed_conformer"):
@@ -97,7 +97,7 @@ def conformers() -> str:
 
 
 def on_gpu() -> str:
-    """Encoder latency and training updates over stock's on a GPU, by precision."""
+    """Encoder latency and training updates over the dense model's on a GPU, by precision."""
     table = {}
     for row in newest("speed_gpu", "cuda"):
         if row["measure"] == "update":
@@ -142,7 +142,7 @@ def generate() -> str:
         [row["checkpoint"], row["system"], row["sentences"], row["different_translations"], with_range(row)]
         for row in read("generate")
     ]
-    headers = ["checkpoint", "mode", "sentences", "translated otherwise", "time / stock"]
+    headers = ["checkpoint", "mode", "sentences", "different translations", "shared / dense"]
     return github(table, headers)
 
 
@@ -160,7 +160,7 @@ def exchange() -> str:
         ):
             stock, residual = row[f"stock_{key}"], row[key]
             table.append([name, label, f"{stock / 1e6:.0f}", f"{residual / 1e6:.0f}", f"{residual / stock:.3f}"])
-    return github(table, ["encoder", "MB", "stock", "residual", "ratio"])
+    return github(table, ["encoder", "MB", "dense", "shared", "ratio"])
 
 
 def network() -> str:
@@ -170,7 +170,7 @@ def network() -> str:
     for name, bytes_a_second in LINKS.items():
         times = [1e3 * in_ring(row[key], bytes_a_second) for key in ("stock_exchanged_bytes", "exchanged_bytes")]
         table.append([name, *(f"{time:,.1f}" for time in times)])
-    return github(table, ["link", "stock, ms", "residual, ms"])
+    return github(table, ["link", "dense, ms", "shared, ms"])
 
 
 def in_ring(size: int, bytes_a_second: float) -> float:
@@ -208,7 +208,7 @@ def distillation() -> str:
         case = (f"{row['layers']} × {row['width']}", row["frames"], row["dropout"])
         cases.setdefault(case, {})[row["system"]] = f"{row['ratio']:.2f} ({row['ratio_low']:.2f}–{row['ratio_high']:.2f})"
     rows = [[*case, *(ratios[name] for name in ("cached", "live", "live, states"))] for case, ratios in cases.items()]
-    headers = ["layers × d", "frames", "dropout", "cached words", "live, words", "live, words and states"]
+    headers = ["layers × d", "frames", "dropout", "cached words", "live teacher, words", "live teacher, words and states"]
     return github(rows, headers)
 
 

@@ -7,27 +7,22 @@ import numpy as np
 from residual_st.evaluation.scores import relative_change, score_interval
 from residual_st.report.plotting import pyplot
 from tables.common import github, read, with_bounds, with_range
+from tables.names import reader_name
 
 COUNTS = {"bleu": "counts", "wer": "errors"}
-LABELS = {
-    "k3-r16": "K=3, R=16",
-    "k3-r16-chunked": "K=3, R=16, chunked",
-    "dense-chunked": "dense, chunked",
-    "dense-int8": "dense, int8",
-}
 OFFLINE = {"ctc": "offline-ctc"}  # what a policy would write of the whole talk, where it is not `offline`
-PICTURE = "\n\n![BLEU against StreamLAAL, of talks that are translated while they are heard](streaming.svg)"
+PICTURE = "\n\n![BLEU against StreamLAAL of talks translated while they are spoken](streaming.svg)"
 MARKS = {"local-agreement": "o-", "alignatt": "s--", "ctc": "^-", "retranslation": "v:"}
 Case = tuple[str, str, float]  # system, policy, seconds of a chunk
 
 
 def streaming_translation() -> str:
-    """Talks translated while they are heard, and the picture."""
+    """Talks translated while they are spoken, and the picture."""
     return _talks("translation", "bleu") + (PICTURE if _cases("translation") else "")
 
 
 def streaming_recognition() -> str:
-    """... and recognised."""
+    """... and transcribed."""
     return _talks("recognition", "wer")
 
 
@@ -69,7 +64,7 @@ def _talks(talks: str, metric: str) -> str:
             ideal, aware = _latency(rows), _latency(rows, "stream_laal_computation_aware")
             seconds = [f"{chunk:g}", f"{ideal:.2f}", f"{aware:.2f} ({aware / ideal:.2f})"]
             baseline = min(dense, key=lambda other: abs(_latency(cases[other]) - ideal), default=None)
-        label = [LABELS.get(system, system), policy, *seconds]
+        label = [reader_name(system), policy, *seconds]
         score = str(score_interval(metric, counts[case]))
         against = "" if system == "dense" else change(case, baseline)
         lines.append([*label, score, change(case, own), against, f"{_latency(rows, 'real_time_factor'):.3f}"])
@@ -95,7 +90,7 @@ def picture(path) -> None:
         if policy == "offline":
             axis.axhline(points[0][1], color=colour, linestyle=":", linewidth=1)
         elif policy in MARKS:
-            axis.plot(*zip(*points), MARKS[policy], color=colour, label=f"{LABELS.get(system, system)}: {policy}")
+            axis.plot(*zip(*points), MARKS[policy], color=colour, label=f"{reader_name(system)}: {policy}")
     axis.set(xlabel="StreamLAAL, s", ylabel="BLEU")
     axis.set_xlim(left=0)
     axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))

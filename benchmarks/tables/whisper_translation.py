@@ -7,6 +7,7 @@ import numpy as np
 
 from residual_st.evaluation.scores import score_interval
 from tables.common import github, read
+from tables.names import reader_name
 
 LANGUAGES = ("es", "fr", "it")
 
@@ -14,6 +15,25 @@ LANGUAGES = ("es", "fr", "it")
 def whisper_translation() -> str:
     """BLEU by language, of fp32 exports."""
     return _scores([row for row in read("translation") if row["precision"] == "fp32"], _size)
+
+
+def whisper_translation_headline() -> str:
+    """Mean BLEU of what `compress` makes, in fp32."""
+    rows = {row["system"]: row for row in read("translation") if row["precision"] == "fp32"}
+    names = (
+        "dense",
+        "whole-0.8",
+        "compressed-0.75",
+        "compressed-0.6",
+        "compressed-0.45-refined",
+        "compressed-0.45",
+        "compressed-0.3",
+    )
+    lines = []
+    for row in (rows[name] for name in names if name in rows):
+        change = "" if row["system"] == "dense" else f"{_mean(row) - _mean(rows['dense']):+.1f}"
+        lines.append([reader_name(row["system"]), *_kept(row), f"{row['bytes'] / 1e6:.0f}", f"{_mean(row):.1f}", change])
+    return github(lines, ["system", *_KEPT, "MB", "mean BLEU", "change"])
 
 
 def whisper_translation_exports() -> str:
@@ -29,7 +49,7 @@ def _scores(rows: list[dict], order: Callable[[dict], Any]) -> str:
         scores, mean = [row["scores"][language] for language in LANGUAGES], _mean(row)
         lines.append(
             [
-                row["system"] if row["precision"] == "fp32" else f"{row['system']}, {row['precision']}",
+                reader_name(row["system"]) + ("" if row["precision"] == "fp32" else f", {row['precision']}"),
                 *_kept(row),
                 f"{row['bytes'] / 1e6:.0f}",
                 *(str(score_interval("bleu", [np.array(each["counts"], float)])) for each in scores),
@@ -46,7 +66,13 @@ def whisper_translation_losses() -> str:
     """The loss of every system, over the dense model's."""
     rows = [row for row in read("translation") if row["system"] != "dense" and row["precision"] == "fp32"]
     lines = [
-        [row["system"], *_kept(row), *(f"{row['loss_ratio'][name]:.2f}" for name in LANGUAGES), f"{_loss(row):.2f}", _minutes(row)]
+        [
+            reader_name(row["system"]),
+            *_kept(row),
+            *(f"{row['loss_ratio'][name]:.2f}" for name in LANGUAGES),
+            f"{_loss(row):.2f}",
+            _minutes(row),
+        ]
         for row in sorted(rows, key=lambda row: (_size(row), _loss(row)))
     ]
     return github(lines, ["system", *_KEPT, *LANGUAGES, "mean", "core minutes"])

@@ -9,6 +9,7 @@ from residual_st.errors import InputError
 from residual_st.report.plotting import Axes, LogLocator, ScalarFormatter, pyplot
 
 _COLOURS = {"stock": "#444444", "compact": "#1f6fb4", "fast": "#e08214", "tuned": "#4d9221", "residual": "#1f6fb4"}
+_NAMES = {"stock": "dense", "compact": "shared, compact", "fast": "shared, fast", "tuned": "shared, tuned", "residual": "shared"}
 
 
 def draw(benchmark: str, rows: list[dict], path: Path) -> None:
@@ -75,12 +76,14 @@ def _in_four_groups(rows: list[dict]) -> list[dict]:
 
 
 def _lines(axis: Axes, rows: list[dict], x: str, label: str, title: str, logarithmic: bool = False) -> None:
-    """Encoder latency of stock and of each residual system."""
+    """Encoder latency of the dense model and of each way to run the shared one."""
     for system in ("stock", *dict.fromkeys(row["system"] for row in rows)):
         of_system = [row for row in rows if row["system"] == (rows[0]["system"] if system == "stock" else system)]
         of_system.sort(key=lambda row: row[x])
         key = "stock_seconds" if system == "stock" else "median_seconds"
-        axis.plot([row[x] for row in of_system], [1e3 * row[key] for row in of_system], "o-", color=_COLOURS[system], label=system)
+        axis.plot(
+            [row[x] for row in of_system], [1e3 * row[key] for row in of_system], "o-", color=_COLOURS[system], label=_NAMES[system]
+        )
     axis.set(xlabel=label, ylabel="encoder, ms", title=title)
     if logarithmic:
         axis.set_xscale("log")
@@ -99,7 +102,7 @@ def _updates(axis: Axes, rows: list[dict]) -> None:
     ratios = [row["ratio"] for row in rows]
     spread = [[row["ratio"] - row["ratio_low"] for row in rows], [row["ratio_high"] - row["ratio"] for row in rows]]
     _bars(axis, labels, ratios, _COLOURS["residual"], xerr=spread, capsize=3)
-    axis.set(xlabel="residual / stock", title="training update")
+    axis.set(xlabel="shared / dense", title="training update")
 
 
 def _bars(axis: Axes, labels: list[str], ratios: list[float], colour: str, **options) -> None:
@@ -114,9 +117,9 @@ def _depth(axis: Axes, rows: list[dict], title: str) -> None:
         selected = sorted((row for row in rows if row["rank"] == rank), key=lambda row: row["layers"])
         layers = [row["layers"] for row in selected]
         axis.plot(
-            layers, [row["steady_bytes"] / 1e6 for row in selected], style, color=_COLOURS["compact"], label=f"compact, R = {rank}"
+            layers, [row["steady_bytes"] / 1e6 for row in selected], style, color=_COLOURS["compact"], label=f"shared, R = {rank}"
         )
-    axis.plot(layers, [row["stock_steady_bytes"] / 1e6 for row in selected], "o-", color=_COLOURS["stock"], label="stock")
+    axis.plot(layers, [row["stock_steady_bytes"] / 1e6 for row in selected], "o-", color=_COLOURS["stock"], label=_NAMES["stock"])
     axis.set_xticks(layers)
     axis.set_ylim(bottom=0)
     axis.set(xlabel="layers in four groups", ylabel="memory of the process, MB", title=title)
@@ -126,4 +129,4 @@ def _depth(axis: Axes, rows: list[dict], title: str) -> None:
 def _parts(axis: Axes, rows: list[dict]) -> None:
     labels = [f"{row['part']}, d = {row['width']}, R = {row['rank']}" for row in rows]
     _bars(axis, labels, [row["steady_bytes_ratio"] for row in rows], _COLOURS["compact"])
-    axis.set(xlabel="compact / stock", title="memory of the process")
+    axis.set(xlabel="shared / dense", title="memory of the process")
