@@ -102,6 +102,21 @@ def compression() -> str:
     return github(rows, headers)
 
 
+def compression_headline() -> str:
+    """How many more word errors compressed encoders make, without training and refined, over all seeds."""
+    runs = {}
+    for row in (row for row in read("compression") if row["task"] == "asr"):
+        runs.setdefault(row["system"], []).append(row)
+    dense = [word_errors(row) for row in runs["dense"]]
+    rows = []
+    for name in ("K=3 R=16", "budget 0.36", "K=3 R=2", *BESIDE):
+        systems = (f"{name}: aligned + calibrated", f"{name}: refined") if name not in BESIDE else (name, None)
+        changes = [relative_change("wer", [word_errors(row) for row in runs[each]], dense) if each else None for each in systems]
+        cells = ["" if change is None else with_bounds(change) for change in changes]
+        rows.append([reader_name(name), f"{runs[systems[0]][0]['fraction']:.1%}", *cells])
+    return github(rows, ["encoder", "kept", "compressed: WER against dense", "refined: WER against dense"])
+
+
 def word_errors(row: dict) -> np.ndarray:
     """Errors and words of each sentence."""
     return np.column_stack([row["errors"], row["words"]]).astype(float)
