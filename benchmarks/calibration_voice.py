@@ -20,7 +20,7 @@ from refinement import device, refined, transcripts
 
 from residual_st.audio.reading import read_audio
 from residual_st.benchmark import results
-from residual_st.compression import compress
+from residual_st.compression import CompressionConfig, compress
 from residual_st.compression.moments import gather
 from residual_st.files import read_lines
 from residual_st.huggingface import audio_calibration, load
@@ -77,7 +77,7 @@ def main() -> None:
             moments = gather(dense, stack_of(dense), calibration)
             for size in args.sizes:
                 model = load(args.whisper).to(dense.device).float()
-                compress(model, calibration=calibration, moments=moments, weight_fraction=size)
+                compress(model, CompressionConfig(weight_fraction=size), calibration=calibration, moments=moments)
                 for updates in args.updates:
                     refined_model, figures = refined(dense, model, calibration, updates)
                     append(refined_model, system=f"compressed-{size}", calibrated_on=name, updates=updates, **figures)

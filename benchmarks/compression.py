@@ -34,6 +34,7 @@ from fairseq.dataclass.configs import GenerationConfig
 from omegaconf import OmegaConf
 
 from residual_st.benchmark.results import append, provenance, read
+from residual_st.compression.config import CompressionConfig
 from residual_st.compression.layer_weights import read_layer
 from residual_st.compression.low_rank import low_rank
 from residual_st.compression.moments import gather
@@ -81,7 +82,7 @@ class Subject:
 
     def compressed(self, size: dict, align: bool, weigh: bool):
         model = self.model()
-        result = compress(model, **size, align=align, moments=self.moments if weigh else None)
+        result = compress(model, CompressionConfig(**size, align=align), moments=self.moments if weigh else None)
         return model, result
 
     def refined(self, make):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from residual_st.benchmark.results import append, provenance
-from residual_st.compression import compress
+from residual_st.compression import CompressionConfig, compress
 from residual_st.compression.sums import MatrixMoments
 from residual_st.fairseq.standalone import build_model, parse_model_flags
 from residual_st.sharing import matrices
@@ -51,7 +51,7 @@ def main() -> int:
             by_matrix[name].add_gradients(draw_inputs(linear.out_features, generator))
         moments.append(by_matrix)
     start = time.perf_counter()
-    compressed = compress(model, group_size=args.group_size, rank=args.rank, moments=moments)
+    compressed = compress(model, CompressionConfig(group_size=args.group_size, rank=args.rank), moments=moments)
     seconds = time.perf_counter() - start
     error = sum(error**2 for row in compressed.errors for error in row.values())
     figures = {"seconds": round(seconds, 1), "squared_error": round(error, 5)}

@@ -23,7 +23,7 @@ from human_speech import InTransformers, utterances, word_errors
 from torch import nn
 
 from residual_st.benchmark import results
-from residual_st.compression import compress
+from residual_st.compression import CompressionConfig, compress
 from residual_st.compression.allocation import lowest_price
 from residual_st.compression.moments import gather
 from residual_st.compression.refinement import refine
@@ -40,7 +40,7 @@ REFINED = {0.6: 700, 0.45: 700}  # size -> updates
 
 
 def compressed(model: nn.Module, material: "Material", **options) -> dict:
-    result = compress(model, calibration=material.calibration, moments=material.moments, **options)
+    result = compress(model, CompressionConfig(**options), calibration=material.calibration, moments=material.moments)
     return {"plan": str(result.form.plan), "ranks": str(result.form.ranks)}
 
 

@@ -34,7 +34,7 @@ from torch import nn
 
 from residual_st.audio.reading import read_audio
 from residual_st.benchmark import results
-from residual_st.compression import Calibration, compress
+from residual_st.compression import Calibration, CompressionConfig, compress
 from residual_st.compression.refinement import refine
 from residual_st.files import read_lines
 from residual_st.huggingface import audio_calibration, load
@@ -120,7 +120,7 @@ def compressed(system: str, folder: Path, dense: nn.Module, material: Material) 
         return load(system).to(dense.device).float()
     form, _, size = Path(system).name.rpartition("-")
     model = load(folder).to(dense.device).float()
-    compress(model, calibration=material.calibration, weight_fraction=float(size), group_size=GROUP_SIZES[form])
+    compress(model, CompressionConfig(weight_fraction=float(size), group_size=GROUP_SIZES[form]), calibration=material.calibration)
     return model
 
 

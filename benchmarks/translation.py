@@ -32,7 +32,7 @@ from torch import nn
 from residual_st import huggingface
 from residual_st.audio.reading import read_audio
 from residual_st.benchmark import results
-from residual_st.compression import Calibration, compress, fractions_of_parts
+from residual_st.compression import Calibration, CompressionConfig, compress, fractions_of_parts
 from residual_st.compression.moments import gather
 from residual_st.evaluation.generated import Sentence
 from residual_st.evaluation.scores import bleu, ngram_counts
@@ -152,10 +152,10 @@ def whole(model: nn.Module, material: Material, weight_fraction: float) -> dict:
         f"{part}_ranks": str(
             compress(
                 model,
+                CompressionConfig(weight_fraction=fractions[part]),
                 stack=stack_of(model, part),
                 calibration=calibrations[part],
                 moments=moments[part],
-                weight_fraction=fractions[part],
             ).form.ranks
         )
         for part in stacks

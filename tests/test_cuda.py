@@ -15,7 +15,7 @@ import torch
 from conftest import USER_DIR, cli, run, tiny_model
 from fairseq.dataclass.configs import FairseqConfig
 
-from residual_st.compression import Calibration, compress
+from residual_st.compression import Calibration, CompressionConfig, compress
 from residual_st.fairseq.s2t_residual_transformer import S2TResidualTransformerModel
 
 SPEECH = Path(__file__).parent / "speech" / "arctic_a0007.wav"
@@ -143,7 +143,7 @@ def test_compression_on_the_gpu(batch):
     for device in ("cpu", DEVICE):
         model, here = copy.deepcopy(dense).to(device), moved(batch, device)
         calibration = Calibration([here, here], loss, encode)
-        errors[device] = compress(model, group_size=3, rank=4, calibration=calibration, refine_updates=8).errors
+        errors[device] = compress(model, CompressionConfig(group_size=3, rank=4, refine_updates=8), calibration=calibration).errors
         losses[device] = loss(model, here).item()
         assert all(value.device.type == device for value in model.state_dict().values())
     assert losses[DEVICE] == pytest.approx(losses["cpu"], rel=0.02)

@@ -5,6 +5,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from residual_st.cli.arguments import (
     Renamed,
@@ -20,6 +21,9 @@ from residual_st.errors import InputError
 from residual_st.files import refuse_existing
 from residual_st.sharing.plan import PATTERNS
 from residual_st.sharing.ranks import ResidualRanks
+
+if TYPE_CHECKING:
+    from residual_st.compression import CompressionConfig
 
 _DIRECTION = ("task", "source_lang", "target_lang")
 
@@ -120,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"--calibration-batches {args.calibration_batches} must be at least 1")
     if args.refine_updates < 0:
         raise InputError(f"--refine-updates {args.refine_updates} must be at least 0")
-    if args.max_loss and _decoder_form(args):
+    if args.max_loss and _compresses_decoder(args):
         raise InputError("--max-loss is of the encoder; compress the decoder in a second run, without it")
     if args.correction_batches is None:
         # as docs/real_models.md measured it: each half-minute is then gone through some four times
@@ -214,24 +218,25 @@ def _compress_folder(args: argparse.Namespace) -> dict:
     return {**figures, **_figures(compressed), **sizes, **losses, **sizes_tried(probes)}
 
 
-def _forms(args: argparse.Namespace, model) -> dict[str, dict]:
+def _forms(args: argparse.Namespace, model) -> dict[str, "CompressionConfig"]:
     """Part -> what `compress` is told of it; what cannot be is refused, before minutes of calibration."""
     from residual_st.compression import plan_form
     from residual_st.stacks import stack_of
 
     forms = {"encoder": _encoder_form(args, stack_of(model))}
     if args.weight_fraction:
-        forms["decoder"] = {**_wanted_form(args, "decoder"), "pattern": args.decoder_sharing_pattern or "adjacent"}
-        for form in forms.values():
-            form["weight_fraction"] = args.weight_fraction
-    elif decoder_form := _decoder_form(args):
-        forms["decoder"] = decoder_form
+        forms["decoder"] = _wanted_form(args, "decoder")
+        forms = {part: replace(form, weight_fraction=args.weight_fraction) for part, form in forms.items()}
+    elif _compresses_decoder(args):
+        forms["decoder"] = _wanted_form(args, "decoder")
     for part, form in forms.items():
-        plan_form(stack_of(model, part), **form, calibrated=bool(args.calibration))
+        plan_form(stack_of(model, part), form, calibrated=bool(args.calibration))
     return forms
 
 
-def _compress_parts(args: argparse.Namespace, model, forms: dict[str, dict], calibration, decode) -> tuple[dict, list]:
+def _compress_parts(
+    args: argparse.Namespace, model, forms: dict[str, "CompressionConfig"], calibration, decode
+) -> tuple[dict, list]:
     """Part -> what became of it, and the sizes that were tried for --max-loss.
 
     Args:
@@ -244,7 +249,7 @@ def _compress_parts(args: argparse.Namespace, model, forms: dict[str, dict], cal
     if args.weight_fraction:
         stacks = {part: stack_of(model, part) for part in forms}
         fractions, moments = fractions_of_parts(model, stacks, calibration, args.weight_fraction, args.diagonal)
-        forms = {part: {**form, "weight_fraction": fractions[part]} for part, form in forms.items()}
+        forms = {part: replace(form, weight_fraction=fractions[part]) for part, form in forms.items()}
         moments.pop("decoder")
     compressed = {}
     for part, form in forms.items():  # the decoder is calibrated on what it reads from now on
@@ -258,42 +263,41 @@ def _figures(compressed: dict) -> dict:
     return {name: value for part, outcome in compressed.items() for name, value in figures_of(part, outcome).items()}
 
 
-def _compress(args: argparse.Namespace, model, stack, form: dict, calibration, moments=None) -> tuple:
+def _compress(args: argparse.Namespace, model, stack, form: "CompressionConfig", calibration, moments=None) -> tuple:
     """What became of a part, and the sizes that were tried for --max-loss."""
     from residual_st.compression import compress, compress_within
 
-    options = {"stack": stack, "refine_updates": args.refine_updates}
     if not args.max_loss:
-        return compress(model, **form, **options, calibration=calibration, moments=moments), []
-    form = {name: value for name, value in form.items() if name not in ("rank", "weight_fraction")}
-    return compress_within(model, args.max_loss, calibration, **form, **options)
+        return compress(model, form, stack=stack, calibration=calibration, moments=moments), []
+    return compress_within(model, args.max_loss, calibration, form, stack=stack)
 
 
-def _wanted_form(args: argparse.Namespace, part: str) -> dict:
+def _wanted_form(args: argparse.Namespace, part: str) -> "CompressionConfig":
     """What `compress` is told of a part. The encoder's options have no prefix, except its size."""
+    from residual_st.compression import CompressionConfig
+
     prefix = prefix_of(part)
-    return {
-        "group_size": getattr(args, f"{prefix}group_size"),
-        "pattern": getattr(args, f"{prefix}sharing_pattern"),
-        "rank": getattr(args, f"{prefix}residual_rank"),
-        "weight_fraction": getattr(args, f"{part}_weight_fraction"),
-        "diagonal": args.diagonal,
-    }
+    return CompressionConfig(
+        group_size=getattr(args, f"{prefix}group_size"),
+        pattern=getattr(args, f"{prefix}sharing_pattern") or "adjacent",
+        rank=getattr(args, f"{prefix}residual_rank"),
+        weight_fraction=getattr(args, f"{part}_weight_fraction"),
+        diagonal=args.diagonal,
+        refine_updates=args.refine_updates,
+    )
 
 
-def _encoder_form(args: argparse.Namespace, stack) -> dict:
+def _encoder_form(args: argparse.Namespace, stack) -> "CompressionConfig":
     form = _wanted_form(args, "encoder")
-    if args.encoder_mbytes is not None:
-        form["weight_fraction"] = fraction_of_bytes(stack, args.encoder_mbytes)
-    return form
+    if args.encoder_mbytes is None:
+        return form
+    return replace(form, weight_fraction=fraction_of_bytes(stack, args.encoder_mbytes))
 
 
-def _decoder_form(args: argparse.Namespace) -> dict | None:
-    """None where the decoder is to stay dense."""
-    form = _wanted_form(args, "decoder")
-    if all(form[name] is None for name in ("group_size", "pattern", "rank", "weight_fraction")):
-        return None
-    return {**form, "pattern": form["pattern"] or "adjacent"}
+def _compresses_decoder(args: argparse.Namespace) -> bool:
+    """The decoder stays dense unless one of its options is given."""
+    options = (args.decoder_group_size, args.decoder_sharing_pattern, args.decoder_residual_rank, args.decoder_weight_fraction)
+    return any(option is not None for option in options)
 
 
 def fraction_of_bytes(stack, megabytes: float) -> float:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from residual_st.compression.allocation import Spectrum, allocate, lowest_price, price_within
 from residual_st.compression.fit import Fit, Ranks, Stack
 from residual_st.errors import InputError
-from residual_st.numbers import is_real
 from residual_st.sharing.plan import SharingPlan
 from residual_st.sharing.ranks import Alone
 
@@ -53,10 +52,8 @@ def budget_of(
 
     Raises:
         BudgetTooSmallError: if even the smallest form is larger than the budget.
-        InputError: if the fraction is not one, or a group size does not fit.
+        InputError: if a group size does not fit.
     """
-    if not is_real(weight_fraction) or not 0 < weight_fraction <= 1:
-        raise InputError(f"weight fraction {weight_fraction!r} must be a number above 0 and at most 1")
     if sharing_only and group_size is None and count == 1:
         raise InputError(
             "one layer has none to share with: give calibration data beside the weight fraction, or a rank such as =16"

@@ -5,18 +5,19 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import NoReturn
 
 import torch
 from torch import nn
 
 from residual_st.compression.budget import Budget, budget_of, fits_within
+from residual_st.compression.config import CompressionConfig, refuse_keywords
 from residual_st.compression.correction import correct_if_better
 from residual_st.compression.fit import Fit, Stack, relative_error
 from residual_st.compression.layer_weights import LayerWeights, Metric, read_layer, write_layer
 from residual_st.compression.moments import Calibration, Moments, gather
 from residual_st.compression.refinement import refine
 from residual_st.errors import InputError
-from residual_st.numbers import require_whole
 from residual_st.progress import progress
 from residual_st.sharing import (
     ResidualLinear,
@@ -61,37 +62,23 @@ class Compressed:
 @torch.enable_grad()
 def compress(
     model: nn.Module,
+    config: CompressionConfig | None = None,
     *,
     stack: LayerStack | None = None,
-    group_size: int | None = None,
-    pattern: str = "adjacent",
-    rank: int | str | ResidualRanks | None = None,
-    weight_fraction: float | None = None,
-    diagonal: bool = True,
     calibration: Calibration | None = None,
     moments: Moments | None = None,
-    refine_updates: int = 0,
-    align: bool = True,
-    correct: bool = True,
+    **keywords: NoReturn,
 ) -> Compressed:
     """Share the layers of a trained model in place, so that it computes nearly what it did.
 
     Args:
         model: what the calibration's functions take: one that `stack_of` knows, such as fairseq's, or a plain `nn.ModuleList` of L
             alike layers, each with `nn.Linear`s and pointwise convolutions of the same names and shapes (out, in).
+        config: the form and how it is found; None for the defaults.
         stack: the layers inside another model, and how they are called.
-        group_size: K. None for 3, or, with `weight_fraction`, for the one that loses least; some kinds of matrices, or all, then
-            share nothing where that loses less.
-        pattern: which layers share, as in `SharingPlan.make`.
-        rank: R of every residual, or those of each layer and matrix. None for 2, or for what `weight_fraction` allows.
-        weight_fraction: instead of `rank`: kept matrix weights over those of the dense stack. Ranks are then chosen for each
-            layer and matrix.
-        diagonal: whether residuals have a diagonal.
-        calibration: data to weigh errors by; without it each matrix's error counts relative to its size.
+        calibration: data to weigh errors by; without it each matrix's error counts relative to its size. Refinement needs one
+            with `encode`.
         moments: what `gather` found on the calibration data, where a model is compressed several times; it then runs once.
-        refine_updates: steps by which all terms are then moved together, so that layers' outputs on the calibration data come
-            closer to the dense ones; needs a calibration with `encode`.
-        align, correct: False leaves out the alignment, or the correction, to see what it does.
 
     Whatever is raised, the model is then what it was before.
 
@@ -99,11 +86,12 @@ def compress(
         InputError: if the layers differ or share their matrices already, or are called in a way that their stack does not describe;
             or a plan, a rank or a budget does not fit them.
     """
-    require_whole("the number of refinement updates", refine_updates, 0)
-    if refine_updates and (calibration is None or calibration.encode is None):
+    refuse_keywords("compress", keywords)
+    config = config or CompressionConfig()
+    if config.refine_updates and (calibration is None or calibration.encode is None):
         raise InputError("refinement needs calibration data with `encode`, to compare the layers' outputs on")
     stack = stack or stack_of(model)
-    form = plan_form(stack, group_size, pattern, rank, weight_fraction, diagonal, calibrated=calibration is not None)
+    form = plan_form(stack, config, calibrated=calibration is not None)
     check_untied(model, stack.layers)
     if hasattr(stack.owner, "shared_weights") and list(stack.owner.shared_weights.parameters()):
         raise InputError(f"{type(stack.owner).__name__} owns the shared weights of other layers already; expand those first")
@@ -113,26 +101,26 @@ def compress(
     if moments is None and calibration is not None:
         moments = gather(model, stack, calibration)
     weights = weighed([read_layer(layer) for layer in in_order(stack.layers)], moments)
-    trained = Stack(weights, stack.symmetries if align else [], diagonal)
+    trained = Stack(weights, stack.symmetries if config.align else [], config.diagonal)
     if isinstance(form, SharedForm):
         fits = [trained.fit(form.plan, [list(row) for row in form.ranks.rows], ROUNDS)]
     else:
         fits = fits_within(trained, form, ROUNDS)
-    fit = fits[0] if len(fits) == 1 else _least_loss(model, stack, fits, diagonal, calibration)
+    fit = fits[0] if len(fits) == 1 else _least_loss(model, stack, fits, config.diagonal, calibration)
 
     before = matrix_parameters(stack.layers)
-    dense = copied(model, stack) if refine_updates else None
+    dense = copied(model, stack) if config.refine_updates else None
     with _undone_on_error(stack, weights):
-        shared_weights = _install(stack, fit, diagonal)
-        if correct and calibration is not None and calibration.encode is not None:
+        shared_weights = _install(stack, fit, config.diagonal)
+        if config.correct and calibration is not None and calibration.encode is not None:
             correct_if_better(model, stack, fit, calibration)
-        if refine_updates:
-            refine(dense, (model, stack), shared_weights, calibration, refine_updates)
+        if config.refine_updates:
+            refine(dense, (model, stack), shared_weights, calibration, config.refine_updates)
         errors = [
             {name: relative_error(weights[name], weight_of(matrix)) for name, matrix in matrices(layer)}
             for layer, weights in zip(in_order(stack.layers), fit.layers)
         ]
-    form = _form_of(fit, diagonal)
+    form = _form_of(fit, config.diagonal)
     if stack.owner is not None:
         stack.on_sharing(stack.owner, form)
     return Compressed(shared_weights, form, errors, before, matrix_parameters(stack.layers), stack.uncovered)
@@ -154,15 +142,7 @@ def _least_loss(model: nn.Module, stack: LayerStack, fits: list[Fit], diagonal: 
     return fits[losses.index(min(losses))]
 
 
-def plan_form(
-    stack: LayerStack,
-    group_size: int | None,
-    pattern: str,
-    rank: int | str | ResidualRanks | None,
-    weight_fraction: float | None,
-    diagonal: bool,
-    calibrated: bool = False,
-) -> SharedForm | Budget:
+def plan_form(stack: LayerStack, config: CompressionConfig, calibrated: bool = False) -> SharedForm | Budget:
     """What `compress` would make of a stack, which costs nothing to know: a form, or the budget from which it is chosen.
 
     Without calibration data every matrix shares: errors of weights do not tell how much a form loses.
@@ -172,13 +152,15 @@ def plan_form(
     """
     if stack.is_shared:
         raise InputError("the model shares its layers already; expand it first")
-    if rank is not None and weight_fraction is not None:
-        raise InputError("a rank and a weight fraction cannot both be given: the fraction chooses the ranks")
-    if weight_fraction is not None:
-        shapes = list(check_alike(stack.layers).values())
-        sharing_only = group_size is not None or not calibrated
-        return budget_of(shapes, len(stack.layers), diagonal, weight_fraction, group_size, pattern, sharing_only)
-    return form_of(stack.layers, 3 if group_size is None else group_size, pattern, 2 if rank is None else rank, diagonal)
+    if config.weight_fraction is None:
+        group_size = 3 if config.group_size is None else config.group_size
+        rank = 2 if config.rank is None else config.rank
+        return form_of(stack.layers, group_size, config.pattern, rank, config.diagonal)
+    shapes = list(check_alike(stack.layers).values())
+    sharing_only = config.group_size is not None or not calibrated
+    return budget_of(
+        shapes, len(stack.layers), config.diagonal, config.weight_fraction, config.group_size, config.pattern, sharing_only
+    )
 
 
 def weighed(weights: list[LayerWeights], moments: Moments | None) -> list[LayerWeights]:

@@ -2,15 +2,17 @@
 
 import contextlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NoReturn
 
 from torch import nn
 
 from residual_st.compression.budget import BudgetTooSmallError
+from residual_st.compression.config import CompressionConfig, refuse_keywords
 from residual_st.compression.moments import Calibration, gather
 from residual_st.compression.pipeline import Compressed, compress, plan_form
 from residual_st.errors import InputError
-from residual_st.numbers import is_real, require_whole
+from residual_st.numbers import is_real
 from residual_st.progress import progress
 from residual_st.stacks import LayerStack, copied, stack_of
 
@@ -27,7 +29,13 @@ class Probe:
 
 
 def compress_within(
-    model: nn.Module, max_loss: float, calibration: Calibration, *, stack: LayerStack | None = None, **options
+    model: nn.Module,
+    max_loss: float,
+    calibration: Calibration,
+    config: CompressionConfig | None = None,
+    *,
+    stack: LayerStack | None = None,
+    **keywords: NoReturn,
 ) -> tuple[Compressed, list[Probe]]:
     """`compress` to the smallest size at which the loss rises by no more than `max_loss`, in place.
 
@@ -36,36 +44,35 @@ def compress_within(
 
     Args:
         max_loss: 0.01 for 1 %.
-        options: of `compress`, except the size.
+        config: as of `compress`, without `rank` and `weight_fraction`: the size is chosen here.
 
     Raises:
         InputError: if the loss rises by more already where `LARGEST` of the weights is kept; or as `compress` does.
     """
+    refuse_keywords("compress_within", keywords)
     if not is_real(max_loss) or max_loss < 0:
         raise InputError(f"the loss may rise by a number of 0 or more, such as 0.01 for 1 %, not by {max_loss!r}")
-    if chosen := {"rank", "weight_fraction"} & options.keys():
-        raise InputError(f"{' and '.join(sorted(chosen))} cannot be given beside a loss, within which the size is chosen")
+    config = config or CompressionConfig()
+    if chosen := [name for name in ("rank", "weight_fraction") if getattr(config, name) is not None]:
+        raise InputError(f"{chosen[0]} cannot be given beside a loss, within which the size is chosen")
     if not isinstance(calibration, Calibration):
         raise InputError("the smallest size within a loss needs calibration data, to measure the loss on")
-    require_whole("the number of refinement updates", options.get("refine_updates", 0), 0)
     stack = stack or stack_of(model)
-    form = {"group_size": None, "pattern": "adjacent", "diagonal": True}
-    form |= {name: options[name] for name in form if name in options}
     with contextlib.suppress(BudgetTooSmallError):  # what cannot be shared at all is refused before any calibration
-        plan_form(stack, **form, rank=None, weight_fraction=LARGEST, calibrated=True)
+        plan_form(stack, replace(config, weight_fraction=LARGEST), calibrated=True)
     moments = gather(model, stack, calibration)
     dense_loss = calibration.held_out_loss(model)
     if not 0 < dense_loss < math.inf:
         raise InputError(
             f"the loss on the batches held out is {dense_loss:g} before compression; its rise is relative to one above 0"
         )
-    refine_updates = options.pop("refine_updates", 0)
-    probes = []
+    probes: list[Probe] = []
 
     def fits(fraction: float) -> bool:
         tried, tried_stack = copied(model, stack)
+        unrefined = replace(config, weight_fraction=fraction, refine_updates=0)
         try:
-            compress(tried, stack=tried_stack, weight_fraction=fraction, calibration=calibration, moments=moments, **options)
+            compress(tried, unrefined, stack=tried_stack, calibration=calibration, moments=moments)
         except BudgetTooSmallError:
             return False
         probes.append(Probe(fraction, calibration.held_out_loss(tried) / dense_loss))
@@ -80,13 +87,5 @@ def compress_within(
     for _ in progress(range(PROBES), desc="trying sizes", unit="size"):
         middle = (low + high) / 2
         low, high = (low, middle) if fits(middle) else (middle, high)
-    result = compress(
-        model,
-        stack=stack,
-        weight_fraction=high,
-        calibration=calibration,
-        moments=moments,
-        refine_updates=refine_updates,
-        **options,
-    )
+    result = compress(model, replace(config, weight_fraction=high), stack=stack, calibration=calibration, moments=moments)
     return result, probes

@@ -10,7 +10,7 @@ from fairseq.models import BaseFairseqModel
 from fairseq.trainer import Trainer
 from torch import Tensor, nn
 
-from residual_st.compression.pipeline import compress
+from residual_st.compression import CompressionConfig, compress
 from residual_st.errors import InputError
 from residual_st.fairseq.kinds import stack_of, stacks_of
 from residual_st.sharing import SharedForm, current_form, deep_copy, unshare_layers
@@ -147,8 +147,8 @@ def expand(model: nn.Module) -> None:
 def compress_part(model: nn.Module, part: str, form: SharedForm, stack: LayerStack | None = None) -> None:
     """Give trained layers this form, in place, as `residual-st compress` does without calibration."""
     with torch.random.fork_rng(devices=[]):  # the model's later draws must not depend on where its weights are from
-        options = {"pattern": str(form.plan), "rank": form.ranks, "diagonal": form.diagonal}
-        result = compress(model, stack=stack or stack_of(model, part), **options)
+        config = CompressionConfig(pattern=str(form.plan), rank=form.ranks, diagonal=form.diagonal)
+        result = compress(model, config, stack=stack or stack_of(model, part))
     errors = [error for row in result.errors for error in row.values()]
     logger.info(
         f"the trained {part} was compressed: groups {form.plan}, residual rank {form.ranks}, matrix weights "

@@ -10,7 +10,7 @@ from fairseq.modules.checkpoint_activations import checkpoint_wrapper
 from torch import nn
 
 from residual_st.compat import hide_broken_torchaudio
-from residual_st.compression import Calibration, compress
+from residual_st.compression import Calibration, CompressionConfig, compress
 from residual_st.compression.moments import gather
 from residual_st.errors import InputError
 from residual_st.sharing import ResidualLinear, check_alike, unshare_layers
@@ -129,7 +129,12 @@ def test_full_ranks_are_the_identity_and_come_back_as_the_modules_that_were(kind
     expected, names = [model(*batch) for batch in calibration.batches], list(model.state_dict())
     _, layers = heaviest_stack(model)
     ranks = "/".join(str(min(shape)) for shape in check_alike(layers).values())
-    compress(model, stack=describe_stack(layers), group_size=2, rank=",".join([ranks] * LAYERS), calibration=calibration)
+    compress(
+        model,
+        CompressionConfig(group_size=2, rank=",".join([ranks] * LAYERS)),
+        stack=describe_stack(layers),
+        calibration=calibration,
+    )
     assert any(isinstance(module, ResidualLinear) for module in layers.modules())
     for batch, output in zip(calibration.batches, expected):
         torch.testing.assert_close(model(*batch), output, rtol=1e-4, atol=1e-5)
@@ -144,13 +149,14 @@ def test_calibration_corrects_and_refines(kind):
     model = trained(kind)
     calibration = calibration_of(model)
 
-    def loss(**options):
+    def loss(calibration_data, updates):
         model = trained(kind)
         stack = describe_stack(heaviest_stack(model)[1])
-        compress(model, stack=stack, group_size=4, rank=2, **options)
+        config = CompressionConfig(group_size=4, rank=2, refine_updates=updates)
+        compress(model, config, stack=stack, calibration=calibration_data)
         return calibration.held_out_loss(model)
 
-    assert loss(calibration=calibration, refine_updates=40) < loss(calibration=calibration) < loss()
+    assert loss(calibration, 40) < loss(calibration, 0) < loss(None, 0)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +172,7 @@ def test_renaming_units_lowers_the_loss(kind, heads):
     def loss(*symmetries):
         model = trained(kind)
         stack = describe_stack(heaviest_stack(model)[1], symmetries=symmetries)
-        compress(model, stack=stack, group_size=2, rank=2, calibration=calibration)
+        compress(model, CompressionConfig(group_size=2, rank=2), stack=stack, calibration=calibration)
         return calibration.held_out_loss(model)
 
     halves = [feed_forward_units(f"{part}.w_1", f"{part}.w_2", nn.SiLU()) for part in ("ffn1", "ffn2")]
@@ -197,7 +203,9 @@ def test_activations_that_are_computed_again_make_no_difference(kind):
         calibration = calibration_of(model)
         for layer in layers if is_checkpointed else ():
             checkpoint_wrapper(layer)
-        compress(model, stack=describe_stack(layers), group_size=2, rank=2, calibration=calibration, refine_updates=4)
+        compress(
+            model, CompressionConfig(group_size=2, rank=2, refine_updates=4), stack=describe_stack(layers), calibration=calibration
+        )
         states.append(model.state_dict())
         assert all(hasattr(layer, "precheckpoint_forward") and "forward" in vars(layer) for layer in layers) == is_checkpointed
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
@@ -211,5 +219,5 @@ def test_weights_that_are_read_past_the_matrix_need_no_calibration_and_are_refus
     with pytest.raises(InputError, match=r"the calibration data never came to attention.\w+ of layer 0"):
         compress(model, stack=describe_stack(layers), calibration=calibration)
     ranks = "/".join(str(min(shape)) for shape in check_alike(layers).values())
-    compress(model, stack=describe_stack(layers), group_size=2, rank=",".join([ranks] * LAYERS))
+    compress(model, CompressionConfig(group_size=2, rank=",".join([ranks] * LAYERS)), stack=describe_stack(layers))
     assert calibration.held_out_loss(model) == pytest.approx(1, abs=0.01)

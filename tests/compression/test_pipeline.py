@@ -1,11 +1,12 @@
 import copy
+import re
 
 import pytest
 import torch
 from conftest import tiny_model
 from torch import nn
 
-from residual_st.compression import Calibration, compress
+from residual_st.compression import Calibration, CompressionConfig, compress, compress_within
 from residual_st.compression.refinement import refine
 from residual_st.errors import InputError
 from residual_st.fairseq.conversion import expand
@@ -44,13 +45,13 @@ def calibration(batch):
 @pytest.mark.parametrize("diagonal", [False, True])
 def test_full_rank_gives_back_what_the_model_computes(dense, batch, calibration, calibrated, diagonal):
     before = dense(**batch)[0]
-    result = compress(dense, rank=32, diagonal=diagonal, calibration=calibration if calibrated else None)
+    result = compress(dense, CompressionConfig(rank=32, diagonal=diagonal), calibration=calibration if calibrated else None)
     torch.testing.assert_close(dense(**batch)[0], before, rtol=1e-4, atol=1e-4)
     assert max(error for row in result.errors for error in row.values()) < 1e-5
 
 
 def test_expand_computes_what_the_residual_model_does(dense, batch):
-    compress(dense, rank=4)
+    compress(dense, CompressionConfig(rank=4))
     before = dense(**batch)[0]
     expand(dense)
     assert torch.equal(dense(**batch)[0], before)
@@ -59,7 +60,7 @@ def test_expand_computes_what_the_residual_model_does(dense, batch):
 
 
 def test_the_result_is_a_model_of_the_flags_with_one_u_a_group(dense):
-    compress(dense, group_size=2, rank=3)
+    compress(dense, CompressionConfig(group_size=2, rank=3))
     expected = tiny_model(encoder_group_size=2, encoder_residual_rank=3)
     assert {key: value.shape for key, value in dense.state_dict().items()} == {
         key: value.shape for key, value in expected.state_dict().items()
@@ -67,12 +68,11 @@ def test_the_result_is_a_model_of_the_flags_with_one_u_a_group(dense):
     expected.load_state_dict(dense.state_dict())
 
 
-@pytest.mark.parametrize("method", [{}, {"calibration": True}])
-def test_alignment_and_rank_lower_the_error(dense, calibration, method):
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_alignment_and_rank_lower_the_error(dense, calibration, calibrated):
     def total(**options):
-        if "calibration" in method:
-            options["calibration"] = calibration
-        return sum(error**2 for row in compress(copy.deepcopy(dense), **options).errors for error in row.values())
+        result = compress(copy.deepcopy(dense), CompressionConfig(**options), calibration=calibration if calibrated else None)
+        return sum(error**2 for row in result.errors for error in row.values())
 
     assert total(rank=8) < total(rank=2) < total(rank=0) < total(rank=0, align=False)
 
@@ -80,12 +80,12 @@ def test_alignment_and_rank_lower_the_error(dense, calibration, method):
 def test_refinement_brings_the_outputs_closer(dense, batch, calibration):
     wanted = encode(dense, batch)
 
-    def distance(**options):
+    def distance(updates):
         model = copy.deepcopy(dense)
-        compress(model, rank=2, **options)
+        compress(model, CompressionConfig(rank=2, refine_updates=updates), calibration=calibration)
         return (encode(model, batch) - wanted).norm().item()
 
-    assert distance(calibration=calibration, refine_updates=20) < 0.8 * distance(calibration=calibration)
+    assert distance(updates=20) < 0.8 * distance(updates=0)
 
 
 def test_refinement_teaches_fewer_layers(dense, batch):
@@ -102,7 +102,7 @@ def test_the_same_twice(dense, calibration):
     states = []
     for _ in range(2):
         model = copy.deepcopy(dense)
-        compress(model, rank=2, calibration=calibration, refine_updates=2)
+        compress(model, CompressionConfig(rank=2, refine_updates=2), calibration=calibration)
         states.append(model.state_dict())
     assert all(torch.equal(one, two) for one, two in zip(states[0].values(), states[1].values()))
 
@@ -117,7 +117,7 @@ def test_calibration_leaves_the_model_as_it_was(dense, calibration):
 
 @pytest.mark.parametrize("options", [{}, {"group_size": 3}, {"diagonal": False}])
 def test_a_budget_is_filled_and_not_exceeded(dense, options):
-    result = compress(dense, weight_fraction=0.6, **options)
+    result = compress(dense, CompressionConfig(weight_fraction=0.6, **options))
     assert 0.58 < result.parameters_after / result.parameters_before <= 0.6
     kept = {
         id(parameter): parameter.numel()
@@ -136,15 +136,15 @@ def test_a_budget_goes_where_it_matters(dense, calibration):
         last = dense.encoder.transformer_layers[5]
         last.self_attn.out_proj.weight.mul_(0.01)
         last.fc2.weight.mul_(0.01)
-    ranks = compress(dense, group_size=3, weight_fraction=0.6, calibration=calibration).form.ranks.rows
+    ranks = compress(dense, CompressionConfig(group_size=3, weight_fraction=0.6), calibration=calibration).form.ranks.rows
     assert sum(ranks[5]) < 0.5 * max(map(sum, ranks))
 
 
 def test_a_budget_that_cannot_be_met(dense):
     with pytest.raises(InputError, match=r"weight fraction 0.1 cannot be met: the smallest of these layers is 0\.\d+$"):
-        compress(dense, weight_fraction=0.1)
+        compress(dense, CompressionConfig(weight_fraction=0.1))
     with pytest.raises(InputError, match=r"the smallest of these layers at group size 2 is 0.5\d+"):
-        compress(dense, weight_fraction=0.4, group_size=2)
+        compress(dense, CompressionConfig(weight_fraction=0.4, group_size=2))
 
 
 class Block(nn.Module):
@@ -170,7 +170,7 @@ def test_a_plain_list_of_layers():
 
     before = run(layers, x)
     calibration = Calibration([x], lambda layers, x: run(layers, x).square().sum(), run)
-    result = compress(layers, group_size=2, rank=6, calibration=calibration)
+    result = compress(layers, CompressionConfig(group_size=2, rank=6), calibration=calibration)
     torch.testing.assert_close(run(layers, x), before, rtol=1e-4, atol=1e-5)
     assert result.shared_weights["0"]["wide"] is layers[1].wide.shared_weight
     assert {name.split(".")[1] for name, _ in layers.named_parameters()} == {"wide", "back"}
@@ -181,13 +181,33 @@ def test_a_plain_list_of_layers():
     [
         ({"rank": 33}, "residual rank 33 does not fit self_attn.k_proj, whose smaller side is 32"),
         ({"group_size": 7}, "group size 7 does not fit a stack of 6 layers"),
-        ({"rank": 2, "weight_fraction": 0.5}, "cannot both be given"),
         ({"refine_updates": 5}, "refinement needs calibration data"),
     ],
 )
 def test_refusals(dense, options, message):
     with pytest.raises(InputError, match=message):
-        compress(dense, **options)
+        compress(dense, CompressionConfig(**options))
+
+
+def test_settings_as_keywords_are_refused_with_the_new_spelling(dense, calibration):
+    with pytest.raises(TypeError, match=re.escape("compress(…, CompressionConfig(group_size=…, rank=…))")):
+        compress(dense, group_size=3, rank=2)
+    with pytest.raises(TypeError, match=re.escape("compress_within(…, CompressionConfig(diagonal=…))")):
+        compress_within(dense, 0.1, calibration, diagonal=False)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"group_size": 0}, "group size 0 must be a whole number of 1 or more"),
+        ({"weight_fraction": 1.5}, "weight fraction 1.5 must be a number above 0 and at most 1"),
+        ({"refine_updates": -1}, "the number of refinement updates -1 must be a whole number of 0 or more"),
+        ({"rank": 2, "weight_fraction": 0.5}, "a rank and a weight fraction cannot both be given"),
+    ],
+)
+def test_a_config_checks_its_values(setting, message):
+    with pytest.raises(InputError, match=message):
+        CompressionConfig(**setting)
 
 
 def test_a_shared_model_is_refused():

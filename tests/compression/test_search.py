@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from residual_st.compression import Calibration, compress, compress_within
+from residual_st.compression import Calibration, CompressionConfig, compress, compress_within
 from residual_st.compression import refinement as refinement_module
 from residual_st.errors import InputError
 from residual_st.sharing import Alone, LowRankLinear, ResidualLinear, matrices
@@ -55,7 +55,7 @@ def calibration_of(layers, batches) -> Calibration:
 
 def test_layers_without_anything_in_common_share_nothing(batches):
     layers = stack_of_blocks(rank=2, alike=False)
-    result = compress(layers, weight_fraction=0.5, diagonal=False, calibration=calibration_of(layers, batches))
+    result = compress(layers, CompressionConfig(weight_fraction=0.5, diagonal=False), calibration=calibration_of(layers, batches))
     assert all(isinstance(rank, Alone) for row in result.form.ranks.rows for rank in row)
     assert not any(len(owner) for owner in result.shared_weights.values())
     assert result.parameters_after <= 0.5 * result.parameters_before
@@ -64,7 +64,7 @@ def test_layers_without_anything_in_common_share_nothing(batches):
 
 def test_layers_with_much_in_common_share(batches):
     layers = stack_of_blocks(rank=2, alike=True)
-    compress(layers, weight_fraction=0.5, diagonal=False, calibration=calibration_of(layers, batches))
+    compress(layers, CompressionConfig(weight_fraction=0.5, diagonal=False), calibration=calibration_of(layers, batches))
     linears = [linear for layer in layers for _, linear in matrices(layer)]
     assert all(isinstance(linear, ResidualLinear) and not isinstance(linear, LowRankLinear) for linear in linears)
 
@@ -76,7 +76,7 @@ def test_correction_makes_up_for_the_errors_before(batches):
         layers = stack_of_blocks(rank=8, alike=False)
         calibration = calibration_of(layers, batches)
         told = Calibration(batches, calibration.loss, encode)
-        compress(layers, rank="=4", diagonal=False, calibration=told)
+        compress(layers, CompressionConfig(rank="=4", diagonal=False), calibration=told)
         losses.append(sum(calibration.loss(layers, batch).item() for batch in batches[-2:]))
     assert losses[1] < 0.9 * losses[0]
 
@@ -91,7 +91,9 @@ def test_correction_uses_further_batches(batches):
     for further in ([], more):
         layers = stack_of_blocks(rank=8, alike=False)
         calibration = calibration_of(layers, [*few, *more, unseen])
-        compress(layers, rank="=4", diagonal=False, calibration=Calibration(few, calibration.loss, run, more=further))
+        compress(
+            layers, CompressionConfig(rank="=4", diagonal=False), calibration=Calibration(few, calibration.loss, run, more=further)
+        )
         losses.append(calibration.loss(layers, unseen).item())
     assert losses[1] < 0.9 * losses[0]
 
@@ -101,7 +103,7 @@ def test_refinement_that_makes_it_worse_is_taken_back(batches, monkeypatch):
     for updates in (0, 4):
         layers = stack_of_blocks(rank=8, alike=False)
         monkeypatch.setattr(refinement_module, "LEARNING_RATES", (50.0,))
-        compress(layers, rank=2, calibration=calibration_of(layers, batches), refine_updates=updates)
+        compress(layers, CompressionConfig(rank=2, refine_updates=updates), calibration=calibration_of(layers, batches))
         states.append(layers.state_dict())
     assert all(torch.equal(states[0][name], value) for name, value in states[1].items())
 
@@ -111,7 +113,7 @@ def test_the_smallest_size_within_a_loss(batches, max_loss):
     layers = stack_of_blocks(rank=4, alike=False)
     calibration = calibration_of(layers, batches)
     dense = calibration.held_out_loss(layers)
-    result, probes = compress_within(layers, max_loss, calibration, diagonal=False)
+    result, probes = compress_within(layers, max_loss, calibration, CompressionConfig(diagonal=False))
     assert calibration.held_out_loss(layers) <= (1 + max_loss) * dense
     fraction = result.parameters_after / result.parameters_before
     assert fraction < 0.97
@@ -122,4 +124,4 @@ def test_the_smallest_size_within_a_loss(batches, max_loss):
 def test_a_loss_that_cannot_be_kept(batches):
     layers = stack_of_blocks(rank=16, alike=False)
     with pytest.raises(InputError, match=r"the loss rises .* already where 97% of the weights is kept; the limit is 0\.0%"):
-        compress_within(layers, 1e-9, calibration_of(layers, batches), diagonal=True)
+        compress_within(layers, 1e-9, calibration_of(layers, batches), CompressionConfig(diagonal=True))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from residual_st.compression import Calibration, compress, compress_within
+from residual_st.compression import Calibration, CompressionConfig, compress, compress_within
 from residual_st.compression.correction import correct_if_better
 from residual_st.compression.moments import gather
 from residual_st.compression.refinement import refine
@@ -87,7 +87,12 @@ def test_a_model_is_as_it_was_where_something_fails(name, at, error):
     functions = {"loss": loss, "encode": encode}
     functions[name] = Failing(functions[name], at, error)
     with pytest.raises(error, match="on purpose"):
-        compress(model, stack=model.stack, group_size=2, calibration=Calibration(batches(), **functions), refine_updates=8)
+        compress(
+            model,
+            CompressionConfig(group_size=2, refine_updates=8),
+            stack=model.stack,
+            calibration=Calibration(batches(), **functions),
+        )
     assert snapshot(model) == before
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in state.items())
     assert not hasattr(model, "shared_weights")
@@ -98,7 +103,12 @@ def test_modes_and_marks_are_kept_where_nothing_fails():
     model.dropout.eval()
     model.requires_grad_(False)
     with torch.no_grad():  # in which a caller may well be
-        compress(model, stack=model.stack, group_size=2, calibration=Calibration(batches(), loss, encode), refine_updates=8)
+        compress(
+            model,
+            CompressionConfig(group_size=2, refine_updates=8),
+            stack=model.stack,
+            calibration=Calibration(batches(), loss, encode),
+        )
     assert model.training and not model.dropout.training
     assert not any(parameter.requires_grad for parameter in model.parameters())
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -109,7 +119,12 @@ def test_a_frozen_model_is_refined_as_any_other():
     for frozen in (False, True):
         model = Model().requires_grad_(not frozen)
         torch.manual_seed(3)
-        compress(model, stack=model.stack, group_size=2, calibration=Calibration(batches(), loss, encode), refine_updates=8)
+        compress(
+            model,
+            CompressionConfig(group_size=2, refine_updates=8),
+            stack=model.stack,
+            calibration=Calibration(batches(), loss, encode),
+        )
         results.append(model.state_dict())
     assert all(torch.equal(one, other) for one, other in zip(results[0].values(), results[1].values()))
 
@@ -119,12 +134,12 @@ def test_part_of_a_models_layers():
     model, x = Model(), batches()[0]
     before = model.eval()(x)
     stack = LayerStack(model.layers[1:], model)
-    result = compress(model, stack=stack, group_size=3, rank=6, calibration=Calibration(batches(), loss, encode))
+    result = compress(model, CompressionConfig(group_size=3, rank=6), stack=stack, calibration=Calibration(batches(), loss, encode))
     assert isinstance(model.layers[0].wide, nn.Linear)
     assert model.layers[1].wide.shared_weight is model.layers[3].wide.shared_weight is result.shared_weights["0"]["wide"]
     torch.testing.assert_close(model(x), before, rtol=1e-4, atol=1e-4)
     with pytest.raises(InputError, match="Model owns the shared weights of other layers already"):
-        compress(model, stack=LayerStack(nn.ModuleList([model.layers[0]]), model), group_size=1)
+        compress(model, CompressionConfig(group_size=1), stack=LayerStack(nn.ModuleList([model.layers[0]]), model))
 
 
 def test_a_mask_that_is_not_described_is_refused():
@@ -150,7 +165,7 @@ def test_half_precision_is_summed_in_single(precision):
         return 1 + (model(given[number]) - wanted[number]).float().square().mean()
 
     calibration = Calibration(range(4), loss, lambda model, number: model(given[number]))
-    compress(model, stack=model.stack, group_size=2, rank=2, calibration=calibration, refine_updates=20)
+    compress(model, CompressionConfig(group_size=2, rank=2, refine_updates=20), stack=model.stack, calibration=calibration)
     assert {parameter.dtype for parameter in model.parameters()} == {precision}
     assert all(value.isfinite().all() for value in model.state_dict().values())
     assert (model(given[0]) - wanted[0]).float().norm() < 0.2 * wanted[0].float().norm()
@@ -165,8 +180,8 @@ def test_refinement_moves_half_precision():
             return 1 + (model(given[number]) - wanted[number]).float().square().mean()
 
         calibration = Calibration(range(4), loss, lambda model, number: model(given[number]))
-        options = {"rank": 0, "diagonal": False, "correct": False, "refine_updates": updates}
-        compress(model, stack=model.stack, group_size=4, calibration=calibration, **options)
+        config = CompressionConfig(group_size=4, rank=0, diagonal=False, correct=False, refine_updates=updates)
+        compress(model, config, stack=model.stack, calibration=calibration)
         return sum(loss(model, number).item() - 1 for number in range(4))
 
     assert error(60) < 0.8 * error(0)
@@ -182,7 +197,7 @@ def test_no_loss_that_is_not_a_number_wins(monkeypatch):
     calibration = Calibration(batches(2), lambda model, x: loss(model, x) * math.nan, encode)
     assert calibration.held_out_loss(model) == math.inf
     with pytest.raises(InputError, match="the loss of the model, before compression, is nan on calibration batch 0"):
-        compress(model, stack=model.stack, group_size=2, calibration=calibration)
+        compress(model, CompressionConfig(group_size=2), stack=model.stack, calibration=calibration)
 
     before = copy.deepcopy(model.layers.state_dict())
 
@@ -217,7 +232,7 @@ def test_calibration_that_cannot_be_used(wrong, message):
     model = Model()
     with pytest.raises(InputError, match=message):
         calibration = Calibration(**{"batches": batches(), "loss": loss, "encode": encode, **wrong})
-        compress(model, stack=model.stack, group_size=2, calibration=calibration, refine_updates=4)
+        compress(model, CompressionConfig(group_size=2, refine_updates=4), stack=model.stack, calibration=calibration)
     assert isinstance(model.layers[0].wide, nn.Linear)
 
 
@@ -226,7 +241,7 @@ def test_weights_that_are_no_numbers_are_refused():
     with torch.no_grad():
         model.layers[2].back.weight[0, 0] = math.nan
     with pytest.raises(InputError, match="2.back.weight of the layers holds values that are no finite numbers"):
-        compress(model, stack=model.stack, group_size=2)
+        compress(model, CompressionConfig(group_size=2), stack=model.stack)
 
 
 NONSENSE = [0, -1, 2.0, 2.5, math.nan, math.inf, True, "x", "", "2", [2], 1e300]
@@ -235,18 +250,18 @@ NONSENSE = [0, -1, 2.0, 2.5, math.nan, math.inf, True, "x", "", "2", [2], 1e300]
 @pytest.mark.parametrize("value", NONSENSE, ids=repr)
 def test_a_number_is_used_or_refused(value):
     calibration = Calibration(batches(2), loss, encode)
-    for options in (
-        {"group_size": value},
-        {"rank": value},
-        {"weight_fraction": value},
-        {"weight_fraction": value, "calibration": calibration},
-        {"refine_updates": value, "calibration": calibration},
-        {"pattern": value},
+    for options, data in (
+        ({"group_size": value}, None),
+        ({"rank": value}, None),
+        ({"weight_fraction": value}, None),
+        ({"weight_fraction": value}, calibration),
+        ({"refine_updates": value}, calibration),
+        ({"pattern": value}, None),
     ):
         for count in (1, 3):
             model = Model(count)
             try:
-                compress(model, stack=model.stack, **{"group_size": 1, **options})
+                compress(model, CompressionConfig(**{"group_size": 1, **options}), stack=model.stack, calibration=data)
             except InputError as error:
                 assert len(str(error).splitlines()) == 1
     model = Model(2)
@@ -259,8 +274,10 @@ def test_a_number_is_used_or_refused(value):
 def test_one_layer():
     model = Model(1)
     with pytest.raises(InputError, match="one layer has none to share with"):
-        compress(model, stack=model.stack, weight_fraction=0.5)
-    result = compress(model, stack=model.stack, weight_fraction=0.7, calibration=Calibration(batches(), loss, encode))
+        compress(model, CompressionConfig(weight_fraction=0.5), stack=model.stack)
+    result = compress(
+        model, CompressionConfig(weight_fraction=0.7), stack=model.stack, calibration=Calibration(batches(), loss, encode)
+    )
     assert result.parameters_after <= 0.7 * result.parameters_before
 
 
@@ -277,4 +294,4 @@ def test_a_loss_within_which_nothing_can_be_sought(max_loss, options, message):
     model = Model()
     calibration = Calibration(batches(), options.pop("loss", loss), encode)
     with pytest.raises(InputError, match=message):
-        compress_within(model, max_loss, calibration, stack=model.stack, **options)
+        compress_within(model, max_loss, calibration, CompressionConfig(**options), stack=model.stack)

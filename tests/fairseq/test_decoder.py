@@ -9,7 +9,7 @@ from fairseq.data import Dictionary
 from fairseq.dataclass.configs import FairseqConfig
 from fairseq.sequence_generator import SequenceGenerator
 
-from residual_st.compression import Calibration, compress
+from residual_st.compression import Calibration, CompressionConfig, compress
 from residual_st.errors import InputError
 from residual_st.fairseq.conversion import expand
 from residual_st.fairseq.criterions.label_smoothed_cross_entropy_with_residual import energies_by_kind
@@ -155,7 +155,7 @@ def test_full_rank_compression_computes_the_same(batch):
     def loss(each, batch):
         return -each(**batch)[0].log_softmax(-1)[real][:, 5].sum()
 
-    result = compress(model, stack=stack_of(model, "decoder"), rank=32, calibration=Calibration([batch], loss))
+    result = compress(model, CompressionConfig(rank=32), stack=stack_of(model, "decoder"), calibration=Calibration([batch], loss))
     assert len(model.decoder.shared_weights) == 2
     assert max(error for row in result.errors for error in row.values()) < 1e-4
     torch.testing.assert_close(model(**batch)[0][real], before, rtol=1e-3, atol=1e-3)
@@ -196,7 +196,9 @@ def test_refinement_comes_closer(batch):
         calibration = Calibration(
             [batch], lambda each, batch: each(**batch)[0][real].square().sum(), lambda each, batch: each(**batch)
         )
-        compress(student, stack=stack_of(student, "decoder"), rank=2, calibration=calibration, refine_updates=updates)
+        compress(
+            student, CompressionConfig(rank=2, refine_updates=updates), stack=stack_of(student, "decoder"), calibration=calibration
+        )
         distances.append((student(**batch)[0] - expected)[real].norm().item())
     assert distances[1] < 0.7 * distances[0]
 
@@ -209,7 +211,7 @@ def test_it_starts_from_a_pretrained_decoder(tmp_path, arch):
     torch.save({"model": source.state_dict()}, tmp_path / "a.pt")
     model = tiny_model(seed=3, load_pretrained_decoder_from=str(tmp_path / "a.pt"), **SHARED)
     if arch == "s2t_transformer_s":
-        compress(source, stack=stack_of(source, "decoder"), rank=2)
+        compress(source, CompressionConfig(rank=2), stack=stack_of(source, "decoder"))
     assert same_weights(source.decoder.state_dict(), model.decoder.state_dict())
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from conftest import same_weights, tiny_flags, tiny_model
 
-from residual_st.compression import compress
+from residual_st.compression import CompressionConfig, compress
 from residual_st.errors import InputError
 from residual_st.fairseq.pretrained import load_pretrained
 
@@ -92,7 +92,7 @@ def test_a_dense_encoder_is_compressed_on_the_way(tmp_path, caplog):
     caplog.set_level("INFO", "fairseq.sharing")  # which commands of this process may have made silent
     source = tiny_model("s2t_transformer_s", seed=2, ctc_weight=0.3)
     model = tiny_model(seed=3, load_pretrained_encoder_from=save(source, tmp_path / "dense.pt"), ctc_weight=0.3)
-    expected = compress(source, group_size=3, rank=2)
+    expected = compress(source, CompressionConfig(group_size=3, rank=2))
     assert f"{expected.parameters_before:,} -> {expected.parameters_after:,}" in caplog.text
     for name, value in source.encoder.state_dict().items():
         assert torch.equal(model.encoder.state_dict()[name], value)

@@ -13,7 +13,7 @@ transformers = pytest.importorskip("residual_st.huggingface")
 from safetensors.torch import load_file  # noqa: E402
 from tiny_models import SIZE, make, outputs  # noqa: E402
 
-from residual_st.compression import Calibration, compress  # noqa: E402
+from residual_st.compression import Calibration, CompressionConfig, compress  # noqa: E402
 from residual_st.compression.moments import gather  # noqa: E402
 from residual_st.stacks import stack_of  # noqa: E402
 
@@ -152,7 +152,7 @@ def test_half_minutes_are_transcribed_together_as_alone(dense, audio, monkeypatc
 
 def test_a_folder_whose_layers_share_nothing(dense, tmp_path):
     model = transformers.load(dense)
-    compress(model, rank="=4/=4/=4/=4/=4/2", group_size=2)
+    compress(model, CompressionConfig(rank="=4/=4/=4/=4/=4/2", group_size=2))
     transformers.save(model, tmp_path / "small", dense)
     assert torch.equal(outputs(transformers.load(tmp_path / "small")), outputs(model))
     transformers.expand(tmp_path / "small", tmp_path / "expanded")
@@ -163,7 +163,7 @@ def test_full_rank_loses_nothing(dense):
     model = transformers.load(dense)
     before = outputs(model)
     calibration = Calibration([None], lambda model, _: outputs(model).log_softmax(-1)[..., 5].sum())
-    result = compress(model, group_size=2, rank=32, calibration=calibration)
+    result = compress(model, CompressionConfig(group_size=2, rank=32), calibration=calibration)
     assert result.uncovered == []
     torch.testing.assert_close(outputs(model), before, rtol=1e-5, atol=1e-5)
 

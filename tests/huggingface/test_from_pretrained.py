@@ -24,7 +24,7 @@ from transformers import (  # noqa: E402
 )
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING  # noqa: E402
 
-from residual_st.compression import compress  # noqa: E402
+from residual_st.compression import CompressionConfig, compress  # noqa: E402
 from residual_st.errors import InputError  # noqa: E402
 from residual_st.huggingface.description import METHOD, SharedLayersConfig  # noqa: E402
 from residual_st.sharing import form_of, share_layers  # noqa: E402
@@ -36,7 +36,7 @@ def folders(tmp_path_factory):
     """One model, dense and shared, whole, in shards, in float16 and as a pickle."""
     root = tmp_path_factory.mktemp("folders")
     model = make("whisper", root / "dense")
-    compress(model, group_size=2, rank=3)
+    compress(model, CompressionConfig(group_size=2, rank=3))
     model.save_pretrained(root / "whole")
     model.save_pretrained(root / "shards", max_shard_size="50KB")
     shutil.copytree(root / "whole", root / "bin")
@@ -120,7 +120,7 @@ def test_every_kind(name, tmp_path, monkeypatch):
     """Read by its own class, and refused where transformers does not know the method."""
     model, extractor = make_kind(name)
     inputs = batch_of(extractor, noise(1.3), noise(1.3, seed=2))
-    compress(model, group_size=2, rank=3)
+    compress(model, CompressionConfig(group_size=2, rank=3))
     model.save_pretrained(tmp_path / "shared")
     again = type(model).from_pretrained(tmp_path / "shared")
     torch.testing.assert_close(outputs_of(again, inputs), outputs_of(model, inputs), rtol=1e-5, atol=1e-5)

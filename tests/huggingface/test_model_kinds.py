@@ -14,7 +14,7 @@ import transformers as plain  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 from tiny_kinds import TINY, batch_of, make, noise, outputs  # noqa: E402
 
-from residual_st.compression import compress  # noqa: E402
+from residual_st.compression import CompressionConfig, compress  # noqa: E402
 from residual_st.errors import InputError  # noqa: E402
 from residual_st.huggingface.kinds import KINDS, kind_of  # noqa: E402
 from residual_st.stacks import recorded_calls, stack_of  # noqa: E402
@@ -50,7 +50,7 @@ def test_full_rank_loses_nothing(name):
     inputs, stack = two(extractor), stack_of(model)
     assert TINY[name].stack in [path for path, module in model.named_modules() if module is stack.layers]
     before = outputs(model, inputs)
-    result = compress(model, group_size=2, rank=32, stack=stack, diagonal=False)
+    result = compress(model, CompressionConfig(group_size=2, rank=32, diagonal=False), stack=stack)
     assert result.parameters_after > result.parameters_before  # as of full rank, and more
     torch.testing.assert_close(outputs(model, inputs), before, rtol=1e-3, atol=1e-3 * before.abs().max().item())
 

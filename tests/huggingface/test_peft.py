@@ -7,7 +7,7 @@ transformers = pytest.importorskip("residual_st.huggingface")
 peft = pytest.importorskip("peft")
 from tiny_models import make, outputs  # noqa: E402
 
-from residual_st.compression import compress  # noqa: E402
+from residual_st.compression import CompressionConfig, compress  # noqa: E402
 from residual_st.errors import InputError  # noqa: E402
 
 DECODER = r".*decoder.*\.(q_proj|v_proj|fc1)"
@@ -16,7 +16,7 @@ DECODER = r".*decoder.*\.(q_proj|v_proj|fc1)"
 @pytest.fixture
 def shared(tmp_path):
     model = make("whisper", tmp_path / "dense")
-    compress(model, group_size=2, rank=3)
+    compress(model, CompressionConfig(group_size=2, rank=3))
     transformers.save(model, tmp_path / "shared", tmp_path / "dense")
     return tmp_path / "shared"
 
@@ -58,5 +58,5 @@ def test_an_expanded_model_is_adapted_everywhere_and_compressed_again(shared, tm
     together = outputs(model)
     merged = model.merge_and_unload()
     torch.testing.assert_close(outputs(merged), together, rtol=1e-4, atol=1e-5)
-    compress(merged, group_size=2, rank=32)  # of full rank, which loses nothing
+    compress(merged, CompressionConfig(group_size=2, rank=32))  # of full rank, which loses nothing
     torch.testing.assert_close(outputs(merged), together, rtol=1e-3, atol=1e-4)

@@ -15,7 +15,7 @@ from transformers import (  # noqa: E402
     WhisperForConditionalGeneration,
 )
 
-from residual_st.compression import compress  # noqa: E402
+from residual_st.compression import CompressionConfig, compress  # noqa: E402
 from residual_st.errors import InputError  # noqa: E402
 
 FORM = ["--group-size", "2", "--residual-rank", "3"]
@@ -46,7 +46,7 @@ def holds_marks(folder):
 def test_a_model_that_is_shared_in_place_and_saved(shared, tmp_path):
     """The ordinary class, compressed from Python, and its own `save_pretrained`."""
     model = WhisperForConditionalGeneration.from_pretrained(shared.with_name("dense")).eval()
-    compress(model, group_size=2, rank=3)
+    compress(model, CompressionConfig(group_size=2, rank=3))
     model.save_pretrained(tmp_path / "saved")
     assert holds_marks(tmp_path / "saved")
     again = transformers.load(tmp_path / "saved")

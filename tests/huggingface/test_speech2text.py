@@ -14,7 +14,7 @@ pytest.importorskip("residual_st.huggingface")
 from tiny_models import make  # noqa: E402
 from transformers import Speech2TextForConditionalGeneration, Speech2TextProcessor  # noqa: E402
 
-from residual_st.compression import compress  # noqa: E402
+from residual_st.compression import CompressionConfig, compress  # noqa: E402
 from residual_st.fairseq.model_input import model_input  # noqa: E402
 from residual_st.fairseq.standalone import load_model  # noqa: E402
 from residual_st.stacks import stack_of  # noqa: E402
@@ -142,7 +142,7 @@ def test_refusals(data, tmp_path):
 @pytest.mark.parametrize("part", ["encoder", "decoder"])
 def test_what_shares_is_expanded_first(tmp_path, part):
     model = make("speech2text", tmp_path / "dense")
-    compress(model, stack=stack_of(model, part), group_size=2, rank=2)
+    compress(model, CompressionConfig(group_size=2, rank=2), stack=stack_of(model, part))
     model.save_pretrained(tmp_path / "shared")
     result = cli("convert", tmp_path / "shared", "--output", tmp_path / "back.pt", check=False)
     assert result.returncode == 2 and "shared shares its layers; residual-st expand makes an ordinary folder" in result.stderr

@@ -9,7 +9,7 @@ from safetensors.torch import load_file  # noqa: E402
 from tiny_models import make, outputs  # noqa: E402
 from transformers import AutoModelForSpeechSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments  # noqa: E402
 
-from residual_st.compression import compress  # noqa: E402
+from residual_st.compression import CompressionConfig, compress  # noqa: E402
 from residual_st.sharing import ResidualLinear  # noqa: E402
 
 
@@ -25,7 +25,7 @@ class Batches(torch.utils.data.Dataset):
 @pytest.fixture
 def shared(tmp_path):
     model = make("whisper", tmp_path / "dense")
-    compress(model, group_size=2, rank=3)
+    compress(model, CompressionConfig(group_size=2, rank=3))
     model.save_pretrained(tmp_path / "shared")
     return tmp_path / "shared"
 

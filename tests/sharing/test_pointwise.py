@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.utils import weight_norm
 
-from residual_st.compression import Calibration, compress
+from residual_st.compression import Calibration, CompressionConfig, compress
 from residual_st.errors import InputError
 from residual_st.sharing import (
     LowRankConv1d,
@@ -154,7 +154,7 @@ def test_compression_at_full_rank_is_the_identity(calibrated):
     layers = stack()
     before = run(layers, X)
     calibration = Calibration([X, X + 1], lambda layers, x: run(layers, x).square().sum(), run) if calibrated else None
-    result = compress(layers, group_size=2, rank=6, calibration=calibration)
+    result = compress(layers, CompressionConfig(group_size=2, rank=6), calibration=calibration)
     torch.testing.assert_close(run(layers, X), before, rtol=1e-4, atol=1e-5)
     assert result.uncovered == ["depthwise.weight", "wide.weight"]
     unshare_layers(layers)
@@ -171,6 +171,10 @@ def test_what_fails_is_undone():
         return run(layers, x)
 
     with pytest.raises(RuntimeError, match="no more"):
-        compress(layers, rank=1, calibration=Calibration([X, X], lambda layers, x: fail(layers, x).square().sum(), fail))
+        compress(
+            layers,
+            CompressionConfig(rank=1),
+            calibration=Calibration([X, X], lambda layers, x: fail(layers, x).square().sum(), fail),
+        )
     assert list(layers.modules()) == modules
     assert all(torch.equal(value, before[name]) for name, value in layers.state_dict().items())

@@ -10,7 +10,7 @@ from fairseq.modules.quant_noise import quant_noise
 from torch import nn
 from torch.nn.utils import parametrizations, prune, weight_norm
 
-from residual_st.compression import compress
+from residual_st.compression import CompressionConfig, compress
 from residual_st.errors import InputError
 from residual_st.sharing import Alone, form_of, share_layers
 from residual_st.stacks import LayerStack
@@ -81,7 +81,10 @@ def test_refused_by_name_with_nothing_changed(change, message):
     with pytest.raises(InputError, match=message):
         form_of(layers, 2)
     plan = form_of(stack(), 2)
-    for refuse in (lambda: share_layers(layers, plan), lambda: compress(layers, group_size=2, stack=LayerStack(layers))):
+    for refuse in (
+        lambda: share_layers(layers, plan),
+        lambda: compress(layers, CompressionConfig(group_size=2), stack=LayerStack(layers)),
+    ):
         with pytest.raises(InputError):
             refuse()
     assert list(layers.modules()) == modules
@@ -135,7 +138,7 @@ def test_compression_refuses_what_stands_outside_the_layers_too():
         (biased, "a of layer 3 has one bias with a of layer 0"),
     ):
         with pytest.raises(InputError, match=message):
-            compress(model, stack=LayerStack(model.layers, model), group_size=2)
+            compress(model, CompressionConfig(group_size=2), stack=LayerStack(model.layers, model))
         assert not hasattr(model, "shared_weights")
 
 
@@ -143,7 +146,7 @@ def test_matrices_alone_start_alike_and_are_not_tied():
     """A model's layers are built with one tensor for what their group shares, and with their own for what each has alone."""
     dense = tiny_model("s2t_transformer_s").eval()
     rank = "2/2/=3/=32/=4/2"  # the fourth is the full rank, which keeps the matrix
-    compress(dense, group_size=3, rank=rank)
+    compress(dense, CompressionConfig(group_size=3, rank=rank))
     loaded = tiny_model(encoder_group_size=3, encoder_residual_rank=rank)
     loaded.load_state_dict(dense.state_dict())
     for name, value in dense.state_dict().items():

@@ -9,7 +9,7 @@ from fairseq.modules.checkpoint_activations import checkpoint_wrapper
 from fairseq.modules.conformer_layer import ConformerEncoderLayer
 from torch import nn
 
-from residual_st.compression import compress
+from residual_st.compression import CompressionConfig, compress
 from residual_st.errors import InputError
 from residual_st.sharing import form_of, matrices, share_layers
 from residual_st.stacks import heaviest_stack, stack_of, stacks_in
@@ -89,7 +89,7 @@ def test_layers_whose_forward_is_wrapped_and_lists_that_drop_layers():
     assert (name, len(layers), model.training) == ("layers", 4, True)
     states = torch.randn(7, 2, 8)
     before = run(model.eval().layers, states)
-    result = compress(model.train(), stack=stack_of(layers), group_size=2, rank=8)
+    result = compress(model.train(), CompressionConfig(group_size=2, rank=8), stack=stack_of(layers))
     assert len(result.errors) == 4
     torch.testing.assert_close(run(model.eval().layers, states), before, rtol=1e-4, atol=1e-5)
     assert {name for name, _ in matrices(layers[3])} >= {"conv_module.pointwise_conv1", "self_attn.linear_q", "ffn1.w_1"}

@@ -8,7 +8,7 @@ import torch
 from conftest import ROOT
 from torch import nn
 
-from residual_st.compression import Calibration, compress
+from residual_st.compression import Calibration, CompressionConfig, compress
 from residual_st.compression.moments import gather
 from residual_st.errors import InputError
 from residual_st.sharing import ResidualLinear, form_of, share_layers, unshare_layers
@@ -69,7 +69,7 @@ def test_full_rank_is_the_identity_and_the_owner_has_each_u_once():
     model = Model()
     before = model(STATES, THERE)
     calibration = Calibration([(STATES, THERE)], loss, lambda model, batch: model(*batch))
-    result = compress(model, stack=model.stack, group_size=2, rank=8, calibration=calibration)
+    result = compress(model, CompressionConfig(group_size=2, rank=8), stack=model.stack, calibration=calibration)
     torch.testing.assert_close(model(STATES, THERE), before, rtol=1e-5, atol=1e-5)
     assert [name for name, _ in model.shared_weights.named_parameters()] == ["0.mix", "0.out", "1.mix", "1.out"]
     assert result.uncovered == []
@@ -86,7 +86,12 @@ def test_refinement_finds_the_stack_in_its_copy():
     def distance(updates):
         other = Model()
         calibration = Calibration([(STATES, THERE)], loss, lambda model, batch: model(*batch))
-        compress(other, stack=other.stack, group_size=4, rank=0, diagonal=False, calibration=calibration, refine_updates=updates)
+        compress(
+            other,
+            CompressionConfig(group_size=4, rank=0, diagonal=False, refine_updates=updates),
+            stack=other.stack,
+            calibration=calibration,
+        )
         return (other(STATES, THERE) - wanted)[THERE].norm().item()
 
     assert distance(60) < 0.8 * distance(0)
@@ -162,9 +167,9 @@ def test_torchs_own_layers_share_what_they_call_and_are_refused_where_that_canno
         return states.square().sum()
 
     with pytest.raises(InputError, match=r"never came to self_attn.out_proj of layer 0"):
-        compress(layers, stack=stack, group_size=2, calibration=Calibration([STATES], run))
+        compress(layers, CompressionConfig(group_size=2), stack=stack, calibration=Calibration([STATES], run))
     before = run(layers, STATES)
-    result = compress(layers, stack=stack, group_size=2, rank=8)
+    result = compress(layers, CompressionConfig(group_size=2, rank=8), stack=stack)
     torch.testing.assert_close(run(layers, STATES), before, rtol=1e-4, atol=1e-4)
     assert result.uncovered == ["self_attn.in_proj_weight"]
 
@@ -200,7 +205,7 @@ for name in ("fairseq", "transformers", "omegaconf", "sacrebleu", "soundfile", "
 import torch
 from torch import nn
 import residual_st
-from residual_st.compression import Calibration, compress
+from residual_st.compression import Calibration, CompressionConfig, compress
 from residual_st.sharing import form_of, share_layers, unshare_layers
 torch.manual_seed(1)
 make = lambda: nn.ModuleList(nn.Sequential(nn.Linear(6, 6), nn.Tanh()) for _ in range(4))
@@ -208,7 +213,7 @@ run = lambda layers, x: [x := layer(x) for layer in layers][-1]
 layers, x = make(), torch.randn(5, 3, 6)
 before = run(layers, x)
 calibration = Calibration([x], lambda layers, x: run(layers, x).square().sum(), run)
-result = compress(layers, group_size=2, rank=2, calibration=calibration, refine_updates=3)
+result = compress(layers, CompressionConfig(group_size=2, rank=2, refine_updates=3), calibration=calibration)
 assert result.form.plan.groups == (0, 0, 1, 1)
 shared = run(layers, x)
 unshare_layers(layers)

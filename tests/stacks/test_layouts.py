@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from residual_st.compression import Calibration, compress
+from residual_st.compression import Calibration, CompressionConfig, compress
 from residual_st.compression.moments import gather
 from residual_st.errors import InputError
 from residual_st.stacks import describe_stack
@@ -119,6 +119,6 @@ def test_compression_at_full_rank_is_the_identity(layers):
         return 1 + (run(layers, batch) - before[id(batch)])[~batch[1].T].square().sum()
 
     calibration = Calibration(batches, distance, run)
-    compress(layers, group_size=2, rank=",".join(["8/8/8/8/2"] * 4), calibration=calibration, refine_updates=4)
+    compress(layers, CompressionConfig(group_size=2, rank=",".join(["8/8/8/8/2"] * 4), refine_updates=4), calibration=calibration)
     for batch in batches:
         torch.testing.assert_close(run(layers, batch), before[id(batch)], rtol=1e-4, atol=1e-4)
