@@ -1,16 +1,23 @@
 # `make demo` and `make test` set up everything they need in .venv; PYTHON=python3.12 chooses the interpreter.
-# `make demo ARGS=--dense` trains the dense model the same way.
+# `make demo ARGS=--dense` trains the dense model the same way. CONTRIBUTING.md has the rest.
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: demo test lint format web clean
+.PHONY: demo test quick lint format web release clean
 
 demo: .venv/.ready
 	$(RUN) bash examples/must_c/demo.sh $(ARGS)
 
 test: lint
 	$(RUN) $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# what breaks most often, in under a minute on two cores
+QUICK := tests/sharing tests/stacks tests/audio tests/evaluation \
+  $(addprefix tests/test_,structure.py packaging.py files.py languages.py pieces.py printing.py separator.py compat.py wrapping.py)
+
+quick: .venv/.ready
+	$(RUN) $(BIN)/python -m pytest -q -n 2 $(QUICK)
 
 lint: .venv/.ready
 	$(BIN)/ruff format --check .
@@ -32,6 +39,16 @@ web:
 	$(PYTHON) -m venv .venv
 	.ci/install "$(CURDIR)/$(BIN)" "" -e ".[fairseq,transformers,export,runtime,listen,streaming,serve,formats,demo,benchmark,report,test]"
 	touch $@
+
+# sdist and wheel of a tagged, clean checkout in dist/, checked; whoever releases uploads them
+release: .venv/.ready
+	@test -z "$$(git status --porcelain)" || { echo "release: there are changes that are not committed" >&2; exit 2; }
+	@version=$$(sed -n 's/^version = "\([^"]*\)".*/\1/p' pyproject.toml); \
+	test "$$(git describe --tags --exact-match 2>&1)" = "v$$version" || { echo "release: this commit must have the tag v$$version" >&2; exit 2; }
+	$(BIN)/pip install --quiet build twine
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
 
 clean:
 	rm -rf .venv demo

@@ -7,6 +7,7 @@ import sys
 import zipfile
 from importlib.metadata import metadata, version
 
+import yaml
 from conftest import ROOT
 
 
@@ -33,7 +34,7 @@ def test_the_version_is_written_once():
     written = re.search(r'^version = "([\d.]+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
     assert version("residual-st") == written
     sources = [name for name in tracked("*.py", "*.toml", "Makefile", ".ci") if f'"{written}"' in (ROOT / name).read_text()]
-    assert sources == ["pyproject.toml"]
+    assert sources == ["pyproject.toml"]  # and the citations, which a test below compares
 
 
 def test_what_people_are_told_to_install_is_true_before_and_after_a_release():
@@ -43,3 +44,36 @@ def test_what_people_are_told_to_install_is_true_before_and_after_a_release():
     assert told and {place for _, place in told} == {"./"}, told
     extras = [line for line in metadata("residual-st").get_all("Requires-Dist") if line.startswith("residual")]
     assert not extras, "errors.missing_package would name this package, which is on no index"
+
+
+def test_the_citation_names_this_version_and_the_paper():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert str(citation["version"]) == version("residual-st")
+    assert f"version = {{{citation['version']}}}" in (ROOT / "docs" / "citation.md").read_text()
+    assert citation["references"][0]["url"] in (ROOT / "pyproject.toml").read_text()
+
+
+def test_a_release_needs_a_clean_tagged_checkout(tmp_path):
+    (tmp_path / ".venv").mkdir()
+    for name in ("Makefile", "pyproject.toml", "setup.py", "constraints.txt", ".ci/install"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / ".gitignore").write_text(".venv\n")
+    (tmp_path / ".venv" / ".ready").touch()
+
+    def git(*arguments):
+        subprocess.run(
+            ["git", "-c", "user.name=t", "-c", "user.email=t@t", *arguments], cwd=tmp_path, check=True, capture_output=True
+        )
+
+    def refusal() -> str:
+        result = subprocess.run(["make", "release"], cwd=tmp_path, capture_output=True, text=True)
+        assert result.returncode, result.stdout
+        return result.stderr
+
+    git("init", "-q")
+    assert "not committed" in refusal()
+    git("add", ".")
+    git("commit", "-qm", "all")
+    git("tag", "v0.0.1")
+    assert f"must have the tag v{version('residual-st')}" in refusal()
