@@ -53,13 +53,19 @@ SUBCOMMANDS = {
 }
 
 
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The arguments of a subcommand, and its name. Wrong ones end the process with exit status 2."""
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of every subcommand."""
     parser = argparse.ArgumentParser(prog="residual-st", description="Residual-shared speech translation encoders for fairseq.")
     subparsers = parser.add_subparsers(dest="subcommand", required=True, metavar="COMMAND")
     for name, module in SUBCOMMANDS.items():
         summary = summary_of(module)
         module.add_arguments(subparsers.add_parser(name, help=summary, description=summary))
+    return parser
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The arguments of a subcommand, and its name. Wrong ones end the process with exit status 2."""
+    parser = make_parser()
     args, rest = parser.parse_known_args(arguments)
     if rest and not getattr(SUBCOMMANDS[args.subcommand], "TAKES_REST", False):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
