@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: demo test quick lint format web release clean
+.PHONY: demo test quick docs lint format web release clean
 
 demo: .venv/.ready
 	$(RUN) bash examples/must_c/demo.sh $(ARGS)
@@ -18,6 +18,10 @@ QUICK := tests/sharing tests/stacks tests/audio tests/evaluation \
 
 quick: .venv/.ready
 	$(RUN) $(BIN)/python -m pytest -q -n 2 $(QUICK)
+
+# the documentation as a site in build/site; REPO_URL=https://… is where its links to other files lead
+docs: .venv/.ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lint: .venv/.ready
 	$(BIN)/ruff format --check .
@@ -37,7 +41,7 @@ web:
 .venv/.ready: pyproject.toml setup.py constraints.txt .ci/install
 	rm -rf residual_st.egg-info
 	$(PYTHON) -m venv .venv
-	.ci/install "$(CURDIR)/$(BIN)" "" -e ".[fairseq,transformers,export,runtime,listen,streaming,serve,formats,demo,benchmark,report,test]"
+	.ci/install "$(CURDIR)/$(BIN)" "" -e ".[fairseq,transformers,export,runtime,listen,streaming,serve,formats,demo,benchmark,report,docs,test]"
 	touch $@
 
 # sdist and wheel of a tagged, clean checkout in dist/, checked; whoever releases uploads them

@@ -1,7 +1,7 @@
 """Hooks of the site (mkdocs.yml): pages that are made, and links that work in the repository and in the site.
 
-Pages link to each other and to scripts as files of the repository, as code hosts show them. Here a link to a file that is a page of the
-site becomes a link to that page, and one to any other file a link to the repository.
+Pages link to each other and to scripts as files of the repository, as code hosts show them. Here a link to a file that is a page
+of the site becomes a link to that page, and one to any other file a link to the repository.
 """
 
 import argparse
@@ -20,6 +20,7 @@ ELSEWHERE = {
     "README.md": "index.md",
     "SECURITY.md": "security.md",
     "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
     "examples/must_c/README.md": "must_c.md",
 }
 # page of the reference -> the package whose __all__ it describes
@@ -35,6 +36,12 @@ OBJECTS = {
     "errors": ("residual_st.errors.InputError", "residual_st.errors.refusing"),
 }
 LINK = re.compile(r"(!?\[[^\]]*\]\()([^)\s]+)(\))")
+
+
+def on_config(config):
+    """Add the pages of full results to the last part of the navigation."""
+    config.nav[-1]["Benchmarks"] += sorted(f"results/{path.name}" for path in (ROOT / "docs" / "results").glob("*.md"))
+    return config
 
 
 def on_files(files, config):
@@ -72,7 +79,8 @@ def package_page(package: str) -> str:
     """The classes and functions of a package's `__all__`, each from the module that defines it."""
     module = importlib.import_module(package)
     offered = (getattr(module, name) for name in module.__all__)
-    return objects_page(package, [f"{each.__module__}.{each.__name__}" for each in offered if inspect.isroutine(each) or inspect.isclass(each)])
+    described = [each for each in offered if inspect.isfunction(each) or inspect.isclass(each)]
+    return objects_page(package, [f"{each.__module__}.{each.__name__}" for each in described])
 
 
 def objects_page(module: str, objects) -> str:

@@ -23,7 +23,8 @@ class CompressionConfig:
         diagonal: whether residuals have a diagonal.
         refine_updates: steps that move all terms together, so that the layers' outputs on the calibration data come closer to the
             dense ones.
-        align, correct: False leaves out the alignment, or the correction, to see what it does.
+        align: False leaves out the alignment, to see what it does.
+        correct: False leaves out the correction, to see what it does.
 
     Raises:
         InputError: for a value that is not one of these.

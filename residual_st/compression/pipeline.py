@@ -46,7 +46,8 @@ class Compressed:
         shared_weights: the owner of every U; registered beside the layers as the stack says, or else by the caller.
         form: which layers share, and what each keeps.
         errors: layer -> matrix name -> relative error `||W - (U + A B + diag(d))|| / ||W||`, weighted where calibrated.
-        parameters_before, parameters_after: weights in the matrices, biases not counted.
+        parameters_before: weights in the dense matrices, biases not counted.
+        parameters_after: those in the compressed matrices.
         uncovered: names of a layer's other weights, which stay as they were.
     """
 

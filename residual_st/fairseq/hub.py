@@ -51,7 +51,8 @@ class S2TResidualHubInterface(S2THubInterface):
                 to the rate of the data configuration and to one channel.
             target_lang: the language to translate into, such as `fr`; for models of several target languages, which need it.
             tgt_lang: fairseq's name of the same.
-            task, source_lang: as in `residual_st.runtime.Translator`; fairseq's models are asked for neither, and refuse them.
+            task: as in `residual_st.runtime.Translator`; fairseq's models take none, and refuse it.
+            source_lang: likewise.
             sample_rate: Hz, of samples; None for the rate of the data configuration.
             longest_seconds: of the pieces between pauses, which are translated one by one and their texts joined. Longer ones are
                 cut where they are quietest. None for the lengths that the model was trained on.

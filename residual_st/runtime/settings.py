@@ -16,7 +16,8 @@ class Settings:
         nbest: of which so many are returned, the best first.
         lenpen: scores are divided by length to this power.
         unkpen: what a word that is not in the vocabulary costs.
-        max_len_a, max_len_b: the longest text, `a * frames + b` words; never longer than the model's own limit.
+        max_len_a: the longest text is of `max_len_a * frames + max_len_b` words, or of the model's own limit if that is less.
+        max_len_b: see max_len_a.
         min_len: the shortest, its end not counted.
         early_stopping: whether the search ends as soon as `beam` texts have ended, or continues while a better one may come.
     """

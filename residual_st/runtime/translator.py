@@ -57,7 +57,9 @@ class Translator:
     Args:
         model: a folder that `residual-st export` wrote, or one that is loaded already.
         settings: of the search.
-        task, source_lang, target_lang: as in `Direction`; None for what the folder says.
+        task: as in `Direction`; None for what the folder says.
+        source_lang: likewise.
+        target_lang: likewise.
         timestamps: whether short recordings, too, are decoded with the model's own time stamps, where it has them. Those that are
             longer than its window always are, unless `longest_seconds` is given or `nbest` is above 1.
         threads: of one recording.

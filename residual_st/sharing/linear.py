@@ -94,7 +94,9 @@ class LowRankLinear(ResidualLinear):
 
     Args:
         weight: (out, in), what it starts from; it is not kept.
-        bias, rank, diagonal: as those of ResidualLinear; the rank is 1 at least.
+        bias: as in ResidualLinear.
+        rank: as in ResidualLinear; at least 1.
+        diagonal: as in ResidualLinear.
     """
 
     def __init__(self, weight: Tensor, bias: nn.Parameter | None, rank: int, diagonal: bool):

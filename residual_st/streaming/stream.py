@@ -59,7 +59,9 @@ class Stream:
         model: a folder that `residual-st export` wrote, or one that is loaded already.
         policy: what stands before a window ends, one of `POLICIES`.
         settings: of the search.
-        task, source_lang, target_lang: as in `Direction`; a language that is detected is that of the first window.
+        task: as in `Direction`; None for what the folder says.
+        source_lang: likewise; a language that is detected is that of the first window.
+        target_lang: likewise.
         threads: of one step.
         chunk_seconds: of new sound in each step.
 
