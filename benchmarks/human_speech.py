@@ -14,7 +14,7 @@ from residual_st.huggingface.generation import greedy_words
 RATE = 16_000
 TEST_SETS = ("tst-COMMON", "tst-HE")
 MOST_WORDS = 100  # of a transcript
-RUNAWAY = 10  # words more than twice the reference
+LOOP_WORDS = 10  # a transcript is a repetition loop if it has more than twice the words of the reference + 10
 
 
 def utterances(corpus: Path, test_sets: tuple[str, ...] = TEST_SETS) -> list[tuple[np.ndarray, str]]:
@@ -65,16 +65,16 @@ class InTransformers:
 def word_errors(references: list[str], transcripts: list[str]) -> dict:
     """In the normalised form of Whisper's authors, an utterance counted wrong at most once per word of its reference.
 
-    A model that repeats itself without end would otherwise decide the score by where it is stopped. `runaways` counts these
+    Otherwise the score would depend on where a repetition loop is stopped. `runaways` counts these
     utterances, `wer` is the rate of all.
     """
     from transformers.models.whisper.english_normalizer import EnglishTextNormalizer  # behind residual_st.huggingface
 
     normalize = EnglishTextNormalizer({})
-    errors, words, runaways = [], [], 0
+    errors, words, loops = [], [], 0
     for text, transcript in zip(references, transcripts, strict=True):
         reference, hypothesis = normalize(text).split(), normalize(transcript).split()
         errors.append(min(editdistance.eval(hypothesis, reference), len(reference)))
         words.append(len(reference))
-        runaways += len(hypothesis) > 2 * len(reference) + RUNAWAY
-    return {"wer": round(100 * sum(errors) / sum(words), 3), "runaways": runaways, "errors": errors, "words": words}
+        loops += len(hypothesis) > 2 * len(reference) + LOOP_WORDS
+    return {"wer": round(100 * sum(errors) / sum(words), 3), "runaways": loops, "errors": errors, "words": words}

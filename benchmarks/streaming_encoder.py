@@ -4,7 +4,7 @@
 
 Models have random weights, size `_s`, and one thread. Both get a chunk of new sound a call, taking turns: one encodes it, with the
 keys and values of chunks before it; the other encodes the whole window of 20 s. Features are part of both. Then a process of its
-own, `streaming_listener.py`, hears so many hours. Seconds are those that the process computed. Rows go to
+own, `streaming_listener.py`, transcribes that many hours. Seconds are process time. Rows go to
 results/streaming_encoder.jsonl.
 """
 

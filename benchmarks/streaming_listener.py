@@ -1,4 +1,4 @@
-"""One process, without torch, that hears a stream for hours: `python benchmarks/streaming_listener.py FOLDER HOURS`.
+"""One process, without torch, that transcribes a stream for hours: `python benchmarks/streaming_listener.py FOLDER HOURS`.
 
 FOLDER has `chunked.onnx` and its form, `form.json`. It prints, as JSON, the memory that the graph and the stream take after one
 minute and at the end, and the seconds that a chunk takes in the first and in the last minute.

@@ -51,8 +51,8 @@ class InTransformers:
     def detected(self, samples: np.ndarray) -> str:
         features = self._extractor(samples, sampling_rate=RATE, return_tensors="pt").input_features
         self._encoded = self._model.get_encoder()(features)
-        (heard,) = self._model.detect_language(encoder_outputs=self._encoded).tolist()
-        return next(tag for tag, number in self._model.generation_config.lang_to_id.items() if number == heard).strip("<|>")
+        (detected_tag,) = self._model.detect_language(encoder_outputs=self._encoded).tolist()
+        return next(tag for tag, number in self._model.generation_config.lang_to_id.items() if number == detected_tag).strip("<|>")
 
     def text(self, language: str, beam: int) -> str:
         """Of the recording whose language was detected last."""
@@ -98,8 +98,8 @@ def short(model: Model, base: InTransformers, language: str, task: str, test: li
     """Beam -> a row."""
     ours, theirs, detected = {1: [], 5: []}, {1: [], 5: []}, 0
     for samples, _ in progress(test, desc=language, unit="recording"):
-        heard = base.detected(samples)
-        detected += heard == Translator(model, Settings(beam=1, max_len_b=1)).translate(samples).direction.source_lang
+        detected_tag = base.detected(samples)
+        detected += detected_tag == Translator(model, Settings(beam=1, max_len_b=1)).translate(samples).direction.source_lang
         for beam in ours:
             made = Translator(model, Settings(beam=beam), task=task, source_lang=language).translate(samples)
             ours[beam].append(plain(made.text))

@@ -1,4 +1,4 @@
-"""residual-st: residual-shared speech-to-text Transformers. As a fairseq user dir it registers models and criterions.
+"""residual-st: speech-to-text Transformers with residual-shared layers. As a fairseq user dir it registers models and criterions.
 
 Importing it imports neither torch nor fairseq: fairseq itself imports `residual_st.models`, which registers everything.
 """
@@ -7,12 +7,12 @@ import importlib
 import logging
 import sys
 
-# fairseq logs on every import, at level INFO, that tensorboardX is missing, which only its speech synthesis uses
+# fairseq logs at every import (INFO) that tensorboardX is missing, which only its speech synthesis needs
 logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
 
 if __name__ != "residual_st":
-    # fairseq calls a user dir by the name of its folder, which may be a symbolic link. A second copy of the package would register
-    # every model twice, so the other name stands for the one package.
+    # fairseq imports a user dir under the name of its folder, which may be a symbolic link. A second copy of the package would
+    # register every model twice, so the other name becomes an alias of this package.
     importlib.import_module("residual_st.models")
     sys.modules |= {
         __name__ + name.removeprefix("residual_st"): module

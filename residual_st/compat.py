@@ -1,4 +1,4 @@
-"""The one place that deals with differences between fairseq, torch and Python versions, and with what other libraries assume."""
+"""Differences between versions of fairseq, torch and Python, and workarounds for other libraries; all of them are here."""
 
 import importlib
 import sys
@@ -9,17 +9,17 @@ from torch import Tensor, nn
 from residual_st.errors import InputError
 from residual_st.wrapping import wrap
 
-# fairseq 0.12.2 registers these beside the six matrices of an encoder layer: a second copy, for a fused kernel that serves
+# fairseq 0.12.2 registers these in addition to the six matrices of an encoder layer: a second copy, for a fused kernel for
 # post-norm layers in inference
 _FUSED_COPIES = [f"{name}_{kind}" for name in ("in_proj", "out_proj", "fc1", "fc2") for kind in ("weight", "bias")]
 
 
 def drop_fused_copies(layers: nn.ModuleList) -> None:
-    """Take the second copy of their weights from fairseq 0.12.2's encoder layers, in place; other versions have none.
+    """Remove the second copy of the weights from fairseq 0.12.2's encoder layers, in place; other versions have none.
 
-    It would make a shared model as large as a dense one, and hide the residuals wherever the kernel is used.
+    The copy would make a shared model as large as a dense one, and bypass the residuals whenever the kernel is used.
     """
-    for index in range(len(layers)):  # some containers drop layers at random where they are iterated over
+    for index in range(len(layers)):  # some containers drop layers at random in iteration (LayerDrop)
         layer = layers[index]
         copies = [name for name in _FUSED_COPIES if name in layer._parameters]
         for name in copies:
@@ -29,12 +29,12 @@ def drop_fused_copies(layers: nn.ModuleList) -> None:
             layer._load_from_state_dict = nn.Module._load_from_state_dict.__get__(layer)  # fairseq's fills the copies
 
 
-# what fairseq versions save beside the weights, with no bearing on what the model computes
+# entries that some fairseq versions save with the weights, without effect on the model's output
 _MARKS = ("_float_tensor", "version")
 
 
 def reconcile_versions(loaded: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """Make the state dict `loaded` of one fairseq version fit a model of another, whose state dict is `expected`, in place.
+    """Adapt the state dict `loaded` of one fairseq version to a model of another, whose state dict is `expected`, in place.
 
     0.12.2 saves the fused copies, and an empty `_float_tensor` with sinusoidal positions; fairseq-fixed saves neither. Before 0.10
     there was an `encoder.version`.
@@ -48,26 +48,26 @@ def reconcile_versions(loaded: dict[str, Tensor], expected: dict[str, Tensor]) -
 
 
 def hide_broken_torchaudio() -> None:
-    """Let other libraries do without a torchaudio that does not load. To be called before they are imported.
+    """Hide a torchaudio that does not load from other libraries. Call this before importing them.
 
-    fairseq-fixed brings one, which is often of another build than the torch beside it; `transformers` imports it where it is there,
-    for models that are none of ours, and computes Speech2Text's features itself without it. So nothing is said.
+    fairseq-fixed installs a torchaudio that often does not match the installed torch. `transformers` imports it if present, for
+    models that this package does not support; without it, it computes Speech2Text's features itself. So there is no warning.
     """
     if find_spec("transformers") is None:
-        return  # whose absence is then what is said
+        return  # the missing transformers is reported then
     try:
         import torchaudio  # noqa: F401
     except ImportError:
         return
     except OSError:
-        sys.modules["torchaudio"] = None  # how Python marks what is not to be found
+        sys.modules["torchaudio"] = None  # Python's mark for a module that cannot be imported
 
 
 def refuse_all_linear() -> None:
-    """Have peft, where it is installed, refuse `target_modules="all-linear"` for a model with shared layers.
+    """Make peft, if installed, refuse `target_modules="all-linear"` for a model with shared layers.
 
-    It means every `nn.Linear`. A ResidualLinear is none: peft merges an adapter by adding to `.weight` in place, and here that is
-    composed at each access. So the shared matrices would get no adapters, and nothing would say so.
+    The setting selects every `nn.Linear`, and a ResidualLinear is not one: peft merges an adapter by adding to `.weight` in place,
+    but here `.weight` is composed at each access. Without the error, shared matrices would silently get no adapters.
     """
     try:
         tuners = importlib.import_module("peft.tuners.tuners_utils")
@@ -86,8 +86,8 @@ def refuse_all_linear() -> None:
         is_for_all = isinstance(targets, str) and targets.lower() == "all-linear"
         if is_for_all and any(isinstance(module, ResidualLinear) for module in model.modules()):
             raise InputError(
-                "peft's all-linear passes over the shared matrices; expand the model first (residual-st expand), or give the "
-                r"decoder's alone as a regular expression: target_modules=r'.*decoder.*\.(q_proj|v_proj)'"
+                "peft's all-linear skips shared matrices; expand the model first (residual-st expand), or select the "
+                r"decoder's matrices with a regular expression: target_modules=r'.*decoder.*\.(q_proj|v_proj)'"
             )
         return original(peft_config, model)
 

@@ -1,4 +1,4 @@
-"""The one error for input that cannot be used, and the one place where errors of other code become it."""
+"""The error for invalid input, and the conversion of other libraries' errors to it."""
 
 import contextlib
 import re
@@ -9,15 +9,15 @@ from importlib.metadata import PackageNotFoundError, requires, version
 
 
 class InputError(ValueError):
-    """A flag, a file or a checkpoint that cannot be used. The message is one sentence: what it is, and what would be right."""
+    """A flag, a file or a checkpoint that cannot be used. The message is one sentence: what is wrong, and what is accepted."""
 
 
 @contextlib.contextmanager
 def refusing(what: str) -> Iterator[None]:
     """Turn any error that the block raises into an InputError that begins with `what`.
 
-    For calls into fairseq, torch, SentencePiece and the like with a user's flags, files or weights: they raise errors of every
-    class for input that they cannot use. A package that is missing is not the input's fault and passes.
+    For calls into fairseq, torch, SentencePiece and other libraries with a user's flags, files or weights: they raise errors of any
+    class for invalid input. A ModuleNotFoundError passes: the input did not cause it.
     """
     try:
         yield
@@ -28,7 +28,7 @@ def refusing(what: str) -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-    """One line on an error of other code."""
+    """One line that describes an error of another library."""
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -38,18 +38,18 @@ def reason(error: BaseException) -> str:
 
 
 def printable(text: str) -> str:
-    """A text, which may quote an untrusted file, on one line and without characters that a terminal obeys."""
+    """A text, which may quote an untrusted file, on one line and without terminal control characters."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def missing_package(error: ModuleNotFoundError, extra: str | None = None) -> str:
-    """What to install, in one sentence, where an import failed.
+    """One sentence with the pip command that installs what a failed import needs.
 
-    Packages are named one by one: this one is on no index, and where it was installed from may be gone.
+    The command lists the packages themselves: this package is on no index, and the folder it was installed from may be gone.
 
     Args:
-        extra: the extra whose packages are named if it has the one that is missing; otherwise it is the smallest that has, and for
-            torch fairseq's, which most commands need too.
+        extra: the extra whose packages are listed if it contains the missing one. Otherwise the smallest extra that contains it is
+            used, and for torch the extra `fairseq`, which most commands need too.
     """
     package = (error.name or "").partition(".")[0]
     if package == "fairseq":
@@ -64,14 +64,14 @@ def missing_package(error: ModuleNotFoundError, extra: str | None = None) -> str
 
 
 def _install_fairseq() -> str:
-    """The commands of `.ci/install`, which says why."""
+    """The commands of `.ci/install`; the reasons are given there."""
     if sys.version_info < (3, 11):
         return "pip install 'pip<24.1' && pip install fairseq==0.12.2"
     return "pip install numpy cython setuptools wheel && pip install --no-build-isolation 'fairseq-fixed>=0.12.3.1'"
 
 
 def _extras() -> dict[str, dict[str, str]]:
-    """Extra -> package -> its requirement, from this package's own metadata; nothing where it is used without installation."""
+    """Extra -> package -> its requirement, from this package's metadata; empty if it is not installed."""
     extras = {}
     with contextlib.suppress(PackageNotFoundError):
         for line in requires("residual-st") or []:

@@ -1,4 +1,4 @@
-"""Files that appear under their names only when they are whole."""
+"""Atomic writing: files and folders appear under their names only when complete."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ _MARK, _SUFFIX = ".residual-st-", ".partial"
 
 @contextlib.contextmanager
 def atomically(path: str | Path) -> Iterator[Path]:
-    """Yield a path beside `path` to write to. It takes the name of `path` in the end, or goes away if the block raises."""
+    """Yield a temporary path in the folder of `path`. It is renamed to `path` at the end, or deleted if the block raises."""
     partial = _beside(Path(path))
     try:
         yield partial
@@ -30,12 +30,12 @@ def read_lines(path: str | Path) -> list[str]:
 
 @contextlib.contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """`atomically` for a folder: yield a new one beside it, which takes its name in the end, or goes away if the block raises.
+    """`atomically` for a folder: yield a temporary folder, which is renamed to `folder` at the end, or deleted if the block raises.
 
-    A link is followed: the folder that it leads to is written.
+    A symbolic link is followed: its target is written.
 
     Raises:
-        InputError: if it cannot be written. Other errors of the block stay what they are.
+        InputError: if the folder cannot be written. Other errors of the block are passed on.
     """
     folder = folder.resolve()
     partial = _beside(folder)
@@ -54,7 +54,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 
 def _replace(folder: Path, partial: Path) -> None:
-    """Give `partial` the name of `folder`. What stood there moves aside first: it is never seen half-deleted."""
+    """Rename `partial` to `folder`. An existing folder is renamed first, so that it is never seen half-deleted."""
     if not folder.exists():
         partial.rename(folder)
         return
@@ -69,9 +69,9 @@ def _replace(folder: Path, partial: Path) -> None:
 
 
 def _beside(path: Path) -> Path:
-    """Where a process writes what is to be `path`: `.NAME.residual-st-PID.partial`, which no user's file is called.
+    """The temporary path for `path`: `.NAME.residual-st-PID.partial`.
 
-    What a process that was killed left there goes away.
+    Temporary files left by killed processes are deleted.
     """
     mine = path.with_name(f".{path.name}{_MARK}{os.getpid()}{_SUFFIX}")
     for left in path.absolute().parent.glob(f".*{_MARK}*{_SUFFIX}"):
@@ -83,28 +83,28 @@ def _beside(path: Path) -> Path:
 
 
 def _is_running(process: str) -> bool:
-    """Whether there may be a process of this number; only POSIX systems let one ask."""
+    """Whether a process of this id may exist. Only POSIX systems can tell; elsewhere True."""
     if os.name != "posix" or not process.isdecimal():
         return True
     try:
         os.kill(int(process), 0)
     except ProcessLookupError:
         return False
-    except (OSError, OverflowError):  # another user's, or no process's
+    except (OSError, OverflowError):  # another user's process, or not a process id
         return True
     return True
 
 
 def refuse_separator(path: str | Path) -> None:
-    """Raise InputError for a path that fairseq would split, as a list of paths or as a place in an archive."""
+    """Raise InputError for a path that fairseq would split, as a list of paths or a position in an archive."""
     if os.pathsep in str(Path(path).absolute()):
-        raise InputError(f"{Path(path).absolute()} has a {os.pathsep!r}, at which fairseq splits paths; rename the folder")
+        raise InputError(f"{Path(path).absolute()} contains {os.pathsep!r}, where fairseq splits paths; rename the folder")
 
 
 def _is_of(error: OSError, *folders: Path) -> bool:
-    """Whether the system raised an error on these folders: libraries raise OSErrors of their own, and other files have theirs.
+    """Whether an error is the system's and concerns these folders, unlike errors on other files or OSErrors raised by libraries.
 
-    A full disk names no file.
+    The error of a full disk names no file.
     """
     if error.errno is None:
         return False
@@ -112,23 +112,23 @@ def _is_of(error: OSError, *folders: Path) -> bool:
 
 
 def refuse_existing(path: str | Path, force: bool) -> None:
-    """Raise InputError, before any work, where an output would overwrite a file and `force` is not given, or has no folder."""
+    """Raise InputError, before any work, if an output exists and `force` is not given, or its folder does not exist."""
     if Path(path).is_dir() or (Path(path).exists() and not force):
-        raise InputError(f"{path} exists already; name another output, or give --force to overwrite a file")
+        raise InputError(f"{path} already exists; name another output, or give --force to overwrite a file")
     require_parent(path)
 
 
 def refuse_existing_folder(folder: str | Path, force: bool, marker: str) -> None:
-    """Raise InputError, before any work, where a folder would be overwritten without `force`, or has no file `marker`."""
+    """Raise InputError, before any work, if a folder exists and `force` is not given or it has no file `marker`."""
     folder = Path(folder)
     if folder.exists() and not force:
-        raise InputError(f"{folder} exists already; name another output, or give --force to overwrite it")
+        raise InputError(f"{folder} already exists; name another output, or give --force to overwrite it")
     if folder.exists() and not (folder / marker).is_file():
-        raise InputError(f"{folder} is not the folder of a model, and is not overwritten; name another output")
+        raise InputError(f"{folder} is not a model folder (no {marker}), so --force does not overwrite it; name another output")
     require_parent(folder)
 
 
 def require_parent(path: str | Path) -> None:
-    """Raise InputError where an output has no folder to be written into."""
+    """Raise InputError if the folder of an output does not exist."""
     if not Path(path).absolute().parent.is_dir():
-        raise InputError(f"{path} cannot be written: there is no folder {Path(path).absolute().parent}")
+        raise InputError(f"{path} cannot be written: the folder {Path(path).absolute().parent} does not exist")

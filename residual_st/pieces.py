@@ -1,4 +1,4 @@
-"""Pieces of words as text, as those who cut them put them together."""
+"""Joining of subword pieces to text, as their tokenizers do it."""
 
 import codecs
 import re
@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from functools import cache
 from itertools import groupby
 
-WORD_START = "▁"  # sentencepiece's mark of a space
-_BYTE = re.compile("<0x([0-9A-F]{2})>")  # its piece for a byte of a letter that has no piece
+WORD_START = "▁"  # sentencepiece's space symbol
+_BYTE = re.compile("<0x([0-9A-F]{2})>")  # sentencepiece's piece for a byte of a character without a piece
 _BYTE_BETWEEN = re.compile("(<0x[0-9A-F]{2}>)")
 
 
 def joined_pieces(pieces: Iterable[str]) -> str:
-    """The text of sentencepiece's pieces, with a space for each ▁. A byte that belongs to no letter becomes U+FFFD."""
+    """The text of sentencepiece's pieces, with a space for each ▁. A byte outside any valid character becomes U+FFFD."""
     text = ""
     for is_byte, group in groupby(filter(None, pieces), key=lambda piece: _BYTE.fullmatch(piece) is not None):
         if is_byte:
@@ -23,12 +23,12 @@ def joined_pieces(pieces: Iterable[str]) -> str:
 
 
 def with_letters(text: str) -> str:
-    """A text in which fairseq has written sentencepiece's pieces for bytes as they are, `<0xE7><0x88><0xB1>`."""
+    """A text of fairseq's, with its byte pieces such as `<0xE7><0x88><0xB1>` replaced by the characters they encode."""
     return joined_pieces(_BYTE_BETWEEN.split(text))
 
 
 def joined_letters(symbols: Iterable[str]) -> str:
-    """The text of words whose letters stand for bytes. One with another letter, which was added to them, is its own text."""
+    """The text of words whose letters stand for bytes. An added word with other letters is used as it is."""
     letters = _bytes_of_letters()
     words = [
         bytes(letters[letter] for letter in symbol) if letters.keys() >= set(symbol) else symbol.encode() for symbol in symbols
@@ -38,11 +38,11 @@ def joined_letters(symbols: Iterable[str]) -> str:
 
 @cache
 def _bytes_of_letters() -> dict[str, int]:
-    """GPT-2 writes a byte as the letter of this number if it is one that can be seen, and the others from number 256 on."""
+    """GPT-2's letters for bytes: a visible character stands for itself, and the other bytes are numbered from 256."""
     seen = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in seen]
     return {chr(byte): byte for byte in seen} | {chr(256 + place): byte for place, byte in enumerate(others)}
 
 
-_EACH_BYTE = "residual_st.each_byte"  # sentencepiece puts U+FFFD for each byte, and Python's "replace" for several at once
+_EACH_BYTE = "residual_st.each_byte"  # sentencepiece writes U+FFFD per byte, Python's "replace" one for several bytes
 codecs.register_error(_EACH_BYTE, lambda error: ("\ufffd" * (error.end - error.start), error.end))

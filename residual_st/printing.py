@@ -1,4 +1,4 @@
-"""What our commands print: text of any language, whatever encoding the terminal or the locale has."""
+"""Printing of text in any language, whatever the encoding of the terminal or the locale."""
 
 import codecs
 import io
@@ -8,11 +8,11 @@ import sys
 
 
 def print_any_text() -> None:
-    """Let standard output and error take every character, from now on.
+    """Make standard output and error accept every character.
 
-    A terminal keeps its encoding. A file or a pipe gets UTF-8, as from git and ripgrep, whatever the locale says; PYTHONIOENCODING
-    chooses another. A character that the encoding lacks is written as in JSON, such as `\\u00e4`, so that the output of `--json`
-    stays JSON, and so is a byte of a file's name that is no text.
+    A terminal keeps its encoding. A file or a pipe gets UTF-8, as from git and ripgrep, whatever the locale; PYTHONIOENCODING
+    overrides this. A character that the encoding lacks is written as a JSON escape such as `\\u00e4`, so that `--json` output
+    stays JSON. Undecodable bytes in file names are escaped the same way.
     """
     codecs.register_error("json", _as_json)
     for stream in (sys.stdout, sys.stderr):

@@ -1,4 +1,4 @@
-"""Progress bars: shown by our commands, never inside fairseq's, which have their own."""
+"""Progress bars: shown by our commands, and off inside fairseq's commands, which have their own."""
 
 import sys
 from collections.abc import Iterable
@@ -9,16 +9,16 @@ _shown = False
 
 
 def show_progress() -> None:
-    """Let bars be drawn from now on, where the error output is a terminal."""
+    """Enable progress bars, which are drawn if standard error is a terminal."""
     global _shown
     _shown = True
 
 
 def progress(iterable: Iterable | None = None, **options) -> tqdm:
-    """tqdm's bar."""
+    """A tqdm bar, disabled unless `show_progress` was called."""
     return tqdm(iterable, disable=None if _shown else True, **options)
 
 
 def say(text: str) -> None:
-    """A line for the user beside a command's output, above any bar."""
+    """Print a line to standard error, above any progress bar."""
     tqdm.write(f"residual-st: {text}", file=sys.stderr)

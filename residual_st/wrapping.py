@@ -1,4 +1,4 @@
-"""Functions of other libraries, wrapped where they stand."""
+"""Wrapping of other libraries' functions in place."""
 
 import functools
 import inspect
@@ -7,13 +7,13 @@ from typing import Any
 
 
 def wrap(owner: Any, name: str) -> Callable[[Callable], Callable]:
-    """Decorate a function that is to take the place of `owner.name`, a module's or a class's.
+    """Decorator that replaces `owner.name`, an attribute of a module or a class, by the decorated function.
 
-    It is called with what stood there before it, and then as that was. What stood there may have been wrapped by others, who then
-    take effect too; where this function is among the wrappers already, everything stays as it is.
+    The function is called with the original function as its first argument, followed by the original arguments. Wrappers of other
+    libraries stay in effect. If this function already wraps the attribute, nothing changes.
 
     Raises:
-        AttributeError: if there is nothing of this name.
+        AttributeError: if `owner` has no attribute `name`.
     """
 
     def decorate(function: Callable) -> Callable:
@@ -35,7 +35,7 @@ def wrap(owner: Any, name: str) -> Callable[[Callable], Callable]:
 
 
 def _marks(function: Callable | None) -> set[str]:
-    """Those of our wrappers among a function's, as far as others' wrappers say what they wrap."""
+    """Our wrappers around a function, followed through `__wrapped__`."""
     marks = set()
     while function is not None:
         marks.add(getattr(function, "residual_st_wrapper", ""))

@@ -7,7 +7,7 @@ from conftest import RECIPE, ROOT, cli, run, tiny_flags, tiny_model
 
 from residual_st.fairseq.checkpoints import save_checkpoint
 
-SENTENCE = "12:30/mustc has a ':', at which fairseq splits paths; rename the folder"
+SENTENCE = "12:30/mustc contains ':', where fairseq splits paths; rename the folder"
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from residual_st.audio.reading import read_audio
 SPEECH = Path(__file__).with_name("speech") / "arctic_a0007.wav"
 
 
-# of one of two languages, with time stamps; the words before these are the 256 bytes
+# of one of two languages, with timestamps; the words before these are the 256 bytes
 END, START, ENGLISH, GERMAN, TRANSLATE, TRANSCRIBE, SILENCE, NONE, FIRST = range(256, 265)
 WORDS = ["<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|de|>", "<|translate|>", "<|transcribe|>", "<|nospeech|>"]
 WORDS += ["<|notimestamps|>", *(f"<|{0.02 * step:.2f}|>" for step in range(1501))]

@@ -71,8 +71,8 @@ def quality_seeds() -> str:
 
 def quality_continued() -> str:
     """What was trained on from a trained model, against the dense one that was."""
-    taught = [entry for entry in compared("dense-continued") if entry["seeds"] > 1 and 0 < entry["fraction"] < 1]
-    return measures_of([entry for entry in taught if entry["system"] not in (*SANITY, COMPRESSED)])
+    distilled = [entry for entry in compared("dense-continued") if entry["seeds"] > 1 and 0 < entry["fraction"] < 1]
+    return measures_of([entry for entry in distilled if entry["system"] not in (*SANITY, COMPRESSED)])
 
 
 def quality_baselines() -> str:

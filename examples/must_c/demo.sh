@@ -3,8 +3,8 @@
 #
 #     bash examples/must_c/demo.sh [--dense] [KEY=VALUE ...]
 #
-# Keys are those of configs/demo.yaml, such as lr=1e-3 or seed=2. Each model has the rate that is best for it.
-# DEMO_ROOT is where everything goes (default: demo). What is there already is used as it is.
+# Keys are those of configs/demo.yaml, such as lr=1e-3 or seed=2. Each model uses its best learning rate.
+# DEMO_ROOT is the output folder (default: demo). Existing files in it are reused.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export DEMO_ROOT="${DEMO_ROOT:-$PWD/demo}"

@@ -109,7 +109,7 @@ DEFINITE = {
     ("dat", "f"): ("der", "en"),
     ("dat", "n"): ("dem", "en"),
 }
-# spelled as they are spoken, so that a listener can write down a name never heard before
+# spelled as they are spoken, so that a listener can write down a name never encountered before
 ONSETS = ["b", "d", "f", "g", "k", "l", "m", "n", "p", "r", "t", "v"]
 VOWELS = ["a", "e", "i", "o", "u"]
 CODAS = ["", "", "n", "l", "r", "s"]

@@ -17,7 +17,7 @@ _RATE, _PITCH = 1, 3  # espeak_PARAMETER
 _UTF8 = 1
 
 ACCENTS = ["en-us", "en", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-rp", "en-029"]
-# A variant (a vocal tract) belongs to one split only, so that no test voice is ever heard in training.
+# A variant (a vocal tract) belongs to one split only, so that no test voice occurs in training.
 VARIANTS = {
     "train": (
         "m1 m2 m3 m4 m5 f1 f2 f3 Andy Gene Lee Mario Michael adam antonio belinda benjamin david ed edward john linda max paul "
@@ -30,7 +30,7 @@ VARIANTS = {
 
 
 class Voice(NamedTuple):
-    """How one speaker sounds. Rate in words a minute, pitch in espeak's 0-99; no noise or echo where None."""
+    """One speaker's voice. Rate in words per minute, pitch in espeak's 0-99; None for no noise or no echo."""
 
     name: str
     rate: int
@@ -68,17 +68,17 @@ def _espeak():
     sample_rate = library.espeak_Initialize(_RETRIEVAL, 0, espeakng_loader.get_data_path().encode(), 0)
     if sample_rate <= 0:
         raise RuntimeError("espeak-ng did not start: the espeakng-loader package is incomplete")
-    library.espeak_ng_SetRandSeed(1)  # some voices breathe at random, by default from the clock
+    library.espeak_ng_SetRandSeed(1)  # some voices add random breaths, seeded by the clock by default
     library.espeak_SetSynthCallback(collect)
-    library.keep_alive = collect  # ctypes does not hold on to callbacks by itself
+    library.keep_alive = collect  # ctypes keeps no reference to callbacks
     return library, sample_rate, blocks
 
 
 def speak(text: str, voice: Voice) -> np.ndarray:
     """Synthesise clean speech: float32 samples in [-1, 1] at 16 kHz.
 
-    espeak-ng carries state from one call to the next, so the same bytes come out only if a process makes the same calls in the
-    same order; the corpus gives every talk a process of its own.
+    espeak-ng keeps state between calls, so output is reproducible only if a process makes the same calls in the same order; the
+    corpus uses a new process for every talk.
     """
     library, sample_rate, blocks = _espeak()
     blocks.clear()
@@ -97,7 +97,7 @@ def speak(text: str, voice: Voice) -> np.ndarray:
 
 
 def record_in_room(speech: np.ndarray, voice: Voice, rng: np.random.Generator) -> np.ndarray:
-    """Bring speech to a common level, then add the voice's echo and pink noise. Same length and type as `speech`."""
+    """Normalise the level of speech, then add the voice's echo and pink noise. Same length and type as `speech`."""
     speech = 0.08 * speech / max(np.sqrt(np.mean(speech**2)), 1e-6)
     if voice.reverberation_s is not None:
         speech = _reverberate(speech, voice.reverberation_s, rng)

@@ -1,4 +1,4 @@
-"""Log-mel filterbanks of every segment, in one stored zip that fairseq reads by byte offset."""
+"""Log-mel filterbanks of all segments, in one uncompressed zip that fairseq reads by byte offset."""
 
 import io
 import os
@@ -23,7 +23,7 @@ _LOCAL_HEADER = struct.Struct("<4s5H3I2H")  # zip specification (APPNOTE 4.3.7)
 
 
 class Entry(NamedTuple):
-    """Where an utterance's features lie in the zip, in bytes, and how many frames (10 ms each) they hold."""
+    """Position of an utterance's features in the zip in bytes, and their number of frames (10 ms each)."""
 
     offset: int
     size: int
@@ -31,7 +31,7 @@ class Entry(NamedTuple):
 
 
 def _extract(talk: Talk) -> tuple[list[tuple[str, bytes]], list[Problem]]:
-    """The talk's segments as .npy bytes, and what could not be read."""
+    """The talk's segments as .npy bytes, and the segments that could not be read."""
     features, problems = [], []
     if not talk.segments:
         return features, problems
@@ -52,8 +52,8 @@ def _extract(talk: Talk) -> tuple[list[tuple[str, bytes]], list[Problem]]:
 def write_features(talks: Iterable[Talk], path: Path, workers: int) -> Iterator[tuple[Talk, list[Problem]]]:
     """Write the features of all talks to `path`, yielding each talk when it is done, with its problems.
 
-    The zip grows under the name `path.partial` and takes its name when it is whole. After an interruption, even by a power cut, the
-    next call keeps the complete entries and computes the rest.
+    The zip is written as `path.partial` and renamed when complete. After an interruption, even by a power cut, the next call keeps
+    the complete entries and computes the rest.
     """
     partial = path.with_name(path.name + ".partial")
     entries = _recover(partial) if partial.exists() else []
@@ -76,7 +76,7 @@ def write_features(talks: Iterable[Talk], path: Path, workers: int) -> Iterator[
 
 
 def global_statistics(places: Iterable[str]) -> dict[str, np.ndarray]:
-    """What fairseq's `global_cmvn` reads: `mean` and `std` of each bin, over all frames at places such as `fbank80.zip:123:456`."""
+    """Statistics for fairseq's `global_cmvn`: `mean` and `std` per bin over all frames at places such as `fbank80.zip:123:456`."""
     count, sums, squares = 0, 0.0, 0.0
     for place in places:
         path, offset, size = place.rsplit(":", 2)
@@ -90,7 +90,7 @@ def global_statistics(places: Iterable[str]) -> dict[str, np.ndarray]:
 
 
 def _map_in_order(pool: ProcessPoolExecutor, talks: Iterable[Talk], done: set[str], ahead: int):
-    """Extract what is not done, in order, reading only `ahead` talks in advance: memory does not grow with the corpus."""
+    """Extract the missing features in order, reading at most `ahead` talks in advance, which bounds memory."""
     pending = deque()
     for talk in talks:
         remaining = talk._replace(segments=[segment for segment in talk.segments if segment.id not in done])
@@ -103,7 +103,7 @@ def _map_in_order(pool: ProcessPoolExecutor, talks: Iterable[Talk], done: set[st
 
 
 def _new_entry(name: str) -> zipfile.ZipInfo:
-    """An entry with a fixed date and fixed permissions, so that the same features make the same bytes."""
+    """An entry with fixed date and permissions, so that the same features give the same bytes."""
     entry = zipfile.ZipInfo(name)
     entry.external_attr = 0o644 << 16
     return entry
@@ -114,9 +114,9 @@ def _data_offset(entry: zipfile.ZipInfo) -> int:
 
 
 def _walk(file: BinaryIO) -> Iterator[zipfile.ZipInfo]:
-    """Go from entry to entry of a stored zip, whole or cut off, with the file at the entry's data each time.
+    """Iterate over the entries of an uncompressed zip, complete or truncated, with the file positioned at the entry's data.
 
-    zipfile would hold all entries in memory, and reads only zips that are whole.
+    zipfile would keep all entries in memory, and reads only complete zips.
     """
     end = file.seek(0, io.SEEK_END)
     offset = 0
@@ -137,7 +137,7 @@ def _walk(file: BinaryIO) -> Iterator[zipfile.ZipInfo]:
 
 
 def _recover(partial: Path) -> list[zipfile.ZipInfo]:
-    """The complete entries of a zip that was cut off before its central directory was written."""
+    """The complete entries of a zip that was truncated before its central directory was written."""
     entries = []
     with open(partial, "rb") as file:
         for entry in _walk(file):
@@ -150,7 +150,7 @@ def _recover(partial: Path) -> list[zipfile.ZipInfo]:
 def read_index(path: Path) -> dict[str, Entry]:
     """Utterance id -> place in the zip, of a zip made by this recipe or by fairseq's.
 
-    Raises InputError if the file is no such zip.
+    Raises InputError if the file is not such a zip.
     """
     index = {}
     with open(path, "rb") as file:
@@ -163,5 +163,5 @@ def read_index(path: Path) -> dict[str, Entry]:
         except ValueError:
             whole = False
     if not whole or not index:
-        raise InputError(f"{path} is not a stored zip of filterbanks; remove it to have it made again")
+        raise InputError(f"{path} is not an uncompressed zip of filterbanks; remove it to create it again")
     return index

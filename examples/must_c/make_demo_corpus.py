@@ -1,4 +1,4 @@
-"""Make a synthetic English-German corpus in the layout of the MuST-C release.
+"""Generate a synthetic English-German corpus in the layout of the MuST-C release.
 
     python examples/must_c/make_demo_corpus.py --output DIR --hours 4
 
@@ -27,7 +27,7 @@ from residual_st.printing import print_any_text
 
 SENTENCES_PER_TALK = 24
 SENTENCES_PER_HOUR = 1240
-# held-out splits in sentences, as shares of train, within bounds
+# sizes of held-out splits in sentences, as fractions of train, within bounds
 SHARES = {"dev": (0.04, 24, 400), "tst-COMMON": (0.05, 48, 400), "tst-HE": (0.02, 24, 200)}
 
 
@@ -42,7 +42,7 @@ class Talk(NamedTuple):
 
 
 def draw_talks(root: Path, hours: float, seed: int, difficulty: str) -> dict[str, list[Talk]]:
-    """Choose every sentence and voice of the corpus. No sentence stands in two splits, and no voice of a test in train."""
+    """Draw every sentence and voice of the corpus. No sentence is in two splits, and no test voice is in train."""
     rng = Random(f"{seed}/{difficulty}")
     train_size = max(SENTENCES_PER_TALK, round(hours * SENTENCES_PER_HOUR))
     sizes = {"train": train_size}
@@ -67,7 +67,7 @@ def draw_talks(root: Path, hours: float, seed: int, difficulty: str) -> dict[str
 
 
 def record(talk: Talk) -> list[dict]:
-    """Write the talk's wav and return its segments, as the lines of MuST-C's yaml. Runs in a process of its own."""
+    """Write the talk's wav and return its segments as lines of MuST-C's yaml. Runs in its own process."""
     rng = np.random.default_rng(list(talk.seed.encode()))
     pieces, segments, position = [], [], 0
     for sentence in talk.sentences:
@@ -93,7 +93,7 @@ def record(talk: Talk) -> list[dict]:
 
 
 def make_corpus(output: Path, hours: float, seed: int, difficulty: str, workers: int) -> None:
-    """Write `output/en-de/data/SPLIT/{wav,txt}`. `en-de` is built beside its place and takes its name when it is whole."""
+    """Write `output/en-de/data/SPLIT/{wav,txt}`. `en-de` is written under a temporary name and renamed when complete."""
     output.mkdir(parents=True, exist_ok=True)
     with whole_folder(output / "en-de") as partial:
         talks = draw_talks(partial, hours, seed, difficulty)
@@ -102,7 +102,7 @@ def make_corpus(output: Path, hours: float, seed: int, difficulty: str, workers:
                 (partial / "data" / split / folder).mkdir(parents=True)
         everything = [(split, talk) for split in talks for talk in talks[split]]
         segments = {split: [] for split in talks}
-        # a fresh process for each talk: espeak-ng's output depends on what it said before
+        # a new process for each talk: espeak-ng's output depends on its previous calls
         with multiprocessing.get_context("spawn" if sys.platform == "darwin" else "fork").Pool(workers, maxtasksperchild=1) as pool:
             recorded = pool.imap(record, [talk for _, talk in everything], chunksize=1)
             for (split, _), talk_segments in zip(everything, tqdm(recorded, total=len(everything), unit="talk", desc="speaking")):
@@ -122,14 +122,21 @@ def make_corpus(output: Path, hours: float, seed: int, difficulty: str, workers:
 def main() -> int:
     print_any_text()
     parser = argparse.ArgumentParser(description=__doc__ and __doc__.split("\n\n")[0])
-    parser.add_argument("--output", required=True, type=Path, help="folder in which to make en-de/")
-    parser.add_argument("--hours", type=float, default=4.0, help="hours of training speech, within about a tenth (default: 4)")
-    parser.add_argument("--difficulty", choices=["easy", "hard"], default="easy", help="hard: names, noise, echo, wide rates")
+    parser.add_argument("--output", required=True, type=Path, help="folder in which en-de/ is created")
+    parser.add_argument("--hours", type=float, default=4.0, help="approximate hours of training speech (default: 4)")
+    parser.add_argument(
+        "--difficulty",
+        choices=["easy", "hard"],
+        default="easy",
+        help="hard adds names, noise, echo and varied speaking rates (default: easy)",
+    )
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--workers", type=int, default=multiprocessing.cpu_count(), help="processes (default: one a core)")
+    parser.add_argument(
+        "--workers", type=int, default=multiprocessing.cpu_count(), help="number of processes (default: one per core)"
+    )
     args = parser.parse_args()
     if (args.output / "en-de").exists():
-        parser.error(f"{args.output / 'en-de'} exists already; name another folder or remove it first")
+        parser.error(f"{args.output / 'en-de'} already exists; name another folder or remove it first")
     if not args.hours > 0:
         parser.error(f"--hours {args.hours} must be above 0")
     if args.workers < 1:

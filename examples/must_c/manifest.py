@@ -24,7 +24,7 @@ SPECAUGMENT = {
 
 
 def write_manifest(rows: Iterable[dict], path: Path, columns: list[str] = COLUMNS) -> None:
-    """Write rows as fairseq's dataset reads them: tab-separated, one row a line, nothing quoted and nothing escaped.
+    """Write rows in the format of fairseq's dataset: tab-separated, one row per line, without quoting and escaping.
 
     (fairseq's own recipe escapes double quotes with a backslash, which its dataset then takes for a part of the sentence.)
     """
@@ -35,7 +35,7 @@ def write_manifest(rows: Iterable[dict], path: Path, columns: list[str] = COLUMN
 
 
 def rejection(row: dict, is_train: bool) -> str | None:
-    """Why fairseq's recipe leaves a row out of a manifest; None if it stays."""
+    """Reason for which fairseq's recipe filters a row; None if it is kept."""
     if row["n_frames"] < MIN_FRAMES:
         return f"short speech (<{MIN_FRAMES} frames)"
     if not row["tgt_text"]:
@@ -46,7 +46,7 @@ def rejection(row: dict, is_train: bool) -> str | None:
 
 
 def filter_rows(rows: Iterable[dict], is_train: bool, counts: Counter) -> Iterator[dict]:
-    """Pass on the rows that stay; count the others by reason, and those that stay as `kept`."""
+    """Yield the rows that are kept. Counts the others by reason, and these as `kept`."""
     for row in rows:
         reason = rejection(row, is_train)
         counts[reason or "kept"] += 1
@@ -57,7 +57,7 @@ def filter_rows(rows: Iterable[dict], is_train: bool, counts: Counter) -> Iterat
 def train_vocabulary(sentences: Iterable[str], prefix: Path, kind: str, size: int, symbols: list[str] | None = None) -> None:
     """Train SentencePiece and write `prefix.model`, `prefix.vocab` and fairseq's dictionary `prefix.txt`.
 
-    Ids 0-3 are <s>, <pad>, </s> and <unk>, as in fairseq. Raises InputError where the text does not yield `size` pieces.
+    Ids 0-3 are <s>, <pad>, </s> and <unk>, as in fairseq. Raises InputError if the text does not give `size` pieces.
     """
     with tempfile.TemporaryDirectory(dir=prefix.parent) as scratch:
         text, model = Path(scratch) / "text", Path(scratch) / "model"
@@ -80,7 +80,7 @@ def train_vocabulary(sentences: Iterable[str], prefix: Path, kind: str, size: in
             )
         except (RuntimeError, OSError) as error:
             reason = str(error).strip().splitlines()[-1].rpartition("] ")[2]
-            raise InputError(f"SentencePiece cannot make a {kind} vocabulary of {size}: {reason}") from error
+            raise InputError(f"SentencePiece cannot train a {kind} vocabulary of size {size}: {reason}") from error
         processor = sentencepiece.SentencePieceProcessor(model_file=f"{model}.model")
         with open(f"{model}.txt", "w", encoding="utf-8") as file:
             file.writelines(f"{processor.id_to_piece(piece)} 1\n" for piece in range(4, processor.get_piece_size()))
@@ -95,8 +95,8 @@ def write_config(
 
     Args:
         policy: one of SPECAUGMENT, or "none".
-        cmvn: how features are normalised, at loading time: "utterance", "global" or "none".
-        statistics: the file that the second needs.
+        cmvn: normalisation of features at loading time: "utterance", "global" or "none".
+        statistics: statistics file for "global".
     """
     transforms = [] if cmvn == "none" else [f"{cmvn}_cmvn"]
     config = {

@@ -13,12 +13,12 @@ from residual_st.errors import InputError
 
 SPLITS = ["train", "dev", "tst-COMMON", "tst-HE"]
 _REQUIRED = ("wav", "offset", "duration", "speaker_id")
-# Durations in the release are rounded, so a last segment may reach a little past the end of its recording.
+# Durations in the release are rounded, so a last segment may end slightly after the end of its recording.
 END_TOLERANCE_S = 0.1
 
 
 class Segment(NamedTuple):
-    """One utterance: where its audio lies, in samples, and its texts."""
+    """One utterance: position of its audio in samples, and its texts."""
 
     id: str
     start: int
@@ -29,7 +29,7 @@ class Segment(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """What cannot be used and why, and how many segments that concerns."""
+    """A description of unusable data, and the number of affected segments."""
 
     message: str
     segments: int = 1
@@ -45,7 +45,7 @@ class Talk(NamedTuple):
 
 
 def check_layout(language_root: Path, language: str) -> None:
-    """Raise InputError unless every file of the release that the recipe reads is there."""
+    """Raise InputError unless all files of the release that the recipe reads exist."""
     for split in SPLITS:
         txt = language_root / "data" / split / "txt"
         needed = [language_root / "data" / split / "wav", *(txt / f"{split}.{end}" for end in ("yaml", "en", language))]
@@ -57,16 +57,16 @@ def check_layout(language_root: Path, language: str) -> None:
 
 
 def read_talks(language_root: Path, language: str, split: str) -> Iterator[Talk]:
-    """Yield the talks of a split in the order of the release, holding one talk in memory at a time.
+    """Yield the talks of a split in the order of the release, with one talk in memory at a time.
 
-    Raises InputError where files do not match each other line by line.
+    Raises InputError if the files do not match line by line.
     """
     root = language_root / "data" / split
     seen = set()
     for name, group in itertools.groupby(_read_lines(root / "txt", language, split), key=lambda line: line[0]["wav"]):
         if name in seen:
             raise InputError(
-                f"{root / 'txt' / split}.yaml: segments of {name} stand in two places; the release keeps a talk together"
+                f"{root / 'txt' / split}.yaml: segments of {name} are in two places; all segments of a talk must be consecutive"
             )
         seen.add(name)
         yield _read_talk(root / "wav" / name, list(numbered(name, group, lambda line: line[0]["offset"])))
@@ -80,13 +80,13 @@ def _read_lines(txt: Path, language: str, split: str) -> Iterator[tuple[dict, st
             for path, value in zip(paths, (segment, source_line, target_line)):
                 if value is None:
                     raise InputError(
-                        f"{path} ends before line {number}, but {txt} must hold as many lines in every file of {split}"
+                        f"{path} ends before line {number}, but all files of {split} in {txt} must have the same number of lines"
                     )
             yield segment, source_line.strip(), target_line.strip()
 
 
 def _read_yaml(path: Path) -> Iterator[dict]:
-    """The items of a yaml list of flat mappings, one by one: the whole list of 250,000 would take minutes and gigabytes."""
+    """Yield the items of a yaml list of flat mappings one by one: loading the whole list of 250,000 takes minutes and gigabytes."""
     loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
     with open(path, encoding="utf-8-sig") as file:
         segment, scalars = None, []
@@ -123,7 +123,7 @@ def _read_talk(wav: Path, lines: list[tuple[str, tuple[dict, str, str]]]) -> Tal
             continue
         if offset < 0 or duration <= 0 or offset + duration > info.duration + END_TOLERANCE_S:
             span = f"{offset:.2f}-{offset + duration:.2f} s"
-            problems.append(Problem(f"{where}: {span}, but the recording holds {info.duration:.2f} s"))
+            problems.append(Problem(f"{where}: {span}, but the recording has {info.duration:.2f} s"))
             continue
         start, length = int(offset * info.samplerate), int(duration * info.samplerate)
         segments.append(Segment(name, start, length, source, target, fields["speaker_id"]))

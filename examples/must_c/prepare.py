@@ -1,8 +1,8 @@
-"""Turn a MuST-C release into what fairseq trains on: filterbanks, manifests, a vocabulary and a data configuration.
+"""Prepare a MuST-C release for training with fairseq: filterbanks, manifests, a vocabulary and a data configuration.
 
     python examples/must_c/prepare.py --data-root MUSTC_ROOT --languages de --task st --vocab-type unigram --vocab-size 8000
 
-The files are those of fairseq's prep_mustc_data.py, and a folder prepared by either can be used with either. It needs no
+The files equal those of fairseq's prep_mustc_data.py, and the two are interchangeable. This script needs no
 torchaudio, runs on several processes, and resumes where it stopped.
 """
 
@@ -37,7 +37,7 @@ def prepare_language(data_root: Path, language: str, args: argparse.Namespace) -
         refuse(problems)
     archive = root / "fbank80.zip"
     if archive.exists():
-        print(f"{archive} is there already and is used as it is")
+        print(f"{archive} already exists and is used")
     else:
         problems += extract_features(root, language, archive, hours, args.workers)
         if not args.skip_bad:
@@ -50,7 +50,7 @@ def prepare_language(data_root: Path, language: str, args: argparse.Namespace) -
                 entry = index.get(segment.id)
                 if entry is None:
                     if not args.skip_bad:
-                        raise InputError(f"{archive} holds no features of {segment.id}; remove it to have it made again")
+                        raise InputError(f"{archive} contains no features of {segment.id}; remove it to create it again")
                     continue
                 yield {
                     "id": segment.id,
@@ -75,21 +75,19 @@ def prepare_language(data_root: Path, language: str, args: argparse.Namespace) -
 
 
 def survey(root: Path, language: str) -> tuple[float, list[Problem]]:
-    """Hours of usable audio, and everything that cannot be used, before any work is done."""
+    """Hours of usable audio, and all unusable data, checked before any work."""
     seconds, problems, split_of = 0.0, [], {}
     for split in SPLITS:
         for talk in read_talks(root, language, split):
             if split_of.setdefault(talk.wav.name, split) != split:
-                raise InputError(
-                    f"{talk.wav.name} stands in {split_of[talk.wav.name]} and in {split}, but names the utterances of one"
-                )
+                raise InputError(f"{talk.wav.name} is in {split_of[talk.wav.name]} and in {split}, but its name must be unique")
             seconds += audio_seconds(talk)
             problems += talk.problems
     return seconds / 3600, problems
 
 
 def extract_features(root: Path, language: str, archive: Path, hours: float, workers: int) -> list[Problem]:
-    """Compute all filterbanks with a progress bar in hours of audio; returns what could not be read."""
+    """Compute all filterbanks with a progress bar in hours of audio. Returns the data that could not be read."""
     talks = (talk for split in SPLITS for talk in read_talks(root, language, split))
     problems, start = [], time.monotonic()
     with tqdm(
@@ -99,7 +97,7 @@ def extract_features(root: Path, language: str, archive: Path, hours: float, wor
             problems += talk_problems
             bar.update(audio_seconds(talk) / 3600)
     minutes = (time.monotonic() - start) / 60
-    print(f"{hours:.2f} h of audio in {minutes:.1f} min: {hours / minutes:.0f} hours a minute on {workers} processes")
+    print(f"{hours:.2f} h of audio in {minutes:.1f} min: {hours / minutes:.0f} hours per minute with {workers} processes")
     return problems
 
 
@@ -121,13 +119,13 @@ def n_segments(problems: list[Problem]) -> int:
 def refuse(problems: list[Problem]) -> None:
     if problems:
         show(problems)
-        raise InputError(f"{n_segments(problems)} segments cannot be used; fix them, or leave them out with --skip-bad")
+        raise InputError(f"{n_segments(problems)} segments cannot be used; fix them, or skip them with --skip-bad")
 
 
 def prepare_joint(data_root: Path, languages: list[str], args: argparse.Namespace) -> None:
     """Write one vocabulary and configuration for several languages, and SPLIT_LANGUAGE_TASK.tsv, into `data_root`.
 
-    Rows of a translation manifest carry `tgt_lang`, from which fairseq takes the language tag.
+    Rows of a translation manifest contain `tgt_lang`, from which fairseq derives the language tag.
     """
     manifests = {
         (language, split): data_root / f"en-{language}" / f"{split}_{args.task}.tsv" for language in languages for split in SPLITS
@@ -151,7 +149,7 @@ def prepare_joint(data_root: Path, languages: list[str], args: argparse.Namespac
 
 
 def write_statistics(manifests: Iterable[Path], root: Path, args: argparse.Namespace) -> Path | None:
-    """Write what `--cmvn global` needs, from training manifests. Returns the file; None for another normalisation."""
+    """Write the statistics for `--cmvn global` from training manifests. Returns the file; None for other normalisations."""
     if args.cmvn != "global":
         return None
     places = [row["audio"] for manifest in manifests for row in read_manifest(manifest)]
@@ -169,12 +167,12 @@ def vocabulary_prefix(root: Path, args: argparse.Namespace) -> Path:
 def main() -> int:
     print_any_text()
     parser = argparse.ArgumentParser(description=__doc__ and __doc__.split("\n\n")[0])
-    parser.add_argument("--data-root", "-d", required=True, type=Path, help="folder that holds en-XX/")
+    parser.add_argument("--data-root", "-d", required=True, type=Path, help="folder that contains en-XX/")
     parser.add_argument("--languages", nargs="+", required=True, metavar="XX", help="target languages, such as de")
-    parser.add_argument("--task", choices=["asr", "st"], required=True, help="recognition or translation")
+    parser.add_argument("--task", choices=["asr", "st"], required=True, help="task: recognition (asr) or translation (st)")
     parser.add_argument("--vocab-type", choices=["bpe", "unigram", "char"], default="unigram")
     parser.add_argument("--vocab-size", type=int, default=8000)
-    parser.add_argument("--joint", action="store_true", help="join languages that were prepared one by one")
+    parser.add_argument("--joint", action="store_true", help="join languages that were prepared separately")
     parser.add_argument(
         "--prepend-tgt-lang-tag",
         action=argparse.BooleanOptionalAction,
@@ -182,7 +180,7 @@ def main() -> int:
         help="joint translation: start every target with its language's tag",
     )
     parser.add_argument(
-        "--specaugment", choices=[*SPECAUGMENT, "none"], help="policy in training (default: lb, or ld with --joint)"
+        "--specaugment", choices=[*SPECAUGMENT, "none"], help="SpecAugment policy in training (default: lb, or ld with --joint)"
     )
     parser.add_argument(
         "--cmvn",
@@ -192,13 +190,13 @@ def main() -> int:
         help="normalise features by each utterance, by the training set, or not; streams need one of the last two "
         "(default: utterance)",
     )
-    parser.add_argument("--skip-bad", action="store_true", help="leave out unusable segments instead of stopping")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one a core)")
+    parser.add_argument("--skip-bad", action="store_true", help="skip unusable segments instead of stopping")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="number of processes (default: one per core)")
     args = parser.parse_args()
     if args.workers < 1:
         parser.error(f"--workers {args.workers} must be at least 1")
     try:
-        refuse_separator(args.data_root)  # the manifests will name places in archives there
+        refuse_separator(args.data_root)  # the manifests refer to positions in archives there
         if args.joint:
             prepare_joint(args.data_root, args.languages, args)
         else:

@@ -1,10 +1,10 @@
-"""Put a teacher's translations in place of a training manifest's own: sequence-level distillation (arXiv 1606.07947).
+"""Replace a training manifest's targets by a teacher's translations: sequence-level distillation (arXiv 1606.07947).
 
     cp mustc/en-de/train_st.tsv mustc/en-de/teach_st.tsv    # a name that does not begin with `train`: no SpecAugment
     fairseq-generate mustc/en-de --gen-subset teach_st --path teacher.pt --results-path teach ...
     python examples/must_c/replace_targets.py mustc/en-de/train_st.tsv teach/generate-teach_st.txt mustc/en-de/train_taught_st.tsv
 
-The new manifest is a `train-subset` like any other. Sentences that the teacher was not given, or left empty, keep their own text.
+The new manifest can be used as `train-subset`. Sentences without a translation, or with an empty one, keep their own text.
 """
 
 import argparse
@@ -19,10 +19,10 @@ from residual_st.printing import print_any_text
 
 
 def replace_targets(manifest: Path, generated: Path, output: Path) -> tuple[int, int]:
-    """Write the manifest with other targets. Returns how many sentences it has and how many of them were replaced.
+    """Write the manifest with replaced targets. Returns its number of sentences, and how many targets were replaced.
 
     Raises:
-        InputError: if a file cannot be read, or the translations are of other sentences.
+        InputError: if a file cannot be read, or the translations belong to other sentences.
     """
     if output.resolve() == manifest.resolve():
         raise InputError(f"{output} is the manifest itself; name another output")
@@ -30,7 +30,9 @@ def replace_targets(manifest: Path, generated: Path, output: Path) -> tuple[int,
     columns = list(rows[0])
     sentences = read_generated(generated)
     if max(sentences) >= len(rows) or not any(rows[line]["tgt_text"] == sentence.reference for line, sentence in sentences.items()):
-        raise InputError(f"{generated} is not of {manifest}: their references differ; generate from a copy of that manifest")
+        raise InputError(
+            f"{generated} does not belong to {manifest}: their references differ; generate from a copy of that manifest"
+        )
     replaced = 0
     for line, sentence in sentences.items():
         if sentence.hypothesis.strip():
@@ -44,7 +46,7 @@ def main() -> int:
     print_any_text()
     parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0])
     parser.add_argument("manifest", type=Path, help="the training manifest")
-    parser.add_argument("generated", type=Path, help="what fairseq-generate wrote of a copy of it")
+    parser.add_argument("generated", type=Path, help="output of fairseq-generate for a copy of it")
     parser.add_argument("output", type=Path, help="manifest to write")
     args = parser.parse_args()
     try:

@@ -1,4 +1,4 @@
-"""Print a few translations beside their references, and the score, from the output of fairseq-generate."""
+"""Print some translations with their references, and the score, from the output of fairseq-generate."""
 
 import argparse
 import sys
@@ -9,15 +9,15 @@ from residual_st.printing import print_any_text
 def main() -> int:
     print_any_text()
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("output", type=argparse.FileType(encoding="utf-8"), help="what fairseq-generate printed")
-    parser.add_argument("--count", type=int, default=5, help="how many (default: 5)")
+    parser.add_argument("output", type=argparse.FileType(encoding="utf-8"), help="output of fairseq-generate")
+    parser.add_argument("--count", type=int, default=5, help="number of translations (default: 5)")
     args = parser.parse_args()
     lines = args.output.read().split("\n")
     references = dict(line[2:].split("\t", 1) for line in lines if line.startswith("T-"))
     translations = {line[2:].split("\t")[0]: line.split("\t")[2] for line in lines if line.startswith("D-")}
     score = [line for line in lines if line.startswith("Generate ")]
     if not translations or not score:
-        print(f"{args.output.name} is not the whole output of fairseq-generate", file=sys.stderr)
+        print(f"{args.output.name} is not a complete output of fairseq-generate", file=sys.stderr)
         return 2
     for utterance in sorted(translations, key=int)[: args.count]:
         print(f"  reference  {references[utterance]}\n  model      {translations[utterance]}\n")

@@ -1,1 +1,1 @@
-"""Recordings: how they are read, where they are cut, and what a model is given of them. numpy, and no torch."""
+"""Audio: reading, resampling, cutting at pauses, filterbanks. Needs numpy, but not torch."""

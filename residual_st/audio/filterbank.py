@@ -7,7 +7,7 @@ N_MEL_BINS = 80
 
 
 class OnlineFilterbank:
-    """Kaldi's log-mel filterbank of sound that comes in piece by piece: the frames of the whole, and none is kept.
+    """Kaldi's log-mel filterbank for audio that arrives in pieces. Frames equal those of the whole audio; none are kept in memory.
 
     Args:
         sample_rate: in Hz.
@@ -21,7 +21,7 @@ class OnlineFilterbank:
         self._computer, self._rate, self._bins, self._given = kaldi_native_fbank.OnlineFbank(options), sample_rate, bins, 0
 
     def feed(self, samples: np.ndarray) -> np.ndarray:
-        """Mono samples in [-1, 1], of shape (n,) -> float32 (frames, bins): frames of 25 ms, every 10 ms, that are whole now."""
+        """Mono samples in [-1, 1], shape (n,) -> float32 (frames, bins): the frames (25 ms, every 10 ms) that are now complete."""
         self._computer.accept_waveform(self._rate, samples * 2**15)  # Kaldi expects the range of 16-bit integers
         ready = self._computer.num_frames_ready
         frames = np.zeros((ready - self._given, self._bins), np.float32)

@@ -1,36 +1,36 @@
-"""Recordings cut at their pauses: the pieces in which somebody speaks. `web/page/pauses.js` is the same rule. Needs no torch."""
+"""Cutting recordings at pauses into segments with speech. `web/page/pauses.js` is the same algorithm. Needs no torch."""
 
 import numpy as np
 
 from residual_st.audio.lengths import Lengths
 from residual_st.audio.voice_activity import FRAME, RATE, for_detector, speech_probabilities
 
-# as the detector's own get_speech_timestamps has them: above the first speech begins, below the second it ends
+# as in the detector's own get_speech_timestamps: speech begins above the first and ends below the second
 BEGIN, END = 0.5, 0.35
-PAUSE = 7  # frames of 32 ms between two pieces: 0.3 s of quiet, of which the detector takes the first 0.1 s for speech
-LEAST = 4  # frames of speech in a piece: notes of music and clicks pass for speech for shorter than that
-MARGIN = 3  # frames that stay at each end of a piece
-STEP = 128  # samples, 8 ms: how finely energy is measured
-SILENCE = 1e-6  # of the energy of loud steps, 60 dB below them: digital silence, which shifts what features are normalised by
-AROUND = 9  # steps over which it must be quiet where speech without a pause is cut
-SHORT = 1.0  # seconds: shorter pieces, of one word perhaps, are joined to a neighbour
-CLOSE = 2.0  # seconds: pieces that lie further apart are not joined
+PAUSE = 7  # frames of 32 ms between two segments: 0.3 s of silence, whose first 0.1 s the detector classifies as speech
+LEAST = 4  # minimum frames of speech in a segment: music and clicks are classified as speech for fewer frames
+MARGIN = 3  # frames of pause kept at each end of a segment
+STEP = 128  # samples (8 ms) per energy measurement
+SILENCE = 1e-6  # relative to the energy of loud steps (-60 dB): digital silence, which disturbs normalisation
+AROUND = 9  # number of steps averaged to find the quietest place for a cut
+SHORT = 1.0  # seconds: shorter segments, possibly of one word, are joined to a neighbour
+CLOSE = 2.0  # seconds: segments further apart are not joined
 
 
 def split_at_pauses(samples: np.ndarray, rate: int, lengths: Lengths) -> list[np.ndarray]:
-    """The pieces between the cuts of `spans_between_pauses`."""
+    """The samples of each segment of `spans_between_pauses`."""
     return [samples[start:end] for start, end in spans_between_pauses(samples, rate, lengths)]
 
 
 def spans_between_pauses(samples: np.ndarray, rate: int, lengths: Lengths, is_partial: bool = False) -> list[tuple[int, int]]:
-    """The pieces of a recording in which somebody speaks: first sample of each, and the one behind its last.
+    """The segments of a recording with speech, each as (first sample, sample after the last).
 
-    A pause is 0.3 s or more without speech, of which 0.1 s stays on each side, but no digital silence. Lengths that are no further
-    apart than 2 s are joined where they then last `lengths.joined` at most, or where one is shorter than 1 s; those longer than
-    `lengths.longest` are cut where they are quietest. Silence and noise are in no piece, and without speech there is none.
+    A pause is 0.3 s or more without speech; 0.1 s of it is kept on each side, except digital silence. Segments up to 2 s apart are
+    joined if the result lasts at most `lengths.joined`, or if one of them is shorter than 1 s. Segments longer than
+    `lengths.longest` are cut where they are quietest. Silence and noise are dropped; without speech there are no segments.
 
     Args:
-        is_partial: whether the recording continues: its last piece, which has just begun, is not joined for being short.
+        is_partial: whether the recording continues; then the last segment is not joined for being short.
     """
     frames = for_detector(samples, rate)
     if not len(frames):
@@ -49,8 +49,8 @@ def _steps(seconds: float) -> int:
 
 
 def _spoken(probabilities: np.ndarray) -> list[list[int]]:
-    """Frames in which somebody speaks, between pauses, with what stays of these: first frame, and the one behind the last."""
-    spans, speaking, spoken = [], False, []  # `spoken`: how many frames of each span have speech
+    """Spans of speech between pauses, with margins, each as [first frame, frame after the last]."""
+    spans, speaking, spoken = [], False, []  # `spoken`: number of speech frames in each span
     for frame, probability in enumerate(probabilities):
         speaking = probability >= (END if speaking else BEGIN)
         if not speaking:
@@ -66,7 +66,7 @@ def _spoken(probabilities: np.ndarray) -> list[list[int]]:
 
 
 def _audible(energy: np.ndarray, start: int, end: int) -> list[int]:
-    """A span of steps without digital silence at its ends."""
+    """A span of steps, with digital silence at its ends removed."""
     inside = np.flatnonzero(energy[start:end] > SILENCE * np.percentile(energy, 95)) + start
     return [int(inside[0]), int(inside[-1]) + 1] if len(inside) else [start, end]
 
@@ -86,7 +86,7 @@ def _joined(spans: list[list[int]], lengths: Lengths, is_partial: bool) -> list[
 
 
 def _cut_long(energy: np.ndarray, cuts: list[int], longest: int) -> list[int]:
-    """Cuts between pieces of at most `longest` steps; new ones fall where the middle half of a piece is quietest."""
+    """Cuts between segments of at most `longest` steps; new cuts are at the quietest place in the middle half of a segment."""
     result = [cuts[0]]
     for end in cuts[1:]:
         start = result[-1]

@@ -1,1 +1,1 @@
-"""Measurements of residual models side by side with the stock ones that they replace."""
+"""Benchmarks of residual models against the dense models that they replace."""

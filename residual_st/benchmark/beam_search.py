@@ -1,4 +1,4 @@
-"""Translation by beam search, residual against stock: encoder and decoder both shared, keys and values cached."""
+"""Beam search, residual against dense: encoder and decoder shared, with cached keys and values."""
 
 import copy
 from collections.abc import Callable
@@ -12,17 +12,17 @@ from torch import Tensor
 from residual_st.benchmark.systems import BINS, FRAMES_PER_SECOND, VOCABULARY, Shape, build_pair
 
 BEAM = 5
-WORDS = 30  # of every hypothesis
-TOLERANCE = 1e-3  # of the mean log-probability of a hypothesis's words
+WORDS = 30  # length of every hypothesis
+TOLERANCE = 1e-3  # maximum difference in the mean log-probability of a hypothesis's words
 
 
 def searches(
     shape: Shape, batch: int, seconds: float, device: str = "cpu", dtype: torch.dtype = torch.float32
 ) -> dict[str, Callable[[], Tensor]]:
-    """A function for each of stock, compact and fast that translates one batch into 30 words each, and returns the best's scores.
+    """For stock, compact and fast each, a function that translates a batch to 30 words and returns the best scores.
 
     Raises:
-        AssertionError: if they find hypotheses of other scores, in float32.
+        AssertionError: if their scores differ in float32.
     """
     stock, compact = (model.eval() for model in build_pair(shape))
     fast = copy.deepcopy(compact)

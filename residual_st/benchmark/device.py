@@ -1,4 +1,4 @@
-"""Exported models side by side: bytes, memory, time to load, latency of the encoder, and speed from audio to text."""
+"""Comparison of exported models: bytes, memory, load time, latency of the encoder, and speed from audio to text."""
 
 import json
 import subprocess
@@ -12,15 +12,15 @@ from residual_st.errors import InputError
 from residual_st.progress import progress
 from residual_st.runtime.folder import ENCODER, read_folder
 
-SECONDS = (0.5, 1, 5, 20)  # of audio, unless a model takes less
-LEAST_SECONDS = 0.1  # of a measurement: shorter ones encode several times
+SECONDS = (0.5, 1, 5, 20)  # lengths of audio, unless a model takes less
+LEAST_SECONDS = 0.1  # minimum length of a measurement; shorter ones repeat the call
 
 
 class Process:
-    """A model in a process of its own, which waits until it is asked.
+    """A model in its own process, which waits for requests.
 
     Attributes:
-        ready: what it measured when it was loaded.
+        ready: measurements from loading.
     """
 
     def __init__(self, folder: Path, threads: int):
@@ -31,7 +31,7 @@ class Process:
             raise InputError(self.ready["error"])
 
     def ask(self, *request) -> float:
-        """Raises InputError where the model refuses what it is given."""
+        """Send a request and return its answer. Raises InputError if the model refuses the input."""
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         answer = self._answer()
@@ -55,34 +55,34 @@ class Process:
 
 
 def lengths(folders: dict[str, Path], seconds: list[float] | None) -> list[float]:
-    """Lengths of audio in seconds that every model takes: the usual ones where none are given.
+    """Lengths of audio in seconds that every model takes; `SECONDS` if none are given.
 
     Raises:
-        InputError: if a folder is no exported model, or a length is not above 0, or too long for a model.
+        InputError: if a folder is not an exported model, or a length is not above 0 or too long for a model.
     """
     limits = {name: read_folder(folder).longest_seconds for name, folder in folders.items()}
     name = min(limits, key=limits.get)
     for length in seconds or []:
         if not 0 < length <= limits[name]:
-            raise InputError(f"--seconds {length:g} must be above 0 and at most {limits[name]:g}, the most that {name} takes")
+            raise InputError(f"--seconds {length:g} must be above 0 and at most {limits[name]:g}, the limit of {name}")
     return seconds or sorted({min(length, limits[name]) for length in SECONDS})
 
 
 def measure(folders: dict[str, Path], threads: int, seconds: list[float], repeats: int, audio: Path | None) -> list[dict]:
-    """One row for each model. Ratios are to the first one, within each repeat: median, least and greatest.
+    """One row per model. Ratios are relative to the first model, within each repeat: median, minimum and maximum.
 
     Args:
         folders: name -> exported folder.
-        threads: of each process.
-        seconds: of audio, for the encoder's latency.
-        repeats: of each measurement. In every other one models take turns the other way round.
-        audio: a recording to translate, for the speed from audio to text.
+        threads: number of threads per process.
+        seconds: lengths of audio in seconds, for the encoder's latency.
+        repeats: number of repeats per measurement. Every other repeat measures the models in reverse order.
+        audio: a recording to translate, to measure the speed from audio to text.
 
     Raises:
-        InputError: if a folder is no exported model, or memory cannot be read on this system.
+        InputError: if a folder is not an exported model, or memory cannot be measured on this system.
     """
     if not Path("/proc/self/clear_refs").exists():
-        raise InputError("benchmark device reads the memory of processes from /proc, which only Linux has")
+        raise InputError("benchmark device needs Linux: it reads the memory of processes from /proc")
     descriptions = {name: read_folder(folder).description for name, folder in folders.items()}
     rows = {
         name: {
@@ -114,7 +114,7 @@ def measure(folders: dict[str, Path], threads: int, seconds: list[float], repeat
 
 
 def _load(folders: dict[str, Path], threads: int, rows: dict[str, dict], repeats: int) -> None:
-    """Memory and time to load, of processes that do nothing else."""
+    """Measure memory and load time in processes that do nothing else."""
     ready = {name: [] for name in folders}
     for _ in progress(range(max(1, repeats // 2)), desc=f"memory, threads={threads}", unit="round"):
         for name, folder in folders.items():

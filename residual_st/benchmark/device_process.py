@@ -1,11 +1,11 @@
-"""One process with an exported model, measured as it is told: `python -m residual_st.benchmark.device_process DIR THREADS`.
+"""One process with an exported model, which measures on request: `python -m residual_st.benchmark.device_process DIR THREADS`.
 
-It writes one JSON line when it is ready, and one for each line that it reads, either a result or what is wrong as `error`:
-`encode SECONDS CALLS` or `translate FILE`. Nothing of torch is loaded.
+It writes one JSON line when it is ready, and one for each request line, `encode SECONDS CALLS` or `translate FILE`: either a result
+or a message as `error`. torch is not loaded.
 
-Memory is measured twice: `process_bytes` is what the first session of the encoder adds to a process that has imported onnxruntime,
-the library's own code and state included, some 20 MB; `encoder_steady_bytes` and `encoder_peak_bytes` are of a second one, when the
-first is gone and these are there.
+Memory is measured twice. `process_bytes` is added by the first session of the encoder to a process that has imported onnxruntime,
+including the library's code and state, about 20 MB. `encoder_steady_bytes` and `encoder_peak_bytes` are those of a second session,
+after the first is freed and the library's state exists.
 """
 
 import json
@@ -21,7 +21,7 @@ from residual_st.runtime.folder import ENCODER, Folder, read_folder
 from residual_st.runtime.model import Model, open_session
 from residual_st.runtime.streaming import StreamingEncoder
 
-SECONDS = 1.0  # of the speech that is encoded before memory is read
+SECONDS = 1.0  # length of the audio encoded before memory is read
 
 
 def main() -> int:
@@ -57,7 +57,7 @@ def main() -> int:
 
 
 def _measured(model: Model, translator: Translator, kind: str, *arguments) -> float:
-    """Seconds for a call of the encoder, or seconds of a recording that are translated in one."""
+    """Seconds per call of the encoder, or seconds of audio translated per second."""
     start = time.perf_counter()
     if kind == "translate":
         transcript = translator.translate(arguments[0])
@@ -71,7 +71,7 @@ def _measured(model: Model, translator: Translator, kind: str, *arguments) -> fl
 
 
 def _encode(folder: Folder, threads: int) -> tuple[object, dict, float]:
-    """The encoder's session after a first run, the memory that it took, and the seconds to load it."""
+    """The encoder's session after a first run, its memory, and its load time in seconds."""
     memory, start = ProcessMemory(), time.perf_counter()
     session = open_session(folder.path / ENCODER, threads)
     seconds = time.perf_counter() - start

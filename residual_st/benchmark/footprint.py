@@ -1,7 +1,7 @@
-"""One process that loads a model and reports the memory that it took: `python -m residual_st.benchmark.footprint JSON`.
+"""One process that loads a model and reports its memory: `python -m residual_st.benchmark.footprint JSON`.
 
-The process is as a user's would be, and fresh, because memory that another model has used and given back cannot be told from memory
-in use. What imports and a first small run take is measured before and subtracted.
+The process is new, because memory freed by another model cannot be told from memory in use. The memory of imports and a first small
+run is measured before and subtracted.
 """
 
 import gc
@@ -44,7 +44,7 @@ def main() -> int:
 
 
 class Meter(ProcessMemory):
-    """`ProcessMemory`, or on a GPU what torch has allocated there."""
+    """`ProcessMemory`, or on a GPU the memory allocated by torch."""
 
     def __init__(self, device: str):
         self._on_gpu = device == "cuda"
@@ -61,7 +61,7 @@ class Meter(ProcessMemory):
 
 
 def _load(path: str, build) -> nn.Module:
-    """As fairseq does it: the file, a new model, and the one's weights copied into the other."""
+    """Load a model like fairseq: read the file, build a model, and copy the weights into it."""
     state = load_checkpoint(path)
     model = build(Namespace(**vars(state["args"])))
     model.load_state_dict(state["model"])
@@ -69,7 +69,7 @@ def _load(path: str, build) -> nn.Module:
 
 
 def _translate(request: dict, start: float) -> tuple[nn.Module, dict]:
-    """Load, prepare for translation and encode. Returns what stays in memory, and how long each took since the start."""
+    """Load, prepare for translation and encode. Returns the model, and the times since the start."""
     device, whole = request["device"], request["part"] == "model"
     model = _load(request["checkpoint"], build_model if whole else build_encoder).to(device).eval()
     encoder = model.encoder if whole else model
@@ -87,7 +87,7 @@ def _encode(encoder: nn.Module, frames: Tensor) -> Tensor:
 
 
 def _train(model: nn.Module) -> None:
-    """An update on an utterance so short that what its activations take does not count."""
+    """Train one update on an utterance so short that its activations take negligible memory."""
     device = next(model.parameters()).device
     if not hasattr(model, "optimizer"):
         model.optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)

@@ -1,4 +1,4 @@
-"""Memory of residual models against stock, each in a process of its own, and the time from file to first output."""
+"""Memory of residual and dense models, each in its own process, and the time from opening the file to the first output."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ from residual_st.benchmark.footprint import PARTS
 from residual_st.benchmark.systems import FRAMES_PER_SECOND, GROUPS, Shape, build_pair
 from residual_st.errors import InputError
 
-SECONDS = 5  # of speech in the first utterance
+SECONDS = 5  # length of the first utterance
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Case:
 
 
 def cases(widths: list[int], ranks: list[int], group_sizes: list[int], layers: list[int]) -> list[Case]:
-    """Every part of a 12-layer model at the first rank, and the stack of layers against their number, in four groups throughout."""
+    """All parts of a 12-layer model at the first rank, and the stack of layers for each number of layers, always in four groups."""
     if not Path("/proc/self/clear_refs").exists():
-        raise InputError("benchmark memory reads the memory of processes from /proc, which only Linux has")
+        raise InputError("benchmark memory needs Linux: it reads the memory of processes from /proc")
     places = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     all_systems = ("stock", "compact", "fast")
     chosen = {}
@@ -49,7 +49,7 @@ def cases(widths: list[int], ranks: list[int], group_sizes: list[int], layers: l
 
 
 def measure(case: Case, repeats: int) -> list[dict]:
-    """One row of results for each residual system, with the ratios of medians to stock; systems take turns."""
+    """One row of results per residual system, with ratios of medians to stock; measurements of the systems alternate."""
     torch.manual_seed(1)
     with tempfile.TemporaryDirectory() as folder:
         paths = _checkpoints(case, Path(folder))
@@ -76,7 +76,7 @@ def _summary(figures: list[dict]) -> dict:
 
 
 def _checkpoints(case: Case, folder: Path) -> dict[str, Path]:
-    """A file for each system, as fairseq writes them but without an optimizer's state; of the encoder alone where that is all."""
+    """A fairseq checkpoint for each system without optimizer state; only of the encoder if the case measures nothing else."""
     paths = {}
     stock, residual = build_pair(case.shape)
     for name in case.systems:

@@ -1,4 +1,4 @@
-"""Pictures of benchmark rows."""
+"""Plots of benchmark rows."""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,11 +13,11 @@ _NAMES = {"stock": "dense", "compact": "shared, compact", "fast": "shared, fast"
 
 
 def draw(benchmark: str, rows: list[dict], path: Path) -> None:
-    """Write PATH.png and PATH.svg. Only rows of a CPU are drawn; the others are in the file."""
+    """Write PATH.png and PATH.svg. Only rows measured on a CPU are drawn."""
     rows = [row for row in rows if row["device"] == "cpu"]
     panels = _speed_panels(rows) if benchmark == "speed" else _memory_panels(rows)
     if not panels:
-        raise InputError("there is nothing to draw: no row varies the audio's length, the number of layers or the batch")
+        raise InputError("nothing to draw: the rows must differ in length of audio, number of layers or batch size")
     columns = 2 if len(panels) in (2, 4) else min(len(panels), 3)
     rows_of_panels = -(-len(panels) // columns)
     figure = pyplot.figure(figsize=(4.6 * columns, 3.6 * rows_of_panels), layout="constrained")
@@ -66,7 +66,7 @@ def _memory_panels(rows: list[dict]) -> list[Callable[[Axes], None]]:
 
 
 def _alike(rows: list[dict], *keys: str) -> list[dict]:
-    """Rows that agree with the first in these."""
+    """Rows that have the first row's values of `keys`."""
     return [row for row in rows if all(row[key] == rows[0][key] for key in keys)]
 
 

@@ -1,4 +1,4 @@
-"""What a process has in memory, on Linux."""
+"""Memory of a process, on Linux."""
 
 import ctypes
 import gc
@@ -6,12 +6,12 @@ from pathlib import Path
 
 
 class ProcessMemory:
-    """Memory of this process, and bytes it read, from now on."""
+    """Memory of this process and bytes read, measured from construction on."""
 
     def __init__(self):
         self._before = self._settled()
         self._bytes_read = _proc("io", "rchar")
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
 
     def read(self) -> dict:
         peak = self._peak()
@@ -25,7 +25,7 @@ class ProcessMemory:
         return _proc("status", "VmHWM") * 1024
 
     def _settled(self) -> int:
-        """Bytes in use when nothing runs, with what was freed given back to the system."""
+        """Bytes in use at rest, after freed memory is returned to the system."""
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
         return _proc("status", "VmRSS") * 1024

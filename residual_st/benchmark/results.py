@@ -1,4 +1,4 @@
-"""Rows of results, one JSON object a line, and where they come from."""
+"""Rows of results, one JSON object per line, with their provenance."""
 
 import json
 import platform
@@ -17,7 +17,7 @@ def provenance() -> dict:
         commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
     except FileNotFoundError:
         commit = ""
-    torch = sys.modules.get("torch")  # what does without it is measured without it
+    torch = sys.modules.get("torch")  # not imported here, so that measurements without torch stay without it
     threads = f", {torch.get_num_threads()} threads" if torch else ""
     gpu = {"gpu": torch.cuda.get_device_name()} if torch and torch.cuda.is_available() else {}
     return {
@@ -37,7 +37,7 @@ def _version(package: str) -> str | None:
 
 
 def append(path: str | Path, row: dict) -> None:
-    """Add one JSON line, in the place of half a line that a run left which was killed."""
+    """Append one JSON line; an incomplete last line, left by a killed run, is replaced."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab") as file:
@@ -47,10 +47,10 @@ def append(path: str | Path, row: dict) -> None:
 
 
 def read(path: str | Path) -> list[dict]:
-    """All rows of a file; none where there is no such file. A last line without its end is none either.
+    """All rows of a file; none if it does not exist. An incomplete last line is ignored.
 
     Raises:
-        InputError: for a line that is no row.
+        InputError: for a line that is not a JSON object.
     """
     if not Path(path).exists():
         return []
@@ -65,7 +65,7 @@ def read(path: str | Path) -> list[dict]:
 
 
 def cpu_name() -> str:
-    """What the processor calls itself."""
+    """The processor's name."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -1,4 +1,4 @@
-"""Encoder latency, training updates and beam search, residual against stock."""
+"""Encoder latency, training updates and beam search, residual against dense (stock)."""
 
 import copy
 import time
@@ -18,25 +18,25 @@ from residual_st.fairseq.criterions.label_smoothed_cross_entropy_with_residual i
 from residual_st.fairseq.kinds import stack_of
 from residual_st.sharing import tune_products
 
-TOLERANCE = 1e-4  # of encoder outputs in float32, which are of unit variance
-_UTTERANCE = 400  # frames of each in a training batch
+TOLERANCE = 1e-4  # maximum difference of encoder outputs in float32, which have unit variance
+_UTTERANCE = 400  # frames per utterance in a training batch
 _TARGET_LENGTH = 20
 
 
 @dataclass(frozen=True)
 class Case:
-    """One cell of a benchmark: what is timed, on what, and how many threads it may use."""
+    """One case of the benchmark: measure, model shape, input size and number of threads."""
 
-    measure: str  # "encoder", "update", or of models with both halves shared "beam" or "update of both"
+    measure: str  # "encoder" or "update"; with encoder and decoder shared, "beam" or "update of both"
     shape: Shape
     threads: int
     batch: int = 1
-    seconds: float = 0.0  # of each utterance, for "encoder" and "beam"
-    frames: int = 0  # of the whole batch, for updates
+    seconds: float = 0.0  # length per utterance, for "encoder" and "beam"
+    frames: int = 0  # total of the batch, for updates
     device: str = "cpu"
     precision: str = "float32"
-    tuned: bool = False  # whether "encoder" has a system more: compact, tuned by `tune_products`
-    compiled: bool = False  # whether each layer but those of the stock model is compiled by torch.compile; of "encoder" and updates
+    tuned: bool = False  # whether "encoder" also measures compact tuned by `tune_products`
+    compiled: bool = False  # whether the residual models' layers are compiled by torch.compile, for "encoder" and updates
 
     def row(self) -> dict:
         kept = ("frames",) if self.is_update else ("batch", "seconds")
@@ -53,7 +53,7 @@ class Case:
 
     @property
     def clock(self) -> Callable[[], float]:
-        """One thread on a CPU is timed by what it computed, which other processes change less than what passes."""
+        """Process time for one thread on a CPU, which other processes affect less than wall time; else wall time."""
         return time.process_time if self.threads == 1 and self.device == "cpu" else time.perf_counter
 
     @property
@@ -68,7 +68,7 @@ def cases(
 ) -> Iterator[Case]:  # fmt: skip
     """Latency against length, batch, width and threads; against R and K; against the number of layers; and training updates.
 
-    The first of `ranks` and `group_sizes` is that of the sweeps over other things, which have 12 layers. The sweep over layers
+    The first of `ranks` and `group_sizes` is used in the sweeps over other quantities, which have 12 layers. The sweep over layers
     keeps the number of groups: K grows with L.
     """
     rank, group_size, most = ranks[0], group_sizes[0], max(threads)
@@ -106,7 +106,7 @@ def _places() -> list[tuple[str, str]]:
 
 
 def measure(case: Case, repeats: int) -> list[dict]:
-    """One row of results for each residual system: times and ratios to stock. Raises AssertionError if outputs differ."""
+    """One row of results per residual system: times and ratios to stock. Raises AssertionError if outputs differ."""
     torch.manual_seed(1)
     before = torch.get_num_threads()
     torch.set_num_threads(case.threads)
@@ -123,12 +123,12 @@ def measure(case: Case, repeats: int) -> list[dict]:
 
 
 def wait_for(device: str) -> Callable[[], None]:
-    """What returns when all is done that was started on a device; on a CPU it always is."""
+    """A function that waits for the device to finish; on a CPU it does nothing."""
     return torch.cuda.synchronize if device == "cuda" else lambda: None
 
 
 def _working_bytes(function: Callable) -> int:
-    """Peak memory of a call on the GPU, without what was allocated before: an update's activations, not its weights and moments."""
+    """Peak GPU memory of a call minus the memory allocated before it: an update's activations, not weights and moments."""
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     function()
@@ -177,7 +177,7 @@ def _encoders(case: Case) -> dict[str, Callable[[], Tensor]]:
 
 
 def _compile(*models: nn.Module) -> None:
-    """By layer: they are alike, so that what is made of the first serves all."""
+    """Compile layer by layer: the layers are identical, so the first one's code serves all."""
     for model in models:
         for layer in stack_of(model).layers:
             layer.compile()
@@ -203,7 +203,7 @@ def _updates(case: Case) -> dict[str, Callable[[], None]]:
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 10.0)
             with torch.no_grad():
-                energies_by_kind(model)  # which the criterion logs at each update; a stock model has none
+                energies_by_kind(model)  # logged by the criterion at each update; a stock model has none
             optimizer.step()
 
         return update

@@ -1,4 +1,4 @@
-"""Stock and residual models of one shape that compute the same function, so that their speeds can be compared."""
+"""Stock (dense) and residual models of one shape that compute the same function, for comparing their speeds."""
 
 import argparse
 import copy
@@ -15,23 +15,23 @@ from residual_st.fairseq.standalone import build_model, parse_model_flags
 VOCABULARY = 8000
 FRAMES_PER_SECOND = 100
 BINS = 80
-GROUPS = 4  # of the sweep over the number of layers
+GROUPS = 4  # number of groups in the sweep over layers
 _HEAD_WIDTH = 64
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A model: that of `arch` and `model_flags` except for these. The decoder has six layers of the same width."""
+    """A model of `arch` with `model_flags`, except for these fields. The decoder has six layers of the same width."""
 
     width: int
     layers: int
     group_size: int
     rank: int | str  # a string as in --encoder-residual-rank
     dropout: float = 0.1
-    decoder_group_size: int = 1  # the decoder's; above 1 it has residuals of the same rank, and diagonals
-    bare: bool = False  # next to no subsampler and table of positions: an encoder that is its layers
+    decoder_group_size: int = 1  # above 1, the decoder has residuals of the same rank, and diagonals
+    bare: bool = False  # minimal subsampler and position table, so that the encoder is practically its layers
     arch: str = "s2t_transformer_s"
-    model_flags: tuple[str, ...] = ()  # more of the model's own
+    model_flags: tuple[str, ...] = ()  # further model flags
 
     def flags(self, system: str) -> argparse.Namespace:
         """The completed flags of a model: "stock", "compact" or "fast"."""
@@ -44,7 +44,7 @@ class Shape:
         }
         arch = self.arch
         if system != "stock":
-            arch = arch.replace("s2t_transformer", "s2t_residual_transformer")  # whose encoder can be built alone
+            arch = arch.replace("s2t_transformer", "s2t_residual_transformer")  # its encoder can be built alone
             options |= {
                 "--encoder-group-size": self.group_size,
                 "--encoder-residual-rank": self.rank,
@@ -62,7 +62,7 @@ class Shape:
         return flags
 
     def row(self) -> dict:
-        """What tells one shape from another in a row of results."""
+        """The shape's columns in a row of results."""
         row = {"width": self.width, "layers": self.layers, "group_size": self.group_size, "rank": self.rank}
         if self.decoder_group_size > 1:
             row["decoder_group_size"] = self.decoder_group_size
@@ -72,7 +72,7 @@ class Shape:
 
 
 def build_residual(shape: Shape) -> BaseFairseqModel:
-    """With random residuals, which a new model does not have."""
+    """A residual model with random residuals; a new model has none."""
     model = build_model(shape.flags("compact"))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -85,12 +85,12 @@ def build_pair(shape: Shape) -> tuple[BaseFairseqModel, BaseFairseqModel]:
     """A residual model, and the stock model that it expands to.
 
     Raises:
-        InputError: where the architecture takes words or samples, and no frames of features.
+        InputError: if the architecture's input is not frames of features.
     """
     stock = build_model(shape.flags("stock"))
     kind = kind_of(type(stock))
     if kind.of_samples or kind.source_words:
-        raise InputError(f"--arch {shape.arch} must be of a model that takes frames of features, such as s2t_conformer")
+        raise InputError(f"--arch {shape.arch} must be an architecture whose input is frames of features, such as s2t_conformer")
     residual = build_residual(shape)
     expanded = copy.deepcopy(residual)
     expand(expanded)

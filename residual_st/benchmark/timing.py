@@ -1,10 +1,10 @@
-"""Timing of functions that take turns, so that a machine that slows down slows all of them."""
+"""Timing of functions in alternation, so that a slowdown of the machine affects all of them."""
 
 import statistics
 import time
 from collections.abc import Callable, Iterable
 
-LEAST_SECONDS = 0.1  # of a repeat: shorter ones call their function several times
+LEAST_SECONDS = 0.1  # minimum length of a repeat; shorter ones repeat the call
 
 
 def alternate(
@@ -13,10 +13,10 @@ def alternate(
     wait: Callable[[], None],
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Seconds of each call of each function, by name: the mean of a repeat, in every other repeat the other way round.
+    """Seconds per call of each function, by name, one mean per repeat. Every other repeat is in reverse order.
 
-    `wait` returns when what the functions started is done: nothing to do on a CPU, a synchronisation on a GPU.
-    `clock` tells seconds: those that pass, or those that the process computed.
+    `wait` waits until the device has finished: nothing to do on a CPU, a synchronisation on a GPU.
+    `clock` returns seconds: wall time or process time.
     """
 
     def seconds(function: Callable[[], object], calls: int) -> float:
@@ -29,13 +29,13 @@ def alternate(
 
     calls = {}
     for name, function in functions.items():
-        seconds(function, 1)  # what is allocated, compiled or looked up but once
+        seconds(function, 1)  # warm-up: allocations, compilation, caches
         calls[name] = max(1, round(LEAST_SECONDS / seconds(function, 1)))
     return take_turns(functions, repeats, lambda name: seconds(functions[name], calls[name]))
 
 
 def take_turns(names: Iterable[str], repeats: int, measure: Callable[[str], float]) -> dict[str, list[float]]:
-    """What is measured of each name, in every other repeat the other way round."""
+    """Measurements for each name. Every other repeat is in reverse order."""
     values = {name: [] for name in names}
     for repeat in range(repeats):
         for name in reversed(values) if repeat % 2 else values:
@@ -44,7 +44,7 @@ def take_turns(names: Iterable[str], repeats: int, measure: Callable[[str], floa
 
 
 def ratios_to(base: str, times: dict[str, list[float]]) -> dict[str, dict]:
-    """For every other system, seconds and the ratio to `base` within each repeat: median, least and greatest."""
+    """For every other system, seconds and the ratio to `base` within each repeat: median, minimum and maximum."""
     rows = {}
     for name, values in times.items():
         if name == base:

@@ -1,7 +1,7 @@
-"""The `residual-st` command: one module a subcommand, each with `add_arguments` and `run`.
+"""The `residual-st` command: one module per subcommand, each with `add_arguments` and `run`.
 
-These modules import what is small; torch, fairseq and the rest only inside `run`, so that help comes at once and each command needs
-no more packages than it uses. A module with `TAKES_REST` finds the arguments that its parser does not know in `args.rest`.
+These modules import torch, fairseq and other large packages inside `run` only, so that `--help` is fast and each command needs only
+the packages that it uses. A module with `TAKES_REST` receives the arguments that its parser does not know in `args.rest`.
 """
 
 import argparse
@@ -74,20 +74,20 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def import_user_dir(other: str) -> None:
-    """Have a user dir's models registered. What it prints meanwhile is no part of the command's output."""
-    found = find_user_dir(other)
+    """Register the models of a user dir. Anything it prints goes to standard error, not into the command's output."""
+    user_dir = find_user_dir(other)
     with refusing(f"{other} cannot be imported"), contextlib.redirect_stdout(sys.stderr):
-        found.load()
+        user_dir.load()
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one subcommand. Returns 0 on success, 2 for wrong usage, wrong input or a package that is missing."""
+    """Run one subcommand. Returns 0 on success, 2 for wrong usage, invalid input or a missing package."""
     print_any_text()
     args = parse(arguments)
     show_progress()
     logging.getLogger("fairseq").setLevel(logging.WARNING)
-    logging.getLogger("fairseq.data.audio.data_cfg").setLevel(logging.ERROR)  # that it reads `transforms`, which it also writes
-    warnings.filterwarnings("ignore", category=UserWarning, module=r"torch\.")  # of how fairseq calls it
+    logging.getLogger("fairseq.data.audio.data_cfg").setLevel(logging.ERROR)  # warns about `transforms` that it wrote itself
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"torch\.")  # caused by fairseq's calls
     try:
         if getattr(args, "user_dir", None):
             import_user_dir(args.user_dir)
@@ -99,10 +99,10 @@ def main(arguments: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         message = missing_package(error, getattr(args, "extra", args.subcommand))
     except BrokenPipeError:
-        # who reads the output, such as head, has seen enough; Python would fail once more when it flushes at exit
+        # the reader of the output, such as head, has closed it; Python would fail again when it flushes at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:  # a disk that is full, a file that is there no more
+    except OSError as error:  # a full disk, a deleted file
         message = reason(error)
     print(f"residual-st {args.subcommand}: {printable(message)}", file=sys.stderr)
     return 2

@@ -7,12 +7,19 @@ from residual_st.cli.arguments import add_output_arguments
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "checkpoints", nargs="+", metavar="CKPT", help="checkpoint files, or one folder with one of the next options"
+        "checkpoints",
+        nargs="+",
+        metavar="CKPT",
+        help="checkpoint files, or one folder together with --num-epoch-checkpoints or --num-update-checkpoints",
     )
     add_output_arguments(parser, "X.pt")
     last = parser.add_mutually_exclusive_group()
-    last.add_argument("--num-epoch-checkpoints", type=int, metavar="N", help="the folder's last N checkpointE.pt")
-    last.add_argument("--num-update-checkpoints", type=int, metavar="N", help="the folder's last N checkpoint_E_U.pt")
+    last.add_argument(
+        "--num-epoch-checkpoints", type=int, metavar="N", help="average the folder's last N epoch checkpoints (checkpointE.pt)"
+    )
+    last.add_argument(
+        "--num-update-checkpoints", type=int, metavar="N", help="average the folder's last N update checkpoints (checkpoint_E_U.pt)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -28,5 +35,5 @@ def run(args: argparse.Namespace) -> int:
     else:
         paths = args.checkpoints
     save_checkpoint(average(paths), args.output)
-    print(f"{args.output}: the average of {', '.join(map(str, paths))}")
+    print(f"{args.output}: average of {', '.join(map(str, paths))}")
     return 0

@@ -1,4 +1,4 @@
-"""Measure speed or memory side by side with the stock model, or exported models."""
+"""Measure speed and memory of shared and dense models, or compare exported models on this machine."""
 
 import argparse
 import json
@@ -17,46 +17,81 @@ _MEASURES = ("encoder", "layers", "update", "both")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="benchmark", required=True, metavar="speed|memory|device")
-    fast = kinds.add_parser("speed", help="encoder latency, training updates, and beam search with both halves shared")
-    fast.add_argument(
-        "--measures", type=list_of(str), default=list(_MEASURES), metavar="M,…", help=f"of {', '.join(_MEASURES)} (default: all)"
+    fast = kinds.add_parser(
+        "speed", help="encoder latency, time of training updates, and beam search with shared encoder and decoder"
     )
     fast.add_argument(
-        "--seconds", type=list_of(float), default=[1, 5, 20], metavar="S,…", help="seconds of audio (default: 1,5,20)"
+        "--measures",
+        type=list_of(str),
+        default=list(_MEASURES),
+        metavar="M,…",
+        help=f"what to measure, from {', '.join(_MEASURES)} (default: all)",
     )
-    fast.add_argument("--batches", type=list_of(int), default=[1, 8], metavar="N,…", help="utterances at once (default: 1,8)")
-    fast.add_argument("--threads", type=list_of(int), default=[1, 2], metavar="N,…", help="threads used by torch (default: 1,2)")
-    fast.add_argument("--frames", type=list_of(int), default=[10_000, 40_000], metavar="N,…", help="frames of a training batch")
-    fast.add_argument("--dropouts", type=list_of(float, 0), default=[0.1, 0.0], metavar="P,…", help="in training (default: 0.1,0)")
+    fast.add_argument(
+        "--seconds",
+        type=list_of(float),
+        default=[1, 5, 20],
+        metavar="S,…",
+        help="lengths of the audio in seconds (default: 1,5,20)",
+    )
+    fast.add_argument("--batches", type=list_of(int), default=[1, 8], metavar="N,…", help="utterances per batch (default: 1,8)")
+    fast.add_argument(
+        "--threads", type=list_of(int), default=[1, 2], metavar="N,…", help="numbers of threads used by torch (default: 1,2)"
+    )
+    fast.add_argument(
+        "--frames",
+        type=list_of(int),
+        default=[10_000, 40_000],
+        metavar="N,…",
+        help="audio frames of 10 ms per training batch (default: 10000,40000)",
+    )
+    fast.add_argument(
+        "--dropouts", type=list_of(float, 0), default=[0.1, 0.0], metavar="P,…", help="dropout rates in training (default: 0.1,0)"
+    )
     fast.add_argument(
         "--tuned", action="store_true", help="also measure the encoder with products tuned to this machine (tune_products)"
     )
-    fast.add_argument("--arch", default="s2t_transformer_s", metavar="NAME", help="of both models (default: s2t_transformer_s)")
-    fast.add_argument("--model-flags", default="", metavar='"FLAG …"', help="more flags of both models, in one argument")
-    slow = kinds.add_parser("memory", help="memory of processes, bytes read, and time from file to first output")
+    fast.add_argument(
+        "--arch", default="s2t_transformer_s", metavar="NAME", help="architecture of both models (default: s2t_transformer_s)"
+    )
+    fast.add_argument("--model-flags", default="", metavar='"FLAG …"', help="further model flags for both models, as one argument")
+    slow = kinds.add_parser("memory", help="process memory, bytes read, and time from opening the file to the first output")
     benchmark_device.add_arguments(
         kinds.add_parser("device", help=summary_of(benchmark_device), description=benchmark_device.__doc__)
     )
     for kind in (fast, slow):
         kind.add_argument(
-            "--widths", type=list_of(int), default=[256, 512], metavar="D,…", help="widths of the encoder (default: 256,512)"
+            "--widths",
+            type=list_of(int),
+            default=[256, 512],
+            metavar="D,…",
+            help="embedding widths of the encoder (default: 256,512)",
         )
-        kind.add_argument("--ranks", type=list_of(int, 0), default=[16, 2], metavar="R,…", help="residual ranks (default: 16,2)")
-        kind.add_argument("--group-sizes", type=list_of(int), default=[3], metavar="K,…", help="group sizes (default: 3)")
+        kind.add_argument("--ranks", type=list_of(int, 0), default=[16, 2], metavar="R,…", help="residual ranks R (default: 16,2)")
+        kind.add_argument("--group-sizes", type=list_of(int), default=[3], metavar="K,…", help="group sizes K (default: 3)")
         kind.add_argument(
-            "--layers", type=list_of(int), default=[8, 12, 24, 48], metavar="L,…", help="in four groups (default: 8,12,24,48)"
+            "--layers",
+            type=list_of(int),
+            default=[8, 12, 24, 48],
+            metavar="L,…",
+            help="numbers of encoder layers, each a multiple of 4, for four groups (default: 8,12,24,48)",
         )
         kind.add_argument(
             "--devices",
             type=list_of(str),
             default=["cpu", "cuda"],
             metavar="NAME,…",
-            help="where (default: cpu, and cuda if there)",
+            help="torch devices (default: cpu, and cuda if available)",
         )
-        kind.add_argument("--repeats", type=int, default=7, help="repeats of each measurement (default: 7)")
-        kind.add_argument("--output", type=Path, metavar="FILE", help="rows of results are added here (default: KIND.jsonl)")
-        kind.add_argument("--json", action="store_true", help="print JSON")
-        kind.add_argument("--plot", type=Path, metavar="NAME", help="draw NAME.png and NAME.svg from this run's cases")
+        kind.add_argument("--repeats", type=int, default=7, metavar="N", help="repeats of each measurement (default: 7)")
+        kind.add_argument(
+            "--output",
+            type=Path,
+            metavar="FILE",
+            help="JSON lines file to append results to (default: speed.jsonl or memory.jsonl)",
+        )
+        kind.add_argument("--json", action="store_true", help="print JSON instead of a table")
+        kind.add_argument("--plot", type=Path, metavar="NAME", help="draw this run's results to NAME.png and NAME.svg")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -71,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"--repeats {args.repeats} must be at least 1")
     for layers in args.layers:
         if layers % GROUPS:
-            raise InputError(f"--layers {layers} does not fit four groups; give multiples of {GROUPS}")
+            raise InputError(f"--layers {layers} must be a multiple of {GROUPS}")
     shape = {"widths": args.widths, "ranks": args.ranks, "group_sizes": args.group_sizes, "layers": args.layers}
     if args.benchmark == "speed":
         module = speed
@@ -89,9 +124,11 @@ def run(args: argparse.Namespace) -> int:
         cases = memory.cases(**shape)
     cases = [case for case in dict.fromkeys(cases) if case.device in args.devices]
     if not cases:
-        raise InputError(f"--devices {','.join(args.devices)}: nothing can be measured there; must be of cpu and, with a GPU, cuda")
+        raise InputError(
+            f"--devices {','.join(args.devices)}: nothing to measure there; each must be one of cpu and, with a GPU, cuda"
+        )
     if args.plot:
-        from residual_st.benchmark import plots  # before any work: it may lack its library
+        from residual_st.benchmark import plots  # imported before any work: matplotlib may be missing
     check_writable(output, args.plot)
     source = provenance()
     del source["machine"]  # a case states its own threads
@@ -116,7 +153,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _is_of(row: dict, case: dict) -> bool:
-    """Whether a row of results is of a case: a benchmark that was stopped resumes where it was."""
+    """Whether a row holds the results of a case: an interrupted benchmark resumes with the missing cases."""
     return all(row.get(key) == value for key, value in case.items())
 
 

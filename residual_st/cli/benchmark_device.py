@@ -1,4 +1,4 @@
-"""Exported models side by side on this machine: size, memory, time to load, latency, speed."""
+"""Compare exported models on this machine: size, memory, load time, latency, speed."""
 
 import argparse
 import json
@@ -11,18 +11,31 @@ from residual_st.errors import InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(extra="runtime")  # what brings the packages that this command needs
-    parser.add_argument("models", nargs="+", metavar="NAME=DIR", help="exported folders; ratios are to the first")
+    parser.set_defaults(extra="runtime")  # the extra that installs the packages this command needs
     parser.add_argument(
-        "--seconds", type=list_of(float), metavar="S,…", help="seconds of audio (default: .5,1,5,20, or what the models take)"
+        "models", nargs="+", metavar="NAME=DIR", help="exported folders with names; ratios are relative to the first"
     )
     parser.add_argument(
-        "--threads", type=list_of(int), default=[1, 2], metavar="N,…", help="threads used by onnxruntime (default: 1,2)"
+        "--seconds",
+        type=list_of(float),
+        metavar="S,…",
+        help="lengths of the audio in seconds (default: .5,1,5,20, or the fixed length that the models take)",
     )
-    parser.add_argument("--audio", type=Path, metavar="FILE", help="a recording to translate, for the speed from audio to text")
-    parser.add_argument("--repeats", type=int, default=7, help="repeats of each measurement (default: 7)")
-    parser.add_argument("--output", type=Path, default=Path("device.jsonl"), metavar="FILE", help="rows of results are added here")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--threads", type=list_of(int), default=[1, 2], metavar="N,…", help="numbers of threads used by onnxruntime (default: 1,2)"
+    )
+    parser.add_argument(
+        "--audio", type=Path, metavar="FILE", help="recording to translate, to measure the speed from audio to text"
+    )
+    parser.add_argument("--repeats", type=int, default=7, metavar="N", help="repeats of each measurement (default: 7)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("device.jsonl"),
+        metavar="FILE",
+        help="JSON lines file to append results to (default: device.jsonl)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -30,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     for given in args.models:
         name, _, folder = given.partition("=")
         if not (name and folder) or name in folders:
-            raise InputError(f"{given} is not NAME=DIR with a name of its own")
+            raise InputError(f"{given} must have the form NAME=DIR, with a different NAME for each folder")
         folders[name] = Path(folder)
     if args.repeats < 1:
         raise InputError(f"--repeats {args.repeats} must be at least 1")
@@ -52,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _brief(row: dict) -> dict:
-    """Sizes in MB, and the ratios of everything else."""
+    """Sizes in MB, and the ratios of the other measurements."""
     shown = {
         "system": row["system"],
         "threads": row["threads"],

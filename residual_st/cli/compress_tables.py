@@ -1,4 +1,4 @@
-"""What `residual-st compress` reports."""
+"""The figures and tables that `residual-st compress` prints."""
 
 from tabulate import tabulate
 
@@ -56,8 +56,8 @@ def format_tables(figures: dict) -> str:
         tabulate(sizes, ["size", "dense", "residual"], intfmt=","),
     ]
     if figures.get("calibrated_on"):
-        asked = tabulate(figures["calibrated_on"], {"source_lang": "spoken", "task": "task", "target_lang": "into"})
-        tables.append(f"calibrated on\n{asked}")
+        directions = tabulate(figures["calibrated_on"], {"source_lang": "spoken", "task": "task", "target_lang": "into"})
+        tables.append(f"calibrated on\n{directions}")
     if "dense" in figures:
         losses = [
             [f"{name} on the validation subset", value, figures["compressed"][name]] for name, value in figures["dense"].items()
@@ -65,7 +65,7 @@ def format_tables(figures: dict) -> str:
         tables.append(tabulate(losses, ["per token, base 2", "dense", "residual"], floatfmt=".3f"))
     if "sizes_tried" in figures:
         tried = [[f"{probe['weight_fraction']:.1%}", f"{probe['loss_ratio'] - 1:+.1%}"] for probe in figures["sizes_tried"]]
-        tables.append(tabulate(tried, ["encoder weights tried", "loss on batches held out"], disable_numparse=True))
+        tables.append(tabulate(tried, ["encoder weights tried", "loss on held-out batches"], disable_numparse=True))
     return "\n\n".join([*tables, f"wrote {figures['output']}"])
 
 

@@ -1,4 +1,4 @@
-"""Turn a dense fairseq checkpoint into a folder of Hugging Face's Speech2Text, or such a folder into a checkpoint."""
+"""Convert a dense fairseq checkpoint to a Hugging Face Speech2Text folder, or such a folder to a checkpoint."""
 
 import argparse
 import json
@@ -9,19 +9,25 @@ from residual_st.errors import InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="SOURCE", help="checkpoint of a dense s2t_transformer, or folder of Speech2Text")
-    add_output_arguments(parser, "OUTPUT", "folder, or checkpoint, to write")
-    parser.add_argument("--data", type=Path, metavar="DATA", help="folder with the data configuration of a checkpoint")
-    parser.add_argument("--config-yaml", metavar="NAME", help="data configuration in that folder (default: the checkpoint's)")
+    parser.add_argument("source", metavar="SOURCE", help="checkpoint of a dense s2t_transformer, or folder of a Speech2Text model")
+    add_output_arguments(parser, "OUTPUT", "folder or checkpoint to write")
+    parser.add_argument(
+        "--data", type=Path, metavar="DATA", help="folder with the data configuration and vocabulary; required for a checkpoint"
+    )
+    parser.add_argument(
+        "--config-yaml", metavar="NAME", help="data configuration file in --data (default: named in the checkpoint)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     if Path(args.source).is_dir():
         if args.data or args.config_yaml:
-            raise InputError("--data and --config-yaml are for a checkpoint, which holds no vocabulary; a folder needs neither")
+            raise InputError("--data and --config-yaml are for a checkpoint; a folder contains its vocabulary")
         return _to_checkpoint(args)
     if args.data is None:
-        raise InputError("--data DATA is missing: a checkpoint holds no vocabulary, the folder that it was trained on does")
+        raise InputError(
+            "--data DATA is missing: a checkpoint contains no vocabulary; name the folder of data that it was trained on"
+        )
     return _to_folder(args)
 
 
@@ -39,8 +45,10 @@ def _to_folder(args: argparse.Namespace) -> int:
     huggingface.refuse_existing(args.output, args.force)
     state, model = read_model(args.source, residual=False)
     if kind_of(type(model)).name != "s2t_transformer":
-        raise InputError(f"{args.source} is of --arch {model_flags(state, args.source).arch}; only s2t_transformer is Speech2Text")
-    dtype = state["model"]["decoder.embed_tokens.weight"].dtype  # the model's weights are in float32, whatever the file's are
+        raise InputError(
+            f"{args.source} has --arch {model_flags(state, args.source).arch}; only s2t_transformer can be converted to Speech2Text"
+        )
+    dtype = state["model"]["decoder.embed_tokens.weight"].dtype  # the loaded model is in float32, whatever the file's precision is
     flags, weights = with_task_flags(model_flags(state, args.source)), model.to(dtype).state_dict()
     symbols, sentencepiece_model, config = read_vocabulary(state, args.data, args.config_yaml)
     extractor = speech2text.feature_extractor(model_input(config))
@@ -49,7 +57,7 @@ def _to_folder(args: argparse.Namespace) -> int:
         speech2text.save_processor(partial, symbols, sentencepiece_model, extractor)
         speech2text.save_ctc_head(partial, weights, getattr(flags, "ctc_weight", 0.0))
         converted.save_pretrained(partial)
-    print(f"{args.output}: Speech2Text, for transformers' from_pretrained")
+    print(f"{args.output}: Speech2Text folder, for transformers' from_pretrained")
     return 0
 
 
@@ -65,15 +73,15 @@ def _to_checkpoint(args: argparse.Namespace) -> int:
     refuse_existing(args.output, args.force)
     model = huggingface.load(args.source)
     if model.config.model_type != "speech_to_text":
-        raise InputError(f"{args.source} is of {model.config.model_type}; only Speech2Text is a model of fairseq's")
+        raise InputError(f"{args.source} has model_type {model.config.model_type}; only speech_to_text can be converted to fairseq")
     if forms_of(model.config):
-        raise InputError(f"{args.source} shares its layers; residual-st expand makes an ordinary folder of it")
+        raise InputError(f"{args.source} has shared layers; convert it to a dense folder first, with residual-st expand")
     arguments, task_flags, weights = speech2text.from_speech2text(model)
     head, ctc_weight = speech2text.read_ctc_head(Path(args.source))
     flags = parse_model_flags("s2t_transformer", arguments)
     vars(flags).update(task_flags, ctc_weight=ctc_weight, task="speech_to_text", criterion="label_smoothed_cross_entropy")
     save_checkpoint(with_plain_flags(stripped({"args": with_task_flags(flags), "model": {**weights, **head}})), args.output)
     entries = speech2text.input_entries(Path(args.source))
-    said = f" and {json.dumps(entries)}" if entries else ""
-    print(f"{args.output}: s2t_transformer, for fairseq-generate with a data configuration of the same vocabulary{said}")
+    addition = f" and {json.dumps(entries)}" if entries else ""
+    print(f"{args.output}: s2t_transformer, for fairseq-generate with a data configuration with the same vocabulary{addition}")
     return 0

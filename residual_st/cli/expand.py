@@ -1,4 +1,4 @@
-"""Turn a residual checkpoint into a stock s2t_transformer one, which needs no plugin, or a Hugging Face folder into a dense one."""
+"""Convert a residual checkpoint to a dense one of the stock architecture, or a folder with shared layers to a dense folder."""
 
 import argparse
 from pathlib import Path
@@ -7,8 +7,12 @@ from residual_st.cli.arguments import add_output_arguments, add_user_dir_argumen
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", metavar="RESIDUAL", help="checkpoint of an s2t_residual_transformer of any size, or folder")
-    add_output_arguments(parser, "DENSE", "checkpoint, or folder, to write")
+    parser.add_argument(
+        "checkpoint",
+        metavar="RESIDUAL",
+        help="checkpoint of a model with shared layers, or folder of a Hugging Face model with shared layers",
+    )
+    add_output_arguments(parser, "DENSE", "checkpoint or folder to write")
     add_user_dir_argument(parser)
 
 
@@ -18,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
 
         huggingface.refuse_existing(args.output, args.force)
         huggingface.expand(args.checkpoint, args.output)
-        print(f"{args.output}: an ordinary folder, every weight composed")
+        print(f"{args.output}: dense Hugging Face folder")
         return 0
     from residual_st.fairseq.checkpoints import model_flags, save_checkpoint
     from residual_st.fairseq.conversion import dense_checkpoint, read_model
@@ -28,5 +32,5 @@ def run(args: argparse.Namespace) -> int:
     state, model = read_model(args.checkpoint, residual=True)
     result = dense_checkpoint(state, model)
     save_checkpoint(result, args.output)
-    print(f"{args.output}: {model_flags(result, args.output).arch}, every weight composed")
+    print(f"{args.output}: {model_flags(result, args.output).arch}, dense")
     return 0

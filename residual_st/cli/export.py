@@ -1,4 +1,4 @@
-"""Write a checkpoint as a folder of ONNX graphs, for translation without torch; every shared matrix is stored once."""
+"""Export a model as a folder of ONNX graphs, for translation without torch; each shared matrix is stored once."""
 
 import argparse
 from pathlib import Path
@@ -17,38 +17,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="checkpoint of s2t_transformer or s2t_conformer, or folder of Whisper, Wav2Vec2ForCTC or HubertForCTC",
     )
     add_output_arguments(parser, "DIR", "folder to write")
-    add_direction_arguments(parser, "as generate does it; else transcribe what is detected")
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="precision of the matrices (default: fp32)")
+    add_direction_arguments(parser, "the setting of the model's generation_config.json, else transcribe in the detected language")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="precision of the stored matrices (default: fp32)")
     parser.add_argument(
         "--streaming",
         type=int,
         nargs="?",
         const=0,
         metavar="C",
-        help="an encoder that is fed while somebody speaks, in chunks of C encoder frames (default: the first above 0 of the "
-        "checkpoint's --encoder-chunk-frames)",
+        help="export a streaming encoder that reads audio in chunks of C encoder frames (default for C: the first value above 0 of "
+        "the checkpoint's --encoder-chunk-frames)",
     )
     parser.add_argument(
-        "--data", type=Path, metavar="DATA", help="folder with its data configuration and vocabulary (default: the checkpoint's)"
+        "--data",
+        type=Path,
+        metavar="DATA",
+        help="folder with the data configuration and vocabulary (default: named in the checkpoint)",
     )
-    parser.add_argument("--config-yaml", metavar="NAME", help="data configuration in that folder (default: the checkpoint's)")
+    parser.add_argument(
+        "--config-yaml", metavar="NAME", help="data configuration file in --data (default: named in the checkpoint)"
+    )
     parser.add_argument(
         "--check",
         type=Path,
         nargs="+",
         default=[],
         metavar="AUDIO",
-        help="audio to check the graphs on (default: a tone)",
+        help="audio files on which graphs and checkpoint are compared (default: a synthetic tone)",
     )
     parser.add_argument(
         "--web",
         type=Path,
         nargs="*",
         metavar="OTHER",
-        help="add a page that runs it in a browser, beside other exported ones",
+        help="add a web page that runs the model in a browser, together with the exported folders OTHER",
     )
     add_user_dir_argument(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -69,11 +74,11 @@ def run(args: argparse.Namespace) -> int:
             read_folder(other)
     missing = next((path for path in args.check if not path.is_file()), None)
     if missing:
-        raise InputError(f"{missing} does not exist or is not a file; give audio to check with")
+        raise InputError(f"{missing} does not exist or is not a file; --check takes audio files")
     with whole_folder(Path(args.output)) as partial:
-        asked = Direction(args.task, args.source_lang, args.target_lang)
+        direction = Direction(args.task, args.source_lang, args.target_lang)
         description = export_any(
-            args.checkpoint, partial, args.precision, args.data, args.config_yaml, args.check, asked, args.streaming
+            args.checkpoint, partial, args.precision, args.data, args.config_yaml, args.check, direction, args.streaming
         )
         if args.web is not None:
             write_page(partial, args.web)
@@ -83,11 +88,13 @@ def run(args: argparse.Namespace) -> int:
         return 0
     rows = [(name, file["bytes"]) for name, file in files.items()]
     print(tabulate([*rows, ("total", sum(size for _, size in rows))], ["file", "bytes"], intfmt=","))
-    on = f"{differences['seconds_of_audio']:g} s of {'audio' if args.check else 'a made-up tone'}"
-    print(f"largest differences to the checkpoint on {on}: states {differences['states']:.2g}, words' log-probabilities ", end="")
+    on = f"{differences['seconds_of_audio']:g} s of {'audio' if args.check else 'a synthetic tone'}"
+    print(
+        f"largest differences from the checkpoint on {on}: encoder states {differences['states']:.2g}, log-probabilities ", end=""
+    )
     print(f"{differences['log_probs']:.2g}")
     if not_followed:
         settings = ", ".join(f"{name}={value}" for name, value in not_followed.items())
-        print(f"its texts can differ from generate's, which follows {settings} of generation_config.json")
-    print(f"{args.output}: for residual-st translate")
+        print(f"not supported in generation_config.json: {settings}; texts can differ from those of transformers' generate")
+    print(f"{args.output}: exported, for residual-st translate")
     return 0

@@ -1,4 +1,4 @@
-"""Show the parameters and bytes of a checkpoint, a Hugging Face folder or an architecture, and how much its layers share."""
+"""Show the size of a checkpoint, a Hugging Face folder or an architecture, and which layers share their matrices."""
 
 import argparse
 import json
@@ -9,24 +9,26 @@ from tabulate import tabulate
 from residual_st.cli.arguments import add_user_dir_argument
 from residual_st.errors import InputError, refusing
 
-TAKES_REST = True  # the checkpoint, or the flags of the architecture's own parser
+TAKES_REST = True  # the checkpoint, or flags for the architecture's own parser
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "residual-st inspect [--json] [--user-dir OTHER] (CHECKPOINT | FOLDER | --arch NAME [model flags])"
     parser.add_argument(
-        "--arch", help="an architecture instead of a checkpoint; takes the flags of its model, such as --encoder-layers"
+        "--arch",
+        metavar="NAME",
+        help="architecture instead of a checkpoint; its model flags may follow, such as --encoder-layers 6",
     )
-    parser.add_argument("--vocab-size", type=int, default=8000, metavar="N", help="target words of --arch (default: 8000)")
+    parser.add_argument("--vocab-size", type=int, default=8000, metavar="N", help="vocabulary size for --arch (default: 8000)")
     add_user_dir_argument(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
 
 def run(args: argparse.Namespace) -> int:
     if args.arch:
         figures = _of_architecture(args)
     elif len(args.rest) != 1:
-        raise InputError("give either one checkpoint, which holds its own flags, or a folder, or --arch NAME and flags")
+        raise InputError("give one checkpoint, one folder, or --arch NAME with model flags")
     else:
         figures = (_of_folder if os.path.isdir(args.rest[0]) else _of_checkpoint)(args.rest[0])
     print(json.dumps(figures, indent=2) if args.json else format_tables(figures))
@@ -38,7 +40,7 @@ def _of_architecture(args: argparse.Namespace) -> dict:
     from residual_st.fairseq.standalone import build_model, parse_model_flags
 
     flags = parse_model_flags(args.arch, args.rest)
-    with refusing(f"no model of --arch {args.arch} can be made without its task"):
+    with refusing(f"a model of --arch {args.arch} cannot be built without its task"):
         model = build_model(flags, args.vocab_size, "meta")
     return describe(model, flags)
 
@@ -56,7 +58,7 @@ def _of_checkpoint(path: str) -> dict:
 
 
 def _of_folder(folder: str) -> dict:
-    """Of a Hugging Face model."""
+    """The figures of a Hugging Face model."""
     from residual_st.huggingface import load
     from residual_st.huggingface.figures import describe
 

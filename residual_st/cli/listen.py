@@ -1,4 +1,4 @@
-"""Translate, or transcribe, speech while it is spoken, with an exported model, without torch."""
+"""Translate or transcribe live speech with an exported model, without torch."""
 
 import argparse
 import json
@@ -16,33 +16,38 @@ MOST_CHANNELS, HIGHEST_RATE = 64, 192_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="DIR", help="folder that residual-st export wrote")
+    parser.add_argument("model", metavar="DIR", help="folder written by residual-st export")
     parser.add_argument(
         "audio",
         nargs="?",
         metavar="AUDIO",
-        help="recording, at its own speed; - for raw samples on standard input (default: microphone)",
+        help="recording, read in real time; - for raw samples on standard input (default: the microphone)",
     )
-    add_direction_arguments(parser, "the folder's")
+    add_direction_arguments(parser, "the exported model's setting")
     parser.add_argument(
         "--policy",
         default="local-agreement",
         metavar="NAME",
-        help="what stands before a pause: local-agreement, alignatt, retranslation or ctc (default: local-agreement)",
+        help="rule that decides which words are final before a pause: local-agreement, alignatt, retranslation or ctc "
+        "(default: local-agreement)",
     )
-    parser.add_argument("--chunk-seconds", type=float, default=1.0, metavar="S", help="new sound in each step (default: 1)")
-    parser.add_argument("--beam", type=int, metavar="N", help="hypotheses (default: the model's own setting, or 5)")
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads used (default: 1)")
-    parser.add_argument("--fast", action="store_true", help="read the recording as fast as it is translated")
-    parser.add_argument("--device", metavar="NAME", help="microphone, by number or a part of its name (default: the system's)")
-    parser.add_argument("--rate", type=int, default=16_000, metavar="HZ", help="of raw samples (default: 16000)")
-    parser.add_argument("--channels", type=int, default=1, metavar="N", help="of raw samples (default: 1)")
     parser.add_argument(
-        "--sample-type", default="s16le", metavar="TYPE", help="of raw samples: s16le, s32le, f32le, u8 (default: s16le)"
+        "--chunk-seconds", type=float, default=1.0, metavar="S", help="seconds of new audio in each step (default: 1)"
     )
-    parser.add_argument("--json", action="store_true", help="print a line of JSON for each step")
-    parser.add_argument("--srt", type=Path, metavar="FILE", help="write subtitles there, too, as they end")
-    parser.add_argument("--force", action="store_true", help="overwrite that file")
+    parser.add_argument("--beam", type=int, metavar="N", help="beam size (default: the model's setting, or 5)")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="number of threads (default: 1)")
+    parser.add_argument("--fast", action="store_true", help="read the recording as fast as possible instead of in real time")
+    parser.add_argument(
+        "--device", metavar="NAME", help="number of the microphone, or a part of its name (default: the system's default)"
+    )
+    parser.add_argument("--rate", type=int, default=16_000, metavar="HZ", help="sample rate of raw samples (default: 16000)")
+    parser.add_argument("--channels", type=int, default=1, metavar="N", help="channels of raw samples (default: 1)")
+    parser.add_argument(
+        "--sample-type", default="s16le", metavar="TYPE", help="type of raw samples: s16le, s32le, f32le or u8 (default: s16le)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one line of JSON per step")
+    parser.add_argument("--srt", type=Path, metavar="FILE", help="also write subtitles to FILE, each when it is final")
+    parser.add_argument("--force", action="store_true", help="overwrite the file of --srt if it exists")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -50,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         if (number := getattr(args, name)) is not None and not 1 <= number <= most:
             raise InputError(f"--{name} {number} must be from 1 to {most:,}")
     if args.fast and args.audio in (None, STANDARD_INPUT):
-        raise InputError("--fast is for a recording; a microphone and standard input have their own speed")
+        raise InputError("--fast needs a recording: a microphone and standard input arrive in real time")
     from residual_st.files import refuse_existing
     from residual_st.runtime import Settings
     from residual_st.streaming import Stream
@@ -88,14 +93,14 @@ def _pieces(args: argparse.Namespace) -> Iterator:
 
 
 def _updates(stream, pieces: Iterator) -> Iterator:
-    """Of a stream until it ends, or somebody ends it."""
+    """The stream's updates until the audio ends or the user interrupts it."""
     for samples, rate in _until_interrupted(pieces):
         yield from stream.feed(samples, rate)
     yield stream.finish()
 
 
 def _until_interrupted(pieces: Iterator) -> Iterator:
-    """The pieces up to Ctrl-C, which breaks off waiting for the next one, and not what is done with the last one."""
+    """The pieces up to Ctrl-C. Ctrl-C interrupts waiting for the next piece, not the work on the current one."""
     is_waiting = is_over = False
 
     def end(*_) -> None:
@@ -129,10 +134,10 @@ def _show_lines(update) -> None:
 
 
 class _Terminal:
-    """A line for each window. That of the open one is rewritten: what may be revised is faint, and what was revised underlined."""
+    """One line per window. The open window's line is rewritten: text that may still change is faint, changed text is underlined."""
 
     def __init__(self):
-        self._before = ""  # what was to be seen of the open window
+        self._before = ""  # the text last shown for the open window
 
     def show(self, update) -> None:
         from residual_st.runtime.subtitles import width
@@ -143,7 +148,7 @@ class _Terminal:
         stands, whole = printable(update.text), printable(update.text + update.tail)
         kept = next((place for place, pair in enumerate(zip(self._before, whole)) if pair[0] != pair[1]), len(whole))
         is_revised = kept < len(self._before)
-        kept = whole.rfind(" ", 0, kept) + 1 if is_revised else len(whole)  # words are underlined from their first letter on
+        kept = whole.rfind(" ", 0, kept) + 1 if is_revised else len(whole)  # underline whole words
         columns, shown = shutil.get_terminal_size().columns - 1, whole
         while width([shown]) > columns:
             shown = shown[1:]
@@ -156,7 +161,7 @@ class _Terminal:
 
 
 class _Subtitles:
-    """A file that is whole at any time: it is written when a window has ended."""
+    """A subtitle file that is complete at any time: it is rewritten when a window has ended."""
 
     def __init__(self, path: Path):
         self._path, self._segments = path, []

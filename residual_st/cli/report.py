@@ -1,4 +1,4 @@
-"""Write one page on some runs: size and quality, training curves, the layers' residuals, and translations to read and hear."""
+"""Write an HTML report on training runs: size, quality, training curves, residuals of the layers, translations with audio."""
 
 import argparse
 from pathlib import Path
@@ -13,34 +13,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "runs",
         nargs="+",
         metavar="[NAME=]RUN",
-        help="folder with a run's log, checkpoint and translations (generate-*.txt), or one of these files, of fairseq's models "
-        "or this package's; runs of one NAME are seeds of one system, and the first is what others are compared with",
+        help="folder with a run's log, checkpoint and translations (generate-*.txt), or one of these files, of a dense or residual "
+        "model; runs with the same NAME are seeds of one system, and the first system is the baseline",
     )
     parser.add_argument(
-        "--output", type=Path, default=Path("report.html"), metavar="FILE", help="page to write (default: report.html)"
+        "--output", type=Path, default=Path("report.html"), metavar="FILE", help="HTML page to write (default: report.html)"
     )
-    parser.add_argument("--force", action="store_true", help="overwrite the output")
-    parser.add_argument("--metric", choices=["bleu", "wer"], default="bleu", help="what is compared (default: bleu)")
+    parser.add_argument("--force", action="store_true", help="overwrite the output if it exists")
+    parser.add_argument("--metric", choices=["bleu", "wer"], default="bleu", help="metric to compare systems by (default: bleu)")
     parser.add_argument(
         "--tokenize",
         metavar="NAME",
-        help="sacreBLEU's tokenizer for BLEU (default: the one that sacreBLEU advises for the script of the references)",
+        help="sacreBLEU tokenizer for BLEU (default: the one that sacreBLEU recommends for the references' script)",
     )
-    parser.add_argument("--test-set", metavar="NAME", help="take generate-NAME.txt of each folder")
-    parser.add_argument("--manifest", type=Path, metavar="TSV", help="the test set's manifest, to play its speech")
+    parser.add_argument("--test-set", metavar="NAME", help="test set to read, generate-NAME.txt in each folder")
+    parser.add_argument("--manifest", type=Path, metavar="TSV", help="manifest of the test set, to play its audio")
     parser.add_argument(
-        "--release", type=Path, metavar="DIR", help="its folder with wav/ and txt/, where the manifest names features"
+        "--release",
+        type=Path,
+        metavar="DIR",
+        help="the test set's folder with wav/ and txt/, needed if the manifest names features instead of audio",
     )
-    parser.add_argument("--samples", type=int, default=12, metavar="N", help="translations on the page (default: 12)")
+    parser.add_argument("--samples", type=int, default=12, metavar="N", help="number of translations on the page (default: 12)")
     add_user_dir_argument(parser)
-    parser.add_argument("--title", default="Residual encoders", help="title of the page")
+    parser.add_argument("--title", default="Residual encoders", help="title of the page (default: Residual encoders)")
 
 
 def run(args: argparse.Namespace) -> int:
     if args.samples < 0:
         raise InputError(f"--samples {args.samples} must be at least 0")
     if args.release and not args.manifest:
-        raise InputError("--release needs --manifest, which lists the segments of the test set")
+        raise InputError("--release needs --manifest TSV, the manifest of the test set")
     refuse_existing(args.output, args.force)
     from residual_st.report.audio import Recordings
     from residual_st.report.page import make_page

@@ -1,4 +1,4 @@
-"""Serve a page that records speech and translates it, or shows live captions, with exported models on this machine."""
+"""Serve a web page that translates recorded speech or shows live captions, with exported models on this machine."""
 
 import argparse
 import contextlib
@@ -9,22 +9,32 @@ from residual_st.errors import InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("models", nargs="+", type=Path, metavar="DIR", help="exported folder; several to compare")
     parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on, 0.0.0.0 for all (default: 127.0.0.1, this machine alone)"
-    )
-    parser.add_argument("--port", type=int, default=8000, metavar="N", help="0 for a free one (default: 8000)")
-    parser.add_argument(
-        "--name", action="append", default=[], metavar="NAME", help="another name that browsers may use for this machine"
+        "models", nargs="+", type=Path, metavar="DIR", help="exported folder; give several to compare them on the page"
     )
     parser.add_argument(
-        "--jobs", type=int, default=1, metavar="N", help="recordings, and steps of live captions, at a time (default: 1)"
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on, 0.0.0.0 for all interfaces (default: 127.0.0.1, this machine only)",
+    )
+    parser.add_argument(
+        "--port", type=int, default=8000, metavar="N", help="port to listen on, 0 for any free port (default: 8000)"
+    )
+    parser.add_argument(
+        "--name",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="additional host name that browsers may use for this machine; may be repeated",
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="number of recordings or caption steps processed in parallel (default: 1)"
     )
 
 
 def run(args: argparse.Namespace) -> int:
     if not 0 <= args.port < 2**16 or args.jobs < 1:
-        raise InputError(f"--port {args.port} and --jobs {args.jobs} must be from 0 to 65535, and 1 or more")
+        raise InputError(f"--port {args.port} must be from 0 to 65535, and --jobs {args.jobs} must be at least 1")
     import uvicorn
 
     from residual_st.web.captions import MOST_STREAMS, PROTOCOL
@@ -43,14 +53,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _listening(host: str, port: int) -> socket.socket:
-    """Raises InputError where the address is not this machine's, or the port is taken."""
+    """A socket that listens on the address. Raises InputError if the address is not this machine's or the port is in use."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         both = host == "::" and socket.has_dualstack_ipv6()
         return socket.create_server(address[:2], family=family, dualstack_ipv6=both)
     except OSError as error:
         raise InputError(
-            f"--host {host} --port {port} cannot be listened on: {error.strerror}; give another --host or --port"
+            f"cannot listen on --host {host} --port {port}: {error.strerror}; give another --host or --port"
         ) from error
 
 
@@ -59,19 +69,19 @@ def _is_every_address(host: str) -> bool:
 
 
 def _own_names(host: str) -> list[str]:
-    """What others in the same network call this machine, where they may reach it."""
+    """This machine's names in its network, if it is reachable from there."""
     own = socket.gethostname()
     return [own, f"{own}.local"] if _is_every_address(host) else []
 
 
 def _addresses(host: str) -> list[str]:
-    """By which browsers reach the server; for every address, this machine's own and the one that it has in its network."""
+    """Addresses at which browsers reach the server; for all interfaces, the loopback address and the one in the network."""
     if not _is_every_address(host):
         return [host]
-    found = ["127.0.0.1"]
-    # no packet is sent: the system chooses the address that it would send from
+    addresses = ["127.0.0.1"]
+    # no packet is sent: connect() only makes the system choose its source address
     for family, elsewhere in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
         with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect((elsewhere, 9))
-            found.append(probe.getsockname()[0])
-    return [address for address in found if host == "::" or ":" not in address]
+            addresses.append(probe.getsockname()[0])
+    return [address for address in addresses if host == "::" or ":" not in address]

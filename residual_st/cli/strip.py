@@ -1,4 +1,4 @@
-"""Reduce a checkpoint from elsewhere to its weights and flags, read as data without running anything in it."""
+"""Reduce an untrusted checkpoint to its weights and flags, without running any code in it."""
 
 import argparse
 
@@ -6,8 +6,8 @@ from residual_st.cli.arguments import add_output_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", metavar="FOREIGN.pt", help="checkpoint of any fairseq model, written by any version or fork")
-    add_output_arguments(parser, "CLEAN.pt", "file to write, which stock fairseq reads as data too")
+    parser.add_argument("checkpoint", metavar="FOREIGN.pt", help="checkpoint of any fairseq model, from any version or fork")
+    add_output_arguments(parser, "CLEAN.pt", "file to write, which stock fairseq too can read without running code")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -20,9 +20,9 @@ def run(args: argparse.Namespace) -> int:
     result = with_plain_flags(stripped(state))
     save_checkpoint(result, args.output)
     sections = sorted(set(state) - set(result))
-    print(f"{args.output}: {len(result['model'])} weights, and the flags")
+    print(f"{args.output}: {len(result['model'])} weights and the flags")
     if sections:
-        print(f"left out: {', '.join(sections)}")
+        print(f"removed: {', '.join(sections)}")
     if dropped:
-        print(f"not read, because only their classes' code could: {', '.join(dropped)}")
+        print(f"not read, because reading them would run code: {', '.join(dropped)}")
     return 0

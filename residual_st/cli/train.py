@@ -5,18 +5,18 @@ import os
 import sys
 from pathlib import Path
 
-TAKES_REST = True  # overrides on the far side of an option, which argparse does not give to a list of positionals
+TAKES_REST = True  # overrides after an option, which argparse does not add to a list of positionals
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", type=Path, help="YAML file: `data` and fairseq-train's flags without their dashes")
+    parser.add_argument("config", type=Path, help="YAML file with `data` and fairseq-train's flags without their dashes")
     parser.add_argument(
         "overrides",
         nargs="*",
         metavar="key=value",
-        help="flags to set instead; `key=` drops one; nproc=N trains in N processes, with nnodes, node-rank and master on machines",
+        help="flags that replace the file's; `key=` removes one; nproc=N trains in N processes (several machines: docs/scale.md)",
     )
-    parser.add_argument("--dry-run", action="store_true", help="print the command and stop")
+    parser.add_argument("--dry-run", action="store_true", help="print the command without running it")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -44,9 +44,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     check_run(flags)
     if is_finished(flags):
-        print(f"{flags.save_dir} holds a run of {flags.max_update} updates already; a larger max-update continues it")
+        print(f"{flags.save_dir} already contains a run of {flags.max_update} updates; give a larger max-update to continue it")
         return 0
     if launch:
         return run_together(launch, arguments)
-    # fairseq-train under the interpreter that runs now, whatever PATH says; it takes this process's place, and its signals
+    # runs fairseq-train with this interpreter, whatever PATH says; it replaces this process, so that it receives its signals
     return os.execv(sys.executable, [sys.executable, "-m", "fairseq_cli.train", *arguments])

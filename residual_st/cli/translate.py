@@ -1,4 +1,4 @@
-"""Translate, or transcribe, recordings with an exported model, without torch."""
+"""Translate or transcribe recordings with an exported model, without torch."""
 
 import argparse
 import io
@@ -15,41 +15,56 @@ STANDARD_INPUT = "-"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(extra="runtime")  # what brings the packages that this command needs
-    parser.add_argument("model", metavar="DIR", help="folder that residual-st export wrote")
-    parser.add_argument("audio", nargs="+", metavar="AUDIO", help="recordings of any length; - for standard input")
-    add_direction_arguments(parser, "the folder's")
+    parser.set_defaults(extra="runtime")  # the extra that installs the packages this command needs
+    parser.add_argument("model", metavar="DIR", help="folder written by residual-st export")
+    parser.add_argument("audio", nargs="+", metavar="AUDIO", help="recordings of any length; - reads one from standard input")
+    add_direction_arguments(parser, "the exported model's setting")
     parser.add_argument(
         "--lang",
         action=Renamed,
-        const="give --source-lang, of Whisper, whose spoken language it named, or --target-lang, of fairseq's models",
+        const="give --source-lang for Whisper (the spoken language), or --target-lang for fairseq models",
     )
-    parser.add_argument("--beam", type=int, metavar="N", help="hypotheses (default: the model's own setting, or 5)")
-    parser.add_argument("--nbest", type=int, default=1, metavar="N", help="hypotheses in the output of --json (default: 1)")
-    parser.add_argument("--lenpen", type=float, metavar="P", help="above 1 favours longer texts (default: the model's, or 1)")
-    parser.add_argument("--unkpen", type=float, metavar="P", help="penalty for an unknown word (default: 0)")
-    parser.add_argument("--max-len-a", type=float, metavar="A", help="maximum words for each frame of 10 ms (default: 0)")
-    parser.add_argument("--max-len-b", type=int, metavar="B", help="maximum extra words (default: the model's limit, or 200)")
+    parser.add_argument("--beam", type=int, metavar="N", help="beam size (default: the model's setting, or 5)")
+    parser.add_argument(
+        "--nbest", type=int, default=1, metavar="N", help="number of hypotheses in the output of --json (default: 1)"
+    )
+    parser.add_argument(
+        "--lenpen",
+        type=float,
+        metavar="P",
+        help="length penalty; above 1 favours longer texts (default: the model's setting, or 1)",
+    )
+    parser.add_argument("--unkpen", type=float, metavar="P", help="penalty for unknown words (default: 0)")
+    parser.add_argument(
+        "--max-len-a", type=float, metavar="A", help="maximum number of words per 10 ms frame, added to --max-len-b (default: 0)"
+    )
+    parser.add_argument(
+        "--max-len-b", type=int, metavar="B", help="maximum number of extra words (default: the model's limit, or 200)"
+    )
     parser.add_argument(
         "--longest-seconds",
         type=float,
         metavar="S",
-        help="seconds of speech without a pause, cut where it is quietest if longer (default: the model's)",
+        help="maximum length of a segment in seconds; longer speech is cut at its quietest place (default: the model's setting)",
     )
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="recordings at a time (default: 1)")
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads used for each recording (default: 1)")
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="write a file for each recording there, in place of printing")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="number of recordings translated in parallel (default: 1)")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="number of threads per recording (default: 1)")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="write one file per recording to FOLDER instead of printing")
     form = parser.add_mutually_exclusive_group()
-    for name, help in (("json", "with time stamps and scores"), ("srt", "subtitles"), ("vtt", "subtitles")):
+    for name, help in (
+        ("json", "write JSON with timestamps and scores"),
+        ("srt", "write SRT subtitles"),
+        ("vtt", "write WebVTT subtitles"),
+    ):
         form.add_argument(f"--{name}", dest="form", action="store_const", const=name, default="txt", help=help)
 
 
 def run(args: argparse.Namespace) -> int:
     for name in ("beam", "nbest", "max_len_b", "jobs", "threads"):
         if (number := getattr(args, name)) is not None and number < 1:
-            raise InputError(f"--{name.replace('_', '-')} {number} is too small; give 1 or more")
+            raise InputError(f"--{name.replace('_', '-')} {number} must be at least 1")
     if args.form in ("srt", "vtt") and args.output is None and len(args.audio) > 1:
-        raise InputError(f"--{args.form} of several recordings needs --output FOLDER, a file for each")
+        raise InputError(f"--{args.form} for several recordings needs --output FOLDER, to write one file per recording")
     from residual_st.files import atomically
     from residual_st.progress import progress
     from residual_st.runtime import Settings, Translator
@@ -76,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
             results.write(f"residual-st translate: {transcript}", file=sys.stderr)
             continue
         if not transcript.segments:
-            results.write(f"residual-st translate: {name} holds no speech", file=sys.stderr)
+            results.write(f"residual-st translate: {name} contains no speech", file=sys.stderr)
         text = _format(name, transcript, args)
         if args.output is None:
             print(text, flush=True)
@@ -89,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _translated(translator, audio: list[str], jobs: int) -> Iterator:
-    """Each recording's name, and its transcript or what is wrong with it, in the order in which they were given."""
+    """Each recording's name with its transcript or its error, in the order given."""
 
     def translate(name: str):
         try:
@@ -103,7 +118,7 @@ def _translated(translator, audio: list[str], jobs: int) -> Iterator:
 
 def _standard_input() -> io.BytesIO:
     audio = io.BytesIO(sys.stdin.buffer.read())
-    audio.name = "standard input"  # which messages call it
+    audio.name = "standard input"  # the name used in messages
     return audio
 
 
@@ -129,12 +144,12 @@ def _format(name: str, transcript, args: argparse.Namespace) -> str:
 
 
 def _output_names(audio: list[str], form: str) -> dict[str, str]:
-    """Recording -> the file of its text. Raises InputError where two would have the same."""
+    """Recording -> name of its output file. Raises InputError if two recordings would have the same."""
     names = {}
     for name in audio:
         written = f"{'stdin' if name == STANDARD_INPUT else Path(name).stem}.{form}"
         other = next((each for each, taken in names.items() if taken == written), None)
         if other is not None:
-            raise InputError(f"{other} and {name} would both be written as {written}; give --output for each")
+            raise InputError(f"{other} and {name} would both be written to {written}; give each its own run and --output folder")
         names[name] = written
     return names

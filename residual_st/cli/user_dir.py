@@ -1,4 +1,4 @@
-"""Print the folder to give to fairseq, for --user-dir "$(residual-st user-dir)"."""
+"""Print the folder of this plugin, for fairseq's --user-dir "$(residual-st user-dir)"."""
 
 import argparse
 
@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="others",
         action="append",
         metavar="OTHER",
-        help="another user dir to use beside it: a folder, or package.module where it imports itself by that name; may be repeated",
+        help="another user dir to register too: a folder, or package.module if it imports itself by that name; may be repeated",
     )
 
 

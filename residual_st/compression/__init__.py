@@ -1,6 +1,6 @@
-"""Trained dense layers to shared ones, and back.
+"""Compression of trained dense layers to shared ones.
 
-`compress` works on fairseq models and on plain lists of layers. Checkpoints are the matter of `residual_st.fairseq.conversion`.
+`compress` works on models and on plain lists of layers. For checkpoints see `residual_st.fairseq.conversion`.
 """
 
 from residual_st.compression.config import CompressionConfig

@@ -1,6 +1,7 @@
-"""Stage 2: call the units of alike layers by matching names, so that their weights can be compared and shared.
+"""Stage 2: align the inner units of layers with each other, so that their weights can be compared and shared.
 
-A trained layer computes with units in an arbitrary order and basis. The changes made here leave its function as it is.
+The order and basis of a trained layer's inner units are arbitrary. Alignment permutes, rotates or scales them without changing the
+layer's function.
 """
 
 import math
@@ -15,17 +16,16 @@ from residual_st.compression.factorization import WeightedMean
 from residual_st.compression.layer_weights import LayerWeights, MatrixWeights
 from residual_st.stacks.symmetries import AttentionHeads, FeedForwardUnits, Symmetry
 
-TOLERANCE = 1e-3  # of a group's error, below which the reference is refined no further
+TOLERANCE = 1e-3  # relative change of a group's error below which the reference is not refined further
 REFERENCE_ROUNDS = 6
-REFERENCE_STEPS = 2  # of conjugate gradients in each
-MAX_SCALE = 4.0  # of one feed-forward unit in one step; keeps weights in the range of half precision
+REFERENCE_STEPS = 2  # conjugate gradient steps for each reference
+MAX_SCALE = 4.0  # largest scale of a feed-forward unit per step; keeps weights in the range of half precision
 
 
 def _align_heads(heads: AttentionHeads, layer: LayerWeights, target: dict[str, Tensor]) -> LayerWeights:
-    """Orthogonal Procrustes for each pair of heads, where it may be rotated, then the assignment of heads that gains most.
+    """Orthogonal Procrustes for each pair of heads, if rotations are allowed, then the best assignment of heads.
 
-    Where a rotation meets a metric on its own side, that side's metric is replaced by its mean diagonal: only then is there a
-    closed form.
+    On the side of a rotation, the metric is replaced by its mean diagonal, since only then there is a closed form.
     """
     query, key, value, output = (layer[name] for name in (heads.query, heads.key, heads.value, heads.output))
     query_key = _overlap(query, target[heads.query], heads.count) + _overlap(key, target[heads.key], heads.count)
@@ -56,7 +56,7 @@ def _align_heads(heads: AttentionHeads, layer: LayerWeights, target: dict[str, T
 
 
 def _gain(overlap: Tensor, may_rotate: bool) -> Tensor:
-    """(target head, layer head): the overlap of two heads, after the best rotation where one is allowed."""
+    """(target head, layer head): overlap of two heads, after the best rotation if allowed."""
     return torch.linalg.matrix_norm(overlap, "nuc") if may_rotate else overlap.diagonal(dim1=-2, dim2=-1).sum(-1)
 
 
@@ -79,10 +79,10 @@ def _blocks(overlap: Tensor, heads: int) -> Tensor:
 
 
 def _align_units(units: FeedForwardUnits, layer: LayerWeights, target: dict[str, Tensor]) -> LayerWeights:
-    """The assignment of units that gains most, and the best scale of each."""
+    """The best assignment of units, with the best scale of each."""
     first, second = layer[units.first], layer[units.second]
     first_metric, second_metric = first.metric, second.metric
-    # the error of unit i at the place of unit j, by which an exchange of units is judged, with the other side's weight of i
+    # the cost of an assignment: error of unit i in the place of unit j, with the other side's weight of i
     first_weight = _diagonal(first_metric.outputs, len(first.weight)) * first_metric.scale
     second_weight = _diagonal(second_metric.inputs, len(first.weight)) * second_metric.scale
     cross_first, target_first = _products(first.weight, target[units.first], first_metric.inputs)
@@ -122,9 +122,9 @@ def _products(rows: Tensor, target: Tensor, metric: Tensor | None) -> tuple[Tens
 
 
 def _best_scale(first_square: Tensor, first_cross: Tensor, second_square: Tensor, second_cross: Tensor) -> Tensor:
-    """The scale s of each unit that minimises ||w1 - t1 / s||² + ||w2 - t2 s||², t being the target's rows, by a search on log s.
+    """The scale s of each unit that minimises ||w1 - t1 / s||² + ||w2 - t2 s||² (t: rows of the target), by a search over log s.
 
-    Errors are counted in the layer's present units: a unit that is made larger is not made more important.
+    Errors are measured at the layer's current scale, so that scaling a unit does not change its importance.
     """
     scale = torch.linspace(-math.log(MAX_SCALE), math.log(MAX_SCALE), 81, dtype=first_square.dtype).exp()[:, None]
     error = first_square / scale**2 - 2 * first_cross / scale + second_square * scale**2 - 2 * second_cross * scale
@@ -132,14 +132,14 @@ def _best_scale(first_square: Tensor, first_cross: Tensor, second_square: Tensor
 
 
 def align_to(layer: LayerWeights, target: dict[str, Tensor], changes: Sequence[Symmetry]) -> LayerWeights:
-    """The layer with its units renamed so that it comes closest to `target` (matrix name -> (out, in))."""
+    """The layer with its units aligned to `target` (matrix name -> (out, in))."""
     for symmetry in changes:
         layer = _ALIGNING[type(symmetry)](symmetry, layer, target)
     return layer
 
 
 def align_group(layers: list[LayerWeights], changes: Sequence[Symmetry]) -> list[LayerWeights]:
-    """Rename the units of a group's layers so that one mean serves them all: to the first layer, then to the running mean."""
+    """Align the units of a group's layers: to the first layer, then to the running mean."""
     if not changes or len(layers) == 1:
         return layers
     target = {name: matrix.weight for name, matrix in layers[0].items()}

@@ -1,4 +1,4 @@
-"""Stage 4: which matrix of which layer gets how much of a budget of parameters."""
+"""Stage 4: allocation of a parameter budget to the matrices of all layers."""
 
 import math
 from collections.abc import Callable
@@ -7,18 +7,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-HALVINGS = 60  # of the interval in which a price lies
+HALVINGS = 60  # bisection steps for a price
 
 
 @dataclass(frozen=True)
 class Spectrum:
-    """What each rank of one matrix would win.
+    """The error reduction by each rank of one matrix.
 
     Attributes:
-        energies: the drop of the weighted error with the first rank, the second, and so on; falling, shape (min(out, in),).
-        cost: parameters of one rank, out + in.
-        whole: parameters at which nothing is lost, which is the full rank then: those of a matrix that shares nothing. None where
-            a shared one is kept besides.
+        energies: reduction of the weighted error by the first rank, the second, and so on; descending, shape (min(out, in),).
+        cost: parameters per rank, out + in.
+        whole: for a matrix that shares nothing, the number of parameters of the whole matrix, which replaces the full rank and has
+            no error. None for a residual to a shared matrix.
     """
 
     energies: Tensor
@@ -26,7 +26,7 @@ class Spectrum:
     whole: int | None = None
 
     def at(self, price: float) -> "Choice":
-        """The rank with the least sum of error and price, the price being of one parameter."""
+        """The rank with the least error + price * parameters."""
         rank = int((self.energies > price * self.cost).sum())
         if self.whole is not None:
             rank = max(rank, 1)
@@ -40,7 +40,7 @@ class Spectrum:
 
 @dataclass(frozen=True)
 class Choice:
-    """A rank, the parameters that it takes, and the error that it leaves."""
+    """A rank, its number of parameters, and the remaining error."""
 
     rank: int
     parameters: int
@@ -48,7 +48,7 @@ class Choice:
 
 
 def lowest_price(parameters: Callable[[float], int], budget: int) -> float:
-    """The lowest price of a parameter at which so many as are worth it fit a budget; they must fit at some price."""
+    """The lowest price per parameter at which `parameters(price)` is within the budget."""
     low, high = math.log(1e-30), math.log(1e30)
     for _ in range(HALVINGS):
         middle = (low + high) / 2
@@ -57,16 +57,16 @@ def lowest_price(parameters: Callable[[float], int], budget: int) -> float:
 
 
 def price_within(spectra: list[Spectrum], budget: int) -> float:
-    """`lowest_price` for the ranks of some matrices."""
+    """`lowest_price` for the ranks of several matrices."""
     return lowest_price(lambda price: sum(spectrum.at(price).parameters for spectrum in spectra), budget)
 
 
 def allocate(spectra: list[Spectrum], budget: int) -> list[int]:
-    """The rank of each matrix that lowers the summed error most within `budget` parameters.
+    """The ranks of the matrices that minimise the summed error within `budget` parameters.
 
-    Which matrices are kept whole is chosen first, by one price for all parameters. The other ranks are then taken in the order of
-    their gain per parameter; a matrix's gains fall, so this is the best choice, except for the last ranks, which may not fit. Ties
-    go to the first matrix.
+    The matrices to keep whole are chosen first, at one price per parameter. The other ranks are then added in the order of their
+    gain per parameter. Since a matrix's gains decrease, this is optimal, except that the last ranks may not fit. Ties go to the
+    first matrix.
     """
     ranks, left = [0] * len(spectra), budget
     may_be_whole = [index for index, spectrum in enumerate(spectra) if spectrum.whole is not None]

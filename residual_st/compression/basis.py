@@ -1,4 +1,4 @@
-"""Changes of the names that a layer's inner units go by, which leave what it computes as it is."""
+"""Changes of the basis of a layer's inner units, which do not change the layer's function."""
 
 from dataclasses import dataclass
 
@@ -16,23 +16,23 @@ class Rotation:
         return self.matrix @ weight
 
     def columns(self, weight: Tensor) -> Tensor:
-        """The weight whose product with the rotated inputs is what it was with the inputs."""
+        """The weight for rotated inputs, with the same outputs as before."""
         return weight @ self.matrix.T
 
     def vectors(self, moments: Tensor) -> Tensor:
-        """Second moments of vectors."""
+        """Second moments of vectors in the new basis."""
         return self.matrix @ moments @ self.matrix.T
 
-    covectors = vectors  # gradients rotate as vectors do
+    covectors = vectors  # gradients rotate like vectors
 
     def after(self, before: "Rotation") -> "Rotation":
-        """One change in place of two."""
+        """The composition of two changes, `before` first."""
         return Rotation(self.matrix @ before.matrix)
 
 
 @dataclass(frozen=True)
 class Reordering:
-    """`y -> (scale * y)[order]`, with positive scales: what commutes with ReLU."""
+    """`y -> (scale * y)[order]`, with positive scales, which commutes with ReLU."""
 
     order: Tensor
     scale: Tensor
@@ -50,7 +50,7 @@ class Reordering:
         return self._permute(moments / torch.outer(self.scale, self.scale))
 
     def after(self, before: "Reordering") -> "Reordering":
-        """One change in place of two."""
+        """The composition of two changes, `before` first."""
         scale = before.scale.clone()
         scale[before.order] *= self.scale
         return Reordering(before.order[self.order], scale)

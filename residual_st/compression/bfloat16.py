@@ -1,4 +1,4 @@
-"""Products in bfloat16, where the device has instructions for them: an update then takes two thirds of the time or less."""
+"""Products in bfloat16 on devices with instructions for them: an update takes two thirds of the time or less."""
 
 import contextlib
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def in_bfloat16(parameters: Iterable[Tensor]) -> contextlib.AbstractContextManager:
-    """Autocast, if all parameters are in float32 on a device that multiplies in bfloat16; otherwise nothing."""
+    """Autocast if all parameters are in float32 on a device that multiplies in bfloat16; otherwise a null context."""
     parameters = [*parameters]
     device = parameters[0].device.type
     is_wide = all(parameter.dtype == torch.float32 for parameter in parameters)
@@ -18,7 +18,7 @@ def in_bfloat16(parameters: Iterable[Tensor]) -> contextlib.AbstractContextManag
 
 
 def multiplies_in_bfloat16(device: str) -> bool:
-    """Whether it has instructions for that. Of processors those with AVX512-BF16 or AMX do; others are slower than in float32."""
+    """Whether the device has bfloat16 instructions: GPUs, and CPUs with AVX512-BF16 or AMX. Others are slower than in float32."""
     if device == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device != "cpu":

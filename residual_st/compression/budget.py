@@ -1,4 +1,4 @@
-"""Choosing the form for a budget of parameters: the group size, which kinds of matrices share at all, and the ranks."""
+"""Choosing a form for a parameter budget: the group size, which kinds of matrices share, and the ranks."""
 
 import math
 from collections.abc import Sequence
@@ -10,25 +10,26 @@ from residual_st.errors import InputError
 from residual_st.sharing.plan import SharingPlan
 from residual_st.sharing.ranks import Alone
 
-SURVEY_ROUNDS = 4  # of factorization where group sizes are only compared
-HOPELESS = 1.5  # times the loss predicted without sharing, from which on sharing is not tried ...
-HOPELESS_AT_FIRST = 2.9  # ... beside plain means, where the loss is 1.8 to 2.4 times that of a quick fit
-ENOUGH_HOPELESS = 2  # ... and so many plans of that kind are enough to survey no more
-ALLOCATIONS = 2  # of the ranks, each from the factors of the one before
+SURVEY_ROUNDS = 4  # rounds of factorization for comparing group sizes
+# a plan is not tried if its predicted loss is above HOPELESS times the loss predicted without sharing
+HOPELESS = 1.5
+HOPELESS_AT_FIRST = 2.9  # the same limit for predictions from plain means, which are 1.8 to 2.4 times those of a quick fit
+ENOUGH_HOPELESS = 2  # number of such plans after which no more are tried
+ALLOCATIONS = 2  # allocations of ranks, each from the factors of the last
 
 
 class BudgetTooSmallError(InputError):
-    """No form is so small."""
+    """The budget is smaller than the smallest form."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What a stack's matrices may take.
+    """The parameter budget of a stack's matrices.
 
     Attributes:
-        plans: ways to share, of which one is chosen.
-        parameters: of shared matrices and low-rank terms together; the diagonals are counted besides.
-        sharing_only: whether every matrix has to share.
+        plans: sharing plans to choose from.
+        parameters: number of parameters of shared matrices and low-rank terms together, without diagonals.
+        sharing_only: whether every matrix must share.
     """
 
     plans: list[SharingPlan]
@@ -45,24 +46,22 @@ def budget_of(
     pattern: str,
     sharing_only: bool,
 ) -> Budget:
-    """The budget for a fraction of the dense weights, with the plans for every group size that leaves room, or for the one given.
+    """The budget for a fraction of the dense weights, with the plans of all group sizes that fit it, or of the given one.
 
     Args:
-        shapes: of the matrices of each of `count` layers.
+        shapes: shapes of the matrices of a layer; there are `count` layers.
 
     Raises:
-        BudgetTooSmallError: if even the smallest form is larger than the budget.
-        InputError: if a group size does not fit.
+        BudgetTooSmallError: if the smallest form is larger than the budget.
+        InputError: if the group size is invalid.
     """
     if sharing_only and group_size is None and count == 1:
-        raise InputError(
-            "one layer has none to share with: give calibration data beside the weight fraction, or a rank such as =16"
-        )
+        raise InputError("a single layer cannot share: give calibration data with the weight fraction, or a rank such as =16")
     layer_size = sum(rows * columns for rows, columns in shapes)
     diagonals = count * sum(map(min, shapes)) if diagonal else 0
     parameters = int(weight_fraction * layer_size * count) - diagonals
     sizes = range(2, count + 1) if group_size is None else [group_size]
-    plans = list(dict.fromkeys(SharingPlan.make(count, size, pattern) for size in sizes))  # some sizes come to the same plan
+    plans = list(dict.fromkeys(SharingPlan.make(count, size, pattern) for size in sizes))  # some sizes give the same plan
     least = min((plan.n_groups * layer_size for plan in plans), default=math.inf)
     if not sharing_only:  # products of rank 1
         least = min(least, count * sum(map(sum, shapes)))
@@ -70,17 +69,17 @@ def budget_of(
         smallest = math.ceil(1000 * (least + diagonals) / (layer_size * count)) / 1000
         at_size = f" at group size {group_size}" if group_size else ""
         raise BudgetTooSmallError(
-            f"weight fraction {weight_fraction:g} cannot be met: the smallest of these layers{at_size} is {smallest:.3f}"
+            f"weight fraction {weight_fraction:g} is too small for these layers{at_size}; the smallest form has {smallest:.3f}"
         )
     return Budget([plan for plan in plans if plan.n_groups * layer_size <= parameters], parameters, sharing_only)
 
 
 def fits_within(stack: Stack, budget: Budget, rounds: int) -> list[Fit]:
-    """Fits that fill a budget: one in which everything shares, with the plan that loses least; unless `sharing_only`, one in which
-    nothing does, and one in which those kinds of matrices share for which a quick fit predicts less loss.
+    """Up to three fits that fill a budget: everything shares, with the plan of least predicted loss; unless `sharing_only`, also
+    nothing shares, and only those kinds of matrices share for which a quick fit predicts less loss.
 
-    How much a form loses in all is predicted well within one of these three only, so the caller measures which is best. Sharing for
-    which far more loss is predicted than for none is not among them.
+    Predicted losses are comparable only within one of these three classes, so the caller measures which fit is best. Fits with
+    sharing are left out if their predicted loss is far above that without sharing.
     """
     if budget.sharing_only and len(budget.plans) == 1:
         return [_fit_plan(stack, budget.plans[0], [True] * len(stack.shapes), None, budget.parameters, rounds)]
@@ -89,7 +88,7 @@ def fits_within(stack: Stack, budget: Budget, rounds: int) -> list[Fit]:
     limit = HOPELESS * loss_alone
     shared, partly = {}, {}  # (plan, which kinds share) -> predicted error
     hopeless = 0
-    for plan in reversed(budget.plans):  # the largest groups first
+    for plan in reversed(budget.plans):  # largest groups first
         if hopeless == ENOUGH_HOPELESS:
             break
         if alone is not None and _rough_loss(stack, plan, budget.parameters) > HOPELESS_AT_FIRST * loss_alone:
@@ -112,7 +111,7 @@ def fits_within(stack: Stack, budget: Budget, rounds: int) -> list[Fit]:
 
 
 def _rough_loss(stack: Stack, plan: SharingPlan, parameters: int) -> float:
-    """Predicted where everything shares, for a small part of the time and memory of a quick fit."""
+    """Predicted loss if everything shares, for a small part of the time and memory of a quick fit."""
     return _share_where_it_pays(stack, plan, _by_kind(stack, stack.spectra_beside_means(plan)), None, parameters)[0]
 
 
@@ -122,16 +121,16 @@ def _loss_alone(alone: "Kinds", parameters: int) -> float:
     return sum(spectrum.at(price).error for spectrum in spectra)
 
 
-Kinds = list[list[Spectrum]]  # of each matrix of a layer, the spectra of all layers
+Kinds = list[list[Spectrum]]  # for each matrix of a layer, the spectra of all layers
 
 
 def _share_where_it_pays(
     stack: Stack, plan: SharingPlan, shared: Kinds, alone: Kinds | None, parameters: int
 ) -> tuple[float, tuple[bool, ...]]:
-    """The error that is left when each kind of matrix has the better form, at one price of a parameter; and which shares."""
+    """The error if each kind of matrix has its better form at one price per parameter, and which kinds share."""
 
     def kinds_at(price: float) -> list[tuple[float, int, float, bool]]:
-        """Of each kind: error and price, parameters, error, whether it shares."""
+        """For each kind: error + price, parameters, error, whether it shares."""
         kinds = []
         for kind, (rows, columns) in enumerate(stack.shapes):
             forms = [(shared[kind], plan.n_groups * rows * columns, True)]
@@ -164,7 +163,7 @@ def _fit_plan(stack: Stack, plan: SharingPlan, sharing: Sequence[bool], alone: K
 
 
 def _ranks(stack: Stack, kinds: Kinds, sharing: Sequence[bool], parameters: int) -> Ranks:
-    """The best ranks for the parameters that U leaves."""
+    """The best ranks for the parameters remaining besides U."""
     chosen = iter(allocate([spectrum for spectra in kinds for spectrum in spectra], parameters))
     by_kind = [[next(chosen) if shares else Alone(next(chosen)) for _ in stack.layers] for shares in sharing]
     return [list(row) for row in zip(*by_kind)]

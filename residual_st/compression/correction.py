@@ -1,9 +1,10 @@
-"""Stage 5: the low-rank terms once more, matrix by matrix, for the inputs that each really gets.
+"""Stage 5: solve the low-rank terms again, matrix by matrix, for the actual inputs in the compressed model.
 
-A fit takes a matrix's inputs to be those of the dense model. In the compressed one they carry the errors of everything before it.
-Here each low-rank term and bias is solved again in the order in which the layers compute, so that what a matrix returns on its own
-inputs comes closest to what the dense one returns on the dense ones. Where a layer adds what its branches return to its input, the
-last matrix of each makes up for the error of that sum as well. Shared matrices and diagonals stay.
+A fit assumes that a matrix gets the inputs of the dense model. In the compressed model the inputs contain the errors of all earlier
+matrices. This stage solves each low-rank term and bias again, in the order of computation, so that a matrix's output on its actual
+inputs is closest to the dense matrix's output on the dense inputs. If a layer adds the outputs of residual branches to its input,
+the output projection of each branch (`out_proj`, `fc2`) also corrects the error of that sum. Shared matrices and diagonals do not
+change.
 """
 
 import contextlib
@@ -23,18 +24,18 @@ from residual_st.progress import progress
 from residual_st.sharing import Matrix, ResidualLinear, channels_last, deep_copy, matrices, unshare_layers, weight_of
 from residual_st.stacks import LayerCall, LayerStack, recorded_calls
 
-MOST_BATCHES = 72  # whose states are all in memory
+MOST_BATCHES = 72  # maximum; the states of all of them are in memory
 
 
 def correct_if_better(model: nn.Module, stack: LayerStack, fit: Fit, calibration: Calibration) -> None:
-    """Correct the compressed layers where that lowers the loss on batches that were not used for it, in place.
+    """Correct the compressed layers in place, and keep the correction if it lowers the loss on held-out batches.
 
     Args:
-        model, stack: compressed.
-        fit: what was written into its layers.
+        model, stack: the compressed model and its stack.
+        fit: the fit in its layers.
         calibration: batches, `loss` and `encode`.
     """
-    if len(calibration.batches) < 2:  # nothing to judge by
+    if len(calibration.batches) < 2:  # no held-out batch
         return
     before, state = calibration.held_out_loss(model), copy.deepcopy(stack.layers.state_dict())
     correct(model, stack, fit, calibration, [*calibration.parts[0], *calibration.more][:MOST_BATCHES])
@@ -44,9 +45,9 @@ def correct_if_better(model: nn.Module, stack: LayerStack, fit: Fit, calibration
 
 @torch.no_grad()
 def correct(model: nn.Module, stack: LayerStack, fit: Fit, calibration: Calibration, batches: Sequence) -> None:
-    """Solve the low-rank terms and biases of the compressed layers again, in place. Arguments as for `correct_if_better`.
+    """Solve the low-rank terms and biases of the compressed layers again, in place. For the arguments see `correct_if_better`.
 
-    Of what layers compute, that of one is kept at a time, and of the dense model one layer.
+    Only one layer's states and one dense layer are in memory at a time.
     """
     with without_updates(model), stack.observing(stack.layers):
         calls = [_first_call(model, stack, calibration, batch) for batch in batches]
@@ -62,7 +63,7 @@ def correct(model: nn.Module, stack: LayerStack, fit: Fit, calibration: Calibrat
 
 
 def _dense(layer: nn.Module, weights: LayerWeights) -> nn.Module:
-    """The layer before it was compressed, its units renamed as in these weights."""
+    """The dense layer, with its units aligned as in `weights`."""
     dense = deep_copy(layer)
     unshare_layers(nn.ModuleList([dense]))
     write_layer(dense, weights)
@@ -79,7 +80,7 @@ def _correct_layer(
     stages: list[list[str]],
     ends: list[str],
 ) -> list[Tensor]:
-    """Correct one layer, for each call's `states`. What it then returns of them."""
+    """Correct one layer, for each call's `states`. Returns its outputs for them."""
     linears = dict(matrices(layer))
     for names in stages:
         first = names[0]
@@ -97,18 +98,18 @@ def _correct_layer(
                 passes.append(reached)
         for name in names:
             _solve(linears[name], weights[name], moments, first in ends)
-    if first in ends:  # the layer's output is then what its last matrix adds to the sum
+    if first in ends:  # then the layer's output is that sum plus the output of its last matrix
         return [each.total + linears[first](each.inputs[first]) for each in passes]
     return [stack.output(call.repeat(layer, x)) for call, x in zip(calls, states)]
 
 
 class _Reached(Exception):
-    """The module is called whose input is wanted; what comes behind is not."""
+    """Raised when the module is called whose input is needed, to skip the rest."""
 
 
 @contextlib.contextmanager
 def _stopping_at(module: nn.Module) -> Iterator[None]:
-    """Leave the block where the module is called."""
+    """Leave the block when the module is called."""
 
     def stop(*_):
         raise _Reached
@@ -122,13 +123,13 @@ def _stopping_at(module: nn.Module) -> Iterator[None]:
 
 
 class Pass:
-    """What a layer computes on the way to the matrix `last`, or on all of it.
+    """A forward pass through a layer up to the matrix `last`, or through the whole layer.
 
     Attributes:
-        inputs: of the matrix `last`; where the pass is whole, of the first matrix of each stage, but of none that ends a branch.
-        total: the sum of what came into the layer and of all that the branches have returned.
-        sums: this sum behind each matrix that ends a branch.
-        output: what the layer returns; None where the pass ends before.
+        inputs: of the matrix `last`; in a whole pass, of the first matrix of each stage, except output projections.
+        total: the residual sum: the layer's input plus the outputs of the branches so far.
+        sums: the residual sum after each output projection.
+        output: the layer's output; None if the pass ends before.
     """
 
     def __init__(
@@ -148,7 +149,7 @@ class Pass:
 
         def leave(name: str):
             def hook(_linear, _arguments, output):
-                alike = output.shape == self.total.shape  # otherwise no sum of theirs is the layer's output
+                alike = output.shape == self.total.shape  # otherwise the layer's output is not their sum
                 self.total = self.sums[name] = self.total + output if alike else torch.full_like(self.total, torch.nan)
 
             return hook
@@ -163,9 +164,9 @@ class Pass:
 
 
 class PairedMoments:
-    """Sums over positions of what goes into a compressed matrix, and of what the dense one is given or returns there.
+    """Sums over positions of the inputs of a compressed matrix, and of the target: inputs or outputs of the dense matrix.
 
-    All are counted from their means in the first batch, as in `InputMoments`.
+    All are relative to their means in the first batch, as in `InputMoments`.
     """
 
     def __init__(self):
@@ -195,13 +196,13 @@ class PairedMoments:
 
 
 def _solve(matrix: Matrix, dense: MatrixWeights, moments: PairedMoments, is_end: bool) -> None:
-    """What is wanted is what the matrix shall return where it ends a branch, and what the dense one is given elsewhere."""
+    """Solve one matrix. The target is the output of an output projection, and otherwise the dense matrix's input."""
     covariance, mean = moments.inputs.covariance, moments.inputs.mean
     metric = Metric(damped(covariance), dense.metric.outputs)
     right, output = moments.cross_covariance, moments.wanted_mean
     if not is_end:
         right, output = dense.weight @ right, dense.weight @ output
-    # least squares, drawn towards the dense weight where the inputs say little
+    # least squares, regularised towards the dense weight
     right = right + dense.weight @ (metric.inputs - covariance)
     target = torch.cholesky_solve(right.T, metric.input_root).T
     if not isinstance(matrix, ResidualLinear):
@@ -221,12 +222,12 @@ def _first_call(model: nn.Module, stack: LayerStack, calibration: Calibration, b
     with recorded_calls(stack, [0]) as calls, _stopping_at(stack.layers[0]):
         calibration.encode(model, batch)
     if 0 not in calls:
-        raise InputError("the calibration's `encode` never came to layer 0; it must run the layers of the model that it is given")
+        raise InputError("the calibration's `encode` never ran layer 0; it must run the layers of its model argument")
     return calls[0]
 
 
 def _stages(layer: nn.Module, call: LayerCall, states: Tensor) -> list[list[str]]:
-    """The matrices in the order in which the layer calls them, those of one input together."""
+    """The matrices in the order of their calls, those with the same input together."""
     stages, latest = [], None
 
     def observe(name: str):
@@ -248,7 +249,7 @@ def _stages(layer: nn.Module, call: LayerCall, states: Tensor) -> list[list[str]
 
 
 def _branch_ends(stack: LayerStack, call: LayerCall, states: Tensor) -> list[str]:
-    """The matrices whose outputs a layer adds to its input, if its output is that sum: those that end its branches."""
+    """The output projections: matrices whose outputs the layer adds to its input, if the layer's output is that sum."""
     ends = [symmetry.names[-1] for symmetry in stack.symmetries]
     whole = Pass(stack.layers[0], call, states, [], ends)
     output = stack.output(whole.output)

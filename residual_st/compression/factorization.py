@@ -1,4 +1,4 @@
-"""Stage 3: one shared matrix, and a low-rank and a diagonal residual for each layer, that lose least over a group together."""
+"""Stage 3: the shared matrix, and the low-rank and diagonal residual of each layer, that minimise a group's total error."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,10 +10,10 @@ from residual_st.compression.layer_weights import Metric
 from residual_st.compression.low_rank import best_diagonal, low_rank
 from residual_st.sharing.ranks import Alone
 
-MEAN_STEPS = 50  # of conjugate gradients, at most
-START_STEPS, ROUND_STEPS = 15, 1  # ... in alternation, where residuals change between: before the first round, and in each
-TOLERANCE = 1e-4  # of the error, below which a round of alternation is the last
-ROUNDS_ALONE = 4  # between the low-rank term and the diagonal of a matrix that shares nothing
+MEAN_STEPS = 50  # maximum conjugate gradient steps
+START_STEPS, ROUND_STEPS = 15, 1  # the same in alternation with residuals: before the first round, and per round
+TOLERANCE = 1e-4  # relative change of the error at which alternation stops
+ROUNDS_ALONE = 4  # alternations between low-rank term and diagonal of a matrix that shares nothing
 
 
 @dataclass
@@ -45,9 +45,9 @@ class Residual:
 
 @dataclass
 class Factors:
-    """A group's share of one matrix: `shared` (out, in), None where no layer has it, and a residual for each layer.
+    """A group's factors of one matrix: `shared` (out, in), None if no layer uses it, and a residual for each layer.
 
-    `alone` says of each layer whether its matrix is the residual, without the shared one.
+    `alone`: for each layer, whether its matrix is the residual alone, without the shared matrix.
     """
 
     shared: Tensor | None
@@ -67,7 +67,7 @@ class Solution(NamedTuple):
     image: Tensor
 
     def error(self, weighed: list[Tensor], weights: list[Tensor]) -> float:
-        """`Σ tr((W - U)ᵀ G (W - U) S)` over some W, of which `weighed` has `G W S`."""
+        """`Σ tr((W - U)ᵀ G (W - U) S)` over several W; `weighed` contains `G W S`."""
         total = sum((matrix * weight).sum() for matrix, weight in zip(weighed, weights))
         return (total - ((2 * sum(weighed) - self.image) * self.matrix).sum()).item()
 
@@ -75,11 +75,11 @@ class Solution(NamedTuple):
 class WeightedMean:
     """The one matrix U that minimises the summed weighted errors of several W: solves `Σ G U S = Σ G W S`.
 
-    In closed form where only one side has a metric, else by preconditioned conjugate gradients. Their products are of float32
-    matrices, and the solution and what is left of the right side of float64.
+    In closed form if only one side has a metric, else by preconditioned conjugate gradients, with products in float32, and solution
+    and residual in float64.
 
     Args:
-        metrics: of the W. What depends on them alone is computed once.
+        metrics: metrics of the W. Quantities that depend only on them are computed once.
     """
 
     def __init__(self, metrics: list[Metric]):
@@ -89,15 +89,15 @@ class WeightedMean:
             self._inputs_root = torch.linalg.cholesky(sum(metric.scale * metric.inputs.double() for metric in metrics))
         if metrics[0].outputs is not None:
             outputs_root = torch.linalg.cholesky(sum(metric.scale * metric.outputs.double() for metric in metrics) / self._scale)
-            # the inverse of the mean metric of each side, as if the sum of products were the product of sums
+            # preconditioner: inverse of the mean metric of each side, as if the sum of products were the product of sums
             self._preconditioner = [torch.cholesky_inverse(root).float() for root in (outputs_root, self._inputs_root)]
 
     def __call__(self, weighed: list[Tensor], start: Solution | None = None, steps: int = MEAN_STEPS) -> Solution:
-        """U, in float64, for the W of which `weighed` has `G W S` (out, in).
+        """U, in float64, for the W in `weighed`, which contains `G W S` (out, in).
 
         Args:
-            start: of a like problem with these metrics.
-            steps: of conjugate gradients, at most.
+            start: solution of a similar problem with these metrics.
+            steps: maximum conjugate gradient steps.
         """
         right = sum(weighed).double()
         if self._metrics[0].inputs is None and self._metrics[0].outputs is None:
@@ -119,7 +119,7 @@ class WeightedMean:
         return Solution(matrix, right - left)
 
     def started(self, matrix: Tensor) -> Solution:
-        """A matrix (out, in) as the start of a solution."""
+        """A matrix (out, in) as an initial solution."""
         return Solution(matrix, self._weigh(matrix.float()).double())
 
     def _weigh(self, matrix: Tensor) -> Tensor:
@@ -131,22 +131,22 @@ class WeightedMean:
 
 
 def mean(weights: list[Tensor], metrics: list[Metric], steps: int = MEAN_STEPS) -> Tensor:
-    """`WeightedMean` of weights (out, in), of the precision of the metrics. In float64."""
+    """`WeightedMean` of weights (out, in), which have the metrics' precision. Returns float64."""
     return WeightedMean(metrics)([metric.weigh(weight) for metric, weight in zip(metrics, weights)], steps=steps).matrix
 
 
 def factorize(
     weights: list[Tensor], metrics: list[Metric], ranks: list[int], diagonal: bool, rounds: int = 60, start: Factors | None = None
 ) -> Factors:
-    """Factors of a group's weights, of which those whose rank is `Alone` share nothing.
+    """Factorize a group's weights. Weights whose rank is `Alone` share nothing.
 
     Args:
-        weights: of the K layers of a group, each (out, in), float64.
-        metrics: what the errors of each are measured in.
+        weights: weights of the K layers of a group, each (out, in), float64.
+        metrics: error metric of each weight.
         ranks: R of each layer.
         diagonal: whether residuals have a diagonal.
-        rounds: at most so many, fewer where the error stands still.
-        start: factors to continue from, of any ranks, with the same layers alone.
+        rounds: maximum rounds; fewer if the error converges.
+        start: factors to start from, of any ranks, with the same layers `Alone`.
     """
     alone = [isinstance(rank, Alone) for rank in ranks]
     together = [layer for layer in range(len(weights)) if not alone[layer]]
@@ -164,7 +164,7 @@ def factorize(
 
 
 def _without_shared(weight: Tensor, metric: Metric, rank: int, diagonal: bool) -> Residual:
-    """A matrix alone: exactly where the rank is the full one, and without a diagonal then."""
+    """The residual for a matrix without a shared one: exact and without a diagonal at full rank."""
     if rank == min(weight.shape):
         identity = torch.eye(rank, dtype=weight.dtype)
         return Residual(identity, weight, None) if len(weight) == rank else Residual(weight, identity, None)
@@ -184,8 +184,8 @@ def _alternate(
 ) -> tuple[Tensor, list[Residual]]:
     """Alternate between the shared matrix, given all residuals, and each residual, given the shared matrix.
 
-    A residual's step is the exact minimum over what it changes, and the shared matrix's goes towards it, so the error falls to the
-    end. Deterministic.
+    A residual's step is the exact minimum over its terms, and the shared matrix's step is towards its minimum, so the error never
+    rises. Deterministic.
     """
     no_residuals = not diagonal and not any(ranks)
     solve = WeightedMean(metrics)
@@ -224,7 +224,7 @@ def _no_residual(weight: Tensor, diagonal: bool) -> Residual:
 
 
 def _best_residual(weight: Tensor, metric: Metric, rank: int, before: Residual, diagonal: bool) -> Residual:
-    """The low-rank term given the diagonal, then the diagonal given the low-rank term."""
+    """Solve the low-rank term given the diagonal, then the diagonal given the low-rank term."""
     rest = weight
     if diagonal:
         rest = weight.clone()

@@ -1,4 +1,4 @@
-"""Fitting a whole stack of layers: every group is aligned, then factored."""
+"""Fitting a whole stack of layers: every group is aligned, then factorized."""
 
 import math
 from collections.abc import Sequence
@@ -17,20 +17,20 @@ from residual_st.sharing.plan import SharingPlan
 from residual_st.sharing.ranks import Alone
 from residual_st.stacks.symmetries import Symmetry
 
-ROUGH_STEPS = 3  # of conjugate gradients for a mean beside which nothing is fitted
-REALIGNMENTS = 1  # of each layer to its own approximation, residual included
+ROUGH_STEPS = 3  # conjugate gradient steps for a mean without residuals
+REALIGNMENTS = 1  # realignments of each layer to its own approximation including the residual
 
 Ranks = list[list[int]]  # layer -> matrix -> R
 
 
 @dataclass
 class Fit:
-    """One way to share a stack.
+    """A shared form of a stack with its values.
 
     Attributes:
-        plan, ranks: its form.
+        plan, ranks: the form.
         layers: the aligned weights.
-        shared: group -> matrix name -> U (out, in); none of a matrix that all of the group's layers have alone.
+        shared: group -> matrix name -> U (out, in); missing for a matrix that is `Alone` in all of the group's layers.
         residuals: layer -> matrix name -> residual.
     """
 
@@ -41,13 +41,13 @@ class Fit:
     residuals: list[dict[str, Residual]]
 
     def difference(self, layer: int, name: str) -> Tensor:
-        """What the approximation lacks of an aligned weight, (out, in)."""
+        """Aligned weight minus its approximation, (out, in)."""
         return self._without_shared(layer, name) - self.residuals[layer][name].dense()
 
     def spectra(self) -> list[Spectrum]:
-        """What ranks would win in each matrix of each layer in turn, where U and the diagonals are as they are.
+        """The error reduction by ranks of each matrix of each layer, layer by layer, with U and the diagonals of this fit.
 
-        Of matrices that share nothing it is not said: that is the same in every fit, see `Stack.spectra_alone`.
+        Matrices that share nothing are left out: they are the same in every fit, see `Stack.spectra_alone`.
         """
         spectra = []
         for index, layer in enumerate(self.layers):
@@ -68,11 +68,11 @@ class Fit:
 
 @dataclass(frozen=True)
 class Stack:
-    """Trained layers, ready to be fitted.
+    """Trained layers to be fitted.
 
     Attributes:
         layers: their weights, with metrics.
-        symmetries: what may be renamed in each of them.
+        symmetries: symmetries of each layer, for alignment.
         diagonal: whether residuals have a diagonal.
     """
 
@@ -85,18 +85,18 @@ class Stack:
         return [tuple(matrix.exact.shape) for matrix in self.layers[0].values()]
 
     def spectra_alone(self) -> list[Spectrum]:
-        """What ranks would win in each matrix of each layer in turn if it shared nothing."""
+        """The error reduction by ranks of each matrix of each layer, layer by layer, if it shares nothing."""
         spectra = []
         for layer in self.layers:
             for matrix in layer.values():
                 rows, columns = matrix.exact.shape
-                whole = rows * columns - (min(rows, columns) if self.diagonal else 0)  # which has no diagonal besides
+                whole = rows * columns - (min(rows, columns) if self.diagonal else 0)  # a whole matrix has no diagonal in addition
                 spectra.append(Spectrum(_energies(matrix.metric, matrix.weight), rows + columns, whole))
         return spectra
 
     def spectra_beside_means(self, plan: SharingPlan) -> list[Spectrum]:
-        """What ranks would win in each matrix of each layer in turn beside the mean of its group: an estimate of `Fit.spectra`
-        where all share, without alignment and diagonals. In float32, and with the metrics of one group's matrices at a time.
+        """The error reduction by ranks of each matrix of each layer, added to the mean of its group: an estimate of `Fit.spectra`
+        if everything shares, without alignment and diagonals. Computed in float32, with one group's metrics in memory at a time.
         """
         spectra = {}
         for members in map(plan.layers_of, range(plan.n_groups)):
@@ -114,8 +114,8 @@ class Stack:
         Args:
             plan: the group of each layer.
             ranks: R of each layer and matrix.
-            rounds: of factorization, at most.
-            layers: weights that are aligned for this plan already, from a fit before; by default the stack's own.
+            rounds: maximum rounds of factorization.
+            layers: weights already aligned for this plan by an earlier fit; by default the stack's own.
         """
         layers = list(self.layers if layers is None else layers)
         shared, residuals = [], [{} for _ in layers]
@@ -156,14 +156,14 @@ class Stack:
 
 
 def _energies(metric: Metric, rest: Tensor) -> Tensor:
-    """What each rank would win of a rest (out, in), in float64; computed from it in its own precision."""
+    """The error reduction by each rank for a remainder (out, in), in float64; computed in the remainder's precision."""
     return metric.scale * squared_singular_values(metric.whiten(rest).double())
 
 
 def relative_error(matrix, approximation: Tensor) -> float:
-    """The size of an approximation's error over that of the matrix, in its metric; of a matrix of zeros, 1 if there is any."""
+    """Norm of an approximation's error / norm of the matrix, in its metric. For a zero matrix, 1 if there is an error, else 0."""
     metric = matrix.metric
     with torch.no_grad():
-        squared = metric.squared_norm(matrix.weight - approximation.to(matrix.weight))  # fits are on the CPU
+        squared = metric.squared_norm(matrix.weight - approximation.to(matrix.weight))  # fits are computed on the CPU
     size = metric.squared_norm(matrix.weight)
     return math.sqrt(max(squared, 0.0) / size) if size > 0 else float(squared > 0)

@@ -1,4 +1,4 @@
-"""What compression works on: the matrices of one layer, each with the metric that its errors are measured in."""
+"""The matrices of one layer for compression, each with the metric of its errors."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,19 +10,19 @@ from torch import Tensor, nn
 from residual_st.compression.basis import Basis
 from residual_st.sharing import matrices, weight_of
 
-# of the mean diagonal, added to second moments: directions that were never seen are not free. Gradients are exact for
-# small errors only, so their moments are damped more.
+# fraction of the mean diagonal that is added to second moments, so that errors in unseen directions cost something. Gradients are
+# exact only for small errors, so their moments are damped more.
 INPUT_DAMPING, OUTPUT_DAMPING = 1e-3, 0.1
-LEAST_MOMENT = 1e-20  # of a matrix that is never used, in the range of float32 with its inverse
+LEAST_MOMENT = 1e-20  # for a matrix that is never used; it and its inverse are in the range of float32
 
 
 @dataclass(frozen=True)
 class Metric:
-    """The weighted squared size of an error E of a matrix: `scale * tr(G E S Eᵀ)`.
+    """The weighted squared norm of an error E of a matrix: `scale * tr(G E S Eᵀ)`. This is the compression objective.
 
     `inputs` S (in, in) are the centred second moments of the matrix's inputs, `outputs` G (out, out) those of the loss's gradient
-    with respect to its outputs. These are the two factors of K-FAC (Martens & Grosse, arXiv 1503.05671): errors of different
-    matrices become estimates of one thing, the increase of the loss. None stands for the identity.
+    with respect to its outputs: the two factors of K-FAC (Martens & Grosse, arXiv 1503.05671). With them, the error of every matrix
+    estimates the increase of the loss, so that errors are comparable. None stands for the identity.
     """
 
     inputs: Tensor | None = None
@@ -41,9 +41,9 @@ class Metric:
         return (self.weigh(error) * error).sum().item()
 
     def whiten(self, error: Tensor) -> Tensor:
-        """An error in coordinates where its weighted norm is the Frobenius norm over sqrt(scale), computed in its own precision.
+        """An error in coordinates where the weighted norm is sqrt(scale) times the Frobenius norm, in the error's precision.
 
-        The roots are taken in float64 in any case: such moments are often too ill-conditioned for less.
+        The Cholesky factors are always computed in float64: these moments are often too ill-conditioned for float32.
         """
         inputs, outputs = self._roots_in(error.dtype)
         if outputs is not None:
@@ -51,12 +51,12 @@ class Metric:
         return error if inputs is None else error @ inputs
 
     def whiten_rows(self, down: Tensor) -> Tensor:
-        """Rows of a low-rank factor (rank, in) in those coordinates."""
+        """Rows of a low-rank factor (rank, in) in whitened coordinates."""
         inputs, _ = self._roots_in(down.dtype)
         return down if inputs is None else down @ inputs
 
     def colour(self, up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
-        """Take the factors of a whitened matrix back to the original coordinates."""
+        """Factors of a whitened matrix in the original coordinates."""
         if self.outputs is not None:
             up = torch.linalg.solve_triangular(self.output_root.T, up, upper=True)
         if self.inputs is not None:
@@ -65,12 +65,12 @@ class Metric:
 
     @cached_property
     def narrow(self) -> "Metric":
-        """The metric in float32, to weigh by: it cannot be relied on to have roots."""
+        """The metric in float32, for weighing only: in float32 it may have no Cholesky factors."""
         return Metric(*(None if moments is None else moments.float() for moments in (self.inputs, self.outputs)), self.scale)
 
     @cached_property
     def diagonal_root(self) -> Tensor:
-        """The Cholesky factor of `G ∘ S` on the rows and columns that the main diagonal covers, where both are known."""
+        """The Cholesky factor of `G ∘ S` on the rows and columns of the main diagonal, if both are known."""
         length = min(len(self.outputs), len(self.inputs))
         return torch.linalg.cholesky(self.outputs[:length, :length] * self.inputs[:length, :length])
 
@@ -93,7 +93,7 @@ class Metric:
 
 
 def damped(moments: Tensor, share: float = INPUT_DAMPING) -> Tensor:
-    """Second moments that can be inverted: with `share` of their mean diagonal added to it."""
+    """Invertible second moments: with `share` of the mean diagonal added to the diagonal."""
     result = moments.clone()
     diagonal = result.diagonal()
     diagonal += share * diagonal.mean().clamp_min(LEAST_MOMENT)
@@ -107,7 +107,7 @@ class MatrixWeights:
     Attributes:
         exact: the weight (out, in), in a precision that rounds nothing: that of the model, until units are renamed.
         bias: (out,) or None, float64.
-        input_mean: of its inputs, (in,); None if not known.
+        input_mean: mean of its inputs (in,); None if unknown.
         trained_metric: makes the metric of its errors, as the trained layer names its units.
         input_basis, output_basis: how its inputs and outputs have been renamed since; None if they have not.
     """

@@ -1,16 +1,16 @@
-"""The low-rank matrix and the diagonal that come closest to a matrix in its metric."""
+"""The low-rank matrix and the diagonal that are closest to a matrix in its metric."""
 
 import torch
 from torch import Tensor
 
 from residual_st.compression.layer_weights import Metric
 
-EXACT_SHARE = 0.2  # of the smaller side: a larger rank takes a full decomposition instead of subspace iteration
+EXACT_SHARE = 0.2  # ranks above this fraction of the smaller side use a full decomposition instead of subspace iteration
 OVERSAMPLING = 8  # columns beyond the rank in subspace iteration
 
 
 def best_diagonal(weight: Tensor, metric: Metric) -> Tensor:
-    """The diagonal that comes closest to `weight`: solves `(G ∘ S) d = diag(G W S)` on the rows and columns that it covers."""
+    """The diagonal closest to `weight`: solves `(G ∘ S) d = diag(G W S)` on the rows and columns of the main diagonal."""
     length = min(weight.shape)
     if metric.outputs is None and metric.inputs is None:
         return weight.diagonal().clone()
@@ -23,9 +23,9 @@ def best_diagonal(weight: Tensor, metric: Metric) -> Tensor:
 
 
 def low_rank(weight: Tensor, metric: Metric, rank: int, before: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The factors (out, rank) and (rank, in) whose product comes closest to `weight`, of balanced size.
+    """The factors (out, rank) and (rank, in) whose product is closest to `weight`, with balanced norms.
 
-    `before`, the `down` of a like problem, is where subspace iteration starts.
+    Subspace iteration starts from `before`, the `down` of a similar problem.
     """
     if not rank:
         return weight.new_zeros(len(weight), 0), weight.new_zeros(0, weight.shape[1])
@@ -39,15 +39,15 @@ def low_rank(weight: Tensor, metric: Metric, rank: int, before: Tensor | None = 
 
 
 def needs_decomposition(rank: int, shape: tuple[int, int]) -> bool:
-    """Whether so many singular triples are found by a full decomposition, rather than by subspace iteration."""
+    """Whether `rank` singular triples are computed by a full decomposition instead of subspace iteration."""
     return rank + OVERSAMPLING > EXACT_SHARE * min(shape)
 
 
 def truncated_svd(matrix: Tensor, rank: int, start: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """The leading singular triples: (out, rank), (rank,), (rank, in).
 
-    By subspace iteration (Halko et al., arXiv 0909.4061, algorithm 4.4) where the rank is a small part of the matrix, from `start`
-    (in, any rank), which need only come close. The columns that fill up the start are drawn from a fixed seed.
+    For small ranks by subspace iteration (Halko et al., arXiv 0909.4061, algorithm 4.4) from `start` (in, any rank), a rough guess.
+    Missing columns of the start are drawn at random with a fixed seed.
     """
     if needs_decomposition(rank, matrix.shape):
         return _decomposed(matrix, rank)
@@ -67,8 +67,8 @@ def truncated_svd(matrix: Tensor, rank: int, start: Tensor | None = None) -> tup
 
 
 def _decomposed(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The leading singular triples, of a matrix in float64, from the Gram matrix of its smaller side: several times faster than
-    torch.linalg.svd. Directions whose singular value is below 1e-8 of the largest are rounded.
+    """The leading singular triples of a float64 matrix, from the Gram matrix of its smaller side: several times faster than
+    torch.linalg.svd. Directions with a singular value below 1e-8 of the largest are inaccurate.
     """
     if len(matrix) > matrix.shape[1]:
         right, values, left = _decomposed(matrix.T, rank)
@@ -80,6 +80,6 @@ def _decomposed(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def squared_singular_values(matrix: Tensor) -> Tensor:
-    """(min(out, in),), falling. From the Gram matrix of the smaller side, several times faster than a decomposition."""
+    """(min(out, in),), descending. From the Gram matrix of the smaller side, several times faster than a decomposition."""
     gram = matrix.T @ matrix if len(matrix) > matrix.shape[1] else matrix @ matrix.T
     return torch.linalg.eigvalsh(gram).flip(0).clamp_min(0)

@@ -1,4 +1,4 @@
-"""Stage 1: second moments of each matrix's inputs and output gradients on real data, which weigh its errors."""
+"""Stage 1: second moments of each matrix's inputs and output gradients on real data, which weight its errors."""
 
 import contextlib
 import math
@@ -16,23 +16,23 @@ from residual_st.progress import progress
 from residual_st.sharing import channels_last, in_order, matrices, shape_of
 from residual_st.stacks import LayerStack, UnclearLayoutError, keeping_activations, recorded_calls
 
-MOST_HELD_OUT = 16  # batches
-DRAWS = 72  # from the Fisher information of all batches: another draw of one is worth nearly as much as another batch ...
-MOST_DRAWS = 3  # ... up to so many
-MOST_BYTES = 2.5e9  # of sums in memory at a time
+MOST_HELD_OUT = 16  # maximum number of held-out batches
+DRAWS = 72  # total draws from the Fisher information: another draw on a batch is worth nearly as much as another batch
+MOST_DRAWS = 3  # maximum draws per batch
+MOST_BYTES = 2.5e9  # maximum bytes of sums in memory at a time
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Data to weigh errors by.
+    """Calibration data, by which errors are weighted.
 
     Attributes:
-        batches: what `loss` takes.
+        batches: inputs of `loss`.
         loss: `loss(model, batch)` runs the model and returns its loss, summed over the batch, as a scalar with gradient.
-        encode: `encode(model, batch)` runs the layers; what it returns is not used. Needed for correction and refinement.
-        predict: `predict(model, batch)` runs the model and returns the scores of words (positions, vocabulary), padding left out.
-            Errors are then weighed by the distributions of words, without labels, and refinement brings these closer too.
-        more: batches that correction and refinement use besides the others. They need many, moments are content with few.
+        encode: `encode(model, batch)` runs the layers; its return value is ignored. Needed for correction and refinement.
+        predict: `predict(model, batch)` runs the model and returns word scores (positions, vocabulary) without padding. Errors are
+            then weighted by the predicted distributions, without labels, and refinement matches these distributions too.
+        more: additional batches for correction and refinement, which need many; moments need few.
     """
 
     batches: Sequence[Any]
@@ -45,10 +45,10 @@ class Calibration:
         for name, batches in (("batches", self.batches), ("more", self.more)):
             if not isinstance(batches, Sequence) or isinstance(batches, str):
                 raise InputError(
-                    f"the calibration's {name} are a {type(batches).__name__}; give a list, which can be gone through again"
+                    f"the calibration's {name} are a {type(batches).__name__}; give a list, since they are read several times"
                 )
         if not self.batches:
-            raise InputError("the calibration has no batches; give one or more")
+            raise InputError("the calibration has no batches; give at least one")
         for name in ("loss", "encode", "predict"):
             function = getattr(self, name)
             if not callable(function) and (function is not None or name == "loss"):
@@ -56,23 +56,23 @@ class Calibration:
 
     @property
     def parts(self) -> tuple[Sequence[Any], Sequence[Any]]:
-        """Most of the batches, and the last of them, on which choices are judged that were made on the others.
+        """The batches to compute with, and the held-out batches, by which choices are judged.
 
-        These are a sixth, and no more than 16. One batch alone serves both.
+        The last sixth of the batches is held out, at most 16. A single batch is used for both.
         """
         held_out = min(max(1, len(self.batches) // 6), MOST_HELD_OUT)
         return self.batches[:-held_out] or self.batches, self.batches[-held_out:]
 
     def held_out_loss(self, model: nn.Module) -> float:
-        """The loss on the batches held out. One that is not a number counts as infinite: no comparison is to keep such a model."""
+        """The loss on the held-out batches. NaN counts as infinite, so that no comparison prefers such a model."""
         with evaluating(model), torch.no_grad():
             total = sum(self.loss(model, batch).item() for batch in self.parts[1])
         return math.inf if math.isnan(total) else total
 
     def sensitivities(self, model: nn.Module, number: int) -> Iterator[Tensor]:
-        """Scalars of one batch, whose gradients tell how much errors of what the model computes count.
+        """Scalars for one batch, whose gradients measure how sensitive the model's output is to errors.
 
-        Their second moments are the Fisher information of its words where `predict` is there, of the labels' loss otherwise.
+        Their second moments are the Fisher information of the predicted words if there is `predict`, else of the labels' loss.
 
         Raises:
             InputError: if loss or scores are not finite, or have no gradient.
@@ -85,19 +85,17 @@ class Calibration:
             scalars = [self.loss(model, self.batches[number])]
         for scalar in scalars:
             if not isinstance(scalar, Tensor) or scalar.numel() != 1 or not scalar.requires_grad:
-                raise InputError(
-                    "the calibration's loss must return one number as a tensor that depends on what the layers compute"
-                )
+                raise InputError("the calibration's loss must return a scalar tensor that depends on the layers' outputs")
             if not scalar.isfinite():
-                raise InputError(f"the loss of the model, before compression, is {scalar.item()} on calibration batch {number}")
+                raise InputError(f"the loss of the dense model is {scalar.item()} on calibration batch {number}; it must be finite")
             yield scalar.sum()
 
 
 def drawn_information(scores: Tensor, seed: int) -> Tensor:
-    """A scalar whose gradient by scores (positions, vocabulary) is drawn at random, with mean 0.
+    """A scalar whose gradient with respect to scores (positions, vocabulary) is random with mean 0.
 
     Its covariance is the Fisher information of the softmax, `diag(p) - p p^T` at each position, as in K-FAC (Martens and Grosse,
-    arXiv 1503.05671, section 2.2). Words drawn from the model have the same, with more noise; its likeliest words do not.
+    arXiv 1503.05671, section 2.2). Gradients for words sampled from the model have the same covariance with more noise.
     """
     probabilities = scores.detach().softmax(-1)
     generator = torch.Generator().manual_seed(seed)
@@ -111,15 +109,15 @@ Moments = list[dict[str, MatrixMoments]]  # layer -> matrix name -> moments
 @torch.inference_mode(False)
 @torch.enable_grad()
 def gather(model: nn.Module, stack: LayerStack, calibration: Calibration) -> Moments:
-    """Run the model on the calibration data and sum up the moments of every matrix of its stack.
+    """Run the model on the calibration data and sum the moments of every matrix of its stack.
 
-    Sums of `MOST_BYTES` are in memory at a time, so the model runs once for each part of a stack that needs more. Complete sums are
-    in a temporary file, which goes away with the moments.
+    At most `MOST_BYTES` of sums are in memory at a time: a larger stack is split into parts, and the model runs once per part.
+    Complete sums are stored in a temporary file, which is deleted with the moments.
 
     Raises:
-        InputError: if a matrix is never called, as where its weight is read past it: nothing is then known of its inputs; if
-            padding in them cannot be told; or if the model's loss, or what a matrix is given, is not finite.
-        OSError: if there is no room for the file.
+        InputError: if a matrix is never called, for example because its weight is read directly, so that its inputs are unknown; if
+            padding in them cannot be determined; or if the model's loss or a matrix's input is not finite.
+        OSError: if the file cannot be written.
     """
     layers = in_order(stack.layers)
     moments, file = [], TensorFile()
@@ -136,7 +134,7 @@ def gather(model: nn.Module, stack: LayerStack, calibration: Calibration) -> Mom
 
 
 def _parts(layers: list[nn.Module]) -> list[range]:
-    """Layers whose sums are in memory together: few parts, of about equal size."""
+    """Parts of the layers whose sums are in memory together: as few as possible, of about equal size."""
     shapes = [shape_of(matrix) for layer in layers for _, matrix in matrices(layer)]
     bytes_of_all = sum(4 * (rows**2 + columns**2) / 2 for rows, columns in shapes)
     count = max(1, min(math.ceil(bytes_of_all / MOST_BYTES), len(layers)))
@@ -145,21 +143,21 @@ def _parts(layers: list[nn.Module]) -> list[range]:
 
 def _gather_part(model: nn.Module, stack: LayerStack, calibration: Calibration, moments: Moments, part: range) -> None:
     every = {(index, name) for index in part for name in moments[index]}
-    left = dict.fromkeys(range(len(calibration.batches)), every)  # batch -> the matrices for which it is to be counted
+    left = dict.fromkeys(range(len(calibration.batches)), every)  # batch -> matrices that it is still to be counted for
     left = _count(model, stack, calibration, moments, left)
-    if left:  # which later batches may have made clear
+    if left:  # layouts that later batches may have resolved
         left = _count(model, stack, calibration, moments, left)
     for unclear in left.values():
         raise next(iter(unclear.values()))
     for matrix in (matrix for index in part for matrix in moments[index].values()):
         if not matrix.count:
-            raise InputError(f"the calibration data never came to {matrix.label}; its errors cannot be weighed")
+            raise InputError(f"the calibration data never reached {matrix.label}, so its errors cannot be weighted")
         if not (matrix.inputs.squares.is_finite and matrix.gradients.is_finite):
             raise InputError(f"the inputs or gradients of {matrix.label} on the calibration data are not finite")
 
 
 def _count(model: nn.Module, stack: LayerStack, calibration: Calibration, moments: Moments, wanted: dict) -> dict:
-    """Count batches for the matrices that want them, batch -> (layer, name) of each. What is unclear yet, likewise."""
+    """Count batches for the matrices in `wanted`, batch -> (layer, name). Returns those whose layout is unclear, likewise."""
     left = {}
     for number in progress(wanted, desc="calibrating", unit="batch"):
         with _observed(stack, moments, wanted[number]) as unclear:
@@ -170,20 +168,20 @@ def _count(model: nn.Module, stack: LayerStack, calibration: Calibration, moment
 
 
 def _differentiate(model: nn.Module, calibration: Calibration, number: int) -> None:
-    drawn = calibration.predict is not None  # at random: rounding adds nothing to that
+    drawn = calibration.predict is not None  # random gradients: rounding does not matter
     with in_bfloat16(model.parameters()) if drawn else contextlib.nullcontext():
         for scalar in calibration.sensitivities(model, number):
-            scalar.backward(retain_graph=True)  # for the next one
+            scalar.backward(retain_graph=True)  # for the next scalar
 
 
 @contextlib.contextmanager
 def _observed(stack: LayerStack, moments: Moments, wanted: Container[tuple[int, str]]) -> Iterator[dict]:
-    """Add what the wanted matrices are given, each (layer, name), to their moments.
+    """Add the inputs and gradients of the wanted matrices, each (layer, name), to their moments.
 
-    Those whose layout is not known yet are left out: they are in the dict that is yielded, each with the error that says why.
+    Matrices with an unclear layout are skipped; the yielded dict contains them with their errors.
     """
     unclear = {}
-    latest = (None, None, None)  # layer, name and inputs of the matrix that was called last
+    latest = (None, None, None)  # layer, name and inputs of the last matrix called
     with contextlib.ExitStack() as context:
         calls = context.enter_context(recorded_calls(stack))
 
@@ -191,7 +189,7 @@ def _observed(stack: LayerStack, moments: Moments, wanted: Container[tuple[int, 
             def hook(linear, arguments, output):
                 nonlocal latest
                 padding = calls[index].memory_padding if name in stack.memory_matrices else calls[index].padding
-                if not output.requires_grad:  # nothing before it is differentiated
+                if not output.requires_grad:  # no gradient reaches this matrix
                     output.requires_grad_()
 
                 def rows(states: Tensor) -> Tensor:
@@ -206,7 +204,7 @@ def _observed(stack: LayerStack, moments: Moments, wanted: Container[tuple[int, 
                     output.register_hook(lambda gradient: matrix.add_gradients(rows(gradient)))
                 except UnclearLayoutError as error:
                     unclear[index, name] = error
-                return output.clone()  # fairseq scales queries in place, which would take the hook with it
+                return output.clone()  # fairseq scales queries in place, which would drop the hook
 
             return hook
 
@@ -219,7 +217,7 @@ def _observed(stack: LayerStack, moments: Moments, wanted: Container[tuple[int, 
 
 @contextlib.contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
-    """Evaluation mode, with all activations kept; each module gets its own mode back."""
+    """Evaluation mode, without activation checkpointing; each module's mode is restored."""
     modes = [(module, module.training) for model in models for module in model.modules()]
     for model in models:
         model.eval()
@@ -233,14 +231,14 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_updates(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and no gradients of parameters: only those of activations are wanted."""
+    """Evaluation mode, with gradients of activations only, not of parameters."""
     with evaluating(model), requiring_gradients(model, False):
         yield
 
 
 @contextlib.contextmanager
 def requiring_gradients(model: nn.Module, wanted: bool) -> Iterator[None]:
-    """All of a model's parameters with gradients, or without; each gets its own mark back."""
+    """All of a model's parameters with or without gradients; each one's setting is restored."""
     before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     model.requires_grad_(wanted)
     try:

@@ -14,19 +14,19 @@ from residual_st.stacks import LayerStack
 def fractions_of_parts(
     model: nn.Module, stacks: dict[str, LayerStack], calibration: Calibration, weight_fraction: float, diagonal: bool = True
 ) -> tuple[dict[str, float], dict[str, Moments]]:
-    """The weight fraction of each part of a model, where all parts keep `weight_fraction` of their weights together.
+    """The weight fraction of each part of a model, such that all parts together keep `weight_fraction` of their weights.
 
-    Every weight of every part has one price in predicted loss, where nothing is shared.
+    All weights of all parts get the same price in predicted loss, assuming no sharing.
 
     Args:
-        model: dense.
+        model: the dense model.
         stacks: part -> its stack.
-        calibration: batches and `loss`, which comes to all parts.
+        calibration: batches and `loss`, which must run all parts.
         weight_fraction: above 0 and at most 1.
         diagonal: whether residuals have a diagonal.
 
     Returns:
-        Part -> fraction, and part -> the moments of the dense model's matrices, for `compress`.
+        Part -> fraction, and part -> moments of the dense model's matrices, both for `compress`.
     """
     moments = {part: gather(model, stack, calibration) for part, stack in stacks.items()}
     spectra, sizes, diagonals = {}, {}, {}

@@ -1,4 +1,4 @@
-"""Turn a stack of trained layers into a shared one: all stages in order."""
+"""Compression of a stack of trained layers to a shared one: all stages in order."""
 
 import contextlib
 import math
@@ -35,20 +35,20 @@ from residual_st.sharing import (
 )
 from residual_st.stacks import LayerStack, copied, stack_of
 
-ROUNDS = 20  # of factorization, at most
+ROUNDS = 20  # maximum rounds of factorization
 
 
 @dataclass
 class Compressed:
-    """What became of a stack.
+    """The result of compressing a stack.
 
     Attributes:
-        shared_weights: the owner of every U; registered beside the layers as the stack says, or else by the caller.
-        form: which layers share, and what each keeps.
+        shared_weights: the owner of every U; registered in the stack's owner, or by the caller if the stack has none.
+        form: which layers share, and the rank and diagonal of each.
         errors: layer -> matrix name -> relative error `||W - (U + A B + diag(d))|| / ||W||`, weighted where calibrated.
-        parameters_before: weights in the dense matrices, biases not counted.
-        parameters_after: those in the compressed matrices.
-        uncovered: names of a layer's other weights, which stay as they were.
+        parameters_before: number of weights in the dense matrices, without biases.
+        parameters_after: number of weights in the compressed matrices, without biases.
+        uncovered: names of a layer's other weights, which are unchanged.
     """
 
     shared_weights: SharedWeights
@@ -70,35 +70,35 @@ def compress(
     moments: Moments | None = None,
     **keywords: NoReturn,
 ) -> Compressed:
-    """Share the layers of a trained model in place, so that it computes nearly what it did.
+    """Compress a trained model in place: share its layers with the least change of its output.
 
     Args:
-        model: what the calibration's functions take: one that `stack_of` knows, such as fairseq's, or a plain `nn.ModuleList` of L
-            alike layers, each with `nn.Linear`s and pointwise convolutions of the same names and shapes (out, in).
-        config: the form and how it is found; None for the defaults.
-        stack: the layers inside another model, and how they are called.
-        calibration: data to weigh errors by; without it each matrix's error counts relative to its size. Refinement needs one
-            with `encode`.
-        moments: what `gather` found on the calibration data, where a model is compressed several times; it then runs once.
+        model: the argument of the calibration's functions: a model known to `stack_of`, such as fairseq's, or an `nn.ModuleList` of
+            L layers with `nn.Linear`s and pointwise convolutions of the same names and shapes (out, in).
+        config: settings of the form and of the compression; None for the defaults.
+        stack: the layers in any other model, and how they are called.
+        calibration: data to weight errors by; without it each matrix's error is relative to its norm. Refinement needs a
+            calibration with `encode`.
+        moments: the result of `gather` on the calibration data, to compute it only once for several compressions.
 
-    Whatever is raised, the model is then what it was before.
+    If an error is raised, the model is unchanged.
 
     Raises:
-        InputError: if the layers differ or share their matrices already, or are called in a way that their stack does not describe;
+        InputError: if the layers differ or already share their matrices, or are called in a way that their stack does not describe;
             or a plan, a rank or a budget does not fit them.
     """
     refuse_keywords("compress", keywords)
     config = config or CompressionConfig()
     if config.refine_updates and (calibration is None or calibration.encode is None):
-        raise InputError("refinement needs calibration data with `encode`, to compare the layers' outputs on")
+        raise InputError("refinement needs calibration data with `encode`, to compare the layers' outputs")
     stack = stack or stack_of(model)
     form = plan_form(stack, config, calibrated=calibration is not None)
     check_untied(model, stack.layers)
     if hasattr(stack.owner, "shared_weights") and list(stack.owner.shared_weights.parameters()):
-        raise InputError(f"{type(stack.owner).__name__} owns the shared weights of other layers already; expand those first")
+        raise InputError(f"{type(stack.owner).__name__} already owns the shared weights of other layers; expand those first")
     for name, parameter in stack.layers.named_parameters():
         if not parameter.isfinite().all():
-            raise InputError(f"{name} of the layers holds values that are no finite numbers; such a model cannot be compressed")
+            raise InputError(f"{name} of the layers contains values that are not finite; all weights must be finite numbers")
     if moments is None and calibration is not None:
         moments = gather(model, stack, calibration)
     weights = weighed([read_layer(layer) for layer in in_order(stack.layers)], moments)
@@ -132,27 +132,27 @@ def _form_of(fit: Fit, diagonal: bool) -> SharedForm:
 
 
 def _least_loss(model: nn.Module, stack: LayerStack, fits: list[Fit], diagonal: bool, calibration: Calibration) -> Fit:
-    """The fit with which the model has the least loss on the batches held out."""
+    """The fit with the least loss on the held-out batches."""
     losses = []
     for fit in progress(fits, desc="comparing forms", unit="form"):
         tried, tried_stack = copied(model, stack)
         _install(tried_stack, fit, diagonal)
         losses.append(calibration.held_out_loss(tried))
     if min(losses) == math.inf:
-        raise InputError("in every form that was tried the model's loss on the batches held out is no finite number")
+        raise InputError("the loss on the held-out batches is not finite in any form that was tried")
     return fits[losses.index(min(losses))]
 
 
 def plan_form(stack: LayerStack, config: CompressionConfig, calibrated: bool = False) -> SharedForm | Budget:
-    """What `compress` would make of a stack, which costs nothing to know: a form, or the budget from which it is chosen.
+    """The form that `compress` would give a stack, or the budget from which it would choose one. Fast: no model is run.
 
-    Without calibration data every matrix shares: errors of weights do not tell how much a form loses.
+    Without calibration data every matrix shares, since errors of weights do not predict the loss of a form.
 
     Raises:
-        InputError: as `compress` does.
+        InputError: see `compress`.
     """
     if stack.is_shared:
-        raise InputError("the model shares its layers already; expand it first")
+        raise InputError("the model already has shared layers; expand it first")
     if config.weight_fraction is None:
         group_size = 3 if config.group_size is None else config.group_size
         rank = 2 if config.rank is None else config.rank
@@ -167,7 +167,7 @@ def plan_form(stack: LayerStack, config: CompressionConfig, calibrated: bool = F
 def weighed(weights: list[LayerWeights], moments: Moments | None) -> list[LayerWeights]:
     """Give every matrix its metric."""
     if moments is None:
-        # all of one kind alike, so that a group's U is the plain mean, and kinds relative to their size
+        # the same for all matrices of a kind, so that a group's U is the plain mean; kinds relative to their norm
         for name in weights[0]:
             size = sum(layer[name].weight.square().sum() for layer in weights).item()
             scale = 1 / size if size > 0 else 1.0
@@ -185,7 +185,7 @@ def weighed(weights: list[LayerWeights], moments: Moments | None) -> list[LayerW
 
 @contextlib.contextmanager
 def _undone_on_error(stack: LayerStack, trained: list[LayerWeights]) -> Iterator[None]:
-    """Give a dense stack back its modules and all values, and its owner what it had, if the block raises."""
+    """Restore a dense stack's modules and values, and its owner's attributes, if the block raises."""
     layers = in_order(stack.layers)
     kept = [dict(matrices(layer)) for layer in layers]
     of_matrices = {id(parameter) for its_matrices in kept for matrix in its_matrices.values() for parameter in matrix.parameters()}
@@ -220,10 +220,10 @@ def _install(stack: LayerStack, fit: Fit, diagonal: bool) -> SharedWeights:
     with torch.no_grad():
         for index, layer in enumerate(layers):
             for name, linear in matrices(layer):
-                if not isinstance(linear, ResidualLinear):  # shares nothing, and is whole: it stays as it is
+                if not isinstance(linear, ResidualLinear):  # a whole matrix that shares nothing: unchanged
                     continue
                 for term in filter(None.__ne__, (linear.up, linear.down, linear.diagonal)):
-                    term.requires_grad_(trained[index][name])  # what is frozen stays frozen
+                    term.requires_grad_(trained[index][name])  # frozen weights stay frozen
                 matrix, residual = fit.layers[index][name], fit.residuals[index][name]
                 if linear.shared_weight is not None:
                     linear.shared_weight.copy_(fit.shared[fit.plan.groups[index]][name])

@@ -1,8 +1,8 @@
-"""Stage 6: all terms of all layers together, by gradient, so that the model computes what the dense one does.
+"""Stage 6: gradient descent on all terms of all layers together, to match the dense model's outputs.
 
-No labels are used: the layers' outputs, and the words behind them where `Calibration.predict` gives them, are brought closer to
-those of the dense model. Everything of the layers that is not shared moves too: biases and norms. The compressed model computes in
-bfloat16 where the device multiplies in it, its terms stay in float32.
+No labels are used: the targets are the dense model's layer outputs and, with `Calibration.predict`, its word distributions. Biases
+and norms of the layers are trained too. The compressed model computes in bfloat16 if the device multiplies in it; its terms stay in
+float32.
 """
 
 import contextlib
@@ -23,34 +23,36 @@ from residual_st.progress import progress
 from residual_st.sharing import SharedWeights
 from residual_st.stacks import layer_map
 
-LEARNING_RATES = (2e-3, 8e-4, 3e-4, 1.2e-4, 5e-5)  # of which one is chosen by trials ...
-TRIAL = 20  # ... of so many updates, and no more than a tenth of all, in which it falls to 0
-WON = 0.5  # the highest is taken that lowers the loss by this share of what the best does: in few updates lower ones win more
-WARM_UP = 10  # updates, and no more than a quarter of all
-LARGEST_NORM = 1.0  # of a step's gradient
-LAST = 1.0  # weight of the last layer's output, which the decoder reads, beside the mean over all layers
-CHECKS = 4  # of the loss on the batches held out
+LEARNING_RATES = (2e-3, 8e-4, 3e-4, 1.2e-4, 5e-5)  # one is chosen by trials
+TRIAL = 20  # updates per trial, at most a tenth of all, in which the learning rate decays to 0
+# the highest learning rate is chosen that lowers the loss by at least this fraction of the best trial: short trials favour low ones
+WON = 0.5
+WARM_UP = 10  # updates, at most a quarter of all
+LARGEST_NORM = 1.0  # gradients are clipped to this norm
+LAST = 1.0  # additional weight of the last layer's output, which the decoder reads, relative to the mean over all layers
+CHECKS = 4  # checks of the loss on the held-out batches
 
 
 @torch.inference_mode(False)
 @torch.enable_grad()
 def refine(dense: Model, compressed: Model, shared_weights: SharedWeights, calibration: Calibration, updates: int) -> None:
-    """Move the compressed layers, and the weights they share, by Adam towards what the dense model computes. In place.
+    """Fit the compressed layers and their shared weights to the dense model with Adam, in place.
 
-    In the end they are what they were at the check, the start included, at which the loss on the batches held out was least.
+    Keeps the state of the check, or of the start, with the least loss on the held-out batches.
 
     Args:
-        dense, compressed: a model and the stack inside it. The latter may have fewer layers, which are compared at equal depth.
-        shared_weights: the owner of the latter's U.
-        calibration: batches, which are gone through in turn, again and again, and `encode` or `predict`.
-        updates: steps.
+        dense, compressed: each a model and the stack inside it. The compressed one may have fewer layers, which are compared at
+            equal depth.
+        shared_weights: the owner of the compressed model's U.
+        calibration: batches, which are used repeatedly in turn, and `encode` or `predict`.
+        updates: number of updates.
     """
     moved = nn.ModuleList([compressed[1].layers, shared_weights])
     start = best = copy.deepcopy(moved.state_dict())
     try:
         with contextlib.ExitStack() as context:
             context.enter_context(evaluating(dense[0], compressed[0]))
-            context.enter_context(requiring_gradients(compressed[0], False))  # the decoder needs none
+            context.enter_context(requiring_gradients(compressed[0], False))  # no gradients for the decoder's parameters
             context.enter_context(requiring_gradients(moved, True))
             folder = context.enter_context(tempfile.TemporaryDirectory())
             targets = Targets(dense, calibration, Path(folder))
@@ -60,7 +62,7 @@ def refine(dense: Model, compressed: Model, shared_weights: SharedWeights, calib
 
 
 def _best_state(targets: Targets, compressed: Model, moved: nn.Module, start: dict, calibration: Calibration, updates: int) -> dict:
-    """Take all steps from the state `start`. What the layers were where the loss on the batches held out was least."""
+    """Train from the state `start`. Returns the state with the least loss on the held-out batches."""
     best = calibration.held_out_loss(compressed[0]), start
     rate = LEARNING_RATES[0]
     if trial := min(TRIAL, updates // 10):
@@ -75,7 +77,7 @@ def _best_state(targets: Targets, compressed: Model, moved: nn.Module, start: di
         rate = _chosen_rate(progress(LEARNING_RATES, desc="choosing a rate", unit="rate"), won)
     checks = {updates * part // CHECKS for part in range(1, CHECKS + 1)}
     steps = _steps(targets, compressed, moved, calibration, rate, updates)
-    with progress(steps, total=updates, desc=f"refining at {rate:g}", unit="update") as bar:
+    with progress(steps, total=updates, desc=f"refining at learning rate {rate:g}", unit="update") as bar:
         for step, error in enumerate(bar, 1):
             bar.set_postfix(error=f"{error:.4f}")
             if step in checks and (held_out := calibration.held_out_loss(compressed[0])) < best[0]:
@@ -84,7 +86,7 @@ def _best_state(targets: Targets, compressed: Model, moved: nn.Module, start: di
 
 
 def _chosen_rate(rates: Iterable[float], won: Callable[[float], float]) -> float:
-    """Of rates, the highest first, one that wins `WON` of the best trial's. Trials end where a lower rate wins less."""
+    """The highest learning rate with at least `WON` of the best trial's reduction. `rates` descend; trials end at a worse one."""
     trials = {}
     for rate in rates:
         trials[rate] = won(rate)
@@ -95,9 +97,9 @@ def _chosen_rate(rates: Iterable[float], won: Callable[[float], float]) -> float
 
 
 def _steps(targets: Targets, compressed: Model, moved: nn.Module, calibration: Calibration, rate: float, updates: int):
-    """Take the steps, and yield the distance before each. Terms in half precision are moved in float32 and rounded after each."""
+    """Train, and yield the distance before each update. Terms in half precision are updated in float32 and then rounded."""
     terms = [*dict.fromkeys(moved.parameters())]
-    wide = [widened(term.detach()) for term in terms]  # which are the terms themselves where these are wide
+    wide = [widened(term.detach()) for term in terms]  # the terms themselves if these are in float32
     optimizer = torch.optim.Adam(wide, lr=rate)
     is_half = any(term.dtype == torch.float16 for term in terms)
     scaler = torch.amp.GradScaler(terms[0].device.type, init_scale=1024, enabled=is_half)

@@ -1,4 +1,4 @@
-"""The smallest form whose loss rises by no more than is allowed."""
+"""Search for the smallest form within a limit of the loss."""
 
 import contextlib
 import math
@@ -16,13 +16,13 @@ from residual_st.numbers import is_real
 from residual_st.progress import progress
 from residual_st.stacks import LayerStack, copied, stack_of
 
-PROBES = 6  # of sizes: each halves the interval
-LARGEST = 0.97  # of the dense weights: a form with less to win is not worth its inference
+PROBES = 6  # number of sizes tried; each halves the interval
+LARGEST = 0.97  # of the dense weights: a larger form is not worth its slower inference
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A size that was tried, and the loss on the batches held out, over the dense model's."""
+    """A size that was tried, and its loss on the held-out batches / the dense model's loss."""
 
     weight_fraction: float
     loss_ratio: float
@@ -37,34 +37,34 @@ def compress_within(
     stack: LayerStack | None = None,
     **keywords: NoReturn,
 ) -> tuple[Compressed, list[Probe]]:
-    """`compress` to the smallest size at which the loss rises by no more than `max_loss`, in place.
+    """`compress` to the smallest size at which the loss rises by at most `max_loss`, in place.
 
-    Sizes are tried by halving an interval, each without refinement, and judged by the loss on the batches held out
-    (`Calibration.parts`). Refinement comes last, and can only lower it.
+    Sizes are tried by bisection without refinement, and judged by the loss on held-out batches (`Calibration.parts`). Refinement
+    comes last, and can only lower the loss.
 
     Args:
-        max_loss: 0.01 for 1 %.
-        config: as of `compress`, without `rank` and `weight_fraction`: the size is chosen here.
+        max_loss: maximum relative increase, 0.01 for 1 %.
+        config: settings of `compress`, without `rank` and `weight_fraction`: the size is chosen here.
 
     Raises:
-        InputError: if the loss rises by more already where `LARGEST` of the weights is kept; or as `compress` does.
+        InputError: if the loss rises by more even with `LARGEST` of the weights; see also `compress`.
     """
     refuse_keywords("compress_within", keywords)
     if not is_real(max_loss) or max_loss < 0:
-        raise InputError(f"the loss may rise by a number of 0 or more, such as 0.01 for 1 %, not by {max_loss!r}")
+        raise InputError(f"max_loss {max_loss!r} must be a number of at least 0, such as 0.01 for 1 %")
     config = config or CompressionConfig()
     if chosen := [name for name in ("rank", "weight_fraction") if getattr(config, name) is not None]:
-        raise InputError(f"{chosen[0]} cannot be given beside a loss, within which the size is chosen")
+        raise InputError(f"{chosen[0]} cannot be combined with a maximum loss, which chooses the size")
     if not isinstance(calibration, Calibration):
-        raise InputError("the smallest size within a loss needs calibration data, to measure the loss on")
+        raise InputError("a maximum loss needs calibration data, to measure the loss")
     stack = stack or stack_of(model)
-    with contextlib.suppress(BudgetTooSmallError):  # what cannot be shared at all is refused before any calibration
+    with contextlib.suppress(BudgetTooSmallError):  # refuses stacks that cannot be shared before any calibration
         plan_form(stack, replace(config, weight_fraction=LARGEST), calibrated=True)
     moments = gather(model, stack, calibration)
     dense_loss = calibration.held_out_loss(model)
     if not 0 < dense_loss < math.inf:
         raise InputError(
-            f"the loss on the batches held out is {dense_loss:g} before compression; its rise is relative to one above 0"
+            f"the dense model's loss on the held-out batches is {dense_loss:g}; it must be above 0 for a relative limit"
         )
     probes: list[Probe] = []
 
@@ -80,9 +80,7 @@ def compress_within(
 
     if not fits(LARGEST):
         reached = f"by {probes[-1].loss_ratio - 1:.1%}" if probes else "too far"
-        raise InputError(
-            f"the loss rises {reached} already where {LARGEST:.0%} of the weights is kept; the limit is {max_loss:.1%}"
-        )
+        raise InputError(f"the loss rises {reached} even with {LARGEST:.0%} of the weights; the limit is {max_loss:.1%}")
     low, high = 0.0, LARGEST
     for _ in progress(range(PROBES), desc="trying sizes", unit="size"):
         middle = (low + high) / 2

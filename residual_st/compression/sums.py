@@ -1,4 +1,4 @@
-"""Sums over positions, of which second moments are made: float32, each tensor once, half of each square, on disk when complete."""
+"""Sums over positions for second moments: in float32, once per tensor, half of each symmetric matrix, on disk when complete."""
 
 import math
 import os
@@ -15,29 +15,31 @@ from residual_st.sharing import Matrix, shape_of
 
 
 class SquareSum:
-    """`Σ rowsᵀ rows` in float32, or float64 where rows are; only the blocks on and above the diagonal, the others mirror them.
+    """`Σ rowsᵀ rows` in float32, or float64 for float64 rows. Only blocks on and above the diagonal are stored (symmetry).
 
-    A sum of N batches is rounded by N times 6e-8 of the diagonal at most, as each product already is: a metric adds 1,000 times as
-    much to the diagonal (`INPUT_DAMPING`).
+    The rounding error of a sum over N batches is at most N times 6e-8 of the diagonal; a metric adds 1,000 times as much to the
+    diagonal (`INPUT_DAMPING`).
     """
 
-    BLOCK = 128  # columns: fewer blocks compute more in vain, more take longer each
+    BLOCK = 128  # columns per block: larger blocks compute more redundant values, smaller ones are slower
 
     def __init__(self, size: int, device: torch.device):
         self.size = size
         starts = range(0, size, self.BLOCK)
-        self._shapes = [(min(self.BLOCK, size - start), size - start) for start in starts]  # of strips to the right of the diagonal
+        self._shapes = [
+            (min(self.BLOCK, size - start), size - start) for start in starts
+        ]  # shapes of the strips right of the diagonal
         self._values: Tensor | StoredTensor = torch.zeros(sum(map(math.prod, self._shapes)), device=device)
 
     def add(self, rows: Tensor) -> None:
-        """Rows (positions, size)."""
+        """Add rows (positions, size)."""
         self._values = self._values.to(rows.dtype)
         for strip in self._strips(self._values):
             right = rows[:, -strip.shape[1] :]
             strip.addmm_(right[:, : len(strip)].T, right)
 
     def store(self, file: "TensorFile") -> None:
-        """Move the sum to a file. Nothing can be added afterwards."""
+        """Move the sum to a file. No more rows can be added."""
         if not isinstance(self._values, StoredTensor):
             self._values = file.stored(self._values)
 
@@ -64,14 +66,14 @@ class SquareSum:
 
 
 class TensorFile:
-    """A temporary file of tensors, which is deleted when none of them is referred to any more."""
+    """A temporary file of tensors, deleted when no tensor in it is referenced any more."""
 
     def __init__(self):
         self._file = tempfile.TemporaryFile()  # noqa: SIM115, closed below
         weakref.finalize(self, self._file.close)
 
     def stored(self, tensor: Tensor) -> "StoredTensor":
-        """Write a tensor behind the others."""
+        """Append a tensor."""
         offset = self._file.seek(0, os.SEEK_END)
         self._file.write(tensor.cpu().contiguous().numpy())
         return StoredTensor(self, offset, tensor.shape, tensor.dtype)
@@ -82,7 +84,7 @@ class TensorFile:
 
 
 class StoredTensor(NamedTuple):
-    """Where in a file a tensor is."""
+    """Reference to a tensor in a file."""
 
     file: TensorFile
     offset: int
@@ -90,17 +92,17 @@ class StoredTensor(NamedTuple):
     dtype: torch.dtype
 
     def read(self) -> Tensor:
-        """A copy of it, on the CPU."""
+        """A copy of the tensor on the CPU."""
         tensor = torch.empty(self.shape, dtype=self.dtype)
         self.file.read_into(tensor, self.offset)
         return tensor
 
 
 class InputMoments:
-    """Sums over the positions that one tensor has had, which one matrix or several are given.
+    """Sums over the positions of one tensor, the input of one or several matrices.
 
-    Positions are counted from the mean of the first batch: where they hardly vary, the difference between their squares and the
-    square of their mean would be rounding errors.
+    Values are relative to the mean of the first batch: if they hardly vary, the mean of squares minus the square of the mean would
+    be dominated by rounding errors.
     """
 
     def __init__(self, size: int, device: torch.device):
@@ -110,7 +112,7 @@ class InputMoments:
         self.squares = SquareSum(size, device)
 
     def add(self, rows: Tensor) -> Tensor:
-        """Rows (positions, size). As they are counted: from the origin."""
+        """Add rows (positions, size). Returns them relative to the origin."""
         rows = widened(rows)
         if not self.count and len(rows):
             self.origin = rows.mean(0).double()
@@ -131,8 +133,8 @@ class InputMoments:
 
 
 class MatrixMoments:
-    """What one matrix of one layer, which `label` names, has seen: the moments of its inputs, which others may have in common, and
-    of its outputs' gradients. All that is made of them is on the CPU.
+    """Moments of one matrix of one layer, named `label`: of its inputs, possibly shared with other matrices, and of its outputs'
+    gradients. Results are on the CPU.
     """
 
     def __init__(self, matrix: Matrix, label: str = "the matrix"):
@@ -140,28 +142,30 @@ class MatrixMoments:
         outputs, inputs = shape_of(matrix)
         self.inputs = InputMoments(inputs, matrix.weight.device)
         self.gradients = SquareSum(outputs, matrix.weight.device)
-        self._followed = None  # whose inputs these are, too
+        self._followed = None  # the matrix with the same inputs
 
     def add_inputs(self, inputs: Tensor, other: "MatrixMoments | None" = None) -> None:
-        """Add inputs (positions, in). `other` is of a matrix that has just been given the same tensor, if there is one.
+        """Add inputs (positions, in). `other` belongs to the matrix that was just called with the same tensor, if there is one.
 
-        Where it is from the start, as keys and values follow queries, one sum serves both.
+        If both have the same inputs from the start, such as queries, keys and values, they share one sum.
 
         Raises:
-            InputError: if it is not any more.
+            InputError: if their inputs differ later.
         """
         if other is not None and not self.count and other.count == len(inputs):
             self.inputs, self._followed = other.inputs, other
         elif self._followed is None:
             self.inputs.add(inputs)
         elif other is None or other.inputs is not self.inputs:
-            raise InputError(f"{self.label} is called with the inputs of {self._followed.label} at first and with others later")
+            raise InputError(
+                f"{self.label} first has the inputs of {self._followed.label} and later different ones; they must not change"
+            )
 
     def add_gradients(self, gradients: Tensor) -> None:
         self.gradients.add(widened(gradients))
 
     def store(self, file: TensorFile) -> None:
-        """Move the squares to a file (`SquareSum.store`)."""
+        """Move the sums of squares to a file (`SquareSum.store`)."""
         self.inputs.squares.store(file)
         self.gradients.store(file)
 
@@ -182,13 +186,13 @@ class MatrixMoments:
         return self.gradients.total()
 
     def metric(self) -> Metric:
-        """With the inputs' covariance: the mean's error goes into the bias, which is not shared.
+        """The metric, with the inputs' covariance: the bias, which is not shared, absorbs the error at the mean.
 
-        Errors count at every position, of which a decoder's keys and values of the encoder's states see many more than its words.
+        Every position counts. In a decoder, keys and values of encoder states have many more positions than words.
         """
         return Metric(damped(self.input_covariance), damped(self.gradient_squares.div_(self.count), OUTPUT_DAMPING), self.count)
 
 
 def widened(values: Tensor) -> Tensor:
-    """In float32 at least, in which sums of squares do not overflow."""
+    """Values in float32 or wider, in which sums of squares do not overflow."""
     return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -1,4 +1,4 @@
-"""What the dense model computes on each batch, computed once and kept on disk."""
+"""The dense model's outputs on each batch, computed once and stored on disk."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +12,8 @@ from residual_st.compression.sums import widened
 from residual_st.errors import InputError
 from residual_st.stacks import LayerStack, recorded_calls
 
-LIKELIEST = 64  # words of the vocabulary that are kept of each distribution; the others count as one
-LEAST_VARIANCE = 0.01  # of a channel, over the mean of all
+LIKELIEST = 64  # likeliest words stored per distribution; all others count as one word
+LEAST_VARIANCE = 0.01  # minimum variance of a channel, relative to the mean of all
 SMALLEST = 1e-7  # probability of all other words
 
 Model = tuple[nn.Module, LayerStack]  # a model and the stack inside it
@@ -21,13 +21,13 @@ Model = tuple[nn.Module, LayerStack]  # a model and the stack inside it
 
 @dataclass(frozen=True)
 class LayerTarget:
-    """A layer's output in half precision, each channel less its mean and over its deviation.
+    """A layer's output in half precision, with each channel normalised to mean 0 and deviation 1.
 
-    A few channels of a trained model may hold most of the variance, and be far from 0: so every one of them counts alike, and is
-    kept as precisely as any other.
+    In a trained model a few channels may have most of the variance and be far from 0. With normalisation all channels count equally
+    and have the same precision.
 
     Attributes:
-        states: (positions that are not padding, width).
+        states: (positions without padding, width).
         mean, deviation: (width,).
     """
 
@@ -42,17 +42,17 @@ class LayerTarget:
         return cls(((output - mean) / deviation).half(), mean, deviation)
 
     def error(self, output: Tensor) -> Tensor:
-        """Mean squared distance of another output, in deviations."""
+        """Mean squared distance to another output, in deviations."""
         return ((output - self.mean) / self.deviation - self.states).square().mean()
 
 
 @dataclass(frozen=True)
 class WordsTarget:
-    """The distribution of each word: its likeliest words, and the probability of all others together.
+    """The predicted distribution at each position: its likeliest words, and the total probability of all others.
 
     Attributes:
-        words: (positions, kept), numbers of words.
-        log_probabilities: (positions, kept + 1), the last of the others.
+        words: (positions, kept), word ids.
+        log_probabilities: (positions, kept + 1), the last one for all others.
     """
 
     words: Tensor
@@ -65,7 +65,7 @@ class WordsTarget:
         return cls(words, _with_others(log_probabilities, words))
 
     def divergence(self, scores: Tensor) -> Tensor:
-        """Kullback and Leibler's, from these distributions to those of scores (positions, vocabulary), mean over positions."""
+        """Kullback-Leibler divergence from these distributions to those of scores (positions, vocabulary), mean over positions."""
         found = _with_others(scores.float().log_softmax(-1), self.words)
         wanted = self.log_probabilities
         return (wanted.exp() * (wanted - found)).sum(-1).mean()
@@ -78,11 +78,11 @@ def _with_others(log_probabilities: Tensor, words: Tensor) -> Tensor:
 
 
 class Targets:
-    """What a dense model computes on the batches of a calibration, each computed when it is first asked for.
+    """A dense model's outputs on the calibration batches, each computed at its first use.
 
     Args:
-        dense: the model, which is then no longer needed for a batch that was asked for.
-        folder: for one file a batch. They take 2 bytes for each channel and position of each layer.
+        dense: the model and its stack.
+        folder: folder for one file per batch, with 2 bytes per channel and position of each layer.
     """
 
     def __init__(self, dense: Model, calibration: Calibration, folder: Path):
@@ -100,7 +100,7 @@ class Targets:
 
 
 def computed(model: nn.Module, stack: LayerStack, calibration: Calibration, batch: Any) -> tuple[list[Tensor], Tensor | None]:
-    """The output of each layer (positions that are not padding, width), and scores (positions, vocabulary), if there are any."""
+    """The output of each layer (positions without padding, width), and scores (positions, vocabulary) if there is `predict`."""
     scores = None
     with recorded_calls(stack) as calls:
         if calibration.predict is None:
@@ -109,5 +109,5 @@ def computed(model: nn.Module, stack: LayerStack, calibration: Calibration, batc
             scores = calibration.predict(model, batch)
     if len(calls) < len(stack.layers):
         missing = next(index for index in range(len(stack.layers)) if index not in calls)
-        raise InputError(f"the calibration never came to layer {missing}; `encode`, or `predict`, must run all layers of the model")
+        raise InputError(f"the calibration never ran layer {missing}; `encode` or `predict` must run all layers of the model")
     return [widened(stack.real_positions(call.output, call.padding)) for _, call in sorted(calls.items())], scores

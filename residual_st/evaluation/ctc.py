@@ -1,9 +1,9 @@
-"""The CTC head's output, decoded greedily, without the decoder.
+"""Greedy decoding of the CTC head, without the decoder.
 
     python -m residual_st.evaluation.ctc CHECKPOINT DATA SUBSET OUTPUT
 
-writes lines as fairseq-generate does, so that they are read and scored alike. The decoder of a joint model can make up for a poor
-encoder by its language model; the WER of the CTC head shows the encoder alone.
+writes fairseq-generate's format, so that the output can be scored the same way. The decoder of a joint model can compensate for a
+poor encoder by its language model; the WER of the CTC head shows the encoder alone.
 """
 
 import argparse
@@ -20,12 +20,12 @@ from residual_st.fairseq.standalone import load_model
 from residual_st.fairseq.training_data import TrainingData
 from residual_st.files import atomically
 
-_BLANK = 0  # fairseq's CTC loss takes the dictionary's first symbol
+_BLANK = 0  # fairseq's CTC loss uses the dictionary's first symbol
 
 
 @torch.no_grad()
 def best_paths(model: BaseFairseqModel, batch: dict) -> Iterator[Tensor]:
-    """Yield for each utterance the words of the most probable symbol at each position, repetitions and blanks left out.
+    """Yield each utterance's most probable symbol per frame, without repetitions and blanks.
 
     Raises:
         InputError: if the encoder was trained without CTC.
@@ -53,7 +53,7 @@ def main() -> int:
         batches = data.batches(args.subset)
         if batches.left_out:
             raise InputError(
-                f"{args.subset} has {batches.left_out} sentences that the model does not take: a score would lack them"
+                f"{args.subset} has {batches.left_out} sentences that are too long for the model, so a score would be incomplete"
             )
         for batch in batches:
             references = data.task.dataset(args.subset).tgt_texts

@@ -1,4 +1,4 @@
-"""The output of fairseq-generate, anyone's."""
+"""Reading the output of fairseq-generate, of any model."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -18,11 +18,11 @@ class Sentence(NamedTuple):
 def read_generated(path: str | Path) -> dict[int, Sentence]:
     """Line of the manifest, from 0 -> sentence, in the manifest's order.
 
-    Takes the detokenized text (`D-`), as sacreBLEU wants it, and the best of several hypotheses. Letters that stock fairseq has
-    written as bytes, `<0xE7><0x88><0xB1>`, are letters again.
+    Reads the detokenized text (`D-`), which sacreBLEU needs, and the best of several hypotheses. Byte pieces in stock fairseq's
+    output, such as `<0xE7><0x88><0xB1>`, are replaced by the characters they encode.
 
     Raises:
-        InputError: if the file cannot be read, or is not the whole output of fairseq-generate.
+        InputError: if the file cannot be read or is not a complete output of fairseq-generate.
     """
     try:
         lines = read_lines(path)
@@ -38,5 +38,5 @@ def read_generated(path: str | Path) -> dict[int, Sentence]:
             hypotheses.setdefault(int(number), text.partition("\t")[2])
     whole = any(line.startswith("Generate ") for line in lines)
     if not whole or not hypotheses or set(hypotheses) != set(references):
-        raise InputError(f"{path} is not the whole output of fairseq-generate, with T- and D- lines and a score at its end")
+        raise InputError(f"{path} is not a complete output of fairseq-generate, with T- and D- lines and a score at its end")
     return {number: Sentence(*map(with_letters, (references[number], hypotheses[number]))) for number in sorted(hypotheses)}

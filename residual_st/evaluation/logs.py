@@ -1,4 +1,4 @@
-"""The logs of fairseq-train, anyone's, as curves."""
+"""Reading logs of fairseq-train, of any model, as curves."""
 
 import json
 import re
@@ -16,17 +16,17 @@ _PAIR = re.compile(r"\b(\w+)[= ](-?[\d.]+(?:e[-+]?\d+)?|nan|inf)(?=,| \||\s*$)")
 
 @dataclass
 class Log:
-    """Metric -> curve, of training and of validation. Losses are per token and base 2, fairseq's way."""
+    """Metric -> curve, for training and for validation. Losses are per token and base 2, as fairseq logs them."""
 
     training: dict[str, Curve] = field(default_factory=dict)
     validation: dict[str, Curve] = field(default_factory=dict)
 
 
 def read_log(path: str | Path) -> Log:
-    """Read what `--log-format simple`, `json` or `tqdm` wrote. Where a run was resumed, the later line of an update counts.
+    """Read a log of `--log-format simple`, `json` or `tqdm`. If a run was resumed, the later line of an update counts.
 
     Raises:
-        InputError: if the file cannot be read or holds no line of a training run.
+        InputError: if the file cannot be read or contains no line of a training run.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
@@ -40,12 +40,12 @@ def read_log(path: str | Path) -> Log:
             for name, value in figures.items():
                 points[kind].setdefault(name, {})[update] = value
     if not points["training"] and not points["validation"]:
-        raise InputError(f"{path} has no line that fairseq-train writes of its updates or validations; is it the log of a run?")
+        raise InputError(f"{path} contains no update or validation of fairseq-train; it must be the log of a training run")
     return Log(**{kind: {name: sorted(curve.items()) for name, curve in curves.items()} for kind, curves in points.items()})
 
 
 def _figures(line: str) -> tuple[str | None, dict[str, float]]:
-    """What a line is of, "training", "validation" or None, and its figures; whether or not the logger's name stands before it."""
+    """The kind of a line ("training", "validation" or None) and its figures. The logger's name before it is optional."""
     if '{"epoch"' in line:
         try:
             values = json.loads(_JSON.search(line)[1])

@@ -1,4 +1,4 @@
-"""Error rates, BLEU and chrF with intervals, from counts of each sentence that add up."""
+"""Error rates, BLEU and chrF with confidence intervals, from counts per sentence."""
 
 from dataclasses import dataclass
 
@@ -10,14 +10,14 @@ from residual_st.evaluation.generated import Sentence
 from residual_st.evaluation.units import Units, units_of
 
 RESAMPLES = 2000
-_ORDERS = 4  # of BLEU's n-grams
+_ORDERS = 4  # orders of BLEU's n-grams
 
 
 def error_counts(sentences: list[Sentence], units: Units | None = None) -> np.ndarray:
-    """Errors and the reference's length (sentences, 2), in words or characters, punctuation and case as they are.
+    """Errors and reference length (sentences, 2), in words or characters, with punctuation and case.
 
     Args:
-        units: of the test set; None for those of these references.
+        units: units of the test set; None to derive them from these references.
     """
     units = units or _units(sentences)
     pairs = [(units.split(sentence.hypothesis), units.split(sentence.reference)) for sentence in sentences]
@@ -30,7 +30,7 @@ def error_rate(totals: np.ndarray) -> np.ndarray:
 
 
 def ngram_counts(sentences: list[Sentence], units: Units | None = None) -> np.ndarray:
-    """sacreBLEU's counts (sentences, 10): n-grams that are right and n-grams of orders 1 to 4, length, length of the reference.
+    """sacreBLEU's counts (sentences, 10): matching n-grams and n-grams of orders 1 to 4, length, reference length.
 
     Args:
         units: as in `error_counts`.
@@ -45,7 +45,7 @@ def _units(sentences: list[Sentence]) -> Units:
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """Infinite of nothing, and 0 where both are."""
+    """part / whole; infinite if only `whole` is 0, and 0 if both are."""
     nothing = np.where(part == 0, 0.0, np.copysign(np.inf, part))
     return np.divide(part, whole, out=nothing, where=whole != 0)
 
@@ -65,7 +65,7 @@ RATES = {"wer": error_rate, "bleu": bleu}
 
 
 def corpus_scores(sentences: list[Sentence], units: Units | None = None) -> dict:
-    """Error rate, BLEU and chrF of a test set, with sacreBLEU's signatures. `units` as in `error_counts`."""
+    """Error rate, BLEU and chrF of a test set, with sacreBLEU's signatures. For `units` see `error_counts`."""
     units = units or _units(sentences)
     hypotheses = [sentence.hypothesis for sentence in sentences]
     references = [[sentence.reference for sentence in sentences]]
@@ -78,7 +78,7 @@ def corpus_scores(sentences: list[Sentence], units: Units | None = None) -> dict
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with the bounds of its 95 % interval; infinite where it is relative to 0."""
+    """A value with the bounds of its 95 % interval; infinite if it is relative to 0."""
 
     value: float
     low: float
@@ -92,23 +92,22 @@ class Estimate:
 
 
 def score_interval(metric: str, counts: list[np.ndarray], seed: int = 1) -> Estimate:
-    """The mean score of a system over its training seeds.
+    """A system's mean score over its training seeds, with its interval.
 
     Args:
         metric: "wer" or "bleu".
-        counts: for each training seed, the counts of each sentence of the same test set.
+        counts: per training seed, the counts of each sentence; the test set is the same.
     """
     rates = _resampled(metric, [counts], seed)[0]
     return Estimate(float(_rates(metric, counts).mean()), *_bounds(rates))
 
 
 def relative_change(metric: str, counts: list[np.ndarray], reference: list[np.ndarray], seed: int = 1) -> Estimate:
-    """By how many percent a system's mean score lies above the reference's, over the same seeds and sentences.
+    """Change in percent from the reference's mean score to the system's, over the same seeds and sentences.
 
-    Both are resampled together, 2,000 times: training seeds with replacement, and of each the same sentences with replacement
-    (two-level paired bootstrap), so that the interval has the variance of training as well as that of the test set. With three
-    seeds it is a rough estimate of the former, and with one it has none. A change from a score of 0 is infinite, one from 0 to 0
-    is none.
+    Two-level paired bootstrap with 2,000 resamples: training seeds with replacement, and the same sentences with replacement for
+    both systems. The interval thus includes the variance of training and of the test set. With three seeds, the former
+    is a rough estimate; with one seed, it is not included. A change from a score of 0 is infinite, and from 0 to 0 it is 0.
     """
     system_scores, reference_scores = _resampled(metric, [counts, reference], seed)
     value = _change(_rates(metric, counts).mean(), _rates(metric, reference).mean())
@@ -125,7 +124,7 @@ def _rates(metric: str, counts: list[np.ndarray]) -> np.ndarray:
 
 
 def _resampled(metric: str, systems: list[list[np.ndarray]], seed: int) -> list[np.ndarray]:
-    """The mean score of each system in each resample (resamples,)."""
+    """Mean score per resample (resamples,), for each system."""
     stacked = [np.stack(counts) for counts in systems]  # seeds, sentences, counts
     seeds, sentences = stacked[0].shape[:2]
     rng = np.random.default_rng(seed)
@@ -140,5 +139,5 @@ def _resampled(metric: str, systems: list[list[np.ndarray]], seed: int) -> list[
 
 
 def _bounds(values: np.ndarray) -> tuple[float, float]:
-    method = "linear" if np.isfinite(values).all() else "nearest"  # nothing lies between a number and infinity
+    method = "linear" if np.isfinite(values).all() else "nearest"  # cannot interpolate between a number and infinity
     return tuple(float(bound) for bound in np.percentile(values, [2.5, 97.5], method=method))

@@ -1,3 +1,3 @@
-"""Trained models as ONNX graphs, in which every shared matrix is stored once."""
+"""Export of trained models as ONNX graphs, in which every shared matrix is stored once."""
 
-PRECISIONS = ("fp32", "int8", "int4")  # of matrices
+PRECISIONS = ("fp32", "int8", "int4")  # precision of matrices

@@ -1,4 +1,4 @@
-"""Whatever can be exported: fairseq's checkpoints, and Hugging Face folders."""
+"""Export of any supported model: fairseq checkpoints and Hugging Face folders."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,19 +17,19 @@ def export_any(
     asked: Direction = Direction(),  # noqa: B008 - frozen
     streaming: int | None = None,
 ) -> dict:
-    """`export_checkpoint` of a checkpoint, `export_whisper` or `export_ctc` of a folder, with their arguments.
+    """`export_checkpoint` for a checkpoint, `export_whisper` or `export_ctc` for a folder, with their arguments.
 
     Raises:
-        InputError: as these do, or for arguments that are not for folders.
+        InputError: see these; also for arguments that do not apply to folders.
     """
     if not Path(source).is_dir():
         from residual_st.export.fairseq_model import export_checkpoint
 
         return export_checkpoint(source, output, precision, data, config_yaml, audio, asked, streaming)
     if data or config_yaml:
-        raise InputError("--data and --config-yaml are for a checkpoint; a folder holds its vocabulary")
+        raise InputError("--data and --config-yaml are for a checkpoint; a folder contains its vocabulary")
     if streaming is not None:
-        raise InputError("--streaming is for a checkpoint that was trained with --encoder-chunk-frames, and not for a folder")
+        raise InputError("--streaming needs a fairseq checkpoint trained with --encoder-chunk-frames, not a folder")
     from residual_st.export.ctc_model import MODELS, export_ctc
     from residual_st.export.whisper_model import export_whisper
     from residual_st.huggingface import read_config

@@ -1,4 +1,4 @@
-"""An exported folder beside the model that it was made from, on real audio."""
+"""Comparison of an exported folder with its source model, on real audio."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,19 +18,19 @@ from residual_st.runtime.model import Model
 from residual_st.runtime.search import Search, in_source_language
 from residual_st.runtime.settings import Settings
 
-LARGEST = 1e-2  # difference that rounding explains in fp32, of states that a norm has brought to a variance near 1
+LARGEST = 1e-2  # largest difference explained by fp32 rounding, for states that a norm has scaled to a variance near 1
 UTTERANCES, WORDS = 8, 20
 _SECONDS = 8.0
 
 
 @dataclass
 class Differences:
-    """The largest differences between a folder and the model.
+    """The largest differences between a folder and its source model.
 
     Attributes:
-        states: of the encoder's output.
-        log_probs: of words, along the model's own greedy text.
-        seconds_of_audio: on which they were measured.
+        states: of encoder states.
+        log_probs: of log-probabilities of words, along the model's greedy text.
+        seconds_of_audio: length of the audio compared.
     """
 
     states: float
@@ -39,7 +39,7 @@ class Differences:
 
 
 class Greedy(NamedTuple):
-    """What a model writes by greedy search, by its owner's own functions: what it is given before, words, and their text."""
+    """Greedy output of the model's own library: prompt, words and their text."""
 
     prompt: list[int]
     words: list[int]
@@ -47,30 +47,30 @@ class Greedy(NamedTuple):
 
 
 class Reference(Protocol):
-    """What a folder is compared with."""
+    """The source model that a folder is compared with."""
 
     def encode(self, samples: np.ndarray) -> np.ndarray:
-        """Of one utterance: states (1, time, width)."""
+        """States of one utterance (1, time, width)."""
 
     def log_probs(self, tokens: list[int]) -> np.ndarray:
-        """Of the words that follow these in that utterance: (vocabulary,)."""
+        """Log-probabilities of the next word after `tokens` in that utterance (vocabulary,)."""
 
     def greedy(self, direction: Direction, most: int) -> Greedy | None:
-        """Up to `most` words of that utterance, in a direction that is known in full; None where there is nothing to compare."""
+        """Up to `most` words of that utterance, in a fully known direction; None if there is nothing to compare."""
 
 
 @torch.no_grad()
 def check_against(reference: Reference, audio: Sequence[Path], folder: Path) -> Differences:
-    """Compare the two, each utterance by itself.
+    """Compare a folder with its source model, one utterance at a time.
 
     Raises:
-        InputError: if audio cannot be read, a graph in fp32 computes something else, or the words are others.
+        InputError: if audio cannot be read, or a graph in fp32 has different results or writes different words.
     """
     exported = Model(folder)
     states = log_probs = seconds = 0.0
     folder = exported.folder
     longest = min(_SECONDS, folder.longest_seconds)
-    if folder.streaming:  # which starts over behind these
+    if folder.streaming:  # which resets its positions after this length
         longest = min(longest, folder.streaming.longest_frames * folder.streaming.frame_samples / folder.sample_rate)
     for samples in utterances(audio, exported.folder.sample_rate, longest):
         seconds += len(samples) / exported.folder.sample_rate
@@ -80,7 +80,7 @@ def check_against(reference: Reference, audio: Sequence[Path], folder: Path) -> 
         log_probs = max(log_probs, _log_prob_difference(reference, exported, source, direction))
         _check_words(reference, exported, source, direction)
     if exported.folder.description["precision"] == "fp32" and not max(states, log_probs) <= LARGEST:
-        raise InputError(f"the graphs do not compute what the model does: states differ by {states:.2g}, words by {log_probs:.2g}")
+        raise InputError(f"the graphs differ from the model: states by {states:.2g}, log-probabilities by {log_probs:.2g}")
     return Differences(states, log_probs, round(seconds, 1))
 
 
@@ -100,7 +100,7 @@ def _log_prob_difference(reference: Reference, exported: Model, source: Source, 
 
 
 def _direction(exported: Model, source: Source) -> Direction:
-    """One to check with: the folder's own or, where it has none, into the first of its languages."""
+    """The direction for the check: the folder's default, or else into the first of its languages."""
     languages = exported.languages
     is_open = languages.targets and not languages.tasks and languages.default.target_lang is None
     direction = languages.resolved(Direction(target_lang=next(iter(languages.targets))) if is_open else Direction())
@@ -108,15 +108,15 @@ def _direction(exported: Model, source: Source) -> Direction:
 
 
 def _check_words(reference: Reference, exported: Model, source: Source, direction: Direction) -> None:
-    """Raise InputError where the folder begins, chooses or joins words in another way than the model's owner."""
+    """Raise InputError if the folder's prompt, choice of words or joined text differs from the model's own library."""
     greedy, description = reference.greedy(direction, WORDS), exported.folder.description
     if greedy is None:
         return
     prompt, begin = exported.vocabulary.opening(exported.languages.words(direction))
     if greedy.prompt != prompt + begin:
-        raise InputError(f"the model is given {greedy.prompt} before its words, and the folder gives {prompt + begin}")
+        raise InputError(f"the folder's prompt {prompt + begin} differs from the model's {greedy.prompt}")
     if exported.vocabulary.text(greedy.words) != greedy.text.strip(" "):
-        raise InputError(f"the folder writes {exported.vocabulary.text(greedy.words)!r} where the model writes {greedy.text!r}")
+        raise InputError(f"the folder's text {exported.vocabulary.text(greedy.words)!r} differs from the model's {greedy.text!r}")
     settings = Settings(beam=1, nbest=1, max_len_a=0, max_len_b=WORDS)
     ((found,),) = Search(exported.folder, settings, direction).best(source)
     eos = exported.vocabulary.eos
@@ -126,11 +126,11 @@ def _check_words(reference: Reference, exported: Model, source: Source, directio
         return
     log_probs = reference.log_probs(greedy.prompt + wanted[:place])
     if log_probs[wanted[place]] - log_probs[given[place]] > LARGEST:
-        raise InputError(f"the model chooses words {wanted}, and the folder {given}")
+        raise InputError(f"the folder's words {given} differ from the model's {wanted}")
 
 
 def utterances(audio: Sequence[Path], rate: int, longest: float = _SECONDS) -> list[np.ndarray]:
-    """Up to eight utterances of so many seconds at most; a made-up sound where there are no files."""
+    """Up to eight utterances of at most `longest` seconds each; a synthetic sound if there are no files."""
     if not audio:
         return [_sweep(rate)[: int(longest * rate)]]
     pieces = []
@@ -140,12 +140,12 @@ def utterances(audio: Sequence[Path], rate: int, longest: float = _SECONDS) -> l
         if len(pieces) >= UTTERANCES:
             break
     if not pieces:
-        raise InputError(f"{audio[0]} is too short to check with; give half a second or more of speech")
+        raise InputError(f"{audio[0]} is too short for the check; give at least half a second of speech")
     return pieces[:UTTERANCES]
 
 
 def _sweep(rate: int) -> np.ndarray:
-    """Three seconds of a voice-like tone, 24 harmonics that rise and fall, in noise."""
+    """Three seconds of a synthetic voice: 24 harmonics with varying pitch, in noise."""
     time = np.arange(3 * rate) / rate
     phase = 2 * np.pi * np.cumsum(140 + 60 * np.sin(2 * np.pi * 0.7 * time)) / rate
     tone = sum(np.sin(number * phase) / number for number in range(1, 25)) * (0.6 + 0.4 * np.sin(2 * np.pi * 3 * time))

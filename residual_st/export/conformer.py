@@ -1,4 +1,4 @@
-"""Layers of fairseq's Conformer (Gulati et al., arXiv 2005.08100), with fairseq's own attention or one of ESPnet's."""
+"""Layers of fairseq's Conformer (Gulati et al., arXiv 2005.08100), with fairseq's or ESPnet's attention."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -21,14 +21,14 @@ from residual_st.export.layers import Attention, Branches, activation_of, gated
 
 _TO_THE_END = np.iinfo(np.int64).max
 
-Attend = Callable[[Var, nn.Module], Var]  # states (batch * time, width) and a layer's attention module -> what it adds to them
+Attend = Callable[[Var, nn.Module], Var]  # states (batch * time, width), a layer's attention module -> output of the attention
 
 
 def conformer(branches: Branches, x: Var, mask: Var, layers: Sequence[nn.Module]) -> Var:
-    """What layers make of x (batch * time, width), with a mask as `attention_mask` makes it.
+    """Output of the layers for x (batch * time, width), with a mask from `attention_mask`.
 
     Raises:
-        InputError: for attention, or an activation function, that has no graph.
+        InputError: for an unsupported attention or activation function.
     """
     products, attend = branches.products, _attending(branches, layers[0].self_attn, mask)
     for layer in layers:
@@ -47,7 +47,7 @@ def _half_feed_forward(branches: Branches, x: Var, module: nn.Module) -> Var:
 
 
 def _convolution(branches: Branches, x: Var, module: nn.Module) -> Var:
-    """The convolution module. Batch normalisation, with the statistics of training, is a part of the depthwise convolution."""
+    """The convolution module. Batch normalisation, with its training statistics, is folded into the depthwise convolution."""
     products, conv, norm = branches.products, module.depthwise_conv, module.batch_norm
     x = gated(products.linear(products.norm(x, module.layer_norm), module.pointwise_conv1))
     x = op.transpose(op.reshape(x, op.concat([branches.batch, branches.time, ints(-1)], axis=0)), perm=[0, 2, 1])
@@ -59,7 +59,7 @@ def _convolution(branches: Branches, x: Var, module: nn.Module) -> Var:
 
 
 def _attending(branches: Branches, first: nn.Module, mask: Var) -> Attend:
-    """The attention of layers, which is of one kind, that of the first."""
+    """The attention function for layers that have the same kind of attention as `first`."""
     make = next((make for kind, make in _KINDS.items() if isinstance(first, kind)), None)
     if make is None:
         names = ", ".join(kind.__name__ for kind in _KINDS)
@@ -68,7 +68,7 @@ def _attending(branches: Branches, first: nn.Module, mask: Var) -> Attend:
 
 
 def _absolute(branches: Branches, first: nn.Module, mask: Var, matrices: Callable[[nn.Module], Attention]) -> Attend:
-    """Without positions of its own."""
+    """Attention without positions of its own."""
 
     def attend(x: Var, module: nn.Module) -> Var:
         attention = matrices(module)
@@ -78,12 +78,12 @@ def _absolute(branches: Branches, first: nn.Module, mask: Var, matrices: Callabl
 
 
 def _rotary(branches: Branches, first: nn.Module, mask: Var) -> Attend:
-    """With rotary positions (Su et al., arXiv 2104.09864). fairseq rotates states, in each head's part, before queries and keys."""
+    """Attention with rotary positions (Su et al., arXiv 2104.09864). fairseq rotates each head's states, not queries and keys."""
     attention, rates = _espnet(first), first.rotary_emb.inv_freq.numpy()
     heads, half = attention.heads, attention.width // 2
     longest = op.squeeze(branches.time, ints(0))
     places = op.cast(op.range(integer(0), longest, integer(1)), to=np.float32)
-    angles = op.mul(op.unsqueeze(places, ints(1, 2)), initializer(rates))  # (time, 1, width / heads / 2), for all heads alike
+    angles = op.mul(op.unsqueeze(places, ints(1, 2)), initializer(rates))  # (time, 1, width / heads / 2), the same for all heads
     angles = op.concat([angles, angles], axis=2)
     cosines, sines = op.cos(angles), op.sin(angles)
     shape = op.concat([branches.batch, branches.time, ints(heads, 2 * half)], axis=0)
@@ -99,7 +99,7 @@ def _rotary(branches: Branches, first: nn.Module, mask: Var) -> Attend:
 
 
 def _relative(branches: Branches, first: nn.Module, mask: Var) -> Attend:
-    """With relative positions (Dai et al., arXiv 1901.02860, section 3.3): scores (q + u) kᵀ + (q + v) pᵀ, p of distances."""
+    """Attention with relative positions (Dai et al., arXiv 1901.02860, 3.3): scores (q + u) kᵀ + (q + v) pᵀ, p by distance."""
     products, time = branches.products, branches.time
     positions = _distances(time, first.linear_pos.in_features)
 
@@ -122,7 +122,7 @@ def _relative(branches: Branches, first: nn.Module, mask: Var) -> Attend:
 def _distances(time: Var, width: int) -> Var:
     """Sinusoidal embeddings (2 time, width) of the distances time, time - 1, ..., 1 - time from a query back to a key.
 
-    The largest does not occur. It is there for `_by_key`.
+    The largest distance does not occur; `_by_key` needs it.
     """
     longest = op.squeeze(time, ints(0))
     places = op.cast(op.range(longest, op.neg(longest), integer(-1)), to=np.float32)
@@ -134,10 +134,10 @@ def _distances(time: Var, width: int) -> Var:
 
 
 def _by_key(scores: Var, leading: Var, time: Var) -> Var:
-    """(..., query, 2 time), scores by distance as `_distances` has them -> (..., query, key).
+    """Scores by distance (..., query, 2 time), in the order of `_distances` -> (..., query, key).
 
-    The score of query i and key j is in row i at time - i + j, so at time + (2 time - 1) i + j of all rows one after the other:
-    behind the first `time` numbers, rows are one shorter.
+    The score of query i and key j is in row i at time - i + j, so at time + (2 time - 1) i + j of the flattened rows: after the
+    first `time` numbers, rows have one number less.
     """
     flat = op.slice(op.reshape(scores, op.concat([leading, ints(-1)], axis=0)), time, ints(_TO_THE_END), ints(-1))
     return op.slice(op.reshape(flat, op.concat([leading, time, ints(-1)], axis=0)), ints(0), time, ints(-1))

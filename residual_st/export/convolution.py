@@ -1,4 +1,4 @@
-"""Strided convolutions over time, as one product with windows."""
+"""Strided convolutions over time, as one matrix product with windows."""
 
 import spox.opset.ai.onnx.v21 as op
 from spox import Var
@@ -16,7 +16,7 @@ def convolved(x: Var, conv: nn.Conv1d, products: Products) -> Var:
 def convolved_inside(x: Var, conv: nn.Conv1d, products: Products) -> Var:
     """Without padding."""
     (size,), (stride,) = conv.kernel_size, conv.stride
-    last = op.sub(op.shape(x, start=1, end=2), ints(size - 1))  # behind the first frame of the last window
+    last = op.sub(op.shape(x, start=1, end=2), ints(size - 1))  # after the first frame of the last window
     taps = [op.slice(x, ints(tap), op.add(last, ints(tap)), ints(1), ints(stride)) for tap in range(size)]
     windows = op.concat(taps, axis=2)
     weight = conv.weight.detach().transpose(1, 2).flatten(1)  # (out, size * in)

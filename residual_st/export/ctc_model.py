@@ -1,4 +1,4 @@
-"""Hugging Face folders of wav2vec 2.0 and HuBERT with a CTC head, dense or compressed, as folders for the device runtime."""
+"""Export of Hugging Face folders of wav2vec 2.0 and HuBERT with a CTC head, dense or compressed."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -20,11 +20,11 @@ from residual_st.runtime.folder import ENCODER
 from residual_st.runtime.model import Model
 from residual_st.runtime.vocabulary import Vocabulary
 
-# transformers comes behind residual_st.huggingface, which hides a torchaudio that does not load
+# import transformers after residual_st.huggingface, which hides a torchaudio that does not load
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase  # isort: skip
 
 MODELS = ("Wav2Vec2ForCTC", "HubertForCTC")
-LONGEST_SECONDS = 60.0  # of an utterance: the frames of its first convolution take 6.5 MB a second
+LONGEST_SECONDS = 60.0  # maximum length of an utterance: the first convolution's output takes 6.5 MB per second
 
 
 def export_ctc(
@@ -34,15 +34,15 @@ def export_ctc(
     audio: Sequence[Path] = (),
     asked: Direction = Direction(),  # noqa: B008 - frozen
 ) -> dict:
-    """Write such a model as a folder that `residual_st.runtime` reads, after checking it against the model.
+    """Export such a model as a folder for `residual_st.runtime`, and check it against the model.
 
     Args:
-        source: a Hugging Face folder of one of `MODELS`, or what `residual-st compress` made of one.
-        output, precision, audio, asked: as those of `export_checkpoint`.
+        source: a Hugging Face folder of one of `MODELS`, dense or compressed by `residual-st compress`.
+        output, precision, audio, asked: see `export_checkpoint`.
 
     Raises:
-        InputError: if the folder cannot be read or has no tokenizer, or the model has parts without a graph, or is asked for a task
-            or a language, of which it has one.
+        InputError: if the folder cannot be read or has no tokenizer, the model has unsupported parts, or a task or language is
+            given, of which these models have one.
     """
     Languages().resolved(asked)
     model, extractor, tokenizer = load(source).float(), feature_extractor(source), _read_tokenizer(source)
@@ -65,10 +65,10 @@ def export_ctc(
 
 
 def vocabulary_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict:
-    """What `runtime.vocabulary.Vocabulary` takes: the blank ends nothing, but no text has it.
+    """Arguments of `runtime.vocabulary.Vocabulary`. The blank takes the place of the end symbol, since no text contains it.
 
     Raises:
-        InputError: if the tokenizer joins symbols in a way that the runtime does not know.
+        InputError: if the tokenizer joins symbols in a way that the runtime does not support.
     """
     blank, size = model.config.pad_token_id, model.config.vocab_size
     symbols = [symbol or "" for symbol in tokenizer.convert_ids_to_tokens(list(range(size)))]
@@ -91,7 +91,7 @@ def vocabulary_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
         written, joined = _decoded(tokenizer, best), vocabulary.text(_collapsed(best, blank))
         if joined != written:
             raise InputError(
-                f"the tokenizer joins symbols as the runtime cannot: {written!r}, and not {joined!r}, of {best.tolist()}"
+                f"the runtime does not support this tokenizer: it writes {written!r} for {best.tolist()}, not {joined!r}"
             )
     return described
 
@@ -99,10 +99,10 @@ def vocabulary_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
 def _check(
     model: PreTrainedModel, extractor, tokenizer: PreTrainedTokenizerBase, audio: Sequence[Path], folder: Path
 ) -> Differences:
-    """Compare a folder with the model, each utterance by itself.
+    """Compare a folder with the model, one utterance at a time.
 
     Raises:
-        InputError: if audio cannot be read, or the graph in fp32 computes something else.
+        InputError: if audio cannot be read, or the graph in fp32 has different results.
     """
     exported, (states, log_probs, seconds) = Model(folder), (0.0, 0.0, 0.0)
     for samples in utterances(audio, extractor.sampling_rate):
@@ -116,23 +116,23 @@ def _check(
         log_probs = max(log_probs, float(np.abs(given["ctc_log_probs"] - scores).max()))
         text = exported.vocabulary.text(best_path(scores[0], exported.vocabulary.eos).tokens)
         if text != _decoded(tokenizer, scores[0].argmax(-1)):
-            raise InputError(f"the folder writes {text!r} where the tokenizer writes {_decoded(tokenizer, scores[0].argmax(-1))!r}")
+            raise InputError(
+                f"the folder's text {text!r} differs from the tokenizer's {_decoded(tokenizer, scores[0].argmax(-1))!r}"
+            )
     if exported.folder.description["precision"] == "fp32" and not max(states, log_probs) <= LARGEST:
-        raise InputError(
-            f"the graph does not compute what the model does: states differ by {states:.2g}, scores by {log_probs:.2g}"
-        )
+        raise InputError(f"the graph differs from the model: states by {states:.2g}, log-probabilities by {log_probs:.2g}")
     return Differences(states, log_probs, round(seconds, 1))
 
 
 def _read_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     if not (Path(source) / "vocab.json").is_file():
-        raise InputError(f"{source} has no vocab.json, so its letters are unknown; copy it from the model that was fine-tuned")
+        raise InputError(f"{source} has no vocab.json, so its symbols are unknown; copy it from the model that was fine-tuned")
     with refusing(f"the tokenizer in {source} cannot be read"):
         return AutoTokenizer.from_pretrained(source)
 
 
 def _decoded(tokenizer: PreTrainedTokenizerBase, best: np.ndarray) -> str:
-    return tokenizer.decode(best.tolist()).strip(" ")  # skip_special_tokens would take the blank from between two equal letters
+    return tokenizer.decode(best.tolist()).strip(" ")  # skip_special_tokens would remove the blank between two equal letters
 
 
 def _collapsed(best: np.ndarray, blank: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""The text decoder as two graphs: what it reads of the source, once for each utterance, and one step."""
+"""The text decoder as two graphs: keys and values of the source, computed once per utterance, and one decoding step."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,15 +19,15 @@ from residual_st.export.products import Products
 
 @dataclass(frozen=True)
 class DecoderParts:
-    """A decoder, of whichever library.
+    """The parts of a decoder from any library.
 
     Attributes:
         layers: with `self_attn`, `encoder_attn`, `fc1`, `fc2` and their norms.
-        embedding: of words (vocabulary, width), which are multiplied by `scale`.
-        position: (products, number of the step, ()) -> what is added to them (1, width); None for nothing.
-        embedding_norm, norm: before the layers and behind them; None for none.
-        projection: to the scores of words.
-        alignment: layers and heads whose attention to the source says where in it a word is.
+        embedding: word embeddings (vocabulary, width), which are multiplied by `scale`.
+        position: function (products, number of the step, ()) -> position embedding (1, width); None if there is none.
+        embedding_norm, norm: norms before and after the layers; None if there are none.
+        projection: projection to word scores.
+        alignment: layers and heads whose attention to the source aligns words with it.
     """
 
     layers: Sequence[nn.Module]
@@ -41,7 +41,7 @@ class DecoderParts:
 
 
 def heads_at_two_thirds(layers: Sequence[nn.Module]) -> list[tuple[int, int]]:
-    """All heads of one layer: the fourth of six, which AlignAtt (arXiv 2305.11408) and simulstream take, or as deep a one."""
+    """All heads of the layer at two thirds of the depth: AlignAtt (arXiv 2305.11408) and simulstream use the fourth of six."""
     layer = max(0, 2 * len(layers) // 3 - 1)
     return [(layer, head) for head in range(layers[layer].encoder_attn.num_heads)]
 
@@ -62,13 +62,14 @@ def cross_attention_graph(decoder: DecoderParts, precision: str) -> onnx.ModelPr
 def decoder_graph(decoder: DecoderParts, precision: str) -> onnx.ModelProto:
     """One step of all hypotheses: the words after `tokens`.
 
-    Inputs: `tokens` (batch, beam), the last of each hypothesis; `step` (), how many came before it; `order` (batch * beam,), which
-    row of the caches each hypothesis continues; `state_lengths` (batch,); for each layer L `source_keys.L`, `source_values.L`,
-    and the caches `keys.L`, `values.L` (batch * beam, heads, steps, width / heads), which begin with no steps.
+    Inputs: `tokens` (batch, beam), the last word of each hypothesis; `step` (), the number of words before it; `order`
+    (batch * beam,), the row of the caches that each hypothesis continues; `state_lengths` (batch,); for each layer L
+    `source_keys.L`, `source_values.L`, and the caches `keys.L`, `values.L` (batch * beam, heads, steps, width / heads), initially
+    with 0 steps.
 
-    Outputs: `log_probs` (batch, beam, vocabulary); `attention` (batch, beam, time), of the words after `tokens` to the source, the
-    mean of the alignment's heads; and the caches with one step more, `next_keys.L` and `next_values.L`, with the rows as `order`
-    has put them.
+    Outputs: `log_probs` (batch, beam, vocabulary); `attention` (batch, beam, time), the attention to the source when predicting the
+    next words, averaged over the alignment heads; and the caches with one step more, `next_keys.L` and `next_values.L`, with
+    their rows in the order `order`.
     """
     products = Products(precision)
     tokens = spox.argument(spox.Tensor(np.int64, ("batch", "beam")))
@@ -99,14 +100,14 @@ def decoder_graph(decoder: DecoderParts, precision: str) -> onnx.ModelProto:
         )
 
         def to_words(y: Var, attention=self_attention, caches=caches, index=index) -> Var:
-            # each hypothesis has words of its own
+            # each hypothesis has its own words
             queries, *new = of_words.heads(y, attention, "qkv")
             keys, values = (op.concat([op.gather(old, order), each], axis=2) for old, each in zip(caches, new))
             outputs[f"next_keys.{index}"], outputs[f"next_values.{index}"] = keys, values
             return of_words.attend(queries, keys, values, None, attention)
 
         def to_source(y: Var, attention=cross_attention, keys=source_keys, values=source_values, index=index) -> Var:
-            # all hypotheses of an utterance have one source
+            # all hypotheses of an utterance share one source
             (queries,) = of_source.heads(y, attention, "q")
             scores = op.matmul(queries, op.transpose(keys, perm=[0, 1, 3, 2]))
             weights = of_source.weights(scores, source_mask, attention)

@@ -1,4 +1,4 @@
-"""An encoder of filterbanks as a graph: samples in, states out."""
+"""An encoder with filterbank input as a graph: samples in, states out."""
 
 from collections.abc import Callable, Sequence
 
@@ -22,19 +22,18 @@ from residual_st.export.layers import Branches, attention_mask, chunk_mask, gate
 from residual_st.export.products import Products
 from residual_st.fairseq.kinds import EncoderParts
 
-# class of layers -> (branches, x (batch * time, width), mask as `attention_mask` makes it, layers) -> what they make of x
+# class of layers -> function (branches, x (batch * time, width), mask from `attention_mask`, layers) -> output of the layers
 _GRAPHS = {TransformerEncoderLayerBase: transformer, ConformerEncoderLayer: conformer}
 
 
 def encoder_graph(encoder: EncoderParts, filterbank: Filterbank, precision: str) -> onnx.ModelProto:
     """A graph of `samples` (batch, n), float32 in [-1, 1] at the filterbank's rate, and `lengths` (batch,).
 
-    Its outputs are `states` (batch, time, width), their number `state_lengths` (batch,) and, where the model has a CTC head,
-    `ctc_log_probs` (batch, time, vocabulary). As in fairseq, convolutions near the end of a shorter utterance read the padding
-    behind it.
+    Its outputs are `states` (batch, time, width), their number `state_lengths` (batch,) and, with a CTC head, `ctc_log_probs`
+    (batch, time, vocabulary). As in fairseq, convolutions near the end of a shorter utterance read its padding.
 
     Raises:
-        InputError: if the encoder has parts that have no graph.
+        InputError: if the encoder has unsupported parts.
     """
     samples = spox.argument(spox.Tensor(np.float32, ("batch", "samples")))
     lengths = spox.argument(spox.Tensor(np.int64, ("batch",)))
@@ -43,7 +42,7 @@ def encoder_graph(encoder: EncoderParts, filterbank: Filterbank, precision: str)
 
 
 def encoded(encoder: EncoderParts, products: Products, frames: Var, counts: Var) -> dict[str, Var]:
-    """The outputs of the graph, of frames (batch, frames, bins) and their number (batch,)."""
+    """The outputs of the graph for frames (batch, frames, bins) and their number (batch,)."""
     x, lengths, width = _subsampled(encoder.subsampler, products, frames, counts)
     batch, time = op.shape(x, start=0, end=1), op.shape(x, start=1, end=2)
     longest = op.squeeze(time, ints(0))
@@ -64,7 +63,7 @@ def encoded(encoder: EncoderParts, products: Products, frames: Var, counts: Var)
 
 
 def behind_layers(encoder: EncoderParts, products: Products, x: Var) -> dict[str, Var]:
-    """`states` and, where there is a CTC head, `ctc_log_probs`, as rows: of what comes out of the layers (batch * time, width)."""
+    """`states` and, with a CTC head, `ctc_log_probs`, as rows, from the output of the layers (batch * time, width)."""
     states = x if encoder.norm is None else products.norm(x, encoder.norm)
     if encoder.ctc is None:
         return {"states": states}

@@ -1,4 +1,4 @@
-"""What the graphs of a decoder need of fairseq's."""
+"""The parts of fairseq's decoder for the graphs."""
 
 import spox.opset.ai.onnx.v21 as op
 from fairseq.models.speech_to_text.s2t_transformer import TransformerDecoderScriptable
@@ -12,11 +12,11 @@ from residual_st.export.layers import sinusoids
 from residual_st.export.products import Products
 from residual_st.fairseq.kinds.text_decoder import S2TResidualTransformerDecoder
 
-_KNOWN = (TransformerDecoderScriptable, S2TResidualTransformerDecoder)  # others may compute something else
+_KNOWN = (TransformerDecoderScriptable, S2TResidualTransformerDecoder)  # other classes may compute something else
 
 
 def decoder_parts(decoder: nn.Module) -> DecoderParts:
-    """Raises InputError if the decoder has parts that have no graph."""
+    """The decoder's parts. Raises InputError for unsupported parts."""
     _check(decoder)
 
     def position(products: Products, step: Var) -> Var:

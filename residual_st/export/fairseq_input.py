@@ -1,4 +1,4 @@
-"""A data configuration's input as the first part of a graph."""
+"""The input described by a data configuration, as the first part of a graph."""
 
 from functools import partial
 
@@ -13,7 +13,7 @@ from residual_st.fairseq.model_input import ModelInput
 
 
 def filterbank_of(source: ModelInput) -> Filterbank:
-    """Raises InputError, which names the transform, for one that has no graph."""
+    """The filterbank of a model input. Raises InputError for an unsupported transform."""
     return Filterbank(source.sample_rate, source.bins, tuple(_in_graph(transform, source.bins) for transform in source.transforms))
 
 
@@ -23,9 +23,9 @@ def _in_graph(transform: AudioFeatureTransform, bins: int) -> Transform:
     if type(transform) is GlobalCMVN:
         mean, deviation = (np.asarray(values) for values in (transform.mean, transform.std))
         if not mean.shape == deviation.shape == (bins,) or not np.isfinite(mean).all() or not (deviation > 0).all():
-            raise InputError(f"{transform.stats_npz_path} must have a mean and a std above 0 for each of {bins} bins")
+            raise InputError(f"{transform.stats_npz_path} must contain a mean and a std above 0 for each of {bins} bins")
         return partial(normalised_by_statistics, mean=mean, deviation=deviation)
     raise InputError(
         f"the data configuration has the transform {type(transform).__name__} for unseen data, which cannot be exported; "
-        "it must have none, or utterance_cmvn and global_cmvn"
+        "each must be one of utterance_cmvn, global_cmvn"
     )

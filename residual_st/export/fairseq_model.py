@@ -1,4 +1,4 @@
-"""fairseq's checkpoints as folders for the device runtime."""
+"""Export of fairseq checkpoints as folders for the device runtime."""
 
 import argparse
 from collections.abc import Sequence
@@ -44,30 +44,30 @@ def export_checkpoint(
     asked: Direction = Direction(),  # noqa: B008 - frozen
     chunk_frames: int | None = None,
 ) -> dict:
-    """Write a checkpoint's model as a folder that `residual_st.runtime` reads, after checking it against the checkpoint.
+    """Export a checkpoint as a folder for `residual_st.runtime`, and check it against the checkpoint.
 
     Args:
         path: checkpoint of an s2t_transformer or s2t_conformer, dense or shared.
-        output: the folder, which is there and empty.
-        precision: of matrices, one of `PRECISIONS`.
-        data: folder with its data configuration and vocabulary; None for the one that the checkpoint names.
-        config_yaml: the data configuration's name, in place of the checkpoint's.
-        audio: files to check with; none for a made-up sound.
-        asked: what the folder's user gets where he asks for nothing.
-        chunk_frames: for an encoder that is fed chunk by chunk: encoder frames of a chunk, 0 for what the model says; None for one
-            that takes whole utterances.
+        output: an existing empty folder to write to.
+        precision: precision of matrices, one of `PRECISIONS`.
+        data: folder with the data configuration and vocabulary; None for the one named in the checkpoint.
+        config_yaml: name of the data configuration; None for the one named in the checkpoint.
+        audio: files for the check; empty for a synthetic sound.
+        asked: the exported folder's default direction.
+        chunk_frames: encoder frames per chunk for a streaming encoder, 0 for the model's own setting; None for an encoder that
+            reads whole utterances.
 
     Returns:
-        What model.json says.
+        The contents of model.json.
 
     Raises:
-        InputError: if the checkpoint or the data cannot be read, or holds what has no graph, or the model cannot do what is asked.
+        InputError: if the checkpoint or the data cannot be read, the model has unsupported parts, or does not have the direction.
     """
     state, model = read_model(path)
-    encoder_parts(model)  # what has no graph is refused before its data is looked for
+    encoder_parts(model)  # refuses unsupported models before searching for the data
     data = data or data_folder(state)
     if data is None:
-        raise InputError(f"{path} does not say where its vocabulary is; give --data DATA")
+        raise InputError(f"{path} does not name the folder of its vocabulary; give --data DATA")
     symbols, config = read_symbols(state, data, config_yaml)
     languages = languages_of(symbols, config)
     if asked != Direction():
@@ -91,7 +91,7 @@ def export_model(
     lengths: Lengths = DEFAULT,
     chunk_frames: int | None = None,
 ) -> dict:
-    """`export_checkpoint` of a model in evaluation mode, with its flags, its input, its words of `describe_vocabulary` and its
+    """`export_checkpoint` for a model in evaluation mode, with its flags, input, vocabulary (from `describe_vocabulary`) and
     languages."""
     encoder, decoder, filterbank = encoder_parts(model), decoder_parts(model.decoder), filterbank_of(source)
     longest_seconds = with_task_flags(flags).max_source_positions / FRAMES_PER_SECOND
@@ -128,19 +128,19 @@ def export_model(
 
 
 def encoder_parts(model: BaseFairseqModel) -> EncoderParts:
-    """What the graph of a model's encoder is made of. Raises InputError, which names its class, if that is not known."""
+    """The parts of a model's encoder for the graph. Raises InputError for an unsupported class."""
     part = kind_of(type(model)).encoder
     encoder = getattr(model, part.root, None)
     parts = part.parts(encoder)
     if parts is None:
         raise InputError(
-            f"a model with {type(encoder).__name__} cannot be exported; it must be s2t_transformer or s2t_conformer, of any size"
+            f"a model with {type(encoder).__name__} cannot be exported; it must be an s2t_transformer or s2t_conformer of any size"
         )
     return parts
 
 
 class _Reference:
-    """The model, for `check_against`, on features that fairseq's transforms have made."""
+    """The source model for `check_against`, on features from fairseq's transforms."""
 
     def __init__(self, model: BaseFairseqModel, source: ModelInput):
         self._model, self._source = model, source
@@ -154,22 +154,24 @@ class _Reference:
         return self._model.decoder(torch.tensor([tokens]), encoder_out=self._encoded)[0][0, -1].log_softmax(-1).numpy()
 
     def greedy(self, direction: Direction, most: int) -> None:
-        """fairseq-generate alone puts pieces of words together."""
+        """None: in fairseq, only fairseq-generate joins pieces of words."""
 
 
 def _vocabulary(symbols: list[str], config: S2TDataConfig, languages: Languages) -> dict:
-    """Raises InputError for texts that only code of other packages could join."""
+    """The vocabulary's description. Raises InputError for tokenizers that need other packages."""
     pieces = (config.bpe_tokenizer or {}).get("bpe")
     if pieces not in (None, "sentencepiece") or (config.pre_tokenizer or {}).get("tokenizer"):
         named = pieces if pieces not in (None, "sentencepiece") else config.pre_tokenizer["tokenizer"]
-        raise InputError(f"the data configuration asks for {named}; texts of sentencepiece or of whole words alone can be exported")
+        raise InputError(
+            f"the data configuration names {named}, which cannot be exported; it must be sentencepiece, or whole words"
+        )
     if config.prepend_bos_and_append_tgt_lang_tag:
-        raise InputError("the data configuration has prepend_bos_and_append_tgt_lang_tag, with which no model can be exported")
+        raise InputError("the data configuration has prepend_bos_and_append_tgt_lang_tag, which cannot be exported")
     return describe_vocabulary(symbols, pieces or "words", languages)
 
 
 def describe_vocabulary(symbols: list[str], pieces: str, languages: Languages) -> dict:
-    """What `runtime.vocabulary.Vocabulary` takes, of fairseq's dictionary. A text begins with the symbol that ends one."""
+    """Arguments of `runtime.vocabulary.Vocabulary` for a fairseq dictionary. fairseq's start symbol is its end symbol."""
     special = Dictionary()
     numbers = {"start": special.eos(), "begin": [], "eos": special.eos(), "pad": special.pad(), "unk": special.unk()}
     hidden = [special.bos(), special.pad(), special.eos(), *languages.numbers]

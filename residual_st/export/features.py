@@ -1,7 +1,7 @@
-"""Log-mel filterbanks as part of a graph: samples -> what `residual_st.fairseq.model_input.ModelInput` makes of them.
+"""Log-mel filterbanks as part of a graph: samples -> the features of `residual_st.fairseq.model_input.ModelInput`.
 
-Kaldi takes the mean off a frame of 25 ms, takes 0.97 of each sample off the next, multiplies by a window and transforms. All of
-this is linear: one convolution, with 2 x 257 kernels of 400 samples at 16 kHz.
+Kaldi subtracts the mean of a 25 ms frame, applies pre-emphasis (0.97), multiplies by a window and computes the Fourier transform.
+All of this is linear, so it is one convolution, with 2 x 257 kernels of 400 samples at 16 kHz.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from residual_st.export.spectrum import energies, waves
 FRAME_SECONDS, SHIFT_SECONDS = 0.025, 0.01
 PRE_EMPHASIS = 0.97
 LOWEST_HZ = 20.0
-FULL_SCALE = 2.0**15  # Kaldi's samples are those of 16-bit audio
+FULL_SCALE = 2.0**15  # Kaldi's samples have the range of 16-bit audio
 LEAST_ENERGY = np.finfo(np.float32).eps
 LEAST_VARIANCE = 1e-10
 
@@ -27,7 +27,7 @@ Transform = Callable[[Var, Var], Var]  # frames (batch, frames, bins), and (batc
 
 @dataclass(frozen=True)
 class Filterbank:
-    """Kaldi's filterbank at a sample rate, in Hz, and what is done to its frames after it."""
+    """Kaldi's filterbank at a sample rate in Hz, and the transforms applied to its frames."""
 
     sample_rate: int
     bins: int
@@ -35,7 +35,7 @@ class Filterbank:
 
     @property
     def frame(self) -> int:
-        """Samples of a frame."""
+        """Samples per frame."""
         return int(self.sample_rate * FRAME_SECONDS)
 
     @property
@@ -45,19 +45,19 @@ class Filterbank:
 
     @property
     def fft(self) -> int:
-        """Samples that are transformed: those of a frame, filled up to a power of two."""
+        """Size of the Fourier transform: a frame padded to a power of two."""
         return 1 << (self.frame - 1).bit_length()
 
 
 def features(samples: Var, lengths: Var, filterbank: Filterbank) -> tuple[Var, Var]:
-    """Frames of each utterance, 0 behind its end.
+    """Frames of each utterance, padded with 0.
 
     Args:
         samples: (batch, n), float32 in [-1, 1].
-        lengths: (batch,), int64, samples of each.
+        lengths: (batch,), int64, samples per utterance.
 
     Returns:
-        (batch, frames, bins), and the number of frames of each, (batch,).
+        Frames (batch, frames, bins), and the number of frames per utterance (batch,).
     """
     frames = log_mel(samples, filterbank)
     counts = op.add(op.div(op.sub(lengths, integer(filterbank.frame)), integer(filterbank.shift)), integer(1))
@@ -98,11 +98,11 @@ def mask_of(lengths: Var, longest: Var) -> Var:
 
 
 def _kernels(filterbank: Filterbank) -> Var:
-    """(2 * (fft / 2 + 1), frame): real parts, then imaginary parts, of the transform of a frame, with all that comes before it."""
+    """(2 * (fft / 2 + 1), frame): real, then imaginary parts of a frame's transform, including the steps before it."""
     length = filterbank.frame
     window = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / (length - 1))) ** 0.85
     windowed = op.mul(waves(length, filterbank.fft), initializer((window * FULL_SCALE).astype(np.float32)))
-    # each sample goes into its own place and, times -0.97, into the next one's; the first is its own predecessor
+    # pre-emphasis: each sample minus 0.97 times its predecessor; the first is its own predecessor
     following = op.pad(op.slice(windowed, ints(1), ints(length), ints(1)), ints(0, 1), axes=ints(1))
     first = op.pad(op.slice(windowed, ints(0), ints(1), ints(1)), ints(0, length - 1), axes=ints(1))
     emphasised = op.sub(windowed, op.mul(op.add(following, first), number(PRE_EMPHASIS)))

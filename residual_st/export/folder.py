@@ -1,4 +1,4 @@
-"""Graphs, vocabulary and what is needed to trust them, as a folder for the device runtime."""
+"""Writing of exported folders: graphs, vocabulary, checks and checksums."""
 
 import json
 from collections.abc import Callable
@@ -11,15 +11,15 @@ from residual_st.export.check import Differences
 from residual_st.export.names import shorten_names
 from residual_st.runtime.folder import DESCRIPTION, FORMAT, checksum, weights_of
 
-LARGEST_GRAPH = 2**31 - 2**26  # bytes of weights: protobuf takes 2 GB, the rest of a graph included
+LARGEST_GRAPH = 2**31 - 2**26  # bytes of weights: protobuf is limited to 2 GB, including the rest of a graph
 _LIBRARIES = ("torch", "onnx", "spox", "onnxruntime")
 
 _README = """# An exported speech-to-text model
 
-{arch}, {precision}, {megabytes:.1f} MB. The same model as the one that it was made from, for onnxruntime 1.21 or later; each
+{arch}, {precision}, {megabytes:.1f} MB. Exported from its source model for onnxruntime 1.21 or later; each
 shared matrix is stored once.
 
-    pip install "./residual-st[runtime]"   # ./residual-st: its source, which is on no package index; no torch, no fairseq
+    pip install "./residual-st[runtime]"   # ./residual-st: a checkout, since it is on no package index; needs no torch or fairseq
     residual-st translate FOLDER talk.wav
 
 - `encoder.onnx`: {takes} -> `states`, {gives}
@@ -28,26 +28,26 @@ shared matrix is stored once.
 
 _ENCODER = "`samples` (batch, n), 16 kHz in [-1, 1], and `lengths`", "`state_lengths`"
 _STREAMING = "the samples of the next chunk of one recording, and caches", "caches"
-_DECODER = """- `cross_attention.onnx`: `states` -> the decoder's keys and values of the source, once for each utterance
+_DECODER = """- `cross_attention.onnx`: `states` -> the decoder's keys and values of the source, once per utterance
 - `decoder.onnx`: one step; caches of keys and values in and out, reordered by `order`
 """
 
 
 def write_folder(output: Path, graphs: dict[str, onnx.ModelProto], described: dict, check: Callable[[Path], Differences]) -> dict:
-    """Write an exported model, and check it against what it was made from.
+    """Write an exported model, and check it against its source model.
 
     Args:
-        output: the folder, which is there and empty.
-        graphs: by the names of their files; their inner names are shortened.
-        described: what `model.json` is to say beside files, versions and differences: `arch`, `precision`, `has_ctc`, `vocabulary`
-            and what else `runtime.folder.Folder` needs.
-        check: of the folder, against the model.
+        output: an existing empty folder to write to.
+        graphs: file name -> graph; names inside the graphs are shortened.
+        described: contents of `model.json` in addition to files, versions and differences: `arch`, `precision`, `has_ctc`,
+            `vocabulary` and the other entries that `runtime.folder.Folder` needs.
+        check: function that compares the folder with the source model.
 
     Returns:
-        What model.json says.
+        The contents of model.json.
 
     Raises:
-        InputError: as `check` does.
+        InputError: see `check`.
     """
     for name, graph in graphs.items():
         shorten_names(graph)
@@ -67,10 +67,10 @@ def write_folder(output: Path, graphs: dict[str, onnx.ModelProto], described: di
 
 
 def _write_graph(path: Path, graph: onnx.ModelProto) -> None:
-    """Larger ones than a protobuf may be get their weights in a file beside them."""
+    """Write a graph. If it is too large for protobuf, its weights go to a second file."""
     if sum(len(weights.raw_data) for weights in graph.graph.initializer) > LARGEST_GRAPH:
         onnx.save_model(graph, path, save_as_external_data=True, location=weights_of(path.name))
-        path.with_name(weights_of(path.name)).chmod(path.stat().st_mode)  # onnx keeps it from other users
+        path.with_name(weights_of(path.name)).chmod(path.stat().st_mode)  # onnx makes it unreadable for other users
     else:
         onnx.save_model(graph, path)
     onnx.checker.check_model(path, full_check=True)

@@ -1,4 +1,4 @@
-"""What the graphs of encoder and decoder have in common: attention, feed-forward, positions."""
+"""Building blocks of the graphs of encoder and decoder: attention, feed-forward, positions."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -15,12 +15,12 @@ from residual_st.export.constants import integer, ints, number
 from residual_st.export.products import Products
 from residual_st.sharing import Matrix, shape_of
 
-FIRST_POSITION = 2  # fairseq's: 0 is not used, and 1 is padding's
-APART = -1e8  # fairseq's, and not infinite: padding may have nothing but padding in its chunk
+FIRST_POSITION = 2  # fairseq's: 0 is unused, and 1 is padding
+APART = -1e8  # fairseq's value; not infinite, since a chunk may contain only padding
 
 
 class Attention(NamedTuple):
-    """The matrices of an attention module, whatever it calls them, and the number of its heads."""
+    """The matrices of an attention module and its number of heads."""
 
     q: Matrix
     k: Matrix
@@ -30,23 +30,23 @@ class Attention(NamedTuple):
 
     @classmethod
     def of(cls, module: nn.Module) -> "Attention":
-        """With the names that fairseq's own attention and Whisper have."""
+        """From a module with the names of fairseq's attention and Whisper's."""
         return cls(module.q_proj, module.k_proj, module.v_proj, module.out_proj, module.num_heads)
 
     @property
     def width(self) -> int:
-        """Of one head."""
+        """Width of one head."""
         return shape_of(self.q)[0] // self.heads
 
 
 class Branches:
-    """The branches of layers, as functions of a graph's variables.
+    """The residual branches of layers, as functions of a graph's variables.
 
-    States are (batch * time, width): products of two dimensions take their sums with them.
+    States are (batch * time, width): onnxruntime fuses sums into two-dimensional products.
 
     Args:
-        products: what multiplies.
-        batch, time: (1,), the shape of the states.
+        products: matrix products.
+        batch, time: shape of the states, each (1,).
     """
 
     def __init__(self, products: Products, batch: Var, time: Var):
@@ -54,7 +54,7 @@ class Branches:
         self.batch, self.time = batch, time
 
     def residual(self, x: Var, norm: nn.LayerNorm, layer: nn.Module, branch) -> Var:
-        """`x + branch(x)`, normalised before the branch or, as some of fairseq's layers do it, after the sum."""
+        """`x + branch(x)`, with the norm before the branch or, in some of fairseq's layers, after the sum."""
         if getattr(layer, "normalize_before", True):
             return op.add(x, branch(self.products.norm(x, norm)))
         return self.products.norm(op.add(x, branch(x)), norm)
@@ -63,7 +63,7 @@ class Branches:
         return self.products.feed_forward(x, layer.fc1, activation_of(layer.activation_fn), layer.fc2)
 
     def heads(self, x: Var, attention: Attention, letters: str) -> list[Var]:
-        """Queries, keys, values or some of them: (batch, heads, time, width / heads)."""
+        """Queries, keys and values, or some of them, each (batch, heads, time, width / heads)."""
         shape = op.concat([self.batch, self.time, ints(len(letters), attention.heads, attention.width)], axis=0)
         linears = [getattr(attention, letter) for letter in letters]
         y = self.products.side_by_side(x, linears) if len(letters) > 1 else self.products.linear(x, linears[0])
@@ -98,10 +98,10 @@ def transformer(
     layers: Sequence[nn.Module],
     with_past: Callable[[int, Var, Var], tuple[Var, Var]] = lambda _layer, keys, values: (keys, values),
 ) -> Var:
-    """What layers of fairseq's Transformer encoder, or of Whisper's, which has the same names, make of x (batch * time, width).
+    """Output of layers of fairseq's Transformer encoder, or of Whisper's with the same names, for x (batch * time, width).
 
     Args:
-        with_past: (number of a layer, keys, values) -> those and the ones before them.
+        with_past: function (index of a layer, keys, values) -> keys and values including earlier ones.
     """
     for index, layer in enumerate(layers):
         attention = Attention.of(layer.self_attn)
@@ -120,17 +120,17 @@ def swish(x: Var) -> Var:
 
 
 def gated(x: Var) -> Var:
-    """A gated linear unit: of the last dimension, one half by the sigmoid of the other."""
+    """A gated linear unit: one half of the last dimension times the sigmoid of the other."""
     values, gates = op.split(x, num_outputs=2, axis=-1)
     return op.mul(values, op.sigmoid(gates))
 
 
-# by the names of functions and of classes; the former are also what --activation-fn takes
+# names of functions and of classes; the former are also the values of --activation-fn
 ACTIVATIONS = {"relu": op.relu, "ReLU": op.relu, "gelu": op.gelu, "GELUActivation": op.gelu, "SiLU": swish}
 
 
 def activation_of(function):
-    """Raises InputError, which names it, if an activation function has no graph."""
+    """The graph of an activation function. Raises InputError if it is not supported."""
     name = getattr(function, "__name__", type(function).__name__)
     if name not in ACTIVATIONS:
         allowed = ", ".join(filter(str.islower, ACTIVATIONS))
@@ -139,16 +139,17 @@ def activation_of(function):
 
 
 def attention_mask(inside: Var) -> Var:
-    """(batch, time), True for what may be attended to -> (batch, 1, 1, time), to be added to scores."""
+    """(batch, time), True for positions that may be attended to -> (batch, 1, 1, time), to be added to scores."""
     return op.unsqueeze(op.where(inside, number(0.0), number(-np.inf)), ints(1, 2))
 
 
 def chunk_mask(past: Var | int, time: Var, frames: int, left: int) -> Var:
-    """(time, past + time), to be added to scores: each frame attends to its chunk of so many frames, and to some chunks before it.
+    """(time, past + time), to be added to scores: each frame attends to its own chunk and to `left` chunks before it.
 
     Args:
-        past: frames before these, of whole chunks.
-        time: their number, ().
+        past: number of earlier frames, in whole chunks.
+        time: number of frames, ().
+        frames: frames per chunk.
     """
     past = integer(past) if isinstance(past, int) else past
     end = op.add(past, time)

@@ -1,4 +1,4 @@
-"""Short names for what is inside a graph, which would otherwise take up a noticeable part of a small file."""
+"""Short names inside a graph, since long ones take up a noticeable part of a small file."""
 
 from itertools import count
 
@@ -6,7 +6,7 @@ import onnx
 
 
 def shorten_names(model: onnx.ModelProto) -> None:
-    """Number all values but the graph's inputs and outputs, and leave nodes unnamed. In place."""
+    """Replace the names of all values except the graph's inputs and outputs by numbers, and remove names of nodes, in place."""
     graph, numbers = model.graph, count()
     kept = {value.name for value in (*graph.input, *graph.output)}
     short: dict[str, str] = {"": ""}  # an optional input that is not given

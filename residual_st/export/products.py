@@ -1,8 +1,8 @@
 """The matrix products of one graph, in fp32, int8 or int4, with every weight stored once however often it is used.
 
-Nothing here composes `U + up @ down`: a runtime would fold it into one dense constant for each layer. A product goes term by term,
-each on top of the one before: bias, x U, (x down) up, diagonal. Short speech is a matter of how many operations a graph has, long
-speech of how often they pass over memory.
+`U + up @ down` is never composed here: a runtime would fold it into one dense constant per layer. A product is a chain of sums:
+bias, x U, (x down) up, diagonal. The time for short audio depends on the number of operations, and for long audio on the number of
+passes over memory.
 """
 
 from collections.abc import Callable
@@ -19,11 +19,11 @@ from residual_st.export.constants import ints
 from residual_st.export.quantization import block_size, multiply_in_4_bits, packed, quantized, quantized_in_blocks
 from residual_st.sharing import Matrix, ResidualLinear, shape_of, weight_of
 
-LEAST_WIDTH = 32  # of matrices that are worth 4 bits, either way
+LEAST_WIDTH = 32  # minimum of both dimensions of matrices stored in 4 bits
 
 
 class Terms(NamedTuple):
-    """Those of `W = shared + up @ down + diag(diagonal)`, and the bias, each None where there is none."""
+    """The terms of `W = shared + up @ down + diag(diagonal)`, and the bias; None for a missing term."""
 
     shared: Tensor | None
     up: Tensor | None
@@ -33,13 +33,13 @@ class Terms(NamedTuple):
 
 
 class Products:
-    """What multiplies by the weights of a model. Everywhere x is (rows, in), and what comes out (rows, out).
+    """Products with the weights of a model. x is always (rows, in), and the result (rows, out).
 
-    In int8 weights have one scale for each output, symmetric, and inputs one scale for the whole tensor, found when it is there
-    (ONNX's DynamicQuantizeLinear). Biases, norms, diagonals and scales are stored in half precision and computed with in fp32.
+    In int8, weights have one symmetric scale per output, and inputs one scale per tensor, computed at run time (ONNX's
+    DynamicQuantizeLinear). Biases, norms, diagonals and scales are stored in half precision and computed in fp32.
 
-    In int4 matrices that are wide both ways have 4 bits, one scale for each 32 (or 16) weights of a row, and inputs stay in fp32.
-    The rest, and the embedding, is as in int8.
+    In int4, matrices of at least `LEAST_WIDTH` rows and columns have 4 bits with one scale per 32 (or 16) weights of a row, and
+    inputs stay in fp32. The rest, including the embedding, is as in int8.
 
     Args:
         precision: one of `residual_st.export.PRECISIONS`.
@@ -47,12 +47,12 @@ class Products:
 
     def __init__(self, precision: str):
         self.precision = precision
-        self._made: dict[tuple, object] = {}  # by the tensors that it is made of
+        self._made: dict[tuple, object] = {}  # by the tensors that it was made from
         self._quantized: dict[Var, tuple[Var, Var, Var]] = {}
-        self._seen: list[Tensor] = []  # kept, so that no other tensor takes the memory that one is known by
+        self._seen: list[Tensor] = []  # kept alive, so that no other tensor gets the same address
 
     def linear(self, x: Var, linear: Matrix) -> Var:
-        """What the layer computes."""
+        """The output of a linear layer."""
         terms = self._terms_of(linear)
         y = self.constant(terms.bias)
         if terms.shared is not None:
@@ -62,7 +62,7 @@ class Products:
         return y if terms.diagonal is None else op.add(y, self._diagonal(x, terms.diagonal, linear))
 
     def side_by_side(self, x: Var, linears: list[Matrix]) -> Var:
-        """What several layers compute of one input: (rows, layers, out). In one product where they have the same terms."""
+        """Outputs of several linear layers with the same input: (rows, layers, out), as one product if they have the same terms."""
         all_terms = [self._terms_of(linear) for linear in linears]
         kinds = {tuple(None if term is None else term.shape for term in terms) for terms in all_terms}
         count, (width, width_in) = len(linears), shape_of(linears[0])
@@ -81,8 +81,8 @@ class Products:
     def feed_forward(self, x: Var, first: Matrix, activation: Callable, second: Matrix) -> Var:
         """`second(activation(first(x)))`.
 
-        Diagonals concern the first units of what is between the two alone: these are computed apart from the others, which then
-        need not be copied to be added to.
+        Diagonals only affect the first inner units. These are computed separately, so that the others need not be copied for the
+        addition.
         """
         one, two = self._terms_of(first), self._terms_of(second)
         length = 0 if one.diagonal is None else len(one.diagonal)
@@ -112,7 +112,7 @@ class Products:
         return self._multiply_int8(x, *self._int8(weight), onto)
 
     def rows(self, weight: Tensor, indices: Var) -> Var:
-        """Rows of a weight (rows, width), which `multiply` may use later, too: indices (n,) -> (n, width)."""
+        """Rows of a weight (rows, width), which `multiply` may use too: indices (n,) -> (n, width)."""
         if self.precision == "fp32":
             columns = op.gather(self._transposed(weight), indices, axis=1)
         else:
@@ -124,7 +124,7 @@ class Products:
         return op.layer_normalization(x, self.constant(norm.weight), self.constant(norm.bias), axis=-1, epsilon=norm.eps)[0]
 
     def constant(self, tensor: Tensor | None) -> Var | None:
-        """A small tensor, such as one that is added or multiplied by element. It has half precision unless matrices have fp32."""
+        """A small tensor for elementwise operations. It is stored in half precision unless matrices are in fp32."""
         if tensor is None:
             return None
         return self._once("vector", [tensor], lambda: self._stored(tensor.detach().float().numpy()))
@@ -140,7 +140,7 @@ class Products:
         return y
 
     def _multiply_each(self, x: Var, weights: list[Tensor], onto: Var) -> Var:
-        """Parts of x by a weight each, side by side. When it loads them, the runtime makes one matrix of all, 0 between them."""
+        """Parts of x times one weight each, concatenated. At load time, the runtime builds one block-diagonal matrix of all."""
         is_fp32 = self.precision == "fp32"
         pairs = [(self._transposed(weight), None) if is_fp32 else self._int8(weight) for weight in weights]
         width = len(weights[0])
@@ -153,7 +153,7 @@ class Products:
         return self._multiply_int8(x, matrix, op.concat([scales for _, scales in pairs], axis=0), onto)
 
     def _multiply_int8(self, x: Var, matrix: Var, scales: Var, onto: Var | None) -> Var:
-        if x not in self._quantized:  # once for each x, though several weights may multiply it
+        if x not in self._quantized:  # once per x, even if several weights multiply it
             self._quantized[x] = op.dynamic_quantize_linear(x)
         quantized, scale, zero = self._quantized[x]
         product = op.mul(op.cast(op.matmul_integer(quantized, matrix, zero), to=np.float32), op.mul(scale, scales))
@@ -192,18 +192,18 @@ class Products:
         return self._once("int4", [weight], make)
 
     def _has_4_bits(self, weight: Tensor) -> bool:
-        """Not if its rows are looked up: then it is there in int8."""
+        """Whether a weight is stored in 4 bits; not if `rows` reads it, which stores it in int8."""
         wide = min(weight.shape) >= LEAST_WIDTH and block_size(weight.size(1)) > 0
         return self.precision == "int4" and wide and self._key("int8", [weight]) not in self._made
 
     def _stored(self, values: np.ndarray) -> Var:
-        """fp32; else the file has half precision, and the runtime casts it when it loads the file."""
+        """Values in fp32, or stored in half precision, which the runtime casts when it loads the file."""
         if self.precision == "fp32":
             return initializer(values.copy())
         return op.cast(initializer(values.astype(np.float16)), to=np.float32)
 
     def _once(self, what: str, tensors: list[Tensor], make: Callable):
-        """What is made of some tensors, the first time."""
+        """The result of `make` for these tensors, cached."""
         key = self._key(what, tensors)
         if key not in self._made:
             self._seen += tensors
@@ -215,13 +215,13 @@ class Products:
 
 
 def _spread(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
-    """The same product with a `down` of orthonormal rows in random directions, so that all numbers of x down are of alike size.
+    """The same product with a `down` of randomly rotated orthonormal rows, so that all values of x down have similar sizes.
 
-    They have one scale in int8. Where a trained matrix was factored, a few of them are much larger than the others, which that
-    scale would round to 0. Random rotations even out sizes (QuaRot, arXiv 2404.00456); `up` undoes this one at no cost.
+    In int8 these values share one scale. After factorizing a trained matrix, a few of them are much larger than the others, which
+    that scale would round to 0. A random rotation evens out the sizes (QuaRot, arXiv 2404.00456); `up` undoes it at no cost.
     """
     orthonormal, triangular = torch.linalg.qr(down.double().T)  # down = triangularᵀ orthonormalᵀ
-    generator = torch.Generator().manual_seed(0)  # the same file each time
+    generator = torch.Generator().manual_seed(0)  # reproducible file
     rank = triangular.size(0)
     rotation, _ = torch.linalg.qr(torch.randn(rank, rank, generator=generator, dtype=torch.float64))
     return (up.double() @ triangular.T @ rotation).to(up.dtype), (rotation.T @ orthonormal.T).to(down.dtype).contiguous()

@@ -1,4 +1,4 @@
-"""Weights in 8 and in 4 bits, and the product that reads the latter."""
+"""Weights in 8 and 4 bits, and the product with 4-bit weights."""
 
 from dataclasses import dataclass
 
@@ -14,25 +14,25 @@ from torch import Tensor
 
 INT8_MAX = 127
 INT4_MIN, INT4_MAX = -8, 7
-_LEAST_SCALE = 2.0**-24  # of half precision
-_SHARES = torch.linspace(0.7, 1.0, 7)  # of a block's largest weight, which -8 is tried for
+_LEAST_SCALE = 2.0**-24  # smallest scale in half precision
+_SHARES = torch.linspace(0.7, 1.0, 7)  # fractions of a block's largest weight that are tried for the value -8
 
 
 def quantized(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """A weight (out, in) as int8, and the scale of each row, (out,), a number of half precision."""
+    """A weight (out, in) as int8, and scales per row (out,), representable in half precision."""
     scales = (weight.float().abs().amax(1) / INT8_MAX).clamp_min(_LEAST_SCALE).half().float()
     return (weight.float() / scales[:, None]).round().clamp(-INT8_MAX, INT8_MAX).to(torch.int8), scales
 
 
 def block_size(width: int) -> int:
-    """Weights of a row that have one scale in 4 bits, for rows of that width; 0 where they do not come to whole blocks."""
+    """Number of weights per scale in 4 bits for rows of that width; 0 if the width is not a multiple of it."""
     return next((size for size in (32, 16) if width % size == 0), 0)
 
 
 def quantized_in_blocks(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """A weight (out, in) as integers of 4 bits (out, blocks, size), and scales (out, blocks), numbers of half precision.
+    """A weight (out, in) as 4-bit integers (out, blocks, size), and scales (out, blocks), representable in half precision.
 
-    Of some scales for each block the one is taken with the least squared error. Negative ones put the largest weight at -8.
+    Several scales are tried per block; the one with the least squared error is used. Negative scales map the largest weight to -8.
     """
     blocks = weight.float().unflatten(1, (-1, block_size(weight.size(1))))
     largest = blocks.gather(2, blocks.abs().argmax(2, keepdim=True))  # with its sign
@@ -45,13 +45,13 @@ def quantized_in_blocks(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def packed(integers: Tensor) -> np.ndarray:
-    """Integers of 4 bits (out, blocks, size) as onnxruntime reads them: two in a byte, the first one low, 8 for 0."""
+    """4-bit integers (out, blocks, size) in onnxruntime's format: two per byte, the first in the low bits, offset 8."""
     shifted = (integers - INT4_MIN).to(torch.uint8)
     return (shifted[..., 0::2] | shifted[..., 1::2] << 4).numpy()
 
 
 def multiply_in_4_bits(x: Var, weight: Var, scales: Var, shape: tuple[int, int]) -> Var:
-    """x (rows, in) by a `packed` weight of that shape, (out, in): (rows, out). `scales` is flat."""
+    """x (rows, in) times a `packed` weight of shape (out, in) -> (rows, out). `scales` is flat."""
     width_out, width_in = shape
     numbers = {"K": width_in, "N": width_out, "bits": 4, "block_size": block_size(width_in)}
     attributes = _MatMulNBits.Attributes(*(AttrInt64(value, name) for name, value in numbers.items()))
@@ -60,7 +60,7 @@ def multiply_in_4_bits(x: Var, weight: Var, scales: Var, shape: tuple[int, int])
 
 
 class _MatMulNBits(Node):
-    """onnxruntime's operator of this name, which ONNX does not have. The runtime keeps one weight once for all its products."""
+    """onnxruntime's operator MatMulNBits, which is not in ONNX. The runtime stores a weight once for all its products."""
 
     @dataclass
     class Attributes(BaseAttributes):

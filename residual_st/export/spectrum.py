@@ -1,7 +1,7 @@
-"""Energies of frames in bands of frequency, as one convolution and one product.
+"""Energies of frames in frequency bands, as one convolution and one product.
 
-The kernels are made from tables of one wave when the graph is loaded, because they would take more of a small file than some
-encoders' shared matrices.
+The kernels are computed from a table of one wave when the graph is loaded: stored, they would be larger than the shared matrices of
+some small encoders.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ from residual_st.export.constants import integer, ints
 
 
 def waves(length: int, fft: int) -> Var:
-    """(2 * (fft / 2 + 1), length): cosines, then sines, of the transform of `fft` samples, of which `length` are not 0."""
+    """(2 * (fft / 2 + 1), length): cosines, then sines, of the transform of `fft` samples, of which the first `length` are used."""
     angle = 2 * np.pi * np.arange(fft) / fft
     frequencies, times = (op.range(integer(0), integer(count), integer(1)) for count in (fft // 2 + 1, length))
     places = op.mod(op.mul(op.unsqueeze(frequencies, ints(1)), times), integer(fft))
@@ -21,7 +21,7 @@ def waves(length: int, fft: int) -> Var:
 
 
 def energies(samples: Var, kernels: Var, length: int, hop: int, filters: Var) -> Var:
-    """Of frames of `length` samples every `hop`: samples (batch, n) -> (batch, frames, bands).
+    """Energies of frames of `length` samples every `hop` samples: (batch, n) -> (batch, frames, bands).
 
     Args:
         kernels: `waves`, multiplied by a window: (2 * bins, length).

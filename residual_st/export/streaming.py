@@ -1,7 +1,7 @@
-"""An encoder of filterbanks that is fed chunk by chunk as a graph: samples and caches in, states and caches out.
+"""A streaming encoder with filterbank input as a graph: samples and caches in, states and caches out.
 
-`residual_st.runtime.streaming` is what feeds it. Nothing is computed twice: each convolution keeps the frames that it reads again,
-each layer the keys and values of some chunks.
+`residual_st.runtime.streaming` runs it. Nothing is computed twice: each convolution keeps the frames that it reads again, and each
+layer the keys and values of some chunks.
 """
 
 import math
@@ -26,14 +26,15 @@ from residual_st.runtime.streaming import Streaming
 
 
 def streaming_form(encoder: EncoderParts, filterbank: Filterbank, chunk_frames: int, left_chunks: int, longest: float) -> Streaming:
-    """What `model.json` says of such a graph.
+    """The entry `streaming` of model.json for such a graph.
 
     Args:
-        chunk_frames: encoder frames of a chunk, which attends to so many `left_chunks` before it.
-        longest: seconds of utterances that the model was trained on.
+        chunk_frames: encoder frames per chunk.
+        left_chunks: number of earlier chunks that a chunk attends to.
+        longest: maximum length in seconds of utterances that the model was trained on.
 
     Raises:
-        InputError: if the encoder has parts that have no such graph.
+        InputError: if the encoder has parts that do not support streaming.
     """
     stride, reach = strides_and_reach(encoder.subsampler)
     attention = Attention.of(encoder.layers[0].self_attn)
@@ -53,14 +54,14 @@ def streaming_form(encoder: EncoderParts, filterbank: Filterbank, chunk_frames: 
 
 
 def streaming_graph(encoder: EncoderParts, filterbank: Filterbank, form: Streaming, precision: str) -> onnx.ModelProto:
-    """A graph of the next chunk of one recording.
+    """A graph that encodes the next chunk of one recording.
 
-    Inputs: `samples` (1, n), float32 in [-1, 1], from the first frame of features that was not read yet; `position` (), the number
-    of encoder frames before; `last` (), 1 where nothing follows, else 0; the caches: `tail.I` (1, frames, width) of each
-    convolution, `keys.L` and `values.L` (1, heads, frames, width / heads) of each layer.
+    Inputs: `samples` (1, n), float32 in [-1, 1], from the first feature frame that was not encoded yet; `position` (), the number
+    of encoder frames before; `last` (), 1 for the last chunk, else 0; the caches: `tail.I` (1, frames, width) of each convolution,
+    `keys.L` and `values.L` (1, heads, frames, width / heads) of each layer.
 
-    Outputs: `states` (1, time, width) and, where the model has a CTC head, `ctc_log_probs` (1, time, vocabulary), both of all
-    encoder frames that the samples allow; the caches as the next chunk needs them, `next_tail.I` and so on.
+    Outputs: `states` (1, time, width) and, with a CTC head, `ctc_log_probs` (1, time, vocabulary), for all encoder frames that the
+    samples determine; the caches for the next chunk, `next_tail.I` and so on.
     """
     products = Products(precision)
     samples = spox.argument(spox.Tensor(np.float32, (1, "samples")))
@@ -99,7 +100,7 @@ def streaming_graph(encoder: EncoderParts, filterbank: Filterbank, form: Streami
 
 
 def _frames(samples: Var, filterbank: Filterbank) -> Var:
-    """(1, n) -> (1, frames, bins), none of less than a window. One window more is computed, for a graph cannot have none."""
+    """(1, n) -> (1, frames, bins), no frames if n is less than a window. One extra window is computed: a graph needs one."""
     frames = log_mel(op.pad(samples, ints(0, filterbank.shift), axes=ints(1)), filterbank)
     for transform in filterbank.transforms:
         frames = transform(frames, None)
@@ -107,7 +108,7 @@ def _frames(samples: Var, filterbank: Filterbank) -> Var:
 
 
 def _convolved(x: Var, last: Var, conv: nn.Conv1d, products: Products) -> tuple[Var, Var]:
-    """What is known of a convolution of x (1, time, width), and what of x it reads again."""
+    """The known outputs of a convolution of x (1, time, width), and the frames of x that it reads again."""
     (size,), (stride,), (padding,) = conv.kernel_size, conv.stride, conv.padding
     x = op.pad(x, op.concat([ints(0), op.unsqueeze(op.mul(last, integer(padding)), ints(0))], axis=0), axes=ints(1))
     time = op.shape(x, start=1, end=2)

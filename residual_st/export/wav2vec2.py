@@ -1,4 +1,4 @@
-"""wav2vec 2.0 and HuBERT with a CTC head as a graph: samples in, scores of letters out."""
+"""wav2vec 2.0 and HuBERT with a CTC head as a graph: samples in, log-probabilities of symbols out."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from residual_st.export.products import Products
 if TYPE_CHECKING:
     from transformers import HubertForCTC, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC
 
-LEAST_VARIANCE = 1e-7  # of samples, which the feature extractor adds to it
+LEAST_VARIANCE = 1e-7  # added to the variance of samples by the feature extractor
 
 
 def encoder_graph(model: Wav2Vec2ForCTC | HubertForCTC, extractor: Wav2Vec2FeatureExtractor, precision: str) -> onnx.ModelProto:
@@ -29,7 +29,7 @@ def encoder_graph(model: Wav2Vec2ForCTC | HubertForCTC, extractor: Wav2Vec2Featu
     `ctc_log_probs` (batch, time, vocabulary).
 
     Raises:
-        InputError: if the model has parts that have no graph.
+        InputError: if the model has unsupported parts.
     """
     samples = spox.argument(spox.Tensor(np.float32, ("batch", "samples")))
     lengths = spox.argument(spox.Tensor(np.int64, ("batch",)))
@@ -50,7 +50,7 @@ def encoder_graph(model: Wav2Vec2ForCTC | HubertForCTC, extractor: Wav2Vec2Featu
 
 
 def shortest_samples(model: Wav2Vec2ForCTC | HubertForCTC) -> int:
-    """Of which one frame is made."""
+    """Number of samples for one frame."""
     needed = 1
     for layer in reversed(model.base_model.feature_extractor.conv_layers):
         needed = (needed - 1) * layer.conv.stride[0] + layer.conv.kernel_size[0]
@@ -68,7 +68,7 @@ def _require_known_parts(base: nn.Module) -> None:
 
 
 def _normalised(samples: Var, lengths: Var) -> Var:
-    """Mean 0 and variance 1 in each utterance; 0 behind it."""
+    """Samples with mean 0 and variance 1 per utterance; padding is 0."""
     inside = op.cast(mask_of(lengths, op.squeeze(op.shape(samples, start=1, end=2), ints(0))), to=np.float32)
     count = op.unsqueeze(op.cast(lengths, to=np.float32), ints(1))
     centred = op.mul(op.sub(samples, op.div(op.reduce_sum(samples, ints(1)), count)), inside)
@@ -77,10 +77,10 @@ def _normalised(samples: Var, lengths: Var) -> Var:
 
 
 def _frames(x: Var, layer: nn.Module, products: Products) -> Var:
-    """What a layer of the feature extractor makes of x (batch, channels, time)."""
+    """Output of a layer of the feature extractor for x (batch, channels, time)."""
     x = _convolved(x, layer.conv, products)
     norm = getattr(layer, "layer_norm", None)
-    if isinstance(norm, nn.GroupNorm):  # of a group for each channel
+    if isinstance(norm, nn.GroupNorm):  # with one group per channel
         x = op.instance_normalization(x, products.constant(norm.weight), products.constant(norm.bias), epsilon=norm.eps)
     elif norm is not None:
         x = op.transpose(products.norm(op.transpose(x, perm=[0, 2, 1]), norm), perm=[0, 2, 1])
@@ -88,7 +88,7 @@ def _frames(x: Var, layer: nn.Module, products: Products) -> Var:
 
 
 def _convolved(x: Var, conv: nn.Conv1d, products: Products) -> Var:
-    """(batch, in, time) -> (batch, out, time), past the products: for the windows of a product samples would be copied."""
+    """(batch, in, time) -> (batch, out, time), as a convolution: a product would need copies of overlapping windows."""
     (size,), (stride,), (padding,) = conv.kernel_size, conv.stride, conv.padding
     weight, bias = products.constant(conv.weight), products.constant(conv.bias)
     return op.conv(x, weight, bias, kernel_shape=[size], strides=[stride], pads=[padding, padding], group=conv.groups)
@@ -109,7 +109,7 @@ def _encoded(base: nn.Module, products: Products, x: Var, batch: Var, time: Var,
     x = op.reshape(x, op.concat([batch, time, ints(width)], axis=0))
     x = op.mul(x, op.unsqueeze(op.cast(inside, to=np.float32), ints(2)))
     x = op.reshape(op.add(x, _positions(x, encoder.pos_conv_embed, time, products)), ints(-1, width))
-    # the norm of the whole stands behind layers that normalise before each branch, and before those that do it behind
+    # the encoder's norm comes after pre-norm layers and before post-norm layers
     norms_first = type(encoder).__name__.endswith("StableLayerNorm")
     if not norms_first:
         x = products.norm(x, encoder.layer_norm)
@@ -120,7 +120,7 @@ def _encoded(base: nn.Module, products: Products, x: Var, batch: Var, time: Var,
 
 
 def _positions(x: Var, embedding: nn.Module, time: Var, products: Products) -> Var:
-    """Of x (batch, time, width), by a convolution that makes a frame too many where its kernel is even."""
+    """Positions for x (batch, time, width), from a convolution; with an even kernel it returns one extra frame."""
     y = _convolved(op.transpose(x, perm=[0, 2, 1]), embedding.conv, products)
     y = op.slice(y, ints(0), time, ints(2))
     return op.transpose(activation_of(embedding.activation)(y), perm=[0, 2, 1])
@@ -137,7 +137,7 @@ def _layer(branches: Branches, x: Var, mask: Var, layer: nn.Module, norms_first:
 
     for norm, branch in ((layer.layer_norm, attend), (layer.final_layer_norm, feed_forward)):
         x = op.add(x, branch(products.norm(x, norm))) if norms_first else products.norm(op.add(x, branch(x)), norm)
-    adapter = getattr(layer, "adapter_layer", None)  # of one language
+    adapter = getattr(layer, "adapter_layer", None)  # of one language (MMS)
     if adapter is not None:
         y = products.norm(x, adapter.norm)
         x = op.add(x, products.feed_forward(y, adapter.linear_1, activation_of(adapter.act_fn), adapter.linear_2))

@@ -1,4 +1,4 @@
-"""Whisper as graphs. Less than half a minute is encoded as half a minute, too: the model knows nothing else."""
+"""Whisper as graphs. Shorter audio is padded to half a minute, the only length that the model knows."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from residual_st.export.spectrum import energies, waves
 if TYPE_CHECKING:
     from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
 
-RANGE = 8.0  # of log10 energies below the loudest, beyond which all is alike
+RANGE = 8.0  # log10 energies are clipped at this distance below the loudest
 
 
 def encoder_graph(model: WhisperForConditionalGeneration, extractor: WhisperFeatureExtractor, precision: str) -> onnx.ModelProto:
-    """`samples` (batch, n) of at most half a minute and `lengths` (batch,), behind which samples are 0, -> `states` (batch, 1500,
+    """`samples` (batch, n), at most half a minute, and `lengths` (batch,), after which samples are 0 -> `states` (batch, 1500,
     width) and `state_lengths` (batch,), all 1500."""
     samples = spox.argument(spox.Tensor(np.float32, ("batch", "samples")))
     lengths = spox.argument(spox.Tensor(np.int64, ("batch",)))
@@ -50,7 +50,7 @@ def decoder_parts(model: WhisperForConditionalGeneration) -> DecoderParts:
     def position(products: Products, step: Var) -> Var:
         return products.rows(decoder.embed_positions.weight, op.reshape(step, ints(1)))
 
-    own = getattr(model.generation_config, "alignment_heads", None) or []  # by which its authors find when a word was said
+    own = getattr(model.generation_config, "alignment_heads", None) or []  # used by Whisper's authors for word timestamps
     there = {(layer, head) for layer, each in enumerate(decoder.layers) for head in range(each.encoder_attn.num_heads)}
     alignment = [pair for pair in map(tuple, own) if pair in there] or heads_at_two_thirds(decoder.layers)
     embedding = decoder.embed_tokens.weight
@@ -58,21 +58,21 @@ def decoder_parts(model: WhisperForConditionalGeneration) -> DecoderParts:
 
 
 def log_mel(samples: Var, extractor: WhisperFeatureExtractor) -> Var:
-    """(batch, n) -> (batch, 3000, bins), as the feature extractor computes it, of half a minute.
+    """(batch, n) -> (batch, 3000, bins): the feature extractor's log-mel spectrogram of half a minute.
 
     Raises:
-        InputError: if the extractor has other settings than Whisper's authors.
+        InputError: if the extractor's settings differ from the original Whisper's.
     """
     size, hop = extractor.n_fft, extractor.hop_length
     if (size, hop, extractor.sampling_rate) != (400, 160, 16_000) or getattr(extractor, "dither", 0.0):
-        raise InputError("only Whisper models whose features are of 400 samples every 160 at 16 kHz can be exported")
+        raise InputError("only Whisper models with feature frames of 400 samples every 160 samples at 16 kHz can be exported")
     missing = op.sub(ints(extractor.n_samples), op.shape(samples, start=1, end=2))
     padded = op.pad(samples, op.concat([ints(0), missing], axis=0), axes=ints(1))
     padded = op.pad(padded, ints(size // 2, size // 2), axes=ints(1), mode="reflect")
     window = initializer((0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)).astype(np.float32))
     filters = initializer(extractor.mel_filters.astype(np.float32))
     bands = energies(padded, op.mul(waves(size, size), window), size, hop, filters)
-    bands = op.slice(bands, ints(0), ints(extractor.nb_max_frames), ints(1))  # without the last frame, as the authors have it
+    bands = op.slice(bands, ints(0), ints(extractor.nb_max_frames), ints(1))  # without the last frame, as in the authors' code
     logs = op.mul(op.log(op.max([bands, number(1e-10)])), number(1 / np.log(10)))
     loudest = op.reduce_max(logs, ints(1, 2))
     return op.mul(op.add(op.max([logs, op.sub(loudest, number(RANGE))]), number(4.0)), number(0.25))

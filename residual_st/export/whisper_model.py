@@ -1,4 +1,4 @@
-"""Hugging Face folders of Whisper, dense or compressed, as folders for the device runtime."""
+"""Export of Hugging Face folders of Whisper, dense or compressed."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -21,7 +21,7 @@ from residual_st.huggingface.generation import greedy_words
 from residual_st.languages import Direction, Languages
 from residual_st.runtime.folder import CROSS_ATTENTION, DECODER, ENCODER, WHISPER
 
-# transformers comes behind residual_st.huggingface, which hides a torchaudio that does not load
+# import transformers after residual_st.huggingface, which hides a torchaudio that does not load
 from transformers import WhisperForConditionalGeneration  # isort: skip
 
 
@@ -32,19 +32,19 @@ def export_whisper(
     audio: Sequence[Path] = (),
     asked: Direction = Direction(),  # noqa: B008 - frozen
 ) -> dict:
-    """Write a Whisper as a folder that `residual_st.runtime` reads, after checking it against the model.
+    """Export a Whisper model as a folder for `residual_st.runtime`, and check it against the model.
 
     Args:
-        source: a Hugging Face folder of Whisper, or what `residual-st compress` made of one.
-        output, precision, audio, asked: as those of `export_checkpoint`.
+        source: a Hugging Face folder of Whisper, dense or compressed by `residual-st compress`.
+        output, precision, audio, asked: see `export_checkpoint`.
 
     Raises:
-        InputError: if the folder cannot be read, has no tokenizer, is of another model, or of one that cannot do what is asked.
+        InputError: if the folder cannot be read, has no tokenizer, contains another model, or does not have the direction.
     """
     model = load(source).float()
     if model.config.model_type != "whisper":
-        exported = "of Hugging Face's models, Whisper, Wav2Vec2ForCTC and HubertForCTC can be exported"
-        raise InputError(f"{source} is of {model.config.model_type}; {exported}")
+        exported = "it must be one of Whisper, Wav2Vec2ForCTC, HubertForCTC to be exported"
+        raise InputError(f"{source} has model_type {model.config.model_type}; {exported}")
     extractor, decoder = feature_extractor(source), decoder_parts(model)
     tokenizer, settings, positions = read_tokenizer(source), model.generation_config, model.config.max_target_positions
     vocabulary, languages = vocabulary_of(model, tokenizer, asked)
@@ -76,12 +76,12 @@ def export_whisper(
 
 
 def _prompt_length(languages: Languages, begin: list[int]) -> int:
-    """The start, a word for the language and the task each where the model is told, and what every text begins with."""
+    """Length of the prompt: start word, words for language and task if the model has them, and initial words of every text."""
     return 1 + sum(max(map(len, table.values()), default=0) for table in (languages.sources, languages.tasks)) + len(begin)
 
 
 class _Reference:
-    """The model, for `check_against`."""
+    """The source model for `check_against`."""
 
     def __init__(self, model: WhisperForConditionalGeneration, extractor, tokenizer, is_told: bool):
         self._model, self._extractor, self._tokenizer = model, extractor, tokenizer

@@ -1,4 +1,4 @@
-"""What generate and the tokenizer of a Whisper's folder make of words, as the device runtime does it."""
+"""Vocabulary and search settings from a Whisper folder's tokenizer and generation settings, for the device runtime."""
 
 from pathlib import Path
 
@@ -9,11 +9,11 @@ from residual_st.huggingface.languages import whisper_languages
 from residual_st.languages import Direction, Languages
 from residual_st.runtime.vocabulary import Vocabulary
 
-# transformers comes behind residual_st.huggingface, which hides a torchaudio that does not load
+# import transformers after residual_st.huggingface, which hides a torchaudio that does not load
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase, WhisperForConditionalGeneration  # isort: skip
 
-_TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))  # either has all words
-# what a tokenizer with clean_up_tokenization_spaces does to a text, in releases of transformers that do it to words of bytes
+_TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))  # either set contains all words
+# replacements of a tokenizer with clean_up_tokenization_spaces, in releases of transformers that apply it to byte-level words
 CLEANED = [
     [" .", "."], [" ?", "?"], [" !", "!"], [" ,", ","], [" ' ", "'"],
     [" n't", "n't"], [" 'm", "'m"], [" 's", "'s"], [" 've", "'ve"], [" 're", "'re"],
@@ -35,7 +35,7 @@ _OF_SAMPLING = {"temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", 
 
 
 def read_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
-    """Raises InputError where the folder has none, from which transformers would make one that knows no words."""
+    """The folder's tokenizer. Raises InputError if there is none, for which transformers would build one without words."""
     if not any(all((Path(source) / name).is_file() for name in names) for names in _TOKENIZERS):
         either = " or ".join(" and ".join(names) for names in _TOKENIZERS)
         raise InputError(f"{source} has no {either}, so its words are unknown; copy them from the model that was fine-tuned")
@@ -46,15 +46,16 @@ def read_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
 def vocabulary_of(
     model: WhisperForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, asked: Direction
 ) -> tuple[dict, Languages]:
-    """What `runtime.vocabulary.Vocabulary` takes, and what the model does, as `whisper_languages` has it.
+    """Arguments of `runtime.vocabulary.Vocabulary`, and the model's languages from `whisper_languages`.
 
     Raises:
-        InputError: if the tokenizer lacks words, or joins them in a way that the runtime does not know; or as `whisper_languages`.
+        InputError: if the tokenizer lacks words, or joins them in a way that the runtime does not support; see also
+            `whisper_languages`.
     """
     settings, size = model.generation_config, model.config.vocab_size
     eos, *others = np.atleast_1d(settings.eos_token_id).tolist()
     if others:
-        raise InputError(f"generation_config.json has several tokens that end a text, {[eos, *others]}; the runtime knows one")
+        raise InputError(f"generation_config.json has several end tokens, {[eos, *others]}; the runtime supports one")
     symbols = _symbols(tokenizer, size, eos)
     languages, begin = whisper_languages(model, symbols.__getitem__, asked)
     described = {
@@ -79,12 +80,12 @@ def _symbols(tokenizer: PreTrainedTokenizerBase, size: int, eos: int) -> list[st
     symbols = tokenizer.convert_ids_to_tokens(list(range(size)))
     missing = [number for number, symbol in enumerate(symbols[:eos]) if symbol is None]
     if missing:
-        raise InputError(f"the tokenizer does not know word {missing[0]}, which the model can write; it is of another model")
-    return [symbol or "" for symbol in symbols]  # behind the last one the tokenizer writes nothing
+        raise InputError(f"the tokenizer lacks word {missing[0]} of the model; copy the tokenizer of the model that was fine-tuned")
+    return [symbol or "" for symbol in symbols]  # words after the tokenizer's last one are written as nothing
 
 
 def _hidden(tokenizer: PreTrainedTokenizerBase, size: int) -> list[int]:
-    """Words that a text is written without, such as tags of languages and time stamps; added words may be among them or not."""
+    """Words that are not part of the text, such as language tags and timestamps, and some added words."""
     return [number for number in tokenizer.added_tokens_decoder if number < size and not _decoded(tokenizer, [number])]
 
 
@@ -96,17 +97,17 @@ def _check(tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary) -> None:
     draw = np.random.default_rng(1)
     texts = [draw.integers(len(vocabulary.symbols), size=20).tolist() for _ in range(50)]
     for words in [*texts, *([0, added, 0] for added in tokenizer.added_tokens_decoder if added < len(vocabulary.symbols))]:
-        words = [vocabulary.eos, *words]  # so that none is a prompt, which Whisper's tokenizer leaves out
+        words = [vocabulary.eos, *words]  # so that none looks like a prompt, which Whisper's tokenizer removes
         if vocabulary.text(words) != _decoded(tokenizer, words).strip(" "):
-            raise InputError(f"the tokenizer joins words as the runtime cannot: {_decoded(tokenizer, words)!r} of {words}")
+            raise InputError(f"the runtime does not support this tokenizer: it writes {_decoded(tokenizer, words)!r} for {words}")
 
 
 def search_settings(settings: GenerationConfig, positions: int, prompt: int) -> dict:
-    """generate's settings by the names of `runtime.Settings`; those that it does not set are not there.
+    """generate's settings under the names of `runtime.Settings`, without those that it does not set.
 
     Args:
-        positions: that the decoder has.
-        prompt: words before a text.
+        positions: number of decoder positions.
+        prompt: number of words before a text.
     """
     given = settings.to_diff_dict()
     found = {"max_len_b": settings.max_new_tokens or given.get("max_length") or positions}
@@ -117,11 +118,11 @@ def search_settings(settings: GenerationConfig, positions: int, prompt: int) -> 
 
 
 def not_followed(settings: GenerationConfig) -> dict:
-    """Settings that change generate's texts, and not the runtime's."""
+    """Settings that change generate's texts but are not supported by the runtime."""
     ignored = _FOLLOWED | _WITHOUT_INFLUENCE | (set() if settings.do_sample else _OF_SAMPLING)
     if isinstance(settings.early_stopping, (bool, type(None))):
         ignored |= {"early_stopping"}
-    # 0, 1 and nothing are what all of the others are where they do nothing
+    # all the other settings are inactive at 0, 1 or None
     return {
         name: value
         for name, value in settings.to_diff_dict().items()

@@ -1,1 +1,1 @@
-"""All that needs fairseq. Importing this package imports nothing; `residual_st.models` registers what is in it."""
+"""All code that needs fairseq. Importing this package imports nothing; `residual_st.models` registers its contents."""

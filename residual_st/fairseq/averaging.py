@@ -1,4 +1,4 @@
-"""The mean of several checkpoints of one training run."""
+"""Averaging of several checkpoints of one training run."""
 
 import re
 from pathlib import Path
@@ -13,10 +13,10 @@ from residual_st.progress import progress
 def last_checkpoints(folders: list[str], pattern: str, count: int) -> list[Path]:
     """The `count` newest checkpoints of a folder, by the number in their names."""
     if len(folders) != 1 or not Path(folders[0]).is_dir():
-        raise InputError(f"{' '.join(folders)} is not one folder, where the last N checkpoints could be looked for")
+        raise InputError(f"{' '.join(folders)} must be a single folder that contains the checkpoints")
     numbered = [(int(match[1]), path) for path in Path(folders[0]).iterdir() if (match := re.fullmatch(pattern, path.name))]
     if not 1 <= count <= len(numbered):
-        raise InputError(f"{folders[0]} holds {len(numbered)} such checkpoints, so the last {count} cannot be averaged")
+        raise InputError(f"{folders[0]} contains {len(numbered)} such checkpoints, fewer than the {count} to average")
     return [path for _, path in sorted(numbered, reverse=True)[:count]]
 
 
@@ -24,11 +24,11 @@ def average(paths: list[str | Path]) -> dict:
     """The first checkpoint with its weights replaced by the mean over all, summed in float64.
 
     Integers, such as version numbers, are taken from the first. The optimizer's state and the moving average of the weights are
-    left out: they belong to none of the averaged weights, and would make the file several times as large. Half-precision weights
-    become float32.
+    dropped: they do not belong to the averaged weights, and make the file several times as large. Half-precision weights become
+    float32.
 
     Raises:
-        InputError: if a checkpoint cannot be read, or is of another model than the first.
+        InputError: if a checkpoint cannot be read or its model differs from the first one's.
     """
     result, totals = None, {}
     for path in progress(paths, desc="averaging", unit="checkpoint"):
@@ -37,7 +37,7 @@ def average(paths: list[str | Path]) -> dict:
             result = weights_alone(state)
         difference = first_difference(state["model"], result["model"])
         if difference:
-            raise InputError(f"{path} is of another model than {paths[0]}: {difference}")
+            raise InputError(f"the model in {path} differs from the one in {paths[0]}: {difference}")
         for name, value in state["model"].items():
             if value.is_floating_point():
                 totals[name] = totals.get(name, 0) + value.double()

@@ -1,7 +1,7 @@
-"""Attention in chunks, so that an encoder can run while somebody speaks: flags, and the mask of a forward pass.
+"""Attention in chunks for streaming encoders: flags, and the mask of a forward pass.
 
-Frames are the encoder's, behind the subsampler. A frame attends to all of its own chunk and of some chunks before it, and to
-nothing behind it: dynamic chunks as in WeNet (Zhang et al., arXiv 2012.05481; Yao et al., arXiv 2102.01547).
+Frames are the encoder's, after the subsampler. A frame attends to its own chunk and to some chunks before it, and to nothing after
+it: dynamic chunks as in WeNet (Zhang et al., arXiv 2012.05481; Yao et al., arXiv 2102.01547).
 """
 
 import argparse
@@ -23,25 +23,25 @@ def add_chunk_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--encoder-chunk-frames",
         metavar="C[,C...]",
-        help="encoder frames of a chunk, of 40 ms behind two convolutions: a frame attends to its own chunk and to L before it. "
-        "Of several, such as 16,32,0, one is drawn for each batch of training; the first is that of validation and generation. "
-        "0 is the whole utterance (default: 0)",
+        help="encoder frames per chunk (40 ms each, after two convolutions) for streaming: a frame attends to its own chunk and to "
+        "--encoder-left-chunks before it. From a list such as 16,32,0, one size is drawn per training batch, and the first is used "
+        "in validation and generation. 0 means the whole utterance (default: 0)",
     )
     parser.add_argument(
         "--encoder-left-chunks",
         type=int,
         metavar="L",
-        help=f"chunks before its own that a frame attends to (default: {LEFT_CHUNKS})",
+        help=f"number of earlier chunks that a frame attends to (default: {LEFT_CHUNKS})",
     )
 
 
 @dataclass(frozen=True)
 class Chunks:
-    """How an encoder attends.
+    """Chunked attention of an encoder.
 
     Attributes:
-        frames: sizes of chunks, in encoder frames; 0 for the whole utterance. The first is used wherever none is drawn.
-        left: chunks before its own that a frame attends to.
+        frames: chunk sizes in encoder frames; 0 for the whole utterance. The first is used outside training.
+        left: number of earlier chunks that a frame attends to.
     """
 
     frames: tuple[int, ...] = (0,)
@@ -49,22 +49,24 @@ class Chunks:
 
     @classmethod
     def of(cls, flags: argparse.Namespace) -> "Chunks | None":
-        """What a model's flags ask for; None for full attention alone.
+        """The chunked attention described by a model's flags; None for full attention only.
 
         Raises:
-            InputError: if they are no such numbers.
+            InputError: for invalid numbers.
         """
         frames, left = (getattr(flags, name, None) for name in CHUNK_FLAGS)
         if frames is None:
             if left is not None:
-                raise InputError(f"encoder_left_chunks={left} needs encoder_chunk_frames, the frames of a chunk")
+                raise InputError(f"encoder_left_chunks={left} needs encoder_chunk_frames, the number of frames per chunk")
             return None
         sizes = str(frames).split(",")
         if not all(size.strip().isdecimal() for size in sizes):
-            raise InputError(f"encoder_chunk_frames={frames} must be whole numbers from 0, separated by commas, such as 16,32,0")
+            raise InputError(
+                f"encoder_chunk_frames={frames} must be whole numbers of at least 0, separated by commas, such as 16,32,0"
+            )
         left = LEFT_CHUNKS if left is None else left
         if not isinstance(left, int) or left < 0:
-            raise InputError(f"encoder_left_chunks={left} must be a whole number from 0")
+            raise InputError(f"encoder_left_chunks={left} must be a whole number of at least 0")
         chunks = cls(tuple(map(int, sizes)), left)
         return chunks if any(chunks.frames) else None
 
@@ -111,7 +113,7 @@ def strides_and_reach(subsampler: Conv1dSubsampler) -> tuple[int, int]:
     Encoder frame i reads input frames up to `stride * i + reach`: with fairseq's kernels 5,5 the stride is 4 and the reach 6.
 
     Raises:
-        InputError: for kernels of even size, with which there is no frame for every `stride`.
+        InputError: for kernels of even size, which do not give one frame per `stride`.
 
     >>> strides_and_reach(Conv1dSubsampler(80, 16, 16, [5, 5]))
     (4, 6)
@@ -120,7 +122,7 @@ def strides_and_reach(subsampler: Conv1dSubsampler) -> tuple[int, int]:
     for conv in subsampler.conv_layers:
         (size,), (step,), (padding,) = conv.kernel_size, conv.stride, conv.padding
         if size != 2 * padding + 1:
-            raise InputError(f"conv_kernel_sizes has {size}; kernels of an encoder that runs in chunks must be odd")
+            raise InputError(f"conv_kernel_sizes contains {size}; for an encoder with chunks, all sizes must be odd")
         reach += padding * stride
         stride *= step
     return stride, reach

@@ -1,4 +1,4 @@
-"""Dense fairseq checkpoints to residual ones, and back."""
+"""Conversion of dense fairseq checkpoints to residual ones, and back."""
 
 import argparse
 import copy
@@ -24,21 +24,23 @@ _OUR_CRITERION_FLAGS = ("residual_penalty", "distill_from", "distill_weight", "d
 
 
 def read_model(path: str | Path, residual: bool | None = None) -> tuple[dict, BaseFairseqModel]:
-    """A checkpoint and the model in it, in evaluation mode.
+    """A checkpoint and its model, in evaluation mode.
 
     Args:
-        residual: whether it is to be of a model that shares, or of an s2t_residual_transformer; if False, of one that shares
-            nothing and has no residuals, under whatever name; None for either.
+        residual: True to require a model with shared layers or an s2t_residual_transformer; False to require a dense model without
+            residuals, of any architecture; None for either.
 
     Raises:
-        InputError: if the file cannot be read, or its model is of the other kind.
+        InputError: if the file cannot be read, or its model does not meet the requirement.
     """
     state, model = load_model(path)
     arch, shared = model_flags(state, path).arch, any(isinstance(module, ResidualLinear) for module in model.modules())
     if residual and not (shared or hasattr(model, "sharing_defaults")):
         raise InputError(f"{path} is already dense ({arch})")
     if residual is False and shared:
-        raise InputError(f"{path} is a residual checkpoint already ({arch}); residual-st expand makes it dense")
+        raise InputError(
+            f"{path} is already a residual checkpoint ({arch}); convert it to a dense one first, with residual-st expand"
+        )
     return state, model
 
 
@@ -46,7 +48,7 @@ def residual_checkpoint(state: dict, model: BaseFairseqModel, compressed: dict[s
     """The checkpoint of a compressed model: `state`, the dense one's, with new weights and flags and no optimizer state.
 
     Args:
-        compressed: what became of its parts, "encoder" and maybe "decoder".
+        compressed: results of `compress` for "encoder" and optionally "decoder".
     """
 
     def to_residual(flags: argparse.Namespace) -> None:
@@ -56,7 +58,7 @@ def residual_checkpoint(state: dict, model: BaseFairseqModel, compressed: dict[s
 
 
 def _set_forms(flags: argparse.Namespace, forms: dict[str, SharedForm]) -> None:
-    """Make the flags of a dense model those of one whose encoder, or decoder, has this form."""
+    """Change a dense model's flags to those of a model whose encoder or decoder has these forms."""
     flags.arch = flags.arch.replace("s2t_transformer", "s2t_residual_transformer", 1)
     for part, form in forms.items():
         vars(flags).update(
@@ -65,7 +67,7 @@ def _set_forms(flags: argparse.Namespace, forms: dict[str, SharedForm]) -> None:
 
 
 def dense_checkpoint(state: dict, model: BaseFairseqModel) -> dict:
-    """The stock checkpoint of a residual model: every weight composed, no flag of the plugin left, no optimizer state."""
+    """The stock checkpoint of a residual model: composed weights, without the plugin's flags and optimizer state."""
     dense = deep_copy(model)
     expand(dense)
 
@@ -75,7 +77,7 @@ def dense_checkpoint(state: dict, model: BaseFairseqModel) -> dict:
             flags.arch = stock if stock in ARCH_CONFIG_REGISTRY else "s2t_transformer"
         for name in (*OUR_FLAGS, *_OUR_CRITERION_FLAGS, "load_pretrained_decoder_from", "user_dir"):
             vars(flags).pop(name, None)
-        for name in OUR_FLAGS:  # of the pre-trained model that it is built on
+        for name in OUR_FLAGS:  # flags of its pretrained model
             (getattr(flags, "w2v_args", None) or {}).get("model", {}).pop(name, None)
         if getattr(flags, "criterion", None) == _OUR_CRITERION:
             flags.criterion = _stock_criterion(flags.ctc_weight)
@@ -93,10 +95,10 @@ def dense_checkpoint(state: dict, model: BaseFairseqModel) -> dict:
 
 
 def with_plain_flags(state: dict) -> dict:
-    """The checkpoint with its flags as dicts, which stock fairseq opens under every torch.
+    """The checkpoint with its flags as dicts, which stock fairseq can load with every torch.
 
-    fairseq writes them as a Namespace, which torch refuses by default since 2.6. It reads both; but those of fairseq 0.10, `args`
-    alone, it takes as a Namespace only, and they become a `cfg` as they do when it reads them.
+    fairseq writes a Namespace, which torch refuses by default since 2.6. fairseq reads both, except that flags of fairseq 0.10
+    (`args` only) must be a Namespace; they are converted to a `cfg`, as fairseq does when reading them.
     """
     register()
     args, cfg = state.get("args"), state.get("cfg")
@@ -105,7 +107,7 @@ def with_plain_flags(state: dict) -> dict:
             cfg = OmegaConf.to_container(convert_namespace_to_omegaconf(args), resolve=True, enum_to_str=True)
         args = None
     plain = {key: vars(part) if isinstance(part, argparse.Namespace) else part for key, part in cfg.items()} if cfg else cfg
-    kept = {key: value for key, value in state.items() if key != "task_state"}  # dictionaries, which torch refuses too
+    kept = {key: value for key, value in state.items() if key != "task_state"}  # contains dictionaries, which torch also refuses
     return {**kept, "args": args, "cfg": plain}
 
 
@@ -116,7 +118,7 @@ def _stock_criterion(ctc_weight: float) -> str:
 def rewritten(state: dict, model: BaseFairseqModel, rewrite: Callable[[argparse.Namespace], None]) -> dict:
     """`state` with the weights of `model`, and `rewrite` applied to each of its sets of flags.
 
-    It sees an `arch` in those of a model that is described by a dataclass, too, which have none.
+    `rewrite` always sees an `arch`, also in the flags of a model defined by a dataclass, which have none.
     """
     result = {key: copy.deepcopy(value) for key, value in weights_alone(state).items() if key != "model"}
     for flags in filter(None, (result.get("args"), *((result.get("cfg") or {}).get(name) for name in ("model", "task")))):
@@ -125,7 +127,7 @@ def rewritten(state: dict, model: BaseFairseqModel, rewrite: Callable[[argparse.
         if named or flags is (result.get("cfg") or {}).get("model"):
             before = namespace.arch = getattr(namespace, "arch", None) or namespace._name
             rewrite(namespace)
-            if getattr(namespace, "_name", None) == before:  # by which fairseq finds the model's class
+            if getattr(namespace, "_name", None) == before:  # the name by which fairseq finds the model's class
                 namespace._name = namespace.arch
             if not named:
                 del namespace.arch

@@ -1,4 +1,4 @@
-"""What a model holds, in figures."""
+"""Size and sharing figures of a model."""
 
 import argparse
 
@@ -14,7 +14,7 @@ from residual_st.stacks.figures import bytes_and_parameters, sharing_of, sizes_o
 def describe(model: BaseFairseqModel, flags: argparse.Namespace) -> dict:
     """Parameters and bytes by part, and the sharing of the encoder and, if it shares anything, of the decoder.
 
-    How layers share is read off the layers, not off the flags.
+    The sharing is read from the layers, not from the flags.
     """
     stacks = stacks_of(model)
     parameters = _parameters(model, stacks)
@@ -33,12 +33,12 @@ def describe(model: BaseFairseqModel, flags: argparse.Namespace) -> dict:
 
 
 def whole_part(model: BaseFairseqModel, part: str) -> nn.Module:
-    """The whole encoder or decoder; an empty module where there is none."""
+    """The whole encoder or decoder; an empty module if there is none."""
     return getattr(model, part_of(model, part).root, None) or nn.Module()
 
 
 def _parameters(model: BaseFairseqModel, stacks: dict[str, LayerStack]) -> dict[str, list[nn.Parameter]]:
-    """Every parameter once, by the part that it is of."""
+    """Parameters by part, each once."""
     parts = {}
     if hasattr(whole_part(model, "encoder"), "subsample"):
         parts["encoder subsampler"] = model.encoder.subsample

@@ -1,6 +1,6 @@
-"""The flags that shape a model, those of sharing above all, which every registered architecture has.
+"""The flags that define a model, mainly the sharing flags, which every registered architecture gets.
 
-Many flags leave no trace in the shapes of a model's weights: heads, activation, place of the norms.
+Many flags are not visible in the shapes of a model's weights: heads, activation, position of the norms.
 """
 
 import argparse
@@ -22,10 +22,10 @@ PARTS = ("encoder", "decoder")
 INFERENCE_MODES = ("compact", "fast")
 OUR_FLAGS = (*(name for part in PARTS for name in (*flag_names(f"{part}_"), f"{part}_inference_mode")), "encoder_stack")
 
-DENSE = {part: Defaults(1, 0, False, where_shared=(2, True)) for part in PARTS}  # of architectures that are not ours
+DENSE = {part: Defaults(1, 0, False, where_shared=(2, True)) for part in PARTS}  # for architectures other than ours
 
-# flags of a model that change no shape and mean nothing to its weights: they act in training alone, name files, or choose how the
-# same weights are used
+# model flags that do not affect the meaning of its weights: flags for training only, names of files, and ways to use the same
+# weights
 _NOT_SHAPING = {
     *CHUNK_FLAGS,
     "activation_dropout",
@@ -43,7 +43,7 @@ _WITH_FLAGS = set()  # names of registered models
 
 
 def give_flags_to_all() -> None:
-    """Have every registered model, and every one registered later, take the flags of sharing. A second call changes nothing."""
+    """Add the sharing flags to every registered model and every model registered later. Idempotent."""
     for name in MODEL_REGISTRY:
         _give_flags(name)
 
@@ -66,7 +66,7 @@ def _give_flags(name: str) -> None:
 
     def add_args(parser):
         stock(parser) if config is None else gen_parser_from_dataclass(parser, config(), delete_default=True)
-        if "--encoder-group-size" not in parser._option_string_actions:  # which its base's function may have added
+        if "--encoder-group-size" not in parser._option_string_actions:  # may have been added by its base class
             add_sharing_flags(parser, defaults_of(model_class))
 
     add_args.__wrapped__ = stock
@@ -76,7 +76,7 @@ def _give_flags(name: str) -> None:
 
 
 def _register_config(name: str, model_class: type, config: type) -> None:
-    """Give a model that is described by a dataclass the fields that hold the flags' values."""
+    """Add fields for the flags' values to a model that is defined by a dataclass."""
     fields = [(flag, _TYPES.get(flag.partition("_")[2], _STRING), field(default=None)) for flag in (*OUR_FLAGS, *CHUNK_FLAGS)]
     fields = [each for each in fields if each[0] not in config.__dataclass_fields__]
     extended = dataclasses.make_dataclass(config.__name__, fields, bases=(config,), namespace={"__module__": config.__module__})
@@ -96,37 +96,37 @@ def defaults_of(model_class: type) -> dict[str, Defaults]:
 
 
 def add_sharing_flags(parser: argparse.ArgumentParser, defaults: dict[str, Defaults]) -> None:
-    """Add the flags of both parts to a model's parser. The defaults are for the help."""
+    """Add the flags of both parts to a model's parser. The defaults are shown in the help."""
     for part in PARTS:
         add_flags(parser, f"{part}_", defaults[part])
         parser.add_argument(
             f"--{part}-inference-mode",
             choices=INFERENCE_MODES,
-            help="for translation: compact keeps the shared form in memory; fast composes every weight once and takes the "
-            f"memory of a dense {part} (default: compact)",
+            help="form in translation: compact keeps the shared form in memory; fast composes every weight once and needs "
+            f"the memory of a dense {part} (default: compact)",
         )
     parser.add_argument(
         "--encoder-stack",
         metavar="NAME",
-        help="dotted name, in the model, of the layers that share, where the encoder has several stacks (default: the heaviest)",
+        help="dotted name of the layers to share, if the encoder has several stacks (default: the one with most weights)",
     )
     add_chunk_flags(parser)
 
 
 def completed(flags, part: str, defaults: dict[str, Defaults] = DENSE) -> dict:
-    """The flags of a part's form, by name; those that are not set have their defaults."""
+    """The flags of a part's form, by name, with defaults for those that are not set."""
     given = argparse.Namespace(**{name: getattr(flags, name, None) for name in flag_names(f"{part}_")})
     complete_flags(given, f"{part}_", defaults[part])
     return vars(given)
 
 
 def requested(flags, part: str, defaults: dict[str, Defaults] = DENSE) -> dict:
-    """The form of a part that its flags describe, as arguments of `form_of`."""
+    """The form described by a part's flags, as arguments of `form_of`."""
     return dict(zip(("group_size", "pattern", "rank", "diagonal"), completed(flags, part, defaults).values()))
 
 
 def shares_or_adds(form: dict) -> bool:
-    """Whether layers of a `requested` form would not all stay as they are."""
+    """Whether a `requested` form changes any layer."""
     return form["group_size"] != 1 or form["pattern"] != "adjacent" or str(form["rank"]) != "0" or form["diagonal"]
 
 
@@ -137,7 +137,7 @@ def is_dense(flags: argparse.Namespace) -> bool:
 
 
 def shaping_flags(arch: str) -> list[str]:
-    """Names of the flags that shape a model of this architecture, as its own parser has them; none for an unknown one."""
+    """Names of the flags that define a model of this architecture, from its parser; none for an unknown one."""
     register()
     if arch not in ARCH_MODEL_REGISTRY:
         return []
@@ -148,9 +148,9 @@ def shaping_flags(arch: str) -> list[str]:
 
 
 def flag_difference(loaded: argparse.Namespace, expected: argparse.Namespace, names: list[str]) -> str | None:
-    """The first of these flags that two models do not have in common, in words. A flag that either lacks is passed over."""
+    """Description of the first of these flags in which two models differ. Flags that one of them lacks are skipped."""
     for name in names:
         values = [getattr(flags, name, None) for flags in (loaded, expected)]
         if None not in values and str(values[0]) != str(values[1]):
-            return f"it has {name}={values[0]}, this one {name}={values[1]}"
+            return f"it has {name}={values[0]}, this model {name}={values[1]}"
     return None

@@ -1,4 +1,4 @@
-"""Translate audio files in Python: what `S2TResidualTransformerModel.from_pretrained` returns."""
+"""Translation of audio files in Python: the return value of `S2TResidualTransformerModel.from_pretrained`."""
 
 from functools import cached_property
 from pathlib import Path
@@ -18,9 +18,9 @@ from residual_st.languages import Direction, Languages
 
 
 class S2TResidualHubInterface(S2THubInterface):
-    """fairseq's hub interface, with features computed as the recipe computes them.
+    """fairseq's hub interface, with features computed as in the recipe.
 
-    fairseq's own reads audio through parts of torchaudio that are gone since 2.9, and only with a `hub` entry in the data
+    fairseq's own interface reads audio with parts of torchaudio that were removed in 2.9, and needs a `hub` entry in the data
     configuration, which its recipe does not write.
 
     >>> hub = S2TResidualTransformerModel.from_pretrained("run", "average.pt", "mustc/en-de", config_yaml="config_st.yaml")
@@ -30,7 +30,7 @@ class S2TResidualHubInterface(S2THubInterface):
     def __init__(self, cfg, task, model):
         nn.Module.__init__(self)
         self.cfg, self.task, self.model = cfg, task, model.eval()
-        # fairseq 0.12.2 gives the task the whole configuration here, in which it finds none of the flags of generation
+        # fairseq 0.12.2 passes the whole configuration here, in which the task does not find the generation flags
         self.generator = task.build_generator([model], cfg.generation)
 
     def predict(
@@ -47,22 +47,22 @@ class S2TResidualHubInterface(S2THubInterface):
         """The text of a recording.
 
         Args:
-            audio: a file, or samples: floats in [-1, 1] or integers, shape (n,), (n, channels) or (channels, n). It is brought
-                to the rate of the data configuration and to one channel.
-            target_lang: the language to translate into, such as `fr`; for models of several target languages, which need it.
-            tgt_lang: fairseq's name of the same.
-            task: as in `residual_st.runtime.Translator`; fairseq's models take none, and refuse it.
-            source_lang: likewise.
-            sample_rate: Hz, of samples; None for the rate of the data configuration.
-            longest_seconds: of the pieces between pauses, which are translated one by one and their texts joined. Longer ones are
-                cut where they are quietest. None for the lengths that the model was trained on.
+            audio: a file, or samples: floats in [-1, 1] or integers, shape (n,), (n, channels) or (channels, n). It is converted
+                to the sample rate of the data configuration and to one channel.
+            target_lang: target language such as `fr`; required for models with several target languages.
+            tgt_lang: fairseq's name for `target_lang`.
+            task: as in `residual_st.runtime.Translator`; refused, since fairseq models have one task.
+            source_lang: as in `residual_st.runtime.Translator`; refused, since fairseq models take none.
+            sample_rate: sample rate of samples in Hz; None for the rate of the data configuration.
+            longest_seconds: maximum length of the segments between pauses, which are translated separately. Longer ones are cut
+                where they are quietest. None for the lengths that the model was trained on.
 
         Returns:
-            The empty text where nobody speaks.
+            The joined texts of all segments; empty without speech.
 
         Raises:
-            InputError: if the audio cannot be read or is too short for one frame, the language is not the model's, or pieces
-                may be longer than the model takes.
+            InputError: if the audio cannot be read or is too short for one frame, the model does not have the language, or
+                `longest_seconds` is too long for the model.
         """
         audio_of = _audio()
         from residual_st.audio.pauses import split_at_pauses
@@ -72,7 +72,7 @@ class S2TResidualHubInterface(S2THubInterface):
         rate = int(self.task.data_cfg.sample_rate)
         samples = audio_of.read_audio(audio, rate, sample_rate)
         if len(samples) < 0.025 * rate:
-            raise InputError(f"{audio_of.audio_name(audio)} is shorter than one frame of 25 ms")
+            raise InputError(f"{audio_of.audio_name(audio)} is shorter than one frame (25 ms)")
         texts = []
         for piece in split_at_pauses(samples, rate, lengths):
             sample = self.get_model_input(self.task, piece)
@@ -90,25 +90,25 @@ class S2TResidualHubInterface(S2THubInterface):
 
     @classmethod
     def get_model_input(cls, task, audio: str | Path | np.ndarray | Tensor) -> dict:
-        """A batch of one utterance, with the task's transforms for unseen splits. `audio` as in `predict`, at the task's rate."""
+        """A batch of one utterance, with the task's transforms for unseen splits. `audio`: see `predict`, at the task's rate."""
         audio_of = _audio()
         from residual_st.fairseq.model_input import model_input
 
         of_task = model_input(task.data_cfg)
         source = of_task.features(audio_of.read_audio(audio, of_task.sample_rate)).unsqueeze(0)
         if not source.shape[1]:
-            raise InputError(f"{audio_of.audio_name(audio)} is shorter than one frame of 25 ms")
+            raise InputError(f"{audio_of.audio_name(audio)} is shorter than one frame (25 ms)")
         net_input = {"src_tokens": source, "src_lengths": torch.tensor([source.shape[1]]), "prev_output_tokens": None}
         return {"net_input": net_input, "target_lengths": None, "speaker": None}
 
     @classmethod
     def get_prediction(cls, task, model, generator, sample: dict, *arguments, **keywords) -> str:
-        """fairseq's, for a model on any device and in any precision."""
+        """fairseq's function, for a model on any device and in any precision."""
         return super().get_prediction(task, model, _OnModelsDevice(generator), sample, *arguments, **keywords)
 
     @classmethod
     def get_prefix_token(cls, task, lang: str | None) -> Tensor | None:
-        """The language tag that the target begins with, (1, 1); None for models of one language."""
+        """The language tag at the start of the target, (1, 1); None for models with one target language."""
         target = languages_of(task.tgt_dict.symbols, task.data_cfg).resolved(Direction(target_lang=lang)).target_lang
         return None if target is None else super().get_prefix_token(task, target)
 
@@ -120,7 +120,7 @@ class S2TResidualHubInterface(S2THubInterface):
 
 
 class _OnModelsDevice:
-    """A generator that moves what it is given to the model's device and precision; fairseq's hub leaves it on the CPU, in fp32."""
+    """A generator that moves its input to the model's device and precision; fairseq's hub leaves it on the CPU in fp32."""
 
     def __init__(self, generator):
         self._generator = generator
@@ -136,9 +136,9 @@ class _OnModelsDevice:
 
 
 def _audio():
-    """The audio functions. InputError where their packages, which fairseq does not need, are missing."""
+    """The audio functions. Raises InputError if their packages, which fairseq does not need, are missing."""
     try:
-        import onnxruntime  # noqa: F401 - of the voice-activity detector
+        import onnxruntime  # noqa: F401 - needed by the voice-activity detector
 
         from residual_st.audio import filterbank, reading  # noqa: F401
     except ModuleNotFoundError as error:

@@ -1,6 +1,6 @@
-"""fairseq-hydra-train with the flags of sharing: `python -m residual_st.fairseq.hydra_train … +model.encoder_group_size=3`.
+"""fairseq-hydra-train with the sharing flags: `python -m residual_st.fairseq.hydra_train … +model.encoder_group_size=3`.
 
-fairseq's own command checks its configuration before it imports a user dir, and does not know the flags then.
+fairseq's own command checks its configuration before importing a user dir, when it does not know the flags yet.
 """
 
 from fairseq_cli.hydra_train import cli_main

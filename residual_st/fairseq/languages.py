@@ -7,7 +7,7 @@ from residual_st.languages import Languages
 
 
 def languages_of(symbols: list[str], config: S2TDataConfig) -> Languages:
-    """Those whose tags are in the dictionary, where the data configuration has a text begin with its language's."""
+    """The languages with tags in the dictionary, if texts begin with a language tag in the data configuration."""
     if not config.prepend_tgt_lang_tag:
         return Languages()
     tags = {symbol: number for number, symbol in enumerate(symbols) if SpeechToTextDataset.is_lang_tag(symbol)}

@@ -1,4 +1,4 @@
-"""Training in several processes: on one machine, or on several that meet at one of them."""
+"""Training in several processes, on one or several machines."""
 
 import os
 import re
@@ -15,13 +15,13 @@ WORKER = ["-m", "residual_st.fairseq.worker"]
 
 @dataclass(frozen=True)
 class Launch:
-    """Which processes train together.
+    """The processes that train together.
 
     Attributes:
-        nproc: on this machine.
-        nnodes: machines.
-        node_rank: number of this one, from 0.
-        host, port: where all meet, a port of the first machine; None on a single one, which finds a port of its own.
+        nproc: number of processes on this machine.
+        nnodes: number of machines.
+        node_rank: index of this machine, from 0.
+        host, port: rendezvous address, on the first machine; None for a single machine, which chooses a free port.
     """
 
     nproc: int
@@ -44,10 +44,10 @@ class Launch:
 
 
 def take_launch(config: dict) -> tuple[dict, Launch | None]:
-    """The config without `nproc`, `nnodes`, `node-rank` and `master`, and what they say: None where one process trains.
+    """The config without `nproc`, `nnodes`, `node-rank` and `master`, and the Launch that they describe; None for one process.
 
     Raises:
-        InputError: if they do not go together, or with fairseq's own flags for several processes; if there are fewer GPUs.
+        InputError: if they are inconsistent, combined with fairseq's own flags for several processes, or there are too few GPUs.
     """
     given = {key: config[key] for key in _KEYS if key in config}
     config = {key: value for key, value in config.items() if key not in _KEYS}
@@ -55,19 +55,21 @@ def take_launch(config: dict) -> tuple[dict, Launch | None]:
         return config, None
     own = next((key for key in config if key in {"distributed-world-size", "distributed-rank", "distributed-init-method"}), None)
     if own:
-        raise InputError(f"{own} and {next(iter(given))} both say which processes train together; leave one of them out")
+        raise InputError(f"{own} and {next(iter(given))} both set the processes of training; remove one of them")
     nnodes = _number(given, "nnodes", 1)
     launch = Launch(_number(given, "nproc", 1), nnodes, _number(given, "node-rank", 0), *_address(given.get("master")))
     if launch.nproc < 1 or nnodes < 1:
-        raise InputError(f"nproc={launch.nproc} and nnodes={nnodes} must both be 1 or more")
+        raise InputError(f"nproc={launch.nproc} and nnodes={nnodes} must both be at least 1")
     if not 0 <= launch.node_rank < nnodes:
-        raise InputError(f"node-rank={launch.node_rank} does not count {nnodes} machines, from 0; give nnodes= the number of them")
+        raise InputError(f"node-rank={launch.node_rank} must be from 0 to nnodes - 1, and nnodes is {nnodes}")
     if nnodes > 1 and not {"node-rank", "master"} <= given.keys():
-        raise InputError("several machines need node-rank= the number of this one, and master=HOST:PORT of the first")
+        raise InputError(
+            "several machines need node-rank=N, the index of this machine from 0, and master=HOST:PORT of the first one"
+        )
     on_gpus = torch.cuda.is_available() and str(config.get("cpu", "")).lower() not in ("true", "yes", "on")
     if on_gpus and launch.nproc > torch.cuda.device_count():
         raise InputError(
-            f"nproc={launch.nproc} needs as many GPUs, and there are {torch.cuda.device_count()}; cpu=true trains without"
+            f"nproc={launch.nproc} needs as many GPUs, but there are {torch.cuda.device_count()}; give cpu=true to train on CPUs"
         )
     return config, launch if launch.world_size > 1 else None
 
@@ -84,18 +86,18 @@ def _address(master: str | None) -> tuple[str | None, int | None]:
         return None, None
     host, _, port = master.rpartition(":")
     if not host or not re.fullmatch(r"\d{1,5}", port) or not 0 < int(port) < 2**16:
-        raise InputError(f"master={master} is not of the form HOST:PORT, such as node1:29500")
+        raise InputError(f"master={master} must have the form HOST:PORT, such as node1:29500")
     return host, int(port)
 
 
 def run_together(launch: Launch, arguments: list[str]) -> int:
-    """Run fairseq-train in these processes, by torch's elastic agent, which is what torchrun runs. Returns an exit status.
+    """Run fairseq-train in these processes with torch's elastic agent, like torchrun. Returns an exit status.
 
-    If one of them ends with an error or is killed the agent stops the others on this machine; those on other machines lose their
-    connection, and end. If this process is killed, the processes that it started end as well.
+    If a process fails or is killed, the agent stops the others on this machine; those on other machines lose their connection and
+    end. If this process is killed, the processes that it started end too.
 
     Raises:
-        InputError: if machines do not meet within a quarter of an hour.
+        InputError: if the machines do not connect within a quarter of an hour.
     """
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous import RendezvousError
@@ -130,5 +132,5 @@ def run_together(launch: Launch, arguments: list[str]) -> int:
         )
         return 1
     except (torch.distributed.DistError, RendezvousError) as error:
-        raise InputError(f"the processes did not meet at {launch.host}:{launch.port}: {reason(error)}") from error
+        raise InputError(f"the processes could not connect at {launch.host}:{launch.port}: {reason(error)}") from error
     return 0

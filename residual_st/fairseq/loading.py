@@ -1,6 +1,6 @@
-"""Checkpoints of one form in models of another: dense ones in shared models, shared ones in dense models or in those of another K.
+"""Loading checkpoints of one form into models of another: dense into shared, shared into dense or into another K.
 
-A state dict says by itself which layers share (`layer_groups`) and at which ranks (the shapes of `up` and `down`).
+A state dict describes its own form: which layers share (`layer_groups`), and at which ranks (the shapes of `up` and `down`).
 """
 
 import logging
@@ -19,16 +19,16 @@ from residual_st.sharing.shareable import saved_name
 from residual_st.stacks import LayerStack
 from residual_st.wrapping import wrap
 
-logger = logging.getLogger("fairseq.sharing")  # one of fairseq's, so that it speaks where and when fairseq does
+logger = logging.getLogger("fairseq.sharing")  # a child of fairseq's logger, so that it logs where and when fairseq does
 
 _GROUPS = "shared_weights.layer_groups"
 _TERMS = ("up", "down", "diagonal")
 
 
 def load_any_form() -> None:
-    """Have fairseq's models take checkpoints of every form. A second call changes nothing.
+    """Patch fairseq's models to load checkpoints of every form. Idempotent.
 
-    Training can be resumed in a checkpoint's own form only: the optimizer's state is of its parameters.
+    Training can be resumed only in the checkpoint's own form, to which the optimizer's state belongs.
     """
     resuming = []
 
@@ -36,7 +36,7 @@ def load_any_form() -> None:
     def load_state_dict(stock, self, state_dict, *arguments, **keywords):
         difference = form_difference(state_dict, self.state_dict())
         if difference and resuming:
-            raise InputError(f"{resuming[-1]} cannot be resumed by these flags: {difference}; --finetune-from-model converts it")
+            raise InputError(f"{resuming[-1]} cannot be resumed with these flags: {difference}; --finetune-from-model converts it")
         return stock(self, converted(state_dict, self) if difference else state_dict, *arguments, **keywords)
 
     @wrap(Trainer, "load_checkpoint")
@@ -45,7 +45,9 @@ def load_any_form() -> None:
         try:
             return stock(self, filename, reset_optimizer, *arguments, **keywords)
         except Exception as error:
-            if isinstance(error.__context__, InputError):  # fairseq says in its place that architectures do not match
+            if isinstance(
+                error.__context__, InputError
+            ):  # which fairseq would replace by a message that architectures do not match
                 raise error.__context__ from None
             raise
         finally:
@@ -57,18 +59,18 @@ def is_shared(state: dict[str, Tensor]) -> bool:
 
 
 def form_difference(loaded: dict[str, Tensor], expected: dict[str, Tensor]) -> str | None:
-    """In what the forms of two state dicts of one model differ, in words; None if they do not."""
+    """Description of the difference between the forms of two state dicts of one model; None if there is none."""
     forms = [_forms(state) for state in (loaded, expected)]
     if forms[0] == forms[1]:
         return None
     shared = [{owner: groups for owner, (groups, _) in form.items()} for form in forms]
     if shared[0] == shared[1]:
-        return "it has other residual ranks, or a diagonal where this model has none"
+        return "its residual ranks or diagonals differ from this model's"
     return f"it {_described(shared[0])}, this model {_described(shared[1])}"
 
 
 def _forms(state: dict[str, Tensor]) -> dict[str, tuple[tuple[int, ...], dict]]:
-    """Owner of shared weights -> the groups of its layers, and the shapes of the terms."""
+    """Owner of shared weights -> groups of its layers, and shapes of the terms."""
     forms = {}
     for key, groups in state.items():
         if key.endswith(_GROUPS):
@@ -83,15 +85,15 @@ def _forms(state: dict[str, Tensor]) -> dict[str, tuple[tuple[int, ...], dict]]:
 
 
 def _described(shared: dict[str, tuple[int, ...]]) -> str:
-    return " and ".join(f"shares {owner}* as {','.join(map(str, groups))}" for owner, groups in shared.items()) or "is dense"
+    return " and ".join(f"shares {owner}* in groups {','.join(map(str, groups))}" for owner, groups in shared.items()) or "is dense"
 
 
 def composed(state: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict with the composed weight in place of the terms of every matrix; U belongs to no layer in it.
+    """A state dict with the composed weights in place of the terms of every matrix.
 
     Args:
-        state: of any form.
-        expected: of the dense model, whose names say where a matrix is.
+        state: a state dict of any form.
+        expected: the dense model's state dict, for the names of its matrices.
     """
     dense = {key: value for key, value in state.items() if "shared_weights." not in key and key.rpartition(".")[2] not in _TERMS}
     for owner, (groups, _) in _forms(state).items():
@@ -103,13 +105,13 @@ def composed(state: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str,
             shared = None if layer is None else state.get(f"{owner}shared_weights.{groups[layer]}.{saved_name(name)}")
             up, down, diagonal = (state.get(f"{matrix}.{term}") for term in _TERMS)
             if shared is None and up is None:
-                continue  # what is missing is said where it is loaded
+                continue  # missing weights are reported when loading
             dense[key] = compose(shared, up, down, diagonal).reshape(like.shape)
     return dense
 
 
 def _layer_and_name(path: str) -> tuple[int | None, str]:
-    """The number of a layer and a matrix's name inside it, from `layers.3.self_attn.q_proj`."""
+    """The index of a layer and the name of a matrix in it, from `layers.3.self_attn.q_proj`."""
     parts = path.split(".")
     for place, part in enumerate(parts):
         if part.isdecimal():
@@ -118,9 +120,9 @@ def _layer_and_name(path: str) -> tuple[int | None, str]:
 
 
 def converted(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """A state dict of another form, dense or shared, as one that a model takes.
+    """Convert a state dict of any form, dense or shared, to the form of a model.
 
-    Shared weights become dense without loss. Dense ones become shared as `residual-st compress` makes them without calibration.
+    Shared weights become dense without loss. Dense weights are compressed like `residual-st compress` without calibration.
     """
     dense = deep_copy(model)
     shared = {part: stack for part, stack in stacks_of(dense).items() if stack.is_shared}
@@ -128,7 +130,7 @@ def converted(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     expand(dense)
     state = composed(state, dense.state_dict())
     if not forms:
-        logger.info("the checkpoint shares its layers and this model does not: every weight was composed")
+        logger.info("the checkpoint has shared layers and this model is dense: all weights were composed")
         return state
     nn.Module.load_state_dict(dense, state)
     for part, form in forms.items():
@@ -137,7 +139,7 @@ def converted(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
 
 
 def expand(model: nn.Module) -> None:
-    """Give every layer its composed weights as plain matrices, in place."""
+    """Replace every layer's shared matrices by plain ones with the composed weights, in place."""
     for stack in stacks_of(model).values():
         if stack.is_shared:
             unshare_layers(stack.layers)
@@ -145,8 +147,8 @@ def expand(model: nn.Module) -> None:
 
 
 def compress_part(model: nn.Module, part: str, form: SharedForm, stack: LayerStack | None = None) -> None:
-    """Give trained layers this form, in place, as `residual-st compress` does without calibration."""
-    with torch.random.fork_rng(devices=[]):  # the model's later draws must not depend on where its weights are from
+    """Compress trained layers to this form in place, like `residual-st compress` without calibration."""
+    with torch.random.fork_rng(devices=[]):  # the model's later random draws must not depend on the source of its weights
         config = CompressionConfig(pattern=str(form.plan), rank=form.ranks, diagonal=form.diagonal)
         result = compress(model, config, stack=stack or stack_of(model, part))
     errors = [error for row in result.errors for error in row.values()]

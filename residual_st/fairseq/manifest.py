@@ -1,4 +1,4 @@
-"""Manifests of fairseq's speech_to_text task, and what its data set finds out too late, or never. Needs no fairseq to be read."""
+"""Manifests of fairseq's speech_to_text task, with checks that its data set makes too late or never. Imports no fairseq."""
 
 import csv
 import io
@@ -13,15 +13,15 @@ from residual_st.errors import InputError, refusing
 
 COLUMNS = ("id", "audio", "n_frames", "tgt_text")
 _MOST_FRAMES = 2**31
-_LOOKED_AT = 20  # rows whose audio is opened, from all over a manifest
-_FARTHEST = 2.0  # times that n_frames may be off: enough for rounding and for other shifts of frames
+_LOOKED_AT = 20  # number of rows, spread over a manifest, whose audio is opened
+_FARTHEST = 2.0  # accepted ratio between n_frames and the true length, for rounding and other frame shifts
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """All rows of a TSV that has these columns, each with its line.
+    """All rows of a TSV with these columns, each with its line number.
 
     Raises:
-        InputError: where there are none, or a column or a field is missing.
+        InputError: if there are no rows, or a column or a field is missing.
     """
     found = False
     with refusing(f"{path} cannot be read"), open(path, encoding="utf-8-sig", newline="") as file:
@@ -29,11 +29,11 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[st
         header = next(reader, [])
         missing = [column for column in columns if column not in header]
         if missing:
-            has = f"a manifest has the columns {', '.join(columns)}" if len(columns) > 1 else "give a TSV that has one"
+            has = f"a manifest must have the columns {', '.join(columns)}" if len(columns) > 1 else "it must have one"
             raise InputError(f"{path} has no column `{missing[0]}`; {has}")
         for fields in filter(None, reader):
             if len(fields) != len(header):
-                raise InputError(f"{path}, line {reader.line_num}, has {len(fields)} fields, and the header names {len(header)}")
+                raise InputError(f"{path}, line {reader.line_num}, has {len(fields)} fields, but the header has {len(header)}")
             found = True
             yield reader.line_num, dict(zip(header, fields))
     if not found:
@@ -41,7 +41,7 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[st
 
 
 def read_manifest(path: Path) -> list[dict[str, str]]:
-    """All rows. Raises InputError as `read_rows` does, or where a number of frames is none."""
+    """All rows of a manifest. Raises InputError, see `read_rows`; also for an invalid number of frames."""
     rows = []
     for line, row in read_rows(path, COLUMNS):
         frames = row["n_frames"]
@@ -52,13 +52,13 @@ def read_manifest(path: Path) -> list[dict[str, str]]:
 
 
 def check_manifest(path: Path, config) -> list[int]:
-    """The `n_frames` of all rows, after those of some were compared with their audio or features.
+    """The `n_frames` of all rows, after comparing some of them with their audio or features.
 
     Args:
-        config: fairseq's `S2TDataConfig`, by which n_frames are frames of 10 ms or, with `use_audio_input`, samples.
+        config: fairseq's `S2TDataConfig`, which defines whether n_frames are frames of 10 ms or (`use_audio_input`) samples.
 
     Raises:
-        InputError: as `read_manifest` does, if audio is missing, or n_frames is far from what is there.
+        InputError: see `read_manifest`; also if audio is missing or n_frames is far from its length.
     """
     rows = read_manifest(path)
     frames = [int(row["n_frames"]) for row in rows]
@@ -68,20 +68,20 @@ def check_manifest(path: Path, config) -> list[int]:
         with refusing(f"audio or features of {row['id']} in {path} cannot be read"):
             length = max(1, _length(str(Path(config.audio_root) / row["audio"]), config))
         if not 1 / _FARTHEST <= frames[index] / length <= _FARTHEST:
-            unit = "samples, because of use_audio_input" if config.use_audio_input else "frames of 10 ms"
+            unit = "samples (use_audio_input)" if config.use_audio_input else "frames of 10 ms"
             raise InputError(
-                f"{path}: n_frames of {row['id']} (row {index + 1}) is {frames[index]} and must be {length}; it is in {unit}"
+                f"{path}: n_frames of {row['id']} (row {index + 1}) is {frames[index]}, but must be {length}; its unit is {unit}"
             )
     return frames
 
 
 def _length(audio: str, config) -> int:
-    """Of the audio or features that fairseq finds under this name."""
+    """Length of the audio or features that fairseq finds under this name."""
     from fairseq.data.audio.audio_utils import is_npy_data, parse_path, read_from_stored_zip
 
     path, span = parse_path(audio)
     if span and not path.endswith(".zip"):
-        raise ValueError(f"{audio}: OFFSET:LENGTH must be of a .zip")
+        raise ValueError(f"{audio}: OFFSET:LENGTH must belong to a .zip")
     content = read_from_stored_zip(path, *span) if span else b""
     if is_npy_data(content) if content else path.endswith(".npy"):
         return len(np.load(io.BytesIO(content) if content else path, mmap_mode=None if content else "r"))
@@ -92,15 +92,15 @@ def _length(audio: str, config) -> int:
 
 
 def trained_lengths(data: str | Path, subsets: str | None, most_frames: int) -> Lengths:
-    """The lengths of pieces that a model can translate, by the segments that it was trained on.
+    """The segment lengths for a model, from the segments that it was trained on.
 
     Args:
-        data: the folder with their manifests.
-        subsets: that it was trained on: one name, or several with commas between.
-        most_frames: that the model takes. fairseq leaves longer segments out of training, so they do not count here either.
+        data: the folder with the manifests.
+        subsets: the training subsets: one name, or several separated by commas.
+        most_frames: maximum number of frames of the model. fairseq skips longer segments in training, so they do not count here.
 
     Returns:
-        The 99th percentile of the segments; what is usual where there are no manifests, or `n_frames` are no frames of 10 ms.
+        The 99th percentile of the segments' lengths; the defaults if there are no manifests or `n_frames` are not frames of 10 ms.
     """
     manifests = [path for name in (subsets or "").split(",") if (path := Path(data) / f"{name}.tsv").is_file()]
     frames = [int(row["n_frames"]) for path in manifests for row in read_manifest(path)]

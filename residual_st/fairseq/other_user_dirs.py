@@ -1,4 +1,4 @@
-"""Other fairseq user dirs beside this one, because fairseq takes one. Torch and fairseq are imported only when one is loaded."""
+"""Other fairseq user dirs used together with this one, since fairseq takes only one. Imports torch and fairseq at loading."""
 
 import hashlib
 import importlib
@@ -18,7 +18,7 @@ from residual_st.files import atomically
 
 @dataclass(frozen=True)
 class UserDir:
-    """A package that registers models with fairseq: the name to import it by, and the folder in which that name is found."""
+    """A package that registers models with fairseq: its import name, and the folder that contains it."""
 
     name: str
     root: str
@@ -32,26 +32,26 @@ class UserDir:
         return self.path.resolve() == PACKAGE.resolve()
 
     def load(self) -> None:
-        """Import it as fairseq imports a user dir: the package, then the files of its `tasks` and `models`.
+        """Import it like fairseq imports a user dir: the package, then the files of its `tasks` and `models`.
 
-        The root comes first on Python's path meanwhile, and last from then on: it may hold a fork of fairseq, which processes that
-        are started with the same path must not find.
+        The root is first on Python's path during the import, and last afterwards: it may contain a fork of fairseq, which processes
+        started with the same path must not import.
 
         Raises:
-            InputError: if its models are registered twice, or a package of that name was imported from elsewhere.
+            InputError: if its models are registered twice, or another package of that name is already imported.
         """
         from fairseq.models import import_models
         from fairseq.tasks import import_tasks
 
         top = self.name.partition(".")[0]
         if top in sys.modules and getattr(sys.modules[top], "__file__", None) is None:
-            del sys.modules[top]  # fairseq itself imports `examples`, which may be any folder of that name, without code
+            del sys.modules[top]  # fairseq itself imports `examples`, which may be any folder of that name without code
         sys.path.insert(0, self.root)
         try:
             package = importlib.import_module(self.name)
             folders = [Path(folder) for folder in getattr(package, "__path__", ())]
             if not any(Path(place).is_relative_to(self.root) for place in (*folders, package.__file__ or "")):
-                raise InputError(f"{self.path} cannot be imported, because {self.name} is {package.__file__} already; rename one")
+                raise InputError(f"{self.path} cannot be imported, because {self.name} is already {package.__file__}; rename one")
             for part, import_part in (("tasks", import_tasks), ("models", import_models)):
                 for folder in folders:
                     if (folder / part).is_dir():
@@ -60,14 +60,14 @@ class UserDir:
             if "duplicate" not in str(error):
                 raise
             name = self._other_name() or f"package.{self.name}"
-            hint = f"a user dir that imports itself by another name must be given by that name, as in --with {name}"
+            hint = f"if it imports itself by another name, give that name, as in --with {name}"
             raise InputError(f"{self.path} cannot be imported: {reason(error)}; {hint}") from error
         finally:
             sys.path.remove(self.root)
             sys.path.append(self.root)
 
     def _other_name(self) -> str | None:
-        """By which other name the same folder was imported, if it was."""
+        """Another name under which the same folder was imported, if any."""
         for name, module in list(sys.modules.items()):
             if name != self.name and str(self.path) in list(vars(module).get("__path__", ())):
                 return name
@@ -75,16 +75,16 @@ class UserDir:
 
 
 def find_user_dir(other: str) -> UserDir:
-    """The user dir that is in a folder, or that is a module such as `examples.speech_to_text`. Nothing of it is imported.
+    """The user dir in a folder, or a module such as `examples.speech_to_text`. Nothing is imported.
 
-    A folder whose files import each other by a longer name than the folder's own is imported by that name. fairseq would import it
-    by the folder's, and everything would be registered twice.
+    If a folder's files import each other by a longer name than the folder's own, it is imported by that name. With the folder's
+    name, as in fairseq, everything would be registered twice.
 
     Args:
-        other: a folder; or the name of a module, which is looked for in the working directory and on Python's path.
+        other: a folder, or the name of a module in the working directory or on Python's path.
 
     Raises:
-        InputError: if there is no such folder or module, or nothing to import in it.
+        InputError: if there is no such folder or module, or it contains nothing to import.
     """
     if not Path(other).is_dir():
         return _module(other)
@@ -96,18 +96,18 @@ def find_user_dir(other: str) -> UserDir:
         if any(f"{each}.".startswith(f"{name}.") for each in imported):
             return UserDir(name, str(folder.parents[depth]))
     if "." in folder.name:
-        raise InputError(f"{folder} cannot be imported, because its name has a dot; rename the folder")
+        raise InputError(f"{folder} cannot be imported, because its name contains a dot; rename the folder")
     return UserDir(folder.name, str(folder.parent))
 
 
 def _module(name: str) -> UserDir:
     parts = name.split(".")
     missing = InputError(
-        f"{name} is neither a folder nor a module that is found from here; give a fairseq user dir, or package.module"
+        f"{name} is neither a folder nor a module on Python's path; give the folder of a fairseq user dir, or package.module"
     )
     if not all(part.isidentifier() for part in parts):
         raise missing
-    # not importlib.util.find_spec of the whole name, which runs the packages that the module is in
+    # not importlib.util.find_spec of the whole name, which runs the parent packages
     spec = PathFinder.find_spec(parts[0], [os.getcwd()]) or (parts[0] not in sys.modules and importlib.util.find_spec(parts[0]))
     for part in parts[1:]:
         spec = spec and spec.submodule_search_locations and PathFinder.find_spec(part, list(spec.submodule_search_locations))
@@ -121,7 +121,7 @@ def _module(name: str) -> UserDir:
 
 def _require_content(folder: Path) -> None:
     if not any((folder / name).exists() for name in ("__init__.py", "models", "tasks")):
-        raise InputError(f"{folder} is no fairseq user dir: it has neither __init__.py nor models or tasks")
+        raise InputError(f"{folder} is not a fairseq user dir: it must contain __init__.py, models or tasks")
 
 
 def _imports(file: Path) -> list[str]:
@@ -129,7 +129,7 @@ def _imports(file: Path) -> list[str]:
 
 
 _BOTH = '''\
-"""Written by `residual-st user-dir --with …`: other fairseq user dirs, then residual_st, whose flags their models get."""
+"""Written by `residual-st user-dir --with …`: other fairseq user dirs, then residual_st, which adds its flags to them."""
 
 import sys
 
@@ -143,9 +143,9 @@ import residual_st.models
 
 
 def user_dir_with(others: Iterable[str]) -> Path:
-    """The folder of a package that imports these user dirs and then this one: `find_user_dir` says what each may be.
+    """The folder of a package that imports these user dirs (see `find_user_dir`) and then this one.
 
-    It lies in the user's cache (`XDG_CACHE_HOME`, or ~/.cache), under a name that is made from what is in it.
+    It is in the user's cache (`XDG_CACHE_HOME` or ~/.cache), under a name derived from its contents.
     """
     found = [each for each in map(find_user_dir, others) if not each.is_ours]
     if not found:
@@ -154,7 +154,7 @@ def user_dir_with(others: Iterable[str]) -> Path:
     twice = next((each for each in found if names.count(each.name) > 1), None)
     if twice:
         raise InputError(
-            f"two user dirs are called {twice.name}, and Python imports one package of a name; rename one of the folders"
+            f"two user dirs have the name {twice.name}, but Python imports only one package per name; rename one of the folders"
         )
     loads = "\n".join(f"{each!r}.load()" for each in found)
     text = _BOTH.format(root=str(PACKAGE.parent), loads=loads)
@@ -167,5 +167,5 @@ def user_dir_with(others: Iterable[str]) -> Path:
             with atomically(folder / "__init__.py") as partial:
                 partial.write_text(text, encoding="utf-8")
         except OSError as error:
-            raise InputError(f"{folder} cannot be written: {error.strerror}; XDG_CACHE_HOME can name another folder") from error
+            raise InputError(f"{folder} cannot be written: {error.strerror}; set XDG_CACHE_HOME to another folder") from error
     return folder

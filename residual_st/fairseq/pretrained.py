@@ -1,4 +1,4 @@
-"""Starting a component from another checkpoint: `--load-pretrained-encoder-from` and `--load-pretrained-decoder-from`."""
+"""Initialising a component from another checkpoint: `--load-pretrained-encoder-from` and `--load-pretrained-decoder-from`."""
 
 import logging
 
@@ -17,16 +17,15 @@ logger = logging.getLogger(__name__)
 
 
 def load_pretrained(component: nn.Module, args, flag: str) -> None:
-    """Load `component` (an encoder or a decoder) from the checkpoint that `args.FLAG` names, if any.
+    """Load `component` (an encoder or a decoder) from the checkpoint named in `args.FLAG`, if any.
 
-    A dense component becomes a residual one of this model's plan on the way, by the same code as `residual-st compress`, without
-    calibration. A CTC projection is tied to its dictionary, so it is taken over only where it has the same size. Afterwards the
-    flag is cleared in `args`: the weights are in this model's own checkpoints from now on, and these must not depend on another
-    file.
+    A dense component is converted to a residual one with this model's plan, by the code of `residual-st compress` without
+    calibration. A CTC projection belongs to a dictionary, so it is only loaded if it has the same size. Afterwards the flag is
+    cleared in `args`: this model's own checkpoints contain the weights and must not depend on another file.
 
     Raises:
-        InputError: if the file cannot be read, is missing (the stock model would then train from scratch with a warning), is of
-            another shape, has other flags that shape a model, or is shared by another plan.
+        InputError: if the file is missing (the stock model would warn and train from scratch) or cannot be read, or its shapes, its
+            model-defining flags or its sharing plan differ.
     """
     path = getattr(args, flag, None)
     if path is None:
@@ -42,12 +41,12 @@ def load_pretrained(component: nn.Module, args, flag: str) -> None:
 
 
 def check_pretrained(component: nn.Module, args, flag: str) -> tuple[dict[str, Tensor], nn.Module | None]:
-    """The weights that the checkpoint in `args.FLAG` has for `component`, and a dense component for them if they must be converted.
+    """The weights for `component` in the checkpoint `args.FLAG`, and a dense component for them if they must be converted.
 
     `component` may be on the meta device: nothing is loaded into it.
 
     Raises:
-        InputError: as `load_pretrained` does, except what conversion may find.
+        InputError: see `load_pretrained`, except for errors in the conversion.
     """
     path, part = getattr(args, flag), part_of(flag)
     state = load_checkpoint(path)
@@ -56,14 +55,14 @@ def check_pretrained(component: nn.Module, args, flag: str) -> tuple[dict[str, T
     reconcile_versions(loaded, expected)
     for key in ("ctc_proj.weight", "ctc_proj.bias"):
         if key in loaded and (key not in expected or loaded[key].shape != expected[key].shape):
-            logger.info(f"{key} is not taken from {path}: its dictionary is not this model's")
+            logger.info(f"{key} is not loaded from {path}: its dictionary differs from this model's")
             del loaded[key]
         if key in expected:
             loaded.setdefault(key, expected[key])
     dense = None
     if loaded and is_shared(expected) and not is_shared(loaded):
         dense = deep_copy(component)
-        with torch.random.fork_rng(devices=[]):  # a model's draws must not depend on where its encoder is from
+        with torch.random.fork_rng(devices=[]):  # a model's random draws must not depend on the source of its encoder
             unshare_layers(layers_of(dense))
         del dense.shared_weights
         reconcile_versions(loaded, dense.state_dict())
@@ -73,7 +72,7 @@ def check_pretrained(component: nn.Module, args, flag: str) -> tuple[dict[str, T
     if state.get("cfg") or state.get("args"):
         difference = flag_difference(model_flags(state, path), args, _hidden_flags(args.arch, part))
         if difference:
-            raise InputError(f"{_option(flag)} {path} is of another model than this one: {difference}")
+            raise InputError(f"{_option(flag)} {path} does not fit this model: {difference}")
     return loaded, dense
 
 
@@ -81,11 +80,11 @@ def check_weights(component: nn.Module, loaded: dict[str, Tensor], flag: str, pa
     """Raise InputError unless a state dict fits the component."""
     difference = first_difference(loaded, component.state_dict(), part_of(flag))
     if difference:
-        raise InputError(f"{_option(flag)} {path} is of another model than this one: {difference}")
+        raise InputError(f"{_option(flag)} {path} does not fit this model: {difference}")
 
 
 def _hidden_flags(arch: str, part: str) -> list[str]:
-    """Flags that shape a component; those of the shared form are left to its shapes and its plan."""
+    """Flags that define a component, except those of its form, which its shapes and its plan define."""
     of_others = ("decoder_", "share_decoder") if part == "encoder" else ("encoder_", "conv_")
     return [name for name in shaping_flags(arch) if not name.startswith(of_others) and name not in OUR_FLAGS]
 

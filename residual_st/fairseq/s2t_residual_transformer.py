@@ -1,4 +1,4 @@
-"""fairseq's `s2t_transformer` with layers that share their matrices: the encoder's, and where it is asked for the decoder's."""
+"""fairseq's `s2t_transformer` with shared layers in the encoder and, by flags, in the decoder."""
 
 from fairseq import hub_utils
 from fairseq.models import ARCH_CONFIG_REGISTRY, register_model, register_model_architecture
@@ -21,7 +21,7 @@ from residual_st.fairseq.pretrained import load_pretrained
 from residual_st.sharing import check_ranks
 from residual_st.sharing.form import complete_flags
 
-# settings that other fairseq encoders have and the stock s2t encoder ignores
+# settings of other fairseq encoders that the stock s2t encoder ignores
 _IGNORED = {
     "encoder_layerdrop": "the s2t encoder, stock or residual, does not drop layers",
     "checkpoint_activations": "the s2t encoder, stock or residual, does not checkpoint activations",
@@ -32,9 +32,9 @@ _IGNORED = {
 class S2TResidualTransformerModel(S2TTransformerModel):
     """`s2t_transformer` with `W[l] = U[g(l)] + A[l] B[l] + diag(d[l])` in the encoder (arXiv 2310.02489).
 
-    With `--decoder-group-size` or another flag of this kind the decoder has layers of this form, too. Everything else, arguments
-    included, is the stock model's. With `--encoder-group-size 1 --encoder-residual-rank 0
-    --no-encoder-residual-diagonal` it is the stock model, parameter for parameter and draw for draw.
+    With `--decoder-group-size` or the other decoder flags the decoder has this form too. Everything else, including the arguments,
+    is the stock model's. With `--encoder-group-size 1 --encoder-residual-rank 0 --no-encoder-residual-diagonal` it equals the stock
+    model, including parameters and random draws.
     """
 
     @classmethod
@@ -45,15 +45,15 @@ class S2TResidualTransformerModel(S2TTransformerModel):
     def from_pretrained(
         cls, model_name_or_path, checkpoint_file="model.pt", data_name_or_path=".", config_yaml="config.yaml", **overrides
     ) -> S2TResidualHubInterface:
-        """A model that translates audio files, as fairseq's function of this name has it.
+        """A hub interface that translates audio files, like fairseq's function of this name.
 
         Args:
             model_name_or_path: the run's folder.
-            checkpoint_file: in that folder.
+            checkpoint_file: file name in that folder.
             data_name_or_path: folder with the data configuration and the vocabulary.
-            config_yaml: the data configuration's name.
+            config_yaml: name of the data configuration.
             overrides: flags, such as `beam=5` or `encoder_inference_mode="fast"`. Models whose targets begin with a language tag
-                get `prefix_size=1`, which fairseq asks for.
+                get `prefix_size=1`, which fairseq requires.
         """
         loaded = hub_utils.from_pretrained(
             model_name_or_path, checkpoint_file, data_name_or_path, archive_map={}, config_yaml=config_yaml, **overrides
@@ -68,7 +68,7 @@ class S2TResidualTransformerModel(S2TTransformerModel):
 
     @staticmethod
     def add_args(parser):
-        S2TTransformerModel.add_args.__wrapped__(parser)  # without the flags of sharing, whose defaults are others here
+        S2TTransformerModel.add_args.__wrapped__(parser)  # without the sharing flags, which have other defaults here
         parser.add_argument(
             "--load-pretrained-decoder-from", metavar="STR", help="model to take decoder weights from (for initialization)"
         )
@@ -94,13 +94,13 @@ class S2TResidualTransformerModel(S2TTransformerModel):
 
 
 def _check(args) -> None:
-    """Raise InputError for settings that do not go together, or would otherwise be ignored without a word."""
+    """Raise InputError for settings that are incompatible or would be silently ignored."""
     refuse_unsupported(args, "s2t_residual_transformer")
     for part in PARTS:
         check_ranks(form_of_part(args, part).ranks, matrix_shapes(args, part))
         width, heads = getattr(args, f"{part}_embed_dim"), getattr(args, f"{part}_attention_heads")
         if heads < 1 or width % heads:
-            raise InputError(f"{part}_attention_heads={heads} does not divide {part}_embed_dim={width}")
+            raise InputError(f"{part}_embed_dim={width} must be a multiple of {part}_attention_heads={heads}")
     if Chunks.of(args) and args.conv_version != "s2t_transformer":
         raise InputError(f"encoder_chunk_frames does not work with --conv-version {args.conv_version}; it must be s2t_transformer")
     for name, reason in _IGNORED.items():
@@ -114,7 +114,7 @@ def base_architecture(args):
         complete_flags(args, f"{part}_", DEFAULTS[part])
         setattr(args, f"{part}_inference_mode", getattr(args, f"{part}_inference_mode", "compact"))
     ARCH_CONFIG_REGISTRY["s2t_transformer"](args)
-    # fairseq calls this while it parses flags, so what cannot work is refused before any data is read
+    # fairseq calls this while parsing flags, so invalid settings are refused before any data is read
     _check(args)
 
 

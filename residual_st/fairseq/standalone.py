@@ -1,4 +1,4 @@
-"""A model from its flags or its checkpoint alone, without a task or data."""
+"""Building a model from its flags or its checkpoint only, without a task or data."""
 
 import argparse
 import contextlib
@@ -29,9 +29,9 @@ from residual_st.fairseq.flags import PARTS
 from residual_st.fairseq.kinds import Kind, kind_of, stacks_of
 from residual_st.fairseq.user_dir import register
 
-_LONGEST_FLAG = 10_000  # characters; lists of ranks are the longest
-_MOST_POSITIONS = 100_000  # an encoder keeps a table of them
-# what the speech_to_text task and fairseq-train add to a model's flags, and what older checkpoints may hold as None
+_LONGEST_FLAG = 10_000  # maximum characters of a flag; lists of ranks are the longest
+_MOST_POSITIONS = 100_000  # maximum number of positions; an encoder stores a table of them
+# added to a model's flags by the speech_to_text task and fairseq-train, and None in some older checkpoints
 _TASK_FLAGS = {
     "input_feat_per_channel": 80,
     "input_channels": 1,
@@ -43,7 +43,7 @@ _TASK_FLAGS = {
 
 
 def parse_model_flags(arch: str, arguments: list[str]) -> argparse.Namespace:
-    """The flags of a model as fairseq-train would complete them. Raises InputError for an unknown architecture or flag."""
+    """The flags of a model, completed like in fairseq-train. Raises InputError for an unknown architecture or flag."""
 
     def refuse(message: str):
         raise InputError(f"--arch {arch}: {message}")
@@ -58,35 +58,35 @@ def parse_model_flags(arch: str, arguments: list[str]) -> argparse.Namespace:
 
 
 def build_model(flags: argparse.Namespace, vocabulary_size: int | None = None, device: str = "cpu") -> BaseFairseqModel:
-    """Build a model on a device; on "meta" it has shapes and no memory behind them.
+    """Build a model on a device; on "meta" it has shapes but takes no memory.
 
     Args:
-        flags: completed by `parse_model_flags`, or those of a checkpoint.
-        vocabulary_size: target words, special ones included; None for the `tgt_dict_size` of a checkpoint's flags.
+        flags: flags from `parse_model_flags` or from a checkpoint.
+        vocabulary_size: number of target words, including special ones; None for `tgt_dict_size` in a checkpoint's flags.
 
     Raises:
-        InputError: if the architecture is not known.
+        InputError: if the architecture is unknown.
     """
     _model_class(flags.arch)
     words = vocabulary_size or flags.tgt_dict_size
     task = SimpleNamespace(
-        args=argparse.Namespace(**{"target_is_code": True, **vars(flags)}),  # of translation into units
+        args=argparse.Namespace(**{"target_is_code": True, **vars(flags)}),  # for translation into units
         multitask_tasks={},
         source_dictionary=_dictionary(getattr(flags, "src_dict_size", None) or words),
         speaker_to_id=None,
-        state_dict=lambda: {"dictionaries": [_dictionary(getattr(flags, "clusters", None) or words)]},  # of HuBERT
+        state_dict=lambda: {"dictionaries": [_dictionary(getattr(flags, "clusters", None) or words)]},  # for HuBERT
         target_dictionary=_dictionary(words),
         tgt_dict=_dictionary(words),
     )
     name = ARCH_MODEL_NAME_REGISTRY[flags.arch]
     config = OmegaConf.create({**vars(flags), "_name": name}) if name in MODEL_DATACLASS_REGISTRY else with_task_flags(flags)
-    # fairseq prints the pre-trained model that another one is built on, and our standard output may be JSON
+    # fairseq prints the pretrained model that another one is built on, but our standard output may be JSON
     with contextlib.redirect_stdout(io.StringIO()), torch.device(device), _WithoutCopies():
         return fairseq.models.build_model(config, task, from_checkpoint=True)
 
 
 class _WithoutCopies(TorchFunctionMode):
-    """Has a tensor without memory be its own copy in memory: fairseq draws the weights of wav2vec 2.0 and HuBERT in such copies."""
+    """Skips copies of meta tensors to the CPU, in which fairseq draws the weights of wav2vec 2.0 and HuBERT."""
 
     def __torch_function__(self, function, types, arguments=(), keywords=None):
         if function is Tensor.cpu and arguments[0].is_meta:
@@ -102,22 +102,24 @@ def _dictionary(words: int) -> Dictionary:
 
 
 def load_model(path: str | Path, as_stored: bool = False) -> tuple[dict, BaseFairseqModel]:
-    """A checkpoint, of a dense or shared model, and the model in it, in evaluation mode.
+    """A checkpoint of a dense or shared model, and its model in evaluation mode.
 
     Args:
         as_stored: keep the file's precision; otherwise the model is float32.
 
     Raises:
-        InputError: if the file cannot be read, is of another architecture, or does not hold what its flags describe.
+        InputError: if the file cannot be read, has an unknown architecture, or does not match its flags.
     """
     state = load_checkpoint(path)
     flags, weights = model_flags(state, path), dict(state["model"])
-    with refusing(f"{path} holds flags of which no model can be made"):
+    with refusing(f"no model can be built from the flags in {path}"):
         flags.tgt_dict_size = dictionary_size(state)
         flags.src_dict_size = _rows(state, _kind(state).source_words)
         flags.clusters = _rows(state, _kind(state).clusters)
         _check_extents(flags, weights)
-        _check_weights(weights, build_model(flags, device="meta"), path)  # takes no memory, whatever the flags say
+        _check_weights(
+            weights, build_model(flags, device="meta"), path
+        )  # on "meta", since the flags could describe a model of any size
         model = build_model(flags)
     _drop_fused_copies(model)
     if as_stored:
@@ -127,11 +129,11 @@ def load_model(path: str | Path, as_stored: bool = False) -> tuple[dict, BaseFai
 
 
 def dictionary_size(state: dict) -> int:
-    """Target words of the model in a checkpoint, special ones included. Raises InputError for a model without any."""
+    """Number of target words of a checkpoint's model, including special ones. Raises InputError for a model without any."""
     kind = _kind(state)
     rows = _rows(state, kind.target_words)
     if rows is None:
-        raise InputError(f"the checkpoint has no {kind.target_words}; only models of text are known here")
+        raise InputError(f"the checkpoint has no {kind.target_words}; it must be a model with text output")
     return rows
 
 
@@ -140,7 +142,7 @@ def _kind(state: dict) -> Kind:
 
 
 def is_fed_samples(state: dict) -> bool:
-    """Whether the model in a checkpoint takes samples, and not frames or words."""
+    """Whether a checkpoint's model takes samples as input, instead of frames or words."""
     return _kind(state).of_samples
 
 
@@ -154,23 +156,23 @@ def _drop_fused_copies(model: BaseFairseqModel) -> None:
 
 
 def _check_weights(weights: dict[str, Tensor], model: BaseFairseqModel, path: str | Path) -> None:
-    """Bring weights to this version's names, in place. Raises InputError where they are not a model's, or not finite."""
+    """Rename weights for this fairseq version, in place. Raises InputError if they do not fit the model or are not finite."""
     _drop_fused_copies(model)
     expected = model.state_dict()
     reconcile_versions(weights, expected)
     difference = first_difference(weights, expected)
     if difference:
-        raise InputError(f"{path} does not hold the model that its flags describe: {difference}")
-    # what has no bearing on the model is left as it is in memory that nobody has written to
+        raise InputError(f"the weights in {path} do not match its flags: {difference}")
+    # entries without effect on the model may be uninitialised memory
     broken = next(
         (name for name, value in weights.items() if not name.endswith("_float_tensor") and not value.isfinite().all()), None
     )
     if broken:
-        raise InputError(f"{path} has weights that are not finite numbers: {broken}; its training must have diverged")
+        raise InputError(f"{path} has weights that are not finite numbers: {broken}; its training has probably diverged")
 
 
 def _check_extents(flags: argparse.Namespace, weights: dict[str, Tensor]) -> None:
-    """Raise InputError where flags ask for more than the weights can be of, in what takes time or memory to build."""
+    """Raise InputError if flags describe a larger model than the weights, which would take time or memory to build."""
     kind = kind_of(_model_class(flags.arch))
     for name in PARTS:
         part, layers = kind.part(name), getattr(flags, f"{name}_layers", None)
@@ -178,25 +180,25 @@ def _check_extents(flags: argparse.Namespace, weights: dict[str, Tensor]) -> Non
             continue
         layer = re.compile(
             rf"{re.escape(part.root)}\.(?:\w+\.)*?(?!conv_)\w*layers\.(\d+)\."
-        )  # and not the subsampler's convolutions
+        )  # excludes the subsampler's convolutions
         numbers = {match[1] for key in weights if (match := layer.match(key))}
         if layers != len(numbers):
-            raise InputError(f"{name}_layers={layers}, and there are {len(numbers)} such layers")
+            raise InputError(f"{name}_layers={layers}, but the checkpoint has {len(numbers)} such layers")
     for name, value in vars(flags).items():
         if isinstance(value, str) and len(value) > _LONGEST_FLAG:
-            raise InputError(f"{name} is longer than {_LONGEST_FLAG:,} characters")
+            raise InputError(f"{name} has more than {_LONGEST_FLAG:,} characters")
     for name in ("max_source_positions", "max_target_positions"):
         if (getattr(flags, name, None) or 0) > _MOST_POSITIONS:
             raise InputError(f"{name} is more than {_MOST_POSITIONS:,}")
 
 
 def build_encoder(flags: argparse.Namespace) -> S2TTransformerEncoder:
-    """Build the encoder alone of a model with these flags."""
+    """Build only the encoder of a model with these flags."""
     return _model_class(flags.arch).build_encoder(with_task_flags(flags))
 
 
 def with_task_flags(flags: argparse.Namespace) -> argparse.Namespace:
-    """A model's flags with what the speech_to_text task adds to them, where they lack it."""
+    """A model's flags, with missing flags of the speech_to_text task added."""
     given = {name: value for name, value in vars(flags).items() if value is not None or name not in _TASK_FLAGS}
     return argparse.Namespace(**{**_TASK_FLAGS, **given})
 
@@ -205,5 +207,5 @@ def _model_class(arch: str) -> type[BaseFairseqModel]:
     register()
     model = ARCH_MODEL_REGISTRY.get(arch)
     if model is None:
-        raise InputError(f"{arch!r} is not an architecture that is known here; --user-dir names the user dir that it is of")
+        raise InputError(f"architecture {arch!r} is not known; name the user dir that registers it with --user-dir")
     return model

@@ -1,4 +1,4 @@
-"""An encoder that was trained in chunks, fed while somebody speaks: what `residual_st.runtime.streaming` does, with torch."""
+"""A streaming encoder with torch, for models trained in chunks; see `residual_st.runtime.streaming` for exported models."""
 
 import copy
 import math
@@ -17,17 +17,17 @@ from residual_st.fairseq.model_input import ModelInput
 
 
 class StreamingEncoder:
-    """One recording while it comes in: each chunk is computed once, and equals what the whole recording's masked pass gives.
+    """Encoder of one recording that arrives in pieces. Each chunk is computed once, and equals a masked pass over the recording.
 
-    Positions count from the start of the recording: `reset`, or `finish`, before they leave what the model was trained on.
+    Positions count from the start of the recording: call `reset` or `finish` before they exceed those of training.
 
     Attributes:
-        frames: encoder frames that came out.
+        frames: number of encoder frames returned so far.
 
     Args:
-        encoder: of an s2t_transformer with `encoder_chunk_frames`, in evaluation mode.
-        source: what it is fed with.
-        chunk_frames: another size of chunks than the first of the model's.
+        encoder: encoder of an s2t_transformer with `encoder_chunk_frames`, in evaluation mode.
+        source: the model's input.
+        chunk_frames: chunk size; None for the first of the model's.
 
     Raises:
         InputError: if the model attends to whole utterances, or its features are normalised by utterance.
@@ -37,13 +37,13 @@ class StreamingEncoder:
         refuse_whole_utterances(source)
         chunks = chunks_of(encoder)
         self._parts, self._source = s2t_transformer.ENCODER.parts(encoder), source
-        strides_and_reach(self._parts.subsampler)  # which refuses what cannot be counted
+        strides_and_reach(self._parts.subsampler)  # raises for unsupported subsamplers
         self._layers = [_with_past(layer) for layer in self._parts.layers]
         self._size, self._left = chunks.streamed(chunk_frames), chunks.left
         self.reset()
 
     def reset(self) -> None:
-        """Forget the recording: what comes next is another one."""
+        """Forget the recording: the next samples belong to a new one."""
         self.frames = 0
         self._filterbank = OnlineFilterbank(self._source.sample_rate, self._source.bins)
         convolutions = self._parts.subsampler.conv_layers
@@ -52,11 +52,11 @@ class StreamingEncoder:
         self._pasts = [None] * len(self._layers)
 
     def feed(self, samples: np.ndarray) -> Tensor:
-        """Mono samples (n,) -> the states of the chunks that are whole now (1, time, width)."""
+        """Mono samples (n,) -> the states of the chunks that are now complete (1, time, width)."""
         return self._encode(samples, is_last=False)
 
     def finish(self) -> Tensor:
-        """The states of what is left of the recording, which is forgotten."""
+        """The states of the rest of the recording, which is then forgotten."""
         states = self._encode(np.zeros(0, np.float32), is_last=True)
         self.reset()
         return states
@@ -75,19 +75,19 @@ class StreamingEncoder:
         return torch.cat(states).transpose(0, 1)
 
     def _subsampled(self, x: Tensor, is_last: bool) -> Tensor:
-        """(1, bins, frames) -> (1, width, what these frames and those before allow)"""
+        """(1, bins, frames) -> (1, width, outputs determined by these and earlier frames)"""
         for place, conv in enumerate(self._parts.subsampler.conv_layers):
             (size,), (stride,), (padding,) = conv.kernel_size, conv.stride, conv.padding
             x = torch.cat([self._tails[place], x], dim=2)
             x = pad(x, (0, padding)) if is_last else x
             windows = max(0, (x.size(2) - size) // stride + 1)
             self._tails[place] = x[:, :, windows * stride :]
-            nothing = x.new_zeros(1, conv.out_channels // 2, 0)  # torch has no convolution of less than a window
+            nothing = x.new_zeros(1, conv.out_channels // 2, 0)  # torch cannot convolve less than a window
             x = glu(conv1d(x, conv.weight, conv.bias, conv.stride), 1) if windows else nothing
         return x
 
     def _chunk(self, x: Tensor) -> Tensor:
-        """(time, 1, width) behind the subsampler -> states"""
+        """Output of the subsampler (time, 1, width) -> states"""
         kept = self._left * self._size
         x = self._parts.scale * x + positions(self.frames, len(x), x)[:, None]
         self.frames += len(x)
@@ -98,19 +98,17 @@ class StreamingEncoder:
 
 
 def _with_past(layer: nn.Module) -> nn.Module:
-    """A layer's own parts under a forward pass that takes what came before."""
+    """A layer's modules with a forward pass that takes the keys and values of earlier frames."""
     layer = copy.copy(layer)
     layer.__class__ = s2t_transformer.ENCODER.faster.get(type(layer), type(layer))
     return layer
 
 
 def chunks_of(encoder: nn.Module) -> Chunks:
-    """How an encoder attends in chunks. Raises InputError if it does not."""
+    """The chunked attention of an encoder. Raises InputError if it attends to whole utterances."""
     chunks = getattr(encoder, "chunks", None)
     if chunks is None:
-        raise InputError(
-            "the encoder attends to whole utterances and cannot run while somebody speaks; train it with --encoder-chunk-frames"
-        )
+        raise InputError("the encoder attends to whole utterances and cannot stream; train it with --encoder-chunk-frames")
     return chunks
 
 
@@ -125,9 +123,9 @@ def refuse_whole_utterances(source: ModelInput) -> None:
 
 
 def positions(first: int, count: int, like: Tensor) -> Tensor:
-    """fairseq's sinusoidal embeddings of positions that count from 0, (count, width), without its table of all before."""
+    """fairseq's sinusoidal embeddings of positions counted from 0, (count, width), without its table."""
     half = like.size(-1) // 2
     rates = torch.exp(torch.arange(half) * -(math.log(10000) / (half - 1)))
-    phases = torch.arange(first + 2, first + 2 + count, dtype=torch.float)[:, None] * rates  # position 1 is padding's
+    phases = torch.arange(first + 2, first + 2 + count, dtype=torch.float)[:, None] * rates  # position 1 is padding
     embeddings = torch.cat([phases.sin(), phases.cos()], dim=1)
     return pad(embeddings, (0, like.size(-1) % 2)).to(like)

@@ -1,4 +1,4 @@
-"""From a YAML config to the fairseq-train command, checked as fairseq-train and its first minutes would check it."""
+"""Conversion of a YAML config to a fairseq-train command, with all checks that fairseq-train makes in its first minutes."""
 
 import argparse
 import difflib
@@ -26,15 +26,22 @@ from residual_st.fairseq.user_dir import PACKAGE, register
 from residual_st.files import refuse_separator
 from residual_st.progress import say
 
-# flags that decide which other flags there are
+# flags that determine which other flags exist
 _SELECTORS = ["user-dir", "task", "arch", *(name.replace("_", "-") for name in REGISTRIES)]
-_WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}  # YAML's, for flags without a value
+_WORDS = {
+    "true": True,
+    "yes": True,
+    "on": True,
+    "false": False,
+    "no": False,
+    "off": False,
+}  # YAML's booleans, for flags without a value
 
 
 def read_config(path: Path, overrides: list[str]) -> tuple[dict, list[str]]:
-    """The config as flag name -> text, with overrides applied and `${VARIABLE}`s of the environment filled in.
+    """The config as flag name -> value, with overrides applied and `${VARIABLE}` replaced from the environment.
 
-    Nothing is taken for a number or a date: fairseq-train's own parser does that. A value is a string or a list of strings.
+    Values are strings or lists of strings: numbers are left to fairseq-train's own parser.
 
     Returns:
         The config, and the names of the flags that were overridden.
@@ -46,37 +53,37 @@ def read_config(path: Path, overrides: list[str]) -> tuple[dict, list[str]]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(config, dict):
-        raise InputError(f"{path} must be a mapping of fairseq-train's flags to values")
+        raise InputError(f"{path} must contain a mapping from fairseq-train's flags to values")
     config = {str(key).replace("_", "-"): value for key, value in config.items()}
     given = []
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or key.startswith("-"):
-            raise InputError(f"{override!r} is not of the form key=value")
+            raise InputError(f"{override!r} must have the form key=value")
         given.append(key.replace("_", "-"))
         config[given[-1]] = value
     config = {key: _expand(value, path) for key, value in config.items() if value not in ("", "null", "~")}
     if "data" not in config:
-        raise InputError(f"{path} has no `data`; name the folder of manifests")
+        raise InputError(f"{path} has no `data`; set it to the folder of the manifests")
     others = config.pop("user-dir", str(PACKAGE))
     return {"user-dir": str(user_dir_with([others] if isinstance(others, str) else others)), **config}, given
 
 
 def import_user_dir(config: dict) -> None:
-    """Register what the command will: fairseq-train imports it before it looks up an architecture."""
+    """Import the config's user dir, as fairseq-train does before looking up an architecture."""
     with refusing(f"user-dir {config['user-dir']} cannot be imported"):
         utils.import_user_module(argparse.Namespace(user_dir=config["user-dir"]))
     register()
 
 
 def with_form(config: dict, overridden: list[str]) -> tuple[dict, argparse.Namespace | None]:
-    """The config with all flags that shape the model taken from the checkpoint that it fine-tunes, and that checkpoint's flags.
+    """The config with all model-defining flags from the checkpoint to be fine-tuned, and that checkpoint's flags.
 
-    A checkpoint can be fine-tuned in its own form only, which compression may have chosen layer by layer. Without
-    `finetune-from-model` the config stays as it is.
+    A checkpoint can only be fine-tuned in its own form, which compression may have chosen layer by layer. Without
+    `finetune-from-model` the config is unchanged.
 
     Raises:
-        InputError: if an override asks for another form, or the config for a residual model and the checkpoint is dense.
+        InputError: if an override contradicts that form, or the config describes a residual model and the checkpoint is dense.
     """
     start = config.get("finetune-from-model")
     if not start:
@@ -85,17 +92,19 @@ def with_form(config: dict, overridden: list[str]) -> tuple[dict, argparse.Names
     flags = model_flags(load_checkpoint(start), start)
     if _asks_to_share(config) and is_dense(flags):
         raise InputError(
-            f"{start} is a dense checkpoint ({flags.arch}) and the config asks for {config['arch']}: compress it first with "
+            f"{start} is a dense checkpoint ({flags.arch}), but the config has arch={config['arch']}: compress it first with "
             f"residual-st compress, or give arch={flags.arch.replace('s2t_residual_', 's2t_')} to train it dense"
         )
     names = shaping_flags(flags.arch)
     if not names:
-        raise InputError(f"{start} is of --arch {flags.arch}, which fairseq does not know here")
-    own = [name for name in CHUNK_FLAGS if name.replace("_", "-") not in config]  # which a config may ask to change
+        raise InputError(
+            f"{start} has --arch {flags.arch}, which is not registered; set user-dir to the user dir that registers it"
+        )
+    own = [name for name in CHUNK_FLAGS if name.replace("_", "-") not in config]  # flags that the config may change
     form = {name.replace("_", "-"): value for name in ("arch", *names, *own) if (value := getattr(flags, name, None)) is not None}
     for key in overridden:
         if key in form and key in config and str(config[key]).lower() != str(form[key]).lower():
-            raise InputError(f"{key}={config[key]} does not fit {start}, which has {key}={form[key]}; leave it out")
+            raise InputError(f"{key}={config[key]} does not fit {start}, which has {key}={form[key]}; remove it")
     replaced = {"arch", "load-pretrained-encoder-from", "load-pretrained-decoder-from"}
     replaced |= {name.replace("_", "-") for name in (*names, *OUR_FLAGS, *shaping_flags(config.get("arch", "")))}
     return {**{key: value for key, value in config.items() if key not in replaced}, **form}, flags
@@ -110,19 +119,19 @@ def _expand(value: str | list, path: Path) -> str | list:
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return [_expand(item, path) for item in value]
     if not isinstance(value, str):
-        raise InputError(f"{path} has something else than a value or a list of values for one of its flags")
+        raise InputError(f"every flag in {path} must have a value or a list of values")
     expanded = os.path.expandvars(value)
     unset = re.search(r"\$\{?(\w+)", expanded)
     if unset:
-        raise InputError(f"{path} uses ${{{unset[1]}}}, which the environment does not set; export {unset[1]}=... first")
+        raise InputError(f"{path} uses ${{{unset[1]}}}, but this environment variable is not set; export {unset[1]}=... first")
     return expanded
 
 
 def to_arguments(config: dict) -> list[str]:
-    """fairseq-train's command line. Raises InputError for a flag or a choice that does not exist, with the nearest that does."""
+    """fairseq-train's command line. Raises InputError for an unknown flag or choice, with the nearest known one."""
     parser = _parser()
     selected = [item for key in _SELECTORS if key in config for item in (f"--{key}", str(config[key]))]
-    _check_choices(parser, config)  # those that decide which flags there are; the rest once the parser knows them
+    _check_choices(parser, config)  # first those that determine which flags exist; the others once the parser knows them
     options.parse_args_and_arch(parser, [str(config["data"]), *selected], parse_known=True)
     known = parser._option_string_actions  # argparse has no public way to ask for its options
     arguments = [str(config["data"])]
@@ -170,20 +179,20 @@ def _nearest(name: str, names: list[str]) -> str:
 
 
 def validate(arguments: list[str], form: argparse.Namespace | None = None) -> argparse.Namespace:
-    """Parse the command line as fairseq-train will.
+    """Parse the command line like fairseq-train.
 
     Args:
-        form: flags of the checkpoint that is fine-tuned, if any.
+        form: flags of the checkpoint to be fine-tuned, if any.
 
     Raises:
-        InputError: where fairseq-train would refuse the command, or cannot be told of a flag of that checkpoint.
+        InputError: if fairseq-train would refuse the command, or a flag of that checkpoint cannot be given to fairseq-train.
     """
     with refusing("fairseq-train"):
         flags = options.parse_args_and_arch(_parser(), arguments)
     if form:
         difference = flag_difference(form, flags, shaping_flags(flags.arch))
         if difference:
-            raise InputError(f"the checkpoint to fine-tune cannot be trained by flags of fairseq-train: {difference}")
+            raise InputError(f"the checkpoint to fine-tune cannot be described by flags of fairseq-train: {difference}")
     return flags
 
 
@@ -198,7 +207,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def format_command(program: list[str], arguments: list[str]) -> str:
-    """The command, a flag a line, ready to paste into a shell."""
+    """The command with one flag per line, ready to paste into a shell."""
     lines, quoted = [shlex.join([*program, arguments[0]])], [shlex.quote(argument) for argument in arguments[1:]]
     for argument in quoted:
         if argument.startswith("--"):
@@ -209,7 +218,7 @@ def format_command(program: list[str], arguments: list[str]) -> str:
 
 
 def is_finished(flags: argparse.Namespace) -> bool:
-    """Whether the run has made its `--max-update` already. fairseq-train would make one more, and write it over the last."""
+    """Whether the run already has `--max-update` updates. fairseq-train would make one more and overwrite the last checkpoint."""
     last = Path(flags.save_dir) / flags.restore_file
     starts_anew = any(getattr(flags, f"reset_{part}", False) for part in ("optimizer", "lr_scheduler", "dataloader", "meters"))
     if not flags.max_update or starts_anew or not last.is_file():
@@ -219,16 +228,16 @@ def is_finished(flags: argparse.Namespace) -> bool:
 
 
 def check_run(flags: argparse.Namespace) -> None:
-    """Raise InputError for what fairseq-train would find out after it has started.
+    """Raise InputError for errors that fairseq-train would find only after its start.
 
-    Data configuration, manifests and some of their audio, the vocabulary, the model (built without memory), the criterion, and the
-    checkpoints that weights or a teacher are to come from.
+    Checks the data configuration, manifests and some of their audio, the vocabulary, the model (built on "meta"), the criterion,
+    and the checkpoints of pretrained weights and of the teacher.
     """
     pretrained = {name: path for name in PRETRAINED_FLAGS if (path := getattr(flags, name, None))}
     teacher = getattr(flags, "distill_from", None)
     for name, path in {**pretrained, **({"distill_from": teacher} if teacher else {})}.items():
         if not Path(path).exists():
-            raise InputError(f"{name.replace('_', '-')} {path} does not exist; give a checkpoint that fairseq-train wrote")
+            raise InputError(f"{name.replace('_', '-')} {path} does not exist; give a checkpoint of fairseq-train")
     refuse_separator(flags.data)
     root = Path(flags.data)
     needed = [root / flags.config_yaml]
@@ -236,18 +245,18 @@ def check_run(flags: argparse.Namespace) -> None:
     needed += [root / f"{subset}.tsv" for subset in subsets]
     for path in needed:
         if not path.is_file():
-            raise InputError(f"{path} does not exist; examples/must_c/prepare.py writes it")
+            raise InputError(f"{path} does not exist; create it with examples/must_c/prepare.py")
     with refusing(f"the data in {root} cannot be used"):
         task = tasks.setup_task(flags)
         task.build_bpe(flags)
     frames = {subset: check_manifest(path, task.data_cfg) for subset, path in zip(subsets, needed[1:])}
-    completed = argparse.Namespace(**{**vars(flags), **dict.fromkeys(pretrained)})  # to which the task adds what it knows
-    with refusing(f"the model {flags.arch} cannot be made"), torch.device("meta"):
+    completed = argparse.Namespace(**{**vars(flags), **dict.fromkeys(pretrained)})  # the task adds its flags to it
+    with refusing(f"the model {flags.arch} cannot be built"), torch.device("meta"):
         model = task.build_model(completed)
     for subset, lengths in frames.items():
         _check_lengths(subset, lengths, flags, utils.resolve_max_positions(task.max_positions(), model.max_positions()))
     vars(completed).update(pretrained)
-    for name in pretrained if hasattr(model, "sharing_defaults") else ():  # others load by themselves
+    for name in pretrained if hasattr(model, "sharing_defaults") else ():  # other models load by themselves
         check_pretrained(getattr(model, part_of(name)), completed, name)
     with refusing(f"the criterion {flags.criterion} cannot be used"):
         criterions.build_criterion(flags, task)
@@ -256,17 +265,17 @@ def check_run(flags: argparse.Namespace) -> None:
 
 
 def _check_lengths(subset: str, frames: list[int], flags: argparse.Namespace, positions: tuple[int, int]) -> None:
-    """Say how many utterances are too long to be trained on. Raises InputError where no other is left, or fairseq would stop."""
+    """Report how many utterances are too long for training. Raises InputError if no others remain or fairseq would stop."""
     training = subset in flags.train_subset.split(",")
     batch = flags.max_tokens if training else flags.max_tokens_valid or flags.max_tokens
     longest, _ = utils.resolve_max_positions(positions, batch)
     too_long = sum(each > longest for each in frames)
     said = f"{too_long} of {len(frames)} utterances of {subset} are longer than {longest} frames (max-source-positions, max-tokens)"
     if too_long == len(frames):
-        raise InputError(f"{said}: none is left")
+        raise InputError(f"{said}: none remains")
     if too_long and not training and not flags.skip_invalid_size_inputs_valid_test:
         raise InputError(
-            f"{said}, and fairseq-train stops at them; give skip-invalid-size-inputs-valid-test: true to leave them out"
+            f"{said}, and fairseq-train would stop at them; set skip-invalid-size-inputs-valid-test: true to skip them"
         )
     if too_long:
-        say(f"{said} and are left out")
+        say(f"{said} and are skipped")

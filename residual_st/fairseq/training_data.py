@@ -1,4 +1,4 @@
-"""The manifests that a fairseq checkpoint was trained on, as its task and its criterion see them."""
+"""The training data of a fairseq checkpoint, read by its task and its criterion."""
 
 import argparse
 import math
@@ -31,20 +31,20 @@ SAMPLES_PER_FRAME = 160
 
 
 class TrainingData:
-    """Real batches, and the loss that the model was trained with.
+    """Batches of the training data, and the loss that the model was trained with.
 
     Attributes:
-        train_subset: one name, or several with commas between.
+        train_subset: one name, or several separated by commas.
 
     Args:
-        state: the model's checkpoint, which names its task, its data configuration, its subsets and its criterion.
-        data: folder with that configuration and the manifests.
-        config_yaml, subset, valid_subset: other names for the configuration, the training subsets and the validation subsets, in
-            place of the checkpoint's. Subsets are one name, or several with commas between.
-        device: where the model is, and batches are to be.
+        state: the model's checkpoint, which names its task, data configuration, subsets and criterion.
+        data: folder with the data configuration and the manifests.
+        config_yaml, subset, valid_subset: names of the data configuration, the training subsets and the validation subsets that
+            replace the checkpoint's. Subsets are one name, or several separated by commas.
+        device: device of the model and the batches.
 
     Raises:
-        InputError: if a file is missing, the dictionary is not the model's, or fairseq cannot use the task or the criterion.
+        InputError: if a file is missing, the dictionary does not fit the model, or fairseq cannot use the task or the criterion.
     """
 
     def __init__(
@@ -66,30 +66,30 @@ class TrainingData:
             del given["config_yaml"]
         missing = "task" if task_name is None else next((name for name, value in given.items() if not value), None)
         if missing:
-            raise InputError(f"the checkpoint does not say what it was trained on: it has no {missing}")
+            raise InputError(f"the checkpoint does not name its training data: it has no {missing}")
         self._said, self._unit = set(), SAMPLES_PER_FRAME if is_fed_samples(state) else 1
         self._data, self.train_subset, self._valid_subset = Path(data), given["train_subset"], given["valid_subset"]
         if "config_yaml" in given:
             _require(self._data, given["config_yaml"], "config-yaml")
-        with refusing(f"the data in {data} cannot be used by the checkpoint's task {task_name}"):
+        with refusing(f"the checkpoint's task {task_name} cannot use the data in {data}"):
             self.task = _task(flags, task_name, data, given.get("config_yaml"))
         _check_dictionary(state, data, len(self.task.target_dictionary))
         criterion = (state.get("cfg") or {}).get("criterion") or flags
         name = criterion.get("_name") if isinstance(criterion, dict) else getattr(criterion, "criterion", None)
-        with refusing(f"the checkpoint's criterion {name} cannot be made"):
+        with refusing(f"the checkpoint's criterion {name} cannot be built"):
             self._criterion = criterions.build_criterion(
                 OmegaConf.create(criterion) if isinstance(criterion, dict) else criterion, self.task
             )
 
     def require_manifests(self, *, validation: bool) -> None:
-        """Raise InputError, before any work, where a manifest is missing of the training subsets, or also of the validation's."""
+        """Raise InputError if a manifest of the training subsets, or also of the validation subsets, is missing."""
         subsets = [self.train_subset, self._valid_subset] if validation else [self.train_subset]
         for option, names in zip(("subset", "valid-subset"), subsets):
             for name in names.split(","):
                 self._require_manifest(name, option)
 
     def _require_manifest(self, name: str, option: str) -> None:
-        """Of the tasks that read recordings; others find their files by themselves."""
+        """Check a manifest, for tasks that read recordings; other tasks find their files by themselves."""
         if hasattr(self.task, "data_cfg") or self._unit > 1:
             _require(self._data, f"{name}.tsv", option)
 
@@ -108,13 +108,14 @@ class TrainingData:
     def calibration(self, batches: int, seed: int, more: int = 0) -> Calibration:
         """Random batches of the training subsets, of at most 10,000 frames each, with the model's own loss, for the encoder.
 
-        For a decoder's stack `decode` takes the place of `encode`. `more` are further batches, for correction and refinement alone.
+        For a decoder's stack, use `decode` instead of `encode`. `more` is the number of additional batches for correction and
+        refinement.
         """
         chosen = list(islice(self.batches(self.train_subset, seed, shuffle=True), batches + more))
         return Calibration(chosen[:batches], self.loss, self.encode, more=chosen[batches:])
 
     def likelihoods(self, model: BaseFairseqModel) -> dict[str, float]:
-        """Per target token of the validation subsets, base 2 as fairseq logs them: `nll_loss`, and `ctc_loss` if there is one."""
+        """Losses per target token of the validation subsets, base 2 as in fairseq's logs: `nll_loss`, and `ctc_loss` if any."""
         totals, tokens = {}, 0
         with torch.no_grad():
             for batch in self.batches(self._valid_subset):
@@ -125,12 +126,12 @@ class TrainingData:
         return {name: total / tokens / math.log(2) for name, total in totals.items()}
 
     def batches(self, subsets: str, seed: int = 1, shuffle: bool = False, augment: bool = True) -> "Batches":
-        """The batches of subsets, all together; `augment` as in training, where they are training sets.
+        """The batches of all subsets together, with augmentation for training subsets if `augment`.
 
-        Sentences that are too long for the model are left out, as fairseq does; their number is said.
+        Sentences that are too long for the model are skipped, as in fairseq, and their number is reported.
 
         Raises:
-            InputError: if a manifest is missing or not in order, or has no sentence that the model takes.
+            InputError: if a manifest is missing or invalid, or all its sentences are too long for the model.
         """
         for name in subsets.split(","):
             self._require_manifest(name, "subset")
@@ -158,28 +159,28 @@ class TrainingData:
             limits = f"{longest} frames or {words} words"
             said = f"{left_out} of {len(dataset)} sentences of {subsets} in {self._data} are longer than {limits}"
             if left_out == len(dataset):
-                raise InputError(f"{said}, the model's max-source-positions and max-target-positions: none is left")
+                raise InputError(f"{said}, the model's max-source-positions and max-target-positions: none remains")
             if subsets not in self._said:
                 self._said.add(subsets)
-                say(f"{said} and are left out")
+                say(f"{said} and are skipped")
         return Batches(iterator, f"{subsets} in {self._data}", left_out, self._device)
 
 
 def read_symbols(state: dict, data: str | Path, config_yaml: str | None = None) -> tuple[list[str], S2TDataConfig]:
-    """The words of a model's dictionary, special ones included, and the data configuration that names them.
+    """The words of a model's dictionary, including special ones, and the data configuration that names it.
 
     Args:
         state: the model's checkpoint, which names the data configuration.
-        data: the folder with it.
-        config_yaml: its name, in place of the checkpoint's.
+        data: the folder with the data configuration.
+        config_yaml: name of the data configuration, replaces the checkpoint's.
 
     Raises:
-        InputError: if a file is missing, or the dictionary is of another size than the model's.
+        InputError: if a file is missing, or the sizes of dictionary and model differ.
     """
     name = str(config_yaml or getattr(_task_flags(state), "config_yaml", None))
     _require(Path(data), name, "config-yaml")
     path = Path(data) / name
-    with refusing(f"{path} is no data configuration"):
+    with refusing(f"{path} is not a data configuration"):
         config = S2TDataConfig(path)
         symbols = Dictionary.load(str(Path(data) / config.vocab_filename)).symbols
     _check_dictionary(state, data, len(symbols))
@@ -187,38 +188,38 @@ def read_symbols(state: dict, data: str | Path, config_yaml: str | None = None) 
 
 
 def read_vocabulary(state: dict, data: str | Path, config_yaml: str | None = None) -> tuple[list[str], Path, S2TDataConfig]:
-    """`read_symbols`, with the sentencepiece model that pieces are joined by.
+    """`read_symbols`, with the sentencepiece model of the pieces.
 
     Raises:
-        InputError: also where texts are made of other pieces than sentencepiece's alone, as by a tokenizer or with language tags.
+        InputError: also if texts are not purely sentencepiece pieces, for example with a tokenizer or language tags.
     """
     symbols, config = read_symbols(state, data, config_yaml)
     for entry in ("prepend_tgt_lang_tag", "prepend_bos_and_append_tgt_lang_tag"):
         if getattr(config, entry):
-            raise InputError(f"the data configuration has {entry}; texts must be of sentencepiece's pieces alone")
+            raise InputError(
+                f"the data configuration has {entry}, which is not supported; texts must consist of sentencepiece pieces only"
+            )
     if tokenizer := (config.pre_tokenizer or {}).get("tokenizer"):
-        raise InputError(
-            f"the data configuration asks for the tokenizer {tokenizer}; texts must be of sentencepiece's pieces alone"
-        )
+        raise InputError(f"the data configuration has the tokenizer {tokenizer}; texts must consist of sentencepiece pieces only")
     pieces = config.bpe_tokenizer or {}
     model = Path(pieces.get("sentencepiece_model", ""))
     if pieces.get("bpe") != "sentencepiece" or not (model := Path(data) / model).is_file():
-        raise InputError(f"the data configuration in {data} names no sentencepiece model that is there: {pieces}")
+        raise InputError(f"the data configuration in {data} must name an existing sentencepiece model, but has {pieces}")
     return symbols, model, config
 
 
 def data_folder(state: dict) -> str | None:
-    """Where the checkpoint says that its data was."""
+    """The data folder named in the checkpoint."""
     return getattr(_task_flags(state), "data", None)
 
 
 def train_subset(state: dict) -> str | None:
-    """What the checkpoint was trained on: one name, or several with commas between."""
+    """The training subsets named in the checkpoint: one name, or several separated by commas."""
     return getattr(_task_flags(state), "train_subset", None)
 
 
 def _task_flags(state: dict) -> argparse.Namespace:
-    """The flags of a checkpoint's task, and the names of its subsets; none of a checkpoint without."""
+    """The flags of a checkpoint's task and the names of its subsets; empty for a checkpoint without them."""
     cfg = state.get("cfg") or {}
     flags = cfg.get("task") or state.get("args") or {}
     subsets = {name: (cfg.get("dataset") or {}).get(name) for name in ("train_subset", "valid_subset")}
@@ -236,12 +237,12 @@ def _task(flags: argparse.Namespace, name: str, data: str | Path, config_yaml: s
         return tasks.setup_task(OmegaConf.create(config), from_checkpoint=True)
     flags = with_task_flags(flags)
     flags.data, flags.config_yaml = str(data), config_yaml
-    flags.train_subset = "train"  # the task takes no other names, and reads no manifest yet
+    flags.train_subset = "train"  # the task accepts no other name, and does not read the manifest yet
     return tasks.setup_task(flags)
 
 
 def _positions(task: FairseqTask) -> tuple[float, float]:
-    """The longest source and target of a task."""
+    """The maximum lengths of source and target of a task."""
     positions = task.max_positions()
     source, target = positions if isinstance(positions, tuple) else (positions, None)
     return source or math.inf, target or math.inf
@@ -254,7 +255,9 @@ def _source_size(size) -> int:
 def _check_dictionary(state: dict, data: str | Path, words: int) -> None:
     rows = dictionary_size(state)
     if words != rows:
-        raise InputError(f"{data} has a dictionary of {words} words, the model one of {rows}; give the data that it was trained on")
+        raise InputError(
+            f"the dictionary in {data} has {words} words, but the model's has {rows}; give the data that it was trained on"
+        )
 
 
 def _require(data: Path, name: str, option: str) -> None:
@@ -263,10 +266,10 @@ def _require(data: Path, name: str, option: str) -> None:
 
 
 class Batches:
-    """An iterable of batches whose audio or features may turn out to be missing or damaged on the way: an InputError then.
+    """An iterable of batches. Raises InputError in iteration if audio or features are missing or damaged.
 
     Attributes:
-        left_out: sentences that are in no batch, because they are too long.
+        left_out: number of sentences that were skipped because they are too long.
     """
 
     def __init__(self, iterator, what: str, left_out: int = 0, device: str | torch.device = "cpu"):

@@ -1,10 +1,11 @@
-"""Untrusted checkpoints, read as data: nothing that they name is imported, called or built.
+"""Safe unpickling of untrusted checkpoints: no class or function named in them is imported, called or instantiated.
 
-torch's `weights_only=True` refuses a checkpoint as a whole where it holds an object of any class but a few. Here every class and
-function that a pickle names stands for a placeholder, tensors are made from their bytes, and what comes out are plain containers.
+torch's `weights_only=True` refuses the whole checkpoint if it contains an object of any but a few classes. Here every class and
+function named in a pickle is replaced by a placeholder, tensors are built from their bytes, and the result consists of plain
+containers.
 
-What a file says of sizes is checked before torch is given it: torch takes memory for as much as is said, and reads past the end of
-a storage that is smaller.
+Sizes in a file are checked before torch reads it: torch allocates as much memory as the file claims, and reads past the end of a
+smaller storage.
 """
 
 import argparse
@@ -36,7 +37,7 @@ _STORAGES = {
 
 
 class Placeholder:
-    """An object of a class that is not known here: its class's name, and the state it was pickled with."""
+    """An object of an unknown class: the class's name and the pickled state."""
 
     class_name = ""
 
@@ -49,21 +50,21 @@ class Placeholder:
     def __setstate__(self, state) -> None:
         self.state = state
 
-    def __setitem__(self, key, value) -> None:  # of a subclass of dict
+    def __setitem__(self, key, value) -> None:  # for subclasses of dict
         pass
 
-    def append(self, value) -> None:  # of a subclass of list
+    def append(self, value) -> None:  # for subclasses of list
         pass
 
 
 def load_safely(path: str | Path) -> tuple[Any, list[str]]:
-    """What `torch.save` wrote to a file (its zip format, torch 1.6 and later), and the names of the classes that were left out.
+    """The contents of a file written by `torch.save` (zip format, torch 1.6 and later), and the names of the classes left out.
 
-    Objects of unknown classes are left out of dicts, and None in lists. `argparse.Namespace` and omegaconf's configurations,
-    which hold training flags, come back as a Namespace and as plain containers.
+    Objects of unknown classes are dropped from dicts, and replaced by None in lists. `argparse.Namespace` and omegaconf's
+    configurations, which contain training flags, are returned as a Namespace and as plain containers.
 
     Raises:
-        Exception: of almost any class, where the file is damaged.
+        Exception: of almost any class, if the file is damaged.
     """
     with _opened(path) as (archive, folder):
         content = _Unpickler(archive, folder, _Storage.read).load()
@@ -72,10 +73,10 @@ def load_safely(path: str | Path) -> tuple[Any, list[str]]:
 
 
 def check_archive(path: str | Path) -> None:
-    """Raise an exception, of almost any class, unless a file in torch's zip format holds all that it says it holds.
+    """Raise an exception, of almost any class, unless a file in torch's zip format contains everything that it claims.
 
-    Nothing in it may be compressed or stand there twice, so that what is read takes no more memory than the file has bytes;
-    storages are as long as the pickle says, and tensors lie within theirs, and are no larger. Checksums tell a bit that was turned.
+    Entries must not be compressed or overlap, so that reading takes no more memory than the file's size. Storages must have the
+    length given in the pickle, and tensors must lie within their storage and not be larger. Checksums detect flipped bits.
     """
     with _opened(path) as (archive, folder):
         damaged = archive.testzip()
@@ -92,7 +93,7 @@ def _opened(path: str | Path) -> Iterator[tuple[zipfile.ZipFile, str]]:
         entries = archive.infolist()
         names = {entry.filename for entry in entries}
         if any(entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size for entry in entries):
-            raise pickle.UnpicklingError("it is compressed, which torch's files never are")
+            raise pickle.UnpicklingError("it is compressed, unlike torch's files")
         if len(names) < len(entries) or sum(entry.file_size for entry in entries) > size:
             raise pickle.UnpicklingError("its parts overlap")
         folder = entries[0].filename.partition("/")[0] + "/"
@@ -102,12 +103,12 @@ def _opened(path: str | Path) -> Iterator[tuple[zipfile.ZipFile, str]]:
 
 
 class _Storage:
-    """A storage of which only the length is known; `read` makes one with its elements."""
+    """A storage with known length but without data; `read` returns one with its elements."""
 
     def __init__(self, archive: zipfile.ZipFile, name: str, dtype: torch.dtype, length: int):
         self.length = archive.getinfo(name).file_size // dtype.itemsize
         if not isinstance(length, int) or length != self.length:
-            raise pickle.UnpicklingError(f"its {name} is not as long as it says")
+            raise pickle.UnpicklingError(f"its {name} does not have the length given in the pickle")
 
     @staticmethod
     def read(archive: zipfile.ZipFile, name: str, dtype: torch.dtype, length: int) -> Tensor:
@@ -120,12 +121,12 @@ class _Storage:
 
 
 def _check_view(length: int, size: tuple[int, ...], stride: tuple[int, ...], offset: int) -> None:
-    """Raise an exception unless a tensor lies within a storage of so many elements, and is no larger."""
+    """Raise an exception unless a tensor lies within a storage of `length` elements and is not larger."""
     if len(size) != len(stride) or min((*size, *stride, offset), default=0) < 0:
         raise pickle.UnpicklingError("a tensor's shape or strides are not valid")
     last = offset + sum((extent - 1) * step for extent, step in zip(size, stride))
     if math.prod(size) > length or (math.prod(size) and last >= length):
-        raise pickle.UnpicklingError("a tensor is larger than what is stored of it")
+        raise pickle.UnpicklingError("a tensor is larger than its storage")
 
 
 def _view(storage: "_Storage | Tensor", offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_) -> "_Storage | Tensor":
@@ -134,9 +135,9 @@ def _view(storage: "_Storage | Tensor", offset: int, size: tuple[int, ...], stri
 
 
 class _Unpickler(pickle._Unpickler):
-    """Every callable that a pickle can reach is made anew for one file, so that nothing outside can be changed or run.
+    """Every callable that a pickle can reach is created for one file, so that it can neither change nor run anything outside.
 
-    It is Python's own unpickler in Python, because the one in C takes as much memory as a file's numbers say.
+    Uses Python's unpickler written in Python: the C version allocates as much memory as the numbers in a file claim.
     """
 
     def __init__(self, archive: zipfile.ZipFile, folder: str, storage):
@@ -165,10 +166,10 @@ class _Unpickler(pickle._Unpickler):
         return self._classes[full_name]
 
     def persistent_load(self, pid: tuple) -> "_Storage | Tensor":
-        """A storage, flat; the tensors that are views of one storage share it here too."""
+        """A flat storage; tensors that are views of one storage share it here too."""
         kind, dtype, key, _device, length = pid
         if kind != "storage" or not isinstance(dtype, torch.dtype):
-            raise pickle.UnpicklingError("a storage is of an unknown type")
+            raise pickle.UnpicklingError("a storage has an unknown type")
         if (key, dtype) not in self._storages:
             self._storages[key, dtype] = self._storage(self._archive, f"{self._folder}data/{key}", dtype, length)
         return self._storages[key, dtype]
@@ -185,7 +186,7 @@ class _Dropped:
 
 
 def _plain(value: Any, dropped: set[str], made: dict[int, Any]) -> Any:
-    """The value in plain containers; one that stands in several places is made once, and is in `made` by its identity."""
+    """The value in plain containers. A value that occurs several times is converted once and cached in `made` by its id."""
     if id(value) not in made:
         made[id(value)] = _made_plain(value, dropped, made)
     return made[id(value)]

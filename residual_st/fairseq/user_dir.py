@@ -7,8 +7,8 @@ PACKAGE = Path(__file__).parent.parent
 
 
 def register() -> None:
-    """Register the models and criterions, and patch fairseq, as fairseq does where it is given the user dir.
+    """Register the models and criterions, and patch fairseq, like fairseq's `--user-dir`.
 
-    Whoever looks up an architecture or a criterion by name calls it first: a process need not have been started by fairseq.
+    Call this before looking up an architecture or a criterion by name, in processes that fairseq did not start.
     """
     importlib.import_module("residual_st.models")

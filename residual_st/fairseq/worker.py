@@ -1,7 +1,7 @@
-"""One of several processes that train together: fairseq-train with the place that torchrun's environment gives it.
+"""One of several training processes: fairseq-train with the rank from torchrun's environment.
 
-`torchrun --nproc-per-node 2 -m residual_st.fairseq.worker DATA FLAGS…`, which `residual-st train CONFIG nproc=2` runs. By itself
-fairseq divides by the number of GPUs where torchrun starts it, which is 0 on a machine without.
+`residual-st train CONFIG nproc=2` runs `torchrun --nproc-per-node 2 -m residual_st.fairseq.worker DATA FLAGS…`. Started directly by
+torchrun, fairseq divides by the number of GPUs, which fails on a machine without GPUs.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import threading
 import time
 
 import torch
-from fairseq_cli.train import cli_main, utils  # which sets the log up before it imports fairseq
+from fairseq_cli.train import cli_main, utils  # sets up logging before importing fairseq
 
 from residual_st.fairseq.user_dir import register
 
@@ -28,13 +28,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--user-dir")
     utils.import_user_module(parser.parse_known_args(arguments)[0])
-    register()  # fairseq does not import a user dir whose package is there already, as this one is
+    register()  # fairseq does not import a user dir whose package is already imported
     sys.argv = ["fairseq-train", *arguments, "--distributed-no-spawn", "--device-id", os.environ["LOCAL_RANK"]]
     cli_main()
 
 
 def _end_with(parent: int) -> None:
-    """End this process soon after the one that started it, which may be killed without time to stop anything."""
+    """End this process soon after its parent, which may be killed without stopping its children."""
     while os.getppid() == parent:
         time.sleep(1)
     os.kill(os.getpid(), signal.SIGTERM)

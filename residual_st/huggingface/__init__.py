@@ -1,6 +1,6 @@
-"""Hugging Face's models of speech with shared layers. Needs the extra `transformers`.
+"""Hugging Face speech models with shared layers. Needs the extra `transformers`.
 
-Imported, it registers with transformers how their folders are stored, so that `from_pretrained` reads them.
+Importing it registers the storage format of shared layers with transformers, so that `from_pretrained` reads such folders.
 """
 
 import sys

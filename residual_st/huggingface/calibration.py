@@ -1,4 +1,4 @@
-"""Calibration data from audio files without labels: the model's own words take their place."""
+"""Calibration data from audio files without labels; the model's own output words replace labels."""
 
 import math
 import random
@@ -24,20 +24,20 @@ from residual_st.huggingface.words import AudioBatch, DecodedWords, OwnWords
 from residual_st.languages import Direction
 from residual_st.progress import progress
 
-_TRANSCRIBED_TOGETHER = 8  # windows: a step of the decoder takes one about as long as eight
+_TRANSCRIBED_TOGETHER = 8  # windows per batch: a decoder step takes about equally long for one and for eight
 
-Write = Callable[[transformers.BatchFeature, Direction], AudioBatch]  # the model's own words
+Write = Callable[[transformers.BatchFeature, Direction], AudioBatch]  # generates the model's own words
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Batches that calibration does not see, with the dense model's own words."""
+    """Batches held out from calibration, with the dense model's own words."""
 
     batches: list[AudioBatch]
     own: OwnWords
 
     def likelihood(self, model: nn.Module) -> dict[str, float]:
-        """The loss per word of the dense model's own words, base 2."""
+        """Loss per word, base 2, on the dense model's own words."""
         words = sum(self.own.count(model, batch) for batch in self.batches)
         with torch.no_grad():
             loss = sum(self.own.loss(model, batch).item() for batch in self.batches)
@@ -53,18 +53,18 @@ def audio_calibration(
     more: int = 0,
     asked: Direction = Direction(),  # noqa: B008
 ) -> tuple[Calibration, HeldOut]:
-    """Batches of up to half a minute of audio files, in random order, each of one language.
+    """Batches of up to half a minute of audio, in random order, each in one direction.
 
     Args:
         source: the model's folder, for its feature extractor.
-        audio: a folder, or a TSV: what `find_recordings` takes.
-        batches: to calibrate on; fewer where there is less audio. A tenth more, one at least, is held out.
-        more: further batches, for correction and refinement alone; fewer or none where there is less audio.
-        asked: the task and the languages of the words.
+        audio: a folder or a TSV, see `find_recordings`.
+        batches: number of calibration batches; fewer if there is less audio. An additional tenth, at least one, is held out.
+        more: number of additional batches for correction and refinement; fewer or none if there is less audio.
+        asked: task and languages of the generated words.
 
     Raises:
-        InputError: if there is no audio, or too little speech to hold any out, or a file cannot be read; or the model cannot do
-            what is asked for.
+        InputError: if there is no audio, too little speech to hold any out, or a file cannot be read; or the model does not have
+        the direction.
     """
     kind, own, languages = kind_of(model), words_of(model), languages_of(model, source)
     extractor = feature_extractor(source)
@@ -74,7 +74,7 @@ def audio_calibration(
     wanted = batches + max(1, batches // 10)
     windows = list(islice(half_minutes(recordings, rate), wanted + more))
     if len(windows) < 2:
-        raise InputError(f"{audio} holds less than {SECONDS:.0f} s of speech; calibration needs twice as much at least")
+        raise InputError(f"{audio} contains less than {SECONDS:.0f} s of speech; calibration needs at least {2 * SECONDS:.0f} s")
 
     def encode(model: nn.Module, batch: AudioBatch) -> None:
         kind.encode(model, batch.inputs)
@@ -91,13 +91,13 @@ def audio_calibration(
 
 
 def _of_utterances(model: transformers.PreTrainedModel, extractor, windows: list[Window], write: Write) -> Iterator[AudioBatch]:
-    """Batches of half a minute, padded."""
+    """Batches of half a minute of utterances, padded."""
     for window in _shown(windows):
         yield write(_features(extractor, window.pieces, padding=True), window.direction)
 
 
 def _of_windows(model: transformers.PreTrainedModel, extractor, windows: list[Window], write: Write) -> list[AudioBatch]:
-    """One utterance after another in each half minute, without padding that a mask would have to tell."""
+    """Half minutes of concatenated utterances, without padding, which would need a mask."""
     own, made = words_of(model), {}
     size = _TRANSCRIBED_TOGETHER if isinstance(own, DecodedWords) and kind_of(model).in_windows else 1
     for together in _shown(_parts(range(len(windows)), windows, size)):
@@ -108,7 +108,7 @@ def _of_windows(model: transformers.PreTrainedModel, extractor, windows: list[Wi
 
 
 def _parts(order: Iterable[int], windows: list[Window], size: int) -> list[list[int]]:
-    """Windows by number, so many together, all of one direction."""
+    """Indices of windows in parts of up to `size`, each part in one direction."""
     of_direction = defaultdict(list)
     for index in order:
         of_direction[windows[index].direction].append(index)
@@ -116,13 +116,13 @@ def _parts(order: Iterable[int], windows: list[Window], size: int) -> list[list[
 
 
 def _joined(window: Window, rate: int) -> np.ndarray:
-    """All of a window's pieces, with a pause behind each."""
+    """A window's pieces, concatenated with a pause after each."""
     pause = np.zeros(round(PAUSE_SECONDS * rate), np.float32)
     return np.concatenate([part for piece in window.pieces for part in (piece, pause)])[: round(SECONDS * rate)]
 
 
 def _features(extractor, samples: list[np.ndarray], **options) -> transformers.BatchFeature:
-    has_mask = extractor.return_attention_mask  # Whisper's makes one of samples, and not of frames, unless it is told here
+    has_mask = extractor.return_attention_mask  # Whisper's extractor returns a mask of samples instead of frames unless told here
     return extractor(samples, sampling_rate=extractor.sampling_rate, return_tensors="pt", return_attention_mask=has_mask, **options)
 
 

@@ -1,10 +1,10 @@
-"""What a model says of its shared layers: in its config the form of each part, and in its state dict marks.
+"""Description of shared layers in a model's files: the form of each part in its config, and marks in its state dict.
 
 transformers' own `save_pretrained` writes both, so every folder describes itself. `quantization_config` in `config.json` is where
-transformers looks for a method by which weights are stored in another way. With `residual_st.huggingface` imported it knows ours
-(residual_st/huggingface/quantizer.py). Without, it warns that it does not, and treats it as an ordinary model: it would find no
-weights for the shared matrices, and draw random ones. So a mark takes the place of each composed weight in the file. A mark has
-another shape than the weight, which an ordinary `from_pretrained` refuses.
+transformers looks for a special storage format of weights. With `residual_st.huggingface` imported, it knows ours
+(residual_st/huggingface/quantizer.py). Without it, transformers warns about an unknown method and loads a dense model: it would
+find no weights for the shared matrices and initialise them at random. So the file has a mark in place of each composed weight. A
+mark has a different shape from the weight, so that an ordinary `from_pretrained` fails.
 """
 
 import torch
@@ -17,15 +17,15 @@ from residual_st.compat import refuse_all_linear
 from residual_st.sharing import ResidualLinear, SharedForm
 from residual_st.sharing.form import flag_names
 
-METHOD = "residual_st.huggingface"  # what to import: transformers says that it does not know the method of this name
+METHOD = "residual_st.huggingface"  # the module to import; transformers shows this name in its warning
 DESCRIPTION = "quantization_config"  # transformers' name for it
-_OLD = "residual_st"  # where folders of 0.1.0, and the first of 0.2.0, have the form of their encoder
+_OLD = "residual_st"  # config entry with the encoder's form in folders of 0.1.0 and early 0.2.0
 _ARGUMENTS = ("group_size", "pattern", "rank", "diagonal")  # of `form_of`
 
 
 @register_quantization_config(METHOD)
 class SharedLayersConfig(QuantizationConfigMixin):
-    """The parts of a model whose layers share.
+    """The parts of a model that have shared layers.
 
     Args:
         forms: part, such as `encoder` -> arguments of `residual_st.sharing.form_of`.
@@ -38,29 +38,29 @@ class SharedLayersConfig(QuantizationConfigMixin):
 
 
 def forms_of(config: PretrainedConfig) -> dict[str, dict]:
-    """The forms of a model's parts, as its config describes them; none of an ordinary model."""
+    """The forms of a model's parts, from its config; empty for a dense model."""
     described = getattr(config, DESCRIPTION, None)
     return dict(described.forms) if isinstance(described, SharedLayersConfig) else {}
 
 
 def is_described(config: dict) -> bool:
-    """Whether a `config.json` says that layers share."""
+    """Whether a `config.json` describes shared layers."""
     return _OLD in config or (config.get(DESCRIPTION) or {}).get("quant_method") == METHOD
 
 
 def translate_old(config: PretrainedConfig) -> None:
-    """Have the config of an old folder say what it would today, in place."""
+    """Convert the config of an old folder to the current format, in place."""
     if hasattr(config, _OLD):
         setattr(config, DESCRIPTION, {"quant_method": METHOD, "forms": {"encoder": getattr(config, _OLD)}})
         delattr(config, _OLD)
 
 
 def describe_sharing(config: PretrainedConfig, part: str, owner: nn.Module, form: SharedForm) -> None:
-    """Make a model say in its config, and in its state dict, that a part shares.
+    """Describe the shared layers of a part in a model's config and state dict.
 
     Args:
         owner: the module that holds the part's layers and their shared weights.
-        form: that of the layers.
+        form: form of the layers.
     """
     arguments = dict(zip(_ARGUMENTS, (form.to_flags("")[name] for name in flag_names(""))))
     setattr(config, DESCRIPTION, SharedLayersConfig({**forms_of(config), part: arguments}))
@@ -70,7 +70,7 @@ def describe_sharing(config: PretrainedConfig, part: str, owner: nn.Module, form
 
 
 def marks(module: nn.Module, prefix: str = "") -> list[str]:
-    """Names of the composed weights inside a module, which are stored as marks."""
+    """Names of the composed weights in a module, which are stored as marks."""
     return [f"{prefix}{name}.weight" for name, inner in module.named_modules() if isinstance(inner, ResidualLinear)]
 
 

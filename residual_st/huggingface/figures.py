@@ -1,4 +1,4 @@
-"""What a Hugging Face model holds, in figures."""
+"""Size and sharing figures of a Hugging Face model."""
 
 import transformers
 
@@ -7,7 +7,7 @@ from residual_st.stacks.figures import bytes_and_parameters, residual_energy, sh
 
 
 def describe(model: transformers.PreTrainedModel) -> dict:
-    """As `residual_st.fairseq.description.describe` and `residual_energy` have it, with the names of the kind and of its stack."""
+    """The figures of `residual_st.fairseq.description.describe` and `residual_energy`, with the names of the model's kind."""
     stacks = stacks_of(model)
     encoder = stacks["encoder"]
     names = {id(module): name for name, module in model.named_modules()}
@@ -27,7 +27,7 @@ def describe(model: transformers.PreTrainedModel) -> dict:
 
 
 def _parts(model: transformers.PreTrainedModel, stacks: dict) -> dict[str, dict[str, int]]:
-    """Every parameter once, by the part that it is of."""
+    """Parameters by part, each counted once."""
     parts, counted = {}, set()
 
     def count(name: str, module) -> None:

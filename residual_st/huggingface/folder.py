@@ -1,8 +1,8 @@
-"""Hugging Face folders whose encoder or decoder shares its layers: written, read as ordinary models, and expanded.
+"""Hugging Face folders with a shared encoder or decoder: reading, writing, expanding.
 
-transformers itself reads and writes them. Such a folder is an ordinary one with two differences: `config.json` holds the forms of
-the shared parts under `quantization_config`, and the weights hold each shared matrix once, with marks in place of the composed ones
-(residual_st/huggingface/description.py).
+transformers itself reads and writes them. Such a folder differs from an ordinary one in two ways: `config.json` contains the forms
+of the shared parts under `quantization_config`, and the weight file contains each shared matrix once, with marks in place of
+composed weights (residual_st/huggingface/description.py).
 """
 
 import json
@@ -25,13 +25,14 @@ _OTHER_WEIGHTS = ("*.safetensors", "*.bin", "*.h5", "*.msgpack", "*.index.json",
 
 
 def load(folder: str | Path) -> transformers.PreTrainedModel:
-    """The model in a folder, dense or with shared layers, of its ordinary class, in the folder's precision and evaluation mode.
+    """Load the model in a folder, dense or with shared layers, with its ordinary class, in the folder's precision and evaluation
+    mode.
 
-    `from_pretrained` reads it too. Here weights that are missing, unknown or of another shape are errors, whatever they are, and
-    old folders are read, whose form `config.json` holds in another place.
+    `from_pretrained` reads such a folder too. In addition, this function raises errors for weights that are missing, unknown or of
+    a different shape, and reads the format of old folders.
 
     Raises:
-        InputError: if the folder holds no model of a kind that is known, or weights that its config does not describe.
+        InputError: if the folder contains no model of a known kind, or weights that do not match its config.
     """
     folder = Path(folder)
     model_class = getattr(transformers, read_config(folder)["architectures"][0])
@@ -46,7 +47,7 @@ def load(folder: str | Path) -> transformers.PreTrainedModel:
             local_files_only=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
-            low_cpu_mem_usage=False,  # with it transformers 4.50 takes some of what is missing for tied weights
+            low_cpu_mem_usage=False,  # with True, transformers 4.50 takes some missing weights for tied ones
         )
     found["unexpected_keys"] = set(found["unexpected_keys"]).difference(marks(model))
     may_lack = kind_of(model).may_lack
@@ -55,13 +56,13 @@ def load(folder: str | Path) -> transformers.PreTrainedModel:
         if names:
             first = min(name if isinstance(name, str) else name[0] for name in names)
             raise InputError(
-                f"{folder} does not hold the model that its {_CONFIG} describes: {fault.replace('_', ' ')}, first {first}"
+                f"{folder} does not contain the model that its {_CONFIG} describes: {fault.replace('_', ' ')}, first {first}"
             )
     return model
 
 
 def read_config(folder: Path) -> dict:
-    """`config.json`. Raises InputError unless it is there and of a model of a kind that is known."""
+    """The contents of `config.json`. Raises InputError if it is missing or describes a model of an unknown kind."""
     path = folder / _CONFIG
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -69,42 +70,42 @@ def read_config(folder: Path) -> dict:
     except (OSError, ValueError, AttributeError) as error:
         raise InputError(f"{path} cannot be read; give the folder of a Hugging Face model: {reason(error)}") from error
     if architecture not in (known := models()):
-        raise InputError(f"{folder} is of {architecture}; it must be one of {', '.join(known)}")
+        raise InputError(f"{folder} contains {architecture}, which is not supported; it must be one of {', '.join(known)}")
     return config
 
 
 def feature_extractor(folder: str | Path) -> transformers.FeatureExtractionMixin:
-    """What turns audio into the input of a folder's model. Raises InputError if the folder has none."""
+    """The feature extractor of a folder. Raises InputError if it has none."""
     with quiet():
         try:
             return transformers.AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError) as error:
             raise InputError(
-                f"{folder} has no {_EXTRACTOR} that transformers can read; copy that of the model that this one was trained from"
+                f"{folder} has no {_EXTRACTOR} that transformers can read; copy it from the model that this one was trained from"
             ) from error
 
 
 def save(model: transformers.PreTrainedModel, folder: str | Path, source: Path) -> None:
-    """Write a model's folder: what `save_pretrained` writes, with the tokenizer and other files of the folder that it came from."""
+    """Write a model's folder with `save_pretrained`, and copy the tokenizer and other files of its source folder."""
     with whole_folder(Path(folder)) as partial, quiet():
         shutil.copytree(source, partial, ignore=shutil.ignore_patterns(*_OTHER_WEIGHTS, ".*"), dirs_exist_ok=True)
         model.save_pretrained(partial)
 
 
 def refuse_existing(folder: str | Path, force: bool) -> None:
-    """Raise InputError, before any work, where a folder would be overwritten without `force`, or is of something else."""
+    """Raise InputError, before any work, if a folder exists and `force` is not given or it is not a model folder."""
     refuse_existing_folder(folder, force, _CONFIG)
 
 
 @torch.no_grad()
 def expand(source: str | Path, folder: str | Path) -> None:
-    """Write the ordinary folder of one with shared layers: every weight composed. Raises InputError for a dense one."""
+    """Write a folder with shared layers as an ordinary dense folder. Raises InputError for a dense folder."""
     source = Path(source)
     if not is_described(read_config(source)):
         raise InputError(f"{source} is already dense")
     model = load(source)
     dtype = model.dtype
-    model.float()  # weights are composed before they are rounded
+    model.float()  # compose weights before rounding them
     for part in forms_of(model.config):
         stack = stack_of(model, part)
         unshare_layers(stack.layers)

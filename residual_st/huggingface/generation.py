@@ -1,4 +1,4 @@
-"""Texts as transformers' own generate makes them, with the settings of the model's folder."""
+"""Text generation by transformers' own generate, with the settings of the model's folder."""
 
 import contextlib
 import copy
@@ -15,15 +15,15 @@ from residual_st.languages import AUTO
 
 @torch.no_grad()
 def prompts_of(model: transformers.PreTrainedModel, inputs: dict[str, Tensor], **asked: str | int) -> Tensor:
-    """What generate begins each text of a batch with: (batch, tokens).
+    """The prompts that generate uses for a batch: (batch, tokens).
 
     Args:
-        inputs: what generate takes, such as `input_features`, or `encoder_outputs` in their place.
-        asked: generate's `language`, `task` or `tgt_lang`, or the `forced_bos_token_id`, in place of the folder's settings. The
-            language `AUTO` is that which the model detects in each.
+        inputs: inputs of generate, such as `input_features` or `encoder_outputs`.
+        asked: generate's `language`, `task` or `tgt_lang`, or the `forced_bos_token_id`, instead of the folder's settings. With the
+            language `AUTO`, the model detects the language of each utterance.
 
     Raises:
-        InputError: if generate cannot use the folder's settings, or what is asked for.
+        InputError: if generate cannot use the folder's settings or `asked`.
     """
     if model.config.model_type != "whisper":
         settings = model.generation_config
@@ -49,29 +49,29 @@ def prompts_of(model: transformers.PreTrainedModel, inputs: dict[str, Tensor], *
 
 
 def prompt_of(model: transformers.PreTrainedModel, **asked: str) -> list[int] | None:
-    """`prompts_of` any audio; None where generate begins texts with the language that it hears."""
-    prompt, is_heard = opening_of(model, **asked)
-    return None if is_heard else prompt
+    """`prompts_of` for any audio; None if generate's prompt depends on the detected language."""
+    prompt, is_detected = opening_of(model, **asked)
+    return None if is_detected else prompt
 
 
 def opening_of(model: transformers.PreTrainedModel, **asked: str) -> tuple[list[int], bool]:
-    """`prompts_of` any audio, and whether the language in it would be the one that is heard."""
+    """`prompts_of` for any audio, and whether the language in it would be detected from the audio."""
     if model.config.model_type != "whisper":
         return prompts_of(model, {"input_features": torch.zeros(1)})[0].tolist(), False
 
-    heard = []
+    detected = []
 
-    def hear(*arguments, **options) -> Tensor:
-        heard.append(next(iter(model.generation_config.lang_to_id.values())))
-        return torch.tensor(heard, device=model.device)
+    def detect(*arguments, **options) -> Tensor:
+        detected.append(next(iter(model.generation_config.lang_to_id.values())))
+        return torch.tensor(detected, device=model.device)
 
     states = torch.zeros(1, model.config.max_source_positions, model.config.d_model, dtype=model.dtype, device=model.device)
-    model.detect_language = hear  # hides the class's until it is deleted
+    model.detect_language = detect  # hides the class's method until it is deleted
     try:
         prompts = prompts_of(model, {"encoder_outputs": transformers.modeling_outputs.BaseModelOutput(states)}, **asked)
     finally:
         del model.detect_language
-    return prompts[0].tolist(), bool(heard)
+    return prompts[0].tolist(), bool(detected)
 
 
 @torch.no_grad()
@@ -82,19 +82,19 @@ def greedy_words(
     stopping: Sequence[transformers.StoppingCriteria] = (),
     **asked: str | int,
 ) -> tuple[Tensor, int]:
-    """What generate begins the texts of a batch with and writes by greedy search, and how many words of it are the beginning.
+    """Greedy output of generate for a batch, including the prompt, and the length of the prompt.
 
     Args:
-        inputs: as in `prompts_of`.
-        most: words of a text; fewer where the decoder takes no more.
-        stopping: what else ends a text.
-        asked: as in `prompts_of`.
+        inputs: see `prompts_of`.
+        most: maximum number of words; fewer if the decoder takes fewer.
+        stopping: additional stopping criteria.
+        asked: see `prompts_of`.
 
     Returns:
-        Words (batch, words), with the tokens behind a text's end padding, and the length of the prompt.
+        Words (batch, words), padded after a text's end, and the length of the prompt.
 
     Raises:
-        InputError: as `prompts_of`.
+        InputError: see `prompts_of`.
     """
     if model.config.model_type == "whisper" and "encoder_outputs" not in inputs:
         inputs = {"encoder_outputs": model.get_encoder()(**inputs)}
@@ -103,24 +103,24 @@ def greedy_words(
     most = min(most, _positions(model.config) - length)
     # forced words are in the prompt, and older releases refuse them here
     with _greedy(model, max_new_tokens=most, forced_decoder_ids=None):
-        # past Whisper's own generate, which would leave out the prompt and continue behind time stamps
+        # bypasses Whisper's own generate, which would remove the prompt and continue after timestamps
         criteria = transformers.StoppingCriteriaList(stopping)
         words = transformers.GenerationMixin.generate(model, **inputs, decoder_input_ids=prompts, stopping_criteria=criteria)
     return words, length
 
 
 def _positions(config: transformers.PretrainedConfig) -> int:
-    """How many words a model's decoder takes."""
-    decoder = getattr(config, "decoder", config)  # which may have a config of its own
+    """Maximum number of words of a model's decoder."""
+    decoder = getattr(config, "decoder", config)  # which may have its own config
     names = ("max_target_positions", "max_position_embeddings", "n_positions")
     return next(value for name in names if (value := getattr(decoder, name, None)) is not None)
 
 
 @contextlib.contextmanager
 def _greedy(model: transformers.PreTrainedModel, **settings) -> Iterator[None]:
-    """Have generate search greedily, with other settings of the model's, and without warnings on how it is called.
+    """Make generate search greedily, with `settings` in place of the model's, and without warnings about how it is called.
 
-    Older releases keep the model's own number of beams, whatever generate is given.
+    Older releases use the model's own number of beams regardless of generate's arguments.
 
     Raises:
         InputError: if generate cannot use the settings.
@@ -129,7 +129,7 @@ def _greedy(model: transformers.PreTrainedModel, **settings) -> Iterator[None]:
     model.generation_config = copy.deepcopy(own)
     model.generation_config.update(num_beams=1, num_return_sequences=1, do_sample=False, return_dict_in_generate=False, **settings)
     try:
-        with quiet(), refusing("the folder has settings of generation that transformers' generate cannot use"):
+        with quiet(), refusing("transformers' generate cannot use the folder's generation settings"):
             yield
     finally:
         model.generation_config = own

@@ -1,4 +1,4 @@
-"""Tasks and languages of a Hugging Face model, as its folder and transformers' generate have them."""
+"""Tasks and languages of a Hugging Face model, from its folder and transformers' generate."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -16,11 +16,11 @@ from residual_st.languages import AUTO, TRANSCRIBE, TRANSLATE, Direction, Langua
 
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE  # isort: skip
 
-ENGLISH = "en"  # which Whisper translates into
+ENGLISH = "en"  # the only target language of Whisper
 
 
 def languages_of(model: transformers.PreTrainedModel, folder: Path) -> Languages:
-    """What a model can be asked for, and what it does where nothing is asked for.
+    """A model's tasks and languages, and its default direction.
 
     Raises:
         InputError: if generate cannot use the folder's settings.
@@ -37,7 +37,7 @@ def languages_of(model: transformers.PreTrainedModel, folder: Path) -> Languages
 
 
 def asked_of_generate(model: transformers.PreTrainedModel, languages: Languages, direction: Direction) -> dict:
-    """The arguments by which generate does that: those of `greedy_words`."""
+    """The arguments of generate for a direction, for `greedy_words`."""
     if model.config.model_type == "whisper":
         return {"language": direction.source_lang, "task": direction.task} if languages.detected else {}
     if model.config.model_type == "speech_to_text" and languages.targets:
@@ -46,7 +46,7 @@ def asked_of_generate(model: transformers.PreTrainedModel, languages: Languages,
 
 
 def directions_of(languages: Languages, batches: Iterable[AudioBatch]) -> list[dict]:
-    """What words of calibration batches were asked for, as their prompts have it, and how many utterances of each there are."""
+    """The directions of calibration batches, from their prompts, with the number of utterances of each."""
     tables = {"source_lang": languages.sources, "task": languages.tasks, "target_lang": languages.targets}
     counts = Counter(
         tuple((what, name) for what, table in tables.items() if (name := _asked_in(prompt, table)))
@@ -63,28 +63,28 @@ def _asked_in(prompt: list[int], table: dict[str, list[int]]) -> str | None:
 def whisper_languages(
     model: transformers.WhisperForConditionalGeneration, symbol_of: Callable[[int], str], asked: Direction
 ) -> tuple[Languages, list[int]]:
-    """What a Whisper does, and the words that its texts begin with behind those that ask for it.
+    """A Whisper model's tasks and languages, and the words that its texts begin with after the prompt words.
 
     Args:
-        symbol_of: its words, for the tags in the prompt of a model of one language.
-        asked: what it shall do where nothing is asked for; the rest is what the folder sets, or else to detect the language and to
-            transcribe, as Whisper's authors have it.
+        symbol_of: its words, to read the tags in the prompt of a model with one language.
+        asked: the default direction; what it leaves open is set by the folder, or else the language is detected and transcribed,
+        the default of Whisper's authors.
 
     Raises:
-        InputError: if generate cannot use the folder's settings, or the model cannot do what is asked.
+        InputError: if generate cannot use the folder's settings, or the model does not have the direction.
     """
     settings = model.generation_config
-    own, is_heard = opening_of(model)
+    own, is_detected = opening_of(model)
     if getattr(settings, "lang_to_id", None) and getattr(settings, "is_multilingual", True):
         sources = {tag.strip("<|>"): number for tag, number in settings.lang_to_id.items()}
         _, _, *rest = prompt_of(model, language=next(iter(sources)))
         tasks = getattr(settings, "task_to_id", None) or {}
         begin = [word for word in rest if word not in tasks.values()]
-        source = AUTO if is_heard else _name_of(sources, own)
+        source = AUTO if is_detected else _name_of(sources, own)
         default = Direction(_name_of(tasks, own) or _name_of(tasks, rest), source)
         tables = {"sources": _words(sources), "tasks": _words(tasks)}
     else:
-        begin = [] if is_heard else own[1:]
+        begin = [] if is_detected else own[1:]
         tags = [symbol_of(word).strip("<|>") for word in begin]
         source = next((tag for tag in tags if tag in TO_LANGUAGE_CODE.values()), ENGLISH)
         task = TRANSLATE if TRANSLATE in tags else TRANSCRIBE

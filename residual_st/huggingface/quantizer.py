@@ -1,7 +1,8 @@
-"""How transformers' `from_pretrained` builds models with shared layers: as those of a quantisation method, in its registry of them.
+"""Loading of models with shared layers by transformers' `from_pretrained`, registered as a quantisation method.
 
-The model that transformers has built is made to share its layers before its weights are read. The result is an ordinary model: it
-can do what transformers withholds from quantised ones, such as another precision, training, and saving a state dict that is given.
+After transformers has built the model, its layers are replaced by shared ones before the weights are read. The result is an
+ordinary model that also supports what transformers forbids for quantised ones: changing its precision, training, and saving a given
+state dict.
 """
 
 import re
@@ -21,9 +22,9 @@ from residual_st.stacks import LayerStack
 
 @register_quantizer(METHOD)
 class SharedLayersQuantizer(HfQuantizer):
-    """Shares the layers that a model's config describes."""
+    """Shares the layers described in a model's config."""
 
-    requires_calibration = True  # transformers then refuses to load an ordinary folder as a shared one
+    requires_calibration = True  # then transformers refuses to load an ordinary folder as a shared one
     is_trainable = True
 
     def is_serializable(self, **_) -> bool:
@@ -33,7 +34,7 @@ class SharedLayersQuantizer(HfQuantizer):
         for stack, form in _parts(model):
             stack.owner.shared_weights = share_layers(stack.layers, form_of(stack.layers, **form))
         ignored = model._keys_to_ignore_on_load_unexpected
-        kind = set if isinstance(ignored, set) else list  # it depends on the release
+        kind = set if isinstance(ignored, set) else list  # depends on the release
         model._keys_to_ignore_on_load_unexpected = kind([*(ignored or ()), *(f"{re.escape(name)}$" for name in marks(model))])
         if checkpoint_files:
             _require_terms(model, [name for file in checkpoint_files for name in load_state_dict(file, map_location="meta")])
@@ -41,7 +42,7 @@ class SharedLayersQuantizer(HfQuantizer):
     def update_expected_keys(
         self, model: transformers.PreTrainedModel, expected_keys: list[str], loaded_keys: list[str]
     ) -> list[str]:
-        """transformers 4 asks this once it knows what is stored, and names no files before."""
+        """transformers 4 calls this when it has read the names of the stored weights; it passes no files before."""
         _require_terms(model, loaded_keys)
         return expected_keys
 
@@ -52,19 +53,19 @@ class SharedLayersQuantizer(HfQuantizer):
         model.is_quantized = False
         for name in ("quantization_method", "hf_quantizer"):
             vars(model).pop(name, None)
-        vars(model.config).pop("_pre_quantization_dtype", None)  # of transformers 4, which cannot write it for ordinary models
+        vars(model.config).pop("_pre_quantization_dtype", None)  # set by transformers 4, which cannot write it for ordinary models
 
 
 def _parts(model: transformers.PreTrainedModel) -> Iterator[tuple[LayerStack, dict]]:
-    """Those of the described parts that a model has: a decoder alone, read from the same folder, has no encoder.
+    """The described parts that the model has: a decoder loaded alone from such a folder has no encoder.
 
-    A part that is there and not known is as one that is not there: the marks among its weights are refused.
+    A part of an unknown kind is skipped too; its marks then fail to load.
     """
     stacks = stacks_of(model)
     for part, form in forms_of(model.config).items():
         if part not in PARTS:
             raise InputError(
-                f"config.json of {model.config.name_or_path} says that {part} shares its layers; "
+                f"config.json of {model.config.name_or_path} describes shared layers in {part}; "
                 f"it must be one of {', '.join(PARTS)}"
             )
         if part in stacks:
@@ -72,13 +73,13 @@ def _parts(model: transformers.PreTrainedModel) -> Iterator[tuple[LayerStack, di
 
 
 def _require_terms(model: transformers.PreTrainedModel, stored: Collection[str]) -> None:
-    """Raise InputError if a part of a shared matrix, or its bias, is not stored. transformers would draw it at random, and warn."""
+    """Raise InputError if a term of a shared matrix or its bias is not stored. transformers would initialise it at random."""
     holders = {name: module for name, module in model.named_modules() if isinstance(module, (ResidualLinear, SharedWeights))}
     terms = [f"{name}.{own}" for name, module in holders.items() for own in module.state_dict()]
-    # either name may lack the prefix that models with a head have before their encoder's
+    # either name may lack the prefix of models with a head
     missing = [term for term in terms if not any(term.endswith(name) or name.endswith(term) for name in stored)]
     if missing:
         raise InputError(
-            f"{model.config.name_or_path} does not hold the model that its config.json describes: "
+            f"{model.config.name_or_path} does not contain the model that its config.json describes: "
             f"missing keys, first {min(missing)}"
         )

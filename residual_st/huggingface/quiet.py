@@ -1,4 +1,4 @@
-"""transformers without what it prints."""
+"""Silencing transformers."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import transformers
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without transformers' bars and reports, whose faults are raised here as errors."""
+    """Suppress transformers' progress bars and reports; the faults in the reports are raised here as errors."""
     logging = transformers.utils.logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

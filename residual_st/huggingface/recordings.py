@@ -1,4 +1,4 @@
-"""Recordings to calibrate on: audio in folders, which may be named by language, or rows of a TSV; half minutes of them."""
+"""Recordings for calibration: audio in folders, optionally named by language, or rows of a TSV, cut into half minutes."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,18 +15,18 @@ from residual_st.errors import InputError, refusing
 from residual_st.fairseq.manifest import read_rows
 from residual_st.languages import AUTO, Direction, Languages
 
-SECONDS = 30.0  # Whisper's window, and as much of other models' utterances
+SECONDS = 30.0  # Whisper's window, and the length of a batch for other models
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff")
 PAUSE_SECONDS = 0.5  # between utterances in one window
 
 
 @dataclass(frozen=True)
 class Recording:
-    """A file of audio or a part of it, and what its words are to be.
+    """An audio file or a part of it, with the direction of its words.
 
     Attributes:
-        folder: in which recordings are likely to be of one language, where it is to be detected.
-        span: first sample and number of samples, or none.
+        folder: its folder; recordings of one folder are assumed to have one language if it is to be detected.
+        span: first sample and number of samples; None for the whole file.
     """
 
     path: Path
@@ -35,7 +35,7 @@ class Recording:
     span: Sequence[int] = ()
 
     def samples(self, rate: int) -> np.ndarray:
-        """As `read_audio`."""
+        """Mono samples at `rate` Hz, see `read_audio`."""
         if not self.span:
             return read_audio(self.path, rate)
         with refusing(f"{self.path} cannot be read as audio"), soundfile.SoundFile(self.path) as file:
@@ -45,27 +45,27 @@ class Recording:
 
 @dataclass(frozen=True)
 class Window:
-    """Pieces of recordings that a model is given together, and what their words are to be."""
+    """Pieces of recordings for one model input, with the direction of their words."""
 
     pieces: list[np.ndarray]
     direction: Direction
 
 
 def find_recordings(data: Path, languages: Languages, asked: Direction) -> list[Recording]:
-    """The audio of a folder and the folders in it, or of a TSV, each with its direction, which the model can do.
+    """The audio in a folder and its subfolders, or in a TSV, each with a direction that the model has.
 
-    What is asked for goes first. What is not is said by the TSV's columns `src_lang`, `tgt_lang` and `task`, or by the names of the
-    folders directly in a folder, where all of them with audio are named by languages (`es/`, `french/`); or else by the model.
+    The direction is taken from, in this order: `asked`; the TSV's columns `src_lang`, `tgt_lang` and `task`, or the names of the
+    direct subfolders if all of them that contain audio are named by languages (`es/`, `french/`); the model's default.
 
     Raises:
-        InputError: if there is no audio, a TSV cannot be read, or the model cannot do what is asked for.
+        InputError: if there is no audio, a TSV cannot be read, or the model does not have a direction.
     """
     if data.is_file():
         return list(_listed(data, languages, asked))
     default = languages.resolved(asked)
     files = sorted(path for path in data.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not files:
-        raise InputError(f"{data} holds no audio; give a folder with {', '.join(SUFFIXES)} files, or a TSV that lists them")
+        raise InputError(f"{data} contains no audio; give a folder with {', '.join(SUFFIXES)} files, or a TSV that lists them")
     folders = {path: parts[0] if len(parts := path.relative_to(data).parts) > 1 else "" for path in files}
     directions = dict.fromkeys(folders.values(), default)
     if asked.source_lang is None and all(_is_language(folder, languages) for folder in directions):
@@ -79,7 +79,7 @@ def _is_language(folder: str, languages: Languages) -> bool:
 
 def _listed(table: Path, languages: Languages, asked: Direction) -> Iterator[Recording]:
     for line, row in read_rows(table, ("audio",)):
-        listed = {  # of what the model can be asked for
+        listed = {  # columns that apply to the model
             "source_lang": row.get("src_lang") if languages.sources else None,
             "task": row.get("task") if languages.tasks and asked.task is None else None,
             "target_lang": row.get("tgt_lang") if languages.targets and asked.task is None else None,
@@ -93,9 +93,9 @@ def _listed(table: Path, languages: Languages, asked: Direction) -> Iterator[Rec
 
 
 def half_minutes(recordings: Iterable[Recording], rate: int) -> Iterator[Window]:
-    """What is spoken, in the order of the recordings: of each direction in turn.
+    """The speech of the recordings in their order, in windows of half a minute, one direction after another.
 
-    Where the language is to be detected, a half minute is of one folder: it has one language, as far as folders tell.
+    If the language is to be detected, a window contains recordings of one folder, so that it has one language.
     """
     groups = defaultdict(list)
     for recording in recordings:
@@ -113,7 +113,7 @@ def half_minutes(recordings: Iterable[Recording], rate: int) -> Iterator[Window]
 
 
 def _windows(recordings: Iterable[np.ndarray], direction: Direction, rate: int) -> Iterator[Window]:
-    """What is said between pauses, `SECONDS` in each window at most, pauses counted."""
+    """Speech between pauses, in windows of at most `SECONDS` including pauses."""
     together, seconds = [], 0.0
     for samples in recordings:
         for piece in split_at_pauses(samples, rate, Lengths(SECONDS, SECONDS)):

@@ -1,6 +1,6 @@
-"""fairseq's `s2t_transformer` as Hugging Face's Speech2Text, and back: the same model under other names.
+"""Conversion between fairseq's `s2t_transformer` and Hugging Face's Speech2Text, the same model with different names.
 
-`transformers` has a converter of its own, in one direction, which cannot read a checkpoint since torch 2.6.
+`transformers` has its own converter in one direction, which cannot read checkpoints since torch 2.6.
 """
 
 import argparse
@@ -31,8 +31,8 @@ _PREFIXES = {
     "decoder.output_projection.": "lm_head.",
     "decoder.": "model.decoder.",
 }
-_MARKS = ("version", "embed_positions.")  # of no parameter
-_CTC_HEAD = "ctc_head.safetensors"  # Speech2Text has none: it is kept for the way back
+_MARKS = ("version", "embed_positions.")  # entries that are not parameters
+_CTC_HEAD = "ctc_head.safetensors"  # Speech2Text has no CTC head; kept for converting back
 _HEAD_NAMES = ("encoder.ctc_proj.weight", "encoder.ctc_proj.bias")
 
 # fairseq's flag -> Speech2Text's, with the same meaning
@@ -49,9 +49,9 @@ _FLAGS = {
     "activation_fn": "activation_function",
     "conv_channels": "conv_channels",
 }
-# of one name on both sides
+# same name in both
 _TASK_FLAGS = ("max_source_positions", "max_target_positions", "input_feat_per_channel", "input_channels")
-# what Speech2Text is built with, whatever its config says
+# fixed in Speech2Text, regardless of its config
 _FIXED = {
     "encoder_normalize_before": True,
     "decoder_normalize_before": True,
@@ -69,24 +69,24 @@ _SAMPLE_RATE = 16_000
 
 
 def to_speech2text(flags: argparse.Namespace, weights: dict[str, Tensor]) -> Speech2TextForConditionalGeneration:
-    """The same model as Speech2Text, without a CTC head.
+    """Convert a model to Speech2Text, without its CTC head.
 
     Args:
-        flags: all flags of an `s2t_transformer`, those of its task included.
+        flags: all flags of an `s2t_transformer`, including those of its task.
         weights: its state dict.
 
     Raises:
-        InputError: if Speech2Text cannot be this model, as with norms after the branches or a decoder of another width.
+        InputError: if Speech2Text does not support the model, such as one with post-norm layers or different widths.
     """
     for name, value in _FIXED.items():
         if getattr(flags, name, value) != value:
-            raise InputError(f"Speech2Text knows no {name}={getattr(flags, name)}, only {value}")
+            raise InputError(f"Speech2Text does not support {name}={getattr(flags, name)}; it must be {value}")
     for name in ("decoder_embed_dim", "decoder_output_dim", "decoder_input_dim"):
         if getattr(flags, name) != flags.encoder_embed_dim:
             given = f"{name}={getattr(flags, name)}, encoder_embed_dim={flags.encoder_embed_dim}"
-            raise InputError(f"Speech2Text has one width, but here {given}")
+            raise InputError(f"Speech2Text needs one width, but the model has {given}")
     if flags.activation_fn not in _ACTIVATIONS:
-        raise InputError(f"activation_fn={flags.activation_fn} differs in transformers; known are {', '.join(_ACTIVATIONS)}")
+        raise InputError(f"activation_fn={flags.activation_fn} is not supported; it must be one of {', '.join(_ACTIVATIONS)}")
     kernels = [int(size) for size in flags.conv_kernel_sizes.split(",")]
     config = Speech2TextConfig(
         **{name: getattr(flags, flag) for flag, name in _FLAGS.items()},
@@ -111,8 +111,8 @@ def to_speech2text(flags: argparse.Namespace, weights: dict[str, Tensor]) -> Spe
     kept = model.load_state_dict(renamed, strict=False)
     lost = [name for name in kept.missing_keys if "embed_positions" not in name] + kept.unexpected_keys
     if lost:
-        raise InputError(f"Speech2Text has no place for this model: {lost[0]}")
-    # what fairseq-generate does when it is told nothing
+        raise InputError(f"Speech2Text does not support this model: it has no {lost[0]}")
+    # fairseq-generate's defaults
     model.generation_config = GenerationConfig(
         bos_token_id=0, pad_token_id=1, eos_token_id=2, decoder_start_token_id=2, suppress_tokens=[1],
         num_beams=5, early_stopping=True, min_new_tokens=1, max_new_tokens=200,
@@ -121,7 +121,7 @@ def to_speech2text(flags: argparse.Namespace, weights: dict[str, Tensor]) -> Spe
 
 
 def from_speech2text(model: Speech2TextForConditionalGeneration) -> tuple[list[str], dict, dict[str, Tensor]]:
-    """The same model as an `s2t_transformer`: its flags as options of fairseq-train, those that its task adds, its state dict."""
+    """Convert to an `s2t_transformer`: flags as options of fairseq-train, flags added by the task, and the state dict."""
     config = model.config
     options = {flag: getattr(config, name) for flag, name in _FLAGS.items()}
     options["conv_kernel_sizes"] = ",".join(map(str, config.conv_kernel_sizes))
@@ -130,7 +130,7 @@ def from_speech2text(model: Speech2TextForConditionalGeneration) -> tuple[list[s
     switches |= {"encoder_normalize_before": True, "decoder_normalize_before": True}
     arguments = [str(part) for flag, value in options.items() for part in (_option(flag), value)]
     arguments += [_option(flag) for flag, given in switches.items() if given]
-    weights = {"decoder.version": torch.tensor([3.0])}  # without it fairseq leaves out the decoder's last norm
+    weights = {"decoder.version": torch.tensor([3.0])}  # without it, fairseq omits the decoder's last norm
     for name, value in model.state_dict().items():
         if "embed_positions" not in name:
             old, new = next((old, new) for old, new in _PREFIXES.items() if name.startswith(new))
@@ -143,11 +143,11 @@ def _option(flag: str) -> str:
 
 
 def feature_extractor(source: ModelInput) -> Speech2TextFeatureExtractor:
-    """What makes the same input of audio. Raises InputError, which names the entry, where Speech2Text's own makes another."""
+    """Speech2Text's feature extractor for the same input. Raises InputError if it cannot compute it."""
     if source.sample_rate != _SAMPLE_RATE:
         raise InputError(
-            f"the data configuration has sample_rate={source.sample_rate}; Speech2Text's features must be of {_SAMPLE_RATE} Hz, "
-            "because its frames are of 400 samples at any rate where torchaudio is missing"
+            f"the data configuration has sample_rate={source.sample_rate}; for Speech2Text it must be {_SAMPLE_RATE}, "
+            "because without torchaudio its frames have 400 samples at any rate"
         )
     applied = [type(transform).__name__ for transform in source.transforms]
     if applied not in ([], ["UtteranceCMVN"]):
@@ -162,10 +162,10 @@ def feature_extractor(source: ModelInput) -> Speech2TextFeatureExtractor:
 
 
 def input_entries(folder: Path) -> dict:
-    """What a data configuration must say for the input that a folder's feature extractor makes; nothing where it has none."""
+    """Entries that a data configuration needs for the input of a folder's feature extractor; empty if it has none."""
     try:
         extractor = Speech2TextFeatureExtractor.from_pretrained(folder)
-    except OSError:  # transformers' word for a folder without one
+    except OSError:  # raised by transformers for a folder without one
         return {}
     entries = {"sample_rate": extractor.sampling_rate, "input_feat_per_channel": extractor.num_mel_bins}
     if not extractor.do_ceptral_normalize:
@@ -175,12 +175,12 @@ def input_entries(folder: Path) -> dict:
 
 
 def save_processor(folder: Path, symbols: list[str], sentencepiece_model: Path, extractor: Speech2TextFeatureExtractor) -> None:
-    """What turns audio into the model's input and its words into text.
+    """Save the processor, which converts audio to the model's input and words to text.
 
     Args:
-        symbols: the dictionary, special words included.
-        sentencepiece_model: by which its pieces are joined.
-        extractor: what `feature_extractor` makes.
+        symbols: the dictionary, including special words.
+        sentencepiece_model: the model of its pieces.
+        extractor: the result of `feature_extractor`.
     """
     vocabulary = folder / "vocab.json"
     vocabulary.write_text(json.dumps({symbol: index for index, symbol in enumerate(symbols)}, ensure_ascii=False), encoding="utf-8")
@@ -189,14 +189,14 @@ def save_processor(folder: Path, symbols: list[str], sentencepiece_model: Path, 
 
 
 def save_ctc_head(folder: Path, weights: dict[str, Tensor], ctc_weight: float) -> None:
-    """Keep the CTC head, if there is one, where Speech2Text does not look."""
+    """Save the CTC head, if there is one, in a file that Speech2Text does not read."""
     head = {name: weights[name].contiguous() for name in _HEAD_NAMES if name in weights}
     if head:
         save_file(head, folder / _CTC_HEAD, {"ctc_weight": str(ctc_weight)})
 
 
 def read_ctc_head(folder: Path) -> tuple[dict[str, Tensor], float]:
-    """The CTC head that `save_ctc_head` has kept and the weight of its loss; nothing and 0 where it has not."""
+    """The CTC head saved by `save_ctc_head` and the weight of its loss; empty and 0 if there is none."""
     path = folder / _CTC_HEAD
     if not path.exists():
         return {}, 0.0

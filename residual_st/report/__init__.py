@@ -1,1 +1,1 @@
-"""One page on runs of fairseq: size, quality, training curves and translations."""
+"""HTML report on fairseq runs: size, quality, training curves and translations."""

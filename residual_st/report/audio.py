@@ -1,4 +1,4 @@
-"""The speech behind the lines of a manifest, as wav files in text."""
+"""Audio of a manifest's lines, as wav files in data: URLs."""
 
 import base64
 import io
@@ -13,11 +13,11 @@ from residual_st.fairseq.manifest import read_manifest
 
 
 class Recordings:
-    """The segments of a test set in MuST-C's layout, by line of the manifest.
+    """The audio of a test set in MuST-C's layout, by line of the manifest.
 
     Args:
-        manifest: the test set's .tsv. An `audio` that is a wav, or PATH.wav:OFFSET:LENGTH in samples, is taken as it is.
-        release: the folder with `wav/` and `txt/*.yaml` that the manifest was made from, where `audio` names features.
+        manifest: the test set's .tsv. An `audio` that is a wav, or PATH.wav:OFFSET:LENGTH in samples, is read directly.
+        release: the folder with `wav/` and `txt/*.yaml` that the manifest was made from; needed if `audio` names features.
 
     Raises:
         InputError: if a file or a column is missing.
@@ -29,9 +29,11 @@ class Recordings:
         self._segments = _segments(release) if release else {}
 
     def wav(self, line: int) -> str:
-        """The speech as a data: address of a 16-bit wav. InputError where it is not to be had."""
+        """The audio of a line as the data: URL of a 16-bit wav. Raises InputError if it cannot be read."""
         if not 0 <= line < len(self._rows):
-            raise InputError(f"{self._manifest} has {len(self._rows)} lines, and none numbered {line}; it is of another test set")
+            raise InputError(
+                f"{self._manifest} has {len(self._rows)} lines, but none numbered {line}; give the manifest of the translations"
+            )
         name, audio = self._rows[line]
         if name in self._segments:
             path, offset, duration = self._segments[name]
@@ -43,7 +45,7 @@ class Recordings:
             path, _, span = audio.partition(":")
             if Path(path).suffix not in (".wav", ".flac", ".ogg"):
                 raise InputError(
-                    f"{self._manifest} names features, which cannot be listened to; give --release, the folder with wav/ and txt/ "
+                    f"{self._manifest} names features instead of audio; give --release, the folder with wav/ and txt/ "
                     "of this test set"
                 )
             with _opened(self._manifest.parent / path) as file:
@@ -67,9 +69,9 @@ def _segments(release: Path) -> dict[str, tuple[Path, float, float]]:
     """Utterance id -> (wav, offset and duration in seconds)."""
     lists = sorted((release / "txt").glob("*.yaml"))
     if len(lists) != 1:
-        raise InputError(f"{release} is not a test set in MuST-C's layout: it has no txt/ with one .yaml")
+        raise InputError(f"{release} is not a test set in MuST-C's layout: it must contain txt/ with one .yaml")
     by_wav = {}
-    loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # offsets as text, by which utterances are numbered
+    loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # keeps offsets as strings, whose order numbers the utterances
     for segment in yaml.load(lists[0].read_text(encoding="utf-8-sig"), Loader=loader):
         by_wav.setdefault(segment["wav"], []).append(segment)
     return {

@@ -1,4 +1,4 @@
-"""Where a translation departs from its reference, word by word, or character by character."""
+"""Differences between a translation and its reference, by words or characters."""
 
 from difflib import SequenceMatcher
 from typing import NamedTuple
@@ -7,14 +7,14 @@ from residual_st.evaluation.units import Units
 
 
 class Piece(NamedTuple):
-    """Words, or characters, in a row that the reference has as well, or has not."""
+    """Consecutive words or characters, and whether they match the reference."""
 
     text: str
     same: bool
 
 
 def mark(reference: str, hypothesis: str, units: Units) -> list[Piece]:
-    """The words of `hypothesis` in pieces; an empty piece that is not the same stands where words of the reference are missing."""
+    """The words of `hypothesis` in pieces. An empty piece with `same` False marks missing words of the reference."""
     reference_words, hypothesis_words = units.split(reference), units.split(hypothesis)
     pieces = []
     for kind, _, _, start, end in SequenceMatcher(None, reference_words, hypothesis_words, autojunk=False).get_opcodes():

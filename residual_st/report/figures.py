@@ -1,4 +1,4 @@
-"""The page's pictures, as SVG in text."""
+"""The page's figures, as SVG text."""
 
 import io
 from collections.abc import Callable
@@ -6,17 +6,17 @@ from collections.abc import Callable
 from residual_st.evaluation.logs import Curve
 from residual_st.report.plotting import Axes, pyplot
 
-_SIZE = (5.2, 3.8)  # inches; small, so that lettering is still read on a telephone
+_SIZE = (5.2, 3.8)  # inches; small, so that labels are readable on a phone
 _COLOURS = ("#333333", "#1f6fb4", "#e08214", "#2a9d5c", "#b2397f", "#7a5cc9", "#8c6d31", "#00a0b0")
 _MARKERS = "os^"
 _LABEL = {"WER": "word error rate, %", "CER": "character error rate, %", "ctc_wer": "error rate of the CTC head, %", "bleu": "BLEU"}
 
 
 def pareto(entries: list[dict], metric: str, reference: str, names: list[str]) -> str:
-    """Size of the encoder's matrices against the score, with its 95 % interval.
+    """Plot of the encoder's size against the score, with its 95 % interval.
 
-    Entries have `system`, `fraction`, `score` and, for error rates, `units`. Systems of nearly one size are set side by side.
-    A system's place in `names` gives its colour, in every figure of a page.
+    Entries have `system`, `fraction`, `score` and, for error rates, `units`. Systems of nearly equal size are drawn side by side.
+    A system's position in `names` determines its colour in every figure of a page.
     """
 
     def draw(axis: Axes) -> None:
@@ -40,7 +40,7 @@ def _colour(index: int) -> str:
 
 
 def _side_by_side(sizes: list[float], gap: float = 1.6) -> list[float]:
-    """Sizes in percent with those that would cover one another moved apart, around where they are."""
+    """Sizes in percent, with overlapping ones moved apart around their mean."""
     places = list(sizes)
     order = sorted(range(len(sizes)), key=sizes.__getitem__)
     cluster = []
@@ -54,7 +54,7 @@ def _side_by_side(sizes: list[float], gap: float = 1.6) -> list[float]:
 
 
 def training_curves(curves: dict[str, list[Curve]], label: str, names: list[str]) -> str:
-    """One colour a system, by its place in `names`, and one line a seed."""
+    """Training curves: one colour per system, by its position in `names`, and one line per seed."""
 
     def draw(axis: Axes) -> None:
         for name, seeds in curves.items():

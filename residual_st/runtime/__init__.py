@@ -1,4 +1,4 @@
-"""Exported models: audio in, text out, with numpy and onnxruntime, and without torch, fairseq or sentencepiece.
+"""Exported models: audio in, text out. Needs numpy and onnxruntime, but not torch, fairseq or sentencepiece.
 
 >>> from residual_st.runtime import Translator
 >>> Translator("model").translate("talk.flac").text

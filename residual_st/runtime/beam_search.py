@@ -1,4 +1,4 @@
-"""Beam search as fairseq-generate does it, and as transformers' generate does."""
+"""Beam search with the results of fairseq-generate and of transformers' generate."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,21 +11,22 @@ from residual_st.runtime.settings import Settings
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A text: its words, the end not among them, and its mean log-probability, lengths weighed as the settings say."""
+    """A text: its words without the end symbol, and its score, the log-probability normalised by length (`Settings.lenpen`)."""
 
     tokens: list[int]
     score: float
 
 
 class BeamSearch:
-    """The search for the texts of a batch of utterances.
+    """Beam search over a batch of utterances.
 
     Args:
-        step: (last words (batch, beam), row that each continues (batch * beam,)) -> log-probabilities (batch, beam, vocabulary).
-        keep: told which utterances of the batch remain, when others are finished.
+        step: function (last words (batch, beam), row that each continues (batch * beam,)) -> log-probabilities (batch, beam,
+            vocabulary).
+        keep: called with the utterances of the batch that remain when others are finished.
         rules: which words may follow.
-        settings: complete.
-        prompt: what the decoder is given before the search: one word at least, no part of a text, its length or its score.
+        settings: completed settings.
+        prompt: one or more words given to the decoder before the search. They do not count in a text, its length or its score.
     """
 
     def __init__(self, step: Callable, keep: Callable, rules: Rules, settings: Settings, prompt: list[int]):
@@ -43,7 +44,7 @@ class BeamSearch:
         tokens = np.full((batch, beam, 1), self._prompt[-1], np.int64)
         for step in range(self._rules.longest + 1):
             log_probs = self._allowed(self._step(tokens[:, :, -1], order), tokens[:, :, 1:])
-            totals = log_probs[:, :1] if step == 0 else log_probs + scores[:, :, None]  # at first all hypotheses are alike
+            totals = log_probs[:, :1] if step == 0 else log_probs + scores[:, :, None]  # all hypotheses are identical at first
             candidates, words, origins = _best(totals, 2 * beam)
             weight = np.float32(step + 1) ** np.float32(settings.lenpen)
             ended = (words == self._rules.eos) & np.isfinite(candidates)
@@ -52,10 +53,10 @@ class BeamSearch:
                 self._add(finished[active[row]], text)
             if step == self._rules.longest:
                 break
-            # of each utterance the best hypotheses that have not ended; more than enough of them are among the candidates
+            # keep each utterance's best unfinished hypotheses; the candidates always contain enough of them
             chosen = np.argsort(ended, axis=1, kind="stable")[:, :beam]
             words, origins, scores = (np.take_along_axis(values, chosen, 1) for values in (words, origins, candidates))
-            going_on = np.array([self._goes_on(finished[number], best / weight) for number, best in zip(active, scores[:, 0])])
+            going_on = np.array([self._continues(finished[number], best / weight) for number, best in zip(active, scores[:, 0])])
             if not going_on.any():
                 break
             tokens = np.concatenate([np.take_along_axis(tokens, origins[:, :, None], 1), words[:, :, None]], axis=2)
@@ -67,15 +68,15 @@ class BeamSearch:
         return [sorted(texts, key=lambda text: -text.score)[: settings.nbest] for texts in finished]
 
     def _add(self, texts: list[Hypothesis], text: Hypothesis) -> None:
-        """Put a text that has ended to those of its utterance: the first ones, or the best."""
+        """Add a finished text to those of its utterance, which are the first finished ones or the best."""
         if self._settings.early_stopping and len(texts) == self._settings.beam:
             return
         texts.append(text)
         if len(texts) > self._settings.beam:
             texts.remove(min(texts, key=lambda each: each.score))
 
-    def _goes_on(self, texts: list[Hypothesis], best: float) -> bool:
-        """Whether more texts are searched for, where the best that has not ended has this score now."""
+    def _continues(self, texts: list[Hypothesis], best: float) -> bool:
+        """Whether the search continues, given the score `best` of the best unfinished hypothesis."""
         if len(texts) < self._settings.beam:
             return True
         is_greedy = self._settings.beam == 1
@@ -88,7 +89,7 @@ class BeamSearch:
 
 
 def _best(totals: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The largest of (batch, rows, vocabulary), from above: values, words and rows, each (batch, count)."""
+    """The `count` largest entries of (batch, rows, vocabulary) in descending order: values, words and rows, each (batch, count)."""
     flat = totals.reshape(len(totals), -1)
     count = min(count, flat.shape[1] - 1)
     places = np.argpartition(flat, -count, axis=1)[:, -count:]

@@ -1,4 +1,4 @@
-"""What the decoder is given, and what it keeps between its steps."""
+"""The decoder's input, and its state between steps."""
 
 from functools import cached_property
 
@@ -8,15 +8,15 @@ from onnxruntime import OrtValue
 from residual_st.runtime.folder import CROSS_ATTENTION, DECODER, Folder
 from residual_st.runtime.settings import Settings
 
-ATTENTION = "attention"  # the output of the decoder; folders of earlier releases do not have it
+ATTENTION = "attention"  # a decoder output; missing in folders of earlier releases
 
 
 class Source:
-    """Encoded utterances, the longest of so many samples, as the decoder reads them: keys and values in the runtime's own memory.
+    """Encoded utterances as the decoder reads them: keys and values in onnxruntime's memory.
 
     Attributes:
-        utterances: how many there are.
-        states: of the longest.
+        utterances: their number.
+        states: number of encoder states of the longest utterance.
     """
 
     def __init__(self, sessions: dict, folder: Folder, samples: int, encoded: dict[str, np.ndarray]):
@@ -29,13 +29,13 @@ class Source:
         self._values["state_lengths"] = OrtValue.ortvalue_from_numpy(encoded["state_lengths"])
 
     def longest_text(self, settings: Settings, prompt: int) -> int:
-        """Words that a text may have behind a prompt of so many."""
+        """Maximum number of words in a text after a prompt of `prompt` words."""
         folder = self._folder
         frames = max(1, 1 + (self._samples - folder.shortest_samples) // (folder.sample_rate // 100))
         return min(int(settings.max_len_a * frames + settings.max_len_b), folder.longest_words - prompt)
 
     def attention(self, prompt: list[int], words: list[int]) -> np.ndarray:
-        """How much each of these words behind a prompt reads of each state, of a source with one utterance: (words, time)."""
+        """Attention of each of `words`, which follow the prompt, to the states, for a source with one utterance: (words, time)."""
         decoding, rows = self.decoding(1), []
         for word in [*prompt, *words][:-1]:
             decoding.step(np.array([[word]]), np.arange(1))
@@ -43,26 +43,26 @@ class Source:
         return np.stack(rows[len(prompt) - 1 :])
 
     def decoding(self, beam: int) -> "Decoding":
-        """The decoder before its first step, with `beam` hypotheses of each utterance."""
+        """The decoder before its first step, with `beam` hypotheses per utterance."""
         return Decoding(self._decoder, self._folder, self._values, beam * self.utterances)
 
     @cached_property
     def first_words(self) -> np.ndarray:
-        """Log-probabilities of the words behind the one that a prompt starts with (batch, vocabulary)."""
+        """Log-probabilities of the word after the first word of a prompt (batch, vocabulary)."""
         start = np.full((self.utterances, 1), self._folder.vocabulary.start)
         return self.decoding(1).step(start, np.arange(self.utterances))[:, 0]
 
     def detected_languages(self) -> list[str]:
-        """The language that each utterance is in: the likeliest of the model's own behind the first word of a prompt."""
+        """The language of each utterance: the model's likeliest language word after the first word of a prompt."""
         codes, words = zip(*self._folder.languages.detected.items())
         return [codes[place] for place in self.first_words[:, words].argmax(axis=1)]
 
 
 class Decoding:
-    """What the decoder keeps between steps: the source, and keys and values of the words so far.
+    """The decoder's state between steps: the source, and keys and values of the words so far.
 
     Attributes:
-        attention: of the words that follow to the states (batch, beam, time), where the decoder has it, of the last step.
+        attention: attention to the states in the last step (batch, beam, time), if the decoder has this output.
     """
 
     def __init__(self, decoder, folder: Folder, source: dict[str, OrtValue], rows: int):
@@ -76,8 +76,12 @@ class Decoding:
         self._steps = 0
 
     def step(self, tokens: np.ndarray, order: np.ndarray) -> np.ndarray:
-        """The last word of each hypothesis (batch, beam), and the row that it continues (batch * beam,) -> the next words'
-        log-probabilities (batch, beam, vocabulary)."""
+        """Log-probabilities of the next words (batch, beam, vocabulary).
+
+        Args:
+            tokens: last word of each hypothesis (batch, beam).
+            order: row that each hypothesis continues (batch * beam,).
+        """
         given = {"tokens": np.ascontiguousarray(tokens), "step": np.array(self._steps), "order": order}
         inputs = {name: OrtValue.ortvalue_from_numpy(value) for name, value in given.items()}
         log_probs, *cache = self._decoder.run_with_ort_values(self._outputs, {**inputs, **self._source, **self._cache})
@@ -88,5 +92,5 @@ class Decoding:
         return log_probs.numpy()
 
     def keep(self, utterances: np.ndarray) -> None:
-        """Go on with some utterances of the batch, those that are True in (batch,)."""
+        """Continue with the utterances of the batch that are True in `utterances` (batch,)."""
         self._source = {name: OrtValue.ortvalue_from_numpy(value.numpy()[utterances]) for name, value in self._source.items()}

@@ -1,12 +1,12 @@
-"""Folders that earlier releases exported, as this one would describe them."""
+"""Folders exported by earlier releases, converted to the current format."""
 
 from residual_st.languages import AUTO
 
 
 def updated(description: dict) -> dict:
-    """model.json of format 1 or 2: its languages stood in the vocabulary, and time stamps were not used.
+    """model.json of format 1 or 2 in the current format. Those had languages in the vocabulary, and no timestamps.
 
-    Whisper's languages were those that are spoken, with the folder's task in `begin`; fairseq's, those that are translated into.
+    Whisper's languages were source languages, with the folder's task in `begin`; fairseq's were target languages.
     """
     vocabulary = dict(description["vocabulary"])
     table = {name: [word] for name, word in vocabulary.pop("languages", {}).items()}

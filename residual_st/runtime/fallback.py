@@ -1,4 +1,4 @@
-"""Texts that are not believed, by the rules of Whisper's authors: they are searched again, by chance, or taken for silence."""
+"""Fallback rules of Whisper's authors: an unreliable text is decoded again by sampling, or treated as silence."""
 
 import math
 import zlib
@@ -9,13 +9,13 @@ from residual_st.runtime.beam_search import Hypothesis
 
 @dataclass(frozen=True)
 class Fallback:
-    """When a text is not believed. None turns a rule off.
+    """Thresholds beyond which a text is rejected. None turns a rule off.
 
     Attributes:
-        temperatures: of one search after the other, until a text is believed; 0 is the search that the settings ask for.
-        compression_ratio: of a text's words in bytes to these compressed; a text above it repeats itself.
-        log_prob: mean of a word; a text below it is a guess.
-        no_speech: probability that nobody speaks; a guess above it is no text at all.
+        temperatures: sampling temperatures, tried in order until a text is accepted; 0 is the search of the settings.
+        compression_ratio: bytes of a text's words / bytes after compression; a text above it is a repetition loop.
+        log_prob: mean log-probability of a word; a text below it is a guess.
+        no_speech: probability of silence; a guess above it is dropped.
     """
 
     temperatures: tuple[float, ...] = (0.0,)
@@ -26,19 +26,19 @@ class Fallback:
     def __post_init__(self):
         limits = [each for each in (self.compression_ratio, self.log_prob, self.no_speech) if each is not None]
         if not all(isinstance(number, (int, float)) for number in (*self.temperatures, *limits)):
-            raise TypeError("a rule of what is believed is no number")
+            raise TypeError("every fallback threshold must be a number")
         if not self.temperatures or min(self.temperatures) < 0:
-            raise ValueError("temperatures must be 0 or more, and one at least")
+            raise ValueError("temperatures must be one or more numbers of at least 0")
 
     def is_guess(self, text: Hypothesis) -> bool:
         return self.log_prob is not None and text.score < self.log_prob
 
     def is_silence(self, probability: float) -> bool:
-        """Of a window whose text is a guess, where the model's word for silence has this probability."""
+        """Whether a window whose text is a guess is silence, given the probability of the model's silence word."""
         return self.no_speech is not None and probability > self.no_speech
 
     def repeats_itself(self, text: Hypothesis, eos: int, vocabulary: int) -> bool:
-        """As transformers measures it, on numbers of words; the authors measure letters, against another limit."""
+        """Measured like transformers, on word ids; Whisper's authors measure letters, with another threshold."""
         if self.compression_ratio is None:
             return False
         size = int(math.log2(vocabulary) / 8) + 1

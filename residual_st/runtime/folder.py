@@ -1,4 +1,4 @@
-"""What is in an exported folder, checked before any of it is used."""
+"""The contents of an exported folder, checked before use."""
 
 import hashlib
 import json
@@ -17,12 +17,12 @@ from residual_st.runtime.timestamps import TimeStamps
 from residual_st.runtime.vocabulary import Vocabulary
 
 DESCRIPTION = "model.json"
-WHISPER = "whisper"  # the arch of its folders
-FORMAT = 3  # of the folder; a later one that older runtimes cannot read has another number
+WHISPER = "whisper"  # arch of Whisper folders
+FORMAT = 3  # format number of folders; increased when older runtimes cannot read the new format
 READABLE = (1, 2, FORMAT)
 ENCODER, CROSS_ATTENTION, DECODER = GRAPHS = ("encoder.onnx", "cross_attention.onnx", "decoder.onnx")
 LARGEST_DESCRIPTION = 64 * 2**20  # bytes
-FAIRSEQ_BLANK = 0  # its CTC loss takes the dictionary's first symbol
+FAIRSEQ_BLANK = 0  # fairseq's CTC loss uses the dictionary's first symbol
 LARGEST = {
     "sample_rate": 192_000,
     "shortest_samples": 192_000,
@@ -42,20 +42,20 @@ class Folder:
     """An exported model.
 
     Attributes:
-        path: where it is.
-        vocabulary: of the words that it writes.
-        languages: its tasks and languages.
-        timestamps: its own; None where it has none.
-        fallback: which texts are searched again, of a model with time stamps.
+        path: the folder.
+        vocabulary: output vocabulary.
+        languages: tasks and languages.
+        timestamps: timestamp words; None if the model has none.
+        fallback: fallback rules, for a model with timestamps.
         sample_rate: Hz.
-        shortest_samples: of an utterance.
-        longest_seconds: of an utterance that the encoder takes.
-        lengths: that recordings are best cut into.
-        settings: of the search, in place of fairseq-generate's.
-        description: all of model.json.
-        streaming: the form of an encoder that is fed chunk by chunk; None for one that takes whole utterances.
-        longest_words: that the decoder takes: of a text and what it is given before.
-        layers, heads, head_width: of the decoder. 0, as is `longest_words`, for a model without one, which writes by CTC.
+        shortest_samples: minimum length of an utterance in samples.
+        longest_seconds: maximum length of an utterance for the encoder.
+        lengths: preferred lengths of the segments of a recording.
+        settings: search settings that replace fairseq-generate's.
+        description: the whole of model.json.
+        streaming: shape of an encoder that reads chunk by chunk; None for one that reads whole utterances.
+        longest_words: maximum number of decoder positions: text and prompt.
+        layers, heads, head_width: of the decoder. 0, like `longest_words`, for a CTC model without a decoder.
     """
 
     path: Path
@@ -81,22 +81,22 @@ class Folder:
 
     @property
     def pads_to_longest(self) -> bool:
-        """Whether the encoder fills up shorter utterances, and gives states of what it fills up with, too."""
+        """Whether the encoder pads shorter utterances and returns states for the padding too."""
         return self.description["arch"] == WHISPER
 
     def by_ctc(self) -> "Folder":
-        """The model without its decoder, which writes by its CTC head; the same where there is no decoder.
+        """The model with its CTC head in place of the decoder; the model itself if it has no decoder.
 
         Raises:
-            InputError: if it has no CTC head, or is told a language that it writes, which is what the decoder takes.
+            InputError: if it has no CTC head, or has several target languages, which only the decoder can be told.
         """
         if not self.has_decoder:
             return self
         if not self.description.get("has_ctc"):
-            raise InputError(f"{self.path} has no CTC head, which CTC decodes; it must be of a model trained with --ctc-weight")
+            raise InputError(f"{self.path} has no CTC head; decoding by CTC needs a model trained with --ctc-weight")
         if self.languages.targets:
             languages = ", ".join(self.languages.targets)
-            raise InputError(f"{self.path} writes one of {languages}, and CTC cannot be told which; its decoder must be used")
+            raise InputError(f"{self.path} has the target languages {languages}, and CTC cannot choose one; use its decoder")
         without = dict.fromkeys(("longest_words", "layers", "heads", "head_width"), 0)
         return replace(
             self, vocabulary=replace(self.vocabulary, eos=FAIRSEQ_BLANK), settings=replace(self.settings, beam=1), **without
@@ -104,12 +104,12 @@ class Folder:
 
 
 def read_folder(path: str | Path) -> Folder:
-    """Raises InputError where the folder is not one that `residual-st export` wrote, or a file is not the one that it wrote."""
+    """Read an exported folder. Raises InputError if `residual-st export` did not write it, or a file was changed since."""
     path = Path(path)
     if not (path / DESCRIPTION).is_file():
-        raise InputError(f"{path} has no {DESCRIPTION}; give a folder that residual-st export wrote")
+        raise InputError(f"{path} has no {DESCRIPTION}; give a folder written by residual-st export")
     if (path / DESCRIPTION).stat().st_size > LARGEST_DESCRIPTION:
-        raise InputError(f"{path / DESCRIPTION} is larger than {LARGEST_DESCRIPTION} bytes, and none of residual-st export's")
+        raise InputError(f"{path / DESCRIPTION} is larger than {LARGEST_DESCRIPTION} bytes, so residual-st export did not write it")
     try:
         description = json.loads((path / DESCRIPTION).read_bytes())
         if description["format"] not in READABLE:
@@ -129,11 +129,11 @@ def read_folder(path: str | Path) -> Folder:
         settings = description.get("settings", {})
         for name, number in {**numbers, **{name: settings[name] for name in LARGEST if name in settings}}.items():
             if not isinstance(number, (int, float)) or not 0 < number <= LARGEST[name]:
-                raise ValueError(f"{name} is {number!r}, and not a number above 0 and up to {LARGEST[name]:,}")
+                raise ValueError(f"{name} is {number!r}, but must be a number above 0 and up to {LARGEST[name]:,}")
         for name, number in settings.items():
             kind = type(getattr(FAIRSEQ, name))
             if not isinstance(number, (int, kind)) or not abs(number) <= LARGEST_SETTING:
-                raise ValueError(f"{name} is {number!r}, and no {kind.__name__} of up to {LARGEST_SETTING:,}")
+                raise ValueError(f"{name} is {number!r}, but must be {kind.__name__}, up to {LARGEST_SETTING:,}")
         return Folder(
             path,
             **_words(description),
@@ -151,7 +151,7 @@ def read_folder(path: str | Path) -> Folder:
 
 
 def _words(description: dict) -> dict:
-    """The vocabulary, and what is said in its words."""
+    """The vocabulary, and the fields that refer to its words."""
     vocabulary, asked = Vocabulary(**description["vocabulary"]), description["languages"]
     languages = Languages(**{**asked, "default": Direction(**asked.get("default", {}))})
     vocabulary.check(languages.numbers)
@@ -163,18 +163,18 @@ def _words(description: dict) -> dict:
 
 
 def weights_of(graph: str) -> str:
-    """The file with the weights of a graph above 2 GB."""
+    """Name of the weight file of a graph above 2 GB."""
     return f"{graph}.data"
 
 
 def _check_weights(path: Path, written: dict) -> None:
     if path.is_symlink():
-        raise InputError(f"{path} is a link, which onnxruntime does not follow out of its folder; put the file there")
+        raise InputError(f"{path} is a link, and onnxruntime does not follow links out of its folder; copy the file there")
     _check(path, written)
 
 
 def _lengths(description: dict) -> Lengths:
-    """Folders of earlier releases do not have them. Whisper's are as long as its window."""
+    """Segment lengths. Folders of earlier releases do not store them; Whisper's are as long as its window."""
     window = description["longest_seconds"]
     unknown = Lengths(window, window) if description["arch"] == WHISPER else DEFAULT
     lengths = Lengths(**description.get("lengths", vars(unknown)))
@@ -185,15 +185,15 @@ def _lengths(description: dict) -> Lengths:
 
 def _check(path: Path, written: dict) -> None:
     if not path.is_file():
-        raise InputError(f"{path} does not exist; the folder is not whole")
+        raise InputError(f"{path} does not exist; the folder is incomplete, export it again")
     if path.stat().st_size != written["bytes"]:
-        raise InputError(f"{path} has {path.stat().st_size} bytes, not the {written['bytes']} that were written; export it again")
+        raise InputError(f"{path} has {path.stat().st_size} bytes instead of {written['bytes']}; export it again")
     if checksum(path) != written["sha256"]:
-        raise InputError(f"{path} is not what was written: its checksum differs; export it again")
+        raise InputError(f"{path} was changed after export: its checksum differs; export it again")
 
 
 def checksum(path: Path) -> str:
-    """SHA-256, in hexadecimal digits."""
+    """SHA-256 in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while part := file.read(2**20):

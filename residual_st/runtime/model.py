@@ -16,7 +16,7 @@ from residual_st.runtime.search import Search, in_source_language
 from residual_st.runtime.settings import Settings
 from residual_st.runtime.streaming import StreamingEncoder
 
-# earlier releases keep a copy of a shared matrix for each of its uses
+# earlier onnxruntime releases copy a shared matrix for each of its uses
 LEAST_ONNXRUNTIME = (1, 21)
 
 
@@ -24,11 +24,11 @@ class Model:
     """An exported model in memory. Its methods may be called from several threads.
 
     Args:
-        path: the folder.
-        threads: of one call.
+        path: the exported folder.
+        threads: number of threads per call.
 
     Raises:
-        InputError: as `read_folder` does; if onnxruntime is too old, or cannot load a graph.
+        InputError: see `read_folder`; also if onnxruntime is too old or cannot load a graph.
     """
 
     def __init__(self, path: str | Path, threads: int = 1):
@@ -46,13 +46,13 @@ class Model:
         }
         for name, session in self._sessions.items():
             if set(_names(session.get_inputs())) != needed[name]:
-                raise InputError(f"{self.folder.path / name} has other inputs than a graph of this name; export it again")
+                raise InputError(f"{self.folder.path / name} does not have the inputs of a graph of this name; export it again")
 
     def by_ctc(self) -> "Model":
-        """The model without its decoder, which writes by its CTC head (greedy search); both share the encoder.
+        """The model with its CTC head (greedy search) in place of the decoder; both share the encoder.
 
         Raises:
-            InputError: as `Folder.by_ctc` does.
+            InputError: see `Folder.by_ctc`.
         """
         model = copy(self)
         model.folder = self.folder.by_ctc()
@@ -61,7 +61,8 @@ class Model:
         return model
 
     def encode(self, utterances: list[np.ndarray]) -> dict[str, np.ndarray]:
-        """Mono samples of each utterance -> `states` (batch, time, width), `state_lengths` (batch,) and maybe `ctc_log_probs`.
+        """Mono samples of each utterance -> `states` (batch, time, width), `state_lengths` (batch,) and, with a CTC head,
+        `ctc_log_probs` (batch, time, vocabulary).
 
         Raises:
             InputError: if an utterance is too short or too long for the model.
@@ -78,33 +79,33 @@ class Model:
         return dict(zip(_names(session.get_outputs()), session.run(None, {"samples": padded, "lengths": lengths})))
 
     def stream(self) -> StreamingEncoder:
-        """A recording that is encoded while it comes in.
+        """An encoder for one recording that is encoded while it arrives.
 
         Raises:
-            InputError: if the model takes whole utterances.
+            InputError: if the model reads whole utterances.
         """
         if not self.folder.streaming:
-            raise InputError(f"{self.folder.path} takes whole utterances; residual-st export --streaming writes what can stream")
+            raise InputError(f"{self.folder.path} reads whole utterances; export it with residual-st export --streaming")
         return StreamingEncoder(self._sessions[ENCODER], self.folder.streaming)
 
     def source(self, utterances: list[np.ndarray]) -> Source | Frames:
-        """Utterances as the decoder reads them, or CTC. Raises InputError as `encode` does."""
+        """Encoded utterances for the decoder or CTC. Raises InputError like `encode`."""
         with refusing(f"the graphs of {self.folder.path} cannot be run"):
             return self.source_of(self.encode(utterances), max(map(len, utterances)))
 
     def source_of(self, encoded: dict[str, np.ndarray], samples: int) -> Source | Frames:
-        """The same of what `encode` returned for utterances of which the longest has so many samples."""
+        """`source` for the output of `encode`, where the longest utterance has `samples` samples."""
         if not self.folder.has_decoder:
             return Frames(encoded["ctc_log_probs"], encoded["state_lengths"])
         return Source(self._sessions, self.folder, samples, encoded)
 
     @property
     def has_attention(self) -> bool:
-        """Whether the decoder says what each word reads of the source; that of earlier releases does not."""
+        """Whether the decoder returns its attention to the source; exports of earlier releases do not."""
         return self.folder.has_decoder and ATTENTION in _names(self._sessions[DECODER].get_outputs())
 
     def search_in(self, settings: Settings, direction: Direction, with_times: bool = False) -> Search | CtcSearch:
-        """The search for texts in a direction that is known in full. Raises InputError if the settings do not fit the model."""
+        """The search for texts in a fully known direction. Raises InputError if the settings do not fit the model."""
         if not self.folder.has_decoder:
             return CtcSearch(self.folder, settings)
         return Search(self.folder, settings, direction, with_times)
@@ -115,10 +116,10 @@ class Model:
         settings: Settings,
         direction: Direction = Direction(),  # noqa: B008 - frozen
     ) -> list[list[Hypothesis]]:
-        """The best hypotheses of each utterance. A language that is detected is that of the first one.
+        """The best hypotheses of each utterance. The language, if it is to be detected, is that of the first utterance.
 
         Raises:
-            InputError: as `encode` does, or if the model cannot do what is asked.
+            InputError: see `encode`; also if the model does not have the direction.
         """
         source, direction = self.source(utterances), self.languages.resolved(direction)
         if direction.source_lang == AUTO:
@@ -129,14 +130,16 @@ class Model:
         rate = self.folder.sample_rate
         if len(samples) < self.folder.shortest_samples:
             least = 1000 * self.folder.shortest_samples / rate
-            raise InputError(f"an utterance of {1000 * len(samples) / rate:.0f} ms is too short; {least:.0f} ms are needed")
+            raise InputError(
+                f"an utterance of {1000 * len(samples) / rate:.0f} ms is too short; it must have at least {least:.0f} ms"
+            )
         if len(samples) > self.folder.longest_seconds * rate:
             longest = self.folder.longest_seconds
-            raise InputError(f"an utterance of {len(samples) / rate:.1f} s is too long; the model takes {longest:g} s at most")
+            raise InputError(f"an utterance of {len(samples) / rate:.1f} s is too long; the model takes at most {longest:g} s")
 
 
 def _side_by_side(encoded: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Utterances (1, time, …) as a batch, 0 behind the shorter ones, and their lengths."""
+    """Utterances (1, time, …) as a batch, with the shorter ones padded with 0, and their lengths."""
     lengths = np.array([each["states"].shape[1] for each in encoded], np.int64)
     padded = {
         name: np.concatenate(
@@ -148,17 +151,19 @@ def _side_by_side(encoded: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]
 
 
 def open_session(graph: Path, threads: int) -> onnxruntime.InferenceSession:
-    """Raises InputError if onnxruntime is too old, or cannot load the graph."""
+    """Load a graph. Raises InputError if onnxruntime is too old or cannot load it."""
     installed = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
     if installed < LEAST_ONNXRUNTIME:
         least = ".".join(map(str, LEAST_ONNXRUNTIME))
-        raise InputError(f"onnxruntime {onnxruntime.__version__} copies a shared matrix for each use; install {least} or later")
+        raise InputError(
+            f"onnxruntime {onnxruntime.__version__} copies a shared matrix for each use; install onnxruntime {least} or later"
+        )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
     try:
         return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # of onnxruntime's own classes, which have no common base
+    except Exception as error:  # onnxruntime's error classes have no common base
         raise InputError(f"{graph} cannot be loaded: {str(error).splitlines()[0]}") from error
 
 

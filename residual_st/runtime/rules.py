@@ -1,4 +1,4 @@
-"""Which words may follow in a text."""
+"""Rules for which words may come next in a text."""
 
 from collections.abc import Sequence
 
@@ -10,15 +10,15 @@ from residual_st.runtime.vocabulary import Vocabulary
 
 
 class Rules:
-    """The rules of a search.
+    """The rules for one search.
 
     Args:
-        vocabulary: for its special symbols, and the words that never follow.
-        settings: complete.
-        longest: words of a text, its end not counted.
-        prefix: words that each text begins with.
-        given: words behind these, of a text that was found before.
-        timestamps: for texts with time stamps; None for texts without.
+        vocabulary: defines special symbols and words that are never generated.
+        settings: completed settings.
+        longest: maximum number of words, without the end symbol.
+        prefix: words that every text begins with.
+        given: words after the prefix, from the text of an earlier step.
+        timestamps: timestamp rules; None for texts without timestamps.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Rules:
         self._start, self._forced = len(prefix), [*prefix, *given]
 
     def allowed(self, log_probs: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-        """Log-probabilities of the next words (rows, vocabulary), with -inf where a word may not follow the text so far (rows,
+        """Log-probabilities of the next words (rows, vocabulary), with -inf for words that may not follow the text so far (rows,
         words)."""
         vocabulary, step = self._vocabulary, tokens.shape[1]
         log_probs = np.where(np.isnan(log_probs), -np.inf, log_probs)

@@ -1,4 +1,4 @@
-"""One text, word by word."""
+"""Greedy decoding or sampling of one text."""
 
 from collections.abc import Callable
 
@@ -9,14 +9,14 @@ from residual_st.runtime.rules import Rules
 
 
 def draw(step: Callable, rules: Rules, prompt: list[int], temperature: float, random: np.random.Generator) -> Hypothesis:
-    """The likeliest words, or words by chance.
+    """Decode one text greedily or by sampling.
 
     Args:
-        step, prompt: as of a `BeamSearch` of one utterance and one hypothesis.
-        temperature: 0 for the likeliest words; above, chances are weighed by their power 1 / temperature.
+        step, prompt: as for a `BeamSearch` with one utterance and one hypothesis.
+        temperature: 0 for the likeliest words; above 0, words are sampled with probabilities raised to the power 1 / temperature.
 
     Returns:
-        A text whose score is the mean log-probability of its words and its end, among those that might follow.
+        A text whose score is the mean log-probability of its words and its end, normalised over the allowed words.
     """
     row = np.zeros(1, np.int64)
     for word in prompt[:-1]:
@@ -24,7 +24,7 @@ def draw(step: Callable, rules: Rules, prompt: list[int], temperature: float, ra
     tokens, total, word = [], 0.0, prompt[-1]
     while True:
         log_probs = rules.allowed(step(np.array([[word]]), row)[0], np.array([tokens], np.int64))[0]
-        # the largest of values with such noise falls on each by its chance
+        # Gumbel noise: the maximum then falls on each word with its probability
         noise = random.gumbel(size=len(log_probs)) if temperature else 0.0
         word = int(np.argmax(log_probs / (temperature or 1.0) + noise))
         total += float(log_probs[word] - _log_of_sum(log_probs))

@@ -1,4 +1,4 @@
-"""The search for texts in one direction, and until one is believed."""
+"""The search for texts in one direction, with fallback."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,16 +16,16 @@ from residual_st.runtime.settings import Settings
 
 
 class Search:
-    """A way to search the texts of a model.
+    """A search for a model's texts.
 
     Attributes:
-        prefix: words that the tokens of each hypothesis begin with, and that are no part of its text.
+        prefix: words at the start of each hypothesis's tokens that do not belong to its text.
 
     Args:
-        folder: the model's.
-        settings: of the search.
-        direction: one that the model has, known in full.
-        with_times: whether texts have the model's own time stamps.
+        folder: the exported model.
+        settings: search settings.
+        direction: a fully known direction of the model.
+        with_times: whether texts have the model's timestamps.
     """
 
     def __init__(self, folder: Folder, settings: Settings, direction: Direction, with_times: bool = False):
@@ -36,7 +36,7 @@ class Search:
             self._prompt = [word for word in self._prompt if word != folder.timestamps.none]
 
     def best(self, source: Source, given: Sequence[int] = ()) -> list[list[Hypothesis]]:
-        """The best hypotheses of each utterance, which begin with words that are given."""
+        """The best hypotheses of each utterance that begin with the words `given`."""
         beam = self._settings.beam
         with refusing(f"the graphs of {self._folder.path} cannot be run"):
             state = source.decoding(beam)
@@ -45,20 +45,21 @@ class Search:
             )
 
     def drawn(self, source: Source, temperature: float, random: np.random.Generator, given: Sequence[int] = ()) -> Hypothesis:
-        """One text of one utterance, by chance; at temperature 0 the likeliest words."""
+        """One sampled text of one utterance; at temperature 0 greedy."""
         with refusing(f"the graphs of {self._folder.path} cannot be run"):
             return draw(source.decoding(1).step, self._rules(source, given), self._prompt, temperature, random)
 
     def believed(self, source: Source, random: np.random.Generator, given: Sequence[int] = ()) -> list[Hypothesis]:
-        """The best hypotheses of one utterance, of the first search whose text is believed. Where none is, the likeliest text
-        stands unless it repeats itself, and none that was found by chance: none where nobody speaks, or there are loops alone.
+        """The best hypotheses of one utterance, from the first search whose text the fallback rules accept.
 
-        Without time stamps the likeliest text may be a guess, so that it is generate's.
+        If no text is accepted, returns the likeliest text of the search unless it is a repetition loop; sampled texts are never
+        returned then. Returns none for silence, or if all texts are loops. Without timestamps the likeliest text may be a guess,
+        for agreement with transformers' generate.
         """
         fallback, vocabulary, stands = self._folder.fallback, self._folder.vocabulary, []
         has_times = self._timestamps is not None
         for temperature in fallback.temperatures:
-            # the likeliest words with time stamps are weighed among those that may follow, as Whisper's authors do it
+            # with timestamps, probabilities are normalised over the allowed words, as Whisper's authors do
             is_drawn = temperature or has_times and self._settings.beam == 1
             texts = [self.drawn(source, temperature, random, given)] if is_drawn else self.best(source, given)[0]
             is_guess = fallback.is_guess(texts[0]) and bool(temperature or has_times)
@@ -75,7 +76,7 @@ class Search:
         return float(np.exp(source.first_words[0, self._folder.timestamps.silence]))
 
     def attention(self, source: Source, words: list[int]) -> np.ndarray:
-        """How much each word of a text reads of each state of one utterance: (words, time)."""
+        """Attention of each word of a text to each state of one utterance: (words, time)."""
         with refusing(f"the graphs of {self._folder.path} cannot be run"):
             return source.attention(self._prompt, [*self.prefix, *words])[len(self.prefix) :]
 
@@ -85,6 +86,6 @@ class Search:
 
 
 def in_source_language(source: Source, folder: Folder, direction: Direction) -> Direction:
-    """The same direction, from the language that the first utterance is detected to be in."""
+    """The direction with the detected language of the first utterance as its source language."""
     (code, *_) = source.detected_languages()
     return folder.languages.resolved(replace(direction, source_lang=code))

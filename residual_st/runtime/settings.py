@@ -1,4 +1,4 @@
-"""How texts are searched."""
+"""Search settings."""
 
 from dataclasses import dataclass, fields
 
@@ -9,17 +9,17 @@ from residual_st.errors import InputError
 class Settings:
     """fairseq-generate's flags of the same names, and transformers' `early_stopping`.
 
-    None is for what the model's folder says, as one that was made from a Hugging Face folder does, and else for `FAIRSEQ`.
+    None means the setting of the model's folder, which exports of Hugging Face models contain, or else that of `FAIRSEQ`.
 
     Attributes:
-        beam: hypotheses of each utterance.
-        nbest: of which so many are returned, the best first.
-        lenpen: scores are divided by length to this power.
-        unkpen: what a word that is not in the vocabulary costs.
-        max_len_a: the longest text is of `max_len_a * frames + max_len_b` words, or of the model's own limit if that is less.
+        beam: beam size, hypotheses per utterance.
+        nbest: number of hypotheses returned, the best first.
+        lenpen: length penalty; scores are divided by length to this power.
+        unkpen: penalty for an unknown word.
+        max_len_a: a text has at most `max_len_a * frames + max_len_b` words, up to the model's own limit.
         max_len_b: see max_len_a.
-        min_len: the shortest, its end not counted.
-        early_stopping: whether the search ends as soon as `beam` texts have ended, or continues while a better one may come.
+        min_len: minimum length in words, without the end symbol.
+        early_stopping: whether the search ends when `beam` texts are finished, or continues while a better one is possible.
     """
 
     beam: int | None = None
@@ -32,10 +32,10 @@ class Settings:
     early_stopping: bool | None = None
 
     def completed(self, own: "Settings") -> "Settings":
-        """These settings, with the model's own and then `FAIRSEQ` where they are None.
+        """These settings, with None replaced by the model's own setting, or else by `FAIRSEQ`.
 
         Raises:
-            InputError: if more hypotheses are asked for than there are.
+            InputError: if `nbest` is larger than `beam`.
         """
         settings = Settings(
             **{
@@ -44,10 +44,10 @@ class Settings:
             }
         )
         if settings.nbest > settings.beam:
-            raise InputError(f"--nbest {settings.nbest} is more than --beam {settings.beam}, of which they are taken")
+            raise InputError(f"--nbest {settings.nbest} must be at most --beam {settings.beam}")
         return settings
 
 
 FAIRSEQ = Settings(
     beam=5, nbest=1, lenpen=1.0, unkpen=0.0, max_len_a=0.0, max_len_b=200, min_len=1, early_stopping=True
-)  # what fairseq-generate does when it is told nothing
+)  # fairseq-generate's defaults

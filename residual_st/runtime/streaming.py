@@ -1,4 +1,4 @@
-"""An encoder that does not start over: sound in as it comes, states out, each computed once."""
+"""A streaming encoder: audio in as it arrives, states out, each computed once."""
 
 from dataclasses import dataclass
 
@@ -8,22 +8,22 @@ from onnxruntime import InferenceSession, OrtValue
 from residual_st.errors import InputError, refusing
 
 LARGEST_NUMBER = 100_000
-LARGEST_CACHE = 2**28  # numbers that all caches hold together
+LARGEST_CACHE = 2**28  # maximum total number of values in the caches
 
 
 @dataclass(frozen=True)
 class Streaming:
-    """The form of an encoder that is fed chunk by chunk; what `streaming` in model.json says.
+    """Shape of an encoder that reads chunk by chunk: the entry `streaming` of model.json.
 
     Attributes:
-        window, shift: samples of a frame of features, and from one to the next.
-        stride: of these frames, from one encoder frame to the next.
-        reach: encoder frame i reads frames up to `stride * i + reach`.
-        chunk_frames: encoder frames of a chunk.
-        left_chunks: chunks before its own that a frame attends to.
-        longest_frames: positions of encoder frames that the model was trained on.
+        window, shift: samples per feature frame, and samples from one frame to the next.
+        stride: feature frames from one encoder frame to the next.
+        reach: encoder frame i reads feature frames up to `stride * i + reach`.
+        chunk_frames: encoder frames per chunk.
+        left_chunks: number of earlier chunks that a frame attends to.
+        longest_frames: number of encoder positions that the model was trained on.
         layers, heads, head_width: of the encoder.
-        tails: frames that each convolution begins with, and their width.
+        tails: number and width of the frames that each convolution keeps from the chunk before.
     """
 
     window: int
@@ -39,15 +39,15 @@ class Streaming:
     tails: list[list[int]]
 
     def __post_init__(self):
-        """Raises ValueError for numbers that no encoder has."""
+        """Raises ValueError for values that no encoder has."""
         numbers = {name: value for name, value in vars(self).items() if name != "tails"}
         for name, value in {**numbers, **{f"tails {place}": value for place, value in enumerate(sum(self.tails, []))}}.items():
             least = 0 if name in ("left_chunks", "reach") else 1
             if type(value) is not int or not least <= value <= LARGEST_NUMBER:
-                raise ValueError(f"{name} is {value!r}, and not a whole number from {least} to {LARGEST_NUMBER:,}")
+                raise ValueError(f"{name} is {value!r}, but must be a whole number from {least} to {LARGEST_NUMBER:,}")
         frames = (self.left_chunks + 1) * self.chunk_frames
         if 2 * frames * self.layers * self.heads * self.head_width > LARGEST_CACHE or any(len(tail) != 2 for tail in self.tails):
-            raise ValueError(f"{self} has caches that no encoder has")
+            raise ValueError(f"{self} has larger caches than any encoder")
 
     @property
     def frame_samples(self) -> int:
@@ -56,33 +56,33 @@ class Streaming:
 
     @property
     def look_ahead_samples(self) -> int:
-        """Samples behind the end of a chunk that must be there before it is encoded."""
+        """Number of samples after the end of a chunk that are needed to encode it."""
         return (self.reach - self.stride) * self.shift + self.window
 
     @property
     def caches(self) -> list[str]:
-        """Names of what the graph keeps from one chunk to the next."""
+        """Names of the state that the graph passes from one chunk to the next."""
         layers = [f"{name}.{layer}" for name in ("keys", "values") for layer in range(self.layers)]
         return [*(f"tail.{place}" for place in range(len(self.tails))), *layers]
 
     @property
     def inputs(self) -> set[str]:
-        """Names of the graph's."""
+        """Names of the graph's inputs."""
         return {"samples", "position", "last", *self.caches}
 
 
 class StreamingEncoder:
-    """One recording while it comes in. Several may share a session; each is for one thread.
+    """Encoder of one recording that is encoded while it arrives. Several may share a session; each is for one thread.
 
-    What came out never changes later. Memory, and time for a chunk, do not depend on what came before it: behind `longest_frames`
-    the next chunk has the first position again, and attends to none before it.
+    States never change after they were returned. Memory and time per chunk are constant: after `longest_frames`, positions start
+    at 0 again and the next chunk attends to none before it.
 
     Attributes:
-        frames: encoder frames that came out.
+        frames: number of encoder frames returned so far.
 
     Args:
-        session: of the graph.
-        form: what `model.json` says of it.
+        session: onnxruntime session of the encoder's graph.
+        form: its entry in model.json.
     """
 
     def __init__(self, session: InferenceSession, form: Streaming):
@@ -91,25 +91,25 @@ class StreamingEncoder:
         self.reset()
 
     def reset(self) -> None:
-        """Forget the recording: what comes next is another one."""
+        """Forget the recording: the next samples belong to a new one."""
         self.frames = self._position = self._read = 0
-        self._samples = np.zeros(0, np.float32)  # of frames of features that were not read yet
+        self._samples = np.zeros(0, np.float32)  # samples of feature frames that were not encoded yet
         tails = {f"tail.{place}": np.zeros((1, *tail), np.float32) for place, tail in enumerate(self._form.tails)}
         self._caches = {name: OrtValue.ortvalue_from_numpy(tail) for name, tail in tails.items()}
         self._forget_chunks()
 
     def feed(self, samples: np.ndarray) -> dict[str, np.ndarray]:
-        """Encode the chunks that are whole now.
+        """Encode the chunks that are now complete.
 
         Args:
             samples: mono, float32 in [-1, 1], of shape (n,).
 
         Returns:
-            `states` (1, time, width) and, where the model has a CTC head, `ctc_log_probs` (1, time, vocabulary). The time is a
+            `states` (1, time, width) and, with a CTC head, `ctc_log_probs` (1, time, vocabulary). The time is a
             multiple of `chunk_frames`, or 0.
 
         Raises:
-            InputError: if the graph cannot be run, or is of another form.
+            InputError: if the graph cannot be run or has another shape.
         """
         self._samples = np.concatenate([self._samples, samples], dtype=np.float32)
         form, encoded = self._form, [self._nothing()]
@@ -120,12 +120,12 @@ class StreamingEncoder:
                 return _joined(encoded)
             encoded.append(self._run(self._samples[:needed], is_last=False))
             if (made := encoded[-1]["states"].shape[1]) != form.chunk_frames:
-                raise InputError(f"the graph of the encoder made {made} frames of a chunk of {form.chunk_frames}; export it again")
+                raise InputError(f"the encoder's graph returned {made} frames for a chunk of {form.chunk_frames}; export it again")
             self._read += frames
             self._samples = self._samples[frames * form.shift :]
 
     def finish(self) -> dict[str, np.ndarray]:
-        """Encode what is left of the recording, and forget it. As `feed`, with any time."""
+        """Encode the rest of the recording and forget it. Returns the same as `feed`, of any length."""
         read = self._read + max(0, len(self._samples) - self._overlap) // self._form.shift
         is_due = read > self.frames * self._form.stride
         encoded = self._run(self._samples, is_last=True) if is_due else self._nothing()
@@ -133,13 +133,13 @@ class StreamingEncoder:
         return encoded
 
     def encode(self, samples: np.ndarray) -> dict[str, np.ndarray]:
-        """All of a recording, from its first sample to its last."""
+        """The states of a whole recording."""
         self.reset()
         return _joined([self.feed(samples), self.finish()])
 
     @property
     def _overlap(self) -> int:
-        """Samples of a frame that are the next one's, too."""
+        """Samples that one feature frame shares with the next."""
         return self._form.window - self._form.shift
 
     def _run(self, samples: np.ndarray, is_last: bool) -> dict[str, np.ndarray]:
@@ -149,7 +149,7 @@ class StreamingEncoder:
         given = {"samples": samples[None], "position": np.array(self._position), "last": np.array(int(is_last))}
         inputs = {name: OrtValue.ortvalue_from_numpy(value) for name, value in given.items()}
         names = [*self._shapes, *(f"next_{name}" for name in self._caches)]
-        with refusing("the graph of the encoder cannot be run"):
+        with refusing("the encoder's graph cannot be run"):
             values = self._session.run_with_ort_values(names, {**inputs, **self._caches})
         self._caches = dict(zip(self._caches, values[len(self._shapes) :]))
         encoded = {name: value.numpy() for name, value in zip(self._shapes, values)}
@@ -167,5 +167,5 @@ class StreamingEncoder:
 
 
 def _joined(encoded: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """One after another."""
+    """Outputs of several chunks, concatenated in time."""
     return {name: np.concatenate([part[name] for part in encoded], axis=1) for name in encoded[0]}

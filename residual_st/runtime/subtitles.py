@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 from residual_st.runtime.translator import Transcript
 
-COLUMNS = 42  # of a line, of which a cue has two
-_MARKS = [".!?…。！？", ",;:、，；：", None]  # where a long text is best divided; None for between any words
+COLUMNS = 42  # per line; a cue has up to two lines
+_MARKS = [".!?…。！？", ",;:、，；：", None]  # where to divide a long text, best first; None: between any two words
 
 
 class Cue(NamedTuple):
-    """Milliseconds from the start of the recording, and one or two lines."""
+    """Start and end in milliseconds from the start of the recording, and one or two lines."""
 
     start: int
     end: int
@@ -35,7 +35,7 @@ def vtt(transcript: Transcript) -> str:
 
 
 def cues(transcript: Transcript) -> Iterator[Cue]:
-    """Those of one segment share its time by the widths of their texts. None overlaps another or lasts no time."""
+    """The cues of a transcript. A segment's time is divided by its cues' text widths. Cues never overlap, and none is empty."""
     last = 0
     for segment in transcript.segments:
         parts = _divided(_atoms(segment.text))
@@ -48,7 +48,7 @@ def cues(transcript: Transcript) -> Iterator[Cue]:
 
 
 def _lines(atoms: list[str]) -> list[str] | None:
-    """One line, or two of about the same width; None where two are not enough."""
+    """One line, or two of about the same width; None if two are not enough."""
     if width(atoms) <= COLUMNS:
         return ["".join(atoms).strip()]
     halves = [(atoms[:cut], atoms[cut:]) for cut in range(1, len(atoms))]
@@ -57,7 +57,7 @@ def _lines(atoms: list[str]) -> list[str] | None:
 
 
 def _divided(atoms: list[str]) -> list[list[str]]:
-    """Parts that each fill a cue: divided behind the sentence, else the clause, else the word that ends nearest to the middle."""
+    """Parts that each fit a cue: divided at the end of the sentence, clause or word nearest to the middle, in this order."""
     if not atoms or _lines(atoms):
         return [atoms] if atoms else []
     whole, ends = width(atoms), list(accumulate(width([atom]) for atom in atoms))
@@ -71,7 +71,7 @@ def _divided(atoms: list[str]) -> list[list[str]]:
 
 
 def _atoms(text: str) -> list[str]:
-    """What is not divided: words with the space behind them, and single characters of scripts that have no spaces between words."""
+    """Units that are not divided: words with their trailing space, and single characters in scripts without spaces."""
     atoms = []
     for word in re.findall(r"\S+\s*", text.strip()):
         begin = 0
@@ -85,12 +85,12 @@ def _atoms(text: str) -> list[str]:
 
 
 def _is_unspaced(letter: str) -> bool:
-    """Of Chinese or Japanese, or their punctuation; Korean has spaces."""
+    """Whether a character is Chinese or Japanese, or their punctuation. Korean has spaces."""
     return unicodedata.east_asian_width(letter) in "WF" and "HANGUL" not in unicodedata.name(letter, "")
 
 
 def width(atoms: list[str]) -> int:
-    """Columns: wide characters take two, combining marks none."""
+    """Width in columns: wide characters take two, combining marks none."""
     text = "".join(atoms).rstrip()
     wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
     return len(text) + wide - sum(unicodedata.category(letter) in ("Mn", "Me") for letter in text)

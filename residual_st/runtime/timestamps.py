@@ -1,4 +1,4 @@
-"""Whisper's own time stamps: words of a text that say when something was said."""
+"""Whisper's timestamps: words of a text that mark times."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -8,14 +8,14 @@ import numpy as np
 
 @dataclass(frozen=True)
 class TimeStamps:
-    """Which words are time stamps.
+    """The timestamp words of a model.
 
     Attributes:
-        none: the word that asks for a text without them.
-        first: the word of 0 s, behind which every word is of a later time.
-        seconds: between two of them.
-        latest_start: how many steps behind the first one a text may begin; None for any.
-        silence: the word whose probability, behind the first word of a prompt, says that nobody speaks.
+        none: prompt word for a text without timestamps.
+        first: the word for 0 s; the words after it are later times.
+        seconds: time between two consecutive timestamp words.
+        latest_start: maximum number of steps after `first` at which a text may begin; None for any.
+        silence: the word whose probability after the first word of a prompt is that of silence.
     """
 
     none: int
@@ -26,17 +26,17 @@ class TimeStamps:
 
     def __post_init__(self):
         if not self.seconds > 0 or not (self.latest_start is None or self.latest_start >= 0):
-            raise ValueError(f"time stamps must be some time apart, and the latest start be none before the first: {self}")
+            raise ValueError(f"timestamps must have seconds above 0, and a latest_start of at least 0: {self}")
 
     def rule(self, log_probs: np.ndarray, tokens: np.ndarray, eos: int) -> None:
-        """Have words with -inf where they may not follow, as Whisper's authors have it.
+        """Set the log-probabilities of words that may not follow to -inf, by the rules of Whisper's authors.
 
-        A text begins with a time; times come in pairs, between sentences, or before the end; none is earlier than the one before
-        it; and where all of the times together are likelier than any other word, one of them follows.
+        A text begins with a timestamp. Timestamps come in pairs between sentences, or before the end, and never decrease. If all
+        timestamps together are likelier than any other word, one of them follows.
 
         Args:
-            log_probs: of the next words (rows, vocabulary), changed in place.
-            tokens: of the text so far (rows, words).
+            log_probs: log-probabilities of the next words (rows, vocabulary), changed in place.
+            tokens: the text so far (rows, words).
             eos: the word that ends a text.
         """
         log_probs[:, self.none] = -np.inf
@@ -62,9 +62,9 @@ class TimeStamps:
         others[likelier] = -np.inf
 
     def segments(self, tokens: list[int], seconds: float) -> tuple[list[tuple[float, float, list[int]]], float]:
-        """The sentences of a window of so many seconds: start, end, words without times; and how many seconds are done with.
+        """The sentences of a window that lasts `seconds`, each as (start, end, words without timestamps), and the seconds done.
 
-        Where a text breaks off behind a pair of times, what comes behind it belongs to the next window.
+        Text after the last pair of timestamps, if it has no end, belongs to the next window.
         """
         is_time = [token >= self.first for token in tokens]
         ends_with_one = is_time[-2:] == [False, True]

@@ -1,4 +1,4 @@
-"""Recordings of any length to text with time stamps."""
+"""Translation of recordings of any length to text with timestamps."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ from residual_st.runtime.search import Search, in_source_language
 from residual_st.runtime.settings import Settings
 from residual_st.runtime.windows import sentences
 
-SEED = 1  # of texts that are found by chance, anew for each recording
+SEED = 1  # random seed for sampled texts, reset for each recording
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A piece of a recording: seconds from its start, the text, and the other hypotheses as (text, score), the best first."""
+    """A piece of a recording: start and end in seconds, the text, and the hypotheses as (text, score), the best first."""
 
     start: float
     end: float
@@ -34,9 +34,9 @@ class Segment:
 
 @dataclass(frozen=True)
 class Transcript:
-    """What was said in a recording of so many seconds. Without speech it has no segments, and no text.
+    """The text of a recording of `seconds` s. Without speech it has no segments and an empty text.
 
-    `direction` is what was done: its source language is the detected one where that was asked for.
+    `direction` is the direction used, with the detected source language if it was `auto`.
     """
 
     seconds: float
@@ -49,26 +49,26 @@ class Transcript:
 
 
 class Translator:
-    """Translates, or transcribes, recordings with an exported model. May be used from several threads at once.
+    """Translates or transcribes recordings with an exported model. May be used from several threads at once.
 
     Attributes:
-        lengths: those that recordings are cut into, where the model has no time stamps of its own.
+        lengths: lengths of the segments that recordings are cut into, for a model without timestamps.
 
     Args:
-        model: a folder that `residual-st export` wrote, or one that is loaded already.
-        settings: of the search.
-        task: as in `Direction`; None for what the folder says.
-        source_lang: likewise.
-        target_lang: likewise.
-        timestamps: whether short recordings, too, are decoded with the model's own time stamps, where it has them. Those that are
-            longer than its window always are, unless `longest_seconds` is given or `nbest` is above 1.
-        threads: of one recording.
-        longest_seconds: of a piece between pauses; longer ones are cut where they are quietest. None for what the model was trained
-            on.
-        most_samples: of a file, as `residual_st.audio.reading.read_audio` has it.
+        model: a folder written by `residual-st export`, or a loaded `Model`.
+        settings: search settings.
+        task: see `Direction`; None for the folder's setting.
+        source_lang: see `Direction`; None for the folder's setting.
+        target_lang: see `Direction`; None for the folder's setting.
+        timestamps: whether to decode short recordings with the model's timestamps too, if it has them. Recordings longer than its
+            window always are, unless `longest_seconds` is given or `nbest` is above 1.
+        threads: number of threads per recording.
+        longest_seconds: maximum length of a segment between pauses; longer ones are cut where they are quietest. None for the
+            lengths that the model was trained on.
+        most_samples: maximum length of a file, see `residual_st.audio.reading.read_audio`.
 
     Raises:
-        InputError: if the folder cannot be used, or the model cannot do what is asked, or the length is not the model's.
+        InputError: if the folder cannot be used, or the model does not support the direction or the length.
     """
 
     def __init__(
@@ -98,22 +98,22 @@ class Translator:
 
     @property
     def sample_rate(self) -> int:
-        """Hz, of samples that are translated."""
+        """Sample rate of the model in Hz."""
         return self._model.folder.sample_rate
 
     def translate(self, audio, rate: int | None = None) -> Transcript:
-        """What is said in a recording.
+        """Translate or transcribe a recording.
 
         Args:
-            audio: a file, or samples, as `residual_st.audio.reading.read_audio` takes them.
-            rate: Hz, of samples; None for the model's.
+            audio: a file or samples, see `residual_st.audio.reading.read_audio`.
+            rate: sample rate of samples in Hz; None for the model's.
 
         Raises:
             InputError: if the audio cannot be read or is empty.
         """
         samples = read_audio(audio, self.sample_rate, rate, self._most_samples)
         if len(samples) < self._model.folder.shortest_samples:
-            raise InputError(f"{audio_name(audio)} is shorter than one frame of 25 ms")
+            raise InputError(f"{audio_name(audio)} is shorter than one frame (25 ms)")
         seconds, spans, random = len(samples) / self.sample_rate, self._spans(samples), np.random.default_rng(SEED)
         if not spans:
             return Transcript(seconds, [], self._direction)
@@ -126,7 +126,7 @@ class Translator:
         return Transcript(seconds, segments, direction)
 
     def _spans(self, samples: np.ndarray) -> list[tuple[int, int]]:
-        """What is decoded: the pieces between pauses or, by time stamps, all that lies between pauses of more than 2 s."""
+        """Spans to decode: the segments between pauses or, with timestamps, all audio between pauses of more than 2 s."""
         if not self._has_times:
             return spans_between_pauses(samples, self.sample_rate, self.lengths)
         whole = len(samples) / self.sample_rate + CLOSE
@@ -139,7 +139,7 @@ class Translator:
         return spans
 
     def _detected(self, source_of: Callable[[int, int], Source], spans: list[tuple[int, int]], samples: int) -> Direction:
-        """The direction, with the language of the first window of the recording, or the first one in which somebody speaks."""
+        """The direction, with the language of the recording's first window, or of the first one with speech."""
         if self._direction.source_lang != AUTO:
             return self._direction
         start = 0 if spans[0][0] < self._window else spans[0][0]
@@ -148,7 +148,7 @@ class Translator:
     def _sentences(
         self, source_of: Callable, span: tuple[int, int], search: Search | CtcSearch, random: np.random.Generator
     ) -> list[Segment]:
-        """Of a span, by time stamps."""
+        """The segments of a span, by timestamps."""
         folder = self._model.folder
         found = [(each, folder.vocabulary.text(each.tokens)) for each in sentences(folder, source_of, span, search, random)]
         return [self._segment(each.start, each.end, [(text, each.score)]) for each, text in found if text]

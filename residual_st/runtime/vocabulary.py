@@ -1,4 +1,4 @@
-"""Words as numbers, and as text."""
+"""Conversion between word ids and text."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -8,20 +8,20 @@ from residual_st.pieces import joined_letters, joined_pieces
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A model's words.
+    """A model's vocabulary.
 
     Attributes:
-        symbols: what each number stands for.
-        pieces: "sentencepiece"; "words" where symbols are whole words; "bytes" where their letters stand for bytes, as in GPT-2.
-        start: what the decoder is given first.
-        begin: words that every text begins with, behind those that ask for a task and languages.
-        eos: what ends a text.
-        pad, unk: words that never follow, and that is no word; None where there is none.
-        hidden: numbers that are no part of a text.
-        prompted: whether the decoder is given what a text begins with before the search, as transformers does it, or within it,
-            where it counts in length and score, as in fairseq.
-        suppressed, begin_suppressed: words that never follow, and those that no text begins with, behind what all begin with.
-        replaced: pairs (what, by what) that a text is brought into form with, in this order.
+        symbols: the symbol of each id.
+        pieces: "sentencepiece"; "words" if symbols are whole words; "bytes" if their letters stand for bytes, as in GPT-2.
+        start: the decoder's first input word.
+        begin: words that every text begins with, after those for task and languages.
+        eos: the end symbol.
+        pad, unk: padding and unknown word; None if the model has none. Padding is never generated.
+        hidden: ids that do not belong to the text.
+        prompted: whether the initial words are given to the decoder before the search, as in transformers, or within it, where they
+            count in length and score, as in fairseq.
+        suppressed, begin_suppressed: words that are never generated, and words that are never generated first.
+        replaced: pairs (text, replacement) applied to a text in this order.
     """
 
     symbols: list[str]
@@ -41,17 +41,17 @@ class Vocabulary:
         special = [each for each in (self.pad, self.unk) if each is not None]
         self.check([self.start, *self.begin, self.eos, *special, *self.hidden, *self.suppressed, *self.begin_suppressed])
         if not all(isinstance(text, str) for text in (*self.symbols, *(text for pair in self.replaced for text in pair))):
-            raise TypeError("a symbol is no text")
+            raise TypeError("every symbol must be a string")
         if not all(len(pair) == 2 for pair in self.replaced):
-            raise ValueError("replaced are no pairs")
+            raise ValueError("replaced must contain pairs")
 
     def check(self, numbers: Iterable[int]) -> None:
-        """Raise ValueError if one of these is not a word's."""
+        """Raise ValueError if one of these is not a word id."""
         if not all(isinstance(number, int) and 0 <= number < len(self.symbols) for number in numbers):
             raise ValueError("a special symbol is not among the symbols")
 
     def opening(self, asked: list[int]) -> tuple[list[int], list[int]]:
-        """What the decoder is given before the search, and what a text begins with.
+        """The decoder's prompt before the search, and the words that a text begins with.
 
         Args:
             asked: the words for the task and the languages.
@@ -60,7 +60,7 @@ class Vocabulary:
         return ([self.start, *begin], []) if self.prompted else ([self.start], begin)
 
     def text(self, tokens: Iterable[int]) -> str:
-        """As sentencepiece, fairseq's dictionary or Whisper's tokenizer joins them, without spaces around it."""
+        """The text of words, joined as by sentencepiece, fairseq's dictionary or Whisper's tokenizer, and stripped of spaces."""
         hidden = set(self.hidden)
         symbols = [self.symbols[token] for token in tokens if token not in hidden]
         if self.pieces == "words":

@@ -1,4 +1,4 @@
-"""Recordings of any length in windows, by a model's own time stamps, as Whisper's authors decode them."""
+"""Decoding of recordings of any length in windows with a model's timestamps, as Whisper's authors do."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -11,8 +11,8 @@ from residual_st.runtime.search import Search
 
 
 class Sentence(NamedTuple):
-    """What lies between two time stamps: samples from the start of the recording, words without time stamps, and the mean
-    log-probability of a word of its window."""
+    """The text between two timestamps: start and end in samples from the start of the recording, words without timestamps, and the
+    mean log-probability per word of its window."""
 
     start: int
     end: int
@@ -23,11 +23,11 @@ class Sentence(NamedTuple):
 def sentences(
     folder: Folder, source_of: Callable[[int, int], Source], span: tuple[int, int], search: Search, random: np.random.Generator
 ) -> Iterator[Sentence]:
-    """Yield what is said in a span of a recording, window by window: each begins where the last sentence of the one before ended.
+    """Yield the sentences of a span of a recording, window by window. Each window begins where the last sentence before it ended.
 
     Args:
-        source_of: samples from one place of the recording to another, encoded.
-        search: one with time stamps.
+        source_of: function that encodes the samples from one position of the recording to another.
+        search: a search with timestamps.
     """
     rate, (start, stop) = folder.sample_rate, span
     while stop - start >= folder.shortest_samples:

@@ -1,6 +1,6 @@
-"""The method itself: torch only, for any stack of layers that hold `nn.Linear`s or pointwise convolutions.
+"""The method itself, for any stack of layers that contain `nn.Linear`s or pointwise convolutions. Needs torch only.
 
-What needs torch is imported when it is first asked for, so that plans, ranks and forms can be read without it.
+Names that need torch are imported at their first use, so that plans, ranks and forms work without it.
 """
 
 import importlib

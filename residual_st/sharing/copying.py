@@ -10,13 +10,13 @@ Whole = TypeVar("Whole")
 
 
 def deep_copy(whole: Whole, kept: dict[int, Any] | None = None) -> Whole:
-    """`copy.deepcopy` of a module, or a tuple of modules and None, whatever they keep of their latest call.
+    """`copy.deepcopy` of a module, or a tuple of modules and None, even if they store tensors of their last call.
 
-    Such as ESPnet's attention map or a weight-normed weight: with all that it was computed from, torch refuses to copy it. The copy
-    has the values alone.
+    torch refuses to copy such tensors with their graph, for example ESPnet's attention map or a weight-normed weight. The copy has
+    only the values.
 
     Args:
-        kept: id -> object, of objects that the copy is to have in common with the original, or has instead of them.
+        kept: id of an object -> object to use in the copy, such as the original itself.
     """
     modules = {
         module for part in (whole if isinstance(whole, tuple) else (whole,)) if part is not None for module in part.modules()

@@ -1,4 +1,4 @@
-"""The form of a stack whose layers share their matrices, and the flags that describe it. Pure Python: no torch."""
+"""The form of a stack with shared layers, and the flags that describe it. Pure Python: no torch."""
 
 import argparse
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ _NAMES = ("group_size", "sharing_pattern", "residual_rank", "residual_diagonal")
 
 @dataclass(frozen=True)
 class SharedForm:
-    """`W[l] = U[plan.groups[l]] + A[l] B[l] + diag(d[l])`: which layers share, the rank of each `A[l] B[l]`, whether there is d.
+    """`W[l] = U[plan.groups[l]] + A[l] B[l] + diag(d[l])`: which layers share, the rank of each `A[l] B[l]`, and whether d exists.
 
-    A rank may say that its matrix has no U (`residual_st.sharing.ranks.Alone`).
+    A rank may be `Alone`, which means that its matrix has no U (`residual_st.sharing.ranks.Alone`).
 
     >>> SharedForm.make(6, ("fc1", "fc2"), group_size=3, rank=2).to_flags("encoder_")["encoder_group_size"]
     3
@@ -34,44 +34,44 @@ class SharedForm:
         rank: int | str | ResidualRanks = 2,
         diagonal: bool = True,
     ) -> "SharedForm":
-        """The form of a stack of so many layers with these matrices.
+        """The form of a stack of `layers` layers with these matrices.
 
         Raises:
-            InputError: as `SharingPlan.make` and `ResidualRanks.make` do.
+            InputError: see `SharingPlan.make` and `ResidualRanks.make`.
         """
         return cls(SharingPlan.make(layers, group_size, pattern), ResidualRanks.make(rank, layers, matrices), diagonal)
 
     @classmethod
     def from_flags(cls, flags: argparse.Namespace, prefix: str, matrices: Sequence[str]) -> "SharedForm":
-        """The form that a model's flags describe, such as `encoder_group_size` for the prefix `encoder_`."""
+        """The form described by a model's flags, such as `encoder_group_size` for the prefix `encoder_`."""
         options = (getattr(flags, f"{prefix}{name}") for name in _NAMES)
         return cls.make(getattr(flags, f"{prefix}layers"), matrices, *options)
 
     def to_flags(self, prefix: str) -> dict:
-        """Names and values of the flags that describe it, the number of layers included."""
+        """Names and values of the flags that describe the form, including the number of layers."""
         largest = max(map(self.plan.groups.count, self.plan.groups))
         values = (largest, self.plan.to_flag(), self.ranks.to_flag(), self.diagonal)
         return {f"{prefix}layers": len(self.plan.groups), **{f"{prefix}{name}": value for name, value in zip(_NAMES, values)}}
 
     @property
     def is_dense(self) -> bool:
-        """Whether nothing is shared or added: such layers keep their matrices."""
+        """Whether nothing is shared or added, so that the layers keep their matrices."""
         return not any(self.changes(group) for group in range(self.plan.n_groups))
 
     def changes(self, group: int) -> bool:
-        """Whether a group's layers share or add anything."""
+        """Whether a group's layers share or have residuals."""
         members = self.plan.layers_of(group)
         return len(members) > 1 or self.diagonal or any(self.ranks.of(members[0]).values())
 
 
 def flag_names(prefix: str) -> tuple[str, ...]:
-    """The flags of a form."""
+    """Names of the flags of a form."""
     return tuple(f"{prefix}{name}" for name in _NAMES)
 
 
 @dataclass(frozen=True)
 class Defaults:
-    """Of a form's flags: K, and R and the diagonal, which may be others where layers share."""
+    """Default values of a form's flags: K, R and the diagonal. R and the diagonal may differ if layers share."""
 
     group_size: int
     rank: int
@@ -80,38 +80,38 @@ class Defaults:
 
 
 def add_flags(parser: argparse.ArgumentParser, prefix: str, defaults: Defaults) -> None:
-    """Add a form's flags to a model's parser, `prefix` being `encoder_` or `decoder_`. The defaults are for the help."""
+    """Add a form's flags to a model's parser. `prefix` is `encoder_` or `decoder_`; the defaults are shown in the help."""
     part, option = prefix.rstrip("_"), f"--{prefix}".replace("_", "-")
     rank, diagonal = str(defaults.rank), "yes" if defaults.diagonal else "no"
     if defaults.where_shared:
-        rank, diagonal = f"{defaults.where_shared[0]} where layers share, else {rank}", "where layers share"
+        rank, diagonal = f"{defaults.where_shared[0]} if layers share, else {rank}", "if layers share"
     parser.add_argument(
         f"{option}group-size",
         type=int,
         metavar="K",
-        help=f"{part} layers that share one matrix (default: {defaults.group_size}; 1 shares nothing)",
+        help=f"number of {part} layers that share one matrix (default: {defaults.group_size}; 1 shares nothing)",
     )
     parser.add_argument(
         f"{option}sharing-pattern",
         metavar="PATTERN",
-        help=f"which layers share: {', '.join(PATTERNS)}, or each layer's group such as 0,0,1,1 (default: adjacent)",
+        help=f"which layers share: {', '.join(PATTERNS)}, or the group of each layer such as 0,0,1,1 (default: adjacent)",
     )
     parser.add_argument(
         f"{option}residual-rank",
         type=ResidualRanks.flag,
         metavar="R",
-        help=f"rank of each layer's own low-rank matrices (default: {rank}; 0 for none), or a list with an item for each layer: "
-        "a rank, or one for each of a layer's matrices, joined by slashes; =R for a matrix that shares nothing",
+        help=f"rank of each layer's low-rank residuals (default: {rank}; 0 for none), or a list with one item per layer: a rank, "
+        "or one rank per matrix joined by slashes; =R for a matrix that shares nothing",
     )
     parser.add_argument(
         f"{option}residual-diagonal",
         action=argparse.BooleanOptionalAction,
-        help=f"give each matrix of each layer a diagonal of its own (default: {diagonal})",
+        help=f"add a diagonal to each matrix of each layer (default: {diagonal})",
     )
 
 
 def complete_flags(flags: argparse.Namespace, prefix: str, defaults: Defaults) -> None:
-    """Give those of a form's flags that are not set, or None, their defaults, in place."""
+    """Set a form's flags that are missing or None to their defaults, in place."""
 
     def complete(name: str, default) -> object:
         value = getattr(flags, f"{prefix}{name}", None)

@@ -1,4 +1,4 @@
-"""Turn a stack of alike layers into one that shares its matrices."""
+"""Sharing the matrices of a stack of layers with the same structure."""
 
 from collections.abc import Callable
 
@@ -17,17 +17,17 @@ from residual_st.sharing.shareable import check_alike, check_form, in_order, mat
 class SharedWeights(nn.ModuleDict):
     """The one owner of every shared weight: group -> matrix name -> parameter of shape (out, in).
 
-    In a state dict a weight appears once, as `GROUP.MATRIX`. The plan stands beside them as `layer_groups`, because two
-    plans with as many groups have the same keys and shapes, and loading one into the other would go unnoticed. It is of floats:
-    moving averages (fairseq's `--store-ema`), averages and interpolations of models compute with every entry of a state dict, and
-    leave equal floats as they are, except rounding.
+    In a state dict a weight appears once, as `GROUP.MATRIX`. The plan is stored with them as `layer_groups`: two plans with the
+    same number of groups have the same keys and shapes, and loading one into the other would go unnoticed. It consists of floats,
+    because averages of models (also fairseq's `--store-ema`) compute with every entry of a state dict, which leaves equal floats
+    unchanged up to rounding.
     """
 
     def __init__(self, plan: SharingPlan, owners: dict[int, nn.ParameterDict]):
         super().__init__({str(group): owner for group, owner in owners.items()})
         self.plan = plan
         if owners:
-            groups = torch.tensor(plan.groups, dtype=torch.float32, device="cpu")  # on the meta device it would say nothing
+            groups = torch.tensor(plan.groups, dtype=torch.float32, device="cpu")  # on the meta device it would have no values
             weight = next(self.parameters(), groups)
             self.register_buffer("layer_groups", groups if weight.is_meta else groups.to(weight.device))
 
@@ -36,13 +36,15 @@ class SharedWeights(nn.ModuleDict):
         if loaded is not None and len(self):
             groups = tuple(loaded.round().int().tolist())
             if groups != self.plan.groups:
-                error_msgs.append(f"the checkpoint shares its layers as {','.join(map(str, groups))}, this model as {self.plan}")
+                error_msgs.append(
+                    f"the checkpoint has the layer groups {','.join(map(str, groups))}, but this model has {self.plan}"
+                )
             state_dict = {**state_dict, f"{prefix}layer_groups": self.layer_groups}
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
 
 
 def matrix_parameters(layers: nn.ModuleList) -> int:
-    """Weights that a stack keeps in its matrices, shared ones counted once; biases are not counted."""
+    """Number of weights in a stack's matrices, with shared ones counted once and without biases."""
     kept = {}
     for layer in in_order(layers):
         for _, linear in matrices(layer):
@@ -63,13 +65,13 @@ def form_of(
     rank: int | str | ResidualRanks = 2,
     diagonal: bool = True,
 ) -> SharedForm:
-    """The form of these layers for `share_layers`.
+    """The form for `share_layers` of these layers.
 
     Args:
-        group_size: K, how many layers share one matrix.
-        pattern: which layers share, as in `SharingPlan.make`.
-        rank: R of every matrix, or those of each layer and matrix as `ResidualRanks.make` takes them.
-        diagonal: whether every matrix has a diagonal of its own.
+        group_size: K, the number of layers that share one matrix.
+        pattern: which layers share, see `SharingPlan.make`.
+        rank: R of every matrix, or of each layer and matrix, see `ResidualRanks.make`.
+        diagonal: whether every matrix has a diagonal.
 
     Raises:
         InputError: if the layers cannot be shared (`residual_st.sharing.shareable`), or the plan or a rank does not fit them.
@@ -81,7 +83,7 @@ def form_of(
 
 
 def current_form(layers: nn.ModuleList, shared_weights: SharedWeights) -> SharedForm:
-    """The form of layers that share, with the owner of their shared weights."""
+    """The form of layers that already share, given the owner of their shared weights."""
     plan, rows, diagonal = shared_weights.plan, [], False
     for layer, group in zip(in_order(layers), plan.groups):
         row = {}
@@ -89,16 +91,16 @@ def current_form(layers: nn.ModuleList, shared_weights: SharedWeights) -> Shared
             if isinstance(matrix, ResidualLinear):
                 row[name] = matrix.rank if matrix.shared_weight is not None else Alone(matrix.rank)
                 diagonal = diagonal or matrix.diagonal is not None
-            else:  # a matrix that stays whole, beside some that share, or in a layer that is as it was
+            else:  # a whole matrix: unshared next to shared ones, or in an unchanged layer
                 row[name] = Alone(min(shape_of(matrix))) if str(group) in shared_weights else 0
         rows.append(tuple(row.values()))
     return SharedForm(plan, ResidualRanks(tuple(row), tuple(rows)), diagonal)
 
 
 def alike_in_groups(form: SharedForm, build: Callable[[], nn.Module]) -> nn.ModuleList:
-    """A stack for `share_layers`: the layers of a group start alike, with the same tensors for the weights that they are to share.
+    """A stack for `share_layers`: the layers of a group start equal, with the same tensors for the weights that they will share.
 
-    `build` makes a layer, and is called once a group, so that as many layers have their weights in memory at most.
+    `build` makes a layer. It is called once per group, so that only one layer per group has its weights in memory.
     """
     first = [build() for _ in range(form.plan.n_groups)]
     layers = nn.ModuleList()
@@ -117,16 +119,15 @@ def share_layers(layers: nn.ModuleList, form: SharedForm) -> SharedWeights:
 
     Returns the owner of the shared weights.
 
-    The caller registers the result beside `layers`, so that both are saved and moved together. Each shared weight starts as
-    that of the first layer of its group that shares it, so it is distributed as the layers' own initialisation has it; the others'
-    weights are let go. Biases and everything else stay with their layers. A layer that is alone in its group, with ranks 0 and no
-    diagonal, keeps its modules: its weights are its own, and a plan of such layers leaves the stack as it was. So does a
-    matrix that is `Alone` with its full rank; with a lower one it becomes a LowRankLinear or LowRankConv1d, and no shared weight
-    stands for it.
+    The caller registers the result in the module that contains `layers`, so that both are saved and moved together. Each shared
+    weight is initialised from the first layer of its group that shares it, so it has the distribution of the layers' own
+    initialisation; the other layers' weights are dropped. Biases and everything else stay in their layers. A layer that is alone in
+    its group, with ranks 0 and no diagonal, is unchanged, as is a matrix that is `Alone` with its full rank. A matrix that is
+    `Alone` with a lower rank becomes a LowRankLinear or LowRankConv1d without a shared weight.
 
     Args:
-        layers: L layers with the same matrices, of any class. Containers that drop or wrap layers may hold them.
-        form: which layers share and what each keeps, as `form_of` makes it.
+        layers: L layers with the same matrices, of any class, possibly in a container that drops or wraps layers.
+        form: which layers share, with the rank and diagonal of each, from `form_of`.
 
     Raises:
         InputError: if the layers cannot be shared (`residual_st.sharing.shareable`), or the form does not fit them.
@@ -140,7 +141,7 @@ def share_layers(layers: nn.ModuleList, form: SharedForm) -> SharedWeights:
         for index in reversed(members):
             sharing = (name for name, rank in form.ranks.of(index).items() if not isinstance(rank, Alone))
             shared |= {name: _shared_parameter(stack[index].get_submodule(name)) for name in sharing}
-        # made from a dict the owner is in alphabetic order, as saved optimizers have it
+        # built from a dict, the owner is in alphabetical order, which saved optimizers rely on
         owner = owners[group] = nn.ParameterDict({saved_name(name): weight for name, weight in shared.items()})
         for index in members:
             ranks = form.ranks.of(index)
@@ -156,7 +157,7 @@ def share_layers(layers: nn.ModuleList, form: SharedForm) -> SharedWeights:
 
 
 def _shared_parameter(matrix: nn.Linear | nn.Conv1d) -> nn.Parameter:
-    """The weight that a group is to share, (out, in): the matrix's own parameter, or one of two dimensions in its memory."""
+    """The weight for a group to share (out, in): the matrix's parameter, or for a convolution a 2-d view of it."""
     weight = matrix.weight
     return nn.Parameter(weight_of(matrix).detach(), weight.requires_grad) if weight.dim() > 2 else weight
 
@@ -165,7 +166,7 @@ def _shared_parameter(matrix: nn.Linear | nn.Conv1d) -> nn.Parameter:
 def unshare_layers(layers: nn.ModuleList) -> None:
     """The inverse of `share_layers`, in place: every shared matrix becomes an `nn.Linear` or `nn.Conv1d` with the composed weight.
 
-    What owned the shared weights is of no more use; whoever registered it removes it.
+    The caller then removes the owner of the shared weights.
     """
     for index in range(len(layers)):
         for name, linear in list(matrices(layers[index])):

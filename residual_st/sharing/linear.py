@@ -12,25 +12,25 @@ from residual_st.sharing.product import compose, product
 class ResidualLinear(nn.Module):
     """A linear layer whose weight is `U + up @ down + diag(diagonal)`.
 
-    `U`, shape (out, in), belongs to `owner`, a ParameterDict that several layers refer to and none registers: it is looked up
-    by name at each access, so that whatever moves, casts, copies or shards the owner's parameter is seen by all of them. `up`
-    (out, rank), `down` (rank, in), `diagonal` (min(out, in),) and `bias` (out,) belong to this layer.
+    `U`, shape (out, in), belongs to `owner`, a ParameterDict that several layers refer to and none registers. It is looked up by
+    name at each access, so that all layers see the parameter after it was moved, cast, copied or sharded. `up` (out, rank), `down`
+    (rank, in), `diagonal` (min(out, in),) and `bias` (out,) belong to this layer.
 
-    At the start `up` and `diagonal` are 0, so the layer equals plain sharing. `down` is drawn with variance 1/rank, whatever its
-    width: Adam moves each element of a parameter by about the learning rate, so a step of `up` then moves an element of the
-    product by as much as a step of `U` or `diagonal` moves theirs. LoRA's draw (Hu et al., arXiv 2106.09685, section 4.1), of
-    variance 1/(3 in), is meant for small changes of a trained weight: from scratch it leaves the layers nearly alike for too long
+    `up` and `diagonal` are initialised to 0, so the layer equals plain sharing. `down` is drawn with variance 1/rank at any
+    width: Adam changes each element of a parameter by about the learning rate, so a step of `up` changes an element of the product
+    by as much as a step of `U` or `diagonal`. LoRA's initialisation (Hu et al., arXiv 2106.09685, section 4.1), with
+    variance 1/(3 in), is meant for small changes of a trained weight: from scratch, the layers stay nearly equal for too long
     (docs/from_scratch.md).
 
     Args:
-        owner: holds `U` under `name`.
+        owner: contains `U` under `name`.
         name: key of `U` in `owner`.
         bias: the layer's bias, or None.
         rank: columns of `up` and rows of `down`; 0 for no low-rank term.
         diagonal: whether there is a diagonal term.
 
     Attributes:
-        compose_from: from how many positions on W is composed in inference; None for the fixed rule of
+        compose_from: number of positions from which W is composed in inference; None for the fixed rule of
             `positions_to_compose`. `tune_products` sets it.
     """
 
@@ -38,7 +38,7 @@ class ResidualLinear(nn.Module):
 
     def __init__(self, owner: nn.ParameterDict, name: str, bias: nn.Parameter | None, rank: int, diagonal: bool):
         super().__init__()
-        self._owner = (owner,)  # in a tuple, because an attribute that is a module would be registered
+        self._owner = (owner,)  # in a tuple, because a module attribute would be registered
         self.name = name
         self._add_terms(self.shared_weight, bias, rank, diagonal)
         if rank:
@@ -46,7 +46,7 @@ class ResidualLinear(nn.Module):
             nn.init.uniform_(self.down, -bound, bound)
 
     def _add_terms(self, like: Tensor, bias: nn.Parameter | None, rank: int, diagonal: bool) -> None:
-        """Make what belongs to this layer, for a weight of the shape of `like`."""
+        """Create this layer's own parameters, for a weight with the shape of `like`."""
         self.out_features, self.in_features = like.shape
         self.rank = int(rank)
         new = {"device": like.device, "dtype": like.dtype}
@@ -57,7 +57,7 @@ class ResidualLinear(nn.Module):
 
     @property
     def shared_weight(self) -> nn.Parameter | None:
-        """U, shape (out, in); None where nothing is shared."""
+        """U, shape (out, in); None if nothing is shared."""
         return self._owner[0][self.name]
 
     @property
@@ -66,12 +66,12 @@ class ResidualLinear(nn.Module):
 
     @property
     def terms(self) -> list[nn.Parameter]:
-        """U and those of `up`, `down` and `diagonal` that there are."""
+        """The existing terms among U, `up`, `down` and `diagonal`."""
         return [term for term in self.all_terms if term is not None]
 
     @property
     def weight(self) -> Tensor:
-        """The composed weight, shape (out, in). Whoever reads this, as fairseq's own attention does, pays for composing it."""
+        """The composed weight, shape (out, in). Each access composes it, for example by fairseq's own attention."""
         return compose(*self.all_terms)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ class ResidualLinear(nn.Module):
         return product(x, self.bias, *self.all_terms, self.compose_from)
 
     def to_dense(self) -> nn.Linear:
-        """An ordinary linear layer with the composed weight; the bias is the same parameter."""
+        """An `nn.Linear` with the composed weight; the bias is the same parameter."""
         return linear_of(self.weight, self.bias).train(self.training)
 
     def extra_repr(self) -> str:
@@ -90,13 +90,13 @@ class ResidualLinear(nn.Module):
 class LowRankLinear(ResidualLinear):
     """A linear layer that shares nothing: its weight is `up @ down + diag(diagonal)`.
 
-    It starts as its layer's weight on a random subspace of the inputs, as large as that weight is on all of them.
+    It is initialised to its layer's weight projected on a random subspace of the inputs, scaled to the weight's norm.
 
     Args:
-        weight: (out, in), what it starts from; it is not kept.
-        bias: as in ResidualLinear.
-        rank: as in ResidualLinear; at least 1.
-        diagonal: as in ResidualLinear.
+        weight: initial weight (out, in), not stored.
+        bias: see ResidualLinear.
+        rank: see ResidualLinear; at least 1.
+        diagonal: see ResidualLinear.
     """
 
     def __init__(self, weight: Tensor, bias: nn.Parameter | None, rank: int, diagonal: bool):
@@ -113,10 +113,10 @@ class LowRankLinear(ResidualLinear):
 
 
 def residual_energies(linears: Sequence[ResidualLinear]) -> Tensor:
-    """Squared Frobenius norms (count,) of `up @ down + diag(diagonal)` of linears with one shape and rank, in float32 at least.
+    """Squared Frobenius norms (count,) of `up @ down + diag(diagonal)` for linears of one shape and rank, in float32 or wider.
 
-    The matrices are not formed: this takes O((out + in) rank²) operations for each, and a few for all, so that a narrow model can
-    log it with every batch.
+    The matrices are not formed: this takes O((out + in) rank²) operations per linear, in a few batched calls, so that it can be
+    logged for every batch.
     """
     first = linears[0]
     wide = torch.promote_types(first.shared_weight.dtype, torch.float32)
@@ -134,7 +134,7 @@ def residual_energies(linears: Sequence[ResidualLinear]) -> Tensor:
 
 
 def linear_of(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    """An ordinary linear layer with this weight, detached, and this bias, which stays the same parameter if it is one."""
+    """An `nn.Linear` with this weight, detached, and this bias, which stays the same parameter if it is one."""
     linear = nn.Linear(weight.size(1), weight.size(0), bias=bias is not None, device="meta")
     linear.weight = nn.Parameter(weight.detach())
     linear.bias = bias if bias is None or isinstance(bias, nn.Parameter) else nn.Parameter(bias.detach())

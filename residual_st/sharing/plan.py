@@ -24,17 +24,17 @@ class SharingPlan:
 
         Args:
             layers: number of layers L.
-            group_size: K, how many layers share one matrix. It need not divide `layers`. Unused where `pattern` is a list.
+            group_size: K, the number of layers that share one matrix. It need not divide `layers`. Unused if `pattern` is a list.
             pattern: `adjacent` (ResidualTransformer, arXiv 2310.02489: 0,0,0,1,1,1), `cycle` (0,1,0,1,0,1) or `cycle-reverse`
                 (0,1,0,1,1,0; both Takase & Kiyono, arXiv 2104.06022), or the group of each layer, such as `0,0,1,1,1,2`.
 
         Raises:
-            InputError: for a group size outside 1..layers, an unknown pattern, or a list of another length or with gaps.
+            InputError: for a group size outside 1..layers, an unknown pattern, or a list with the wrong length or with gaps.
         """
         if not is_whole(layers, 1):
-            raise InputError(f"a stack of {layers} layers has nothing to share; give 1 layer or more")
+            raise InputError(f"a stack of {layers} layers cannot share; it must have at least 1 layer")
         if not isinstance(pattern, str):
-            raise InputError(f"sharing pattern {pattern!r} must be text: {', '.join(PATTERNS)}, or a list such as 0,0,1,1")
+            raise InputError(f"sharing pattern {pattern!r} must be a string: {', '.join(PATTERNS)}, or a list such as 0,0,1,1")
         if pattern not in PATTERNS:
             return cls(_parse_list(pattern, layers))
         if not is_whole(group_size, 1, layers):
@@ -56,7 +56,7 @@ class SharingPlan:
         return [layer for layer, group_of_layer in enumerate(self.groups) if group_of_layer == group]
 
     def to_flag(self) -> str:
-        """`adjacent` where `make` comes to this plan by it from the size of the largest group, else the list."""
+        """`adjacent` if `make` gives this plan for it with the size of the largest group, else the list."""
         largest = max(map(self.groups.count, self.groups))
         return "adjacent" if self == SharingPlan.make(len(self.groups), largest) else str(self)
 

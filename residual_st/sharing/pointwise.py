@@ -1,4 +1,4 @@
-"""Pointwise convolutions, which multiply each position by one matrix as an `nn.Linear` does, with channels before time."""
+"""Pointwise convolutions, which multiply each position by one matrix like an `nn.Linear`, with channels before time."""
 
 from torch import Tensor, nn
 
@@ -6,9 +6,9 @@ from residual_st.sharing.linear import LowRankLinear, ResidualLinear
 
 
 def is_pointwise(module: nn.Module) -> bool:
-    """Whether a module is a convolution over time of kernel 1, without groups: a matrix.
+    """Whether a module is a convolution over time with kernel 1 and without groups, that is a matrix.
 
-    Conformers have two in each layer, 7 to 12 % of its weights.
+    Conformers have two per layer, 7 to 12 % of its weights.
     """
     return (
         isinstance(module, nn.Conv1d)
@@ -19,16 +19,16 @@ def is_pointwise(module: nn.Module) -> bool:
 
 
 def channels_last(matrix: nn.Module, states: Tensor) -> Tensor:
-    """What a matrix is given or returns, with channels as the last dimension: (…, time, channels)."""
+    """Inputs or outputs of a matrix with channels as the last dimension: (…, time, channels)."""
     return states.mT if isinstance(matrix, (nn.Conv1d, _Pointwise)) else states
 
 
 class _Pointwise:
-    """To be mixed into a ResidualLinear: states are (batch, channels, time), or (channels, time), as a convolution's are."""
+    """Mixin for ResidualLinear: states are (batch, channels, time) or (channels, time), as in a convolution."""
 
     @property
     def weight(self) -> Tensor:
-        """The composed weight as a convolution has it, shape (out, in, 1). The terms have two dimensions."""
+        """The composed weight with a convolution's shape (out, in, 1). The terms have two dimensions."""
         return super().weight.unsqueeze(-1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ class _Pointwise:
         return super().forward(x.mT).mT
 
     def to_dense(self) -> nn.Conv1d:
-        """An ordinary convolution with the composed weight; the bias is the same parameter."""
+        """An `nn.Conv1d` with the composed weight; the bias is the same parameter."""
         return conv_of(self.weight, self.bias).train(self.training)
 
 
@@ -49,7 +49,7 @@ class LowRankConv1d(_Pointwise, LowRankLinear):
 
 
 def conv_of(weight: Tensor, bias: nn.Parameter | None) -> nn.Conv1d:
-    """An ordinary pointwise convolution with this weight (out, in, 1), detached, and this bias."""
+    """An `nn.Conv1d` with this weight (out, in, 1), detached, and this bias."""
     conv = nn.Conv1d(weight.size(1), weight.size(0), 1, bias=bias is not None, device="meta")
     conv.weight = nn.Parameter(weight.detach())
     conv.bias = bias

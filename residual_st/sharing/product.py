@@ -1,7 +1,7 @@
-"""`x Wᵀ + bias` for `W = U + up @ down + diag(diagonal)`, in training and in inference, without keeping W.
+"""`x Wᵀ + bias` for `W = U + up @ down + diag(diagonal)`, in training and in inference, without storing W.
 
-Everywhere `shared` is U, (out, in), or None where nothing is shared; `up` (out, rank) and `down` (rank, in) are both None where
-the rank is 0; `diagonal` (min(out, in),) and `bias` (out,) may be None; x is (..., in) and the result (..., out).
+In all functions, `shared` is U (out, in), or None if nothing is shared; `up` (out, rank) and `down` (rank, in) are both None if the
+rank is 0; `diagonal` (min(out, in),) and `bias` (out,) may be None; x is (..., in) and the result (..., out).
 """
 
 import torch
@@ -17,7 +17,7 @@ def compose(shared: Tensor | None, up: Tensor | None, down: Tensor | None, diago
     if shared is None:
         weight = up @ down
     else:
-        weight = shared.clone()  # which keeps the layout in memory, as torch.addmm does not
+        weight = shared.clone()  # keeps the memory layout, unlike torch.addmm
         if up is not None:
             weight.addmm_(up, down)
     if diagonal is not None:
@@ -34,14 +34,14 @@ def product(
     diagonal: Tensor | None,
     compose_from: float | None = None,
 ) -> Tensor:
-    """`x Wᵀ + bias`, computed in the cheapest way for these shapes.
+    """`x Wᵀ + bias`, computed in the fastest way for these shapes.
 
-    With gradients, W is composed again in the backward pass instead of being kept until then: one small product more, and as
-    much memory less as a dense encoder's weights take. Without, W is composed and let go, or never composed: from `compose_from`
-    positions on it is composed, by default from `positions_to_compose`.
+    With gradients, W is composed again in the backward pass instead of being stored: this costs one more small product and saves
+    the memory of a dense encoder's weights. Without gradients, W is composed temporarily from `compose_from` positions on (default:
+    `positions_to_compose`), and otherwise not composed.
     """
     terms = (shared, up, down, diagonal)
-    if x.dim() != 2:  # torch's own products of more dimensions may be one for each position
+    if x.dim() != 2:  # torch may split products with more dimensions into one per position
         y = product(x.reshape(-1, x.size(-1)), bias, *terms, compose_from)
         return y.view(*x.shape[:-1], y.size(-1))
     if shared is None:
@@ -54,7 +54,7 @@ def product(
 
 
 def _low_rank(x: Tensor, bias: Tensor | None, up: Tensor, down: Tensor, diagonal: Tensor | None) -> Tensor:
-    """`bias + (x downᵀ) upᵀ + diagonal x`, which takes less than a composed weight at every rank that is worth having."""
+    """`bias + (x downᵀ) upᵀ + diagonal x`, which is faster than a composed weight at every useful rank."""
     y = linear(linear(x, down), up, bias)
     if diagonal is not None:
         length = len(diagonal)
@@ -63,20 +63,20 @@ def _low_rank(x: Tensor, bias: Tensor | None, up: Tensor, down: Tensor, diagonal
 
 
 def composing_pays(x: Tensor, shared: Tensor, up: Tensor | None, compose_from: float | None = None) -> bool:
-    """Whether W should be composed to multiply x (positions, in), rather than x multiplied by each term."""
+    """Whether composing W is faster for x (positions, in) than multiplying x by each term."""
     if x.dtype != shared.dtype or torch.is_autocast_enabled(x.device.type):
-        return True  # the other way adds in place, in one precision
+        return True  # the other way adds in place, which needs one precision
     if up is None:
         return False
     return len(x) >= (positions_to_compose(*shared.shape) if compose_from is None else compose_from)
 
 
 def positions_to_compose(out_features: int, in_features: int) -> float:
-    """From how many positions on W is composed, by the shape alone, so that a result never depends on how busy a machine was.
+    """Number of positions from which W is composed. It depends on the shape only, so that results never depend on a machine's load.
 
-    Composing costs passes over W, which has out * in elements, the other way passes over x and y, which have in + out for each
-    position. How many of the ones are worth the others depends on the processor, 1 to 6: docs/speed.md says what this costs, and
-    `tune_products` measures it for one machine.
+    Composing costs passes over W (out * in elements), the other way passes over x and y (in + out elements per position). The ratio
+    of their costs depends on the processor, 1 to 6: docs/speed.md has the cost of a fixed ratio, and `tune_products` measures it on
+    one machine.
     """
     return 1.5 * out_features * in_features / (out_features + in_features)
 
@@ -84,7 +84,7 @@ def positions_to_compose(out_features: int, in_features: int) -> float:
 def factor_by_factor(
     x: Tensor, bias: Tensor | None, shared: Tensor, up: Tensor | None, down: Tensor | None, diagonal: Tensor | None
 ) -> Tensor:
-    """`bias + diagonal x + x Uᵀ + (x downᵀ) upᵀ` for x (positions, in), each added to the one before in place. Has no gradient."""
+    """`bias + diagonal x + x Uᵀ + (x downᵀ) upᵀ` for x (positions, in), each term added in place. Has no gradient."""
     y = _bias_and_diagonal(x, bias, shared.size(0), diagonal)
     y.addmm_(x, shared.t())
     if up is not None:
@@ -93,7 +93,7 @@ def factor_by_factor(
 
 
 def _bias_and_diagonal(x: Tensor, bias: Tensor | None, out_features: int, diagonal: Tensor | None) -> Tensor:
-    """`bias + diag(diagonal) x`, for x (positions, in). The diagonal comes free: any product with a bias begins by spreading it."""
+    """`bias + diag(diagonal) x` for x (positions, in). The diagonal costs nothing: a product with a bias expands it anyway."""
     if bias is None:
         bias = x.new_zeros(out_features)
     length = 0 if diagonal is None else len(diagonal)
@@ -107,7 +107,7 @@ def _bias_and_diagonal(x: Tensor, bias: Tensor | None, out_features: int, diagon
 
 
 class _Product(torch.autograd.Function):
-    """The product of x (positions, in) with W composed on the way forward and once more on the way back."""
+    """The product of x (positions, in) with W, which is composed in the forward pass and again in the backward pass."""
 
     @staticmethod
     def forward(ctx, x, bias, shared, up, down, diagonal):
@@ -128,20 +128,20 @@ class _Product(torch.autograd.Function):
             if bias_needs_it:
                 bias_gradient = y_gradient.sum(0)
             if any(terms_need_it):
-                gradient = y_gradient.T @ x  # of W, and so of U
+                gradient = y_gradient.T @ x  # gradient of W, and so of U
                 shared_gradient = gradient if terms_need_it[0] else None
                 up_gradient = gradient @ down.T if terms_need_it[1] else None
                 down_gradient = up.T @ gradient if terms_need_it[2] else None
-                # a copy, because autograd may add other layers' gradients to U's in place
+                # copied, because autograd may add other layers' gradients to U's in place
                 diagonal_gradient = gradient.diagonal().clone() if terms_need_it[3] else None
         return x_gradient, bias_gradient, shared_gradient, up_gradient, down_gradient, diagonal_gradient
 
 
 def transpose_storage_(module: nn.Module) -> None:
-    """Lay out every matrix among a module's parameters column by column, in place; shapes and values stay as they are.
+    """Store every matrix of a module's parameters in column-major order, in place; shapes and values are unchanged.
 
-    A product of few positions reads a weight about as fast as memory gives it, and on a CPU takes 0.6 to 0.9 of the time when it
-    finds the inputs' side first. From some 500 positions on it makes no difference.
+    For few positions, a product is limited by memory bandwidth, and on a CPU it takes 0.6 to 0.9 of the time in this layout. From
+    about 500 positions on there is no difference.
     """
     for parameter in module.parameters():
         if parameter.dim() == 2 and parameter.device.type == "cpu":

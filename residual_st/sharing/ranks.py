@@ -11,13 +11,13 @@ _ALONE = "="
 class Alone(int):
     """The rank of a matrix that shares nothing: `W = A B + diag(d)`, without U. Written `=96`.
 
-    At the full rank, the smaller side of the matrix, it stands for the matrix itself, as the layer has it.
+    At the full rank (the smaller side of the matrix) it means the layer's unchanged matrix.
     """
 
     def __eq__(self, other) -> bool:
         return type(self) is type(other) and int(self) == int(other)
 
-    def __ne__(self, other) -> bool:  # which int has of its own
+    def __ne__(self, other) -> bool:  # int defines its own
         return not self == other
 
     __hash__ = int.__hash__
@@ -31,8 +31,8 @@ class ResidualRanks:
     """The rank R of each layer and matrix.
 
     Attributes:
-        matrices: the names of a layer's matrices, in the order in which it registers them.
-        rows: for each layer the ranks of these matrices; those that are `Alone` are of matrices without a shared weight.
+        matrices: names of a layer's matrices, in the order of their registration.
+        rows: for each layer the ranks of these matrices; a rank that is `Alone` belongs to a matrix without a shared weight.
 
     >>> ResidualRanks.make("2,4/8", layers=2, matrices=("fc1", "fc2")).of(1)
     {'fc1': 4, 'fc2': 8}
@@ -45,12 +45,12 @@ class ResidualRanks:
 
     @classmethod
     def make(cls, ranks: "int | str | ResidualRanks", layers: int, matrices: Sequence[str]) -> "ResidualRanks":
-        """Complete one rank for all, or a list with an item for each layer: one rank, or one for each matrix joined by slashes.
+        """Expand one rank for all, or a list with one item per layer: one rank, or one rank per matrix joined by slashes.
 
-        A rank is a number from 0 on, or from 1 on behind `=` for a matrix that shares nothing.
+        A rank is a number of at least 0, or `=` and a number of at least 1 for a matrix that shares nothing.
 
         Raises:
-            InputError: for a rank below these, something that is no number, or a list of another length.
+            InputError: for a lower rank, a value that is not a number, or a list with the wrong length.
         """
         items = str(ranks).split(",")
         if len(items) not in (1, layers):
@@ -61,11 +61,11 @@ class ResidualRanks:
                 row = tuple(_parse(rank) for rank in item.split("/"))
             except ValueError:
                 raise InputError(
-                    f"residual rank {ranks!r} is not known; it must be a number from 0 on, or a list with an item for each layer, "
-                    "which is a number, or one for each matrix such as 2/2/2/2/4/=96, where = is for a matrix that shares nothing"
+                    f"residual rank {ranks!r} is not known; it must be a number of at least 0, or a list with one item per layer: "
+                    "a number, or one number per matrix such as 2/2/2/2/4/=96, where = marks a matrix that shares nothing"
                 ) from None
             if len(row) not in (1, len(matrices)):
-                raise InputError(f"residual rank {item!r} is for {len(row)} matrices, but a layer has {len(matrices)}")
+                raise InputError(f"residual rank {item!r} has {len(row)} ranks, but a layer has {len(matrices)} matrices")
             rows.append(row * (len(matrices) // len(row)))
         return cls(tuple(matrices), tuple(rows * (layers // len(rows))))
 
@@ -75,11 +75,11 @@ class ResidualRanks:
 
     @classmethod
     def flag(cls, text: str) -> int | str:
-        """What `--encoder-residual-rank` holds: a plain number, or the list as it was given."""
+        """The value of `--encoder-residual-rank`: a plain number, or the list as given."""
         return int(text) if text.isdecimal() else text
 
     def to_flag(self) -> int | str:
-        """The shortest spelling: a number where all ranks are equal."""
+        """The shortest notation: a number if all ranks are equal."""
         return self.flag(str(self))
 
     def __str__(self) -> str:
@@ -88,8 +88,8 @@ class ResidualRanks:
 
 
 def _parse(text: str) -> int:
-    """A rank. Raises ValueError where there is none."""
+    """Parse a rank. Raises ValueError for anything else."""
     rank = Alone(text[len(_ALONE) :]) if text.startswith(_ALONE) else int(text)
-    if rank < isinstance(rank, Alone):  # no rank and nothing shared would be no matrix
+    if rank < isinstance(rank, Alone):  # rank 0 without sharing would be no matrix
         raise ValueError(text)
     return rank

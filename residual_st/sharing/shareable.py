@@ -1,7 +1,4 @@
-"""What a layer's matrices are, and which stacks can share them. Every other stack is refused here, by name.
-
-Nothing is changed before.
-"""
+"""The matrices of a layer, and the checks whether a stack can share them. Stacks that cannot are refused before any change."""
 
 from collections.abc import Iterator, Sequence
 
@@ -14,10 +11,15 @@ from residual_st.sharing.linear import ResidualLinear
 from residual_st.sharing.pointwise import is_pointwise
 from residual_st.sharing.ranks import Alone, ResidualRanks
 
-# nn.MultiheadAttention's output projection is the second, a mark for torch's quantisation without a meaning of its own
+# nn.MultiheadAttention's output projection has the second class, which only matters for torch's quantisation
 _PLAIN = (nn.Linear, torch.nn.modules.linear.NonDynamicallyQuantizableLinear, nn.Conv1d)
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")  # torch has no public way to ask
-_STAYS_WHOLE = "stays_whole"  # a mark on modules, which copies of them keep
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)  # torch has no public interface for this
+_STAYS_WHOLE = "stays_whole"  # an attribute of modules, kept by copies
 
 Matrix = nn.Linear | nn.Conv1d | ResidualLinear
 
@@ -25,7 +27,7 @@ Matrix = nn.Linear | nn.Conv1d | ResidualLinear
 def matrices(layer: nn.Module) -> Iterator[tuple[str, Matrix]]:
     """Yield the weight matrices of a layer with their names inside it, such as `self_attn.q_proj`.
 
-    Those of `nn.Linear`s and of convolutions of kernel 1, and those that are shared already; not those that `keep_whole` names.
+    Includes `nn.Linear`s, convolutions with kernel 1 and shared matrices, but not those named by `keep_whole`.
     """
     for name, module in layer.named_modules():
         if (isinstance(module, (nn.Linear, ResidualLinear)) or is_pointwise(module)) and not hasattr(module, _STAYS_WHOLE):
@@ -33,15 +35,15 @@ def matrices(layer: nn.Module) -> Iterator[tuple[str, Matrix]]:
 
 
 def keep_whole(layer: nn.Module, names: Sequence[str]) -> None:
-    """Have the matrices of these names, where a layer has them, be no part of what is shared and compressed."""
+    """Exclude a layer's matrices with these names from sharing and compression, if it has them."""
     for name, module in layer.named_modules():
         if name in names:
             setattr(module, _STAYS_WHOLE, True)
 
 
 def weight_of(matrix: Matrix) -> Tensor:
-    """The weight of a matrix, (out, in), in the memory of its parameter. That of one that is shared is composed."""
-    return matrix.weight.flatten(1)  # without the kernel's dimension
+    """The weight of a matrix (out, in), in the memory of its parameter. For a shared matrix it is composed."""
+    return matrix.weight.flatten(1)  # without the kernel dimension
 
 
 def shape_of(matrix: Matrix) -> tuple[int, int]:
@@ -52,12 +54,12 @@ def shape_of(matrix: Matrix) -> tuple[int, int]:
 
 
 def in_order(layers: nn.ModuleList) -> list[nn.Module]:
-    """All of a stack's layers; some containers drop layers at random where they are iterated over in training."""
+    """All of a stack's layers; some containers drop layers at random in iteration (LayerDrop)."""
     return [layers[index] for index in range(len(layers))]
 
 
 def saved_name(name: str) -> str:
-    """A matrix's name among the shared weights, whose names may not hold a dot."""
+    """A matrix's name in the shared weights, whose names must not contain a dot."""
     return name.replace(".", "_")
 
 
@@ -65,23 +67,23 @@ def check_alike(layers: nn.ModuleList) -> dict[str, tuple[int, int]]:
     """The matrices that every layer has, name -> (out, in).
 
     Raises:
-        InputError: where layers differ or hold no matrix, where a matrix is more than an `nn.Linear` or a convolution of kernel 1,
-            and where a module is in several places.
+        InputError: if layers differ or contain no matrix, a matrix is more than an `nn.Linear` or a convolution with kernel 1, or a
+            module is used in several places.
     """
     if not isinstance(layers, nn.Module):
-        raise InputError(f"the layers are in a {type(layers).__name__}; give them in the nn.ModuleList that holds them")
+        raise InputError(f"the layers are in a {type(layers).__name__}; they must be in their nn.ModuleList")
     stack = in_order(layers)
     if not stack:
-        raise InputError("there are no layers to share")
+        raise InputError("the list of layers to share is empty")
     shapes = [{name: shape_of(matrix) for name, matrix in _plain_matrices(layer, index)} for index, layer in enumerate(stack)]
     for index, its_shapes in enumerate(shapes):
         if not its_shapes:
             raise InputError(
-                f"layer {index} has no torch.nn.Linear or torch.nn.Conv1d of kernel 1, which alone can be shared; its weights are "
+                f"layer {index} has no torch.nn.Linear or torch.nn.Conv1d with kernel 1 to share; its weights are "
                 f"in {_holders(stack[index])}"
             )
         if its_shapes != shapes[0]:
-            raise InputError(f"layer {index} has other matrices than layer 0; only alike layers can share theirs")
+            raise InputError(f"layer {index} has different matrices from layer 0; layers can share only if their matrices match")
     saved = {}
     for name in shapes[0]:
         other = saved.setdefault(saved_name(name), name)
@@ -92,15 +94,15 @@ def check_alike(layers: nn.ModuleList) -> dict[str, tuple[int, int]]:
 
 
 def check_form(layers: nn.ModuleList, form: SharedForm) -> None:
-    """Raise InputError where a form does not fit the layers, or would untie weights that they have in common.
+    """Raise InputError if a form does not fit the layers, or would untie tied weights.
 
-    Weights of one tensor stay tied where their layers share that matrix, and nowhere else.
+    Tied weights stay tied only if their layers share that matrix.
     """
     if len(layers) != len(form.plan.groups):
         raise InputError(f"the plan {form.plan} is for {len(form.plan.groups)} layers, but the stack has {len(layers)}")
     shapes = check_alike(layers)
     if tuple(shapes) != form.ranks.matrices:
-        raise InputError(f"the form is of matrices {', '.join(form.ranks.matrices)}, but the layers have {', '.join(shapes)}")
+        raise InputError(f"the form is for matrices {', '.join(form.ranks.matrices)}, but the layers have {', '.join(shapes)}")
     check_ranks(form.ranks, shapes)
     _check_held_once(layers, layers, ["weight"])
     owners, kinds = {}, {}
@@ -110,14 +112,18 @@ def check_form(layers: nn.ModuleList, form: SharedForm) -> None:
             its = group, name, index if is_alone else None
             owner, first = owners.setdefault(id(linear.weight), (its, place))
             if owner != its and (form.changes(group) or form.changes(owner[0])):
-                raise InputError(f"{place} has one weight with {first}, which this form does not share; give each its own")
+                raise InputError(
+                    f"{place} has the same weight as {first}, but does not share with it in this form; give each its own weight"
+                )
             kind = f"{linear.weight.dtype} on {linear.weight.device}"
             if not is_alone and kinds.setdefault((group, name), kind) != kind:
-                raise InputError(f"{place} is {kind}, but {kinds[group, name]} in another layer of its group, with which it shares")
+                raise InputError(
+                    f"{place} is {kind}, but {kinds[group, name]} in another layer of its group; both must be the same"
+                )
 
 
 def check_ranks(ranks: ResidualRanks, shapes: dict[str, tuple[int, int]]) -> None:
-    """Raise InputError where a rank exceeds the smaller side of its matrix."""
+    """Raise InputError if a rank exceeds the smaller side of its matrix."""
     for layer in range(len(ranks.rows)):
         for name, rank in ranks.of(layer).items():
             smaller = min(shapes[name])
@@ -128,36 +134,36 @@ def check_ranks(ranks: ResidualRanks, shapes: dict[str, tuple[int, int]]) -> Non
 
 
 def _plain_matrices(layer: nn.Module, index: int) -> Iterator[tuple[str, nn.Linear | nn.Conv1d]]:
-    """`matrices`, all of which can be replaced without a loss."""
+    """`matrices`, after checking that each can be replaced without loss."""
     for name, module in layer.named_modules():
         if type(module).__module__.startswith("peft."):
-            raise InputError(f"{name} of layer {index} is wrapped by peft; merge its adapter first, by merge_and_unload()")
+            raise InputError(f"{name} of layer {index} is wrapped by peft; merge its adapter first with merge_and_unload()")
     for name, matrix in matrices(layer):
         if not name:
-            raise InputError(f"layer {index} is a matrix itself, which cannot be replaced; put each into an nn.Sequential")
+            raise InputError(f"layer {index} is a matrix itself, which cannot be replaced; put each layer into an nn.Sequential")
         if fault := _fault(matrix):
             raise InputError(f"{name} of layer {index} {fault}")
         yield name, matrix
 
 
 def _fault(matrix: Matrix) -> str | None:
-    """What a matrix is or has that sharing would lose, in words."""
+    """Description of a property of a matrix that sharing would lose; None if there is none."""
     if isinstance(matrix, ResidualLinear):
-        return "is shared already; unshare the layers first"
+        return "is already shared; unshare the layers first"
     plain = "torch.nn.Conv1d" if isinstance(matrix, nn.Conv1d) else "torch.nn.Linear"
     if type(matrix) not in _PLAIN:
         return f"is a {type(matrix).__name__}, which may compute more than x W + b; only plain {plain} can be shared"
     held = set(matrix.state_dict())
     if "weight" not in held or not held <= {"weight", "bias"}:
-        return f"holds {', '.join(sorted(held)) or 'no weight'} in place of weight and bias; make a plain {plain} of it first"
+        return f"has {', '.join(sorted(held)) or 'no weight'} instead of weight and bias; convert it to a plain {plain} first"
     weight = matrix.weight
     if type(weight) is not nn.Parameter or weight.shape[:2] != shape_of(matrix):
         kind = f"{type(weight).__name__} of shape {tuple(weight.shape)}"
-        return f"has a {kind} for a weight; share layers before they are sharded or quantised"
+        return f"has a {kind} as its weight; share layers before sharding or quantising them"
     if not weight.is_floating_point():
-        return f"has weights of {weight.dtype}; only floating-point ones can be shared"
+        return f"has weights of {weight.dtype}; only floating-point weights can be shared"
     if "forward" in vars(matrix):
-        return f"has a forward of its own, which may compute more than x W + b; only plain {plain} can be shared"
+        return f"has its own forward, which may compute more than x W + b; only plain {plain} can be shared"
     hooks = [hook for kind in _HOOKS for hook in getattr(matrix, kind).values()]
     if hooks:
         called = getattr(hooks[0], "__qualname__", type(hooks[0]).__name__)
@@ -166,16 +172,16 @@ def _fault(matrix: Matrix) -> str | None:
 
 
 def _holders(layer: nn.Module) -> str:
-    """The classes of modules that hold a layer's weights, each with the name of one."""
+    """The classes of modules that contain a layer's weights, each with the name of one module."""
     parts = [(name or "the layer itself", module) for name, module in layer.named_modules()]
     holders = [part for part in parts if any(parameter.dim() > 1 for parameter in part[1].parameters(recurse=False))]
-    leaves = [part for part in parts if not list(part[1].children())]  # as where weights are packed
+    leaves = [part for part in parts if not list(part[1].children())]  # for example with packed weights
     kinds = {type(module).__name__: name for name, module in reversed(holders or leaves)}
     return ", ".join(f"{kind} ({name})" for kind, name in kinds.items())
 
 
 def _check_places(stack: list[nn.Module]) -> None:
-    """Raise InputError where a layer or a matrix is in several places, of which only one would be replaced."""
+    """Raise InputError if a layer or a matrix is used in several places, of which only one would be replaced."""
     places = {}
     for index, layer in enumerate(stack):
         for name, module in layer.named_modules(remove_duplicate=False):
@@ -183,25 +189,25 @@ def _check_places(stack: list[nn.Module]) -> None:
                 place = f"{name} of layer {index}" if name else f"layer {index}"
                 first = places.setdefault(id(module), place)
                 if first != place:
-                    raise InputError(f"{place} and {first} are one module; give each place a module of its own")
+                    raise InputError(f"{place} and {first} are the same module; give each place its own module")
 
 
 def check_untied(model: nn.Module, layers: nn.ModuleList) -> None:
-    """Raise InputError where a model has a bias of the layers' matrices twice, or a matrix or its weight outside the layers too.
+    """Raise InputError if a bias belongs to two of the layers' matrices, or a matrix or its weight is also used outside the layers.
 
-    Sharing alone keeps biases as they are. Compression gives each matrix its own.
+    Sharing leaves biases unchanged, but compression gives each matrix its own.
     """
     first = {}
     for index in range(len(layers)):
         for name, linear in matrices(layers[index]):
             place = f"{name} of layer {index}"
             if linear.bias is not None and first.setdefault(id(linear.bias), place) != place:
-                raise InputError(f"{place} has one bias with {first[id(linear.bias)]}; give each its own")
+                raise InputError(f"{place} has the same bias as {first[id(linear.bias)]}; give each its own bias")
     _check_held_once(model, layers, ("weight", "bias"))
 
 
 def _check_held_once(model: nn.Module, layers: nn.ModuleList, kinds: Sequence[str]) -> None:
-    """Raise InputError where a matrix of the layers, or its weight or bias, is held by another module of the model too."""
+    """Raise InputError if a matrix of the layers, or its weight or bias, is also used by another module of the model."""
     stack = in_order(layers)
     linears = {linear: f"{name} of layer {index}" for index, layer in enumerate(stack) for name, linear in matrices(layer)}
     parameters = {id(getattr(linear, kind)): place for linear, place in linears.items() for kind in kinds}
@@ -212,4 +218,6 @@ def _check_held_once(model: nn.Module, layers: nn.ModuleList, kinds: Sequence[st
         for key, place in held:
             if place is not None:
                 other = f"{name}.{key}".lstrip(".")
-                raise InputError(f"{place} is also {other} of {type(model).__name__}, which would not follow; give each its own")
+                raise InputError(
+                    f"{place} is also {other} of {type(model).__name__}, which would keep the old values; give each its own"
+                )

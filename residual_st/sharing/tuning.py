@@ -1,7 +1,7 @@
-"""Measure on one machine what `residual_st.sharing.product` decides by a fixed rule.
+"""Measure, on one machine, the threshold that `residual_st.sharing.product` sets by a fixed rule.
 
-Nothing calls this by itself. A tuned model may round differently from one that is tuned at another moment, because the two ways
-to multiply add in another order.
+Nothing calls this automatically. A tuned model may round differently from one tuned at another time, because the two ways of
+multiplying add in different orders.
 """
 
 import time
@@ -15,16 +15,16 @@ from torch.nn.functional import linear
 from residual_st.sharing.linear import ResidualLinear
 from residual_st.sharing.product import compose, factor_by_factor
 
-_POSITIONS, _MEMBERS, _REPEATS = 256, 6, 7  # at which, for how many layers in turn and how often it is measured
+_POSITIONS, _MEMBERS, _REPEATS = 256, 6, 7  # positions, layers in turn, and repeats of a measurement
 
 
 @torch.no_grad()
 def tune_products(module: nn.Module) -> dict[tuple[int, int, int], float]:
-    """Measure from how many positions on composing W pays, and set it as `compose_from` of the module's shared matrices.
+    """Measure the number of positions from which composing W is faster, and set it as `compose_from` of shared matrices.
 
-    Call it once the model is prepared for inference, on an idle machine, with the number of threads that it will have: matrices in
-    float32 on a CPU are measured, some hundredths of a second for each shape and rank. It is the time to compose, over the time
-    that each position takes longer factor by factor than with a composed weight.
+    Call it after preparing the model for inference, on an idle machine, with the number of threads used later. Only float32
+    matrices on a CPU are measured, in some hundredths of a second per shape and rank. The number is the time for composing / the
+    additional time per position of multiplying by each factor.
 
     Returns:
         The positions by (out, in, rank).
@@ -43,7 +43,7 @@ def tune_products(module: nn.Module) -> dict[tuple[int, int, int], float]:
 
 
 def _crossing(linears: list[ResidualLinear]) -> float:
-    """Positions from which on composing takes less time. Layers take turns, so that caches hold no more of them than in a model."""
+    """Positions from which composing is faster. Layers are measured in turn, so that caches contain no more than in a model."""
     out_features, in_features = linears[0].shared_weight.shape
     x = torch.randn(_POSITIONS, in_features)
     bias = x.new_zeros(out_features)
@@ -55,7 +55,7 @@ def _crossing(linears: list[ResidualLinear]) -> float:
 
 
 def _least_seconds(functions: list[Callable[[], object]]) -> float:
-    """What one call takes of functions that are called in turn, in the fastest of several rounds: other processes only slow it."""
+    """Seconds per call of functions that are called in turn, in the fastest round: other processes only slow them down."""
     times = []
     for _ in range(_REPEATS):
         start = time.perf_counter()

@@ -1,7 +1,7 @@
-"""Speech processors for FBK's simulstream (arXiv 2512.17648): what `type:` of its configurations names.
+"""Speech processors for FBK's simulstream (arXiv 2512.17648), to be named in `type:` of its configurations.
 
-`Stream` does what `residual-st listen` does; `SlidingWindow` and `StreamAtt` are simulstream's own policies with our models. All
-take `model:`, a folder that `residual-st export` wrote, or one of what it exports, which is then exported on loading: a fairseq
+`Stream` does the same as `residual-st listen`; `SlidingWindow` and `StreamAtt` are simulstream's own policies with our models. All
+take `model:`, a folder written by `residual-st export`, or a model that it exports, which is then exported on loading: a fairseq
 checkpoint, or a Hugging Face folder of Whisper or of a CTC model, dense or compressed.
 """
 

@@ -1,4 +1,4 @@
-"""Models that a configuration of simulstream names."""
+"""Models named in a simulstream configuration."""
 
 import tempfile
 from functools import cache
@@ -21,10 +21,10 @@ from residual_st.streaming.sources import Encoded, WholeWindows
 
 
 class OfModel(SpeechProcessor):
-    """What all processors have in common.
+    """Base class of all processors.
 
     Args:
-        config: with `model` and maybe `task`, `source_lang`, `target_lang`, `beam`, `threads`; of what is yet to be exported maybe
+        config: `model`, and optionally `task`, `source_lang`, `target_lang`, `beam`, `threads`; for a model to be exported also
             `precision`, `data`, `config_yaml`.
     """
 
@@ -40,30 +40,30 @@ class OfModel(SpeechProcessor):
         self._own = dict(self._asked)
 
     def set_source_language(self, language: str) -> None:
-        """A model that is not told a language takes any."""
+        """Set the source language. Ignored for a model without prompt words for it."""
         if self.model.languages.sources:
             self._asked["source_lang"] = language
 
     def set_target_language(self, language: str) -> None:
-        """A model that writes one language takes any."""
+        """Set the target language. Ignored for a model with one target language."""
         if self.model.languages.targets or self.model.languages.tasks:
             self._asked["target_lang"] = language
 
     def clear(self) -> None:
-        """Be ready for another stream, with the languages of the configuration."""
+        """Reset for a new stream, with the languages of the configuration."""
         super().clear()
         self._asked = dict(self._own)
 
 
 class OfWindows(OfModel):
-    """What simulstream's own policies need: windows of samples to tokens that are pieces of text."""
+    """Base class for simulstream's own policies: decodes windows of samples to tokens that are pieces of text."""
 
     def __init__(self, config: SimpleNamespace):
         super().__init__(config)
         self._pieces, self._direction = Pieces(self.model.vocabulary), None
 
     def encoded(self, samples: np.ndarray) -> Encoded | None:
-        """Of a window at simulstream's rate; None where nobody speaks in it, or it is too short."""
+        """The encoded window, given at simulstream's sample rate; None if it has no speech or is too short."""
         folder = self.model.folder
         samples = resample(samples, SAMPLE_RATE, folder.sample_rate)
         if not spans_between_pauses(samples, folder.sample_rate, folder.lengths):
@@ -71,7 +71,7 @@ class OfWindows(OfModel):
         return WholeWindows(self.model).encoded(samples, 0, len(samples), is_last=True)
 
     def search(self, encoded: Encoded, settings: Settings) -> Search:
-        """In the direction that is asked for; a language that is detected is that of the first window in which somebody speaks."""
+        """The search for the configured direction; a language to be detected is that of the first window with speech."""
         if self._direction is None:
             self._direction = self.model.languages.resolved(Direction(**self._asked))
             if self._direction.source_lang == AUTO:
@@ -79,7 +79,7 @@ class OfWindows(OfModel):
         return self.model.search_in(settings, self._direction)
 
     def at_most(self, seconds: float) -> int:
-        """Samples of so many seconds. Raises InputError where the model takes no such window."""
+        """Number of samples in `seconds`. Raises InputError if the model does not take windows of this length."""
         longest = self.model.folder.longest_seconds
         if not 0 < seconds <= longest:
             raise InputError(f"a window of {seconds:g} s must be above 0 and, for {self.config.model}, at most {longest:g}")
@@ -102,7 +102,7 @@ def _loaded(config: SimpleNamespace) -> Model:
 def _model(
     source: str, threads: int = 1, precision: str | None = None, data: str | None = None, config_yaml: str | None = None
 ) -> Model:
-    """One for all processors of a server."""
+    """The model, loaded once for all processors of a server."""
     if (Path(source) / DESCRIPTION).is_file():
         return Model(source, threads)
     from residual_st.export.any_model import export_any

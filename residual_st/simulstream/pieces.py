@@ -1,6 +1,6 @@
-"""Words of a vocabulary as simulstream's tokens: texts in sentencepiece's way, with ▁ for a space, that put together are the text.
+"""Conversion of a vocabulary's words to simulstream's tokens: strings with ▁ for a space, as in sentencepiece.
 
-Its detokenizer is `detokenizer_type: simuleval` with `latency_unit: spm`, for every model.
+simulstream's detokenizer for them is `detokenizer_type: simuleval` with `latency_unit: spm`, for every model.
 """
 
 from residual_st.pieces import WORD_START, joined_letters, joined_pieces
@@ -14,25 +14,25 @@ def text_of(tokens: list[str]) -> str:
 
 
 class Pieces:
-    """Numbers to tokens and back. A token is of several words where one is but a part of a letter."""
+    """Conversion of word ids to tokens and back. A token has several words if a word is a part of a character."""
 
     def __init__(self, vocabulary: Vocabulary):
         self._vocabulary, self._words = vocabulary, {}
 
     def tokens(self, words: list[int]) -> list[str]:
-        """Hidden words are parts of the token behind them."""
-        found, begin = [], 0
+        """Words to tokens. Hidden words belong to the token after them."""
+        tokens, begin = [], 0
         for end in range(1, len(words) + 1):
             text = self._joined(words[begin:end])
             if not text or "\ufffd" in text and end - begin < _LONGEST_LETTER and end < len(words):
                 continue
             self._words[text] = words[begin:end]
-            found.append(text)
+            tokens.append(text)
             begin = end
-        return found
+        return tokens
 
     def words(self, tokens: list[str]) -> list[int]:
-        """Of tokens that `tokens` made."""
+        """Words of tokens made by `tokens`."""
         return [word for token in tokens for word in self._words[token]]
 
     def _joined(self, words: list[int]) -> str:

@@ -1,4 +1,4 @@
-"""simulstream's sliding window, which is translated anew at each step, with our models."""
+"""simulstream's retranslation of a sliding window, with our models."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -12,10 +12,10 @@ from residual_st.simulstream.model import OfWindows
 
 
 class SlidingWindow(OfWindows, SlidingWindowRetranslator):
-    """Sen et al. 2022 (arXiv 2210.09754), as simulstream has it.
+    """Sen et al. 2022 (arXiv 2210.09754), as implemented in simulstream.
 
     Args:
-        config: as of `OfModel`, with `window_len` in seconds and the other settings of `SlidingWindowRetranslator`.
+        config: as for `OfModel`, with `window_len` in seconds and the other settings of `SlidingWindowRetranslator`.
     """
 
     def __init__(self, config: SimpleNamespace):
@@ -36,5 +36,5 @@ class SlidingWindow(OfWindows, SlidingWindowRetranslator):
         return self._pieces.tokens(search.best(encoded.source)[0][0].tokens)
 
     def _build_incremental_outputs(self, generated_tokens: list[str]) -> IncrementalOutput:
-        """Silence takes nothing back: simulstream would delete what was said before it."""
+        """Silence deletes nothing: without this, simulstream would delete the text before it."""
         return super()._build_incremental_outputs(generated_tokens) if generated_tokens else IncrementalOutput([], "", [], "")

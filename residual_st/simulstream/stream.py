@@ -1,4 +1,4 @@
-"""What `residual-st listen` does, as a speech processor."""
+"""`residual-st listen` as a speech processor."""
 
 from os.path import commonprefix
 from types import SimpleNamespace
@@ -15,18 +15,18 @@ from residual_st.streaming.stream import DEFAULT_POLICY, SHORTEST_CHUNK
 
 
 class Stream(OfModel):
-    """A `residual_st.streaming.Stream`. Its tokens are letters, so that a word may grow; what may be revised is not put out, except
-    by retranslation, where nothing else is.
+    """A `residual_st.streaming.Stream`. Its tokens are characters, so that a word may grow. Only committed text is output, except
+    with the policy retranslation, which outputs everything.
 
     Args:
-        config: as of `OfModel`, with `policy`, one of `residual_st.streaming.POLICIES`.
+        config: as for `OfModel`, with `policy`, one of `residual_st.streaming.POLICIES`.
     """
 
     def __init__(self, config: SimpleNamespace):
         super().__init__(config)
         self._policy = getattr(config, "policy", DEFAULT_POLICY)
         self.clear()
-        self._started()  # refuses what the model cannot
+        self._started()  # raises for unsupported settings
 
     def process_chunk(self, waveform: np.ndarray) -> IncrementalOutput:
         if self._stream is None:
@@ -41,7 +41,7 @@ class Stream(OfModel):
 
     def clear(self) -> None:
         super().clear()
-        self._stream, self._open, self._space = None, "", ""  # `_open`: what was put out behind the last text that is closed
+        self._stream, self._open, self._space = None, "", ""  # `_open`: output after the last closed text
 
     def _started(self) -> streaming.Stream:
         # each call of `process_chunk` is a step, whatever its length

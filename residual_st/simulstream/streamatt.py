@@ -1,4 +1,4 @@
-"""simulstream's StreamAtt with our models: attention says which words stand, and which sound is done with."""
+"""simulstream's StreamAtt with our models: attention decides which words are committed and which audio is dropped."""
 
 from types import SimpleNamespace
 
@@ -12,20 +12,20 @@ from residual_st.simulstream.model import OfWindows
 
 
 class StreamAtt(OfWindows, BaseStreamAtt):
-    """Papi et al. 2024 (arXiv 2406.06097), as simulstream has it.
+    """Papi et al. 2024 (arXiv 2406.06097), as implemented in simulstream.
 
     Args:
-        config: as of `OfModel`, with the settings of `BaseStreamAtt`, and maybe `audio_history_max_duration`, in seconds.
+        config: as for `OfModel`, with the settings of `BaseStreamAtt`, and optionally `audio_history_max_duration` in seconds.
 
     Raises:
-        InputError: if the model has no decoder, or one that does not say what it reads.
+        InputError: if the model has no decoder, or one without attention output.
     """
 
     def __init__(self, config: SimpleNamespace):
         super().__init__(config)
         if not self.model.has_attention:
             raise InputError(
-                f"{config.model} has no decoder that says what it reads of the sound; export it again, or take another type"
+                f"{config.model} has no decoder attention, which this type needs; export it again, or use another type"
             )
         self._longest = self.at_most(getattr(config, "audio_history_max_duration", self.model.folder.longest_seconds))
 
@@ -40,7 +40,7 @@ class StreamAtt(OfWindows, BaseStreamAtt):
         return self.audio_history
 
     def _generate(self, speech: np.ndarray) -> tuple[list[str], torch.Tensor]:
-        """Tokens behind those of the history, and what each of both reads of the states: (tokens, states)."""
+        """Tokens after those of the history, and the attention of all tokens to the states: (tokens, states)."""
         history = self.text_history or []
         encoded = self.encoded(speech)
         if encoded is None:

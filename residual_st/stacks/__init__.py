@@ -1,6 +1,6 @@
-"""What a stack of layers is, whoever made its layers: torch only, no library of models is imported here.
+"""Stacks of layers of any model. Needs torch only; no model library is imported here.
 
-`stack_of` finds the stack of a model that is known, `heaviest_stack` that of any other; `describe_stack` says how its layers are
+`stack_of` finds the stack of a known model, `heaviest_stack` that of any other; `describe_stack` describes how its layers are
 called.
 """
 

@@ -1,14 +1,14 @@
-"""Which layers of two stacks stand at the same depth."""
+"""Pairing of the layers of two stacks by depth."""
 
 
 def layer_map(student_layers: int, teacher_layers: int, groups: tuple[int, ...] | None = None) -> list[tuple[int, int]]:
-    """Pairs (layer of the student, layer of the teacher), both from 0, of equal depth.
+    """Pairs (layer of the student, layer of the teacher) of equal depth, both counted from 0.
 
-    Layer i of L, from 1, stands at depth i / L and is compared with the teacher's layer nearest to it; the last with the last.
-    Of layers that share their matrices only a group's last is compared.
+    Layer i of L (from 1) has depth i / L and is paired with the teacher's layer of nearest depth, the last with the last. Of a
+    group of shared layers only the last one is paired.
 
     Args:
-        groups: the student's layer -> group; None for a dense student, each of whose layers is compared.
+        groups: the student's layer -> group; None for a dense student, in which each layer is paired.
     """
     groups = groups or tuple(range(student_layers))
     last = {group: layer for layer, group in enumerate(groups)}

@@ -1,4 +1,4 @@
-"""What a stack holds, in figures, whichever model it is of."""
+"""Size and sharing figures of a stack, for any model."""
 
 from collections.abc import Iterable, Mapping
 
@@ -19,18 +19,18 @@ from residual_st.stacks.layer_stack import LayerStack
 
 
 def sizes_of(part: str, stack: LayerStack | None) -> dict:
-    """Weights in the matrices of a part of a model, the encoder or the decoder, kept and dense."""
+    """Numbers of weights in the matrices of a model's encoder or decoder, kept and dense."""
     shapes = [shape_of(matrix) for layer in (in_order(stack.layers) if stack else ()) for _, matrix in matrices(layer)]
     dense, kept = sum(outputs * inputs for outputs, inputs in shapes), matrix_parameters(stack.layers) if stack else 0
     return {
-        f"{part}_weight_fraction": round(kept / dense, 3) if dense else 0.0,  # of a part without layers
+        f"{part}_weight_fraction": round(kept / dense, 3) if dense else 0.0,  # a part without layers
         f"{part}_matrix_parameters": kept,
         f"dense_{part}_matrix_parameters": dense,
     }
 
 
 def sharing_of(stack: LayerStack | None) -> dict:
-    """How the layers of a stack share, which is read off the layers."""
+    """How the layers of a stack share, read from the layers."""
     layers = len(stack.layers) if stack else 0
     if stack is None or not stack.is_shared:
         form = {"group_size": 1, "residual_rank": 0, "residual_diagonal": False, "sharing_pattern": "adjacent"}
@@ -44,7 +44,7 @@ def sharing_of(stack: LayerStack | None) -> dict:
 
 
 def bytes_and_parameters(members: Iterable[nn.Parameter]) -> dict[str, int]:
-    """Of the parameters of a part."""
+    """Number and bytes of a part's parameters."""
     members = list(members)
     return {
         "parameters": sum(parameter.numel() for parameter in members),
@@ -53,9 +53,9 @@ def bytes_and_parameters(members: Iterable[nn.Parameter]) -> dict[str, int]:
 
 
 def residual_energy(stacks: Mapping[str, LayerStack]) -> list[dict]:
-    """For each layer and matrix of a model's parts, the squared norm of its residual over that of its shared weight.
+    """For each layer and matrix of a model's parts, the squared norm of its residual / that of its shared weight.
 
-    The decoder's names say so.
+    Names of the decoder's matrices begin with `decoder.`.
     """
     rows = []
     with torch.no_grad():
@@ -64,7 +64,7 @@ def residual_energy(stacks: Mapping[str, LayerStack]) -> list[dict]:
                 for name, linear in matrices(layer):
                     if isinstance(linear, ResidualLinear) and linear.shared_weight is not None:
                         residual, shared = residual_energies([linear]).item(), linear.shared_weight.double().square().sum().item()
-                        ratio = residual / shared if shared else 0.0  # in a model without training the output projections are 0
+                        ratio = residual / shared if shared else 0.0  # in an untrained model the output projections are 0
                         matrix = name if part == "encoder" else f"decoder.{name}"
                         rows.append({"layer": index, "matrix": matrix, "residual_to_shared": round(ratio, 6)})
     return rows

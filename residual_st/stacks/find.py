@@ -1,4 +1,4 @@
-"""Where the stacks of a model are."""
+"""Finding the stacks of a model."""
 
 import importlib
 import math
@@ -10,7 +10,7 @@ from residual_st.sharing import in_order, matrices, shape_of
 from residual_st.stacks.generic import describe_stack
 from residual_st.stacks.layer_stack import LayerStack
 
-# the library that a model's class, or one of its bases, is of -> who knows how that library's models are built
+# library of a model's class or of one of its bases -> module that knows the library's models
 _KNOWN_BY = {"fairseq": "residual_st.fairseq.kinds", "transformers": "residual_st.huggingface.kinds"}
 
 
@@ -18,28 +18,28 @@ def stack_of(model: nn.Module, part: str = "encoder") -> LayerStack:
     """The stack of layers of a model.
 
     Args:
-        model: a fairseq model, a Hugging Face one of a kind that is known (docs/kinds.md), or a plain `nn.ModuleList`.
-        part: "encoder", or "decoder", of a fairseq model.
+        model: a fairseq model, a Hugging Face model of a known kind (docs/kinds.md), or an `nn.ModuleList`.
+        part: "encoder" or "decoder".
 
     Raises:
-        InputError: for another model; a `LayerStack` describes the stack of any.
+        InputError: for other models; describe their stack by a `LayerStack`.
     """
     is_list = isinstance(model, nn.ModuleList)
     classes = type(model[0] if is_list and len(model) else model).__mro__
     library = next((name for base in classes if (name := base.__module__.partition(".")[0]) in _KNOWN_BY), None)
     if library:
-        known = importlib.import_module(_KNOWN_BY[library])  # which imports the library; the model's user has it
+        known = importlib.import_module(_KNOWN_BY[library])  # imports the library, which is installed since the model is from it
         return known.stack_of_layers(model) if is_list else known.stack_of(model, part)
     if is_list:
         return describe_stack(model)
-    raise InputError(f"{type(model).__name__} has no stack of {part} layers that is known here; describe it by a LayerStack")
+    raise InputError(f"{type(model).__name__} has no known stack of {part} layers; describe it by a LayerStack")
 
 
 def stacks_in(module: nn.Module) -> dict[str, nn.ModuleList]:
-    """Name -> list of two layers or more, all of one class, each of which holds matrices; the heaviest first.
+    """Name -> list of two or more layers of one class that contain matrices; the one with most weights first.
 
-    A list inside a layer of another is a part of that layer and not among them. How heavy a list is does not change when its layers
-    share.
+    Lists inside the layers of another list are left out. Weights are counted as if dense, so that sharing does not change the
+    order.
     """
     found = {}
     for name, layers in module.named_modules():
@@ -50,14 +50,14 @@ def stacks_in(module: nn.Module) -> dict[str, nn.ModuleList]:
 
 
 def heaviest_stack(module: nn.Module, name: str | None = None) -> tuple[str, nn.ModuleList]:
-    """The name and the list of the heaviest stack in a module, or of the one with this name.
+    """The name and the layers of the stack with most weights in a module, or of the stack `name`.
 
     Raises:
         InputError: if there is none.
     """
     found = stacks_in(module)
     if not found:
-        raise InputError(f"{type(module).__name__} has no nn.ModuleList of two layers or more of one class that hold matrices")
+        raise InputError(f"{type(module).__name__} has no nn.ModuleList of two or more layers of one class that contain matrices")
     chosen = next(iter(found)) if name is None else name
     if chosen not in found:
         raise InputError(f"{type(module).__name__} has no stack of layers {name!r}; it must be one of {', '.join(found)}")
@@ -66,7 +66,7 @@ def heaviest_stack(module: nn.Module, name: str | None = None) -> tuple[str, nn.
 
 def _is_stack(layers: nn.ModuleList) -> bool:
     stack = in_order(layers)
-    holds_matrices = all(any(name for name, _ in matrices(layer)) for layer in stack)  # and is none itself
+    holds_matrices = all(any(name for name, _ in matrices(layer)) for layer in stack)  # and is not a matrix itself
     return len(stack) > 1 and len({type(layer) for layer in stack}) == 1 and holds_matrices
 
 

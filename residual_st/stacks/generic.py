@@ -1,4 +1,4 @@
-"""Layers of any class: what they are called with, and how to have them call their matrices, is found out."""
+"""Stacks of layers of any class: their arguments and the calls of their matrices are determined automatically."""
 
 import contextlib
 from collections.abc import Iterator
@@ -13,22 +13,22 @@ from residual_st.stacks.padding import padding_by_name
 def describe_stack(layers: nn.ModuleList, owner: nn.Module | None = None, **known) -> LayerStack:
     """The LayerStack of layers of any class.
 
-    By default padding is found by the names of a layer's arguments (`padding_by_name`), a second copy of weights that fairseq
-    0.12.2 keeps is dropped, fairseq's attention modules call their projections while they are observed, and no units are renamed.
+    By default padding is found by the names of a layer's arguments (`padding_by_name`), fairseq 0.12.2's second copy of the weights
+    is dropped, fairseq's attention modules call their projections while they are observed, and units are not aligned.
 
     Args:
         owner: the module that gets the shared weights.
-        known: fields of LayerStack, such as `symmetries`, that take the place of these.
+        known: fields of LayerStack, such as `symmetries`, that replace these defaults.
     """
     if not len(layers):
-        return LayerStack(layers, owner)  # which says what is wrong
+        return LayerStack(layers, owner)  # raises an error for these layers
     found = {"padding": padding_by_name(layers[0]), "prepare": drop_fused_copies, "observing": projecting}
     return LayerStack(layers, owner, **{**found, **known})
 
 
 @contextlib.contextmanager
 def projecting(layers: nn.ModuleList) -> Iterator[None]:
-    """Have attention modules call their projections: fairseq's otherwise hand their weights to torch's fused function."""
+    """Make fairseq's attention modules call their projections; otherwise they pass the weights to torch's fused function."""
     before = {module: module.skip_embed_dim_check for module in layers.modules() if hasattr(module, "skip_embed_dim_check")}
     for attention in before:
         attention.skip_embed_dim_check = True
@@ -41,9 +41,9 @@ def projecting(layers: nn.ModuleList) -> Iterator[None]:
 
 @contextlib.contextmanager
 def keeping_activations(*models: nn.Module) -> Iterator[None]:
-    """Have layers keep their activations, where fairseq's `--checkpoint-activations` has them computed again in the backward pass.
+    """Turn off fairseq's `--checkpoint-activations`, which computes activations again in the backward pass.
 
-    They would otherwise be observed twice, and `torch.autograd.grad` refuses them.
+    With it, activations would be observed twice, and `torch.autograd.grad` raises an error.
     """
     wrapped = [
         (module, module.forward) for model in models for module in model.modules() if hasattr(module, "precheckpoint_forward")

@@ -1,4 +1,4 @@
-"""Layers whose class is known: what a kind of model, of whatever library, says of them."""
+"""Descriptions of known classes of layers, from any library."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,19 +12,20 @@ from residual_st.stacks.symmetries import Symmetry
 
 
 def no_symmetries(layer: nn.Module) -> Sequence[Symmetry]:
-    """For layers whose units are not known well enough to be renamed."""
+    """No symmetries, for layers whose units must not be aligned."""
     return ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class KnownLayers:
-    """Layers of some classes.
+    """Description of some classes of layers.
 
     Attributes:
-        layers: the classes, or their names, where the modules that hold them are to be imported by who uses them alone.
-        symmetries: the units of a layer that may be renamed; never guessed from names: rotary and relative positions forbid some.
-        whole: names of matrices that neither share nor shrink, where a layer has them.
-        known: fields of a LayerStack that the names of a layer's arguments do not tell.
+        layers: the classes, or their names to avoid importing their modules.
+        symmetries: the units of a layer that may be aligned; never guessed from names, since rotary and relative positions forbid
+            some.
+        whole: names of matrices that are neither shared nor compressed, if a layer has them.
+        known: fields of a LayerStack that cannot be derived from the names of a layer's arguments.
     """
 
     layers: tuple[type | str, ...] = ()
@@ -33,12 +34,12 @@ class KnownLayers:
     known: Mapping = field(default_factory=dict)
 
     def knows(self, layer: nn.Module) -> bool:
-        """Whether a layer is of one of the classes, or of one that is built on them."""
+        """Whether a layer is an instance of one of the classes or of a subclass."""
         return any(base in self.layers or base.__name__ in self.layers for base in type(layer).__mro__)
 
     def describe(self, layers: nn.ModuleList, owner: nn.Module | None, **more) -> LayerStack:
-        """The stack of such layers in their owner, of others by what is found out about any, and with more fields of it."""
-        if not self.knows(layers[0]):  # of a user dir, or of a variant
+        """The stack of such layers in their owner, or of other layers by `describe_stack`; `more` are further fields."""
+        if not self.knows(layers[0]):  # from a user dir, or a variant
             return describe_stack(layers, owner, **more)
         for layer in in_order(layers):
             keep_whole(layer, self.whole)

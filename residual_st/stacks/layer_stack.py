@@ -1,4 +1,4 @@
-"""Alike layers, one after another, and what must be known of them to share their matrices."""
+"""Stacks of layers with the same structure, and the information needed to share their matrices."""
 
 import contextlib
 from collections.abc import Callable, Sequence
@@ -14,20 +14,20 @@ from residual_st.stacks.padding import Padding, no_padding, refuse_masks
 
 
 def output_alone(output: Any) -> Tensor:
-    """The output of a layer that returns a tensor, or a tuple whose first part is the output."""
+    """The output of a layer that returns a tensor, or a tuple whose first element is the output."""
     return output[0] if isinstance(output, tuple) else output
 
 
 def nothing(layers: nn.ModuleList) -> None:
-    """For stacks that need no preparation."""
+    """No preparation."""
 
 
 def no_description(owner: nn.Module, form: SharedForm) -> None:
-    """For models whose form is kept elsewhere, as fairseq's flags keep it."""
+    """No description, for models whose form is stored elsewhere, such as in fairseq's flags."""
 
 
 def no_context(layers: nn.ModuleList) -> contextlib.AbstractContextManager:
-    """For layers that call each of their matrices."""
+    """No context, for layers that call each of their matrices."""
     return contextlib.nullcontext()
 
 
@@ -36,20 +36,20 @@ class LayerStack:
     """A stack whose layers can share their matrices.
 
     Attributes:
-        layers: alike layers, in the order in which they are called.
-        owner: the module that gets the shared weights as `shared_weights`, where they are saved and moved with it; None where the
+        layers: layers with the same structure, in the order of their calls.
+        owner: the module that gets the shared weights as `shared_weights`, so that they are saved and moved with it; None if the
             caller registers them.
-        symmetries: the units of a layer that may be renamed, `residual_st.compression.alignment.AttentionHeads` and
-            `FeedForwardUnits`; none for layers that are compressed in the basis they have.
-        padding: the mask (batch, time) in a layer's arguments and keywords, True where there is padding; None for no mask. By
-            default every position counts, and a tensor besides the hidden states is refused.
-        memory_matrices: names of matrices whose inputs are not of a layer's own positions but of those it attends to.
-        memory_padding: the mask (batch, time) of these, as `padding`.
-        output: the hidden states in what a layer returns.
-        prepare: called with the layers before they share, to take away what stands in the way.
-        on_sharing: called with the owner and the form, once the layers share, where the model is to remember it.
-        observing: of the layers, a context in which they call each of their matrices, where they otherwise take its weight past it.
-        layouts: what is found out about the shapes of states; copies of a stack have it in common.
+        symmetries: the units of a layer that may be aligned, `residual_st.stacks.symmetries.AttentionHeads` and
+            `FeedForwardUnits`; empty for layers that are compressed without alignment.
+        padding: function (arguments, keywords of a layer) -> mask (batch, time), True for padding, or None for no mask. By default
+            every position counts, and any tensor besides the hidden states is refused.
+        memory_matrices: names of matrices whose inputs are positions of the attended states instead of the layer's own.
+        memory_padding: the mask (batch, time) of these, like `padding`.
+        output: function (return value of a layer) -> hidden states.
+        prepare: called with the layers before they share, to remove obstacles.
+        on_sharing: called with the owner and the form after the layers share, to record the form in the model.
+        observing: function (layers) -> context in which they call each of their matrices instead of reading its weight.
+        layouts: known layouts of states; copies of a stack share it.
     """
 
     layers: nn.ModuleList
@@ -66,9 +66,9 @@ class LayerStack:
 
     def __post_init__(self):
         if not isinstance(self.layers, nn.Module):
-            raise InputError(f"the layers are in a {type(self.layers).__name__}; give them in an nn.ModuleList")
+            raise InputError(f"the layers are in a {type(self.layers).__name__}; they must be in an nn.ModuleList")
         if not len(self.layers):
-            raise InputError("there are no layers to share")
+            raise InputError("the list of layers to share is empty")
         known = [name for name, _ in matrices(self.layers[0])]
         for name in (name for symmetry in self.symmetries for name in symmetry.names):
             if name not in known:
@@ -76,7 +76,7 @@ class LayerStack:
 
     @property
     def uncovered(self) -> list[str]:
-        """Names of a layer's weights of two dimensions and more that belong to no matrix: they stay as they are."""
+        """Names of a layer's weights with two or more dimensions that belong to no matrix and stay unchanged."""
         layer = self.layers[0]
         covered = {id(parameter) for _, linear in matrices(layer) for parameter in linear.parameters()}
         return [name for name, parameter in layer.named_parameters() if parameter.dim() > 1 and id(parameter) not in covered]
@@ -89,18 +89,18 @@ class LayerStack:
         """States or their gradients as (positions without padding, n).
 
         Args:
-            states: (batch, time, n), (time, batch, n) or as `Layouts` knows them.
+            states: (batch, time, n), (time, batch, n) or another layout known to `Layouts`.
             padding: (batch, time).
-            name: of the matrix that is given them; by default they are a layer's own.
+            name: name of the matrix with these inputs; by default the layer's own states.
 
         Raises:
-            InputError: as `Layouts.rows` does.
+            InputError: see `Layouts.rows`.
         """
         return self.layouts.rows(name, states, padding)
 
 
 def copied(model: nn.Module, stack: LayerStack) -> tuple[nn.Module, LayerStack]:
-    """A copy of a model, and the stack inside it, whose list of layers need not be the model's own."""
-    with refusing(f"{type(model).__name__} cannot be copied, to be compared with later"):
+    """A copy of a model and of the stack inside it. The stack's list of layers need not be the model's own list."""
+    with refusing(f"{type(model).__name__} cannot be copied, which is needed for a later comparison"):
         copied_model, layers, owner = deep_copy((model, stack.layers, stack.owner))
     return copied_model, replace(stack, layers=layers, owner=owner)

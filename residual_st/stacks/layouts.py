@@ -1,8 +1,8 @@
-"""Which dimensions of states are utterances and time, found out by comparing their shapes with those of masks.
+"""Which dimensions of states are utterances and time, determined by comparing shapes with those of masks.
 
-Layers differ, and so do the matrices inside one: fairseq's states are (time, batch, width), a conformer's convolutions and ESPnet's
-attention are batch first inside, a matrix may see each head, (batch, heads, time, size), and that of relative positions sees none
-of the utterances, (1, 2 time - 1, width).
+Layouts differ between layers and between the matrices of a layer: fairseq's states are (time, batch, width), a Conformer's
+convolutions and ESPnet's attention are batch first, some matrices get each head (batch, heads, time, size), and the matrix of
+relative positions gets no utterances (1, 2 time - 1, width).
 """
 
 from collections.abc import Sequence
@@ -12,19 +12,19 @@ from torch import Tensor
 
 from residual_st.errors import InputError
 
-STATES = "hidden states"  # of a layer itself, among names of matrices
+STATES = "hidden states"  # the name of a layer's own states, among names of matrices
 
-Layout = tuple[int, int] | None  # the dimensions of utterances and time; None for what is the same for all utterances
+Layout = tuple[int, int] | None  # dimensions of utterances and time; None for inputs that are the same for all utterances
 
 
 class UnclearLayoutError(InputError):
-    """As many utterances as positions, or heads, so that a shape fits in several ways; another batch may tell."""
+    """Several layouts fit a shape, such as with equal numbers of utterances and positions; another batch may resolve this."""
 
 
 class Layouts:
-    """What is known of a stack's states: those of its layers, by `STATES`, and the inputs and outputs of each matrix, by name.
+    """Layouts of a stack's states: of its layers under `STATES`, and of the inputs and outputs of each matrix under its name.
 
-    Whatever fits a batch is remembered, and what fits all batches so far is the layout.
+    A layout must fit all batches so far.
     """
 
     def __init__(self):
@@ -40,8 +40,8 @@ class Layouts:
         """States (…, n), or their gradients, as (positions without padding, n).
 
         Raises:
-            UnclearLayoutError: if it cannot be told yet which positions these are.
-            InputError: if the mask fits in no way.
+            UnclearLayoutError: if several layouts still fit.
+            InputError: if the mask fits no layout.
         """
         rows = states.flatten(0, -2)
         if padding is None:
@@ -52,7 +52,7 @@ class Layouts:
         if not kept:
             raise InputError(
                 f"a mask of shape {tuple(padding.shape)} does not fit {of}, of shape {tuple(states.shape)}, as (batch, time) in "
-                "any order, or does not as in the batches before; say what is padding by a LayerStack's `padding`"
+                "any order, or not in the order of earlier batches; define the padding by a LayerStack's `padding`"
             )
         if not all(one.equal(kept[0]) for one in kept):
             raise UnclearLayoutError(
@@ -63,7 +63,7 @@ class Layouts:
 
 
 def _fitting(leading: Sequence[int], mask: Sequence[int]) -> set[Layout]:
-    """The layouts of states, without their width, that a mask fits."""
+    """The layouts of states (shape without width) that a mask fits."""
     if len(mask) != 2:
         return set()
     batch, time = mask
@@ -72,7 +72,7 @@ def _fitting(leading: Sequence[int], mask: Sequence[int]) -> set[Layout]:
     lengths = [size for size in leading if size != 1]
     if lengths in ([time], [2 * time - 1]) and (batch > 1 or lengths == [2 * time - 1]):
         fitting.add(None)
-    if sorted(leading) == sorted((batch, 2 * time - 1)):  # as where positions are repeated for each utterance
+    if sorted(leading) == sorted((batch, 2 * time - 1)):  # for example relative positions repeated for each utterance
         fitting.add(None)
     return fitting
 

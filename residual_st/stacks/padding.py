@@ -1,4 +1,4 @@
-"""What is padding, in the arguments that a layer is called with."""
+"""Padding masks in a layer's arguments."""
 
 import inspect
 from collections.abc import Callable
@@ -12,32 +12,31 @@ Padding = Callable[[tuple, dict], Tensor | None]
 
 
 def no_padding(arguments: tuple, keywords: dict) -> None:
-    """For layers all of whose positions count, whatever they are called with."""
+    """No padding: every position counts, whatever the arguments."""
 
 
 def refuse_masks(arguments: tuple, keywords: dict) -> None:
-    """For layers that are called with hidden states alone, all of whose positions then count.
+    """No padding, for layers that are called with hidden states only.
 
     Raises:
-        InputError: for another tensor, which may be a mask: whether it is (batch, time), and what True means in it, the layers do
-            not tell.
+        InputError: for another tensor, which may be a mask of unknown layout and meaning.
     """
     given = {**{f"argument {place}": value for place, value in enumerate(arguments, 1)}, **keywords}
     tensors = [name for name, value in given.items() if isinstance(value, Tensor)]
     if len(tensors) > 1:
         raise InputError(
-            f"these layers are called with {', '.join(tensors)}, which is more than hidden states; say what is padding by a "
-            "LayerStack's `padding`, or `no_padding` if nothing is"
+            f"these layers are called with {', '.join(tensors)}, which may contain a mask; define the padding by a "
+            "LayerStack's `padding`, or set it to `no_padding`"
         )
 
 
 def padding_by_name(layer: nn.Module) -> Padding:
-    """A LayerStack's `padding` for layers of this one's class, by the names of their arguments.
+    """A LayerStack's `padding` for layers of this class, by the names of their arguments.
 
-    `…padding_mask`, (batch, time), is true for padding, as fairseq and torch have it; `attention_mask` is what `unattended` takes,
-    as transformers has it. Layers without an argument of these names are called with hidden states alone (`refuse_masks`).
+    `…padding_mask` (batch, time) is True for padding, as in fairseq and torch; `attention_mask` is an argument of `unattended`, as
+    in transformers. Layers without such arguments must be called with hidden states only (`refuse_masks`).
 
-    The function raises InputError where a layer takes several masks of these names, so that its states may be padded by either.
+    The function raises InputError if a layer has several arguments with these names.
     """
     order = list(inspect.signature(type(layer).forward).parameters)[1:]
 
@@ -48,7 +47,7 @@ def padding_by_name(layer: nn.Module) -> Padding:
             return refuse_masks(arguments, keywords)
         if len(masks) > 1 and any(given.get(name) is not None for name in masks):
             raise InputError(
-                f"{type(layer).__name__} takes the masks {', '.join(masks)}; say which is of its own states by a LayerStack's "
+                f"{type(layer).__name__} takes the masks {', '.join(masks)}; define which one is its own states' by a LayerStack's "
                 "`padding`"
             )
         mask = given.get(masks[0])
@@ -60,11 +59,11 @@ def padding_by_name(layer: nn.Module) -> Padding:
 
 
 def unattended(mask: Tensor) -> Tensor:
-    """The padding (batch, time) of a mask that is 1 for what is there, (batch, time), or says who attends to whom.
+    """The padding (batch, time) of an attention mask: (batch, time) with 1 for real positions, or (batch, 1, time, time).
 
-    The latter is (batch, 1, time, time), boolean or to be added to the scores.
+    The latter is boolean or to be added to the scores.
     """
     if mask.dim() == 4:
-        mask = mask[:, 0, -1]  # what the last position attends to: in a causal mask too, all that is there
+        mask = mask[:, 0, -1]  # the last position attends to all real positions, also in a causal mask
         return ~mask if mask.dtype == torch.bool else mask < 0
     return mask == 0

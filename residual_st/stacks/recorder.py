@@ -1,4 +1,4 @@
-"""What goes into layers and what comes out, while a model runs."""
+"""Recording the inputs and outputs of layers while a model runs."""
 
 import contextlib
 import inspect
@@ -14,9 +14,9 @@ from residual_st.stacks.layouts import STATES
 
 @dataclass
 class LayerCall:
-    """The latest call of a layer: hidden states before and after it, in the layout that it has, and padding masks (batch, time).
+    """The last call of a layer: hidden states before and after it, in the layer's layout, and padding masks (batch, time).
 
-    `arguments` and `keywords` are all that it was called with.
+    `arguments` and `keywords` are those of the call.
     """
 
     inputs: Tensor
@@ -27,7 +27,7 @@ class LayerCall:
     output: Tensor | None = None
 
     def repeat(self, layer: nn.Module, states: Tensor):
-        """What a layer returns that is called likewise, but on other hidden states."""
+        """Call a layer with the same arguments, but other hidden states. Returns its return value."""
         arguments = [states if value is self.inputs else value for value in self.arguments]
         keywords = {name: states if value is self.inputs else value for name, value in self.keywords.items()}
         return layer(*arguments, **keywords)
@@ -35,7 +35,7 @@ class LayerCall:
 
 @contextlib.contextmanager
 def recorded_calls(stack: LayerStack, chosen: Iterable[int] | None = None) -> Iterator[dict[int, LayerCall]]:
-    """Fill a dict, while the block runs, with layer -> its latest call; a call is there before the layer computes.
+    """While the block runs, fill a dict with layer -> its last call; a call is recorded before the layer computes.
 
     Args:
         chosen: the layers; None for all.
@@ -68,7 +68,7 @@ def _states(layer: nn.Module, arguments: tuple, keywords: dict) -> Tensor:
     """The hidden states that a layer is called with: the first floating-point tensor in the order of its own parameters.
 
     Raises:
-        InputError: if there is none, or several by keywords that are not among the layer's parameters.
+        InputError: if there is none, or several keywords that are not in the layer's signature.
     """
     order = list(inspect.signature(type(layer).forward).parameters)
     known = [name for name in order if name in keywords]
@@ -77,5 +77,5 @@ def _states(layer: nn.Module, arguments: tuple, keywords: dict) -> Tensor:
     tensors = [value for value in given if isinstance(value, Tensor) and value.is_floating_point()]
     if not tensors or (not arguments and not known and len(tensors) > 1):
         names = ", ".join([*(f"argument {place}" for place in range(1, len(arguments) + 1)), *keywords]) or "nothing"
-        raise InputError(f"{type(layer).__name__} is called with {names}; which are the hidden states cannot be told")
+        raise InputError(f"{type(layer).__name__} is called with {names}, in which the hidden states cannot be identified")
     return tensors[0]

@@ -1,6 +1,6 @@
-"""What may be renamed inside a layer without a change of what it computes.
+"""Symmetries of a layer: changes of its inner units that do not change its function.
 
-A kind of model says what its layers have: names do not tell whether positions are turned into queries and keys, or units are gated.
+The model's kind must define them: names do not show whether queries and keys are rotated by positions, or units are gated.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,12 +12,12 @@ from torch import nn
 
 @dataclass(frozen=True)
 class AttentionHeads:
-    """Attention whose value and output bases may be rotated inside each head. Names are those of the four matrices.
+    """Attention heads. The value and output basis of each head may be rotated. Names are those of the four matrices.
 
     Attributes:
-        count: of heads.
-        permutable: whether heads may change places: not where each has weights or positions besides these matrices.
-        query_key: whether query and key bases may be rotated, too: not where anything but their products is made of them.
+        count: number of heads.
+        permutable: whether heads may be permuted; not if they have other weights or positions of their own.
+        query_key: whether the query and key basis may be rotated too; not if they are used for anything but their products.
     """
 
     query: str
@@ -35,8 +35,8 @@ class AttentionHeads:
 
 @dataclass(frozen=True)
 class FeedForwardUnits:
-    """Hidden units, each through one function of itself, may be permuted, and, where `scalable` (under ReLU), scaled between the
-    two matrices.
+    """Feed-forward units with an elementwise activation. They may be permuted and, if `scalable` (ReLU), scaled between the two
+    matrices.
     """
 
     first: str
@@ -52,13 +52,13 @@ Symmetry = AttentionHeads | FeedForwardUnits
 
 FAIRSEQ, ESPNET = ("q_proj", "k_proj", "v_proj", "out_proj"), ("linear_q", "linear_k", "linear_v", "linear_out")
 
-# of the positions that an attention knows: what may be renamed
+# limits on symmetries by the attention's type of positions
 _LIMITS = {
-    "absolute": {},  # they are in its inputs alone
-    "rotary": {"query_key": False},  # queries and keys are turned by them, in planes of their basis
-    "relative": {"permutable": False, "query_key": False},  # they have a projection and biases for each head
-    "relative_key": {"query_key": False},  # queries are multiplied with a row for each distance, the same for all heads
-    "biased": {"permutable": False},  # each head's scores are added to by it
+    "absolute": {},  # only in the inputs
+    "rotary": {"query_key": False},  # queries and keys are rotated in planes of their basis
+    "relative": {"permutable": False, "query_key": False},  # a projection and biases for each head
+    "relative_key": {"query_key": False},  # queries are multiplied by a vector per distance, the same for all heads
+    "biased": {"permutable": False},  # added to each head's scores
 }
 
 
@@ -67,31 +67,30 @@ def attention_heads(attention: str, count: int, parts: Sequence[str] = FAIRSEQ, 
 
     Args:
         attention: name of the module in the layer.
-        count: of heads.
+        count: number of heads.
         parts: names of its query, key, value and output matrices: `FAIRSEQ`, `ESPNET` or others.
-        positions: `absolute` where it knows none; `rotary` where they turn queries and keys (Su et al., arXiv 2104.09864), not the
-            attention's inputs, as in fairseq, which is `absolute`; `relative` where they are projected for each head (Dai et al.,
-            arXiv 1901.02860); `relative_key` where queries meet a key for each distance (Shaw et al., arXiv 1803.02155); `biased`
-            where each head adds a number for each distance to its scores, as WavLM (Chen et al., arXiv 2110.13900).
+        positions: `absolute` for none in the attention itself; `rotary` if queries and keys are rotated (Su et al., arXiv
+            2104.09864), but `absolute` if the attention's inputs are rotated, as in fairseq; `relative` if positions are projected
+            for each head (Dai et al., arXiv 1901.02860); `relative_key` for a key per distance (Shaw et al., arXiv 1803.02155);
+            `biased` if each head adds a bias per distance to its scores, as in WavLM (Chen et al., arXiv 2110.13900).
     """
     return AttentionHeads(*(f"{attention}.{part}" for part in parts), count, **_LIMITS[positions])
 
 
 def feed_forward_units(first: str, second: str, activation: Callable) -> FeedForwardUnits:
-    """The units between two matrices, under a function of each unit for itself: ReLU, GELU, SiLU (swish), but not GLU."""
+    """The units between two matrices, with an elementwise activation: ReLU, GELU, SiLU (swish), but not GLU."""
     is_relu = activation in (torch.relu, nn.functional.relu) or isinstance(activation, nn.ReLU)
     return FeedForwardUnits(first, second, scalable=is_relu)
 
 
 def symmetries_of(layer: nn.Module, attentions: Sequence[str], activation: Callable) -> list[Symmetry]:
-    """Of a Transformer layer with projections named as fairseq's and Hugging Face's are, where these are all `nn.Linear`s.
+    """Symmetries of a Transformer layer with fairseq's or Hugging Face's names, if its projections are `nn.Linear`s.
 
-    What fairseq can put between them forbids some: keys and values beside those of the positions, a scale of each head, a norm of
-    the hidden units.
+    Some of fairseq's options forbid some symmetries: additional keys and values, a scale per head, a norm of the hidden units.
 
     Args:
         attentions: names of the attention modules, each with q_proj, k_proj, v_proj and out_proj.
-        activation: of the feed-forward part, fc1 and fc2.
+        activation: activation of the feed-forward part, fc1 and fc2.
     """
     linears = {name for name, module in layer.named_modules() if isinstance(module, nn.Linear)}
     found = []

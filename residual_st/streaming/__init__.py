@@ -1,4 +1,4 @@
-"""Text of speech while it is spoken, with exported models: numpy and onnxruntime, and no torch.
+"""Live translation and transcription with exported models. Needs numpy and onnxruntime, but not torch.
 
 >>> from residual_st.streaming import Stream
 >>> stream = Stream("model")

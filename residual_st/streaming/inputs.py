@@ -1,4 +1,4 @@
-"""Where sound comes from: a microphone, raw samples, a recording. Each yields samples and their rate as they come."""
+"""Audio inputs: microphone, raw samples, recording. Each yields samples and their rate as they arrive."""
 
 import contextlib
 import queue
@@ -12,15 +12,15 @@ from residual_st.audio.reading import audio_blocks
 from residual_st.errors import InputError
 
 Piece = tuple[np.ndarray, int]
-SAMPLE_TYPES = {"s16le": "<i2", "s32le": "<i4", "f32le": "<f4", "u8": "u1"}  # by ffmpeg's names
+SAMPLE_TYPES = {"s16le": "<i2", "s32le": "<i4", "f32le": "<f4", "u8": "u1"}  # ffmpeg's names
 BLOCK_SECONDS = 0.1
 
 
 def microphone(device: str | int | None = None) -> Iterator[Piece]:
-    """What a microphone hears, without an end. All that came while the one before was dealt with is one piece.
+    """Samples from a microphone, without an end. Each piece contains everything recorded since the last one.
 
     Args:
-        device: its number, or a part of its name; None for the system's own.
+        device: number or part of the name of the microphone; None for the system's default.
 
     Raises:
         InputError: if it cannot be opened.
@@ -28,11 +28,11 @@ def microphone(device: str | int | None = None) -> Iterator[Piece]:
     """
     try:
         import sounddevice
-    except OSError as error:  # the package is there, and the library that it calls is not
+    except OSError as error:  # sounddevice is installed, but not the PortAudio library
         raise InputError(
-            "PortAudio, which records, is not installed: apt install libportaudio2, or brew install portaudio; or give a file, or -"
+            "PortAudio is not installed: apt install libportaudio2, or brew install portaudio; or give a file or -"
         ) from error
-    heard = queue.Queue()
+    recorded = queue.Queue()
     try:
         rate = int(sounddevice.query_devices(device, "input")["default_samplerate"])
         recording = sounddevice.InputStream(
@@ -41,28 +41,28 @@ def microphone(device: str | int | None = None) -> Iterator[Piece]:
             device=device,
             channels=1,
             dtype="float32",
-            callback=lambda block, *_: heard.put(block[:, 0].copy()),
+            callback=lambda block, *_: recorded.put(block[:, 0].copy()),
         )
     except (sounddevice.PortAudioError, ValueError) as error:
         named = "the system's microphone" if device is None else f"--device {device}"
-        raise InputError(f"{named} cannot be opened: {error}; python -m sounddevice lists what there is") from error
+        raise InputError(f"{named} cannot be opened: {error}; python -m sounddevice lists the devices") from error
     with recording:
         while True:
-            pieces = [heard.get()]
+            pieces = [recorded.get()]
             with contextlib.suppress(queue.Empty):
                 while True:
-                    pieces.append(heard.get_nowait())
+                    pieces.append(recorded.get_nowait())
             yield np.concatenate(pieces), rate
 
 
 def raw(file: BinaryIO, rate: int, channels: int, sample_type: str) -> Iterator[Piece]:
-    """What is written into a pipe, up to its end; a part of a sample there is left out.
+    """Raw samples from a pipe, up to its end; an incomplete last sample is dropped.
 
     Args:
         sample_type: one of `SAMPLE_TYPES`.
 
     Raises:
-        InputError: for another one.
+        InputError: for an unknown sample type.
     """
     if sample_type not in SAMPLE_TYPES:
         raise InputError(f"sample_type={sample_type} is not known; it must be one of {', '.join(SAMPLE_TYPES)}")
@@ -76,7 +76,7 @@ def raw(file: BinaryIO, rate: int, channels: int, sample_type: str) -> Iterator[
 
 
 def recording(path: str, at_its_speed: bool) -> Iterator[Piece]:
-    """A file, as fast as it is spoken or as it is asked for. What is due at once is one piece.
+    """The samples of a file, in real time (`at_its_speed`) or as fast as they are consumed.
 
     Raises:
         InputError: if it cannot be read.

@@ -1,4 +1,4 @@
-"""The open window of a stream, encoded: all of it at each step, or its new chunks alone where the encoder was exported for that."""
+"""Encoding of a stream's open window: the whole window at each step, or only its new chunks with a streaming encoder."""
 
 from typing import NamedTuple
 
@@ -10,13 +10,13 @@ from residual_st.runtime.model import Model
 
 
 class Encoded(NamedTuple):
-    """What the search reads of a window; None before there is a state.
+    """The encoder states of a window.
 
     Attributes:
-        source: of one utterance.
-        states: that are of the window; those behind them are of what Whisper fills up.
-        seconds: of one state.
-        are_final: whether states stay what they are, whatever follows in the window.
+        source: encoded utterance.
+        states: number of states that belong to the window; states after them are Whisper's padding.
+        seconds: duration of one state.
+        are_final: whether no further audio of the window can change the states.
     """
 
     source: Source | Frames
@@ -26,38 +26,38 @@ class Encoded(NamedTuple):
 
 
 class WholeWindows:
-    """By an encoder that reads windows from their first sample to their last."""
+    """Encoding by an encoder that reads whole windows."""
 
     def __init__(self, model: Model):
         self._model, self._folder = model, model.folder
 
     def encoded(self, samples: np.ndarray, start: int, end: int, is_last: bool) -> Encoded | None:
-        """Of a window.
+        """The states of a window; None before the first state.
 
         Args:
-            samples: of the window so far, and maybe more.
-            start: the window's first sample, counted from the start of the stream.
-            end: how many of the samples are of the window.
-            is_last: whether the window ends there.
+            samples: samples from the start of the window, possibly with more after its end.
+            start: position of the window's first sample in the stream.
+            end: number of samples that belong to the window.
+            is_last: whether the window is complete.
         """
         if end < self._folder.shortest_samples:
             return None
         source = self._model.source([samples[:end]])
         states = source.states
-        # Whisper's states are always those of its longest window
+        # Whisper always returns the states of its longest window
         whole = self._folder.longest_seconds * self._folder.sample_rate if self._folder.pads_to_longest else end
         return Encoded(source, max(1, round(states * end / whole)), whole / states / self._folder.sample_rate, is_last)
 
 
 class GrowingWindows:
-    """By an encoder that is fed: samples of a window are encoded once."""
+    """Encoding by a streaming encoder, which encodes each sample once."""
 
     def __init__(self, model: Model):
         self._model, self._folder, self._encoder = model, model.folder, model.stream()
         self._forget()
 
     def encoded(self, samples: np.ndarray, start: int, end: int, is_last: bool) -> Encoded | None:
-        """As of `WholeWindows`; the states are those that are known, and all where the window ends."""
+        """Like `WholeWindows.encoded`, with the states of complete chunks, or all states if the window is complete."""
         if start != self._start or self._is_finished and end > self._fed:
             self._forget()
             self._start = start

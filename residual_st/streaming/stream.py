@@ -1,4 +1,4 @@
-"""Speech as it comes, and its text as it grows."""
+"""Text of a live audio stream."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,21 +21,21 @@ from residual_st.streaming.texts import CtcTexts, DecodedTexts
 DEFAULT_POLICY = "local-agreement"
 CHUNK_SECONDS = 1.0
 SHORTEST_CHUNK, LONGEST_CHUNK = 0.1, 10.0
-KEPT_SECONDS = 1.0  # of what came before speech: the detector takes a while to be sure of it
-JOINED = 0.5  # of the length to which a recording's pieces are joined: their text is to stand before they are all there
-HALF_A_LETTER = "\ufffd"  # what a text has for it
-_BEHIND = (PAUSE - MARGIN) * FRAME / RATE  # seconds of quiet behind a piece, of whose margin the others are
+KEPT_SECONDS = 1.0  # audio kept from before speech begins, since the detector reacts late
+JOINED = 0.5  # relative to `Lengths.joined` of recordings: shorter windows, so that text is final sooner
+HALF_A_LETTER = "\ufffd"  # how a part of a multi-byte character is written
+_BEHIND = (PAUSE - MARGIN) * FRAME / RATE  # seconds of silence after a segment, beyond its margin
 
 
 @dataclass(frozen=True)
 class Update:
-    """What a stream says, as far as it was heard.
+    """The text of a stream so far.
 
     Attributes:
-        seconds: of the stream that were heard.
-        closed: windows that ended since the update before, each with its whole text.
-        text: of the open window, so far as it stands. All closed texts and this one, put together, only grow.
-        tail: what comes behind, and may be revised.
+        seconds: length of the audio processed so far.
+        closed: windows that ended since the last update, each with its whole text.
+        text: committed text of the open window. The closed texts followed by this one only grow.
+        tail: text after it, which may still be revised.
     """
 
     seconds: float
@@ -44,29 +44,29 @@ class Update:
     tail: str = ""
 
     def as_json(self) -> dict:
-        """As `listen --json` and the page's server write it, in seconds with three decimals."""
+        """The update in the form of `listen --json` and the page's server, with times in seconds to three decimals."""
         closed = [{"start": round(each.start, 3), "end": round(each.end, 3), "text": each.text} for each in self.closed]
         return {"seconds": round(self.seconds, 3), "closed": closed, "text": self.text, "tail": self.tail}
 
 
 class Stream:
-    """Text of one speaker's stream, in windows between pauses. Each is for one thread; several may share a `Model`.
+    """Live translation or transcription, in windows between pauses. Each stream is for one thread; several may share a `Model`.
 
-    Silence and noise are left out, as in recordings. A window ends at a pause or, where there is none, as a recording is cut;
-    memory, and time for a second of sound, do not grow with the stream.
+    Silence and noise are skipped, as in recordings. A window ends at a pause, or else where a recording would be cut. Memory
+    and time per second of audio do not grow with the stream.
 
     Args:
-        model: a folder that `residual-st export` wrote, or one that is loaded already.
-        policy: what stands before a window ends, one of `POLICIES`.
-        settings: of the search.
-        task: as in `Direction`; None for what the folder says.
-        source_lang: likewise; a language that is detected is that of the first window.
-        target_lang: likewise.
-        threads: of one step.
-        chunk_seconds: of new sound in each step.
+        model: a folder written by `residual-st export`, or a loaded `Model`.
+        policy: rule that decides which words are committed before a window ends, one of `POLICIES`.
+        settings: search settings.
+        task: see `Direction`; None for the folder's setting.
+        source_lang: see `Direction`; a language to be detected is that of the first window.
+        target_lang: see `Direction`; None for the folder's setting.
+        threads: number of threads per step.
+        chunk_seconds: seconds of new audio per step.
 
     Raises:
-        InputError: if the folder cannot be used, or cannot do what is asked.
+        InputError: if the folder cannot be used, or the model does not support the direction or the policy.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Stream:
         self._model = model.by_ctc() if self._policy_of.is_of_ctc else model
         folder = self._model.folder
         if self._policy_of.needs_places and folder.has_decoder and not self._model.has_attention:
-            raise InputError(f"{folder.path} has no attention in its decoder, which policy={policy} reads; export it again")
+            raise InputError(f"{folder.path} has no decoder attention, which policy={policy} needs; export it again")
         settings.completed(folder.settings)
         self._direction = folder.languages.resolved(Direction(task, source_lang, target_lang))
         self._rate, self._chunk = folder.sample_rate, round(chunk_seconds * folder.sample_rate)
@@ -99,18 +99,18 @@ class Stream:
 
     @property
     def sample_rate(self) -> int:
-        """Hz, of samples whose rate is not given."""
+        """Default sample rate of the input in Hz, the model's."""
         return self._rate
 
     def feed(self, samples, rate: int | None = None) -> list[Update]:
-        """Updates of as many chunks as are whole now: one at most, unless more sound came at once than a window holds.
+        """Process all complete chunks. Returns at most one update, unless the samples are longer than a window.
 
         Args:
-            samples: the next ones, any number, as `Incoming.samples` takes them.
-            rate: Hz, of these and all others of the stream; None for the model's.
+            samples: the next samples, any number, see `Incoming.samples`.
+            rate: sample rate of the whole stream in Hz; None for the model's.
 
         Raises:
-            InputError: for samples that cannot be used, after which the stream is as it was before.
+            InputError: for invalid samples, which leave the stream unchanged.
         """
         self._waiting = np.concatenate([self._waiting, self._incoming.samples(samples, rate)])
         updates, most = [], max(self._chunk, round(self._lengths.longest * self._rate))
@@ -121,7 +121,7 @@ class Stream:
         return updates
 
     def finish(self) -> Update:
-        """What is left. What is fed afterwards is another stream."""
+        """End the stream and return its last update. Samples fed afterwards belong to a new stream."""
         rest = np.concatenate([self._waiting, self._incoming.rest()])
         update = self._step(rest, is_last=True)
         self._restart()
@@ -133,26 +133,26 @@ class Stream:
         self._windows = WholeWindows(self._model) if folder.streaming is None else GrowingWindows(self._model)
         self._texts = (DecodedTexts if folder.has_decoder else CtcTexts)(self._model, self._settings, self._direction)
         self._waiting = self._held = np.zeros(0, np.float32)
-        self._before = 0  # samples of the stream before those that are held
+        self._before = 0  # number of the stream's samples before `_held`
         self._open()
 
     def _open(self, words: list[int] | None = None) -> None:
-        """A new window, in which these words stand already."""
+        """Begin a new window, in which `words` are already committed."""
         self._policy, self._words = self._policy_of(), words or []
         self._text = self._written(self._words).rstrip(HALF_A_LETTER)
-        self._start = self._heard = None  # samples of the stream from which on and up to which its words were found
-        self._states, self._tail = 0, ""  # of the step before
+        self._start = self._decoded_to = None  # first and last sample of the stream that its words were decoded from
+        self._states, self._tail = 0, ""  # from the last step
 
     def _step(self, samples: np.ndarray, is_last: bool) -> Update:
         self._held = np.concatenate([self._held, samples])
         spans, closed = spans_between_pauses(self._held, self._rate, self._lengths, not is_last), []
-        if self._heard is not None and self._words:
-            # what was taken for speech stays it, though something louder came behind it
-            start, heard = self._start - self._before, self._heard - self._before
-            if spans and spans[0][0] < heard:
+        if self._decoded_to is not None and self._words:
+            # audio classified as speech stays speech, even if louder audio follows
+            start, decoded = self._start - self._before, self._decoded_to - self._before
+            if spans and spans[0][0] < decoded:
                 spans[0] = (min(start, spans[0][0]), spans[0][1])
             else:
-                spans.insert(0, (start, heard))
+                spans.insert(0, (start, decoded))
         while spans and (len(spans) > 1 or is_last or self._is_over(*spans[0])):
             start, end = spans.pop(0)
             segment = self._close(start, end)
@@ -168,34 +168,34 @@ class Stream:
         return Update(seconds, tuple(closed), self._text, tail)
 
     def _is_over(self, start: int, end: int) -> bool:
-        """Whether the last window ends with its speech: a short one may go on behind its pause."""
+        """Whether the last window has ended: a short window may continue after its pause."""
         is_whole = end - start >= max(SHORT, self._lengths.joined) * self._rate
         return len(self._held) - end >= (_BEHIND if is_whole else CLOSE) * self._rate
 
     def _grow(self, start: int, end: int) -> str:
-        """Find more words of the open window; returns the text of those that do not stand."""
+        """Decode the open window and commit words; returns the text of the uncommitted words."""
         encoded = self._windows.encoded(self._held[start:], self._before + start, end - start, is_last=False)
         if encoded is None:
             return ""
-        start, end, before = self._before + start, self._before + end, (self._start, self._heard)
-        self._start, self._heard = start, end
+        start, end, before = self._before + start, self._before + end, (self._start, self._decoded_to)
+        self._start, self._decoded_to = start, end
         if (start, encoded.states) == (before[0], self._states) and end > before[1]:
-            return self._tail  # there is more sound, and no whole chunk of it: two steps in a row would be one
+            return self._tail  # no new complete chunk: comparing with the last step would compare it with itself
         self._states = encoded.states
-        found = self._texts.found(encoded, self._words, self._policy.needs_places)
-        standing = self._policy.standing(found)
-        self._words = [*self._words, *found.words[:standing]]
+        candidate = self._texts.candidate(encoded, self._words, self._policy.needs_places)
+        committed = self._policy.committed(candidate)
+        self._words = [*self._words, *candidate.words[:committed]]
         self._text = self._grown(self._words)
-        whole, rest = self._written([*self._words, *found.words[standing:]]), found.words[standing:]
+        whole, rest = self._written([*self._words, *candidate.words[committed:]]), candidate.words[committed:]
         self._tail = whole[len(self._text) :] if whole.startswith(self._text) else self._written(rest)
         return self._tail
 
     def _close(self, start: int, end: int) -> Segment:
-        """End the window, and begin the next one with those words that stand and are of what comes behind."""
+        """End the window, and begin the next one with the committed words that belong to later audio."""
         encoded = self._windows.encoded(self._held[start:], self._before + start, end - start, is_last=True)
         words, later = self._words, []
         if encoded is not None:
-            if self._heard is not None and self._heard > self._before + end:  # speech without a pause was cut
+            if self._decoded_to is not None and self._decoded_to > self._before + end:  # speech without a pause was cut
                 here = between_words(words, covered(words, self._texts.last(encoded, [], self._random)), self._written)
                 words, later = words[:here], words[here:]
             if not later:
@@ -213,6 +213,6 @@ class Stream:
         return self._model.vocabulary.text(words)
 
     def _grown(self, words: list[int]) -> str:
-        """Text of words that stand, which begins with the text before, and has no half letter at its end."""
+        """Text of committed words. It begins with the earlier text and does not end in an incomplete character."""
         text = self._written(words).rstrip(HALF_A_LETTER)
         return text if text.startswith(self._text) else self._text

@@ -1,1 +1,1 @@
-"""A page that records speech and shows its translation: served with a model, or as static files that run it in the browser."""
+"""A web page that translates recorded or live speech: with models on a server, or as static files that run them in the browser."""

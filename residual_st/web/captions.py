@@ -1,7 +1,8 @@
-"""Live captions: sound comes over a WebSocket, and its text goes back while it grows.
+"""Live captions: audio arrives over a WebSocket, and the growing text is sent back.
 
-A client sends a JSON object with the `rate` of its sound, and maybe more of `ASKED`; then frames of mono samples as they come; then
-`{"end_of_stream": true}`. It gets what `residual-st listen --json` prints, or one `{"error": "…"}`, and the end of the connection.
+A client sends a JSON object with the `rate` of its audio, and optionally more of `ASKED`; then frames of mono samples as they
+arrive; then `{"end_of_stream": true}`. It receives the output of `residual-st listen --json`, or one `{"error": "…"}`, and the
+connection is closed.
 """
 
 import asyncio
@@ -27,23 +28,23 @@ from residual_st.web.visitors import HEADERS, Refused, refuse_other_sites
 
 MOST_STREAMS = 16
 LARGEST_FRAME = 2**16  # bytes
-MOST_WAITING = 32  # frames of one client that are not computed with; it waits before it sends more
-SLOWEST = 60.0  # seconds without a frame, or in which one update is not taken
+MOST_WAITING = 32  # unprocessed frames per client; the client then waits before it sends more
+SLOWEST = 60.0  # maximum time in seconds without a frame, or until an update is received
 LOWEST_RATE, HIGHEST_RATE = 8_000, 192_000  # Hz
 ASKED = {"rate": int, "sample_type": str, "policy": str, "chunk_seconds": (int, float)}
 ASKED |= {field.name: str for field in fields(Direction)}
-# for uvicorn. Sound is not compressed by deflate. A client that waits before it sends more is not heard to answer pings
+# for uvicorn: deflate does not compress audio, and a client that waits before it sends more cannot answer pings
 PROTOCOL = {"ws_max_size": LARGEST_FRAME, "ws_per_message_deflate": False, "ws_ping_interval": None}
 _REFUSED = 1008  # policy violation, by RFC 6455
 
 
 class Captions:
-    """The streams of a server, one a client.
+    """The streams of a server, one per client.
 
     Args:
-        models: of which each client names one by its number.
-        settings: of the search.
-        jobs: steps that are computed at a time; others wait.
+        models: the models; a client selects one by its number.
+        settings: search settings.
+        jobs: number of steps processed in parallel; others wait.
     """
 
     def __init__(self, models: list[Model], settings: Settings, jobs: int):
@@ -51,7 +52,7 @@ class Captions:
         self._limiter = anyio.CapacityLimiter(jobs)
 
     async def serve(self, socket: WebSocket) -> None:
-        """One client, from its first message to its last."""
+        """Serve one client from its first message to its last."""
         try:
             refuse_other_sites(socket)
         except Refused as error:
@@ -61,14 +62,14 @@ class Captions:
         self._open += 1
         try:
             if self._open > MOST_STREAMS:
-                raise InputError(f"{MOST_STREAMS} streams are open, which is the most; try again later")
+                raise InputError(f"all {MOST_STREAMS} streams are in use; try again later")
             await self._caption(socket)
         except InputError as error:
             with contextlib.suppress(WebSocketDisconnect):
                 await _send(socket, {"error": str(error)})
                 await socket.close(_REFUSED)
         except WebSocketDisconnect:
-            pass  # what it was told last it does not want to hear
+            pass  # the client left before the last message
         finally:
             self._open -= 1
 
@@ -92,7 +93,7 @@ class Captions:
         return await anyio.to_thread.run_sync(step, limiter=self._limiter)
 
     def _begun(self, number: int, message: str | bytes | None) -> tuple[Stream, int, np.dtype]:
-        """The stream that a first message asks for, with the rate and the type of its samples."""
+        """The stream requested by a first message, with the rate and the type of its samples."""
         if number >= len(self._models):
             raise InputError(f"there is no model {number}")
         asked = _asked(message)
@@ -105,21 +106,21 @@ class Captions:
 
 
 def _asked(message: str | bytes | None) -> dict:
-    """What a client asks for, null left out."""
+    """The values of a client's first message, without null."""
     asked = _object(message)
     if asked is None:
         raise InputError(f'the first message must be a JSON object with {", ".join(ASKED)}, such as {{"rate": 16000}}')
     asked = {name: value for name, value in asked.items() if value is not None}
     for name, value in asked.items():
         if name not in ASKED:
-            raise InputError(f"the first message has {name}; it must be of {', '.join(ASKED)}")
+            raise InputError(f"the first message has {name}; each key must be one of {', '.join(ASKED)}")
         if not isinstance(value, ASKED[name]) or isinstance(value, bool):
             raise InputError(f"{name}={json.dumps(value)} must be {'text' if ASKED[name] is str else 'a number'}")
     return asked
 
 
 def _object(message: str | bytes | None) -> dict | None:
-    """What a JSON object says; None of another message."""
+    """A message as a JSON object; None if it is not one."""
     try:
         found = json.loads(message) if isinstance(message, str) else None
     except (ValueError, RecursionError):
@@ -128,7 +129,7 @@ def _object(message: str | bytes | None) -> dict | None:
 
 
 async def _read(socket: WebSocket, kind: np.dtype, sending: MemoryObjectSendStream) -> bool:
-    """Pass the samples of each frame on; returns whether the client said that they end, and did not just leave."""
+    """Forward the samples of each frame. Returns True if the client ended the stream, False if it disconnected."""
     with sending:
         while True:
             frame = await _received(socket)
@@ -136,15 +137,15 @@ async def _read(socket: WebSocket, kind: np.dtype, sending: MemoryObjectSendStre
                 return False
             if isinstance(frame, str):
                 if _object(frame) != {"end_of_stream": True}:
-                    raise InputError('behind the first message there must be samples, and at their end {"end_of_stream": true}')
+                    raise InputError('after the first message there must be samples, and then {"end_of_stream": true}')
                 return True
             if len(frame) % kind.itemsize:
-                raise InputError(f"a frame has {len(frame)} bytes, but a sample {kind.itemsize}")
+                raise InputError(f"a frame has {len(frame)} bytes; it must be a multiple of {kind.itemsize}, the size of a sample")
             await sending.send(np.frombuffer(frame, kind))
 
 
 async def _together(frames: MemoryObjectReceiveStream) -> AsyncIterator[np.ndarray]:
-    """What came while the frames before were dealt with, as one: where that takes long, steps are longer, and fewer."""
+    """Join the frames that arrived during the last step, so that slow steps become longer and fewer."""
     async for frame in frames:
         pieces = [frame]
         with contextlib.suppress(anyio.WouldBlock, anyio.EndOfStream):
@@ -154,17 +155,17 @@ async def _together(frames: MemoryObjectReceiveStream) -> AsyncIterator[np.ndarr
 
 
 async def _received(socket: WebSocket) -> str | bytes | None:
-    """The next message; None where the client has left."""
+    """The next message; None if the client has disconnected."""
     try:
         message = await asyncio.wait_for(socket.receive(), SLOWEST)
     except asyncio.TimeoutError:
-        raise InputError(f"nothing came for {SLOWEST:.0f} s") from None
+        raise InputError(f"no audio arrived for {SLOWEST:.0f} s") from None
     text = message.get("text")
     return message.get("bytes") if text is None else text
 
 
 async def _send(socket: WebSocket, message: dict) -> None:
-    """Raises WebSocketDisconnect where the client has left, or does not take it."""
+    """Send a message. Raises WebSocketDisconnect if the client has disconnected or does not receive it."""
     try:
         await asyncio.wait_for(socket.send_text(json.dumps(message, ensure_ascii=False)), SLOWEST)
     except asyncio.TimeoutError:

@@ -1,4 +1,4 @@
-"""The page with the models behind it on this machine: `residual-st serve`."""
+"""The server of the web page and its models: `residual-st serve`."""
 
 import asyncio
 import io
@@ -24,7 +24,7 @@ from residual_st.web.visitors import HEADERS, KnownHosts, Refused, refuse_other_
 
 LARGEST_UPLOAD = 64 * 2**20  # bytes: half an hour of 16-bit audio at 16 kHz
 SLOWEST_UPLOAD = 120.0  # seconds
-MOST_SAMPLES = 2**26  # that an upload may hold once it is decoded and resampled: 70 minutes at 16 kHz
+MOST_SAMPLES = 2**26  # maximum length of a decoded and resampled upload: 70 minutes at 16 kHz
 
 
 def application(
@@ -33,18 +33,19 @@ def application(
     jobs: int = 1,
     settings: Settings = Settings(),  # noqa: B008 - frozen
 ) -> Starlette:
-    """The server.
+    """The ASGI application of the server.
 
-    Audio is sent as the body of `POST /translate/NUMBER`, of any format that `translate` reads; its query may have `task`,
-    `source_lang` and `target_lang`. Live captions are a WebSocket at `/captions/NUMBER`, as `residual_st.web.captions` says.
-    Requests for another host's name, which a page elsewhere could have resolved to this machine, and those that another site's page
-    sends are refused; those for an address are not, since no page elsewhere can have made one lead here.
+    Audio is the body of `POST /translate/NUMBER`, in any format that `translate` reads; its query may have `task`,
+    `source_lang` and `target_lang`. Live captions are a WebSocket at `/captions/NUMBER`, see `residual_st.web.captions`.
+
+    Requests for another host name (DNS rebinding) and requests from other sites' pages are refused. Requests for an IP address are
+    accepted: DNS rebinding needs a name.
 
     Args:
         folders: exported models.
-        names: by which browsers may ask for it, beside addresses.
-        jobs: recordings that are translated at a time, and steps of live captions; others wait.
-        settings: of the search.
+        names: host names accepted in addition to IP addresses.
+        jobs: number of recordings, and of caption steps, processed in parallel; others wait.
+        settings: search settings.
 
     Raises:
         InputError: if a folder is not an exported model.
@@ -92,16 +93,16 @@ class _Page(StaticFiles):
 
 
 def _asked(request: Request) -> dict[str, str]:
-    """What a query asks of a model. Raises Refused for what it cannot ask."""
+    """The direction in a query. Raises Refused for other keys."""
     query, known = dict(request.query_params), [field.name for field in fields(Direction)]
     other = next((name for name in query if name not in known), None)
     if other is not None:
-        raise Refused(400, f"The query has {other}={query[other]}; it must be of {', '.join(known)}.")
+        raise Refused(400, f"The query has {other}={query[other]}; each key must be one of {', '.join(known)}.")
     return query
 
 
 async def _body(request: Request) -> bytes:
-    """The audio that is sent. Raises Refused where it is too large, or takes too long."""
+    """The uploaded audio. Raises Refused if it is too large or takes too long."""
     too_large = Refused(413, f"The recording is larger than {LARGEST_UPLOAD // 2**20} MiB.")
     length = request.headers.get("content-length", "0")
     if not length.isdigit() or int(length) > LARGEST_UPLOAD:
@@ -117,5 +118,5 @@ async def _body(request: Request) -> bytes:
     try:
         await asyncio.wait_for(receive(), SLOWEST_UPLOAD)
     except asyncio.TimeoutError:
-        raise Refused(408, f"The recording was not here within {SLOWEST_UPLOAD:.0f} s.") from None
+        raise Refused(408, f"The upload of the recording took more than {SLOWEST_UPLOAD:.0f} s.") from None
     return bytes(received)

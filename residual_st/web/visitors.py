@@ -1,4 +1,4 @@
-"""Who may use the page's server: those who ask for a name of this machine, and no other site's page."""
+"""Access to the page's server: requests must use a name of this machine, and must not come from other sites' pages."""
 
 import ipaddress
 from urllib.parse import urlsplit
@@ -17,7 +17,7 @@ HEADERS = {
 
 
 class Refused(Exception):
-    """A request that is not answered with a text: the status, and why."""
+    """A refused request: status and message."""
 
     def __init__(self, status: int, message: str):
         super().__init__(message)
@@ -25,7 +25,7 @@ class Refused(Exception):
 
 
 class KnownHosts:
-    """Refuses requests, and WebSockets, for names that are not this server's."""
+    """Refuses requests and WebSockets for host names that are not this server's."""
 
     def __init__(self, app, names: list[str]):
         self._app, self._names = app, {name.lower() for name in names}
@@ -35,7 +35,9 @@ class KnownHosts:
             host = Headers(scope=scope).get("host", "")
             if not self._knows(host):
                 name = printable(host.rpartition(":")[0] or host)
-                sentence = f"This server does not know the name {name}; if it is this machine's, start it with --name {name}.\n"
+                sentence = (
+                    f"This server does not accept the host name {name}; if it is this machine's, start it with --name {name}.\n"
+                )
                 await PlainTextResponse(sentence, 400, headers=HEADERS)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
@@ -44,12 +46,12 @@ class KnownHosts:
         try:
             name = urlsplit(f"//{host}").hostname or ""
             return name in self._names or bool(ipaddress.ip_address(name))
-        except ValueError:  # no address, or no host at all
+        except ValueError:  # invalid or missing host
             return False
 
 
 def refuse_other_sites(request: HTTPConnection) -> None:
-    """A browser says where a page that sends a request is from; scripts outside browsers say nothing."""
+    """Raise Refused for a request from another site's page. Browsers send the page's origin; other programs send none."""
     origin = request.headers.get("origin")
     if origin is not None and origin.partition("://")[2] != request.headers.get("host"):
         raise Refused(403, "Pages of other sites may not use this server.")

@@ -104,7 +104,7 @@ def test_a_wav_that_was_written_into_a_pipe(speech, tmp_path, monkeypatch):
         (tmp_path / "piped.wav").write_bytes(whole[:at] + length.to_bytes(4, "little") + whole[at + 4 :])
         np.testing.assert_allclose(read_audio(tmp_path / "piped.wav", RATE), speech, atol=1e-6)
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(InputError, match="it says that it holds no samples"):
+    with pytest.raises(InputError, match="its header says that it contains no samples"):
         read_audio(tmp_path / "piped.wav", RATE)
 
 

@@ -35,12 +35,12 @@ def test_rows_of_two_models(exported, runs, shared_checkpoint, data, tmp_path):
 
 def test_wrong_usage(exported, tmp_path):
     for arguments, message in (
-        (["one"], "one is not NAME=DIR"),
-        ([f"one={exported}", f"one={exported}"], "with a name of its own"),
+        (["one"], "one must have the form NAME=DIR"),
+        ([f"one={exported}", f"one={exported}"], "with a different NAME for each folder"),
         ([f"one={exported}", "--repeats", "0"], "--repeats 0"),
         ([f"one={exported}", "--audio", tmp_path / "none.wav"], "none.wav does not exist"),
         ([f"one={tmp_path}"], "has no model.json"),
-        ([f"one={exported}", "--seconds", "1,61"], "--seconds 61 must be above 0 and at most 60, the most that one takes"),
+        ([f"one={exported}", "--seconds", "1,61"], "--seconds 61 must be above 0 and at most 60, the limit of one"),
     ):
         result = cli("benchmark", "device", *arguments, "--output", tmp_path / "device.jsonl", check=False)
         assert result.returncode == 2, arguments

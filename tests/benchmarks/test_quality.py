@@ -166,8 +166,8 @@ def test_refuses_in_one_sentence(folder, flags, tmp_path):
         ([*flags, "--jobs", "0"], "must be at least 1"),
         ([*flags, "--set", "cpu"], "--set cpu must be of the form KEY=VALUE"),
         ([flags[0], "--data", tmp_path / "none", *flags[3:]], "is not a folder"),
-        ([flags[0], "--data", tmp_path / "12:30", *flags[3:]], "12:30 has a ':', at which fairseq splits paths"),
-        ([*flags[:3], "--work", tmp_path / "12:30", *flags[5:]], "12:30 has a ':', at which fairseq splits paths"),
+        ([flags[0], "--data", tmp_path / "12:30", *flags[3:]], "12:30 contains ':', where fairseq splits paths"),
+        ([*flags[:3], "--work", tmp_path / "12:30", *flags[5:]], "12:30 contains ':', where fairseq splits paths"),
         ([*flags[:-1], tmp_path], "cannot be written"),
     ):
         result = quality(*arguments, check=False)

@@ -51,7 +51,7 @@ def test_the_last_ones_of_a_folder(tmp_path, capsys):
     assert "checkpoint2.pt" in line
     assert "checkpoint1.pt" not in line
     assert main(["average", str(tmp_path), "--num-update-checkpoints", "1", "--output", output]) == 2
-    assert "average.pt exists already" in capsys.readouterr().err
+    assert "average.pt already exists" in capsys.readouterr().err
     assert main(["average", str(tmp_path), "--num-update-checkpoints", "1", "--output", output, "--force"]) == 0
     assert "checkpoint_1_100.pt" in capsys.readouterr().out
     assert main(["average", str(tmp_path), "--num-epoch-checkpoints", "4", "--output", str(tmp_path / "b.pt")]) == 2
@@ -64,7 +64,7 @@ def test_refuses_other_models_and_keeps_what_was_there(tmp_path, capsys):
     first = save(tiny_model(), tmp_path / "a.pt")
     second = save(tiny_model(encoder_sharing_pattern="cycle"), tmp_path / "b.pt")
     assert main(["average", first, second, "--output", str(output), "--force"]) == 2
-    assert "b.pt is of another model than" in capsys.readouterr().err
+    assert "b.pt differs from the one in" in capsys.readouterr().err
     assert output.read_text() == "precious"
 
 

@@ -85,9 +85,12 @@ def test_takes_turns_and_takes_ratios_within_a_repeat():
     [
         (["--measures", "latency"], "--measures 'latency' is not known; it must be one of encoder, layers, update, both"),
         (["--repeats", "0"], "--repeats 0 must be at least 1"),
-        (["--arch", "transformer"], "--arch transformer must be of a model that takes frames of features, such as s2t_conformer"),
-        (["--arch", "s2t_transformer_t"], "'s2t_transformer_t' is not an architecture that is known here"),
-        (["--layers", "10"], "--layers 10 does not fit four groups"),
+        (
+            ["--arch", "transformer"],
+            "--arch transformer must be an architecture whose input is frames of features, such as s2t_conformer",
+        ),
+        (["--arch", "s2t_transformer_t"], "architecture 's2t_transformer_t' is not known"),
+        (["--layers", "10"], "--layers 10 must be a multiple of 4"),
     ],
 )
 def test_refusals(flags, message, tmp_path, capsys):

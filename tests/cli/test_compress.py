@@ -139,10 +139,13 @@ def test_the_smallest_encoder_within_a_loss(data, asr):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        *((text, f"{text} is not between 0 and 100 %; give 1% or 0.01") for text in ("0%", "100%", "-1%", "nan", "500")),
-        ("5", "5 without a per cent sign is 500%; write 5% or 0.05"),
-        ("1.5", "1.5 without a per cent sign is 150%; write 1.5% or 0.015"),
-        ("little", "'little' is no share; give 1% or 0.01"),
+        *(
+            (text, f"{text} is not between 0% and 100%; give a percentage such as 1% or 0.01")
+            for text in ("0%", "100%", "-1%", "nan", "500")
+        ),
+        ("5", "5 without a percent sign means 500%; write 5% or 0.05"),
+        ("1.5", "1.5 without a percent sign means 150%; write 1.5% or 0.015"),
+        ("little", "'little' is not a percentage; give a percentage such as 1% or 0.01"),
     ],
 )
 def test_a_loss_that_is_none(capsys, text, message):
@@ -164,9 +167,9 @@ def test_the_size_in_bytes(tmp_path, capsys):
     assert main(["compress", path, "--output", output, "--encoder-mbytes", "0.2", "--json"]) == 0
     assert 0.19e6 < json.loads(capsys.readouterr().out)["encoder_bytes"] <= 0.2e6
     assert main(["compress", path, "--output", output, "--force", "--encoder-mbytes", "0.01"]) == 2
-    assert "what no layer can share takes" in capsys.readouterr().err
+    assert "the size of the weights that cannot be shared" in capsys.readouterr().err
     assert main(["compress", path, "--output", output, "--force", "--encoder-mbytes", "50"]) == 2
-    assert "--encoder-mbytes 50 is more than the 0." in capsys.readouterr().err
+    assert "--encoder-mbytes 50 must be at most 0." in capsys.readouterr().err
 
 
 def test_the_table(tmp_path, capsys):
@@ -180,11 +183,11 @@ def test_an_output_that_exists_is_kept(tmp_path, capsys):
     path, output = save(tmp_path / "dense.pt"), tmp_path / "x.pt"
     output.write_text("precious")
     assert main(["compress", path, "--output", str(output)]) == 2
-    assert "x.pt exists already" in capsys.readouterr().err
+    assert "x.pt already exists" in capsys.readouterr().err
     assert output.read_text() == "precious"
     assert main(["compress", path, "--output", str(output), "--force"]) == 0
     assert main(["expand", str(output), "--output", path]) == 2
-    assert "dense.pt exists already" in capsys.readouterr().err
+    assert "dense.pt already exists" in capsys.readouterr().err
 
 
 def test_a_full_disk_leaves_nothing_half_written(tmp_path, capsys, monkeypatch):
@@ -202,19 +205,19 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("command", "arch", "flags", "message"),
     [
-        ("compress", "s2t_residual_transformer_s", [], "is a residual checkpoint already (s2t_residual_transformer_s)"),
+        ("compress", "s2t_residual_transformer_s", [], "is already a residual checkpoint (s2t_residual_transformer_s)"),
         ("expand", DENSE, [], "is already dense (s2t_transformer_s)"),
-        ("compress", DENSE, ["--encoder-weight-fraction", "0.05"], "cannot be met: the smallest of these layers is 0."),
+        ("compress", DENSE, ["--encoder-weight-fraction", "0.05"], "is too small for these layers; the smallest form has 0."),
         ("compress", DENSE, ["--residual-rank", "40"], "residual rank 40 does not fit self_attn.k_proj"),
         ("compress", DENSE, ["--group-size", "9"], "group size 9 does not fit a stack of 6 layers"),
         ("compress", DENSE, ["--calibration", "nowhere"], "does not exist; give the data"),
-        ("compress", DENSE, ["--calibration", "."], "does not say what it was trained on"),
+        ("compress", DENSE, ["--calibration", "."], "does not name its training data"),
         ("compress", DENSE, ["--calibration-batches", "0"], "must be at least 1"),
         ("compress", DENSE, ["--refine-updates", "3"], "needs --calibration DATA"),
         ("compress", DENSE, ["--max-loss", "1%"], "needs --calibration DATA"),
-        ("compress", DENSE, ["--max-loss", "1%", "--decoder-group-size", "2"], "--max-loss is of the encoder"),
+        ("compress", DENSE, ["--max-loss", "1%", "--decoder-group-size", "2"], "--max-loss applies to the encoder alone"),
         ("compress", DENSE, ["--device", "gpu"], "it must be cpu, or cuda where torch sees a GPU"),
-        ("compress", DENSE, ["--device", "meta"], "--device meta cannot be used (it holds no values)"),
+        ("compress", DENSE, ["--device", "meta"], "--device meta cannot be used (it stores no values)"),
         ("compress", DENSE, ["--correction-batches", "3"], "needs --calibration DATA"),
     ],
 )
@@ -251,7 +254,7 @@ def test_weights_of_another_architecture_are_refused(tmp_path, capsys):
     flags.arch = "s2t_conformer"
     torch.save({"args": None, "cfg": {"model": flags}, "model": tiny_model(DENSE).state_dict()}, tmp_path / "conformer.pt")
     assert main(["compress", str(tmp_path / "conformer.pt"), "--output", str(tmp_path / "x.pt")]) == 2
-    assert "conformer.pt does not hold the model that its flags describe" in capsys.readouterr().err
+    assert "conformer.pt do not match its flags" in capsys.readouterr().err
 
 
 def test_another_dictionary_is_refused(data, asr, tmp_path, capsys):
@@ -260,7 +263,7 @@ def test_another_dictionary_is_refused(data, asr, tmp_path, capsys):
     config_file.write_text((data / "config_st.yaml").read_text())
     command = ["compress", str(asr / "dense.pt"), "--output", str(tmp_path / "x.pt"), "--calibration", str(tmp_path / "other")]
     assert main(command) == 2
-    assert "has a dictionary of" in capsys.readouterr().err
+    assert "give the data that it was trained on" in capsys.readouterr().err
 
 
 def test_a_form_that_cannot_be_is_refused_before_any_calibration(data, asr, tmp_path, capsys, monkeypatch):
@@ -271,7 +274,7 @@ def test_a_form_that_cannot_be_is_refused_before_any_calibration(data, asr, tmp_
     for flags, message in (
         (["--residual-rank", "500"], "residual rank 500 does not fit"),
         (["--group-size", "0"], "group size"),
-        (["--encoder-weight-fraction", "0.01"], "cannot be met"),
+        (["--encoder-weight-fraction", "0.01"], "is too small for these layers"),
     ):
         arguments = ["compress", str(asr / "dense.pt"), "--output", str(tmp_path / "x.pt"), "--calibration", str(data), *flags]
         assert main(arguments) == 2
@@ -293,10 +296,8 @@ def test_a_checkpoint_of_an_architecture_that_is_gone_says_what_replaces_it(data
     state = torch.load(asr / "dense.pt", weights_only=True)
     state["cfg"]["model"].arch = state["cfg"]["model"]._name = "s2t_low_rank_transformer_s"
     torch.save(state, tmp_path / "old.pt")
-    sentence = (
-        f"{tmp_path}/old.pt is of --arch s2t_low_rank_transformer_s, which only version 0.1 has; the same products are trained by "
-    )
-    sentence += "--arch s2t_residual_transformer --encoder-group-size 1 --encoder-residual-rank =R\n"
+    sentence = f"{tmp_path}/old.pt has --arch s2t_low_rank_transformer_s, which only version 0.1 supports; the same model can be "
+    sentence += "trained with --arch s2t_residual_transformer --encoder-group-size 1 --encoder-residual-rank =R\n"
     for arguments in (
         ["inspect", tmp_path / "old.pt"],
         ["compress", tmp_path / "old.pt", "--output", tmp_path / "x.pt"],

@@ -92,10 +92,10 @@ def test_tied_embeddings_and_half_precision_are_counted_as_stored(capsys, tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "give either one checkpoint"),
-        (["a.pt", "b.pt"], "give either one checkpoint"),
+        ([], "give one checkpoint, one folder, or --arch NAME"),
+        (["a.pt", "b.pt"], "give one checkpoint, one folder, or --arch NAME"),
         (["missing.pt"], "missing.pt does not exist"),
-        (["--arch", "lstm"], "no model of --arch lstm can be made without its task"),
+        (["--arch", "lstm"], "a model of --arch lstm cannot be built without its task"),
         (["--arch", "s2t_residual_transformer", "--encoder-groups", "3"], "unrecognized arguments: --encoder-groups 3"),
         (
             ["--arch", "s2t_residual_transformer_xs", "--encoder-group-size", "7"],

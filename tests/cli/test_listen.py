@@ -145,12 +145,12 @@ def test_wrong_usage(exported, recording, tmp_path):
         ),
         ([recording, "--chunk-seconds", "0"], "chunk_seconds=0 must be from 0.1 to 10"),
         ([recording, "--beam", "0"], "--beam 0 must be from 1 to 100"),
-        ([recording, "--target-lang", "de"], "the model has one target language and takes none"),
-        ([recording, "--srt", taken], "taken.srt exists already; name another output, or give --force"),
-        ([recording, "--srt", tmp_path / "none" / "x.srt"], "there is no folder"),
+        ([recording, "--target-lang", "de"], "the model has one target language, so target_lang must not be given"),
+        ([recording, "--srt", taken], "taken.srt already exists; name another output, or give --force"),
+        ([recording, "--srt", tmp_path / "none" / "x.srt"], "does not exist"),
         (["-", "--rate", "0"], "--rate 0 must be from 1 to 192,000"),
         (["-", "--sample-type", "mp3"], "sample_type=mp3 is not known; it must be one of s16le, s32le, f32le, u8"),
-        (["-", "--fast"], "--fast is for a recording"),
+        (["-", "--fast"], "--fast needs a recording"),
     ):
         result = cli("listen", exported, *arguments, check=False)
         assert result.returncode == 2, arguments

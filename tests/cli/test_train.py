@@ -75,7 +75,7 @@ def test_values_and_overrides(capsys, tmp_path):
         ({"encoder-group-size": "three"}, "--encoder-group-size: invalid int value: 'three'"),
         ({"encoder-group-size": 13}, "group size 13 does not fit a stack of 12 layers"),
         ({"encoder-sharing-pattern": "0,0,1"}, "names 3 layers, but the stack has 12"),
-        ({"data": "${NOWHERE}/en-de"}, "uses \\${NOWHERE}, which the environment does not set"),
+        ({"data": "${NOWHERE}/en-de"}, "uses \\${NOWHERE}, but this environment variable is not set"),
         ({"data": ...}, "has no `data`"),
     ],
 )
@@ -91,7 +91,7 @@ def test_refuses_bad_files(capsys, tmp_path):
     assert "nowhere.yaml cannot be read" in capsys.readouterr().err
     (tmp_path / "list.yaml").write_text("- 1")
     assert main(["train", str(tmp_path / "list.yaml")]) == 2
-    assert "must be a mapping" in capsys.readouterr().err
+    assert "must contain a mapping" in capsys.readouterr().err
     assert main(["train", str(write(tmp_path)), "nonsense"]) == 2
     assert "'nonsense' is not of the form key=value" in capsys.readouterr().err
 
@@ -136,7 +136,7 @@ def test_a_dense_checkpoint_is_not_trained_in_silence_where_a_residual_one_is_as
     config = str(write(tmp_path))
     assert main(["train", config, start(tmp_path, "s2t_transformer_s"), "--dry-run"]) == 2
     error = capsys.readouterr().err
-    assert "start.pt is a dense checkpoint (s2t_transformer_s) and the config asks for s2t_residual_transformer_s" in error
+    assert "start.pt is a dense checkpoint (s2t_transformer_s), but the config has arch=s2t_residual_transformer_s" in error
     assert "residual-st compress" in error
     assert main(["train", config, start(tmp_path, "s2t_transformer_s"), "arch=s2t_transformer_s", "--dry-run"]) == 0
 
@@ -162,7 +162,7 @@ def whole(tmp_path, data, **options):
     ("options", "message"),
     [
         ({"encoder-residual-rank": 40}, "residual rank 40 does not fit self_attn.k_proj, whose smaller side is 32"),
-        ({"encoder-attention-heads": 5}, "encoder_attention_heads=5 does not divide encoder_embed_dim=32"),
+        ({"encoder-attention-heads": 5}, "encoder_embed_dim=32 must be a multiple of encoder_attention_heads=5"),
         ({"load-pretrained-encoder-from": "nowhere.pt"}, "load-pretrained-encoder-from nowhere.pt does not exist"),
         ({"load-pretrained-decoder-from": "{tmp}/text.pt"}, "text.pt cannot be read as a checkpoint"),
         (
@@ -170,8 +170,8 @@ def whole(tmp_path, data, **options):
             "it has encoder_attention_heads=2, this one",
         ),
         ({"distill-from": "{tmp}/text.pt"}, "text.pt cannot be read as a checkpoint"),
-        ({"distill-from": "{tmp}/heads.pt"}, "heads.pt has a dictionary of 20 words and the student one of 150"),
-        ({"distill-weight": 0.7}, "need a teacher: --distill-from"),
+        ({"distill-from": "{tmp}/heads.pt"}, "heads.pt has 20 words, but the student's has 150"),
+        ({"distill-weight": 0.7}, "need a teacher, given by --distill-from"),
     ],
 )
 def test_refuses_before_it_starts_what_fairseq_train_would_find_later(capsys, tmp_path, data, options, message):
@@ -213,8 +213,8 @@ def test_lengths_that_fairseq_train_would_drop_or_stop_at(capsys, monkeypatch, t
     said = capsys.readouterr().err
     assert re.search(r"\d+ of 124 utterances of train_st are longer than 250 frames .* and are left out", said)
     for options, message in (
-        ({"max-source-positions": 250}, "of dev_st are longer than 250 frames .*give skip-invalid-size-inputs-valid-test"),
-        ({"max-source-positions": 20}, "124 of 124 utterances of train_st .*: none is left"),
+        ({"max-source-positions": 250}, "of dev_st are longer than 250 frames .*set skip-invalid-size-inputs-valid-test"),
+        ({"max-source-positions": 20}, "124 of 124 utterances of train_st .*: none remains"),
     ):
         assert main(["train", whole(tmp_path, data, **options)]) == 2
         assert re.search(message, capsys.readouterr().err)
@@ -223,7 +223,7 @@ def test_lengths_that_fairseq_train_would_drop_or_stop_at(capsys, monkeypatch, t
     rows = [row.split("\t") for row in rows]
     manifest.write_text("\n".join([header, *("\t".join([*row[:2], str(160 * int(row[2])), *row[3:]]) for row in rows)]) + "\n")
     assert main(["train", whole(tmp_path, manifest.parent)]) == 2
-    assert f"n_frames of {rows[0][0]} (row 1) is {160 * int(rows[0][2])} and must be {rows[0][2]}" in capsys.readouterr().err
+    assert f"n_frames of {rows[0][0]} (row 1) is {160 * int(rows[0][2])}, but must be {rows[0][2]}" in capsys.readouterr().err
 
 
 def test_fine_tuning_takes_the_form_of_its_checkpoint(capsys, tmp_path):

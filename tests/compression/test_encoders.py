@@ -216,7 +216,7 @@ def test_weights_that_are_read_past_the_matrix_need_no_calibration_and_are_refus
     torch.manual_seed(1)
     model = HuggingFace("WavLM").eval()
     calibration, (_, layers) = calibration_of(model), heaviest_stack(model)
-    with pytest.raises(InputError, match=r"the calibration data never came to attention.\w+ of layer 0"):
+    with pytest.raises(InputError, match=r"the calibration data never reached attention.\w+ of layer 0"):
         compress(model, stack=describe_stack(layers), calibration=calibration)
     ranks = "/".join(str(min(shape)) for shape in check_alike(layers).values())
     compress(model, CompressionConfig(group_size=2, rank=",".join([ranks] * LAYERS)), stack=describe_stack(layers))

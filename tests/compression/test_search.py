@@ -123,5 +123,5 @@ def test_the_smallest_size_within_a_loss(batches, max_loss):
 
 def test_a_loss_that_cannot_be_kept(batches):
     layers = stack_of_blocks(rank=16, alike=False)
-    with pytest.raises(InputError, match=r"the loss rises .* already where 97% of the weights is kept; the limit is 0\.0%"):
+    with pytest.raises(InputError, match=r"the loss rises .* even with 97% of the weights; the limit is 0\.0%"):
         compress_within(layers, 1e-9, calibration_of(layers, batches), CompressionConfig(diagonal=True))

@@ -138,7 +138,7 @@ def test_part_of_a_models_layers():
     assert isinstance(model.layers[0].wide, nn.Linear)
     assert model.layers[1].wide.shared_weight is model.layers[3].wide.shared_weight is result.shared_weights["0"]["wide"]
     torch.testing.assert_close(model(x), before, rtol=1e-4, atol=1e-4)
-    with pytest.raises(InputError, match="Model owns the shared weights of other layers already"):
+    with pytest.raises(InputError, match="Model already owns the shared weights of other layers"):
         compress(model, CompressionConfig(group_size=1), stack=LayerStack(nn.ModuleList([model.layers[0]]), model))
 
 
@@ -149,7 +149,7 @@ def test_a_mask_that_is_not_described_is_refused():
         return x.square().sum()
 
     model = Model()
-    with pytest.raises(InputError, match="are called with mask, x, which is more than hidden states; say what is padding"):
+    with pytest.raises(InputError, match="are called with mask, x, which may contain a mask; define the padding"):
         gather(model, model.stack, Calibration(batches(), masked))
     seen = gather(model, LayerStack(model.layers, padding=no_padding), Calibration(batches(1), masked))
     assert seen[0]["wide"].count == 60
@@ -196,7 +196,7 @@ def test_no_loss_that_is_not_a_number_wins(monkeypatch):
 
     calibration = Calibration(batches(2), lambda model, x: loss(model, x) * math.nan, encode)
     assert calibration.held_out_loss(model) == math.inf
-    with pytest.raises(InputError, match="the loss of the model, before compression, is nan on calibration batch 0"):
+    with pytest.raises(InputError, match="the loss of the dense model is nan on calibration batch 0"):
         compress(model, CompressionConfig(group_size=2), stack=model.stack, calibration=calibration)
 
     before = copy.deepcopy(model.layers.state_dict())
@@ -216,11 +216,11 @@ def test_no_loss_that_is_not_a_number_wins(monkeypatch):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"loss": lambda model, x: model(x)}, "must return one number"),
-        ({"loss": lambda model, x: 1.0}, "must return one number"),
-        ({"loss": lambda model, x: model(x).detach().sum()}, "must return one number"),
-        ({"encode": lambda model, x: None}, "`encode` never came to layer 0"),
-        ({"encode": lambda model, x: model.layers[0](x)}, "never came to layer 1"),
+        ({"loss": lambda model, x: model(x)}, "must return a scalar tensor"),
+        ({"loss": lambda model, x: 1.0}, "must return a scalar tensor"),
+        ({"loss": lambda model, x: model(x).detach().sum()}, "must return a scalar tensor"),
+        ({"encode": lambda model, x: None}, "`encode` never ran layer 0"),
+        ({"encode": lambda model, x: model.layers[0](x)}, "never ran layer 1"),
         ({"batches": iter(batches())}, "batches are a list_iterator; give a list"),
         ({"batches": []}, "has no batches"),
         ({"more": 3}, "more are a int; give a list"),
@@ -240,7 +240,7 @@ def test_weights_that_are_no_numbers_are_refused():
     model = Model()
     with torch.no_grad():
         model.layers[2].back.weight[0, 0] = math.nan
-    with pytest.raises(InputError, match="2.back.weight of the layers holds values that are no finite numbers"):
+    with pytest.raises(InputError, match="2.back.weight of the layers contains values that are not finite"):
         compress(model, CompressionConfig(group_size=2), stack=model.stack)
 
 
@@ -273,7 +273,7 @@ def test_a_number_is_used_or_refused(value):
 
 def test_one_layer():
     model = Model(1)
-    with pytest.raises(InputError, match="one layer has none to share with"):
+    with pytest.raises(InputError, match="a single layer cannot share"):
         compress(model, CompressionConfig(weight_fraction=0.5), stack=model.stack)
     result = compress(
         model, CompressionConfig(weight_fraction=0.7), stack=model.stack, calibration=Calibration(batches(), loss, encode)
@@ -284,10 +284,10 @@ def test_one_layer():
 @pytest.mark.parametrize(
     ("max_loss", "options", "message"),
     [
-        (math.nan, {}, "not by nan"),
-        (-0.1, {}, "not by -0.1"),
-        (0.1, {"rank": 2}, "rank cannot be given beside a loss"),
-        (0.1, {"loss": lambda model, x: -model(x).square().sum()}, "its rise is relative to one above 0"),
+        (math.nan, {}, "max_loss nan must be"),
+        (-0.1, {}, "max_loss -0.1 must be"),
+        (0.1, {"rank": 2}, "rank cannot be combined with a maximum loss"),
+        (0.1, {"loss": lambda model, x: -model(x).square().sum()}, "it must be above 0 for a relative limit"),
     ],
 )
 def test_a_loss_within_which_nothing_can_be_sought(max_loss, options, message):

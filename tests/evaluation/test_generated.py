@@ -28,7 +28,7 @@ def test_reads_the_best_hypotheses_in_the_manifests_order(tmp_path):
 @pytest.mark.parametrize("cut", ["D-1", "T-0", "Generate"])
 def test_refuses_what_is_not_whole(tmp_path, cut):
     (tmp_path / "out.txt").write_text("".join(line + "\n" for line in OUTPUT.splitlines() if not line.startswith(cut)))
-    with pytest.raises(InputError, match="not the whole output of fairseq-generate"):
+    with pytest.raises(InputError, match="not a complete output of fairseq-generate"):
         read_generated(tmp_path / "out.txt")
     with pytest.raises(InputError, match="cannot be read"):
         read_generated(tmp_path / "none.txt")

@@ -40,7 +40,7 @@ def test_tests_share_no_sentence_and_no_speaker_with_train(release):
         seen_speakers |= speakers
 
 
-def test_no_voice_of_a_test_is_heard_in_training(monkeypatch):
+def test_no_test_voice_occurs_in_training(monkeypatch):
     from conftest import RECIPE
 
     monkeypatch.syspath_prepend(RECIPE)
@@ -61,7 +61,7 @@ def test_the_same_bytes_each_time_whatever_the_number_of_processes(tmp_path, dif
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--output", "full"], "full/en-de exists already"),
+        (["--output", "full"], "full/en-de already exists"),
         (["--output", "new", "--hours", "-1"], "--hours -1.0 must be above 0"),
         (["--output", "new", "--workers", "0"], "--workers 0"),
         (["--output", "new", "--difficulty", "harder"], "invalid choice"),

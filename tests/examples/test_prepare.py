@@ -138,8 +138,8 @@ def damage(root, kind):
     [
         ("missing", "is missing: 4 segments"),
         ("not audio", "cannot be read as audio"),
-        ("truncated", "but the recording holds"),
-        ("past the end", "but the recording holds"),
+        ("truncated", "but the recording has"),
+        ("past the end", "but the recording has"),
         ("not a number", "is not a number"),
     ],
 )
@@ -226,7 +226,7 @@ def test_a_recording_in_two_splits_is_refused(small):
 def test_a_vocabulary_that_cannot_be_made(small):
     result = prepare(small, size=8000, check=False)
     assert result.returncode == 2
-    assert "cannot make a unigram vocabulary of 8000: Vocabulary size too high (8000)" in result.stderr
+    assert "cannot train a unigram vocabulary of size 8000: Vocabulary size too high (8000)" in result.stderr
     assert not list((small / "en-de").glob("*.tsv"))
 
 
@@ -236,7 +236,7 @@ def test_a_zip_of_something_else_is_not_used(small):
         archive.write_bytes(content)
         result = prepare(small, check=False)
         assert result.returncode == 2
-        assert "fbank80.zip is not a stored zip of filterbanks" in result.stderr
+        assert "fbank80.zip is not an uncompressed zip of filterbanks" in result.stderr
 
 
 def killed_at(size, partial, root) -> bool:

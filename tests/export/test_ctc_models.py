@@ -11,7 +11,7 @@ from conftest import cli
 transformers = pytest.importorskip("residual_st.huggingface")
 pytest.importorskip("spox")
 sys.path[:0] = [str(Path(__file__).parents[1] / name) for name in ("huggingface", "streaming")]
-from streams import assert_texts_only_grow, heard, segments_of, talk  # noqa: E402
+from streams import assert_texts_only_grow, segments_of, talk, updates_of  # noqa: E402
 from tiny_kinds import make  # noqa: E402
 from transformers import AutoTokenizer  # noqa: E402
 
@@ -77,7 +77,7 @@ def test_through_the_commands(folder, tmp_path):
     assert segment["text"] and segment["text"] == segment["text"].lower()
     model, sound = Model(tmp_path / "model"), talk()
     for policy in POLICIES:
-        updates = heard(Stream(model, policy, chunk_seconds=0.5), sound)
+        updates = updates_of(Stream(model, policy, chunk_seconds=0.5), sound)
         assert_texts_only_grow(updates)
         assert policy == "retranslation" or any(update.text for update in updates)
         for window in segments_of(updates):
@@ -85,15 +85,15 @@ def test_through_the_commands(folder, tmp_path):
             assert window.text == model.vocabulary.text(found.tokens) or policy != "retranslation"
     for arguments, sentence in (
         (["translate", tmp_path / "model", SPEECH, "--beam", "5"], "beam=5 must be 1: "),
-        (["translate", tmp_path / "model", SPEECH, "--task", "translate"], "the model was trained for one task and takes none"),
-        (["export", folder, "--task", "translate", "--output", tmp_path / "other"], "was trained for one task and takes none"),
-        (["export", make_folder("wavlm", tmp_path), "--output", tmp_path / "other"], "Wav2Vec2ForCTC and HubertForCTC can be"),
+        (["translate", tmp_path / "model", SPEECH, "--task", "translate"], "the model has one task, so task must not be given"),
+        (["export", folder, "--task", "translate", "--output", tmp_path / "other"], "has one task, so task must not be given"),
+        (["export", make_folder("wavlm", tmp_path), "--output", tmp_path / "other"], "Wav2Vec2ForCTC, HubertForCTC to be"),
     ):
         result = cli(*arguments, check=False)
         assert result.returncode == 2 and sentence in result.stderr, result.stderr
     (folder / "vocab.json").unlink()
     result = cli("export", folder, "--output", tmp_path / "other", check=False)
-    assert result.returncode == 2 and "has no vocab.json, so its letters are unknown" in result.stderr
+    assert result.returncode == 2 and "has no vocab.json, so its symbols are unknown" in result.stderr
     assert not (tmp_path / "other").exists()
 
 

@@ -62,6 +62,6 @@ def test_attention_is_that_of_whispers_alignment_heads(heads, tmp_path):
 
 def test_folders_without_it_are_refused_by_name(exported, monkeypatch):
     monkeypatch.setattr(Model, "has_attention", False)  # as of a folder of an earlier release
-    with pytest.raises(InputError, match=r"fp32 has no attention in its decoder, which policy=alignatt reads; export it again"):
+    with pytest.raises(InputError, match=r"fp32 has no decoder attention, which policy=alignatt needs; export it again"):
         Stream(exported, "alignatt")
     Stream(exported, "local-agreement")

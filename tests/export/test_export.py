@@ -41,7 +41,7 @@ def test_export_checks_itself(options, precision, data, fairseq_train, tmp_path)
     fairseq_train(data, tmp_path / "run", max_update=4, **options)
     checkpoint, output = tmp_path / "run" / "checkpoint_last.pt", tmp_path / "model"
     shown = cli("export", checkpoint, "--data", data, "--output", output, "--precision", precision, "--check", SPEECH).stdout
-    assert "s of audio: states " in shown
+    assert "s of audio: encoder states " in shown
     description = json.loads((output / "model.json").read_text())
     assert sorted(path.name for path in output.iterdir()) == sorted([*GRAPHS, "README.md", "model.json"])
     assert description["files"].keys() == set(GRAPHS)
@@ -208,7 +208,7 @@ def test_what_has_no_graph_is_refused_by_name(data, shared_checkpoint, fairseq_t
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine.txt").touch()
     result = cli("export", shared_checkpoint, "--data", data, "--output", tmp_path / "model", "--force", check=False)
-    assert "is not the folder of a model, and is not overwritten" in result.stderr
+    assert "is not a model folder" in result.stderr
 
 
 def generate_and_compare(checkpoint: Path, exported: Path, data: Path, config: str) -> list[str]:

@@ -95,11 +95,11 @@ def test_settings_of_the_folder_are_followed(settings, asked, tmp_path):
 def test_a_language_is_detected_and_what_export_is_told_is_the_default(tmp_path):
     source = save_whisper(tmp_path / "whisper", [*WORDS, *TAGS], **MULTILINGUAL, no_repeat_ngram_size=2, do_sample=True)
     shown = cli("export", source, "--output", tmp_path / "model").stdout
-    assert "can differ from generate's, which follows do_sample=True, no_repeat_ngram_size=2 of generation_config.json" in shown
+    assert "not supported in generation_config.json: do_sample=True, no_repeat_ngram_size=2" in shown
     row = json.loads(cli("translate", tmp_path / "model", SPEECH, "--json").stdout)
-    (heard,) = transformers.load(source).detect_language(features_of(source)).tolist()
+    (detected,) = transformers.load(source).detect_language(features_of(source)).tolist()
     assert row["task"] == "transcribe"
-    assert f"<|{row['source_lang']}|>" == TAGS[heard - 259]
+    assert f"<|{row['source_lang']}|>" == TAGS[detected - 259]
 
     cli("export", source, "--output", tmp_path / "told", "--task", "translate", "--source-lang", "German")
     told = Model(tmp_path / "told")
@@ -116,13 +116,17 @@ def test_what_the_model_cannot_is_refused(whisper, tmp_path):
     for name, flags, message in (
         ("several", ["--source-lang", "xx"], "source_lang=xx is not known; it must be one of auto, de, en, hi"),
         ("several", ["--source-lang", "de", "--target-lang", "fr"], "target_lang=fr is not known; it must be en"),
-        ("several", ["--task", "summarize"], "task=summarize is not what this model does; it must be one of transcribe, translate"),
+        (
+            "several",
+            ["--task", "summarize"],
+            "task=summarize is not supported by this model; it must be one of transcribe, translate",
+        ),
         (
             "several",
             ["--task", "transcribe", "--source-lang", "de", "--target-lang", "en"],
-            "target_lang=en must be source_lang=de",
+            "target_lang=en must equal source_lang=de",
         ),
-        ("english", ["--task", "translate"], "task=translate is not what this model does; it must be transcribe"),
+        ("english", ["--task", "translate"], "task=translate is not supported by this model; it must be transcribe"),
         ("english", ["--source-lang", "de"], "source_lang=de is not known; it must be en"),
         ("english", ["--target-lang", "de"], "target_lang=de must be source_lang=en"),
         ("english", ["--lang", "en"], "--lang en is no longer a flag: give --source-lang"),
@@ -138,7 +142,7 @@ def test_what_the_model_cannot_is_refused(whisper, tmp_path):
 
 
 def test_folders_of_earlier_releases(tmp_path):
-    """As release 0.2.0 described them: languages in the vocabulary, and no time stamps."""
+    """As release 0.2.0 described them: languages in the vocabulary, and no timestamps."""
     settings = {**MULTILINGUAL, "language": "hindi", "task": "translate"}
     cli("export", save_whisper(tmp_path / "whisper", [*WORDS, *TAGS], **settings), "--output", tmp_path / "model")
     speech, path = read_audio(SPEECH, 16_000), tmp_path / "model" / "model.json"
@@ -190,8 +194,11 @@ def test_refusals(whisper, tmp_path):
     (tmp_path / "klingon" / "generation_config.json").write_text(json.dumps({**MULTILINGUAL, **ENDS, "language": "klingon"}))
     for arguments, message in (
         ([tmp_path / "untold"], "untold has no tokenizer.json or vocab.json and merges.txt, so its words are unknown"),
-        ([tmp_path / "klingon"], "transformers' generate cannot use: Unsupported language: klingon"),
-        ([tmp_path / "speech2text"], "is of speech_to_text; of Hugging Face's models, Whisper, Wav2Vec2ForCTC and HubertForCTC"),
+        (
+            [tmp_path / "klingon"],
+            "transformers' generate cannot use the folder's generation settings: Unsupported language: klingon",
+        ),
+        ([tmp_path / "speech2text"], "has model_type speech_to_text; it must be one of Whisper, Wav2Vec2ForCTC, HubertForCTC"),
         ([whisper, "--data", tmp_path], "--data and --config-yaml are for a checkpoint"),
         ([tmp_path], "config.json"),
     ):

@@ -1,4 +1,4 @@
-"""Whisper's own time stamps, and which of its texts are believed, beside Hugging Face's own generation."""
+"""Whisper's own timestamps, and which of its texts are believed, beside Hugging Face's own generation."""
 
 import inspect
 import json
@@ -257,4 +257,4 @@ def test_damaged_rules_are_refused(exported, tmp_path):
         (folder / "model.json").write_text(json.dumps({**description, **changes}))
         result = cli("translate", folder, SPEECH, check=False)
         assert result.returncode == 2, changes
-        assert "model.json is damaged" in result.stderr or "is not what this model does" in result.stderr
+        assert "model.json is damaged" in result.stderr or "is not supported by this model" in result.stderr

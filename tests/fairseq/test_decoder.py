@@ -217,7 +217,7 @@ def test_it_starts_from_a_pretrained_decoder(tmp_path, arch):
 
 def test_another_plan_is_refused(tmp_path):
     torch.save({"model": tiny_model(**SHARED).state_dict()}, tmp_path / "a.pt")
-    message = "--load-pretrained-decoder-from .* it shares its decoder layers as 0,0,0,1,1,1, this one has a dense decoder"
+    message = "--load-pretrained-decoder-from .* it shares its decoder layers in groups 0,0,0,1,1,1, this model has a dense decoder"
     with pytest.raises(InputError, match=message):
         tiny_model(decoder_layers=6, load_pretrained_decoder_from=str(tmp_path / "a.pt"))
 

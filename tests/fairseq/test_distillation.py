@@ -112,17 +112,17 @@ def test_a_finished_student_translates_and_resumes_without_its_teacher_where_it_
 def test_encoder_states_of_another_depth_but_not_of_another_width(fairseq_train, data, teacher, cache, tmp_path):
     states = {**STUDENT, "distill_encoder_weight": 1.0, "max_update": 2}
     fairseq_train(data, tmp_path / "shallow", distill_from=teacher, **states, encoder_layers=3)
-    with pytest.raises(InputError, match="the student's are 40 wide, those of .* 32"):
+    with pytest.raises(InputError, match="the student has 40 and .* 32"):
         fairseq_train(data, tmp_path / "wide", distill_from=teacher, **states, encoder_embed_dim=40)
-    with pytest.raises(InputError, match="needs the teacher itself"):
+    with pytest.raises(InputError, match="needs the teacher's checkpoint"):
         fairseq_train(data, tmp_path / "cached", distill_from=cache[0], **states)
 
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"distill_temperature": 2.0}, "need a teacher: --distill-from"),
-        ({"distill_from": "x.pt", "distill_weight": 1.5}, "it must be from 0 to 1"),
+        ({"distill_temperature": 2.0}, "need a teacher, given by --distill-from"),
+        ({"distill_from": "x.pt", "distill_weight": 1.5}, "must be from 0 to 1"),
         ({"distill_from": "x.pt", "distill_temperature": 0.0}, "must be above 0"),
         ({"distill_from": "nowhere.pt"}, "nowhere.pt does not exist"),
     ],
@@ -134,7 +134,7 @@ def test_refuses_what_cannot_be(fairseq_train, data, tmp_path, options, sentence
 
 def test_refuses_a_teacher_of_another_dictionary(fairseq_train, data, teacher, cache, tmp_path):
     for path in (teacher, cache[0]):
-        with pytest.raises(InputError, match="has a dictionary of 110 words and the student one of 150"):
+        with pytest.raises(InputError, match="has 110 words, but the student's has 150"):
             fairseq_train(data, tmp_path, max_update=1, distill_from=path, **{**STUDENT, "task": "st"})
 
 
@@ -169,12 +169,12 @@ def test_the_command_refuses_in_one_sentence_and_loses_nothing(teacher, data, ca
 
     base = ["--data", data, "--output", tmp_path / "words"]
     assert "does not exist" in refused(tmp_path / "none.pt", *base)
-    assert "does not fit a dictionary of 110 words" in refused(teacher, *base, "--top-k", 111)
+    assert "must be from 1 to 110, the size of the dictionary" in refused(teacher, *base, "--top-k", 111)
     assert "several manifests" in refused(teacher, *base, "--subset", "train_asr,dev_asr")
-    assert "exists already" in refused(teacher, "--data", data, "--output", cache[0])
+    assert "already exists" in refused(teacher, "--data", data, "--output", cache[0])
     (tmp_path / "precious").mkdir()
-    assert "exists already" in refused(teacher, "--data", data, "--output", tmp_path / "precious", "--force")
-    assert "there is no folder" in refused(teacher, "--data", data, "--output", tmp_path / "no" / "words")
+    assert "already exists" in refused(teacher, "--data", data, "--output", tmp_path / "precious", "--force")
+    assert "does not exist" in refused(teacher, "--data", data, "--output", tmp_path / "no" / "words")
     assert [path.name for path in tmp_path.iterdir()] == ["precious"]
 
 
@@ -197,5 +197,5 @@ def test_a_sentence_that_the_teacher_skipped_is_refused(tmp_path):
     words, log_probs = cache.lookup(torch.tensor([1]), torch.tensor([[4, 5, 2, 1]]))
     torch.testing.assert_close(log_probs[0, :3], spoken[0].topk(4).values, rtol=1e-3, atol=1e-3)
     assert torch.equal(words[0, :3], spoken[0].topk(4).indices)
-    with pytest.raises(InputError, match="does not hold sentence 0"):
+    with pytest.raises(InputError, match="does not contain sentence 0"):
         cache.lookup(torch.tensor([0]), torch.tensor([[4, 5, 2]]))

@@ -37,7 +37,7 @@ def test_the_penalty_shrinks_residuals_and_the_log_shows_their_energy(fairseq_tr
 def test_works_with_the_stock_model_but_has_nothing_to_penalise(fairseq_train, data, tmp_path):
     stock = {"arch": "s2t_transformer_s", "max_update": 2}
     assert fairseq_train(data, tmp_path / "a", criterion=OURS, **stock) == fairseq_train(data, tmp_path / "b", **stock)
-    with pytest.raises(ValueError, match="--residual-penalty has nothing to act on"):
+    with pytest.raises(ValueError, match="--residual-penalty needs a model with residuals"):
         fairseq_train(data, tmp_path / "c", criterion=OURS, residual_penalty=1, **stock)
 
 

@@ -118,4 +118,4 @@ def test_forms_are_compared_in_words():
     assert form_difference(states[0], states[1]) == "it is dense, this model shares encoder.* as 0,0,1,1,2,2"
     assert form_difference(states[2], states[1]) == "it shares encoder.* as 0,0,0,1,1,1, this model shares encoder.* as 0,0,1,1,2,2"
     other = conformer(**{**SHARED, "encoder_residual_rank": 4}).state_dict()
-    assert form_difference(other, states[1]) == "it has other residual ranks, or a diagonal where this model has none"
+    assert form_difference(other, states[1]) == "its residual ranks or diagonals differ from this model's"

@@ -39,19 +39,19 @@ def test_lengths_are_those_of_the_audio(sources, tmp_path):
         assert check_manifest(written(tmp_path / "a.tsv", ("u1", source, 148, "ein Satz")), FEATURES) == [148]
         for wrong in (24_000, 1):  # samples, seconds
             with pytest.raises(
-                InputError, match=rf"n_frames of u2 \(row 2\) is {wrong} and must be 1(48|50); it is in frames of 10"
+                InputError, match=rf"n_frames of u2 \(row 2\) is {wrong}, but must be 1(48|50); its unit is frames of 10"
             ):
                 check_manifest(written(tmp_path / "a.tsv", ("u1", source, 148, "x"), ("u2", source, wrong, "x")), FEATURES)
     assert check_manifest(written(tmp_path / "a.tsv", ("u1", sources[0], 24_000, "x")), SAMPLES) == [24_000]
-    with pytest.raises(InputError, match="is 150 and must be 24000; it is in samples, because of use_audio_input"):
+    with pytest.raises(InputError, match="is 150, but must be 24000; its unit is samples"):
         check_manifest(written(tmp_path / "a.tsv", ("u1", sources[0], 150, "x")), SAMPLES)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("id\taudio\tn_frames\ttgt_text\nu1\ta.wav\t100\tx\nu2\ta.wa", "line 3, has 2 fields, and the header names 4"),
-        ("id\taudio\tn_frames\ttgt_text\nu1\ta.wav\t100\tone\ttwo\n", "line 2, has 5 fields, and the header names 4"),
+        ("id\taudio\tn_frames\ttgt_text\nu1\ta.wav\t100\tx\nu2\ta.wa", "line 3, has 2 fields, but the header has 4"),
+        ("id\taudio\tn_frames\ttgt_text\nu1\ta.wav\t100\tone\ttwo\n", "line 2, has 5 fields, but the header has 4"),
         ("id\taudio\tn_frames\ttgt_text\nu1\ta.wav\t1.48\tx\n", "line 2: n_frames must be a whole number above 0, not '1.48'"),
         ("id\taudio\tn_frames\ttgt_text\nu1\ta.wav\t0\tx\n", "must be a whole number above 0, not '0'"),
         ("id\taudio\tn_frames\ttgt_text\n", "lists no utterance"),
@@ -75,7 +75,7 @@ def test_what_is_left_out_is_said(data, fairseq_train, monkeypatch, tmp_path):
     fairseq_train(data, tmp_path / "run", max_update=1, max_source_positions=250, skip_invalid_size_inputs_valid_test=True)
     checkpoint = tmp_path / "run" / "checkpoint_last.pt"
     monkeypatch.setattr("sys.argv", ["ctc", *map(str, (checkpoint, data, "dev_st", tmp_path / "ctc.txt"))])
-    with pytest.raises(InputError, match="that the model does not take: a score would lack them"):
+    with pytest.raises(InputError, match="that are too long for the model, so a score would be incomplete"):
         ctc.main()
     assert not (tmp_path / "ctc.txt").exists()
     header, *rows = (data / "dev_st.tsv").read_text().split("\n")[:-1]
@@ -88,5 +88,5 @@ def test_what_is_left_out_is_said(data, fairseq_train, monkeypatch, tmp_path):
     manifest.write_text("\n".join([header, *(row for row, length in zip(rows, lengths) if length > 250)]) + "\n")
     command[3] = manifest.parent
     result = cli(*command, tmp_path / "none", check=False)
-    assert result.returncode == 2 and f"{long} of {long} sentences" in result.stderr and "none is left" in result.stderr
+    assert result.returncode == 2 and f"{long} of {long} sentences" in result.stderr and "none remains" in result.stderr
     assert not (tmp_path / "none").exists()

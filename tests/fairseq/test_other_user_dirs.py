@@ -100,12 +100,12 @@ def test_the_folder_is_the_same_for_the_same_user_dirs(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("others", "sentence"),
     [
-        (["missing/speech"], "missing/speech is neither a folder nor a module that is found from here"),
-        (["examples.missing"], "examples.missing is neither a folder nor a module that is found from here"),
+        (["missing/speech"], "missing/speech is neither a folder nor a module on Python's path"),
+        (["examples.missing"], "examples.missing is neither a folder nor a module on Python's path"),
         (["sys"], "sys is neither a folder"),
-        (["empty"], "empty is no fairseq user dir: it has neither __init__.py nor models or tasks"),
-        (["with.dot"], "with.dot cannot be imported, because its name has a dot"),
-        (["one/plugin", "two/plugin"], "two user dirs are called plugin"),
+        (["empty"], "empty is not a fairseq user dir: it must contain __init__.py, models or tasks"),
+        (["with.dot"], "with.dot cannot be imported, because its name contains a dot"),
+        (["one/plugin", "two/plugin"], "two user dirs have the name plugin"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
@@ -125,7 +125,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     result = cli("user-dir", "--with", OTHERS["path"], check=False)
-    assert result.returncode == 2 and "XDG_CACHE_HOME can name another folder" in result.stderr
+    assert result.returncode == 2 and "set XDG_CACHE_HOME to another folder" in result.stderr
 
 
 def test_a_user_dir_that_imports_itself_by_another_name_is_told_which(tmp_path):
@@ -133,7 +133,7 @@ def test_a_user_dir_that_imports_itself_by_another_name_is_told_which(tmp_path):
     command = [BIN / "residual-st", "inspect", "--user-dir", "foreign_speech", tmp_path / "none.pt"]
     result = run(*command, env=environment, cwd=tmp_path, check=False)
     assert result.returncode == 2
-    assert result.stderr.splitlines()[-1].endswith("must be given by that name, as in --with examples.foreign_speech")
+    assert result.stderr.splitlines()[-1].endswith("give that name, as in --with examples.foreign_speech")
 
 
 SPAWN = """\

@@ -109,7 +109,7 @@ def test_all_are_switched_off_at_once(data, tmp_path):
 
 def test_an_unknown_name_is_refused(monkeypatch):
     monkeypatch.setenv(SWITCH, "cpu-ddp,cpu_ddp")
-    with pytest.raises(InputError, match=f"^{SWITCH} names 'cpu_ddp', which is no patch; it must be all, or some of .*cpu-ddp"):
+    with pytest.raises(InputError, match=f"^{SWITCH} names the unknown patch 'cpu_ddp'; it must be all, or names from .*cpu-ddp"):
         apply_patches()
 
 
@@ -119,7 +119,8 @@ def test_one_that_does_not_fit_this_fairseq_is_left_out_by_name(monkeypatch, cap
     (record,) = caplog.records
     assert record.levelname == "WARNING"
     assert (
-        "the patch of-a-fork does not fit this fairseq and is left out" in record.message and "no_such_function" in record.message
+        "the patch of-a-fork does not fit the installed fairseq and is skipped" in record.message
+        and "no_such_function" in record.message
     )
 
 

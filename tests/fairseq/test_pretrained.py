@@ -41,14 +41,18 @@ DENSE = {"encoder_group_size": 1, "encoder_residual_rank": 0, "encoder_residual_
     ("theirs", "ours", "message"),
     [
         ({**DENSE, "encoder_layers": 5}, {}, "it has no transformer_layers.5"),
-        ({**DENSE, "encoder_ffn_embed_dim": 40}, {}, r"fc1.weight is of shape \(40, 32\), this one's of \(48, 32\)"),
-        ({}, DENSE, "it shares its layers as 0,0,0,1,1,1, this one has a dense encoder"),
-        ({"encoder_group_size": 2}, {}, "it shares its layers as 0,0,1,1,2,2, this one shares its layers as 0,0,0,1,1,1"),
-        ({"encoder_sharing_pattern": "cycle"}, {}, "it shares its layers as 0,1,0,1,0,1, this one shares"),
+        ({**DENSE, "encoder_ffn_embed_dim": 40}, {}, r"fc1.weight has shape \(40, 32\), this model's has \(48, 32\)"),
+        ({}, DENSE, "it shares its layers in groups 0,0,0,1,1,1, this model has a dense encoder"),
+        (
+            {"encoder_group_size": 2},
+            {},
+            "it shares its layers in groups 0,0,1,1,2,2, this model shares its layers in groups 0,0,0,1,1,1",
+        ),
+        ({"encoder_sharing_pattern": "cycle"}, {}, "it shares its layers in groups 0,1,0,1,0,1, this model shares"),
         (
             {"encoder_residual_rank": 4},
             {},
-            r"its transformer_layers.0.self_attn.k_proj.up is of shape \(32, 4\), this one's of \(32, 2\)",
+            r"its transformer_layers.0.self_attn.k_proj.up has shape \(32, 4\), this model's has \(32, 2\)",
         ),
         ({"encoder_residual_diagonal": False}, {}, "it has no transformer_layers.0.self_attn.k_proj.diagonal"),
         ({"encoder_embed_dim": 64}, {}, "is of shape"),
@@ -56,9 +60,7 @@ DENSE = {"encoder_group_size": 1, "encoder_residual_rank": 0, "encoder_residual_
 )
 def test_refuses_another_model(tmp_path, theirs, ours, message):
     path = save(tiny_model(**theirs), tmp_path / "source.pt")
-    with pytest.raises(
-        InputError, match=f"--load-pretrained-encoder-from .*source.pt is of another model than this one: .*{message}"
-    ):
+    with pytest.raises(InputError, match=f"--load-pretrained-encoder-from .*source.pt does not fit this model: .*{message}"):
         tiny_model(load_pretrained_encoder_from=path, **ours)
 
 
@@ -78,7 +80,7 @@ def test_refuses_what_no_shape_shows(tmp_path, options, message, flag):
     """Another number of heads fits in every weight, and computes something else."""
     dense, path = "s2t_transformer_s", tmp_path / "a.pt"
     torch.save({"model": tiny_model(dense, **options).state_dict(), "cfg": {"model": tiny_flags(dense, **options)}}, path)
-    with pytest.raises(InputError, match=f"--load-pretrained-{flag}-from .*a.pt is of another model .*: it has .*{message}"):
+    with pytest.raises(InputError, match=f"--load-pretrained-{flag}-from .*a.pt does not fit this model: it has .*{message}"):
         tiny_model(**{f"load_pretrained_{flag}_from": str(path)})
 
 

@@ -103,8 +103,8 @@ def test_features_that_are_not_where_the_manifest_says(data, checkpoint, tmp_pat
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"criterion": "nonsense"}, "the checkpoint's criterion nonsense cannot be made"),
-        ({"task": "nonsense"}, "cannot be used by the checkpoint's task nonsense"),
+        ({"criterion": "nonsense"}, "the checkpoint's criterion nonsense cannot be built"),
+        ({"task": "nonsense"}, "the checkpoint's task nonsense cannot use"),
         ({"encoder_freezing_updates": None}, None),
     ],
 )

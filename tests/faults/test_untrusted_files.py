@@ -55,7 +55,7 @@ def test_a_storage_that_says_it_is_longer_is_not_given_to_torch(shared_checkpoin
     changed = contents.pop("data.pkl").replace(b"K\x07tq", b"J" + struct.pack("<i", 2**20) + b"tq")
     archive(tmp_path / "a.pt", changed.replace(b"K\x07\x85", b"J" + struct.pack("<i", 2**20) + b"\x85"), contents)
     refused("inspect", tmp_path / "a.pt", saying="cannot be read as a checkpoint")
-    with pytest.raises(InputError, match="is not as long as it says"):
+    with pytest.raises(InputError, match="does not have the length given in the pickle"):
         load_checkpoint_to_cpu(str(tmp_path / "a.pt"))
     assert load_checkpoint_to_cpu(str(shared_checkpoint))["model"]
 
@@ -87,12 +87,12 @@ def test_a_billion_entries_of_a_few(shared_checkpoint, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "saying"),
     [
-        ({"encoder_layers": 10**9}, "and there are 6 such layers"),
+        ({"encoder_layers": 10**9}, "but the checkpoint has 6 such layers"),
         ({"encoder_layers": "six"}, "such layers"),
         ({"encoder_embed_dim": 10**9}, "flags"),
         ({"max_source_positions": 10**12}, "more than 100,000"),
         ({"encoder_sharing_pattern": "0," * 100_000}, "longer than 10,000 characters"),
-        ({"arch": ["a"]}, "which architecture"),
+        ({"arch": ["a"]}, "name its architecture"),
         ({"conv_kernel_sizes": 5}, "flags"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -117,14 +117,14 @@ def test_weights_that_are_none(shared_checkpoint, tmp_path):
     value = state["model"][name]
     for changed, saying in {
         value.long(): "is of torch.int64",
-        value.to_sparse(): "not an ordinary tensor",
+        value.to_sparse(): "not an ordinary dense tensor",
         value * float("nan"): "not finite numbers",
         value[:-1].clone(): "of shape",
     }.items():
         torch.save({**state, "model": {**state["model"], name: changed}}, tmp_path / "a.pt")
         refused("inspect", tmp_path / "a.pt", saying=saying)
     torch.save({**state, "model": {**state["model"], 7: value}}, tmp_path / "a.pt")
-    refused("average", tmp_path / "a.pt", "--output", tmp_path / "b.pt", saying="no tensor with a name")
+    refused("average", tmp_path / "a.pt", "--output", tmp_path / "b.pt", saying="not a named tensor")
 
 
 def test_names_do_not_reach_the_terminal_as_commands(shared_checkpoint, tmp_path):
@@ -160,14 +160,14 @@ def test_any_contents_are_read_or_refused(tmp_path, state):
 def test_a_manifest_without_a_column_is_named(shared_checkpoint, data, tmp_path):
     manifest = linked(data, tmp_path / "data", "train_st.tsv")
     manifest.write_text("id\taudio\n1\ta.wav\n")
-    saying = "train_st.tsv has no column `n_frames`; a manifest has the columns id, audio, n_frames, tgt_text"
+    saying = "train_st.tsv has no column `n_frames`; a manifest must have the columns id, audio, n_frames, tgt_text"
     refused("cache-teacher", shared_checkpoint, "--data", manifest.parent, "--output", tmp_path / "words", saying=saying)
 
 
 def test_a_configuration_of_training_that_refers_to_itself(tmp_path):
     lines = ["a: &a [x, x]", *(f"b{n}: &b{n} [{', '.join([f'*b{n - 1}' if n else '*a'] * 9)}]" for n in range(20))]
     (tmp_path / "run.yaml").write_text("\n".join(["data: x", *lines]))
-    refused("train", tmp_path / "run.yaml", "--dry-run", saying="something else than a value")
+    refused("train", tmp_path / "run.yaml", "--dry-run", saying="must have a value")
 
 
 def sound(samples: np.ndarray, rate: int = 16000, **options) -> io.BytesIO:
@@ -199,7 +199,7 @@ def test_a_graph_in_the_place_of_another(exported, tmp_path):
     description = json.loads((exported / "model.json").read_text())
     description["files"]["encoder.onnx"] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     (tmp_path / "model" / "model.json").write_text(json.dumps(description))
-    with pytest.raises(InputError, match="has other inputs than a graph of this name"):
+    with pytest.raises(InputError, match="does not have the inputs of a graph of this name"):
         Translator(tmp_path / "model")
     description["sample_rate"] = 0
     (tmp_path / "model" / "model.json").write_text(json.dumps(description))

@@ -115,15 +115,15 @@ def test_an_older_folder_may_detect_the_language_and_translate(folder, audio):
 def test_or_else_the_language_is_detected(folder, audio, asked):
     model, batches = prompts(folder, audio / "es", *asked, batches=1)
     for batch in batches:
-        (heard,) = model.detect_language(**batch.inputs).tolist()
-        assert opening(batch) == [START, heard, TASKS["transcribe"], NO_TIMESTAMPS]
+        (detected,) = model.detect_language(**batch.inputs).tolist()
+        assert opening(batch) == [START, detected, TASKS["transcribe"], NO_TIMESTAMPS]
 
 
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
         (["--source-lang", "klingon"], "source_lang=klingon is not known; it must be one of auto, en, es, fr"),
-        (["--task", "sing"], "task=sing is not what this model does; it must be one of transcribe, translate"),
+        (["--task", "sing"], "task=sing is not supported by this model; it must be one of transcribe, translate"),
         (["--task", "translate", "--target-lang", "de"], "target_lang=de is not known; it must be en"),
     ],
 )

@@ -100,15 +100,18 @@ def test_padding_of_a_decoder_does_not_count(tmp_path):
     model = make("speech2text", tmp_path)
     generator = torch.Generator().manual_seed(4)
     states, words = torch.randn(2, 23, 32, generator=generator), torch.randint(3, 60, (2, 7), generator=generator)
-    heard, written = torch.tensor([[1] * 90, [1] * 50 + [0] * 40]), torch.tensor([[1] * 7, [1] * 4 + [0] * 3])
+    mask, written = torch.tensor([[1] * 90, [1] * 50 + [0] * 40]), torch.tensor([[1] * 7, [1] * 4 + [0] * 3])
 
     def loss(model, batch):
-        states, heard, words, written = batch
-        told = {"attention_mask": heard, "decoder_input_ids": words, "decoder_attention_mask": written, "use_cache": False}
+        states, mask, words, written = batch
+        told = {"attention_mask": mask, "decoder_input_ids": words, "decoder_attention_mask": written, "use_cache": False}
         return model(encoder_outputs=(states,), **told).logits[written.bool()].pow(3).sum()
 
-    together = [(states, heard, words, written)]
-    apart = [(states[:1], heard[:1], words[:1], written[:1]), (states[1:, :13], heard[1:, :50], words[1:, :4], written[1:, :4])]
+    together = [(states, mask, words, written)]
+    apart = [
+        (states[:1], mask[:1], words[:1], written[:1]),
+        (states[1:, :13], mask[1:, :50], words[1:, :4], written[1:, :4]),
+    ]
     stack = stack_of(model, "decoder")
     one, two = (gather(model, stack, Calibration(batches, loss)) for batches in (together, apart))
     for moments, expected in zip(one, two):
@@ -206,11 +209,14 @@ def test_refusals(dense, audio, tmp_path):
     (tmp_path / "other" / "config.json").write_text('{"architectures": ["BertModel"]}')
     for arguments, sentence in (
         (["compress", tmp_path / "empty"], "give the folder of a Hugging Face model"),
-        (["compress", tmp_path / "other"], "is of BertModel; it must be one of WhisperForConditionalGeneration, Speech2Text"),
+        (
+            ["compress", tmp_path / "other"],
+            "contains BertModel, which is not supported; it must be one of WhisperForConditionalGeneration, Speech2Text",
+        ),
         (["compress", dense, "--subset", "train", "--calibration", audio], "is calibrated on a folder of audio"),
-        (["compress", dense, "--calibration", tmp_path / "empty"], "holds no audio"),
+        (["compress", dense, "--calibration", tmp_path / "empty"], "contains no audio"),
         (["compress", dense, "--residual-rank", "40"], "residual rank 40 does not fit self_attn.k_proj"),
-        (["compress", dense, "--force", "--output", tmp_path / "empty"], "is not the folder of a model"),
+        (["compress", dense, "--force", "--output", tmp_path / "empty"], "is not a model folder"),
         (["expand", dense], "is already dense"),
     ):
         output = [] if "--output" in arguments else ["--output", tmp_path / "out"]

@@ -137,7 +137,7 @@ def test_weights_that_the_config_does_not_describe(folders, tmp_path):
     shutil.copytree(folders / "dense", tmp_path / "mixed")
     shutil.copy(folders / "whole" / "config.json", tmp_path / "mixed")
     with pytest.raises(
-        InputError, match="mixed does not hold the model that its config.json describes: missing keys, first model.enc"
+        InputError, match="mixed does not contain the model that its config.json describes: missing keys, first model.enc"
     ):
         AutoModelForSpeechSeq2Seq.from_pretrained(tmp_path / "mixed")
     weights = load_file(folders / "whole" / "model.safetensors")

@@ -33,7 +33,7 @@ def adapted(model, targets):
 def test_all_linear_is_refused_and_names_are(shared):
     model = transformers.load(shared)
     for kind in (peft.LoraConfig, peft.LoHaConfig, peft.RandLoraConfig):
-        with pytest.raises(InputError, match="all-linear passes over the shared matrices; expand the model first"):
+        with pytest.raises(InputError, match="all-linear skips shared matrices; expand the model first"):
             peft.get_peft_model(model, kind(target_modules="all-linear"))
     with pytest.raises(ValueError, match="ResidualLinear.* is not supported"):
         adapted(transformers.load(shared), ["q_proj", "v_proj"])

@@ -168,7 +168,7 @@ def test_weights_that_are_refused(shared, tmp_path):
     fails("missing keys, first model.encoder.layers.0.fc1.diagonal", model__safetensors=lambda path: save_file(dense, path))
     fails("mismatched keys, first model.decoder.embed_positions", config__json=json.dumps({**config, "max_target_positions": 7}))
     for forms, message in (
-        ({"size": 2}, "says that size shares its layers; it must be one of encoder, decoder"),
+        ({"size": 2}, "describes shared layers in size; it must be one of encoder, decoder"),
         ({"encoder": {"size": 2}}, "cannot be read"),
         ("2", "cannot be read"),
     ):
@@ -188,7 +188,7 @@ def test_a_folder_without_its_feature_extractor(shared, tmp_path):
     for command in (["export"], ["compress", "--calibration", tmp_path]):
         result = cli(command[0], folder, "--output", tmp_path / "out", *command[1:], check=False)
         assert result.returncode == 2
-        assert f"{folder} has no preprocessor_config.json that transformers can read; copy that of the model" in result.stderr
+        assert f"{folder} has no preprocessor_config.json that transformers can read; copy it from the model" in result.stderr
         assert not (tmp_path / "out").exists()
 
 

@@ -92,9 +92,12 @@ def test_audio_in_and_text_out(data, tmp_path, release):
     back = cli("convert", tmp_path / "folder", "--output", tmp_path / "back.pt").stdout
     assert '"utterance_cmvn": {"norm_means": true, "norm_vars": false}' in back
     for entries, message in (
-        ({"sample_rate": 8000}, "sample_rate=8000; Speech2Text's features must be of 16000 Hz"),
-        ({"sample_rate": 16000, "prepend_tgt_lang_tag": True}, "has prepend_tgt_lang_tag; texts must be of sentencepiece"),
-        ({"prepend_tgt_lang_tag": False, "pre_tokenizer": {"tokenizer": "moses"}}, "asks for the tokenizer moses"),
+        ({"sample_rate": 8000}, "sample_rate=8000; for Speech2Text it must be 16000"),
+        (
+            {"sample_rate": 16000, "prepend_tgt_lang_tag": True},
+            "has prepend_tgt_lang_tag, which is not supported; texts must consist of sentencepiece",
+        ),
+        ({"prepend_tgt_lang_tag": False, "pre_tokenizer": {"tokenizer": "moses"}}, "has the tokenizer moses"),
         (
             {"pre_tokenizer": {}, "transforms": {"*": ["delta_deltas"]}},
             "transforms DeltaDeltas for unseen data; Speech2Text can have none or",
@@ -108,10 +111,13 @@ def test_audio_in_and_text_out(data, tmp_path, release):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"encoder_normalize_before": False}, "Speech2Text knows no encoder_normalize_before=False, only True"),
-        ({"decoder_embed_dim": 64, "decoder_attention_heads": 4}, "Speech2Text has one width, but here decoder_embed_dim=64"),
-        ({"activation_fn": "gelu_fast"}, "activation_fn=gelu_fast differs in transformers; known are relu, gelu"),
-        ({"encoder_chunk_frames": "16"}, "Speech2Text knows no encoder_chunk_frames=16, only None"),
+        ({"encoder_normalize_before": False}, "Speech2Text does not support encoder_normalize_before=False; it must be True"),
+        (
+            {"decoder_embed_dim": 64, "decoder_attention_heads": 4},
+            "Speech2Text needs one width, but the model has decoder_embed_dim=64",
+        ),
+        ({"activation_fn": "gelu_fast"}, "activation_fn=gelu_fast is not supported; it must be one of relu, gelu"),
+        ({"encoder_chunk_frames": "16"}, "Speech2Text does not support encoder_chunk_frames=16; it must be None"),
     ],
 )
 def test_models_that_speech2text_cannot_be(tmp_path, options, message):
@@ -127,13 +133,13 @@ def test_refusals(data, tmp_path):
     dense, residual = save(tmp_path / "a.pt"), save(tmp_path / "b.pt", "s2t_residual_transformer_s")
     (tmp_path / "empty").mkdir()
     for arguments, message in (
-        ([dense, "--output", "x"], "--data DATA is missing: a checkpoint holds no vocabulary"),
+        ([dense, "--output", "x"], "--data DATA is missing: a checkpoint contains no vocabulary"),
         ([dense, "--output", "x", "--data", tmp_path, "--config-yaml", "c.yaml"], "c.yaml does not exist"),
-        ([dense, "--output", "x", "--data", data, "--config-yaml", "config_st.yaml"], "words, the model one of 20"),
-        ([residual, "--output", "x", "--data", data], "is a residual checkpoint already"),
+        ([dense, "--output", "x", "--data", data, "--config-yaml", "config_st.yaml"], "words, but the model's has 20"),
+        ([residual, "--output", "x", "--data", data], "is already a residual checkpoint"),
         ([tmp_path / "empty", "--output", "x.pt"], "config.json cannot be read"),
-        ([tmp_path / "empty", "--output", "x.pt", "--data", data], "a folder needs neither"),
-        ([dense, "--output", tmp_path / "a.pt", "--data", data], "a.pt exists already"),
+        ([tmp_path / "empty", "--output", "x.pt", "--data", data], "a folder contains its vocabulary"),
+        ([dense, "--output", tmp_path / "a.pt", "--data", data], "a.pt already exists"),
     ):
         result = cli("convert", *arguments, check=False)
         assert result.returncode == 2 and message in result.stderr, result.stderr
@@ -145,4 +151,4 @@ def test_what_shares_is_expanded_first(tmp_path, part):
     compress(model, CompressionConfig(group_size=2, rank=2), stack=stack_of(model, part))
     model.save_pretrained(tmp_path / "shared")
     result = cli("convert", tmp_path / "shared", "--output", tmp_path / "back.pt", check=False)
-    assert result.returncode == 2 and "shared shares its layers; residual-st expand makes an ordinary folder" in result.stderr
+    assert result.returncode == 2 and "shared has shared layers; convert it to a dense folder first" in result.stderr

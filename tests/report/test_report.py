@@ -30,7 +30,7 @@ def runs(matrix_run):
 def page(runs, data, tmp_path_factory) -> str:
     output = tmp_path_factory.mktemp("report") / "page.html"
     speech = ["--manifest", data / "tst-HE_asr.tsv", "--release", data / "data" / "tst-HE"]
-    systems = [f"dense={runs}/dense/1", f"shared & taught={runs}/distilled/1", f"bypassed={runs}/bypassed/1"]
+    systems = [f"dense={runs}/dense/1", f"shared & distilled={runs}/distilled/1", f"bypassed={runs}/bypassed/1"]
     report(*systems, "--metric", "wer", "--samples", "5", *speech, "--output", output)
     return output.read_text()
 
@@ -50,7 +50,7 @@ def test_the_page_has_every_part(page):
         assert f"<h2>{heading}</h2>" in page
     table = page[page.index("<tbody>") : page.index("</tbody>")]
     rows = [re.findall(r"<td>(.*?)</td>", row) for row in table.split("</tr>")]
-    assert [row[0] for row in rows if row] == ["dense", "shared &amp; taught", "bypassed"]
+    assert [row[0] for row in rows if row] == ["dense", "shared &amp; distilled", "bypassed"]
     assert rows[0][1:3] == ["100.0 %", "dense"]
     assert rows[1][2].startswith("K=3, R=2, diagonal")
     assert rows[2][1] == "0.0 %"
@@ -94,7 +94,7 @@ def test_an_existing_page_is_kept(runs, tmp_path):
     (tmp_path / "page.html").write_text("precious")
     result = report(f"{runs}/dense/1/train.log", "--output", tmp_path / "page.html", check=False)
     assert result.returncode == 2
-    assert "page.html exists already" in result.stderr
+    assert "page.html already exists" in result.stderr
     assert (tmp_path / "page.html").read_text() == "precious"
 
 
@@ -119,7 +119,7 @@ def test_refuses_in_one_sentence_and_writes_nothing(runs, data, tmp_path):
     for arguments, sentence in (
         ([tmp_path / "none"], "does not exist"),
         ([tmp_path / "empty"], "holds nothing of a run"),
-        ([data / "config_asr.yaml"], "has no line that fairseq-train writes"),
+        ([data / "config_asr.yaml"], "contains no update or validation of fairseq-train"),
         ([dense, other], "translations of other sentences"),
         ([dense, "--manifest", data / "tst-HE_asr.tsv"], "give --release"),
         ([dense, "--release", data], "--release needs --manifest"),
@@ -141,7 +141,7 @@ def test_chinese(tmp_path):
     (tmp_path / "a.txt").write_text(text)
     for arguments, shown in (
         ([], ["<th>BLEU</th>", "tok:zh", "sacreBLEU&#39;s for zh"]),
-        (["--tokenize", "char"], ["tok:char", "as tokenize says"]),
+        (["--tokenize", "char"], ["tok:char", "set by tokenize"]),
         (["--metric", "wer"], ["<th>CER</th>", ">7.69 (", "by characters"]),
     ):
         report(tmp_path / "a.txt", "--output", tmp_path / "page.html", "--force", *arguments)
@@ -198,5 +198,5 @@ def test_a_resumed_run_has_one_curve_and_the_later_line_counts(tmp_path):
     (tmp_path / "a.log").write_text(line.format(2, 9.0) + line.format(4, 8.0) + line.format(4, 7.5) + line.format(6, 7.0))
     assert read_log(tmp_path / "a.log").training["loss"] == [(2, 9.0), (4, 7.5), (6, 7.0)]
     (tmp_path / "b.log").write_text("nothing of the kind\n")
-    with pytest.raises(InputError, match="is it the log of a run"):
+    with pytest.raises(InputError, match="must be the log of a training run"):
         read_log(tmp_path / "b.log")

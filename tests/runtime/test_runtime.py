@@ -155,8 +155,8 @@ def test_a_model_of_two_languages(joint, fairseq_train, tmp_path):
     for flags, message in (
         ([], "target_lang is missing; it must be one of de, fr"),
         (["--target-lang", "it"], "target_lang=it is not known; it must be one of de, fr"),
-        (["--task", "translate"], "task=translate: the model was trained for one task and takes none"),
-        (["--source-lang", "en"], "source_lang=en: the model has one source language and takes none"),
+        (["--task", "translate"], "task=translate: the model has one task, so task must not be given"),
+        (["--source-lang", "en"], "source_lang=en: the model has one source language, so source_lang must not be given"),
     ):
         result = cli("translate", tmp_path / "model", SPEECH, *flags, check=False)
         assert result.returncode == 2
@@ -184,11 +184,11 @@ def test_folders_that_are_not_whole_are_refused(exported, tmp_path):
         content[len(content) // 2] ^= 1
         (folder / "decoder.onnx").write_bytes(content)
 
-    refused(lambda folder: (folder / "model.json").unlink(), "has no model.json; give a folder that residual-st export wrote")
+    refused(lambda folder: (folder / "model.json").unlink(), "has no model.json; give a folder written by residual-st export")
     refused(lambda folder: (folder / "model.json").write_text("{"), "model.json is damaged")
     refused(lambda folder: (folder / "model.json").write_text("[]"), "model.json is damaged")
     refused(lambda folder: (folder / "encoder.onnx").unlink(), "encoder.onnx does not exist")
-    refused(lambda folder: (folder / "encoder.onnx").write_bytes(b"short"), "has 5 bytes, not the")
+    refused(lambda folder: (folder / "encoder.onnx").write_bytes(b"short"), "has 5 bytes instead of")
     refused(flip, "its checksum differs")
     refused(edit(format=4), "has format 4; this release reads formats 1, 2, 3")
     refused(edit(settings={"beam": 1.5}), "model.json is damaged")
@@ -198,13 +198,13 @@ def test_folders_that_are_not_whole_are_refused(exported, tmp_path):
 
 def test_wrong_usage(exported, tmp_path):
     for arguments, message in (
-        ([SPEECH, "--beam", "0"], "--beam 0 is too small"),
-        ([SPEECH, "--nbest", "6"], "--nbest 6 is more than --beam 5"),
-        ([SPEECH, "--lang", "de"], "--lang de is no longer a flag: give --source-lang, of Whisper"),
-        ([SPEECH, "--target-lang", "de"], "the model has one target language and takes none"),
+        ([SPEECH, "--beam", "0"], "--beam 0 must be at least 1"),
+        ([SPEECH, "--nbest", "6"], "--nbest 6 must be at most --beam 5"),
+        ([SPEECH, "--lang", "de"], "--lang de is no longer a flag: give --source-lang for Whisper"),
+        ([SPEECH, "--target-lang", "de"], "the model has one target language, so target_lang must not be given"),
         ([SPEECH, "--longest-seconds", "100"], "at most 60"),
-        ([SPEECH, SPEECH, "--srt"], "--srt of several recordings needs --output FOLDER"),
-        ([SPEECH, SPEECH, "--output", tmp_path / "texts"], "would both be written as arctic_a0007.txt"),
+        ([SPEECH, SPEECH, "--srt"], "--srt for several recordings needs --output FOLDER"),
+        ([SPEECH, SPEECH, "--output", tmp_path / "texts"], "would both be written to arctic_a0007.txt"),
     ):
         result = cli("translate", exported, *arguments, check=False)
         assert result.returncode == 2, arguments
@@ -250,7 +250,7 @@ def test_what_holds_no_speech_has_no_text(exported, tmp_path):
     silence, noise, crossed = map(json.loads, result.stdout.splitlines())
     for row in (silence, noise):
         assert (row["speech"], row["text"], row["segments"]) == (False, "", [])
-        assert f"{row['audio']} holds no speech" in result.stderr
+        assert f"{row['audio']} contains no speech" in result.stderr
     assert crossed["speech"]
     assert crossed["text"] == translator.translate(speech).text
     assert cli("translate", exported, arguments[0], "--srt").stdout.strip() == ""

@@ -142,7 +142,7 @@ def test_what_is_refused(data, shared_checkpoint, chunked, exported, streaming, 
     refused("attends to whole utterances", shared_checkpoint, "--data", chunked[1], "--streaming")
     refused("chunks of -4 encoder frames cannot be streamed", chunked[0], "--data", chunked[1], "--streaming", "-4")
     refused("--streaming cannot be combined with --web", chunked[0], "--data", chunked[1], "--streaming", "--web")
-    with pytest.raises(InputError, match="takes whole utterances; residual-st export --streaming writes what can stream"):
+    with pytest.raises(InputError, match="reads whole utterances; export it with residual-st export --streaming"):
         Model(exported).stream()
     for name, value in (("chunk_frames", 0), ("left_chunks", -1), ("heads", 10**9), ("tails", [[2]]), ("stride", 2.5), ("more", 1)):
         folder = tmp_path / f"{name}"
@@ -160,7 +160,7 @@ def test_a_graph_of_another_form(streaming, tmp_path):
     description = json.loads((folder / "model.json").read_text())
     description["streaming"]["stride"] = 8
     (folder / "model.json").write_text(json.dumps(description))
-    with pytest.raises(InputError, match="made 7 frames of a chunk of 4; export it again"):
+    with pytest.raises(InputError, match="returned 7 frames for a chunk of 4; export it again"):
         Model(folder).encode([noise(1)])
 
 

@@ -21,7 +21,7 @@ def test_a_rank_alone_is_another_rank():
 
 @pytest.mark.parametrize("text", ["=0", "=", "=-1", "=x", "2/=0"])
 def test_no_rank_alone(text):
-    with pytest.raises(InputError, match="where = is for a matrix that shares nothing"):
+    with pytest.raises(InputError, match="where = marks a matrix that shares nothing"):
         ResidualRanks.make(text, layers=1, matrices=("a", "b"))
 
 

@@ -145,12 +145,12 @@ def test_torch_transformer_layers():
 
 
 def test_another_plan_with_the_same_shapes_is_not_loaded():
-    with pytest.raises(RuntimeError, match="shares its layers as 0,0,0,1,1,1, this model as 0,1,0,1,0,1"):
+    with pytest.raises(RuntimeError, match="has the layer groups 0,0,0,1,1,1, but this model has 0,1,0,1,0,1"):
         Stack(layers=6, pattern="cycle").load_state_dict(Stack(layers=6).state_dict())
 
 
 @pytest.mark.parametrize(
-    ("rank", "message"), [(-1, "it must be a number from 0 on"), (9, "smaller side is 8; it must be from 0 to 8")]
+    ("rank", "message"), [(-1, "it must be a number of at least 0"), (9, "smaller side is 8; it must be from 0 to 8")]
 )
 def test_refuses_a_rank_that_does_not_fit(rank, message):
     with pytest.raises(InputError, match=f"residual rank {rank} .*{message}"):
@@ -158,7 +158,7 @@ def test_refuses_a_rank_that_does_not_fit(rank, message):
 
 
 def test_refuses_unlike_layers_and_a_plan_of_another_length():
-    with pytest.raises(InputError, match="layer 1 has other matrices than layer 0"):
+    with pytest.raises(InputError, match="layer 1 has different matrices from layer 0"):
         form_of(nn.ModuleList([Block(8), Block(6)]), 2)
     with pytest.raises(InputError, match="for 3 layers, but the stack has 2"):
         share_layers(nn.ModuleList([Block(), Block()]), form_of(nn.ModuleList(Block() for _ in range(3)), 3))

@@ -127,9 +127,9 @@ class Doubled(nn.Conv1d):
     ("change", "message"),
     [
         (lambda layer: layer.register_module("first", Doubled(6, 16, 1)), "first of layer 1 is a Doubled, which may compute more"),
-        (lambda layer: weight_norm(layer.first), "first of layer 1 holds bias, weight_g, weight_v in place of weight and bias"),
+        (lambda layer: weight_norm(layer.first), "first of layer 1 has bias, weight_g, weight_v instead of weight and bias"),
         (lambda layer: layer.first.register_forward_hook(print), "first of layer 1 has the hook print, which sharing would drop"),
-        (lambda layer: setattr(layer, "twin", layer.first), "twin of layer 1 and first of layer 1 are one module"),
+        (lambda layer: setattr(layer, "twin", layer.first), "twin of layer 1 and first of layer 1 are the same module"),
     ],
 )
 def test_refused_by_name(change, message):

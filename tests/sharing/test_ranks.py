@@ -26,9 +26,9 @@ def test_one_row_for_all_layers():
     ("text", "message"),
     [
         ("1,2", "names 2 layers, but the stack has 3"),
-        (-1, "it must be a number from 0 on"),
+        (-1, "it must be a number of at least 0"),
         ("two", "'two' is not known"),
-        ("1,2,3/4", "is for 2 matrices, but a layer has 6"),
+        ("1,2,3/4", "has 2 ranks, but a layer has 6 matrices"),
         ("1,,2", "is not known"),
     ],
 )

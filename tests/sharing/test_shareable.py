@@ -58,18 +58,18 @@ def one_name_when_saved(layers):
 REFUSED = [
     (lambda layers: layers[3].register_module("a", Doubled(6, 8)), "a of layer 3 is a Doubled, which may compute more"),
     (lambda layers: parametrizations.orthogonal(layers[0].a), "a of layer 0 is a ParametrizedLinear, which may compute more"),
-    (lambda layers: weight_norm(layers[1].a), "a of layer 1 holds bias, weight_g, weight_v in place of weight and bias"),
-    (lambda layers: prune.random_unstructured(layers[1].b, "weight", 0.5), "b of layer 1 holds bias, weight_mask, weight_orig"),
+    (lambda layers: weight_norm(layers[1].a), "a of layer 1 has bias, weight_g, weight_v instead of weight and bias"),
+    (lambda layers: prune.random_unstructured(layers[1].b, "weight", 0.5), "b of layer 1 has bias, weight_mask, weight_orig"),
     (quantised_while_training, r"a of layer 1 has the hook quant_noise.*, which sharing would drop"),
-    (with_a_forward_of_its_own, "b of layer 1 has a forward of its own"),
-    (twice_in_a_layer, "c of layer 2 and a of layer 2 are one module"),
-    (lambda layers: layers[3].register_module("a", layers[1].a), "a of layer 3 and a of layer 1 are one module"),
-    (lambda layers: layers.__setitem__(2, layers[0]), "layer 2 and layer 0 are one module"),
-    (lambda layers: setattr(layers[3].a, "weight", layers[0].a.weight), "a of layer 3 has one weight with a of layer 0"),
+    (with_a_forward_of_its_own, "b of layer 1 has its own forward"),
+    (twice_in_a_layer, "c of layer 2 and a of layer 2 are the same module"),
+    (lambda layers: layers[3].register_module("a", layers[1].a), "a of layer 3 and a of layer 1 are the same module"),
+    (lambda layers: layers.__setitem__(2, layers[0]), "layer 2 and layer 0 are the same module"),
+    (lambda layers: setattr(layers[3].a, "weight", layers[0].a.weight), "a of layer 3 has the same weight as a of layer 0"),
     (lambda layers: setattr(layers[1], "copy", layers[1].a.weight), "a of layer 1 is also 1.copy of ModuleList"),
     (one_name_when_saved, r"the matrices a_b and a.b would both be saved as a_b|a.b and a_b would both be saved as a_b"),
-    (lambda layers: layers[0].register_module("a", nn.Identity()), "layer 1 has other matrices than layer 0"),
-    (lambda layers: layers.__setitem__(0, nn.ReLU()), "layer 0 has no torch.nn.Linear or torch.nn.Conv1d of kernel 1, which"),
+    (lambda layers: layers[0].register_module("a", nn.Identity()), "layer 1 has different matrices from layer 0"),
+    (lambda layers: layers.__setitem__(0, nn.ReLU()), "layer 0 has no torch.nn.Linear or torch.nn.Conv1d with kernel 1 to share"),
     (lambda layers: layers[1].double(), "a of layer 1 is torch.float64 on cpu, but torch.float32 on cpu in another layer"),
 ]
 
@@ -107,7 +107,7 @@ def test_a_stack_without_linear_layers_says_where_its_weights_are():
 def test_layers_that_share_already_are_refused():
     layers = stack()
     share_layers(layers, form_of(layers, 2))
-    with pytest.raises(InputError, match="a of layer 0 is shared already"):
+    with pytest.raises(InputError, match="a of layer 0 is already shared"):
         form_of(layers, 2)
 
 
@@ -135,7 +135,7 @@ def test_compression_refuses_what_stands_outside_the_layers_too():
     for model, message in (
         (tied, "a of layer 2 is also head.weight of Model"),
         (held, "a of layer 0 is also first of Model"),
-        (biased, "a of layer 3 has one bias with a of layer 0"),
+        (biased, "a of layer 3 has the same bias as a of layer 0"),
     ):
         with pytest.raises(InputError, match=message):
             compress(model, CompressionConfig(group_size=2), stack=LayerStack(model.layers, model))

@@ -20,7 +20,7 @@ from simulstream.server.speech_processors import build_speech_processor  # noqa:
 from simulstream.server.websocket_server import SpeechProcessorPool, connection_handler_factory  # noqa: E402
 
 sys.path.append(str(ROOT / "tests" / "streaming"))
-from streams import RATE, SPEECH, heard, segments_of, talk  # noqa: E402
+from streams import RATE, SPEECH, segments_of, talk, updates_of  # noqa: E402
 
 from residual_st.errors import InputError  # noqa: E402
 from residual_st.runtime import Settings  # noqa: E402
@@ -91,7 +91,7 @@ def test_inference_and_scores_by_its_own_commands(exported, tmp_path):
     assert re.search(r"sacrebleu score: \d", quality.stdout)
     assert json.loads(statistics.stdout.removeprefix("Stats: "))["normalized_erasure"]["value"] == 0
     reader = LogReader(SimpleNamespace(detokenizer_type="simuleval", latency_unit="spm"), str(tmp_path / "log.jsonl"))
-    expected = [segment.text for segment in segments_of(heard(Stream(exported, settings=Settings(beam=1)), talk()))]
+    expected = [segment.text for segment in segments_of(updates_of(Stream(exported, settings=Settings(beam=1)), talk()))]
     assert reader.final_outputs() == {"talk": " ".join(filter(None, expected))}
 
 
@@ -99,7 +99,7 @@ def test_inference_and_scores_by_its_own_commands(exported, tmp_path):
 def test_a_stream_puts_out_its_text(policy, exported):
     sound = np.concatenate([talk(), talk()])
     processor = processor_of(ROOT / "configs" / "simulstream_stream.yaml", exported, policy=policy)
-    expected = " ".join(segment.text for segment in segments_of(heard(Stream(exported, policy, Settings(beam=1)), sound)))
+    expected = " ".join(segment.text for segment in segments_of(updates_of(Stream(exported, policy, Settings(beam=1)), sound)))
     for _ in range(2):  # a processor is used again
         outputs = outputs_of(processor, sound)
         assert text_after(outputs) == expected
@@ -112,7 +112,7 @@ def test_a_stream_puts_out_what_its_ctc_head_writes(writing):
     folder = writing[-1]
     processor = processor_of(ROOT / "configs" / "simulstream_stream.yaml", folder, policy="ctc")
     outputs = outputs_of(processor, talk())
-    expected = " ".join(segment.text for segment in segments_of(heard(Stream(folder, "ctc"), talk())))
+    expected = " ".join(segment.text for segment in segments_of(updates_of(Stream(folder, "ctc"), talk())))
     assert "".join(output.new_string for output in outputs).strip() == expected != ""
     assert not any(output.deleted_tokens for output in outputs)
 
@@ -196,7 +196,7 @@ def test_what_a_model_cannot_is_refused(exported, tmp_path, monkeypatch):
         with pytest.raises(InputError, match=message):
             processor_of(path, settings.pop("model", exported), **settings)
     monkeypatch.setattr("residual_st.runtime.model.Model.has_attention", False)
-    with pytest.raises(InputError, match="has no decoder that says what it reads of the sound; export it again"):
+    with pytest.raises(InputError, match="has no decoder attention, which this type needs; export it again"):
         processor_of(streamatt, exported)
 
 

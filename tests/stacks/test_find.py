@@ -56,7 +56,7 @@ def test_a_name_that_is_no_stack_is_refused_with_those_that_are():
     message = r"Model has no stack of layers 'heads'; it must be one of mixed.1.experts, encoder.layers, small"
     with pytest.raises(InputError, match=message):
         heaviest_stack(Model(), "heads")
-    with pytest.raises(InputError, match="LayerNorm has no nn.ModuleList of two layers or more of one class that hold matrices"):
+    with pytest.raises(InputError, match="LayerNorm has no nn.ModuleList of two or more layers of one class that contain matrices"):
         heaviest_stack(nn.LayerNorm(3))
 
 

@@ -141,7 +141,7 @@ def test_hidden_states_are_told_from_a_mask_by_the_layers_own_parameters():
     assert recorded(layer, there=there, states=half) is half
     assert recorded(layer, half, there=there) is half
     assert recorded(Wrapped(layer), there=THERE, states=half) is half
-    with pytest.raises(InputError, match="Wrapped is called with there, states; which are the hidden states cannot be told"):
+    with pytest.raises(InputError, match="Wrapped is called with there, states, in which the hidden states cannot be identified"):
         recorded(Wrapped(layer), there=there, states=half)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
@@ -166,7 +166,7 @@ def test_torchs_own_layers_share_what_they_call_and_are_refused_where_that_canno
             states = layer(states)
         return states.square().sum()
 
-    with pytest.raises(InputError, match=r"never came to self_attn.out_proj of layer 0"):
+    with pytest.raises(InputError, match=r"never reached self_attn.out_proj of layer 0"):
         compress(layers, CompressionConfig(group_size=2), stack=stack, calibration=Calibration([STATES], run))
     before = run(layers, STATES)
     result = compress(layers, CompressionConfig(group_size=2, rank=8), stack=stack)
@@ -182,7 +182,7 @@ def test_a_mask_that_is_not_described_is_refused():
             batch = layer(*batch)
         return batch[0].sum()
 
-    with pytest.raises(InputError, match="say what is padding by a LayerStack"):
+    with pytest.raises(InputError, match="define the padding by a LayerStack"):
         gather(layers, stack_of(layers), Calibration([(STATES, THERE)], run))
     stack = LayerStack(layers, padding=lambda given, _: ~given[1][:, 1:])
     with pytest.raises(InputError, match=r"a mask of shape \(2, 8\) does not fit the inputs of mix, of shape \(2, 9, 8\)"):
@@ -190,9 +190,9 @@ def test_a_mask_that_is_not_described_is_refused():
 
 
 def test_a_model_of_no_known_kind_is_refused():
-    with pytest.raises(InputError, match="Model has no stack of encoder layers that is known here"):
+    with pytest.raises(InputError, match="Model has no known stack of encoder layers"):
         compress(Model())
-    with pytest.raises(InputError, match="there are no layers to share"):
+    with pytest.raises(InputError, match="the list of layers to share is empty"):
         LayerStack(nn.ModuleList())
 
 

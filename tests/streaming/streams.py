@@ -1,4 +1,4 @@
-"""Sounds to feed, and what a stream must keep to whatever it hears."""
+"""Sounds to feed, and what a stream must keep to whatever the audio."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def without_pauses(seconds: float) -> np.ndarray:
     return np.tile(vowel, round(2 * seconds))
 
 
-def heard(stream, samples: np.ndarray, size: int = 1600, rate: int | None = None) -> list:
+def updates_of(stream, samples: np.ndarray, size: int = 1600, rate: int | None = None) -> list:
     """All updates of samples in pieces of a size."""
     updates = [update for start in range(0, len(samples), size) for update in stream.feed(samples[start : start + size], rate)]
     return [*updates, stream.finish()]

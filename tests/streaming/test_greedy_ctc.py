@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import SPEECH as RECORDING
 from conftest import cli, with_texts
-from streams import RATE, SPEECH, assert_texts_only_grow, heard, segments_of, talk
+from streams import RATE, SPEECH, assert_texts_only_grow, segments_of, talk, updates_of
 
 from residual_st.errors import InputError
 from residual_st.evaluation.ctc import best_paths
@@ -35,7 +35,7 @@ def test_windows_of_a_chunked_encoder_have_the_text_of_fairseqs_ctc(pause, chunk
     checkpoint, data, folder = writing
     state, theirs = read_model(checkpoint)
     source, sound = model_input(read_symbols(state, data)[1]), talk(pause)
-    updates = heard(Stream(folder, "ctc", chunk_seconds=chunk_seconds), sound)
+    updates = updates_of(Stream(folder, "ctc", chunk_seconds=chunk_seconds), sound)
     segments = segments_of(updates)
     assert len(segments) == 2
     for segment in segments:
@@ -50,7 +50,7 @@ def test_windows_of_a_chunked_encoder_have_the_text_of_fairseqs_ctc(pause, chunk
 
 
 def test_words_of_whole_windows_stand_when_they_are_half_a_second_old(whole):
-    updates = heard(Stream(whole, "ctc", chunk_seconds=0.5), talk())
+    updates = updates_of(Stream(whole, "ctc", chunk_seconds=0.5), talk())
     assert_texts_only_grow(updates)
     assert len(segments_of(updates)) == 2
     assert any(update.text and update.tail for update in updates)
@@ -60,11 +60,11 @@ def test_words_of_whole_windows_stand_when_they_are_half_a_second_old(whole):
 def test_pieces_of_any_size_make_the_same_text(name, request):
     folder, sound = request.getfixturevalue(name), talk()
     model = Model(folder[-1] if name == "writing" else folder)
-    expected = heard(Stream(model, "ctc"), sound)
+    expected = updates_of(Stream(model, "ctc"), sound)
     assert any(update.text for update in expected)
     for size in (777, 12_345):
-        assert segments_of(heard(Stream(model, "ctc"), sound, size)) == segments_of(expected)
-    by_decoder = heard(Stream(model, "retranslation", Settings(beam=1, max_len_b=12)), sound)  # it is left as it was
+        assert segments_of(updates_of(Stream(model, "ctc"), sound, size)) == segments_of(expected)
+    by_decoder = updates_of(Stream(model, "retranslation", Settings(beam=1, max_len_b=12)), sound)  # it is left as it was
     assert by_decoder != expected and len(segments_of(by_decoder)) == 2
 
 
@@ -85,10 +85,10 @@ def test_what_has_no_ctc_for_it_is_refused(exported, with_languages, tmp_path):
     (without / "model.json").write_text(json.dumps({**description, "has_ctc": False}), encoding="utf-8")
     result = cli("listen", without, RECORDING, "--policy", "ctc", check=False)
     assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
-    assert "without has no CTC head, which CTC decodes; it must be of a model trained with --ctc-weight" in result.stderr
+    assert "without has no CTC head; decoding by CTC needs a model trained with --ctc-weight" in result.stderr
     for folder, settings, message in (
-        (exported, Settings(beam=2), "beam=2 must be 1: .* is decoded by CTC"),
-        (with_languages, Settings(), "writes one of de, fr, and CTC cannot be told which"),
+        (exported, Settings(beam=2), "beam=2 must be 1: .* is decoded by greedy CTC"),
+        (with_languages, Settings(), "has the target languages de, fr, and CTC cannot choose one"),
     ):
         with pytest.raises(InputError, match=message):
             Stream(folder, "ctc", settings)

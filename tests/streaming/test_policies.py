@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from residual_st.streaming.policies import (
     CUTOFF_SECONDS,
     AlignAtt,
-    Found,
+    Candidate,
     GreedyCtc,
     LocalAgreement,
     Retranslation,
@@ -33,30 +33,30 @@ def test_the_words_that_a_text_covers_are_those_it_differs_least_from(words, tex
 def test_local_agreement_is_of_two_steps_in_a_row(texts):
     """Except the last word of a text. A search is given what stands, so each text begins with that."""
     policy, stands, before = LocalAgreement(), [], []
-    for found in texts:
-        text = stands + found
-        stands = text[: len(stands) + policy.standing(Found(found))]
-        assert stands == commonprefix([before, text])[: max(len(text) - 1, len(text) - len(found))]
+    for candidate in texts:
+        text = stands + candidate
+        stands = text[: len(stands) + policy.committed(Candidate(candidate))]
+        assert stands == commonprefix([before, text])[: max(len(text) - 1, len(text) - len(candidate))]
         before = text
 
 
 def test_alignatt_stops_at_the_first_word_of_the_end():
     ends = np.array([3.0, 1.0, CUTOFF_SECONDS, CUTOFF_SECONDS - 0.01, 2.0])
-    assert AlignAtt().standing(Found([1, 2, 3, 4, 5], ends)) == 3
-    assert AlignAtt().standing(Found([1, 2, 3], ends[:3])) == 3
-    assert AlignAtt().standing(Found([], np.zeros(0))) == 0
+    assert AlignAtt().committed(Candidate([1, 2, 3, 4, 5], ends)) == 3
+    assert AlignAtt().committed(Candidate([1, 2, 3], ends[:3])) == 3
+    assert AlignAtt().committed(Candidate([], np.zeros(0))) == 0
 
 
 def test_what_is_final_stands_at_once_and_the_rest_when_it_is_half_a_second_old():
     words, ends = [1, 2, 3], np.array([1.0, CUTOFF_SECONDS, 0.0])
-    assert GreedyCtc().standing(Found(words, ends, are_final=True)) == 3
-    assert GreedyCtc().standing(Found(words, ends)) == 2
-    assert GreedyCtc().standing(Found([], np.zeros(0), are_final=True)) == 0
+    assert GreedyCtc().committed(Candidate(words, ends, are_final=True)) == 3
+    assert GreedyCtc().committed(Candidate(words, ends)) == 2
+    assert GreedyCtc().committed(Candidate([], np.zeros(0), are_final=True)) == 0
 
 
 def test_nothing_stands_where_all_is_translated_anew():
     policy = Retranslation()
-    assert [policy.standing(Found([1, 2])) for _ in range(3)] == [0, 0, 0]
+    assert [policy.committed(Candidate([1, 2])) for _ in range(3)] == [0, 0, 0]
 
 
 def test_a_cut_is_between_words():

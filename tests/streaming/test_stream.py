@@ -9,7 +9,7 @@ from os.path import commonprefix
 import numpy as np
 import pytest
 import soxr
-from streams import RATE, SPEECH, assert_texts_only_grow, heard, quiet, segments_of, talk, without_pauses
+from streams import RATE, SPEECH, assert_texts_only_grow, quiet, segments_of, talk, updates_of, without_pauses
 
 from residual_st.audio.lengths import Lengths
 from residual_st.errors import InputError
@@ -30,7 +30,7 @@ def model(exported):
 
 @pytest.mark.parametrize("policy", OF_DECODERS)
 def test_texts_only_grow_until_their_windows_end(policy, model):
-    updates = heard(Stream(model, policy, SHORT_TEXTS, chunk_seconds=0.5), talk())
+    updates = updates_of(Stream(model, policy, SHORT_TEXTS, chunk_seconds=0.5), talk())
     assert_texts_only_grow(updates)
     segments = segments_of(updates)
     assert len(segments) == 2
@@ -44,7 +44,7 @@ def test_texts_only_grow_until_their_windows_end(policy, model):
 def test_windows_are_translated_as_recordings_are(name, request):
     """By an encoder that starts over at each step, and by one that is fed."""
     model, sound = Model(request.getfixturevalue(name)), talk()
-    for segment in segments_of(heard(Stream(model, "retranslation", SHORT_TEXTS), sound)):
+    for segment in segments_of(updates_of(Stream(model, "retranslation", SHORT_TEXTS), sound)):
         window = sound[round(segment.start * RATE) : round(segment.end * RATE)]
         assert segment.text == model.vocabulary.text(model.search([window], SHORT_TEXTS)[0][0].tokens)
 
@@ -59,7 +59,7 @@ def test_a_fed_encoder_has_all_states_of_a_window_that_ends_before_what_was_fed(
 
 def test_a_step_without_a_new_chunk_is_none(streaming, monkeypatch):
     """Two searches in the same states would agree on everything."""
-    steps, searched, encoded, found = [], [], GrowingWindows.encoded, DecodedTexts.found
+    steps, searched, encoded, candidate = [], [], GrowingWindows.encoded, DecodedTexts.candidate
 
     def recorded(self, samples, start, end, is_last):
         result = encoded(self, samples, start, end, is_last)
@@ -69,12 +69,12 @@ def test_a_step_without_a_new_chunk_is_none(streaming, monkeypatch):
 
     def searched_in(self, *arguments):
         searched.append(steps[-1])
-        return found(self, *arguments)
+        return candidate(self, *arguments)
 
     monkeypatch.setattr(GrowingWindows, "encoded", recorded)
-    monkeypatch.setattr(DecodedTexts, "found", searched_in)
+    monkeypatch.setattr(DecodedTexts, "candidate", searched_in)
     stream = Stream(Model(streaming), settings=SHORT_TEXTS, chunk_seconds=0.1)
-    assert segments_of(heard(stream, SPEECH[0]))
+    assert segments_of(updates_of(stream, SPEECH[0]))
     assert 5 < len(searched) < len(steps) - 5
     assert all(one[:2] != other[:2] or one[2] == other[2] for one, other in zip(searched, searched[1:]))
 
@@ -82,8 +82,8 @@ def test_a_step_without_a_new_chunk_is_none(streaming, monkeypatch):
 def test_what_two_steps_agree_on_stands(model):
     """Until something stands, both policies search alike."""
     sound = np.concatenate([quiet(0.5), SPEECH[0]])
-    updates = heard(Stream(model, "local-agreement", SHORT_TEXTS, chunk_seconds=0.5), sound)
-    anew = heard(Stream(model, "retranslation", SHORT_TEXTS, chunk_seconds=0.5), sound)
+    updates = updates_of(Stream(model, "local-agreement", SHORT_TEXTS, chunk_seconds=0.5), sound)
+    anew = updates_of(Stream(model, "retranslation", SHORT_TEXTS, chunk_seconds=0.5), sound)
     first = next(place for place, update in enumerate(updates) if update.text)
     assert commonprefix([update.tail for update in anew[first - 1 : first + 1]]).startswith(updates[first].text)
     assert (updates[first].text + updates[first].tail).startswith(anew[first].tail[: len(updates[first].text)])
@@ -92,7 +92,7 @@ def test_what_two_steps_agree_on_stands(model):
 @pytest.mark.parametrize("policy", OF_DECODERS)
 def test_pieces_of_any_size_make_the_same_text(policy, model):
     sound, draw = talk(), np.random.default_rng(1)
-    expected = heard(Stream(model, policy, SHORT_TEXTS), sound)
+    expected = updates_of(Stream(model, policy, SHORT_TEXTS), sound)
     stream, updates, place = Stream(model, policy, SHORT_TEXTS), [], 0
     while place < len(sound):
         size = int(draw.integers(0, 9000))
@@ -100,18 +100,18 @@ def test_pieces_of_any_size_make_the_same_text(policy, model):
         updates += stream.feed(sound[:0])
         place += size
     assert [*updates, stream.finish()] == expected
-    assert heard(stream, sound) == expected  # a stream that has ended is as new
+    assert updates_of(stream, sound) == expected  # a stream that has ended is as new
 
 
 def test_other_rates_channels_and_types(model):
     sound = talk()
-    expected = segments_of(heard(Stream(model, settings=SHORT_TEXTS), sound))
+    expected = segments_of(updates_of(Stream(model, settings=SHORT_TEXTS), sound))
     both = np.stack([sound, sound], axis=1)
-    assert segments_of(heard(Stream(model, settings=SHORT_TEXTS), both)) == expected
-    assert segments_of(heard(Stream(model, settings=SHORT_TEXTS), both * [1, -1])) == expected  # one wire crossed
+    assert segments_of(updates_of(Stream(model, settings=SHORT_TEXTS), both)) == expected
+    assert segments_of(updates_of(Stream(model, settings=SHORT_TEXTS), both * [1, -1])) == expected  # one wire crossed
     narrow = soxr.resample(sound, RATE, 8000)
-    whole = segments_of(heard(Stream(model, settings=SHORT_TEXTS), narrow, len(narrow), 8000))
-    pieces = segments_of(heard(Stream(model, settings=SHORT_TEXTS), (narrow * 2**15).astype(np.int16), 77, 8000))
+    whole = segments_of(updates_of(Stream(model, settings=SHORT_TEXTS), narrow, len(narrow), 8000))
+    pieces = segments_of(updates_of(Stream(model, settings=SHORT_TEXTS), (narrow * 2**15).astype(np.int16), 77, 8000))
     for segments in (whole, pieces):
         assert len(segments) == len(expected)
         for one, other in zip(segments, expected):
@@ -125,17 +125,17 @@ def test_what_cannot_be_used_is_refused_and_the_stream_stays(model):
         (np.full(10, np.nan, np.float32), None, "samples that are not finite numbers"),
         (np.zeros((2, 2, 2)), None, "audio must be"),
         (np.zeros(4, complex), None, "audio must be"),
-        (np.zeros(10), 8000, "the stream began with 16000 Hz, and now has 8000 Hz"),
+        (np.zeros(10), 8000, "the sample rate of the stream changed from 16000 Hz to 8000 Hz"),
     ):
         with pytest.raises(InputError, match=message):
             stream.feed(piece, rate)
-    updates += heard(stream, sound[20_000:])
-    assert segments_of(updates) == segments_of(heard(Stream(model, settings=SHORT_TEXTS), sound))
+    updates += updates_of(stream, sound[20_000:])
+    assert segments_of(updates) == segments_of(updates_of(Stream(model, settings=SHORT_TEXTS), sound))
     for arguments, message in (
         ({"policy": "wait-k"}, "policy=wait-k is not known; it must be one of local-agreement, alignatt, retranslation, ctc"),
         ({"chunk_seconds": 0.01}, "chunk_seconds=0.01 must be from 0.1 to 10"),
-        ({"target_lang": "de"}, "the model has one target language and takes none"),
-        ({"settings": Settings(beam=2, nbest=3)}, "--nbest 3 is more than --beam 2"),
+        ({"target_lang": "de"}, "the model has one target language, so target_lang must not be given"),
+        ({"settings": Settings(beam=2, nbest=3)}, "--nbest 3 must be at most --beam 2"),
     ):
         with pytest.raises(InputError, match=message):
             Stream(model, **arguments)
@@ -190,7 +190,7 @@ def test_more_at_once_than_a_window_holds(model):
     sound = np.concatenate([talk() for _ in range(6)])
     stream = Stream(model, "retranslation", SHORT_TEXTS)
     at_once = [*stream.feed(sound), stream.finish()]
-    spoken = segments_of(heard(Stream(model, "retranslation", SHORT_TEXTS), sound))
+    spoken = segments_of(updates_of(Stream(model, "retranslation", SHORT_TEXTS), sound))
     assert len(segments_of(at_once)) == len(spoken) == 12
     for one, other in zip(segments_of(at_once), spoken):
         assert one.text and (one.start, one.end) == pytest.approx((other.start, other.end), abs=0.15)
@@ -199,14 +199,14 @@ def test_more_at_once_than_a_window_holds(model):
 def test_what_was_taken_for_speech_stays_though_something_louder_follows(model):
     """Levels are evened out by the loudest sample, so a bang makes quiet speech before it none."""
     stream = Stream(model, settings=SHORT_TEXTS, chunk_seconds=0.5)
-    updates = heard(stream, np.concatenate([SPEECH[0] * 1e-3, quiet(0.05), np.ones(400, np.float32), quiet(1.0, 0.3)]))
+    updates = updates_of(stream, np.concatenate([SPEECH[0] * 1e-3, quiet(0.05), np.ones(400, np.float32), quiet(1.0, 0.3)]))
     assert any(update.text for update in updates)
     assert_texts_only_grow(updates)
 
 
 def test_ten_streams_of_one_model(model):
     sound = talk()
-    expected = heard(Stream(model, settings=SHORT_TEXTS), sound)
+    expected = updates_of(Stream(model, settings=SHORT_TEXTS), sound)
     with ThreadPoolExecutor(10) as pool:
-        found = list(pool.map(lambda _: heard(Stream(model, settings=SHORT_TEXTS), sound), range(10)))
+        found = list(pool.map(lambda _: updates_of(Stream(model, settings=SHORT_TEXTS), sound), range(10)))
     assert all(updates == expected for updates in found)

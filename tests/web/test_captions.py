@@ -25,7 +25,7 @@ from residual_st.web.captions import LARGEST_FRAME, MOST_STREAMS, PROTOCOL
 from residual_st.web.server import application
 
 sys.path.append(str(ROOT / "tests" / "streaming"))
-from streams import RATE, heard, talk  # noqa: E402
+from streams import RATE, talk, updates_of  # noqa: E402
 
 SETTINGS = Settings(beam=2, max_len_b=12)
 END = json.dumps({"end_of_stream": True})
@@ -97,19 +97,19 @@ def wait_until_let_go(streams: weakref.WeakSet) -> None:
 @pytest.mark.parametrize("policy", ["local-agreement", "alignatt", "retranslation"])
 def test_captions_are_those_of_a_stream(policy, address, exported):
     """They come while somebody speaks: `spoken` waits for them."""
-    expected = [update.as_json() for update in heard(Stream(exported, policy, SETTINGS), talk())]
+    expected = [update.as_json() for update in updates_of(Stream(exported, policy, SETTINGS), talk())]
     updates = asyncio.run(spoken(address, talk(), policy=policy))
     assert updates == expected
     assert sum(len(update["closed"]) for update in updates) == 2
     whole = (talk() * (2**15 - 1)).astype("<i2")
-    expected = [update.as_json() for update in heard(Stream(exported, policy, SETTINGS), whole)]
+    expected = [update.as_json() for update in updates_of(Stream(exported, policy, SETTINGS), whole)]
     assert asyncio.run(spoken(address, whole, sample_type="s16le", policy=policy, chunk_seconds=1)) == expected
 
 
 def test_ten_clients_at_once(address, exported, streams):
     """One leaves in the middle, one sends no numbers, one all that it has at once."""
     sound = talk()
-    expected = [update.as_json() for update in heard(Stream(exported, settings=SETTINGS), sound)]
+    expected = [update.as_json() for update in updates_of(Stream(exported, settings=SETTINGS), sound)]
 
     async def leaves():
         async with connect(address) as client:
@@ -132,7 +132,7 @@ def test_ten_clients_at_once(address, exported, streams):
         return await asyncio.gather(leaves(), hurries(), answer(address, *nothing), *(spoken(address, sound) for _ in range(7)))
 
     _, hurried, refused, *others = asyncio.run(clients())
-    assert refused == ("the stream has samples that are not finite numbers", 1008)
+    assert refused == ("the stream contains samples that are not finite numbers", 1008)
     assert others == [expected] * 7
     assert hurried[-1]["seconds"] == expected[-1]["seconds"]
     assert len([segment for update in hurried for segment in update["closed"]]) == 2
@@ -182,9 +182,9 @@ def test_a_client_that_is_faster_than_the_model_waits(address, monkeypatch):
         ('{"rate": true}', "rate=true must be a number"),
         (
             '{"rate": 16000, "lang": "de"}',
-            "the first message has lang; it must be of rate, sample_type, policy, chunk_seconds, task",
+            "the first message has lang; each key must be one of rate, sample_type, policy, chunk_seconds, task",
         ),
-        ('{"rate": 16000, "target_lang": "de"}', "the model has one target language and takes none"),
+        ('{"rate": 16000, "target_lang": "de"}', "the model has one target language, so target_lang must not be given"),
         ('{"rate": 16000, "task": []}', "task=[] must be text"),
         ('{"rate": 16000, "policy": "wait-k"}', "policy=wait-k is not known; it must be one of local-agreement"),
         ('{"rate": 16000, "sample_type": "mp3"}', "sample_type=mp3 is not known; it must be one of s16le"),
@@ -202,9 +202,9 @@ def test_wrong_first_messages(message, sentence, address):
 def test_wrong_messages_behind_it(address):
     first = json.dumps({"rate": RATE})
     for message, sentence in (
-        (b"\0" * 7, "a frame has 7 bytes, but a sample 4"),
-        ("more", 'behind the first message there must be samples, and at their end {"end_of_stream": true}'),
-        (np.full(10, np.inf, "<f4").tobytes(), "the stream has samples that are not finite numbers"),
+        (b"\0" * 7, "a frame has 7 bytes; it must be a multiple of 4, the size of a sample"),
+        ("more", 'after the first message there must be samples, and then {"end_of_stream": true}'),
+        (np.full(10, np.inf, "<f4").tobytes(), "the stream contains samples that are not finite numbers"),
     ):
         assert asyncio.run(answer(address, first, message)) == (sentence, 1008)
     assert asyncio.run(answer(address.replace("/0", "/7"), first)) == ("there is no model 7", 1008)
@@ -221,8 +221,8 @@ def test_wrong_messages_behind_it(address):
 
 def test_a_client_that_says_nothing(address, streams, monkeypatch):
     monkeypatch.setattr(captions, "SLOWEST", 0.2)
-    assert asyncio.run(answer(address)) == ("nothing came for 0 s", 1008)
-    assert asyncio.run(answer(address, json.dumps({"rate": RATE}))) == ("nothing came for 0 s", 1008)
+    assert asyncio.run(answer(address)) == ("no audio arrived for 0 s", 1008)
+    assert asyncio.run(answer(address, json.dumps({"rate": RATE}))) == ("no audio arrived for 0 s", 1008)
     wait_until_let_go(streams)
 
 
@@ -233,7 +233,7 @@ def test_more_clients_than_there_may_be(address):
                 await stack.enter_async_context(connect(address))
             return await answer(address)
 
-    assert asyncio.run(clients()) == ("16 streams are open, which is the most; try again later", 1008)
+    assert asyncio.run(clients()) == ("all 16 streams are in use; try again later", 1008)
     assert asyncio.run(spoken(address, talk()[:20_000]))
 
 

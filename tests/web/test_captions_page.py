@@ -19,7 +19,7 @@ from residual_st.streaming import Stream
 from residual_st.web.static import ORT
 
 sys.path.append(str(ROOT / "tests" / "streaming"))
-from streams import RATE, SPEECH, heard, segments_of, talk  # noqa: E402
+from streams import RATE, SPEECH, segments_of, talk, updates_of  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_served(page, serving, exported, microphone):
     first, *pieces, last = frames
     assert json.loads(last) == {"end_of_stream": True}
     # browsers resample what a microphone records
-    updates = heard(
+    updates = updates_of(
         Stream(exported), np.frombuffer(b"".join(pieces), np.float32), json.loads(first)["rate"] // 10, json.loads(first)["rate"]
     )
     assert seen[-1] == [segment.text for segment in segments_of(updates)] + [""]
@@ -95,7 +95,7 @@ def test_a_stream_in_the_browser(sound, longest, page, static, exported):
     texts_of(page, "Ready.")
     model = Model(exported)
     model.folder = replace(model.folder, lengths=Lengths(longest))
-    expected = [update.as_json() for update in heard(Stream(model), sound)]
+    expected = [update.as_json() for update in updates_of(Stream(model), sound)]
     assert streamed(page, Lengths(longest), {}, sound) == expected
 
 
@@ -106,7 +106,7 @@ def test_a_model_of_another_rate_in_the_browser(page, static, runs, file_server,
     (folder / "model.json").write_text(json.dumps({**description, "sample_rate": 8000}), encoding="utf-8")
     page.goto(f"{file_server(folder)}/index.html")
     texts_of(page, "Ready.")
-    expected = segments_of(heard(Stream(folder), sound, 800))
+    expected = segments_of(updates_of(Stream(folder), sound, 800))
     found = [segment for update in streamed(page, Lengths(15.0), {}, sound, 8000) for segment in update["closed"]]
     assert [segment["text"] for segment in found] == [segment.text for segment in expected]
     for one, other in zip(found, expected):
@@ -117,8 +117,11 @@ def test_a_model_of_another_rate_in_the_browser(page, static, runs, file_server,
     ("server", "sentence"),
     [
         (lambda socket: socket.close(code=1011), "The server does not answer. Is it still running?"),
-        (lambda socket: socket.on_message(lambda _: socket.send('{"error": "16 streams are open"}')), "16 streams are open"),
-        (lambda socket: socket.on_message(lambda _: None), "The text is more than 1 s behind: choose a smaller model."),
+        (
+            lambda socket: socket.on_message(lambda _: socket.send('{"error": "all 16 streams are in use"}')),
+            "all 16 streams are in use",
+        ),
+        (lambda socket: socket.on_message(lambda _: None), "The text is more than 1 s late: choose a smaller model."),
     ],
     ids=["gone", "refused", "slow"],
 )
@@ -142,10 +145,10 @@ def test_captions_that_end_early(server, sentence, page, serving, exported, micr
 @pytest.mark.parametrize(
     ("without", "sentence"),
     [
-        ("delete window.AudioWorkletNode", "This browser cannot record: take another one, or choose a recording."),
+        ("delete window.AudioWorkletNode", "This browser cannot record: use another browser, or choose a recording."),
         (
             "AudioContext.prototype.createMediaStreamSource = () => { throw new DOMException('', 'NotSupportedError') }",
-            "This browser cannot record at 16000 Hz: take another one, or choose a recording.",
+            "This browser cannot record at 16000 Hz: use another browser, or choose a recording.",
         ),
         (
             "navigator.mediaDevices.getUserMedia = async () => { throw new DOMException('', 'NotFoundError') }",

@@ -53,7 +53,7 @@ def test_served(page, served, exported, with_languages):
 
     page.set_input_files("#file", {"name": "junk.wav", "mimeType": "audio/wav", "buffer": b"no audio"})
     page.wait_for_selector("#status.error")
-    assert page.locator("#status").inner_text() == "This file cannot be read as audio."
+    assert page.locator("#status").inner_text() == "The browser cannot read this file as audio."
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_served(page, served, exported, with_languages):
     [
         ("Object.defineProperty(window, 'isSecureContext', {value: false})", "only on https or localhost"),
         ("delete window.MediaRecorder", "This browser cannot record"),
-        ("navigator.mediaDevices.getUserMedia = async () => { throw new DOMException('', 'NotAllowedError') }", "was not allowed"),
+        ("navigator.mediaDevices.getUserMedia = async () => { throw new DOMException('', 'NotAllowedError') }", "was denied"),
         (
             "navigator.mediaDevices.getUserMedia = async () => { throw new DOMException('', 'NotFoundError') }",
             "No microphone was found",

@@ -11,7 +11,7 @@ from residual_st.runtime.sampling import draw
 from residual_st.runtime.settings import FAIRSEQ, Settings
 from residual_st.runtime.timestamps import TimeStamps
 from residual_st.runtime.vocabulary import Vocabulary
-from residual_st.streaming.policies import Found, LocalAgreement, between_words, covered
+from residual_st.streaming.policies import Candidate, LocalAgreement, between_words, covered
 from residual_st.web.static import PAGE
 
 
@@ -105,14 +105,16 @@ def test_what_stands_in_the_page(scripts):
             const { text: written } = await import('/vocabulary.js');
             return texts.map((words, place) => {
                 const here = covered(words, texts[place - 1] ?? []);
-                return [policy.standing(words), here, betweenWords(words, here, some => written(fields, some))];
+                return [policy.committed(words), here, betweenWords(words, here, some => written(fields, some))];
             });
         }""",
         [fields, texts],
     )
     policy, written = LocalAgreement(), Vocabulary(**fields).text
     heres = [covered(words, before) for words, before in zip(texts, [[], *texts])]
-    expected = [[policy.standing(Found(words)), here, between_words(words, here, written)] for words, here in zip(texts, heres)]
+    expected = [
+        [policy.committed(Candidate(words)), here, between_words(words, here, written)] for words, here in zip(texts, heres)
+    ]
     assert found == expected
     assert len({here == place for _, here, place in expected}) == 2
 

@@ -12,7 +12,7 @@ from page_streams import streamed
 
 pytest.importorskip("residual_st.huggingface")
 sys.path.append(str(ROOT / "tests" / "streaming"))
-from streams import heard  # noqa: E402
+from streams import updates_of  # noqa: E402
 from tiny_whisper import SETTINGS, WORDS, save_whisper  # noqa: E402
 
 from residual_st.audio.reading import read_audio  # noqa: E402
@@ -22,7 +22,7 @@ from residual_st.streaming import Stream  # noqa: E402
 from residual_st.web.static import ORT  # noqa: E402
 
 RATE = 16_000
-HEARD = {"de": "Detected: German.", "en": "Detected: English.", "auto": "Detected"}
+DETECTED = {"de": "Detected: German.", "en": "Detected: English.", "auto": "Detected"}
 
 
 def with_fallback(folder, rules):
@@ -90,7 +90,7 @@ def test_a_whisper_of_several_languages(page, folders, recordings, file_server):
         made = [transcript(folder, recordings / f"{recording}.wav", task, source) for folder in folders]
         assert texts_of(page) == [each.text or "(no speech)" for each in made], (recording, task, source)
         for line, each in zip(page.locator("article .time").all_text_contents(), made):
-            assert line.startswith(HEARD[each.direction.source_lang]) == (source == "auto" and recording != "silence")
+            assert line.startswith(DETECTED[each.direction.source_lang]) == (source == "auto" and recording != "silence")
         seen.update(each.text for each in made)
     assert len(seen) > 8, "each of these is another text"
 
@@ -114,7 +114,7 @@ def test_a_stream_of_a_whisper(page, folders, recordings, file_server):
     texts_of(page, "Ready.")
     model = Model(folders[0])
     sound = np.concatenate([read_audio(SPEECH, RATE), np.zeros(5 * RATE // 2, np.float32), read_audio(SPEECH, RATE)[: 2 * RATE]])
-    expected = [update.as_json() for update in heard(Stream(model, source_lang="auto"), sound)]
+    expected = [update.as_json() for update in updates_of(Stream(model, source_lang="auto"), sound)]
     asked = {"task": "transcribe", "source_lang": "auto", "target_lang": None}
     assert streamed(page, model.folder.lengths, asked, sound) == expected
     assert len([segment for update in expected for segment in update["closed"]]) == 2

@@ -58,7 +58,7 @@ def test_junk_is_refused_in_one_sentence(client):
         ("/translate/0", short.getvalue(), 400, "shorter than one frame"),
         ("/translate/2", SPEECH.read_bytes(), 404, "There is no model 2"),
         ("/translate/0?target_lang=fr", SPEECH.read_bytes(), 400, "has one target language"),
-        ("/translate/0?lang=fr", SPEECH.read_bytes(), 400, "lang=fr; it must be of task, source_lang, target_lang"),
+        ("/translate/0?lang=fr", SPEECH.read_bytes(), 400, "lang=fr; each key must be one of task, source_lang, target_lang"),
     ):
         answer = client.post(path, content=content, headers=AUDIO)
         assert answer.status_code == status, path
@@ -128,9 +128,9 @@ def test_wrong_usage(tmp_path):
         for arguments, message in (
             ([tmp_path, "--port", "0"], "has no model.json"),
             ([tmp_path, "--port", "70000"], "--port 70000"),
-            ([tmp_path, "--port", port], f"--host 127.0.0.1 --port {port} cannot be listened on: Address already in use"),
-            ([tmp_path, "--host", "203.0.113.1"], "--host 203.0.113.1 --port 8000 cannot be listened on"),
-            ([tmp_path, "--host", "no host"], "--host no host --port 8000 cannot be listened on"),
+            ([tmp_path, "--port", port], f"cannot listen on --host 127.0.0.1 --port {port}: Address already in use"),
+            ([tmp_path, "--host", "203.0.113.1"], "cannot listen on --host 203.0.113.1 --port 8000"),
+            ([tmp_path, "--host", "no host"], "cannot listen on --host no host --port 8000"),
         ):
             result = cli("serve", *arguments, check=False)
             assert result.returncode == 2

@@ -1,6 +1,6 @@
-"""Where speech is in a recording, as Silero's voice-activity detector hears it. Needs onnxruntime and no torch.
+"""Voice-activity detection with Silero's model. Needs onnxruntime, but not torch.
 
-The model is that of the package silero-vad 6.2.3 (MIT, in LICENSE), which itself depends on torch.
+The model is from the package silero-vad 6.2.3 (MIT, see LICENSE), which itself depends on torch.
 """
 
 from functools import cache
@@ -12,23 +12,23 @@ from residual_st.audio.reading import resample
 
 MODEL = Path(__file__).with_name("silero_vad.onnx")
 LICENSE = MODEL.with_name("LICENSE")
-RATE = 16_000  # Hz, of the samples that it takes
-FRAME = 512  # samples, 32 ms, for which it gives one probability
-PEAK = 0.5  # of those: of speech at -60 dB as it is, a quarter would be missed
-_CONTEXT = 64  # samples before a frame that it sees too
+RATE = 16_000  # Hz, sample rate of the model
+FRAME = 512  # samples (32 ms) per probability
+PEAK = 0.5  # peak amplitude that the input is scaled to: a quarter of unscaled speech at -60 dB would be missed
+_CONTEXT = 64  # samples before a frame that the model also reads
 _STATE = (1, 1, 128)
-_BLOCK_FRAMES = 2**12  # in one run, which bounds memory: two minutes
+_BLOCK_FRAMES = 2**12  # frames per run (two minutes), which bounds memory
 
 
 def for_detector(samples: np.ndarray, rate: int) -> np.ndarray:
-    """(n,) -> whole frames at the detector's rate and as loud as it expects, the last one filled up with zeros."""
+    """(n,) -> whole frames at the detector's rate and amplitude; the last frame is padded with zeros."""
     samples = resample(samples, rate, RATE)
     loudest = np.abs(samples).max(initial=0.0)
     return np.pad(samples * np.float32(PEAK / loudest) if loudest else samples, (0, -len(samples) % FRAME))
 
 
 def speech_probabilities(samples: np.ndarray) -> np.ndarray:
-    """What `for_detector` makes, (frames * 512,) -> the probability of speech in each (frames,)."""
+    """Output of `for_detector` (frames * 512,) -> probability of speech in each frame (frames,)."""
     padded = np.pad(samples, (_CONTEXT, 0))
     if not len(samples):
         return np.zeros(0, np.float32)
@@ -43,7 +43,7 @@ def speech_probabilities(samples: np.ndarray) -> np.ndarray:
 
 @cache
 def _session():
-    import onnxruntime  # here, so that a module that cuts recordings can be imported without it
+    import onnxruntime  # imported here, so that modules that cut recordings can be imported without it
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1

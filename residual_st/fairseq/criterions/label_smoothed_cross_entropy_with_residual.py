@@ -1,4 +1,4 @@
-"""fairseq's label-smoothed loss, with optional CTC and a teacher, for models whose layers carry residuals."""
+"""fairseq's label-smoothed loss for models with residuals, with optional CTC loss and distillation loss."""
 
 import contextlib
 from collections import defaultdict
@@ -23,17 +23,19 @@ from residual_st.sharing import ResidualLinear, matrix_kind, residual_energies
 class LabelSmoothedCrossEntropyWithResidualCriterionConfig(LabelSmoothedCrossEntropyWithCtcCriterionConfig):
     ctc_weight: float = field(default=0.0, metadata={"help": "weight of the joint CTC loss; 0 for none"})
     residual_penalty: float = field(
-        default=0.0, metadata={"help": "weight of the residuals' energy ||A B + diag(d)||^2, summed over matrices and layers"}
+        default=0.0, metadata={"help": "weight of the penalty on residuals, ||A B + diag(d)||^2 summed over matrices and layers"}
     )
     distill_from: Optional[str] = field(  # noqa: UP045 - fairseq makes flags of this form only
-        default=None, metadata={"help": "teacher: a checkpoint, or a folder that residual-st cache-teacher wrote"}
+        default=None, metadata={"help": "teacher for distillation: a checkpoint, or a folder written by residual-st cache-teacher"}
     )
     distill_weight: float = field(
-        default=0.5, metadata={"help": "share of the loss on words that comes from the teacher, the rest from the labels"}
+        default=0.5, metadata={"help": "weight of the distillation loss on words, from 0 to 1; the labels have the rest"}
     )
-    distill_temperature: float = field(default=1.0, metadata={"help": "of both models' distributions where they are compared"})
+    distill_temperature: float = field(
+        default=1.0, metadata={"help": "temperature of teacher and student distributions in the distillation loss"}
+    )
     distill_encoder_weight: float = field(
-        default=0.0, metadata={"help": "weight of the differences between the encoders' states; needs the teacher's checkpoint"}
+        default=0.0, metadata={"help": "weight of the difference between encoder states; needs the teacher's checkpoint"}
     )
 
 
@@ -41,12 +43,12 @@ class LabelSmoothedCrossEntropyWithResidualCriterionConfig(LabelSmoothedCrossEnt
 class LabelSmoothedCrossEntropyWithResidualCriterion(LabelSmoothedCrossEntropyWithCtcCriterion):
     """Label-smoothed cross entropy + `ctc_weight` CTC + `residual_penalty` residual energy, and the distillation loss.
 
-    With all weights at 0 it is fairseq's `label_smoothed_cross_entropy`. In training it logs, for each kind of matrix, the energy
-    (squared Frobenius norm) of the residuals over that of the shared weights they are added to, as `residual_KIND`.
+    With all weights 0 it equals fairseq's `label_smoothed_cross_entropy`. In training it logs, for each kind of matrix, the energy
+    (squared Frobenius norm) of the residuals / that of the shared weights, as `residual_KIND`.
 
-    With `distill_from`, in training, the cross entropy becomes `(1 - distill_weight)` of itself + `distill_weight` times
-    `word_divergence`, and `distill_encoder_weight` times the mean `state_difference` of `layer_map`'s pairs of layers is added for
-    each unit of sample size. The validation loss has no part of a teacher, so that it compares with that of other runs.
+    With `distill_from`, the training loss on words becomes `(1 - distill_weight)` * cross entropy + `distill_weight` *
+    `word_divergence`, and `distill_encoder_weight` * the mean `state_difference` over `layer_map`'s pairs of layers is added per
+    unit of sample size. The validation loss has no distillation loss, so that it is comparable with other runs.
     """
 
     def __init__(
@@ -59,9 +61,11 @@ class LabelSmoothedCrossEntropyWithResidualCriterion(LabelSmoothedCrossEntropyWi
         config = LabelSmoothedCrossEntropyWithResidualCriterionConfig
         defaults = (config.distill_weight, config.distill_temperature, config.distill_encoder_weight)
         if distill_from is None and flags != defaults:
-            raise InputError("--distill-weight, --distill-temperature and --distill-encoder-weight need a teacher: --distill-from")
+            raise InputError(
+                "--distill-weight, --distill-temperature and --distill-encoder-weight need a teacher, given by --distill-from"
+            )
         self._distillation = distill_from and Distillation(distill_from, *flags, len(task.target_dictionary))
-        self._teacher_loss = None  # of the current batch
+        self._teacher_loss = None  # for the current batch
 
     def forward(self, model, sample, reduce=True):
         distills = model.training and self._distillation
@@ -78,9 +82,9 @@ class LabelSmoothedCrossEntropyWithResidualCriterion(LabelSmoothedCrossEntropyWi
             energies = energies_by_kind(model)
         if self.residual_penalty > 0:
             if not energies:
-                raise InputError("--residual-penalty has nothing to act on: the model has no residuals")
+                raise InputError("--residual-penalty needs a model with residuals, and this one has none")
             penalty = self.residual_penalty * sum(residual for residual, _ in energies.values())
-            # fairseq divides the loss by the sample size, which must not touch the penalty
+            # fairseq divides the loss by the sample size, which must not affect the penalty
             loss = loss + penalty.to(loss.dtype) * sample_size
             logging_output["residual_penalty"] = penalty.detach() * sample_size
         for kind, (residual, shared) in energies.items():
@@ -120,9 +124,9 @@ def _total(logging_outputs: list[dict], key: str):
 def energies_by_kind(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
     """Matrix kind -> (energy of the residuals, energy of the shared weights), both summed over layers, as float32 scalars.
 
-    The decoder's kinds have names of their own, such as `decoder_q_proj`, in which its two attentions count together.
+    The decoder's kinds have their own names, such as `decoder_q_proj`, which combine its two attentions.
 
-    The second is without gradient: the penalty is meant to shrink residuals, not to inflate what they are compared with.
+    The second has no gradient: the penalty must shrink residuals, not increase shared weights.
     """
     by_kind = defaultdict(lambda: defaultdict(list))
     for name, module in model.named_modules():

@@ -1,4 +1,4 @@
-"""Training with a teacher: its word distributions, live or from disk, and its encoder's hidden states."""
+"""Distillation from a teacher: from its word distributions, live or from disk, and from its encoder's hidden states."""
 
 from residual_st.fairseq.distillation.teacher_loss import Distillation, TeacherLoss
 

@@ -1,4 +1,4 @@
-"""A teacher's most probable words for every target position of a training set, in files that are mapped into memory."""
+"""A teacher's most probable words for every target position of a training set, in memory-mapped files."""
 
 import contextlib
 import json
@@ -12,20 +12,20 @@ from torch import Tensor
 from residual_st.errors import InputError
 from residual_st.files import whole_folder
 
-_PAD = 1  # fairseq's index of it
+_PAD = 1  # fairseq's index of padding
 _FORMAT = 1
 
 
 class TeacherCache:
-    """A folder with `meta.json`, `spans.npy` and three arrays without headers, which grow as a teacher goes through the data.
+    """A folder with `meta.json`, `spans.npy` and three raw arrays, which are appended to while the teacher runs.
 
-    `spans` (sentences, 2) has, for each line of the manifest, the first of its positions in the arrays and their number, 0 where
-    the teacher skipped it. `targets` (positions) are the words that the teacher was shown, by which a cache of other data or
-    another dictionary is told; `words` and `log_probs` (positions, k) are its most probable next words, in float16. Only pages that
-    a batch needs are read, and processes on one machine share them.
+    `spans` (sentences, 2) contains, for each line of the manifest, its first position in the arrays and its number of positions, 0
+    if the teacher skipped it. `targets` (positions) are the target words, by which a cache of other data or another dictionary is
+    detected; `words` and `log_probs` (positions, k) are the teacher's most probable next words, in float16. Only the pages needed
+    by a batch are read, and processes on one machine share them.
 
     Raises:
-        InputError: if the folder is not a whole cache.
+        InputError: if the folder is not a complete cache.
     """
 
     def __init__(self, path: str | Path):
@@ -41,20 +41,20 @@ class TeacherCache:
                 self._words = np.memmap(path / "words.bin", kinds["words"], "r", shape=shape)
                 self._log_probs = np.memmap(path / "log_probs.bin", kinds["log_probs"], "r", shape=shape)
         except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-            raise InputError(f"{path} is not a teacher's cache; residual-st cache-teacher writes one") from error
+            raise InputError(f"{path} is not a teacher's cache; create one with residual-st cache-teacher") from error
         if meta["format"] != _FORMAT:
-            raise InputError(f"{path} is a teacher's cache of format {meta['format']}, and {_FORMAT} is read here; make it again")
+            raise InputError(f"{path} has format {meta['format']}, but {_FORMAT} is needed; create it again")
         self.path = path
 
     def lookup(self, ids: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Word indices and log-probabilities (batch, length, k), on the device of `target`; zeros where it is padded.
+        """Word indices and log-probabilities (batch, length, k), on the device of `target`; zeros for padding.
 
         Args:
             ids: lines of the manifest (batch,), from 0.
             target: (batch, length), padded on the right.
 
         Raises:
-            InputError: if the teacher was not shown this sentence, or with another target.
+            InputError: if the cache does not contain this sentence, or has another target for it.
         """
         words = np.zeros((*target.shape, self.top_k), np.int64)
         log_probs = np.zeros((*target.shape, self.top_k), np.float32)
@@ -63,8 +63,8 @@ class TeacherCache:
             span = slice(start, start + length)
             if not np.array_equal(shown[shown != _PAD], self._targets[span]):
                 raise InputError(
-                    f"{self.path} does not hold sentence {sentence} of the training set with the target it has here; "
-                    "make the cache from the same manifest and dictionary"
+                    f"{self.path} does not contain sentence {sentence} of the training set with this target; "
+                    "create the cache from the same manifest and dictionary"
                 )
             words[row, :length] = self._words[span]
             log_probs[row, :length] = self._log_probs[span]
@@ -74,12 +74,12 @@ class TeacherCache:
 def write_cache(
     path: str | Path, sentences: int, batches: Iterable[tuple[Tensor, Tensor, Tensor]], top_k: int, vocabulary_size: int, **origin
 ) -> dict[str, int]:
-    """Write a cache, which takes its name when it is whole. Returns how many sentences and positions it holds, and its bytes.
+    """Write a cache atomically. Returns its numbers of sentences, positions and bytes.
 
     Args:
-        sentences: lines of the manifest.
+        sentences: number of lines of the manifest.
         batches: ids (batch,), targets (batch, length) and log-probabilities (batch, length, vocabulary).
-        origin: where it comes from, for `meta.json`.
+        origin: provenance, for `meta.json`.
 
     Raises:
         InputError: if the folder cannot be written.

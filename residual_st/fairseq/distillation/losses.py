@@ -4,15 +4,15 @@ from torch import Tensor
 
 
 def word_divergence(student: Tensor, teacher: Tensor, words: Tensor | None, counted: Tensor, temperature: float = 1.0) -> Tensor:
-    """`T^2 KL(teacher || student)` of the next word's distributions at temperature T (Hinton et al., arXiv 1503.02531, section 2),
+    """`T^2 KL(teacher || student)` of the next-word distributions at temperature T (Hinton et al., arXiv 1503.02531, section 2),
     summed over positions.
 
     Args:
         student: logits or log-probabilities (batch, length, vocabulary).
-        teacher: log-probabilities of all words, in the student's shape; or, with `words`, of the teacher's k most probable
-            (batch, length, k), which then stand for its whole distribution: they are brought to a sum of 1.
-        words: None, or those words' indices (batch, length, k).
-        counted: which positions count (batch, length), bool.
+        teacher: log-probabilities of all words, in the student's shape; or, with `words`, of the teacher's k most probable words
+            (batch, length, k), normalised to a sum of 1.
+        words: None, or the indices of those words (batch, length, k).
+        counted: mask of the positions that count (batch, length), bool.
         temperature: T, above 0.
     """
     student_log_probs = (student.float() / temperature).log_softmax(-1)
@@ -24,11 +24,11 @@ def word_divergence(student: Tensor, teacher: Tensor, words: Tensor | None, coun
 
 
 def state_difference(student: Tensor, teacher: Tensor, padding: Tensor | None) -> Tensor:
-    """Squared distance of two layers' states over the variance of the teacher's: 0 where they are equal, about 2 if unrelated.
+    """Squared distance of two layers' states / variance of the teacher's: 0 if they are equal, about 2 if unrelated.
 
     Args:
         student, teacher: (positions, batch, width).
-        padding: (batch, positions), True where there is nothing; None if there is something everywhere.
+        padding: (batch, positions), True for padding; None for no padding.
     """
     student, teacher = student.float(), teacher.float()
     if padding is not None:

@@ -14,31 +14,31 @@ from residual_st.stacks import recorded_calls
 
 
 class Distillation:
-    """A teacher, opened at the first batch and not before, and the weights of the distillation loss.
+    """A teacher, loaded at the first batch, and the weights of the distillation loss.
 
     Args:
         source: a checkpoint, or a folder of `residual-st cache-teacher`.
-        weight: share of the loss on words that the teacher has, 0 to 1.
-        temperature: of the distributions that are compared.
-        encoder_weight: of the difference between the encoders' states.
+        weight: weight of the distillation loss on words, 0 to 1; the labels have the rest.
+        temperature: temperature of the distributions in the distillation loss.
+        encoder_weight: weight of the difference between the encoders' states.
         vocabulary_size: the student's.
 
     Raises:
-        InputError: for a number out of its range.
+        InputError: for a number outside its range.
     """
 
     def __init__(self, source: str | Path, weight: float, temperature: float, encoder_weight: float, vocabulary_size: int):
         if not 0 <= weight <= 1:
-            raise InputError(f"--distill-weight {weight} is a share of the loss; it must be from 0 to 1")
+            raise InputError(f"--distill-weight {weight} must be from 0 to 1")
         if temperature <= 0 or encoder_weight < 0:
-            raise InputError("--distill-temperature must be above 0 and --distill-encoder-weight 0 or more")
+            raise InputError("--distill-temperature must be above 0, and --distill-encoder-weight at least 0")
         self.weight, self.temperature, self.encoder_weight = weight, temperature, encoder_weight
         self._source, self._vocabulary_size = source, vocabulary_size
         self._teacher, self._pairs = None, []
 
     @contextlib.contextmanager
     def teacher_loss(self, model: nn.Module, sample: dict) -> Iterator["TeacherLoss"]:
-        """Run the teacher on a batch. Inside the block `model`, the student, must be run on it once."""
+        """Run the teacher on a batch. In the block, `model` (the student) must be run on it once."""
         if self._teacher is None:
             self._teacher = open_teacher(self._source, self._vocabulary_size)
             self._pairs = self._teacher.map_layers(model) if self.encoder_weight else []
@@ -60,7 +60,7 @@ class TeacherLoss:
 
     Attributes:
         word_loss: `word_divergence` summed over the batch, set by `mix`.
-        state_loss: mean `state_difference` of the pairs of layers, set when the block ends; None where states do not count.
+        state_loss: mean `state_difference` over the pairs of layers, set when the block ends; None if states are not compared.
     """
 
     def __init__(self, distillation: Distillation, words: Tensor | None, log_probs: Tensor):
@@ -68,17 +68,17 @@ class TeacherLoss:
         self.word_loss = self.state_loss = None
 
     def mix(self, loss: Tensor, logits: Tensor, counted: Tensor) -> Tensor:
-        """The loss on words with the teacher's share; `logits` are the student's and `counted` the positions that count."""
+        """The loss on words including distillation; `logits` are the student's, and `counted` marks the positions that count."""
         weight, temperature = self._distillation.weight, self._distillation.temperature
         self.word_loss = word_divergence(logits, self._log_probs, self._words, counted, temperature)
         return (1 - weight) * loss + weight * self.word_loss.to(loss.dtype)
 
     def state_penalty(self) -> Tensor | float:
-        """What is added to the loss for each unit of sample size."""
+        """Addend to the loss per unit of sample size."""
         return 0.0 if self.state_loss is None else self._distillation.encoder_weight * self.state_loss
 
     def log(self, sample_size: int) -> dict[str, Tensor]:
-        """For fairseq's logging output: sums, the one on words in bits."""
+        """Entries for fairseq's logging output: sums, with the loss on words in bits."""
         figures = {"distill_loss": self.word_loss.detach() / math.log(2)}
         if self.state_loss is not None:
             figures["distill_encoder_loss"] = self.state_loss.detach() * sample_size

@@ -1,4 +1,4 @@
-"""Kinds of fairseq models: one file each, the only place that knows how a kind's parts are named.
+"""Kinds of fairseq models: one file each, the only place with the names of the kind's parts.
 
 To add one, write a file with a `Kind` and name it here.
 """
@@ -48,7 +48,7 @@ KINDS = (
 
 
 def kind_of(model_class: type) -> Kind:
-    """The kind of a model class: that of the nearest of its bases that is known; `other` if none is."""
+    """The kind of a model class: that of its nearest known base class, or `other`."""
     for base in model_class.__mro__:
         for kind in KINDS:
             if base in (MODEL_REGISTRY.get(name) for name in kind.models):
@@ -57,9 +57,9 @@ def kind_of(model_class: type) -> Kind:
 
 
 def part_of(model: nn.Module, name: str) -> Part:
-    """The encoder or the decoder of a model's kind, as far as the model has it.
+    """The encoder or the decoder of a model's kind, if the model has it.
 
-    A model of a user dir may build on a known one and have another encoder: then it is taken as any other.
+    A user dir's subclass of a known model may have a different encoder, which is then treated like that of an unknown model.
     """
     part = kind_of(type(model)).part(name)
     if part is None or part.find(model) is None:
@@ -71,22 +71,22 @@ def stack_of(model: nn.Module, part: str = "encoder") -> LayerStack:
     """The layers of a fairseq model's encoder or decoder.
 
     Raises:
-        InputError: if it has none that are alike.
+        InputError: if it has no stack of layers of one class.
     """
     found = part_of(model, part).find(model)
     if found is None:
-        raise InputError(f"{type(model).__name__} has no {part} with two layers or more of one class that hold matrices")
+        raise InputError(f"{type(model).__name__} has no {part} with two or more layers of one class that contain matrices")
     return found[1]
 
 
 def stacks_of(model: nn.Module) -> dict[str, LayerStack]:
-    """The layers of a model's encoder and decoder, as far as it has them; those that share where any do."""
+    """The layers of a model's encoder and decoder, if it has them. If some layers share, these are returned."""
     found = {part: part_of(model, part).find(model) for part in ("encoder", "decoder")}
     return {part: stack[1] for part, stack in found.items() if stack is not None}
 
 
 def stack_of_layers(layers: nn.ModuleList) -> LayerStack:
-    """A plain list of fairseq's layers, whose units may be renamed where their class is known."""
+    """The stack of a list of fairseq's layers. Its units may be aligned if the layers' class is known."""
     parts = [part for kind in KINDS for part in (kind.encoder, kind.decoder) if part is not None]
     known = next((part for part in parts if part.knows(layers[0])), None)
     return describe_stack(layers) if known is None else known.describe(layers, None)

@@ -1,4 +1,4 @@
-"""fairseq's `convtransformer`: the speech Transformer behind two-dimensional convolutions."""
+"""fairseq's `convtransformer`: a speech Transformer after two-dimensional convolutions."""
 
 from residual_st.fairseq.kinds.kind import Kind
 from residual_st.fairseq.kinds.s2t_transformer import ENCODER

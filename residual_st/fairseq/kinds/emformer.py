@@ -11,7 +11,7 @@ _NAME = ENCODER.path.rpartition(".")[2]
 KIND = Kind(
     "convtransformer_emformer",
     models=("convtransformer_emformer",),
-    # it also builds, and saves, a stack of emformer layers that nothing calls
+    # the model also builds and saves a stack of emformer layers that is never called
     encoder=replace(ENCODER, path=f"encoder.conv_transformer_encoder.{_NAME}"),
     decoder=DECODER,
 )

@@ -1,4 +1,4 @@
-"""What must be known of a kind of fairseq model: the form of the files beside this one."""
+"""Description of a kind of fairseq models, filled in by the other files of this folder."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,17 +12,17 @@ from residual_st.stacks import KnownLayers, LayerStack, heaviest_stack, stacks_i
 
 @dataclass(frozen=True)
 class EncoderParts:
-    """What an encoder of frames computes, in this order; `residual_st.export` makes a graph of it.
+    """The parts of an encoder of frames in the order of computation; `residual_st.export` converts them to a graph.
 
     Attributes:
-        subsampler: makes fewer frames, each of the layers' width.
-        scale: that these are multiplied by.
+        subsampler: reduces the number of frames and projects them to the layers' width.
+        scale: factor for its output.
         has_positions: whether fairseq's sinusoidal positions are added.
-        projection: of the sum; None for none.
-        layers: Transformer or Conformer layers of fairseq's.
-        norm: behind them; None for none.
-        ctc: projection of states to the scores of words; None for none.
-        chunks: how its layers attend, where that is in chunks; None for full attention.
+        projection: projection of the sum; None if there is none.
+        layers: fairseq's Transformer or Conformer layers.
+        norm: norm after the layers; None if there is none.
+        ctc: projection of states to word scores; None if there is none.
+        chunks: chunked attention; None for full attention.
     """
 
     subsampler: nn.Module
@@ -36,7 +36,7 @@ class EncoderParts:
 
 
 def unknown_parts(encoder: nn.Module) -> None:
-    """For encoders that cannot be exported."""
+    """No parts, for encoders that cannot be exported."""
 
 
 @dataclass(frozen=True)
@@ -44,33 +44,34 @@ class Part(KnownLayers):
     """The encoder or the decoder of a kind of model.
 
     Attributes:
-        path: the list of its layers, by its dotted name in the model.
-        branch_ends: the matrices whose output is added to a layer's input, by the last part of their names.
-        faster: fairseq's class of layer -> a subclass with the same parameters that computes the same in less time.
-        parts: of a whole encoder; None for one that may compute something else, as a subclass in a user dir.
+        path: dotted name of the list of layers in the model.
+        output_projections: matrices whose output is added to a layer's input, by the last part of their names.
+        faster: fairseq's class of layer -> a subclass with the same parameters and outputs that is faster.
+        parts: function (encoder) -> EncoderParts; None for an encoder that may compute something else, such as a user dir's
+            subclass.
     """
 
     path: str
-    branch_ends: frozenset[str]
+    output_projections: frozenset[str]
     faster: Mapping[type, type] = field(default_factory=dict)
     parts: Callable[[nn.Module], EncoderParts | None] = unknown_parts
 
     @property
     def root(self) -> str:
-        """The name of the whole encoder or decoder in the model."""
+        """Name of the whole encoder or decoder in the model."""
         return self.path.partition(".")[0]
 
-    def ends_branch(self, matrix: str) -> bool:
-        return matrix_kind(matrix) in self.branch_ends
+    def is_output_projection(self, matrix: str) -> bool:
+        return matrix_kind(matrix) in self.output_projections
 
     def find(self, model: nn.Module, name: str | None = None) -> tuple[str, LayerStack] | None:
-        """The dotted name of the layers in a model, and their stack; None where the model has no such part.
+        """The dotted name of the layers in a model, and their stack; None if the model has no such part.
 
         Args:
-            name: other layers than the kind's own.
+            name: dotted name of the layers, if not the kind's default.
 
         Raises:
-            InputError: if there are no layers of that name.
+            InputError: if there are no layers with that name.
         """
         path = self._path(model) if name is None else heaviest_stack(model, name)[0]
         if path is None:
@@ -91,7 +92,7 @@ class Part(KnownLayers):
 
 
 class AnyPart(Part):
-    """Of a model that no file knows: its heaviest stack of alike layers, below `path`."""
+    """A part of an unknown model: the stack with most weights below `path`."""
 
     def _own_path(self, model: nn.Module) -> str | None:
         if not stacks_in(model.get_submodule(self.path)):
@@ -105,14 +106,14 @@ class Kind:
     """A kind of fairseq model.
 
     Attributes:
-        name: as docs/kinds.md has it.
-        models: the names under which fairseq registers its models.
-        encoder, decoder: None for a kind without one.
-        target_words, source_words: the weights that have a row for each word.
-        clusters: those that have one for each of HuBERT's clusters of sounds.
-        of_samples: whether it takes samples, and not frames or words.
-        shared_model: the registered model that builds itself shared from the flags of this kind, never with dense layers; None
-            where a dense model is built first, and shared then.
+        name: name in docs/kinds.md.
+        models: names under which fairseq registers its models.
+        encoder, decoder: the parts; None for a kind without one.
+        target_words, source_words: names of the weights with one row per word.
+        clusters: name of the weights with one row per HuBERT cluster.
+        of_samples: whether its input is samples, instead of frames or words.
+        shared_model: the registered model that is built directly with shared layers from this kind's flags, without dense layers;
+            None if a dense model is built first and then shared.
     """
 
     name: str
@@ -130,9 +131,9 @@ class Kind:
 
 
 def shared_path(model: nn.Module, root: str) -> str | None:
-    """The dotted name of the layers below a module of this name that share their matrices; None where none do.
+    """The dotted name of the shared layers below the module `root`; None if there are none.
 
-    They need not be those of the kind: `--encoder-stack` may have chosen others.
+    They need not be the kind's default layers: `--encoder-stack` may have selected others.
     """
     for name, owner in model.get_submodule(root).named_modules(prefix=root):
         if owns_shared_weights(owner):

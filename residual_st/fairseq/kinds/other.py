@@ -1,4 +1,4 @@
-"""Any other model, as of a user dir of its own: its heaviest stack of alike layers, by names that are usual in the field."""
+"""Any other model, such as a user dir's: its stack with most weights, with common names of output projections."""
 
 from residual_st.fairseq.kinds.kind import AnyPart, Kind
 from residual_st.fairseq.kinds.text_decoder import DECODER

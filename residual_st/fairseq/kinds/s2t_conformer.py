@@ -1,4 +1,4 @@
-"""fairseq's conformers: `s2t_conformer`, with its own and with ESPnet's attention, and those that translate into units."""
+"""fairseq's Conformers: `s2t_conformer`, with fairseq's or ESPnet's attention, and the speech-to-unit models."""
 
 from fairseq.models.speech_to_text.s2t_conformer import S2TConformerEncoder
 from fairseq.modules.conformer_layer import ConformerEncoderLayer
@@ -17,7 +17,7 @@ def _symmetries(layer: ConformerEncoderLayer) -> list[Symmetry]:
     attention = layer.self_attn
     if isinstance(attention, MultiheadAttention):
         return [attention_heads("self_attn", attention.num_heads), *halves]
-    # fairseq's rotary positions turn the attention's inputs, not its queries and keys
+    # fairseq's rotary positions rotate the attention's inputs, not its queries and keys
     positions = "relative" if isinstance(attention, RelPositionMultiHeadedAttention) else "absolute"
     return [attention_heads("self_attn", attention.h, ESPNET, positions), *halves]
 
@@ -38,7 +38,7 @@ def _parts(encoder: nn.Module) -> EncoderParts | None:
 
 ENCODER = Part(
     path="encoder.conformer_layers",
-    branch_ends=frozenset({"w_2", "out_proj", "linear_out", "pointwise_conv2"}),
+    output_projections=frozenset({"w_2", "out_proj", "linear_out", "pointwise_conv2"}),
     layers=(ConformerEncoderLayer,),
     symmetries=_symmetries,
     parts=_parts,

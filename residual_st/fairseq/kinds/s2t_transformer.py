@@ -1,4 +1,4 @@
-"""fairseq's speech Transformer: `s2t_transformer`, and `s2t_residual_transformer`, whose encoder is here."""
+"""fairseq's speech Transformer: `s2t_transformer`, and the encoder of `s2t_residual_transformer`."""
 
 import argparse
 
@@ -39,7 +39,7 @@ def _parts(encoder: nn.Module) -> EncoderParts | None:
 
 ENCODER = Part(
     path="encoder.transformer_layers",
-    branch_ends=frozenset({"out_proj", "fc2"}),
+    output_projections=frozenset({"out_proj", "fc2"}),
     layers=(TransformerEncoderLayerBase,),
     symmetries=_symmetries,
     faster=dict.fromkeys((TransformerEncoderLayer, TransformerEncoderLayerBase), ResidualTransformerEncoderLayer),
@@ -59,7 +59,7 @@ DEFAULTS = {"encoder": Defaults(3, 2, True), "decoder": Defaults(1, 0, False)}  
 
 
 def matrix_shapes(args, part: str) -> dict[str, tuple[int, int]]:
-    """The matrices of a layer of the encoder or the decoder, (out, in) by name, in the order in which fairseq registers them."""
+    """The matrices of an encoder or decoder layer, name -> (out, in), in fairseq's order of registration."""
     width, inner = getattr(args, f"{part}_embed_dim"), getattr(args, f"{part}_ffn_embed_dim")
     shapes = _attention_shapes("self_attn", width, width)
     if part == "decoder":
@@ -73,12 +73,12 @@ def _attention_shapes(name: str, width: int, source_width: int) -> dict[str, tup
 
 
 def layers_of(part: nn.Module) -> nn.ModuleList:
-    """The layers of an encoder or a decoder of this kind."""
+    """The layers of an encoder or decoder of this kind."""
     return part.transformer_layers if hasattr(part, "transformer_layers") else part.layers
 
 
 def form_of_part(args, part: str) -> SharedForm:
-    """The form of the encoder or the decoder that the flags of an s2t_residual_transformer describe."""
+    """The form of the encoder or decoder described by the flags of an s2t_residual_transformer."""
     layers, matrices = getattr(args, f"{part}_layers"), tuple(matrix_shapes(args, part))
     return SharedForm.make(layers, matrices, *requested(args, part, DEFAULTS).values())
 
@@ -87,13 +87,13 @@ class S2TResidualTransformerEncoder(S2TTransformerEncoder):
     """The stock encoder with shared layers: `shared_weights` owns every U, `transformer_layers` the rest.
 
     Attributes:
-        chunks: how it attends, where that is in chunks; None for full attention.
+        chunks: chunked attention; None for full attention.
     """
 
     def __init__(self, args, form: SharedForm):
         if form.is_dense:
             super().__init__(args)
-        else:  # without layers, so that a dense stack is never in memory
+        else:  # built without layers, so that a dense stack is never in memory
             super().__init__(argparse.Namespace(**{**vars(args), "encoder_layers": 0}))
             self._add_layers(args, form)
         self.chunks = Chunks.of(args)
@@ -101,10 +101,10 @@ class S2TResidualTransformerEncoder(S2TTransformerEncoder):
     def _add_layers(self, args, form: SharedForm) -> None:
         self.transformer_layers = alike_in_groups(form, lambda: ResidualTransformerEncoderLayer(args))
         drop_fused_copies(self.transformer_layers)
-        self.shared_weights = share_new_layers(self.transformer_layers, form, ENCODER.ends_branch)
+        self.shared_weights = share_new_layers(self.transformer_layers, form, ENCODER.is_output_projection)
 
     def forward(self, src_tokens, src_lengths, return_all_hiddens=False):
-        """fairseq's, in chunks where there are any: of a size that is drawn for each batch of training."""
+        """fairseq's forward pass, with chunked attention if configured; in training, the chunk size is drawn for each batch."""
         if not self.chunks:
             return super().forward(src_tokens, src_lengths, return_all_hiddens)
         frames = self.chunks.drawn() if self.training else self.chunks.frames[0]
@@ -112,6 +112,6 @@ class S2TResidualTransformerEncoder(S2TTransformerEncoder):
             return super().forward(src_tokens, src_lengths, return_all_hiddens)
 
     def prepare_for_inference_(self) -> None:
-        """Take the form for translation, for good, where layers share."""
+        """Convert shared layers to their form for translation, permanently."""
         if hasattr(self, "shared_weights"):
             take_inference_form_(self, self.transformer_layers)

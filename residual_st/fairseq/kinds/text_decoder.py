@@ -1,4 +1,4 @@
-"""fairseq's Transformer decoder of text, which most kinds of models have."""
+"""fairseq's Transformer text decoder, used by most kinds of models."""
 
 import argparse
 
@@ -24,7 +24,7 @@ def _boolean(mask: Tensor | None) -> Tensor | None:
 
 DECODER = Part(
     path="decoder.layers",
-    branch_ends=frozenset({"out_proj", "fc2"}),
+    output_projections=frozenset({"out_proj", "fc2"}),
     layers=(TransformerDecoderLayerBase,),
     symmetries=_symmetries,
     faster={TransformerDecoderLayerBase: ResidualTransformerDecoderLayer, TransformerDecoderLayer: ResidualTransformerDecoderLayer},
@@ -43,17 +43,17 @@ class S2TResidualTransformerDecoder(TransformerDecoderScriptable):
         if form.is_dense:
             super().__init__(args, dictionary, embed_tokens)
             return
-        # without layers, so that a dense stack is never in memory
+        # built without layers, so that a dense stack is never in memory
         super().__init__(argparse.Namespace(**{**vars(args), "decoder_layers": 0}), dictionary, embed_tokens)
         config = TransformerConfig.from_namespace(args)
         self.layers.extend(alike_in_groups(form, lambda: ResidualTransformerDecoderLayer(config)))
         self.num_layers = len(self.layers)
-        for layer in self.layers:  # copies of a layer would share its key in the cache of keys and values
+        for layer in self.layers:  # copies of a layer would have the same key in the cache of keys and values
             layer.self_attn.init_incremental_state()
             layer.encoder_attn.init_incremental_state()
-        self.shared_weights = share_new_layers(self.layers, form, DECODER.ends_branch)
+        self.shared_weights = share_new_layers(self.layers, form, DECODER.is_output_projection)
 
     def prepare_for_inference_(self) -> None:
-        """Take the form for translation, for good, where layers share."""
+        """Convert shared layers to their form for translation, permanently."""
         if hasattr(self, "shared_weights"):
             take_inference_form_(self, self.layers)

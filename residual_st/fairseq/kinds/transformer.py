@@ -1,4 +1,4 @@
-"""fairseq's Transformer of text."""
+"""fairseq's text Transformer."""
 
 from dataclasses import replace
 

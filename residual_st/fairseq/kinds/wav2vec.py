@@ -1,4 +1,4 @@
-"""wav2vec 2.0 and HuBERT under a CTC head or a decoder: `wav2vec_ctc`, `wav2vec_seq2seq`, `hubert_ctc`, `hubert_seq2seq`."""
+"""wav2vec 2.0 and HuBERT with a CTC head or a decoder: `wav2vec_ctc`, `wav2vec_seq2seq`, `hubert_ctc`, `hubert_seq2seq`."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ def _symmetries(layer: TransformerSentenceEncoderLayer) -> list[Symmetry]:
 
 CTC_ENCODER = Part(
     path="w2v_encoder.w2v_model.encoder.layers",
-    branch_ends=frozenset({"out_proj", "fc2"}),
+    output_projections=frozenset({"out_proj", "fc2"}),
     layers=(TransformerSentenceEncoderLayer,),
     symmetries=_symmetries,
 )

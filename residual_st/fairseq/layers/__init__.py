@@ -1,1 +1,1 @@
-"""The forward passes of layers with shared matrices: the same function as fairseq's, in less time and memory."""
+"""Forward passes of layers with shared matrices: the same outputs as fairseq's, in less time and memory."""

@@ -6,18 +6,18 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from residual_st.fairseq.layers.dropout import dropout
 
-# Up to here three plain steps take less time on a CPU than torch's fused kernel, 0.6 to 0.8 of it from 100 positions on; and with
-# dropout torch takes those steps too
+# Up to this number, three plain steps are faster on a CPU than torch's fused kernel (0.6 to 0.8 of the time from 100 positions on);
+# with dropout, torch uses these steps too
 LENGTH_TO_FUSE = 200
 
 
 def heads_of(x: Tensor, heads: int) -> Tensor:
-    """(time, batch, width) as (batch, heads, time, width / heads), of the same memory."""
+    """(time, batch, width) as (batch, heads, time, width / heads), a view of the same memory."""
     return x.view(len(x), x.size(1), heads, -1).permute(1, 2, 0, 3)
 
 
 def padding_mask(padding: Tensor, like: Tensor) -> Tensor:
-    """A mask for `attention`, of the type of `like`, from (batch, time) that is True where a position is not to be attended to."""
+    """A mask for `attention`, with the type of `like`, from padding (batch, time), True for positions to ignore."""
     return like.new_zeros(len(padding), 1, 1, padding.size(1)).masked_fill_(padding[:, None, None], float("-inf"))
 
 
@@ -29,12 +29,12 @@ def attention(
     Args:
         queries: (batch, heads, time, width / heads).
         keys, values: (batch, heads, source, width / heads).
-        mask: what is added to the scores, broadcast to (batch, heads, time, source), or None.
-        rate: dropout of the attention weights.
-        need_weights: whether they are wanted.
+        mask: added to the scores, broadcast to (batch, heads, time, source), or None.
+        rate: dropout rate of the attention weights.
+        need_weights: whether to return the attention weights.
 
     Returns:
-        (time, batch, width), the heads side by side; and the weights before dropout (batch, heads, time, source), or None.
+        (time, batch, width), the concatenated heads; and the weights before dropout (batch, heads, time, source), or None.
     """
     batch, heads, length, width = queries.shape
     if need_weights or (queries.device.type == "cpu" and (rate or keys.size(2) <= LENGTH_TO_FUSE)):

@@ -1,4 +1,4 @@
-"""fairseq's conformer layer, for matrices that are shared."""
+"""fairseq's Conformer layer, for shared matrices."""
 
 import torch
 from fairseq.modules.conformer_layer import ConformerEncoderLayer, ConvolutionModule, FeedForwardModule
@@ -17,17 +17,17 @@ from residual_st.fairseq.layers.layer import mask_of, rate_of
 
 
 class ResidualConformerEncoderLayer(ConformerEncoderLayer):
-    """`ConformerEncoderLayer`: same parameters, and same outputs up to rounding. Which elements dropout hits differs.
+    """`ConformerEncoderLayer` with the same parameters, and the same outputs up to rounding and the random draws of dropout.
 
-    Everything is computed on (time * batch, width), as the layer is given it: the stock layer has batch before time in attention
-    and channels before time in its convolutions, and copies from one to the other; on a CPU its depthwise convolution takes 10
-    times as long in that order. The activation is SiLU, fairseq's default and the only one with which it can build the layer.
+    Everything is computed on (time * batch, width), the layer's input layout. The stock layer uses batch before time in attention
+    and channels before time in its convolutions, and copies between them; on a CPU its depthwise convolution takes 10 times as long
+    in that layout. The activation is SiLU, fairseq's default and the only one with which it can build the layer.
     """
 
     def forward(
         self, x: Tensor, encoder_padding_mask: Tensor | None, position_emb: Tensor | None = None
     ) -> tuple[Tensor, tuple[None, Tensor]]:
-        """(time, batch, width) -> the same, and what stock returns beside it: no attention weights, and the last branch's output.
+        """(time, batch, width) -> the same shape, and the stock layer's other outputs: None, and the last branch's output.
 
         Args:
             encoder_padding_mask: (batch, time), True for padding.
@@ -85,27 +85,27 @@ def _heads(linear: nn.Module, x: Tensor, batch: int, heads: int) -> Tensor:
 
 
 def _scores_of_positions(module: RelPositionMultiHeadedAttention, queries: Tensor, positions: Tensor) -> Tensor:
-    """What keys score for where they are relative to queries (Dai et al., arXiv 1901.02860, section 3.3, terms b and d).
+    """Attention scores from the positions of keys relative to queries (Dai et al., arXiv 1901.02860, section 3.3, terms b and d).
 
     Args:
         queries: (batch, heads, time, width / heads).
-        positions: (2 time - 1, 1, width), from the last one before to the last one after.
+        positions: (2 time - 1, 1, width), from the farthest earlier to the farthest later position.
 
     Returns:
-        (batch, heads, time, time), over the root of width / heads.
+        (batch, heads, time, time), divided by the square root of width / heads.
     """
     batch, heads, time, width = queries.shape
     keys = module.linear_pos(positions).view(2 * time - 1, heads, width)
     queries = (queries + module.pos_bias_v[:, None]) * width**-0.5
     queries = queries.permute(1, 2, 0, 3).reshape(heads, time * batch, width)
     scores = torch.bmm(queries, keys.permute(1, 2, 0))  # (heads, time * batch, 2 time - 1)
-    # a key at the same place is in the middle, and with each later query one further to the front
+    # distance 0 is in the middle; for each later query the scores start one position earlier
     strides = (scores.size(2), scores.stride(0), batch * scores.size(2) - 1, 1)
     return scores.as_strided((batch, heads, time, time), strides, time - 1)
 
 
 def _turned(module: RotaryPositionMultiHeadedAttention, x: Tensor, batch: int) -> Tensor:
-    """x (time * batch, width) turned by where it is in time, which fairseq does before queries and keys are projected."""
+    """x (time * batch, width) rotated by its time positions, which fairseq does before projecting queries and keys."""
     x_by_head = x.view(-1, batch, module.h, module.d_k)
     cos, sin = (table[: len(x_by_head)] for table in module.rotary_emb(x_by_head, seq_len=len(x_by_head)))
     return (x_by_head * cos + rotate_half(x_by_head) * sin).view_as(x)

@@ -1,4 +1,4 @@
-"""fairseq's decoder layer, for matrices that are shared."""
+"""fairseq's decoder layer, for shared matrices."""
 
 from fairseq.modules.multihead_attention import MultiheadAttention
 from fairseq.modules.transformer_layer import TransformerDecoderLayerBase
@@ -11,7 +11,7 @@ Cache = dict[str, dict[str, Tensor | None]]  # fairseq's incremental state, whic
 
 
 class ResidualTransformerDecoderLayer(ResidualTransformerLayer, TransformerDecoderLayerBase):
-    """`TransformerDecoderLayerBase`: same parameters, and same outputs up to rounding. Which elements dropout hits differs."""
+    """`TransformerDecoderLayerBase` with the same parameters, and the same outputs up to rounding and dropout's draws."""
 
     joint_projections = {"self_attn": "qkv", "encoder_attn": "kv"}
 
@@ -27,15 +27,15 @@ class ResidualTransformerDecoderLayer(ResidualTransformerLayer, TransformerDecod
         need_attn: bool = False,
         need_head_weights: bool = False,
     ) -> tuple[Tensor, Tensor | None, None]:
-        """(time, batch, width) -> the same, and the weights of encoder attention where they are needed.
+        """(time, batch, width) -> the same shape, and the weights of encoder attention if needed.
 
         Args:
             encoder_out: (source, batch, encoder width).
             encoder_padding_mask: (batch, source), True for padding.
-            incremental_state: where x is one step of each hypothesis, the keys and values of those before it.
+            incremental_state: if x is one step of each hypothesis, the keys and values of earlier steps.
             self_attn_mask: (time, time), added to the scores.
             self_attn_padding_mask: (batch, time), True for padding; hypotheses in an `incremental_state` have none.
-            need_attn, need_head_weights: whether weights are returned, as a mean over the heads (batch, time, source), or for each
+            need_attn, need_head_weights: whether to return weights, as the mean over heads (batch, time, source), or per head
                 (heads, batch, time, source).
         """
         y = self._enter(x, self.self_attn_layer_norm)
@@ -75,7 +75,7 @@ class ResidualTransformerDecoderLayer(ResidualTransformerLayer, TransformerDecod
             keys, values = cached
         else:
             keys, values = self._project(self.encoder_attn, "kv", source.flatten(0, 1), batch)
-            if state is not None:  # they are read at every step, and take less time with each head's in one piece
+            if state is not None:  # read at every step, which is faster if each head's are contiguous
                 keys, values = keys.contiguous(), values.contiguous()
                 _cache(self.encoder_attn, state, keys, values)
         attended, weights = attention(queries, keys, values, mask, rate_of(self.encoder_attn.dropout_module), need_weights)
@@ -83,7 +83,7 @@ class ResidualTransformerDecoderLayer(ResidualTransformerLayer, TransformerDecod
 
 
 def _cached(module: MultiheadAttention, state: Cache) -> tuple[Tensor, Tensor] | None:
-    """Keys and values (batch, heads, time, width / heads) of what was attended to before, by the names that fairseq gives them."""
+    """Cached keys and values (batch, heads, time, width / heads), under fairseq's names."""
     buffer = module._get_input_buffer(state)
     return (buffer["prev_key"], buffer["prev_value"]) if buffer else None
 

@@ -1,7 +1,7 @@
-"""Dropout whose random bits cost less than torch's on a CPU.
+"""Dropout with fewer random bits than torch's on a CPU.
 
-There torch draws a float for every element, one after the other, which takes several times as long as the matrix product that the
-elements come from. Here 64 random bits serve four elements.
+On a CPU torch draws one float per element, sequentially, which takes several times as long as the matrix product before it. Here 64
+random bits are used for four elements.
 """
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-_LEVELS = 2**16  # a rate is rounded to a multiple of 1 / 65536
+_LEVELS = 2**16  # dropout rates are rounded to a multiple of 1 / 65536
 
 
 def dropout(x: Tensor, rate: float) -> Tensor:
@@ -20,9 +20,9 @@ def dropout(x: Tensor, rate: float) -> Tensor:
 
 
 def relu_dropout_(x: Tensor, rate: float) -> Tensor:
-    """`dropout(relu(x), rate)`, in place, and only the result is kept for the backward pass.
+    """`dropout(relu(x), rate)`, in place; only the result is stored for the backward pass.
 
-    Its gradient is changed in place too: the result is for a matrix product, which hands back a gradient that nobody else holds.
+    The gradient is changed in place too, so the result must be the input of a matrix product, whose gradient is used nowhere else.
     """
     if not torch.is_grad_enabled() and not rate:
         return x.relu_()
@@ -32,9 +32,9 @@ def relu_dropout_(x: Tensor, rate: float) -> Tensor:
 
 
 def silu_dropout(x: Tensor, rate: float) -> Tensor:
-    """`dropout(silu(x), rate)`, where only x and a mask are kept for the backward pass.
+    """`dropout(silu(x), rate)`; only x and a mask are stored for the backward pass.
 
-    Its gradient is changed in place, as that of `relu_dropout_`; without gradients x is, too.
+    The gradient is changed in place, as in `relu_dropout_`; without gradients x is changed in place too.
     """
     if not torch.is_grad_enabled() and not rate:
         return functional.silu(x, inplace=True)
@@ -48,7 +48,7 @@ def _is_cheap(x: Tensor, rate: float) -> bool:
 
 
 def _dropped(rate: float) -> int:
-    """Of how many of `_LEVELS` elements are dropped."""
+    """Number of dropped elements of `_LEVELS`."""
     return round(rate * _LEVELS)
 
 
@@ -91,7 +91,7 @@ class _ReluDropout(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient):
-        (y,) = ctx.saved_tensors  # 0 where relu or dropout made it so
+        (y,) = ctx.saved_tensors  # 0 where ReLU or dropout set it to 0
         torch.ops.aten.threshold_backward.grad_input(gradient, y, 0, grad_input=gradient)
         return gradient.mul_(ctx.scale), None
 

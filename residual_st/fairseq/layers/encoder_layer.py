@@ -1,4 +1,4 @@
-"""fairseq's encoder layer, for matrices that are shared."""
+"""fairseq's encoder layer, for shared matrices."""
 
 import torch
 from fairseq.modules.transformer_layer import TransformerEncoderLayer
@@ -11,14 +11,14 @@ Past = tuple[Tensor, Tensor]  # keys and values
 
 
 class ResidualTransformerEncoderLayer(ResidualTransformerLayer, TransformerEncoderLayer):
-    """`TransformerEncoderLayer`: same parameters, and same outputs up to rounding. Which elements dropout hits differs."""
+    """`TransformerEncoderLayer` with the same parameters, and the same outputs up to rounding and the random draws of dropout."""
 
     def forward(self, x: Tensor, encoder_padding_mask: Tensor | None, attn_mask: Tensor | None = None) -> Tensor:
         """(time, batch, width) -> (time, batch, width).
 
         Args:
             encoder_padding_mask: (batch, time), True for padding.
-            attn_mask: (time, time), not 0 where one position may not attend to another.
+            attn_mask: (time, time), nonzero if a position must not attend to another.
         """
         mask = mask_of(encoder_padding_mask, x)
         if attn_mask is not None:
@@ -27,7 +27,7 @@ class ResidualTransformerEncoderLayer(ResidualTransformerLayer, TransformerEncod
         return self._encode(x, mask)[0]
 
     def forward_chunk(self, x: Tensor, past: Past | None) -> tuple[Tensor, Past]:
-        """A chunk (time, 1, width) that attends to itself and to its past -> the same, and the keys and values of both.
+        """A chunk (time, 1, width) that attends to itself and to its past -> the same shape, and the keys and values of both.
 
         These are (1, heads, time, width / heads).
         """
@@ -45,5 +45,5 @@ class ResidualTransformerEncoderLayer(ResidualTransformerLayer, TransformerEncod
 
 
 def _apart(dtype: torch.dtype) -> float:
-    """As in stock: not infinite, so that padding, which may have nothing to attend to, becomes no NaN."""
+    """The mask's value, as in stock: finite, so that padding without anything to attend to does not become NaN."""
     return -1e8 if dtype in (torch.float32, torch.float64) else -1e4

@@ -1,7 +1,7 @@
-"""What encoder and decoder layers have in common: matrices that are called, and nothing that is wasted.
+"""Common base of encoder and decoder layers: calls the matrices and avoids unnecessary work.
 
-The stock layers read each projection's `.weight`, which would have W composed and kept for the backward pass, attend under a
-padding mask even where nothing is padded, and copy the feed-forward activations for each of ReLU and dropout.
+The stock layers read each projection's `.weight`, so that W would be composed and stored for the backward pass. They also use a
+padding mask without padding, and copy the feed-forward activations for both ReLU and dropout.
 """
 
 import torch
@@ -16,15 +16,15 @@ from residual_st.sharing import ResidualLinear, linear_of, matrices
 
 
 class ResidualTransformerLayer(nn.Module):
-    """To be mixed into a fairseq layer, whose parameters stay as they are."""
+    """Mixin for a fairseq layer, with unchanged parameters."""
 
-    # attention -> those of its projections that have one input, as letters, of which `compose_` makes one matrix
+    # attention -> letters of its projections with the same input, which `compose_` joins to one matrix
     joint_projections = {"self_attn": "qkv"}
 
     is_composed = False
 
     def compose_(self) -> None:
-        """Replace the terms of every weight by the weight, and projections of one input by one matrix. It cannot be undone."""
+        """Replace every weight's terms by the composed weight, and join projections of one input to one matrix. Irreversible."""
         for name, linear in list(matrices(self)):
             if isinstance(linear, ResidualLinear):
                 self.set_submodule(name, linear.to_dense())
@@ -36,17 +36,17 @@ class ResidualTransformerLayer(nn.Module):
         self.is_composed = True
 
     def _enter(self, x: Tensor, norm: nn.Module) -> Tensor:
-        """What a branch computes on: x (time, batch, width), normalised before or not, as (time * batch, width)."""
+        """The input of a branch: x (time, batch, width), normalised in pre-norm layers, as (time * batch, width)."""
         return (norm(x) if self.normalize_before else x).flatten(0, 1)
 
     def _leave(self, x: Tensor, y: Tensor, norm: nn.Module) -> Tensor:
-        """`x + y`, normalised after or not, for the output (time * batch, width) of a branch."""
+        """`x + y` for the output y (time * batch, width) of a branch, normalised in post-norm layers."""
         y = dropout(y, rate_of(self.dropout_module))
         x = y.view_as(x) + x
         return x if self.normalize_before else norm(x)
 
     def _project(self, attention: MultiheadAttention, letters: str, x: Tensor, batch: int) -> list[Tensor]:
-        """Queries, keys, values or some of them, each (batch, heads, time, width / heads), of x (time * batch, width)."""
+        """Queries, keys and values, or some of them, each (batch, heads, time, width / heads), for x (time * batch, width)."""
         if self.is_composed and len(letters) > 1:
             projected = getattr(attention, f"{letters}_proj")(x).chunk(len(letters), -1)
         else:
@@ -61,15 +61,15 @@ class ResidualTransformerLayer(nn.Module):
 
 
 def stacked(linears: list[nn.Linear]) -> nn.Linear:
-    """One layer that computes what several of the same input do, side by side."""
+    """One layer with the concatenated outputs of several layers with the same input."""
     weight, bias = (torch.cat([getattr(linear, name) for linear in linears]) for name in ("weight", "bias"))
     return linear_of(weight, bias).train(linears[0].training)
 
 
 def mask_of(padding: Tensor | None, like: Tensor) -> Tensor | None:
-    """The mask for `attention` from one that is True for padding, (batch, time); None where nothing is padded.
+    """The mask for `attention` from a padding mask (batch, time), True for padding; None if nothing is padded.
 
-    Whether something is, is asked on a CPU only: a GPU would have to finish its work first, and a compiled graph would break here.
+    Padding is only checked on a CPU: on a GPU the check would synchronise, and a compiled graph would break here.
     """
     if padding is None or not (padding.device.type != "cpu" or torch.compiler.is_compiling() or padding.any()):
         return None

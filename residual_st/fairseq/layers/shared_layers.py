@@ -1,4 +1,4 @@
-"""What is done with a stack whose layers share, in training from scratch and in translation."""
+"""Initialisation and inference form of stacks with shared layers."""
 
 from collections.abc import Callable, Mapping
 
@@ -16,28 +16,28 @@ from residual_st.sharing import (
 )
 
 
-def share_new_layers(layers: nn.ModuleList, form: SharedForm, ends_branch: Callable[[str], bool]) -> SharedWeights:
-    """`share_layers` for training from scratch: the shared matrices that end a residual branch start at 0.
+def share_new_layers(layers: nn.ModuleList, form: SharedForm, is_output_projection: Callable[[str], bool]) -> SharedWeights:
+    """`share_layers` for training from scratch: shared output projections (`out_proj`, `fc2`) are initialised to 0.
 
-    So every layer at first passes on its input. What layers with one matrix add to the stream points the same way, so that it grows
-    with their number, and not with its root as that of layers with matrices of their own does (docs/from_scratch.md; for dense
+    So every layer passes on its input at first. Otherwise the outputs of layers with the same matrices point in the same direction,
+    and their sum grows with the number of layers, not with its square root as in dense layers (docs/from_scratch.md; for dense
     networks Zhang et al., Fixup, arXiv 1901.09321).
 
     Args:
-        ends_branch: whether a matrix of this name has its output added to the layer's input.
+        is_output_projection: function (name of a matrix) -> whether it is an output projection.
     """
     shared_weights = share_layers(layers, form)
     for layer in in_order(layers):
         for name, linear in matrices(layer):
-            if ends_branch(name) and isinstance(linear, ResidualLinear):
+            if is_output_projection(name) and isinstance(linear, ResidualLinear):
                 nn.init.zeros_(linear.up if linear.shared_weight is None else linear.shared_weight)
     return shared_weights
 
 
 def use_faster_forward(layers: nn.ModuleList, faster: Mapping[type, type]) -> None:
-    """Let layers that share call their matrices, in place: by a faster forward pass, where there is one for their class.
+    """Make shared layers call their matrices, in place, with a faster forward pass if their class has one.
 
-    fairseq's attention otherwise hands the weights to torch's fused function, for which each would be composed and kept.
+    Otherwise fairseq's attention passes the weights to torch's fused function, so that each would be composed and stored.
     """
     for module in layers.modules():
         if hasattr(module, "skip_embed_dim_check"):
@@ -48,9 +48,9 @@ def use_faster_forward(layers: nn.ModuleList, faster: Mapping[type, type]) -> No
 
 
 def take_inference_form_(owner: nn.Module, layers: nn.ModuleList) -> None:
-    """Give layers that share the form for translation, for good, as `owner.inference_mode` says.
+    """Convert shared layers permanently to the form for translation given by `owner.inference_mode`.
 
-    With `fast` every weight is composed and its terms are let go.
+    With `fast` every weight is composed and its terms are dropped.
     """
     if owner.inference_mode == "fast":
         for layer in in_order(layers):

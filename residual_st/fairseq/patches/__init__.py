@@ -1,10 +1,10 @@
-"""Faults of fairseq that lose data, checkpoints or runs, patched where its modules are imported, and what else is changed there.
+"""Patches of fairseq: fixes for faults that lose data, checkpoints or runs, and other changes of fairseq's functions.
 
-They change stock models' runs too, so each has a name, which the log says, and a switch that turns it off. A new one is a function
-under `@patch(NAME)` in the module of its topic, or in another that is imported here, and a row in docs/commands.md.
+They affect stock models too, so each has a name, which is logged, and can be turned off. To add one, write a function with
+`@patch(NAME)` in the module of its topic, import the module here, and add a row to docs/commands.md.
 """
 
-from residual_st.fairseq.patches import checkpoints, data, speech_models, training  # noqa: F401 - which register theirs
+from residual_st.fairseq.patches import checkpoints, data, speech_models, training  # noqa: F401 - these register their patches
 from residual_st.fairseq.patches.registry import PATCHES, SWITCH, apply_patches
 
 __all__ = ["PATCHES", "SWITCH", "apply_patches"]

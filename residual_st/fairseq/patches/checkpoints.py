@@ -1,4 +1,4 @@
-"""Patches of how fairseq writes and reads checkpoints."""
+"""Patches of fairseq's writing and reading of checkpoints."""
 
 import argparse
 import os
@@ -21,9 +21,9 @@ from residual_st.wrapping import wrap
 
 @patch("whole-checkpoint-copies")
 def copy_checkpoints_whole() -> None:
-    """Let `checkpoint_last.pt` and `checkpoint_best.pt` be whole or the ones before, whenever a run is killed.
+    """Write `checkpoint_last.pt` and `checkpoint_best.pt` atomically, so that they are complete even if a run is killed.
 
-    fairseq writes a checkpoint under another name first, but then copies it over these two, from which the run would resume.
+    fairseq writes a checkpoint under another name first, but then copies it over these two, from which a run resumes.
     """
 
     @wrap(PathManager, "copy")
@@ -37,19 +37,19 @@ def copy_checkpoints_whole() -> None:
 
 @patch("namespace-flags")
 def read_flags_in_namespaces() -> None:
-    """Let torch read fairseq's checkpoints, whose flags are a Namespace.
+    """Allow torch to read fairseq's checkpoints, whose flags are a Namespace.
 
-    torch's `load` refuses all classes but a few since 2.6, and fairseq's commands then end with "Weights only load failed". A
-    Namespace can run no code; all others are still refused, as they should be: a pickle from elsewhere is a program.
+    Since 2.6, torch's `load` refuses all but a few classes, and fairseq's commands end with "Weights only load failed". A Namespace
+    cannot run code. Other classes are still refused, since an untrusted pickle can run code.
     """
     torch.serialization.add_safe_globals([argparse.Namespace])
 
 
 @patch("checked-checkpoints")
 def check_checkpoints() -> None:
-    """Look at what a checkpoint says of its sizes before torch is given it.
+    """Check the sizes in a checkpoint before torch reads it.
 
-    torch takes as much memory as a damaged file says, or reads past its end: fairseq's commands are then killed.
+    torch allocates as much memory as a damaged file claims, or reads past its end, and fairseq's commands are killed.
     """
 
     @wrap(checkpoint_utils, "load_checkpoint_to_cpu")
@@ -63,9 +63,9 @@ def check_checkpoints() -> None:
 
 @patch("retired-architectures")
 def refuse_retired_architectures() -> None:
-    """Say what replaces the architecture of a checkpoint that an earlier version of this package wrote.
+    """Name the replacement for an architecture that this package has removed.
 
-    fairseq prints all of its flags, behind "Could not infer model type".
+    fairseq would print "Could not infer model type" and all flags.
     """
 
     @wrap(checkpoint_utils, "load_checkpoint_to_cpu")
@@ -78,24 +78,24 @@ def refuse_retired_architectures() -> None:
 
 @patch("other-versions")
 def read_other_versions() -> None:
-    """Let models, stock ones too, take checkpoints of the other fairseq that is known here, which saves a little more or less.
+    """Allow models, including stock ones, to load checkpoints of the other supported fairseq, which saves slightly different keys.
 
-    fairseq refuses them for keys that are missing or too many; and where its moving average (`--store-ema`) left out the version
-    marks, its decoder drops its last norm without a word.
+    fairseq refuses them for missing or unexpected keys. If its moving average (`--store-ema`) dropped the version entries, its
+    decoder silently drops its last norm.
     """
 
     @wrap(S2TTransformerModel, "upgrade_state_dict_named")
     def upgrade_state_dict_named(before, self, state_dict, name):
-        reconcile_versions(state_dict, self.state_dict())  # first: the marks are looked at below
+        reconcile_versions(state_dict, self.state_dict())  # first, because the original function reads the version entries
         return before(self, state_dict, name)
 
 
 @patch("resuming-processes")
 def let_processes_resume() -> None:
-    """Let several processes resume from a checkpoint, which one of them reads and sends to the others as a pickle.
+    """Allow several processes to resume from a checkpoint, which one of them reads and sends to the others as a pickle.
 
-    Since torch 2.6 they refuse two classes in it and end: the mark that fairseq puts where a tensor was, which is data and is
-    allowed here, and omegaconf's configurations, which are left out, because nobody reads them there.
+    Since torch 2.6 they end because of two classes in it: fairseq's placeholder for tensors, which is pure data and allowed here,
+    and omegaconf's configurations, which are removed because they are not used.
     """
     torch.serialization.add_safe_globals([distributed_utils._TensorPlaceholder])
 

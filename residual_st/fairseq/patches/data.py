@@ -1,4 +1,4 @@
-"""Patches of how fairseq makes batches, augments features and writes texts."""
+"""Patches of fairseq's batching, augmentation and text output."""
 
 import multiprocessing
 import zlib
@@ -17,11 +17,11 @@ from residual_st.wrapping import wrap
 
 @patch("last-batches")
 def keep_last_batches() -> bool:
-    """Have fairseq make batches of all sentences. fairseq-fixed 0.12.3.1 leaves out a last batch that is no multiple of eight.
+    """Make batches of all sentences. fairseq-fixed 0.12.3.1 drops the end of a last batch whose size is not a multiple of eight.
 
-    With its default `--required-batch-size-multiple 8` up to seven sentences of every set are lost, in training, validation and
-    generation, without a message. Batches are consecutive pieces of the order that they are made from, so its end is missing.
-    fairseq 0.12.2 loses none.
+    With its default `--required-batch-size-multiple 8`, up to seven sentences of every set are silently lost in training,
+    validation and generation. Batches are consecutive parts of the sentences' order, so the missing ones are at its end. fairseq
+    0.12.2 loses none.
     """
     if sum(map(len, data_utils.batch_by_size(np.arange(3), None, np.ones(3, dtype=np.int64), 100, None, 2))) == 3:
         return False
@@ -34,7 +34,7 @@ def keep_last_batches() -> bool:
             return []
         batches = before(indices, *arguments, **keywords)
         kept = sum(map(len, batches))
-        # batches of fixed shapes are not consecutive, and lose none
+        # batches of fixed shapes are not consecutive and lose nothing
         if kept == len(indices) or keywords.get("fixed_shapes") is not None:
             return batches
         return [*batches, indices[kept:]]
@@ -44,10 +44,10 @@ def keep_last_batches() -> bool:
 
 @patch("seeded-augmentation")
 def draw_augmentation_by_sentence() -> None:
-    """Draw SpecAugment's masks, and other random transforms, by the run's seed, the epoch and the sentence.
+    """Seed SpecAugment's masks and other random transforms by the run's seed, the epoch and the sentence.
 
-    fairseq draws them from numpy's global state, which no checkpoint holds: a run that is resumed, or has another number of
-    `--num-workers` or of processes, is then another run.
+    fairseq draws them from numpy's global state, which is not in checkpoints: a run that is resumed, or has a different number of
+    `--num-workers` or processes, would differ.
     """
 
     @wrap(SpeechToTextDatasetCreator, "from_tsv")
@@ -55,7 +55,7 @@ def draw_augmentation_by_sentence() -> None:
         dataset = before(cls, *arguments, **keywords)
         for part in _parts(dataset):
             part.augmentation_seed = keywords.get("seed")
-            # in memory that processes share: workers that load data outlive an epoch
+            # in shared memory, since data loader workers outlive an epoch
             part.augmentation_epoch = multiprocessing.RawValue("l", keywords.get("epoch", 1))
         return dataset
 
@@ -76,7 +76,7 @@ def draw_augmentation_by_sentence() -> None:
 
 @patch("bytes-as-letters")
 def write_bytes_as_letters() -> None:
-    """Have fairseq join sentencepiece's pieces as sentencepiece does, bytes included: it writes those as `<0xE7><0x88><0xB1>`."""
+    """Join sentencepiece's pieces like sentencepiece, including byte pieces, which fairseq writes as `<0xE7><0x88><0xB1>`."""
 
     @wrap(SentencepieceBPE, "decode")
     def decode(before, self, text: str) -> str:
@@ -85,7 +85,7 @@ def write_bytes_as_letters() -> None:
 
 
 def _parts(dataset) -> Iterator[SpeechToTextDataset]:
-    """The manifests' datasets inside one that joins or resamples them."""
+    """The datasets of single manifests in a dataset that concatenates or resamples them."""
     if isinstance(dataset, SpeechToTextDataset):
         yield dataset
     inner = getattr(dataset, "datasets", None) or [part for part in [getattr(dataset, "dataset", None)] if part is not None]
@@ -95,7 +95,7 @@ def _parts(dataset) -> Iterator[SpeechToTextDataset]:
 
 @contextmanager
 def _numpy_seed(*numbers: int) -> Iterator[None]:
-    """numpy's global state from these numbers, and what it was before afterwards. fairseq's own hashes them to six digits."""
+    """Seed numpy's global state with these numbers, and restore it afterwards. fairseq's own function hashes them to six digits."""
     state = np.random.get_state()
     np.random.seed([int(number) % 2**32 for number in numbers])
     try:

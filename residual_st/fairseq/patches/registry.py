@@ -1,4 +1,4 @@
-"""Patches of fairseq by name, and the switch that turns them off."""
+"""Registry of fairseq patches by name, and the switch to turn them off."""
 
 import logging
 import os
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from residual_st.errors import InputError
 
-logger = logging.getLogger("fairseq.patches")  # one of fairseq's, so that it speaks where and when fairseq does
+logger = logging.getLogger("fairseq.patches")  # a child of fairseq's logger, so that it logs where and when fairseq does
 
 SWITCH = "RESIDUAL_ST_NO_PATCHES"  # an environment variable, so that processes that fairseq starts inherit it
 
@@ -15,10 +15,10 @@ _active: list[str] = []
 
 
 def patch(name: str) -> Callable:
-    """Register a function under a name. It applies one patch when called, and returns False where this fairseq needs none.
+    """Register a function under a name. It applies one patch when called, and returns False if the installed fairseq needs none.
 
-    Its docstring says what is wrong in fairseq, how it shows, and what changes. To be harmless when called twice, and beside other
-    packages' wrappers, it wraps with `residual_st.wrapping.wrap`.
+    Its docstring describes the fault in fairseq, its symptoms, and the change. It must wrap with `residual_st.wrapping.wrap`, so
+    that it can be called twice and used with other packages' wrappers.
     """
 
     def register(function: Callable[[], bool | None]) -> Callable[[], bool | None]:
@@ -29,15 +29,15 @@ def patch(name: str) -> Callable:
 
 
 def apply_patches() -> list[str]:
-    """Apply all patches but those that `RESIDUAL_ST_NO_PATCHES=NAME[,NAME]` or `=all` turns off, and say once which are active.
+    """Apply all patches except those in `RESIDUAL_ST_NO_PATCHES=NAME[,NAME]` (or `=all`), and log once which are active.
 
-    One that does not fit this fairseq is left out with a warning.
+    A patch that does not fit the installed fairseq is skipped with a warning.
 
     Returns:
-        The names of those that are active.
+        The names of the active patches.
 
     Raises:
-        InputError: if the variable names no patch.
+        InputError: if the variable names an unknown patch.
     """
     off, fresh = _switched_off(), []
     for name, apply in PATCHES.items():
@@ -47,7 +47,7 @@ def apply_patches() -> list[str]:
             if apply() is not False and name not in _active:
                 fresh.append(name)
         except AttributeError as error:
-            logger.warning(f"the patch {name} does not fit this fairseq and is left out: {error}")
+            logger.warning(f"the patch {name} does not fit the installed fairseq and is skipped: {error}")
     if fresh:
         names = ", ".join(fresh)
         logger.info(f"fairseq patches: {names} ({SWITCH}=NAME,… turns them off)")
@@ -60,5 +60,5 @@ def _switched_off() -> set[str]:
     if names == {"all"}:
         return set(PATCHES)
     if unknown := sorted(names - PATCHES.keys()):
-        raise InputError(f"{SWITCH} names {unknown[0]!r}, which is no patch; it must be all, or some of {', '.join(PATCHES)}")
+        raise InputError(f"{SWITCH} names the unknown patch {unknown[0]!r}; it must be all, or names from {', '.join(PATCHES)}")
     return names

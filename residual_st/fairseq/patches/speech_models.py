@@ -1,4 +1,4 @@
-"""Patches of the models that start from wav2vec 2.0 or HuBERT, and of the audio that they read."""
+"""Patches of models based on wav2vec 2.0 or HuBERT, and of their audio input."""
 
 import argparse
 import dataclasses
@@ -16,24 +16,24 @@ from residual_st.wrapping import wrap
 
 @patch("dictionaries")
 def read_dictionaries() -> None:
-    """Let torch read checkpoints that hold a dictionary: HuBERT's, and those of models that are trained on letters.
+    """Allow torch to read checkpoints with a dictionary: HuBERT's, and those of models trained on letters.
 
-    Since 2.6 it refuses them with "Weights only load failed", so that such a run cannot resume, nor its model be used. A Dictionary
-    is words and numbers, and runs no code when it is read.
+    Since 2.6, torch refuses them with "Weights only load failed", so that such a run cannot be resumed and its model cannot be
+    used. A Dictionary contains words and numbers, and reading it runs no code.
     """
     torch.serialization.add_safe_globals([Dictionary])
 
 
 @patch("wav2vec-flags")
 def complete_wav2vec_flags() -> None:
-    """Let `xm_transformer` be built from flags: those of wav2vec that it has no flag for get their defaults.
+    """Allow building `xm_transformer` from flags: wav2vec settings without a flag get their defaults.
 
-    Without it, fairseq-fixed ends with "'Namespace' object has no attribute 'load_ema'".
+    Without this patch, fairseq-fixed ends with "'Namespace' object has no attribute 'load_ema'".
     """
 
     @wrap(Wav2VecEncoder, "__init__")
     def build(before, self, cfg, *arguments, **keywords):
-        if isinstance(cfg, argparse.Namespace) or OmegaConf.get_type(cfg) is dict:  # which flags are, of a checkpoint of ours
+        if isinstance(cfg, argparse.Namespace) or OmegaConf.get_type(cfg) is dict:  # the types of flags in our checkpoints
             defaults = {option.name: option.default for option in dataclasses.fields(Wav2Vec2AsrConfig)}
             cfg = argparse.Namespace(**{**defaults, **(vars(cfg) if isinstance(cfg, argparse.Namespace) else cfg)})
         before(self, cfg, *arguments, **keywords)
@@ -41,7 +41,7 @@ def complete_wav2vec_flags() -> None:
 
 @patch("hubert-ctc")
 def complete_hubert_flags() -> None:
-    """Let `hubert_ctc` be built: fairseq-fixed looks for `autoregressive` in its configuration, which has no such key."""
+    """Allow building `hubert_ctc`: fairseq-fixed reads `autoregressive` from its configuration, which has no such key."""
 
     @wrap(HubertEncoder, "__init__")
     def build(before, self, cfg, *arguments, **keywords):
@@ -53,10 +53,10 @@ def complete_hubert_flags() -> None:
 
 @patch("waveforms")
 def read_waveforms_without_torchaudio() -> None:
-    """Take a recording as it is where nothing about it is to be converted.
+    """Use a recording unchanged if it needs no conversion.
 
-    fairseq imports torchaudio's bindings of SoX first, which since torchaudio 2.9 there are none of: models that read waveforms end
-    with "Please install torchaudio", or, beside torch of another build, with "Could not load this library".
+    fairseq always imports torchaudio's SoX bindings, which were removed in torchaudio 2.9: models that read waveforms end with
+    "Please install torchaudio" or, with a torchaudio for another torch, with "Could not load this library".
     """
 
     @wrap(audio_utils, "convert_waveform")

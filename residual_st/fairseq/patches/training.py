@@ -12,7 +12,7 @@ from residual_st.wrapping import wrap
 
 @patch("cpu-ddp")
 def distribute_on_cpus() -> None:
-    """Let `--ddp-backend pytorch_ddp`, fairseq's default, train on CPUs: torch refuses the GPU's number that fairseq names."""
+    """Allow `--ddp-backend pytorch_ddp`, fairseq's default, on CPUs: torch refuses the GPU index that fairseq passes."""
 
     @wrap(distributed_fairseq_model, "DistributedDataParallel")
     def distributed(before, module, device_ids=None, output_device=None, **keywords):
@@ -23,9 +23,9 @@ def distribute_on_cpus() -> None:
 
 @patch("filling-batches")
 def fill_up_with_training_batches() -> None:
-    """Where one of several processes has no batch left, let it train on one of the training set, whose loss does not count.
+    """If one of several processes has no batch left, use a training batch with loss weight 0.
 
-    fairseq takes a batch of the validation set, which a teacher's cache does not hold: the run would end with its first epoch.
+    fairseq uses a validation batch, which a teacher's cache does not contain: the run would end after its first epoch.
     """
 
     @wrap(Trainer, "get_valid_iterator")
@@ -39,10 +39,10 @@ def fill_up_with_training_batches() -> None:
 
 @patch("broken-gradients")
 def say_where_gradients_broke() -> None:
-    """Let a run whose gradients are not finite end with that message, and with the module where it began.
+    """End a run whose gradients are not finite with that message and the module where it began.
 
-    fairseq repeats the update with hooks on all modules, and torch cannot put one on an encoder, whose output is a dict of lists:
-    the run ended with StopIteration.
+    fairseq repeats the update with hooks on all modules, and torch cannot hook an encoder, whose output is a dict of lists: the run
+    ended with StopIteration.
     """
 
     @wrap(NanDetector, "add_hooks")
@@ -54,11 +54,12 @@ def say_where_gradients_broke() -> None:
 
 @patch("moving-averages")
 def average_any_model() -> None:
-    """Let `--store-ema` average every kind of model.
+    """Make `--store-ema` work for every kind of model.
 
     fairseq multiplies the batch counts of a Conformer's norms by the decay ("result type Float can't be cast to the desired output
-    type Long"): they are copied. It cannot copy a model that keeps a tensor of its latest call, as ESPnet's attention and wav2vec's
-    weight-normed convolution do ("Only Tensors created explicitly by the user … support the deepcopy protocol").
+    type Long"); this patch copies them. It also cannot copy a model that stores a tensor of its last call, such as ESPnet's
+    attention and wav2vec's weight-normed convolution ("Only Tensors created explicitly by the user … support the deepcopy
+    protocol").
     """
 
     @wrap(ema.EMA, "__init__")

@@ -1,4 +1,4 @@
-"""Kinds of Hugging Face models: one file each, the only place that knows how a kind's parts are named.
+"""Kinds of Hugging Face models: one file each, the only place with the names of the kind's parts.
 
 To add one, write a file with a `Kind` and name it here.
 """
@@ -44,22 +44,22 @@ KINDS = (
 
 @cache
 def models() -> list[str]:
-    """Names of the classes of whole models that folders may hold, as far as this release of transformers has them."""
-    there = dir(transformers)  # without importing what is not in use
+    """Names of the supported classes of whole models that the installed transformers has."""
+    there = dir(transformers)  # without importing unused models
     return [name for kind in KINDS for name in kind.models if name in there]
 
 
 def kind_of(model: nn.Module) -> Kind:
-    """The kind of a whole model, one that was built on its class included.
+    """The kind of a whole model or of a subclass.
 
     Raises:
-        InputError: if no file knows it.
+        InputError: for an unknown kind.
     """
     return _known(model)[0]
 
 
 def words_of(model: nn.Module) -> OwnWords:
-    """How a whole model makes its own words. Raises InputError as `kind_of` does."""
+    """How a whole model generates its own words. Raises InputError, see `kind_of`."""
     return _known(model)[1]
 
 
@@ -68,24 +68,24 @@ def _known(model: nn.Module) -> tuple[Kind, OwnWords]:
         for kind in KINDS:
             if base.__name__ in kind.models:
                 return kind, kind.models[base.__name__]
-    raise InputError(f"{type(model).__name__} is of no kind that is known; it must be one of {', '.join(models())}")
+    raise InputError(f"{type(model).__name__} is not supported; it must be one of {', '.join(models())}")
 
 
 def stack_of(model: nn.Module, part: str = "encoder") -> LayerStack:
-    """The stack of a part of a whole model, with or without its head, or of the encoder or decoder itself.
+    """The stack of a part of a whole model, with or without head, or of the encoder or decoder itself.
 
     Raises:
-        InputError: for a model of another kind, or one without that part.
+        InputError: for a model of an unknown kind or without that part.
     """
     for name, layers in model.named_modules():
         if isinstance(layers, nn.ModuleList) and len(layers) and (known := _known_layers(layers, part)):
             owner = model.get_submodule(name.rpartition(".")[0])
             return known.describe(layers, owner, on_sharing=partial(describe_sharing, model.config, part))
-    raise InputError(f"{type(model).__name__} has no stack of {part} layers that is known here; describe it by a LayerStack")
+    raise InputError(f"{type(model).__name__} has no known stack of {part} layers; describe it by a LayerStack")
 
 
 def stacks_of(model: nn.Module) -> dict[str, LayerStack]:
-    """The stacks of a model's encoder and decoder, as far as it has them and they are known."""
+    """The known stacks of a model's encoder and decoder."""
     found = {}
     for part in PARTS:
         with contextlib.suppress(InputError):
@@ -94,7 +94,7 @@ def stacks_of(model: nn.Module) -> dict[str, LayerStack]:
 
 
 def stack_of_layers(layers: nn.ModuleList) -> LayerStack:
-    """A plain list of layers, whose units may be renamed where their class is known."""
+    """The stack of a list of layers. Its units may be permuted if the layers' class is known."""
     known = next(filter(None, (_known_layers(layers, part) for part in PARTS)), None)
     return known.describe(layers, None) if known else describe_stack(layers)
 

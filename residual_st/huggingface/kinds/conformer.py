@@ -1,4 +1,4 @@
-"""Conformer layers as transformers builds them, whichever model has them."""
+"""transformers' Conformer layers, of any model."""
 
 from torch import Tensor, nn
 
@@ -6,7 +6,7 @@ from residual_st.stacks import KnownLayers
 from residual_st.stacks.padding import unattended
 from residual_st.stacks.symmetries import ESPNET, Symmetry, attention_heads, feed_forward_units
 
-# of transformers' own names. Rotary positions turn the attention's inputs, not its queries and keys
+# transformers' names. Rotary positions rotate the attention's inputs, not its queries and keys
 _POSITIONS = {None: "absolute", "rotary": "absolute", "relative": "relative", "relative_key": "relative_key"}
 
 
@@ -20,12 +20,12 @@ def _symmetries(layer: nn.Module) -> list[Symmetry]:
 
 
 def _padding(_arguments: tuple, keywords: dict) -> Tensor | None:
-    """The mask of the convolutions: attention's may be of chunks, and says less."""
+    """The mask of the convolutions; attention's mask may be chunked and does not show the padding."""
     mask = keywords.get("conv_attention_mask")
     return None if mask is None else unattended(mask)
 
 
 def known_conformers(name: str, masks_convolutions: bool = True) -> KnownLayers:
-    """Layers of the class of this name, which are given a mask for their convolutions or have them see padding."""
+    """Layers of the class `name`, which pass a mask to their convolutions or let them read padding."""
     known = {"padding": _padding} if masks_convolutions else {}
     return KnownLayers(layers=(name,), symmetries=_symmetries, known=known)

@@ -1,4 +1,4 @@
-"""What must be known of a kind of Hugging Face model: the form of the files beside this one."""
+"""Description of a kind of Hugging Face models, filled in by the other files of this folder."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ def through_base(model: nn.Module, inputs: dict[str, Tensor]) -> None:
     model.base_model(**inputs)
 
 
-MASKED = frozenset({"masked_spec_embed"})  # stands in for frames that training hides
+MASKED = frozenset({"masked_spec_embed"})  # replaces masked frames in training
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,13 @@ class Kind:
     """A kind of Hugging Face model.
 
     Attributes:
-        name: as docs/kinds.md has it.
-        models: names of the classes of whole models -> how they make their own words. Folders hold one of these.
-        encoder: its layers; None where they are another kind's.
-        encode: runs these layers on what a whole model is given, and as little else as may be.
-        in_windows: whether a model is given half a minute at a time, whatever is in it, and not utterances with a mask.
-        may_lack: parameters, by the last part of their names, that folders lack whose models were trained without them.
-        decoder: its layers, which attend to the encoder's states; None where there are none, or they are not known.
+        name: name in docs/kinds.md.
+        models: class names of whole models, which folders contain -> how they generate their own words.
+        encoder: encoder layers; None if they belong to another kind.
+        encode: runs the encoder layers on a whole model's input, with as little else as possible.
+        in_windows: whether the input is always half a minute, instead of utterances with a mask.
+        may_lack: parameters, by the last part of their names, that may be missing in folders trained without them.
+        decoder: decoder layers, which attend to the encoder's states; None if there are none or they are unknown.
     """
 
     name: str

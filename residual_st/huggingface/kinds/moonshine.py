@@ -1,4 +1,4 @@
-"""Moonshine, which takes samples and knows positions by rotating queries and keys."""
+"""Moonshine, with samples as input and rotary positions of queries and keys."""
 
 from torch import nn
 
@@ -9,7 +9,7 @@ from residual_st.stacks.symmetries import Symmetry, attention_heads, feed_forwar
 
 
 def _symmetries(layer: nn.Module) -> list[Symmetry]:
-    """Where several heads have a key in common, heads have no names of their own."""
+    """Symmetries of a layer. If heads share keys, heads cannot be permuted."""
     attention, units = layer.self_attn, feed_forward_units("mlp.fc1", "mlp.fc2", layer.mlp.activation_fn)
     if attention.num_key_value_groups > 1:
         return [units]

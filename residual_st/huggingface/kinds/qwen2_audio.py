@@ -1,4 +1,4 @@
-"""Qwen2-Audio: its audio tower. What counts is what the language model reads of it; that model itself need not run."""
+"""Qwen2-Audio: its audio tower, judged by the input of the language model, which need not run."""
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from residual_st.stacks import KnownLayers
 
 def _read(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
     """The projected output of the tower (frames without padding, width of the language model)."""
-    model = getattr(model, "model", model)  # in newer releases the part below the scores
+    model = getattr(model, "model", model)  # newer releases: the part without the output head
     tower, features = model.audio_tower, inputs["input_features"]
     positions, frames = tower._get_feat_extract_output_lengths(inputs["attention_mask"].sum(-1))
     there = torch.arange((features.size(-1) - 2) // 2 + 1, device=features.device) < positions[:, None]

@@ -1,4 +1,4 @@
-"""SeamlessM4T v2: its speech encoder, of the model that writes text and of the whole one, which speaks as well."""
+"""SeamlessM4T v2: the speech encoder of the speech-to-text model and of the whole model, which also speaks."""
 
 import transformers
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from residual_st.huggingface.words import AudioBatch, DecodedWords
 
 
 class _TextWords(DecodedWords):
-    """Texts of a model that may take text, too, and then says at each call that it computes what this one does."""
+    """Words of a model that also takes text input, and that warns at each call with speech input."""
 
     def write(self, model: transformers.PreTrainedModel, inputs: dict[str, Tensor], **asked: str | int) -> AudioBatch:
         if hasattr(model, "set_modality"):

@@ -1,4 +1,4 @@
-"""wav2vec 2.0, HuBERT and WavLM, with a CTC head, with that of their pre-training, or without."""
+"""wav2vec 2.0, HuBERT and WavLM, with a CTC head, a pre-training head, or no head."""
 
 import contextlib
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ _PARTS = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
 def _symmetries(layer: nn.Module) -> list[Symmetry]:
-    """Positions are added to the first layer's input, by a convolution. WavLM's heads each have a bias for every distance, too."""
+    """Symmetries of a layer. A convolution adds positions to the first layer's input; WavLM's heads have biases by distance."""
     attention, units = layer.attention, layer.feed_forward
     positions = "biased" if hasattr(attention, "gru_rel_pos_linear") else "absolute"
     return [
@@ -26,12 +26,12 @@ def _symmetries(layer: nn.Module) -> list[Symmetry]:
 
 @contextlib.contextmanager
 def _projecting(layers: nn.ModuleList) -> Iterator[None]:
-    """Have WavLM's attention call its projections, whose weights it hands to torch's fused function otherwise.
+    """Make WavLM's attention call its projections; otherwise it passes their weights to torch's fused function.
 
-    And have each layer find the positions' biases that the first layer computes and hands on, so that it can be called by itself.
+    Also give each layer the position biases that the first layer computes and passes on, so that it can be called alone.
     """
     attentions = [module for module in layers.modules() if hasattr(module, "torch_multi_head_self_attention")]
-    for attention in attentions:  # what is set here hides the class's until it is deleted
+    for attention in attentions:  # this attribute hides the class's method until it is deleted
         attention.torch_multi_head_self_attention = _attend.__get__(attention)
         attention.compute_bias = attentions[0].compute_bias
     try:
@@ -65,7 +65,7 @@ KIND = Kind(
     encoder=KnownLayers(
         layers=tuple(f"{family}EncoderLayer{norm}" for family in _FAMILIES for norm in ("", "StableLayerNorm")),
         symmetries=_symmetries,
-        # tiny: what gates WavLM's biases, and adapters, which are loaded for each language
+        # small matrices: the gates of WavLM's biases, and adapters, which are loaded per language
         whole=("attention.gru_rel_pos_linear", "adapter_layer.linear_1", "adapter_layer.linear_2"),
         known={"observing": _projecting},
     ),

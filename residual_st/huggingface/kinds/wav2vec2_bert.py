@@ -1,4 +1,4 @@
-"""Wav2Vec2-BERT, the speech encoder of SeamlessM4T v2 by itself, with a CTC head or without."""
+"""Wav2Vec2-BERT, the speech encoder of SeamlessM4T v2, with or without a CTC head."""
 
 from residual_st.huggingface.kinds.conformer import known_conformers
 from residual_st.huggingface.kinds.kind import MASKED, Kind, through_base

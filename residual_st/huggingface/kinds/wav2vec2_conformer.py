@@ -1,4 +1,4 @@
-"""wav2vec 2.0 with Conformer layers, whose positions are rotary or relative."""
+"""wav2vec 2.0 with Conformer layers and rotary or relative positions."""
 
 from residual_st.huggingface.kinds.conformer import known_conformers
 from residual_st.huggingface.kinds.kind import MASKED, Kind, through_base

@@ -10,17 +10,17 @@ from residual_st.stacks.symmetries import Symmetry, symmetries_of
 
 
 def symmetries(layer: nn.Module) -> list[Symmetry]:
-    """Positions are added to the first layer's input alone."""
+    """Symmetries of a layer. Positions are only added to the first layer's input."""
     return symmetries_of(layer, ["self_attn"], layer.activation_fn)
 
 
 def decoder_symmetries(layer: nn.Module) -> list[Symmetry]:
-    """As the encoder's."""
+    """Symmetries of a decoder layer, the same as the encoder's."""
     return symmetries_of(layer, ["self_attn", "encoder_attn"], layer.activation_fn)
 
 
 def decoder_layers(*classes: str) -> KnownLayers:
-    """Of decoders that are called as BART's are."""
+    """Layers of decoders with BART's interface."""
     known = {"memory_matrices": ("encoder_attn.k_proj", "encoder_attn.v_proj"), "memory_padding": _memory_padding}
     return KnownLayers(layers=classes, symmetries=decoder_symmetries, known=known)
 

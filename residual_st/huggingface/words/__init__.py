@@ -1,4 +1,4 @@
-"""A dense model's own words, which take the place of labels: how each sort of model makes them, and the loss on them."""
+"""A dense model's own output words, which replace labels: how each type of model generates them, and the loss on them."""
 
 from residual_st.huggingface.words.batch import AudioBatch, OwnWords
 from residual_st.huggingface.words.ctc import CtcWords

@@ -1,4 +1,4 @@
-"""What a model computes from audio, and what is asked of whatever makes its own words."""
+"""A batch of audio with the model's own words, and the interface for generating them."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class AudioBatch:
-    """What a model is given, the words that the dense one made of it, and how many of them come from the prompt."""
+    """The inputs of a model, the words that the dense model generated, and how many of them are the prompt."""
 
     inputs: dict[str, Tensor]
     words: Tensor
@@ -17,19 +17,19 @@ class AudioBatch:
 
 
 class OwnWords(Protocol):
-    """How a sort of model makes its own words, and how well another that is given the same audio predicts them.
+    """Generates a model's own words, and computes how well another model predicts them from the same audio.
 
-    `predict` is None where there are no words whose scores could be compared.
+    `predict` is None if there are no word scores to compare.
     """
 
     def write(self, model: transformers.PreTrainedModel, inputs: dict[str, Tensor], **asked: str | int) -> AudioBatch:
-        """What the model makes of a batch of audio; `asked` of `generate`, where it has that."""
+        """Generate words for a batch of audio; `asked` are arguments of `generate`, if the model has it."""
 
     def count(self, model: nn.Module, batch: AudioBatch) -> int:
-        """How many words the loss of a batch is of."""
+        """Number of words in the loss of a batch."""
 
     def loss(self, model: nn.Module, batch: AudioBatch) -> Tensor:
-        """Of a batch's words, summed: a scalar with gradient."""
+        """Loss summed over a batch's words: a scalar with gradient."""
 
     def predict(self, model: nn.Module, batch: AudioBatch) -> Tensor:
-        """Scores (words that count, vocabulary)."""
+        """Scores (counted words, vocabulary)."""

@@ -1,4 +1,4 @@
-"""Words of a CTC head: the most probable symbol of each frame, repetitions and blanks left out, and the CTC loss on them."""
+"""Words of a CTC head: the most probable symbol per frame, without repetitions and blanks, and the CTC loss on them."""
 
 import torch
 import transformers
@@ -10,7 +10,7 @@ from residual_st.huggingface.words.frames import real_frames
 
 
 class CtcWords:
-    """Of models that have `logits` for each frame, and whose blank is the `pad_token_id` of their config."""
+    """For models with `logits` per frame, whose blank is the `pad_token_id` of their config."""
 
     @torch.no_grad()
     def write(self, model: transformers.PreTrainedModel, inputs: dict[str, Tensor], **asked: str | int) -> AudioBatch:
@@ -37,5 +37,5 @@ class CtcWords:
         return logits[real_frames(model, batch.inputs, logits)]
 
     def _counted(self, model: nn.Module, batch: AudioBatch) -> Tensor:
-        """(batch, words), True for words."""
+        """(batch, words), True for words, False for padding."""
         return batch.words != model.config.pad_token_id

@@ -1,4 +1,4 @@
-"""Words of a text decoder: what `generate` writes by greedy search, and the decoder's loss on it."""
+"""Words of a text decoder: the greedy output of `generate`, and the decoder's loss on it."""
 
 import torch
 import transformers
@@ -8,14 +8,14 @@ from residual_st.huggingface.generation import greedy_words
 from residual_st.huggingface.words.batch import AudioBatch
 from residual_st.huggingface.words.repeating import Repeating
 
-MOST_WORDS = 448  # of half a minute: as many as Whisper's decoder takes
+MOST_WORDS = 448  # maximum for half a minute: the number of positions of Whisper's decoder
 
 
 class DecodedWords:
-    """Of models that have `generate` and take `decoder_input_ids`.
+    """For models with `generate` and `decoder_input_ids`.
 
     Args:
-        asked: what is asked of `generate` unless it is told otherwise, such as `tgt_lang`.
+        asked: default arguments of `generate`, such as `tgt_lang`.
     """
 
     def __init__(self, **asked: str):
@@ -25,7 +25,7 @@ class DecodedWords:
         return AudioBatch(inputs, *greedy_words(model, inputs, MOST_WORDS, [Repeating()], **(self.asked | asked)))
 
     def apart(self, model: nn.Module, batch: AudioBatch) -> list[AudioBatch]:
-        """Each utterance of a batch by itself, without padding behind its words."""
+        """Split a batch into utterances, without padding after their words."""
         lengths = (batch.prompt + self._counted(model, batch).sum(1)).tolist()
         inputs = [dict(zip(batch.inputs, each)) for each in zip(*(value.split(1) for value in batch.inputs.values()))]
         return [AudioBatch(own, words[None, :length], batch.prompt) for own, words, length in zip(inputs, batch.words, lengths)]
@@ -41,11 +41,11 @@ class DecodedWords:
         counted = self._counted(model, batch)
         there = nn.functional.pad(counted, (batch.prompt - 1, 0), value=True)
         words = {"decoder_input_ids": batch.words[:, :-1], "decoder_attention_mask": there.long()}
-        logits = model(**batch.inputs, **words, use_cache=False).logits  # a layer that is called once more would append to a cache
+        logits = model(**batch.inputs, **words, use_cache=False).logits  # calling a layer again would append to a cache
         return logits[:, batch.prompt - 1 :][counted]
 
     def _counted(self, model: nn.Module, batch: AudioBatch) -> Tensor:
-        """The words and the end of each utterance, of those behind the prompt: (batch, words), True where they count."""
+        """(batch, words), True for the words of each utterance after the prompt, including the end."""
         end = model.generation_config.eos_token_id
         end = torch.as_tensor(model.config.eos_token_id if end is None else end, device=batch.words.device)
         ends = torch.isin(batch.words[:, batch.prompt :], end)

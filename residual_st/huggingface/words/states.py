@@ -1,7 +1,8 @@
-"""For encoders without words: their output takes their place.
+"""For encoders without words: their output states replace the words.
 
-The target is the dense model's output with normal noise, and the loss is the target's negative log-likelihood, but for a constant.
-Its gradient at the dense model is the noise. So the mean of squared gradients, which weighs errors, is that of the squared error.
+The target is the dense model's output plus Gaussian noise, and the loss is the negative log-likelihood of the target, up to a
+constant. Its gradient at the dense model is the noise, so the mean of squared gradients, which weights errors, is that of the
+squared error.
 """
 
 from collections.abc import Callable
@@ -21,10 +22,10 @@ def base_states(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
 
 
 class EncodedStates:
-    """Of base models, whatever head is upon them.
+    """For base models, with any head.
 
     Args:
-        compute: the output of a model on what it is given, (frames without padding, width).
+        compute: function (model, inputs) -> output (frames without padding, width).
     """
 
     def __init__(self, compute: Callable[[nn.Module, dict[str, Tensor]], Tensor] = base_states):
@@ -37,7 +38,7 @@ class EncodedStates:
         return AudioBatch(inputs, torch.stack([states, noise * states.std()]))
 
     def count(self, model: nn.Module, batch: AudioBatch) -> int:
-        """Of values, each of which counts as a word."""
+        """Number of values, each of which counts as a word."""
         return batch.words[0].numel()
 
     def loss(self, model: nn.Module, batch: AudioBatch) -> Tensor:
@@ -47,4 +48,4 @@ class EncodedStates:
 
     @property
     def predict(self) -> None:
-        """There are no words to compare; refinement compares the layers' outputs alone."""
+        """Not available: there are no words, so refinement compares only the layers' outputs."""

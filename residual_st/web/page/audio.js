@@ -1,16 +1,16 @@
-// Recordings as mono samples, by what the browser can decode.
+// Recordings as mono samples, decoded by the browser.
 
-const CANCELLED = 0.01; // of the loudest channel's energy
+const CANCELLED = 0.01; // relative to the loudest channel's energy
 
 // A recording in any format that the browser reads -> mono Float32Array at `rate` Hz.
 export async function decode(buffer, rate) {
-  // a context of this rate resamples what it decodes, once, and nothing of a file at this rate
+  // decoding in a context of this rate resamples once, or not at all for a file of this rate
   return mixed(await new OfflineAudioContext(1, 1, rate).decodeAudioData(buffer).catch(() => {
-    throw new Error("This file cannot be read as audio.");
+    throw new Error("The browser cannot read this file as audio.");
   }));
 }
 
-// Mono samples at one rate -> at another.
+// Mono samples at one rate -> at another rate.
 export async function resample(samples, rate, wanted) {
   if (rate === wanted) return samples;
   const offline = new OfflineAudioContext(1, Math.max(1, Math.ceil(samples.length / rate * wanted)), wanted);
@@ -22,7 +22,7 @@ export async function resample(samples, rate, wanted) {
   return (await offline.startRendering()).getChannelData(0);
 }
 
-// The mean of all channels; the loudest one where they cancel each other, as `mixed` of residual_st/audio/reading.py.
+// The mean of the channels, or the loudest channel if they cancel each other: `mixed` of residual_st/audio/reading.py.
 function mixed(decoded) {
   const channels = Array.from({ length: decoded.numberOfChannels }, (_, index) => decoded.getChannelData(index));
   const mean = new Float32Array(decoded.length);

@@ -1,6 +1,6 @@
 // Calls between the page and its worker, both ways.
 
-// Answers calls of the other side with `functions`; returns what calls its own: a name and what is given -> the promise of a value.
+// Answers calls of the other side with `functions`; returns a function that calls the other side: name and arguments -> promise.
 export function connect(port, functions) {
   const waiting = new Map();
   let count = 0;
@@ -18,7 +18,7 @@ export function connect(port, functions) {
       else reject(new Error(error));
     }
   };
-  port.onerror = () => waiting.forEach(({ reject }) => reject(new Error("worker.js cannot be run.")));
+  port.onerror = () => waiting.forEach(({ reject }) => reject(new Error("worker.js cannot be started.")));
   return (name, ...given) => new Promise((resolve, reject) => {
     waiting.set(count, { resolve, reject });
     port.postMessage({ call: count++, name, given });

@@ -1,12 +1,12 @@
-// Live captions: what the microphone hears goes to every model while it is spoken, and text grows.
+// Live captions: audio from the microphone goes to every model, and the text grows.
 
 import { asked } from "./direction.js";
 import { open } from "./microphone.js";
 
-const LATEST = 60; // seconds that a text may be behind: the sound that waits for it is kept
+const LATEST = 60; // maximum delay of a text in seconds, since waiting audio is kept in memory
 
-// Captions of all models until `stop()`; `fail(error)` is told what ends them before. A model gives `stream(direction, rate, show)` of
-// sound at its `soundRate`, with `feed(samples)`, `finish()`, `close()`, which gives it up, and the promise `done`.
+// Captions of all models until `stop()`; `fail(error)` is called if they end before. A model has `stream(direction, rate, show)` for
+// audio at its `soundRate`; a stream has `feed(samples)`, `finish()`, `close()` (discards the rest) and the promise `done`.
 export async function caption(models, fail) {
   const microphone = await open(), streams = [], starts = [];
   let isOver = false, failed = null;
@@ -29,8 +29,8 @@ export async function caption(models, fail) {
       stream.done.catch(giveUp);
       starts.push(() => sound.start(samples => {
         stream.feed(samples);
-        view.heard += samples.length / sound.rate;
-        if (view.behind > LATEST) giveUp(new Error(`The text is more than ${LATEST} s behind: choose a smaller model.`));
+        view.received += samples.length / sound.rate;
+        if (view.behind > LATEST) giveUp(new Error(`The text is more than ${LATEST} s late: choose a smaller model.`));
       }));
     }
     if (!failed) starts.forEach(start => start());
@@ -50,17 +50,17 @@ export async function caption(models, fail) {
   };
 }
 
-// A line for each window; of the open one what stands is plain, and faint what may still be revised.
+// One line per window. In the open window, committed text is plain, and text that may still be revised is faint.
 class View {
   constructor(card) {
-    Object.assign(this, { heard: 0, shown: 0, time: card.querySelector(".time"), open: line(), tail: document.createElement("span") });
+    Object.assign(this, { received: 0, shown: 0, time: card.querySelector(".time"), open: line(), tail: document.createElement("span") });
     this.tail.className = "tail";
     card.querySelector(".text").replaceChildren(this.open);
     this.time.textContent = "";
   }
 
   get behind() {
-    return this.heard - this.shown;
+    return this.received - this.shown;
   }
 
   show({ seconds, closed, text, tail }) {
@@ -68,12 +68,12 @@ class View {
     this.tail.textContent = tail;
     this.open.replaceChildren(text, this.tail);
     this.shown = seconds;
-    this.time.textContent = `${seconds.toFixed(1)} s heard, ${Math.max(0, this.behind).toFixed(1)} s behind`;
+    this.time.textContent = `${seconds.toFixed(1)} s transcribed, ${Math.max(0, this.behind).toFixed(1)} s behind`;
   }
 }
 
 function line(text = "") {
-  const made = document.createElement("div");
-  made.textContent = text;
-  return made;
+  const element = document.createElement("div");
+  element.textContent = text;
+  return element;
 }

@@ -1,4 +1,4 @@
-// In the browser's audio thread: passes on what the microphone hears, a tenth of a second at a time, and null at the end.
+// Runs in the browser's audio thread: posts the microphone's samples, a tenth of a second at a time, and null at the end.
 
 class Capture extends AudioWorkletProcessor {
   constructor() {

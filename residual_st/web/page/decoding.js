@@ -1,10 +1,10 @@
-// What the decoder is given, and what it keeps between its steps: residual_st/runtime/decoding.py, for one utterance.
+// The decoder's input, and its state between steps: residual_st/runtime/decoding.py, for one utterance.
 
 import * as ort from "./ort/ort.wasm.min.mjs";
 
 const integers = (values, shape) => new ort.Tensor("int64", BigInt64Array.from(values, BigInt), shape);
 
-// An utterance's samples, encoded by a model's graphs.
+// Encodes an utterance's samples with a model's graphs.
 export async function encode([encoder, crossAttention, decoder], description, samples) {
   const { states, state_lengths } = await encoder.run({
     samples: new ort.Tensor("float32", samples, [1, samples.length]), lengths: integers([samples.length], [1]),
@@ -18,7 +18,7 @@ class Source {
     Object.assign(this, { decoder, description, samples, states, values });
   }
 
-  // Words that a text may have behind a prompt of so many.
+  // Maximum number of words in a text after a prompt of `prompt` words.
   longestText(settings, prompt) {
     const { sample_rate: rate, shortest_samples: shortest, longest_words: most } = this.description;
     const frames = Math.max(1, 1 + Math.floor((this.samples - shortest) / Math.floor(rate / 100)));
@@ -43,13 +43,13 @@ class Source {
     };
   }
 
-  // Log-probabilities of the words behind the one that a prompt starts with.
+  // Log-probabilities of the word after the first word of a prompt.
   firstWords() {
     this.first ??= this.decoding(1)([this.description.vocabulary.start], [0]);
     return this.first;
   }
 
-  // The language that the utterance is in: the likeliest of the model's own behind the first word of a prompt.
+  // The language of the utterance: the model's likeliest language word after the first word of a prompt.
   async detectedLanguage() {
     const logProbs = await this.firstWords();
     const likelier = (one, other) => (logProbs[other[1][0]] > logProbs[one[1][0]] ? other : one);

@@ -1,10 +1,10 @@
-// What may be asked of a model, as choices beside its name: the task, the spoken language and the language of the text.
+// Menus below a model's name for its task, its spoken language and the language of the text.
 
 import { TRANSCRIBE } from "./languages.js";
 
 const selectsOf = card => Object.fromEntries([...card.querySelectorAll(".direction select")].map(select => [select.name, select]));
 
-// Offers what a model does, as models.json has it.
+// Fills the menus with a model's tasks and languages from models.json.
 export function offer(card, { tasks, sources, targets, default: own }) {
   const selects = selectsOf(card);
   const offered = { task: Object.fromEntries(tasks.map(name => [name, name])), source_lang: sources, target_lang: targets };
@@ -16,7 +16,7 @@ export function offer(card, { tasks, sources, targets, default: own }) {
   }
 }
 
-// Has one thing chosen, of a model that offers it.
+// Selects a value if the model offers it.
 export function choose(card, name, value) {
   const selects = selectsOf(card);
   if ([...selects[name].options].some(option => option.value === value)) selects[name].value = value;
@@ -24,13 +24,13 @@ export function choose(card, name, value) {
   if (selects.task.value === TRANSCRIBE) selects.target_lang.closest("label").hidden = true;
 }
 
-// What is chosen, null where there is nothing to choose: what `wordsOf` and the server take.
+// The selected values, null for hidden menus, in the form that `wordsOf` and the server take.
 export function asked(card) {
   const selects = Object.entries(selectsOf(card));
   return Object.fromEntries(selects.map(([name, select]) => [name, select.closest("label").hidden ? null : select.value]));
 }
 
-// The name of a model's source language, as it is offered.
+// The displayed name of a model's source language.
 export function nameOf(card, source) {
   return [...selectsOf(card).source_lang.options].find(option => option.value === source).text;
 }

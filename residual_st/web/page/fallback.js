@@ -1,4 +1,4 @@
-// Texts that are not believed, by the rules of Whisper's authors: residual_st/runtime/fallback.py. Rules that are null are off.
+// Fallback rules of Whisper's authors: residual_st/runtime/fallback.py. Rules that are null are off.
 
 export const isGuess = ({ log_prob: least = null }, { score }) => least !== null && score < least;
 

@@ -1,9 +1,9 @@
-// Models that run in this browser, by onnxruntime-web: what is said does not leave it. They run in a worker: the page stays responsive.
+// Models that run in this browser with onnxruntime-web; audio does not leave it. They run in a worker to keep the page responsive.
 
 import { resample } from "./audio.js";
 import { connect } from "./calls.js";
 
-const shows = new Map(); // of each stream
+const shows = new Map(); // stream -> callback for its updates
 const worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
 const ask = connect(worker, { resample, show: (stream, update) => shows.get(stream)(update) });
 

@@ -1,17 +1,17 @@
-// The microphone: a recording of it, or its samples as they come. Errors say in one sentence what to do.
+// The microphone: a recording, or live samples. Error messages say what to do.
 
 const NO_MICROPHONE = {
-  NotAllowedError: "The microphone was not allowed: allow it for this page in the browser's settings",
+  NotAllowedError: "Access to the microphone was denied: allow it for this page in the browser's settings",
   NotFoundError: "No microphone was found: connect one",
-  NotReadableError: "The microphone cannot be opened, maybe because another program uses it: close that",
+  NotReadableError: "The microphone cannot be opened, perhaps because another program uses it: close that program",
 };
 
 async function opened(isSupported, audio) {
   if (!window.isSecureContext) {
-    throw new Error("Browsers let a page use the microphone only on https or localhost: open this one there, or choose a recording.");
+    throw new Error("Browsers allow the microphone only on https or localhost: open this page there, or choose a recording.");
   }
   if (!navigator.mediaDevices?.getUserMedia || !isSupported) {
-    throw new Error("This browser cannot record: take another one, or choose a recording.");
+    throw new Error("This browser cannot record: use another browser, or choose a recording.");
   }
   return navigator.mediaDevices.getUserMedia({ audio }).catch(error => {
     throw new Error(`${NO_MICROPHONE[error.name] ?? `The microphone cannot be used (${error.name})`}, or choose a recording.`);
@@ -20,7 +20,7 @@ async function opened(isSupported, audio) {
 
 const close = stream => stream.getTracks().forEach(track => track.stop());
 
-// What the microphone records until `stop()`, as bytes of a file.
+// Records from the microphone until `stop()`, which returns the bytes of a file.
 export async function record() {
   const stream = await opened(window.MediaRecorder, true);
   const recorder = new MediaRecorder(stream), parts = [];
@@ -37,9 +37,9 @@ export async function record() {
   };
 }
 
-// The microphone until `stop()`, of which several may hear: `sound(rate)` is what it says at that rate, or at the browser's own.
+// The microphone until `stop()`, for several readers: `sound(rate)` gives its samples at that rate, or at the browser's own.
 export async function open() {
-  // nothing is taken for noise or echo: models are trained on sound as it is, and `residual-st listen` hears it so
+  // no noise or echo suppression: models are trained on unprocessed audio, and `residual-st listen` uses it too
   const stream = await opened(window.AudioWorkletNode, { echoCancellation: false, noiseSuppression: false, autoGainControl: false });
   const sounds = [];
   return {
@@ -54,7 +54,7 @@ export async function open() {
   };
 }
 
-// Mono samples of a stream at `rate`, for `start(heard)`, a tenth of a second at a time. At its end, what is left is heard, too.
+// Mono samples of a stream at `rate`, passed to the callback of `start`, a tenth of a second at a time and the rest at the end.
 async function sound(stream, wanted) {
   const context = new AudioContext(wanted ? { sampleRate: wanted } : {});
   await context.audioWorklet.addModule(new URL("./capture.js", import.meta.url));
@@ -62,8 +62,8 @@ async function sound(stream, wanted) {
   const over = new Promise(resolve => { node.port.addEventListener("message", ({ data }) => { if (data === null) resolve(); }); });
   return {
     rate: context.sampleRate,
-    start(heard) {
-      node.port.addEventListener("message", ({ data }) => { if (data !== null) heard(data); });
+    start(receive) {
+      node.port.addEventListener("message", ({ data }) => { if (data !== null) receive(data); });
       node.port.start();
       source(context, stream).connect(node);
     },
@@ -79,7 +79,7 @@ async function sound(stream, wanted) {
 function source(context, stream) {
   try {
     return context.createMediaStreamSource(stream);
-  } catch { // there are browsers that do not resample a microphone
-    throw new Error(`This browser cannot record at ${context.sampleRate} Hz: take another one, or choose a recording.`);
+  } catch { // some browsers do not resample a microphone
+    throw new Error(`This browser cannot record at ${context.sampleRate} Hz: use another browser, or choose a recording.`);
   }
 }

@@ -6,9 +6,9 @@ import { encode } from "./decoding.js";
 const GRAPHS = ["encoder.onnx", "cross_attention.onnx", "decoder.onnx"];
 
 ort.env.wasm.wasmPaths = new URL("./ort/", import.meta.url).href;
-ort.env.wasm.numThreads = 1; // more need headers that static hosts do not send
+ort.env.wasm.numThreads = 1; // more threads need HTTP headers that static hosts do not send
 
-// The model of a folder, given by its address.
+// Loads the model of a folder, given by its URL.
 export async function load(path) {
   const description = await (await fetched(`${path}model.json`)).json();
   const sessions = [];
@@ -22,13 +22,13 @@ export async function load(path) {
 
 async function fetched(url) {
   const response = await fetch(url).catch(() => { throw new Error(`${url} cannot be fetched. Is the server still running?`); });
-  if (!response.ok) throw new Error(`${url} is not there (${response.status}).`);
+  if (!response.ok) throw new Error(`${url} cannot be fetched: status ${response.status}.`);
   return response;
 }
 
 async function check(name, bytes, written) {
-  if (!crypto.subtle) return; // pages that are not on https or this machine have none
+  if (!crypto.subtle) return; // only available on https and localhost
   const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
   const hex = [...digest].map(byte => byte.toString(16).padStart(2, "0")).join("");
-  if (hex !== written.sha256) throw new Error(`${name} is not what was exported: its checksum differs.`);
+  if (hex !== written.sha256) throw new Error(`${name} was changed after export: its checksum differs.`);
 }

@@ -1,14 +1,14 @@
-// Sums and chance.
+// Sums and random numbers.
 
 export const most = values => values.reduce((one, other) => (other > one ? other : one), -Infinity);
 
-// The logarithm of a sum, of the logarithms of what is added.
+// The logarithm of a sum, from the logarithms of its terms.
 export function logOfSum(values) {
   const largest = most(values);
   return largest === -Infinity ? largest : largest + Math.log(values.reduce((sum, value) => sum + Math.exp(value - largest), 0));
 }
 
-// A function that draws numbers from 0 to 1, the same ones from the same seed: mulberry32, of Tommy Ettinger (public domain).
+// A random number generator from 0 to 1, reproducible by its seed: mulberry32 by Tommy Ettinger (public domain).
 export function randomFrom(seed) {
   return () => {
     seed = (seed + 0x6d2b79f5) | 0;

@@ -1,4 +1,4 @@
-// Models that run on the server that this page came from.
+// Models that run on this page's server.
 
 import { wav } from "./audio.js";
 
@@ -20,7 +20,7 @@ export async function load(model) {
   };
 }
 
-// Text of samples at any rate while they come, by residual_st/web/captions.py.
+// Text of live samples at any rate, by residual_st/web/captions.py.
 async function stream(number, direction, rate, show) {
   const address = new URL(`captions/${number}`, location.href);
   address.protocol = address.protocol.replace("http", "ws");

@@ -1,4 +1,4 @@
-// The page: what is recorded or chosen goes to each model in turn.
+// The page: a recording goes to each model in turn.
 
 import { decode } from "./audio.js";
 import { caption } from "./captions.js";
@@ -19,7 +19,7 @@ async function start() {
   const listing = await fetch("models.json").catch(() => { throw new Error("The server does not answer. Is it still running?"); });
   const { engine, models: listed } = await listing.json().catch(() => { throw new Error("models.json beside this page cannot be read."); });
   element("where").textContent = engine === "browser"
-    ? "The models run in this browser. What you say does not leave it." : "The models run on the server that this page came from.";
+    ? "The models run in this browser. What you say does not leave it." : "The models run on this page's server.";
   const { load } = await import(engine === "browser" ? "./in_browser.js" : "./on_server.js");
   for (const model of listed) {
     status(`Loading ${model.name}…`);
@@ -35,7 +35,7 @@ async function start() {
   status("Ready.");
 }
 
-// What is chosen for one model is chosen for all that have it.
+// A choice for one model is made for all models that offer it.
 element("models").addEventListener("change", ({ target }) => {
   for (const { card } of models) choose(card, target.name, target.value);
 });
@@ -67,7 +67,7 @@ async function translate(blob) {
   }
 }
 
-// A button begins something, which `begin(fail)` gives, and ends it when it is pressed again; `fail(error)` says that it has ended.
+// A button that starts something with `begin(fail)` and ends it when pressed again; `fail(error)` reports that it ended by itself.
 function toggle(id, begin, end) {
   const button = element(id), label = button.textContent;
   let running = null;

@@ -1,24 +1,24 @@
-// Recordings cut at their pauses: the rule of residual_st/audio/pauses.py, with the same voice-activity detector.
+// Cutting recordings at pauses: the algorithm of residual_st/audio/pauses.py, with the same voice-activity detector.
 
 import * as ort from "./ort/ort.wasm.min.mjs";
 import { resample as resampleHere } from "./audio.js";
 
-export const RATE = 16000, FRAME = 512; // Hz and samples, of the detector
+export const RATE = 16000, FRAME = 512; // the detector's sample rate in Hz, and samples per frame
 const CONTEXT = 64, BLOCK_FRAMES = 4096, STATE = [1, 1, 128], PEAK = 0.5;
 const BEGIN = 0.5, END = 0.35, LEAST = 4, STEP = 128, SILENCE = 1e-6, AROUND = 9;
-export const PAUSE = 7, MARGIN = 3; // frames: between two pieces, and of these what stays with a piece
-export const CLOSE = 2, SHORT = 1; // seconds: pieces that lie further apart are not joined, and shorter ones are, to a neighbour
+export const PAUSE = 7, MARGIN = 3; // frames: minimum pause between two segments, and pause kept at each end of a segment
+export const CLOSE = 2, SHORT = 1; // seconds: segments further apart are not joined; shorter segments are joined to a neighbour
 const steps = seconds => Math.floor(seconds * RATE / STEP);
 let detector = null, resample = resampleHere;
 
-// Workers, which cannot resample, say who can.
+// Sets the resampling function; workers cannot resample themselves.
 export function resampleBy(other) {
   resample = other;
 }
 
-// Mono samples at `rate` -> [first sample, the one behind the last] of each piece in which somebody speaks.
-// `lengths` are the seconds `longest` and `joined`. The last piece of a recording that
-// continues (`isPartial`) is not joined for being short.
+// Mono samples at `rate` -> [first sample, sample after the last] of each segment with speech.
+// `lengths` are `longest` and `joined` in seconds. If the recording continues (`isPartial`), its last segment is not joined for
+// being short.
 export async function spansBetweenPauses(samples, rate, lengths, isPartial = false) {
   if (!samples.length) return [];
   const given = await resample(samples, rate, RATE), filled = new Float32Array(Math.ceil(given.length / FRAME) * FRAME);
@@ -37,16 +37,16 @@ export async function spansBetweenPauses(samples, rate, lengths, isPartial = fal
   });
 }
 
-// As numpy has it, between the two nearest.
+// Interpolates between the two nearest values, as numpy does.
 function percentile(values, percent) {
   const sorted = Float64Array.from(values).sort(), at = (sorted.length - 1) * percent / 100, below = Math.floor(at);
   return sorted[below] + (at - below) * ((sorted[below + 1] ?? sorted[below]) - sorted[below]);
 }
 
-// Of speech, in each frame of 32 ms.
+// The probability of speech in each frame of 32 ms.
 async function probabilities(samples) {
   detector ??= ort.InferenceSession.create(new URL("./silero_vad.onnx", import.meta.url).href, { executionProviders: ["wasm"] });
-  const session = await detector, found = [], frames = samples.length / FRAME;
+  const session = await detector, result = [], frames = samples.length / FRAME;
   const empty = () => new ort.Tensor("float32", new Float32Array(128), STATE);
   const padded = new Float32Array(CONTEXT + samples.length), size = CONTEXT + FRAME;
   padded.set(samples, CONTEXT);
@@ -56,16 +56,16 @@ async function probabilities(samples) {
       input.set(padded.subarray((start + frame) * FRAME, (start + frame) * FRAME + size), frame * size);
     }
     const { speech_probs, hn, cn } = await session.run({ input: new ort.Tensor("float32", input, [count, size]), h, c });
-    found.push(...speech_probs.data);
+    result.push(...speech_probs.data);
     [h, c] = [hn, cn];
   }
-  return found;
+  return result;
 }
 
-function spoken(found) {
+function spoken(probabilities) {
   const spans = [];
   let speaking = false;
-  found.forEach((probability, frame) => {
+  probabilities.forEach((probability, frame) => {
     speaking = probability >= (speaking ? END : BEGIN);
     if (!speaking) return;
     const last = spans.at(-1);
@@ -77,10 +77,10 @@ function spoken(found) {
     }
   });
   return spans.filter(({ count }) => count >= LEAST)
-    .map(({ start, end }) => [Math.max(0, start - MARGIN), Math.min(found.length, end + MARGIN)]);
+    .map(({ start, end }) => [Math.max(0, start - MARGIN), Math.min(probabilities.length, end + MARGIN)]);
 }
 
-// A span of steps without digital silence at its ends.
+// A span of steps, with digital silence at its ends removed.
 function audible(energy, silence, [start, end]) {
   let [first, last] = [start, end];
   while (first < last && !(energy[first] > silence)) first++;
@@ -99,7 +99,7 @@ function join(spans, { longest, joined }, isPartial) {
   return result;
 }
 
-// Cuts between pieces of at most `longest` steps; new ones fall where the middle half of a piece is quietest.
+// Cuts between segments of at most `longest` steps; new cuts are at the quietest place in the middle half of a segment.
 function cutLong(energy, [start, end], longest) {
   if (end - start <= longest) return [start, end];
   const quarter = Math.floor((end - start) / 4);

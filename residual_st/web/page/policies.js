@@ -1,10 +1,10 @@
-// How many of the words that were just found stand: residual_st/streaming/policies.py.
+// How many of the new words are committed, that is, never revised: residual_st/streaming/policies.py.
 
-// Words stand that two steps in a row have found, except the last one.
+// Commits words on which two successive steps agree, except the last one.
 export class LocalAgreement {
   before = [];
 
-  standing(words) {
+  committed(words) {
     const differs = words.findIndex((word, place) => word !== this.before[place]);
     const agreed = Math.max(0, Math.min(differs < 0 ? words.length : differs, words.length - 1));
     this.before = words.slice(agreed);
@@ -12,7 +12,7 @@ export class LocalAgreement {
   }
 }
 
-// How many of the first words a text has: those to which its edit distance is least, and of several numbers the largest.
+// The length of the prefix of `words` that is closest to `text` in edit distance; of several, the longest.
 export function covered(words, text) {
   let costs = [0, ...words].map((_, place) => place);
   for (const word of text) {
@@ -25,7 +25,7 @@ export function covered(words, text) {
   return costs.lastIndexOf(Math.min(...costs));
 }
 
-// The place nearest to `here` at which a text can be cut in two with a space between them; `here` where there is none.
+// The position nearest to `here` at which a text can be split at a space; `here` if there is none.
 export function betweenWords(words, here, written) {
   if (here === 0 || here === words.length) return here;
   const text = written(words), places = [...words.keys()].slice(1)

@@ -1,15 +1,15 @@
-// Which words may follow in a text: residual_st/runtime/rules.py.
+// Rules for which words may come next in a text: residual_st/runtime/rules.py.
 
 import { restrict } from "./timestamps.js";
 
 export class Rules {
-  // `given` are words behind the prefix, of a text that was found before.
+  // `given` are words after the prefix, from the text of an earlier step.
   constructor(vocabulary, settings, longest, prefix = [], timestamps = null, given = []) {
     const forced = [...prefix, ...given];
     Object.assign(this, { vocabulary, settings, longest, start: prefix.length, forced, timestamps, eos: vocabulary.eos });
   }
 
-  // Log-probabilities of the next words, with -Infinity where they may not follow the text so far.
+  // Log-probabilities of the next words, with -Infinity for words that may not follow the text so far.
   allowed(logProbs, tokens) {
     const { pad, unk, eos, suppressed = [], begin_suppressed: beginSuppressed = [] } = this.vocabulary, step = tokens.length;
     logProbs.forEach((value, word) => { if (Number.isNaN(value)) logProbs[word] = -Infinity; });

@@ -1,9 +1,9 @@
-// One text, word by word: residual_st/runtime/sampling.py.
+// Greedy decoding or sampling of one text: residual_st/runtime/sampling.py.
 
 import { logOfSum } from "./numbers.js";
 
-// The likeliest words at temperature 0; above, words by chance. `step` and `prompt` are those of a search with one hypothesis. The
-// score is the mean log-probability of the words and the end, among those that might follow.
+// The likeliest words at temperature 0; sampled words above it. `step` and `prompt` are those of a search with one hypothesis. The
+// score is the mean log-probability of the words and the end, normalised over the allowed words.
 export async function draw(step, rules, prompt, temperature, random) {
   for (const word of prompt.slice(0, -1)) await step([word], [0]);
   const tokens = [];
@@ -18,7 +18,7 @@ export async function draw(step, rules, prompt, temperature, random) {
 
 const likeliest = values => values.reduce((found, value, word) => (value > values[found] ? word : found), 0);
 
-// The largest of values with such noise falls on each by its chance.
+// Gumbel noise: the maximum then falls on each word with its probability.
 function byChance(logProbs, temperature, random) {
   return likeliest(logProbs.map(value => value / temperature - Math.log(-Math.log(random()))));
 }

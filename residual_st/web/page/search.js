@@ -1,4 +1,4 @@
-// The search for texts in one direction, and until one is believed: residual_st/runtime/search.py.
+// The search for texts in one direction, with fallback: residual_st/runtime/search.py.
 
 import { search as beamSearch } from "./beam_search.js";
 import { isGuess, repeatsItself } from "./fallback.js";
@@ -11,7 +11,7 @@ import { opening } from "./vocabulary.js";
 const FAIRSEQ = { beam: 5, lenpen: 1, unkpen: 0, max_len_a: 0, max_len_b: 200, min_len: 1, early_stopping: true };
 
 export class Search {
-  // `description` is a folder's, `direction` known in full; `withTimes`: whether texts have the model's own time stamps.
+  // `description` is a folder's, `direction` fully known; `withTimes`: whether texts have the model's timestamps.
   constructor(description, direction, withTimes) {
     const { prompt, prefix } = opening(description.vocabulary, wordsOf(description.languages, direction));
     this.vocabulary = description.vocabulary;
@@ -23,25 +23,25 @@ export class Search {
     this.prefix = prefix;
   }
 
-  // The best text of an encoded utterance, which begins with words that are given.
+  // The best text of an encoded utterance that begins with the words `given`.
   best(source, given = []) {
     return beamSearch(source.decoding(this.settings.beam), this.rules(source, given), this.settings, this.prompt);
   }
 
-  // A text by chance; at temperature 0 the likeliest words.
+  // A sampled text; at temperature 0 greedy.
   drawn(source, temperature, random, given = []) {
     return draw(source.decoding(1), this.rules(source, given), this.prompt, temperature, random);
   }
 
-  // The text of the first search that is believed, or the likeliest unless it repeats itself, or null.
+  // The first text that the fallback rules accept, else the likeliest text unless it is a repetition loop, else null.
   async believed(source, random, given = []) {
     const { fallback } = this, hasTimes = this.timestamps !== null;
     let stands = null;
     for (const temperature of fallback.temperatures ?? [0]) {
-      // the likeliest words with time stamps are weighed among those that may follow, as Whisper's authors do it
+      // with timestamps, probabilities are normalised over the allowed words, as Whisper's authors do
       const isDrawn = temperature || (hasTimes && this.settings.beam === 1);
       const text = await (isDrawn ? this.drawn(source, temperature, random, given) : this.best(source, given));
-      // without time stamps the likeliest text may be a guess
+      // without timestamps the likeliest text may be a guess
       const guessed = isGuess(fallback, text) && Boolean(temperature || hasTimes);
       if (guessed && hasTimes && Math.exp((await source.firstWords())[this.silence]) > (fallback.no_speech ?? Infinity)) return null;
       if (await repeatsItself(fallback, text, this.vocabulary)) continue;

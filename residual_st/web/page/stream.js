@@ -1,4 +1,4 @@
-// Speech as it comes, and its text as it grows: residual_st/streaming/stream.py, by local agreement.
+// Text of a live audio stream, with the policy local-agreement: residual_st/streaming/stream.py.
 
 import { randomFrom } from "./numbers.js";
 import { FRAME, MARGIN, PAUSE, RATE, CLOSE, SHORT, spansBetweenPauses } from "./pauses.js";
@@ -6,12 +6,12 @@ import { LocalAgreement, betweenWords, covered } from "./policies.js";
 import { Texts } from "./texts.js";
 import { text } from "./vocabulary.js";
 
-const CHUNK = 1, KEPT = 1; // seconds: of new sound in each step, and of what came before speech
-const JOINED = 0.5; // of the length to which a recording's pieces are joined
-const BEHIND = (PAUSE - MARGIN) * FRAME / RATE; // seconds of quiet behind a piece
+const CHUNK = 1, KEPT = 1; // seconds: new audio per step, and audio kept from before speech begins
+const JOINED = 0.5; // relative to `lengths.joined` of recordings
+const BEHIND = (PAUSE - MARGIN) * FRAME / RATE; // seconds of silence after a segment, beyond its margin
 const SEED = 1;
 
-// Text of one speaker's stream. `model` and `lengths` are those of `translate`; `show` is told as much as a line of `listen --json`.
+// Text of one stream. `model` and `lengths` are those of `translate`; `show` is called with updates in the form of `listen --json`.
 export class Stream {
   constructor(model, lengths, asked, show) {
     const { sample_rate: rate } = model.description;
@@ -27,20 +27,20 @@ export class Stream {
     this.work();
   }
 
-  // The promise of the last update.
+  // Returns the promise of the last update.
   finish() {
     this.isEnding = true;
     this.work();
     return this.done;
   }
 
-  // Gives the rest up.
+  // Discards the rest.
   close() {
     this.isClosed = true;
     this.resolve();
   }
 
-  // One step after the other, each of all chunks that are whole by then, or of as many as a window holds.
+  // One step after another, each with all chunks that are complete by then, up to the length of a window.
   async work() {
     if (this.isWorking) return;
     this.isWorking = true;
@@ -59,11 +59,11 @@ export class Stream {
     this.isWorking = false;
   }
 
-  // A new window, in which these words stand already.
+  // Begins a new window, in which `words` are already committed.
   open(words) {
     Object.assign(this, { policy: new LocalAgreement(), words, text: whole(this.written(words)) });
-    this.start = this.heard = null; // samples of the stream from which on and up to which its words were found
-    Object.assign(this, { states: 0, tail: "" }); // of the step before
+    this.start = this.decodedTo = null; // first and last sample of the stream that its words were decoded from
+    Object.assign(this, { states: 0, tail: "" }); // from the last step
   }
 
   async step(count, isLast) {
@@ -71,11 +71,11 @@ export class Stream {
     this.waiting = this.waiting.slice(count);
     let spans = await spansBetweenPauses(this.held, this.rate, this.lengths, !isLast), tail = "";
     const closed = [];
-    if (this.heard !== null && this.words.length) {
-      // what was taken for speech stays it, though something louder came behind it
-      const start = this.start - this.before, heard = this.heard - this.before;
-      if (spans.length && spans[0][0] < heard) spans[0][0] = Math.min(start, spans[0][0]);
-      else spans.unshift([start, heard]);
+    if (this.decodedTo !== null && this.words.length) {
+      // audio classified as speech stays speech, even if louder audio follows
+      const start = this.start - this.before, decoded = this.decodedTo - this.before;
+      if (spans.length && spans[0][0] < decoded) spans[0][0] = Math.min(start, spans[0][0]);
+      else spans.unshift([start, decoded]);
     }
     while (spans.length && (spans.length > 1 || isLast || this.isOver(spans[0]))) {
       const [start, end] = spans.shift(), segment = await this.end(start, end);
@@ -88,35 +88,35 @@ export class Stream {
     return { seconds: (this.before + this.held.length) / this.rate, closed, text: this.text, tail };
   }
 
-  // Whether the last window ends with its speech: a short one may go on behind its pause.
+  // Whether the last window has ended: a short window may continue after its pause.
   isOver([start, end]) {
     const isWhole = end - start >= Math.max(SHORT, this.lengths.joined) * this.rate;
     return this.held.length - end >= (isWhole ? BEHIND : CLOSE) * this.rate;
   }
 
-  // Finds more words of the open window -> the text of those that do not stand.
+  // Decodes the open window and commits words; returns the text of the uncommitted words.
   async grow([start, end]) {
     const source = await this.source(start, end);
     if (!source) return "";
-    const states = this.statesOf(source, end - start), [first, heard] = [this.start, this.heard];
-    [this.start, this.heard] = [this.before + start, this.before + end];
-    // there is more sound, and no whole state of it: two steps in a row would be one
-    if (this.start === first && states === this.states && this.heard > heard) return this.tail;
+    const states = this.statesOf(source, end - start), [first, decoded] = [this.start, this.decodedTo];
+    [this.start, this.decodedTo] = [this.before + start, this.before + end];
+    // no new complete state: comparing with the last step would compare it with itself
+    if (this.start === first && states === this.states && this.decodedTo > decoded) return this.tail;
     this.states = states;
-    const found = await this.texts.found(source, this.words), standing = this.policy.standing(found);
-    this.words = [...this.words, ...found.slice(0, standing)];
+    const candidate = await this.texts.candidate(source, this.words), committed = this.policy.committed(candidate);
+    this.words = [...this.words, ...candidate.slice(0, committed)];
     this.text = this.grown(this.words);
-    const rest = found.slice(standing), all = this.written([...this.words, ...rest]);
+    const rest = candidate.slice(committed), all = this.written([...this.words, ...rest]);
     this.tail = all.startsWith(this.text) ? all.slice(this.text.length) : this.written(rest);
     return this.tail;
   }
 
-  // Ends the window, and begins the next one with those words that stand and are of what comes behind.
+  // Ends the window, and begins the next one with the committed words that belong to later audio.
   async end(start, end) {
     const source = await this.source(start, end);
     let words = this.words, later = [];
     if (source) {
-      if (this.heard !== null && this.heard > this.before + end) { // speech without a pause was cut
+      if (this.decodedTo !== null && this.decodedTo > this.before + end) { // speech without a pause was cut
         const anew = await this.texts.last(source, [], this.random);
         const here = betweenWords(words, covered(words, anew), some => this.written(some));
         [words, later] = [words.slice(0, here), words.slice(here)];
@@ -133,7 +133,7 @@ export class Stream {
     return end - start < this.model.description.shortest_samples ? null : this.model.source(this.held.subarray(start, end));
   }
 
-  // That are of so many samples: Whisper's are always those of its longest window.
+  // Number of states for `samples` samples; Whisper always returns the states of its longest window.
   statesOf(source, samples) {
     const { arch, longest_seconds: longest } = this.model.description;
     return arch === "whisper" ? Math.max(1, Math.round(source.states * samples / (longest * this.rate))) : source.states;
@@ -148,14 +148,14 @@ export class Stream {
     return text(this.model.description.vocabulary, words);
   }
 
-  // Text of words that stand, which begins with the text before.
+  // Text of committed words, which begins with the earlier text.
   grown(words) {
     const made = whole(this.written(words));
     return made.startsWith(this.text) ? made : this.text;
   }
 }
 
-// A text without half a letter at its end.
+// A text without an incomplete character at its end.
 const whole = text => text.replace(/\ufffd+$/, "");
 
 function joined(one, other) {

@@ -1,22 +1,22 @@
-// What a window says behind the words that stand: residual_st/streaming/texts.py.
+// Decoding of a window's words after the committed words: residual_st/streaming/texts.py.
 
 import { repeatsItself } from "./fallback.js";
 import { AUTO } from "./languages.js";
 import { Search } from "./search.js";
 
 export class Texts {
-  // A language that is to be detected is that of the first window that ends.
+  // A language to be detected is that of the first complete window.
   constructor(description, asked) {
     Object.assign(this, { description, asked, search: asked.source_lang === AUTO ? null : new Search(description, asked, false) });
   }
 
-  // What the search finds in an open window; nothing where its text repeats itself.
-  async found(source, words) {
+  // The search's words for an open window; none if its text is a repetition loop.
+  async candidate(source, words) {
     const search = await this.searchOf(source), best = await search.best(source, words);
     return await repeatsItself(search.fallback, best, search.vocabulary) ? [] : behind(search, words, best);
   }
 
-  // The rest of a window that ends, as `translate` finds it.
+  // The remaining words of a complete window, decoded like `translate` does.
   async last(source, words, random) {
     const search = await this.searchOf(source), text = await search.believed(source, random, words);
     return text ? behind(search, words, text) : [];

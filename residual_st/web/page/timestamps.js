@@ -1,8 +1,8 @@
-// Whisper's own time stamps: residual_st/runtime/timestamps.py. `timestamps` are a folder's.
+// Whisper's timestamps: residual_st/runtime/timestamps.py. `timestamps` is the entry of a folder's description.
 
 import { logOfSum, most } from "./numbers.js";
 
-// Has log-probabilities of the next words with -Infinity where they may not follow the text so far.
+// Sets the log-probabilities of words that may not follow the text so far to -Infinity.
 export function restrict({ none, first, latest_start: latest }, logProbs, tokens, eos) {
   logProbs[none] = -Infinity;
   if (!tokens.length) {
@@ -19,7 +19,7 @@ export function restrict({ none, first, latest_start: latest }, logProbs, tokens
   if (logOfSum(times) > most(others)) others.fill(-Infinity);
 }
 
-// The sentences of a window of so many seconds: [start, end, words without times]; and how many seconds are done with.
+// The sentences of a window that lasts `seconds`, each [start, end, words without timestamps], and the seconds done.
 export function segments({ first, seconds: step }, tokens, seconds) {
   const isTime = tokens.map(token => token >= first), time = token => (token - first) * step;
   const words = some => some.filter(token => token < first);

@@ -7,10 +7,10 @@ import { Search } from "./search.js";
 import { text } from "./vocabulary.js";
 import { sentences } from "./windows.js";
 
-const SEED = 1; // of texts that are found by chance, anew for each recording
+const SEED = 1; // random seed for sampled texts, reset for each recording
 
-// Mono samples -> their text, and the language that is spoken, `AUTO` where nobody speaks. `model` has a `description` and encodes
-// an utterance's samples by `source(samples)`; `lengths` are those that recordings are cut into where it has no time stamps.
+// Mono samples -> their text and the spoken language, `AUTO` without speech. `model` has a `description` and encodes an utterance's
+// samples with `source(samples)`; `lengths` are the segment lengths for models without timestamps.
 export async function translate(model, lengths, samples, asked) {
   const { description } = model, window = Math.trunc(description.longest_seconds * description.sample_rate);
   const spans = await spansOf(description, lengths, samples);
@@ -26,7 +26,7 @@ export async function translate(model, lengths, samples, asked) {
   return { text: texts.filter(Boolean).join(" "), source_lang: direction.source_lang };
 }
 
-// The direction, with the language of the first window of the recording, or the first one in which somebody speaks.
+// The direction, with the language of the recording's first window, or of the first one with speech.
 async function detected(sourceOf, spans, length, window, direction) {
   if (direction.source_lang !== AUTO) return direction;
   const start = spans[0][0] < window ? 0 : spans[0][0];
@@ -34,14 +34,14 @@ async function detected(sourceOf, spans, length, window, direction) {
   return { ...direction, source_lang: await source.detectedLanguage() };
 }
 
-// Yields the words of a span, decoded as one.
+// Yields the words of a span, decoded as a whole.
 async function* piece({ shortest_samples: shortest }, sourceOf, [start, end], search, random) {
   if (end - start < shortest) return;
   const text = await search.believed(await sourceOf(start, end), random);
   if (text) yield text.tokens;
 }
 
-// What is decoded: the pieces between pauses or, by time stamps, all that lies between pauses of more than 2 s.
+// Spans to decode: the segments between pauses or, with timestamps, all audio between pauses of more than 2 s.
 async function spansOf({ sample_rate: rate, timestamps }, lengths, samples) {
   if (!timestamps) return spansBetweenPauses(samples, rate, lengths);
   const whole = samples.length / rate + CLOSE, close = Math.round(CLOSE * rate);
@@ -51,7 +51,7 @@ async function spansOf({ sample_rate: rate, timestamps }, lengths, samples) {
   return spans;
 }
 
-// What is encoded last is not encoded again.
+// Caches the last encoded span.
 function once(encode) {
   let last = null, place = null;
   return (start, end) => {

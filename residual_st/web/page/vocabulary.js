@@ -1,12 +1,12 @@
 // The vocabulary of residual_st/runtime/vocabulary.py.
 
-// What the decoder is given before the search, and what a text begins with, where `asked` are the words for task and languages.
+// The decoder's prompt before the search, and the words that a text begins with; `asked` are the words for task and languages.
 export function opening({ start, begin, prompted }, asked) {
   const words = [...asked, ...begin];
   return prompted ? { prompt: [start, ...words], prefix: [] } : { prompt: [start], prefix: words };
 }
 
-// Words as a text, without spaces around it.
+// The text of words, without surrounding spaces.
 export function text({ symbols, pieces, hidden, replaced = [] }, tokens) {
   const hiddenOnes = new Set(hidden);
   const kept = tokens.filter(token => !hiddenOnes.has(token)).map(token => symbols[token]);
@@ -16,7 +16,7 @@ export function text({ symbols, pieces, hidden, replaced = [] }, tokens) {
   return joined.replace(/^ +| +$/g, "");
 }
 
-// The text of sentencepiece's pieces. A byte that belongs to no letter becomes U+FFFD.
+// The text of sentencepiece's pieces. A byte outside any valid character becomes U+FFFD.
 function joinedPieces(pieces) {
   let joined = "", bytes = [];
   for (const piece of [...pieces, ""]) {
@@ -46,7 +46,7 @@ function lettersOf(bytes) {
   return letters;
 }
 
-// The text of words whose letters stand for bytes. One with another letter, which was added to them, is its own text.
+// The text of words whose letters stand for bytes. An added word with other letters is used as it is.
 function joinedLetters(words) {
   const bytes = words.flatMap(word => {
     const found = [...word].map(letter => BYTES.get(letter));
@@ -59,7 +59,7 @@ function decoded(bytes, fatal) {
   return new TextDecoder("utf-8", { fatal, ignoreBOM: true }).decode(Uint8Array.from(bytes));
 }
 
-// GPT-2 writes a byte as the letter of this number if it is one that can be seen, and the others from number 256 on.
+// GPT-2's letters for bytes: a visible character stands for itself, and the other bytes are numbered from 256.
 const BYTES = new Map();
 {
   const isSeen = byte => (byte > 32 && byte < 127) || (byte > 160 && byte !== 173);

@@ -1,9 +1,9 @@
-// Recordings of any length in windows, by a model's own time stamps: residual_st/runtime/windows.py.
+// Decoding of recordings of any length in windows with a model's timestamps: residual_st/runtime/windows.py.
 
 import { segments } from "./timestamps.js";
 
-// Yields the words of each sentence in a span of a recording; a window begins where the last sentence of the one before ended.
-// `sourceOf` encodes samples from one place to another.
+// Yields the words of each sentence in a span of a recording. Each window begins where the last sentence before it ended.
+// `sourceOf` encodes the samples from one position to another.
 export async function* sentences(description, sourceOf, [start, stop], search, random) {
   const { sample_rate: rate, longest_seconds: longest, shortest_samples: shortest, timestamps } = description;
   while (stop - start >= shortest) {
