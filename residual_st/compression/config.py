@@ -14,12 +14,12 @@ class CompressionConfig:
     Values are checked here. Whether group size, pattern and ranks fit a stack is checked when the stack is known.
 
     Attributes:
-        group_size: K, at least 1. None for 3, or, with `weight_fraction`, for the one with the least loss; then some or all kinds of
-            matrices do not share if that has less loss.
+        group_size: K, at least 1. None for 3, or, with `weight_fraction`, for the one with the least loss; then some or all kinds
+            of matrices do not share if that has less loss.
         pattern: which layers share, see `SharingPlan.make`.
         rank: R of every residual, or of each layer and matrix. None for 2, or for the ranks that `weight_fraction` allows.
-        weight_fraction: instead of `rank`: kept matrix weights / matrix weights of the dense stack, above 0 and at most 1. Ranks are
-            then chosen for each layer and matrix.
+        weight_fraction: instead of `rank`: kept matrix weights / matrix weights of the dense stack, above 0 and at most 1. Ranks
+            are then chosen for each layer and matrix.
         diagonal: whether residuals have a diagonal.
         refine_updates: number of updates that fit all terms together to the dense layers' outputs on the calibration data.
         align: False skips the alignment, for ablations.

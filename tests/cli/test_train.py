@@ -93,7 +93,7 @@ def test_refuses_bad_files(capsys, tmp_path):
     assert main(["train", str(tmp_path / "list.yaml")]) == 2
     assert "must contain a mapping" in capsys.readouterr().err
     assert main(["train", str(write(tmp_path)), "nonsense"]) == 2
-    assert "'nonsense' is not of the form key=value" in capsys.readouterr().err
+    assert "'nonsense' must have the form key=value" in capsys.readouterr().err
 
 
 def test_refuses_missing_data_and_wrong_columns(capsys, tmp_path, data):
