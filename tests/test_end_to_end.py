@@ -175,7 +175,9 @@ def test_resumed_training_is_the_uninterrupted_one(fairseq_train, data, tmp_path
 
 def test_resuming_under_another_plan_is_refused(fairseq_train, data, tmp_path, caplog):
     fairseq_train(data, tmp_path / "run", max_update=1)
-    with pytest.raises(InputError, match="shares encoder.* as 0,0,0,1,1,1, this model shares encoder.* as 0,1,0,1,0,1"):
+    with pytest.raises(
+        InputError, match="shares encoder.* in groups 0,0,0,1,1,1, this model shares encoder.* in groups 0,1,0,1,0,1"
+    ):
         fairseq_train(data, tmp_path / "run", max_update=2, encoder_sharing_pattern="cycle")
 
 

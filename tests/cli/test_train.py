@@ -148,7 +148,7 @@ def test_an_override_that_the_checkpoint_does_not_have_is_refused(capsys, tmp_pa
 
 def test_a_form_that_no_flag_can_tell_fairseq_train_is_refused(capsys, tmp_path):
     assert main(["train", str(write(tmp_path)), start(tmp_path, encoder_normalize_before=False), "--dry-run"]) == 2
-    assert "it has encoder_normalize_before=False, this one encoder_normalize_before=True" in capsys.readouterr().err
+    assert "it has encoder_normalize_before=False, this model encoder_normalize_before=True" in capsys.readouterr().err
 
 
 def whole(tmp_path, data, **options):
@@ -167,7 +167,7 @@ def whole(tmp_path, data, **options):
         ({"load-pretrained-decoder-from": "{tmp}/text.pt"}, "text.pt cannot be read as a checkpoint"),
         (
             {"load-pretrained-encoder-from": "{tmp}/heads.pt"},
-            "it has encoder_attention_heads=2, this one",
+            "it has encoder_attention_heads=2, this model",
         ),
         ({"distill-from": "{tmp}/text.pt"}, "text.pt cannot be read as a checkpoint"),
         ({"distill-from": "{tmp}/heads.pt"}, "heads.pt has 20 words, but the student's has 150"),

@@ -199,7 +199,7 @@ def test_settings_as_keywords_are_refused_with_the_new_spelling(dense, calibrati
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"group_size": 0}, "group size 0 must be a whole number of 1 or more"),
+        ({"group_size": 0}, "group size 0 must be a whole number of at least 1"),
         ({"weight_fraction": 1.5}, "weight fraction 1.5 must be a number above 0 and at most 1"),
         ({"refine_updates": -1}, "the number of refinement updates -1 must be a whole number of at least 0"),
         ({"rank": 2, "weight_fraction": 0.5}, "rank and weight fraction cannot be combined"),

@@ -115,7 +115,10 @@ def test_a_file_to_start_from_that_is_missing_is_refused(tmp_path):
 def test_forms_are_compared_in_words():
     states = [conformer(**options).state_dict() for options in ({}, SHARED, {**SHARED, "encoder_group_size": 3})]
     assert form_difference(states[1], states[1]) is None
-    assert form_difference(states[0], states[1]) == "it is dense, this model shares encoder.* as 0,0,1,1,2,2"
-    assert form_difference(states[2], states[1]) == "it shares encoder.* as 0,0,0,1,1,1, this model shares encoder.* as 0,0,1,1,2,2"
+    assert form_difference(states[0], states[1]) == "it is dense, this model shares encoder.* in groups 0,0,1,1,2,2"
+    assert (
+        form_difference(states[2], states[1])
+        == "it shares encoder.* in groups 0,0,0,1,1,1, this model shares encoder.* in groups 0,0,1,1,2,2"
+    )
     other = conformer(**{**SHARED, "encoder_residual_rank": 4}).state_dict()
     assert form_difference(other, states[1]) == "its residual ranks or diagonals differ from this model's"

@@ -55,7 +55,7 @@ DENSE = {"encoder_group_size": 1, "encoder_residual_rank": 0, "encoder_residual_
             r"its transformer_layers.0.self_attn.k_proj.up has shape \(32, 4\), this model's has \(32, 2\)",
         ),
         ({"encoder_residual_diagonal": False}, {}, "it has no transformer_layers.0.self_attn.k_proj.diagonal"),
-        ({"encoder_embed_dim": 64}, {}, "is of shape"),
+        ({"encoder_embed_dim": 64}, {}, "has shape"),
     ],
 )
 def test_refuses_another_model(tmp_path, theirs, ours, message):
@@ -70,10 +70,10 @@ def test_refuses_another_model(tmp_path, theirs, ours, message):
     [
         (
             {"encoder_attention_heads": 2, "decoder_attention_heads": 2},
-            "coder_attention_heads=2, this one .*=4",
+            "coder_attention_heads=2, this model .*=4",
         ),
-        ({"activation_fn": "gelu"}, "activation_fn=gelu, this one activation_fn=relu"),
-        ({"no_scale_embedding": True}, "no_scale_embedding=True, this one no_scale_embedding=False"),
+        ({"activation_fn": "gelu"}, "activation_fn=gelu, this model activation_fn=relu"),
+        ({"no_scale_embedding": True}, "no_scale_embedding=True, this model no_scale_embedding=False"),
     ],
 )
 def test_refuses_what_no_shape_shows(tmp_path, options, message, flag):

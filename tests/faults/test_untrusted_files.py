@@ -91,7 +91,7 @@ def test_a_billion_entries_of_a_few(shared_checkpoint, tmp_path):
         ({"encoder_layers": "six"}, "such layers"),
         ({"encoder_embed_dim": 10**9}, "flags"),
         ({"max_source_positions": 10**12}, "more than 100,000"),
-        ({"encoder_sharing_pattern": "0," * 100_000}, "longer than 10,000 characters"),
+        ({"encoder_sharing_pattern": "0," * 100_000}, "more than 10,000 characters"),
         ({"arch": ["a"]}, "name its architecture"),
         ({"conv_kernel_sizes": 5}, "flags"),
     ],
@@ -116,10 +116,10 @@ def test_weights_that_are_none(shared_checkpoint, tmp_path):
     name = "encoder.transformer_layers.0.fc1.bias"
     value = state["model"][name]
     for changed, saying in {
-        value.long(): "is of torch.int64",
+        value.long(): "is torch.int64",
         value.to_sparse(): "not an ordinary dense tensor",
         value * float("nan"): "not finite numbers",
-        value[:-1].clone(): "of shape",
+        value[:-1].clone(): "has shape",
     }.items():
         torch.save({**state, "model": {**state["model"], name: changed}}, tmp_path / "a.pt")
         refused("inspect", tmp_path / "a.pt", saying=saying)
