@@ -54,7 +54,7 @@ SUBCOMMANDS = {
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The parser of every subcommand."""
+    """The parser with all subcommands."""
     parser = argparse.ArgumentParser(prog="residual-st", description="Residual-shared speech translation encoders for fairseq.")
     subparsers = parser.add_subparsers(dest="subcommand", required=True, metavar="COMMAND")
     for name, module in SUBCOMMANDS.items():
@@ -64,7 +64,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The arguments of a subcommand, and its name. Wrong ones end the process with exit status 2."""
+    """Parse a subcommand's name and arguments. Invalid arguments end the process with exit status 2."""
     parser = make_parser()
     args, rest = parser.parse_known_args(arguments)
     if rest and not getattr(SUBCOMMANDS[args.subcommand], "TAKES_REST", False):

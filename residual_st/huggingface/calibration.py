@@ -64,7 +64,7 @@ def audio_calibration(
 
     Raises:
         InputError: if there is no audio, too little speech to hold any out, or a file cannot be read; or the model does not have
-        the direction.
+            the direction.
     """
     kind, own, languages = kind_of(model), words_of(model), languages_of(model, source)
     extractor = feature_extractor(source)
