@@ -9,12 +9,12 @@ import subprocess
 import pytest
 from conftest import ROOT
 
-SUFFIXES = {".py", ".js", ".html", ".j2", ".yaml", ".sh", ".css"}
-# not matched: the names of systems and the column `runaways` in committed results
+SUFFIXES = {".py", ".md", ".js", ".html", ".j2", ".yaml", ".sh", ".css"}
+# not matched: the names of systems and the column `runaways` in committed results, and names of earlier releases
 PHRASES = {
     r"allowed are": "must be one of",
     r"goes on": "continues, resumes",
-    r"mend(ed|ing|s)?": "fix, patch",
+    r"(?<!\.)mend(ed|ing|s)?": "fix, patch",
     r"foretold": "predicted",
     r"at hand": "available",
     r"(?<!-)(?<!compressed and )taught(?!\|)": "distilled",
