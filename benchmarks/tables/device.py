@@ -41,6 +41,13 @@ def device_headline() -> str:
     return github(table, ["", "file", "memory", "latency, 1 s", "5 s", "20 s"])
 
 
+def encoder_cost(size: str, system: str, base: str) -> dict[str, str]:
+    """Of an encoder on one thread: the bytes of its file, and its latency over that of `base`."""
+    rows = {row["system"]: row for row in _newest() if (row["size"], row["threads"]) == (size, 1)}
+    latency = rows[system]["latency_5s"] / rows[base]["latency_5s"]
+    return {"file": f"{rows[system]['encoder_file_bytes'] / 1e6:.1f} MB", "latency": f"{latency:.2f}"}
+
+
 def device_latency() -> str:
     """The encoder's latency over that of the dense model in fp32, by seconds of audio."""
     table = []

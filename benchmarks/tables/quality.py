@@ -1,13 +1,14 @@
 """Tables from the rows of ../quality.py."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cache
 
 from training_runs.comparison import METRICS, SANITY, compare
 
 from residual_st.report.figures import pareto
 from tables.common import github, read, with_bounds
+from tables.device import encoder_cost
 from tables.names import reader_name
 
 MEASURES = {"wer": "WER", "ctc_wer": "WER of the CTC head", "bleu": "BLEU"}
@@ -45,23 +46,48 @@ def sanity() -> str:
     return measures_of([entry for entry in compared() if entry["system"] in SANITY])
 
 
-HEADLINE = ("dense", "dense-continued", "residual-0.34", "low-rank-0.34", "four-layers-taught")
+# system -> the system of benchmarks/device.py that is its encoder at the size of `s2t_transformer_s`
+HEADLINE = {
+    "dense": "dense",
+    "dense-continued": "dense",
+    "residual-0.34": "K=12, R=49",
+    "low-rank-0.34": "no shared matrix, R=66",
+    "four-layers-taught": "4 layers",
+}
 
 
 def headline() -> str:
-    """The residual model of a third of the size beside its baselines, with their forms."""
-    return headline_of(compared(), HEADLINE, ["kept"], MEASURES)
+    """The residual model of a third of the size beside its baselines: size and latency in int8, and quality."""
+    costs = {name: encoder_cost("s", f"{system}, int8", "dense, int8") for name, system in HEADLINE.items()}
+    return headline_of(compared(), HEADLINE, ["kept"], ["wer", "bleu"], costs)
 
 
-def headline_of(entries: list[dict], systems: Sequence[str], columns: Sequence[str], measures: Sequence[str]) -> str:
-    """A line for each of these systems, of `compare`: of `kept` and `seeds` what is wanted, and scores with their changes."""
+def headline_of(
+    entries: list[dict],
+    systems: Collection[str],
+    columns: Sequence[str],
+    measures: Sequence[str],
+    costs: dict[str, dict[str, str]] | None = None,
+) -> str:
+    """A line for each of these systems, of `compare`.
+
+    Args:
+        columns: `kept`, `seeds` or both.
+        measures: metrics, whose scores and changes have a column each.
+        costs: system -> name of a further column -> its cell.
+    """
     rows = {}
     for entry in (entry for entry in entries if entry["system"] in systems):
         change = f", {with_bounds(entry['change_percent'])}" if entry["change_percent"] else ""
         row = rows.setdefault(entry["system"], {"kept": f"{entry['fraction']:.1%}", "seeds": entry["seeds"]})
         row[entry["metric"]] = f"{entry['score'].value:.1f}{change}"
-    table = [[reader_name(name), *(rows[name][key] for key in (*columns, *measures))] for name in systems if name in rows]
-    return github(table, ["encoder", *columns, *(MEASURES[measure] for measure in measures)])
+    costs = costs or {name: {} for name in systems}
+    table = [
+        [reader_name(name), *(rows[name][key] for key in columns), *costs[name].values(), *(rows[name][key] for key in measures)]
+        for name in systems
+        if name in rows
+    ]
+    return github(table, ["encoder", *columns, *next(iter(costs.values())), *(MEASURES[measure] for measure in measures)])
 
 
 def quality_seeds() -> str:
