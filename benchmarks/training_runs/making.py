@@ -1,5 +1,6 @@
 """Carrying out a matrix of training runs."""
 
+import fcntl
 import json
 import os
 import subprocess
@@ -197,9 +198,17 @@ def _generate_command(run: Run, data: Path, checkpoint: Path, subset: str, resul
 
 
 def _command(command: list, log: Path) -> None:
-    """Run Python on one thread, its output appended to a log. Raises RunFailed."""
+    """Run Python on one thread, its output appended to a log.
+
+    Raises:
+        RunFailed: if the command fails, or one that a stopped benchmark left behind still writes to this log.
+    """
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
     with open(log, "a", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the process inherits it, and holds it until it ends
+        except BlockingIOError as error:
+            raise RunFailed(f"another process still writes to {log}; wait for it or stop it") from error
         process = subprocess.Popen([sys.executable, *map(str, command)], stdout=file, stderr=subprocess.STDOUT, env=environment)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)

@@ -1,7 +1,9 @@
 """A small matrix, carried out with real commands."""
 
 import copy
+import fcntl
 import json
+import subprocess
 import sys
 
 import numpy as np
@@ -25,7 +27,7 @@ from quality import main  # noqa: E402
 from training_runs.comparison import compare, verdicts  # noqa: E402
 from training_runs.counts import counted, counts_of  # noqa: E402
 from training_runs.keep_layers import keep_layers  # noqa: E402
-from training_runs.making import RunFailed, _read_whole  # noqa: E402
+from training_runs.making import RunFailed, _command, _read_whole  # noqa: E402
 from training_runs.matrix import read_matrix  # noqa: E402
 
 
@@ -284,3 +286,15 @@ def test_the_paired_bootstrap_from_counts_is_sacrebleus_own_from_texts():
     (entry,) = [entry for entry in compare(rows, significance=True) if entry["system"] == "small"]
     assert entry["p_value"] == expected
     assert 0.01 < expected < 1
+
+
+def test_a_command_that_still_writes_to_a_log_is_not_joined_by_another(tmp_path):
+    log = tmp_path / "train.log"
+    with open(log, "a") as left_behind:
+        process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, stdout=left_behind)
+        fcntl.flock(left_behind, fcntl.LOCK_EX)
+    with pytest.raises(RunFailed, match="still writes"):
+        _command(["-c", "print(1)"], log)
+    process.communicate(b"\n")
+    _command(["-c", "print(1)"], log)
+    assert log.read_text() == "1\n"
