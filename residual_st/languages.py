@@ -105,9 +105,8 @@ class Languages:
             return AUTO
         code = self._known(asked, table)
         if code not in table:
-            raise InputError(
-                f"{what}={asked} is not known; it {_must_be(([AUTO] if self.detected and is_source else []) + [*table])}"
-            )
+            accepted = _must_be([*([AUTO] if self.detected and is_source else []), *table])
+            raise InputError(f"{what}={asked} is not supported by this model; it {accepted}")
         return code
 
     def _known(self, asked: str, table: dict[str, list[int]]) -> str:

@@ -48,9 +48,9 @@ def test_what_is_asked_and_done(languages, asked, done, words):
 @pytest.mark.parametrize(
     "languages, asked, sentence",
     [
-        (WHISPER, {"source_lang": "xx"}, "source_lang=xx is not known; it must be one of auto, en, es, fr"),
-        (WHISPER, {"task": "translate", "target_lang": "de"}, "target_lang=de is not known; it must be en"),
-        (WHISPER, {"target_lang": "es"}, "target_lang=es is not known; it must be en"),
+        (WHISPER, {"source_lang": "xx"}, "source_lang=xx is not supported by this model; it must be one of auto, en, es, fr"),
+        (WHISPER, {"task": "translate", "target_lang": "de"}, "target_lang=de is not supported by this model; it must be en"),
+        (WHISPER, {"target_lang": "es"}, "target_lang=es is not supported by this model; it must be en"),
         (WHISPER, {"task": "sing"}, "task=sing is not supported by this model; it must be one of transcribe, translate"),
         (
             WHISPER,
@@ -60,7 +60,7 @@ def test_what_is_asked_and_done(languages, asked, done, words):
         (ENGLISH, {"task": "translate"}, "task=translate is not supported by this model; it must be transcribe"),
         (ENGLISH, {"target_lang": "fr"}, "target_lang=fr must equal source_lang=en: a transcript is in the spoken language"),
         (SEVERAL, {}, "target_lang is missing; it must be one of de, zh-CN"),
-        (SEVERAL, {"target_lang": "it"}, "target_lang=it is not known; it must be one of de, zh-CN"),
+        (SEVERAL, {"target_lang": "it"}, "target_lang=it is not supported by this model; it must be one of de, zh-CN"),
         (SEVERAL, {"target_lang": "de", "task": "translate"}, "task=translate: the model has one task, so task must not be given"),
         (Languages(), {"target_lang": "de"}, "target_lang=de: the model has one target language, so target_lang must not be given"),
         (Languages(), {"source_lang": "de"}, "source_lang=de: the model has one source language, so source_lang must not be given"),

@@ -53,16 +53,15 @@ def format_tables(figures: dict) -> str:
     tables = [
         *(_error_table(title, figures[key]) for title, key in _ERROR_TABLES.items() if key in figures),
         tabulate(plan, tablefmt="plain", disable_numparse=True),
-        tabulate(sizes, ["size", "dense", "residual"], intfmt=","),
+        tabulate(sizes, ["size", "dense", "compressed"], intfmt=","),
     ]
     if figures.get("calibrated_on"):
         directions = tabulate(figures["calibrated_on"], {"source_lang": "spoken", "task": "task", "target_lang": "into"})
         tables.append(f"calibrated on\n{directions}")
     if "dense" in figures:
-        losses = [
-            [f"{name} on the validation subset", value, figures["compressed"][name]] for name, value in figures["dense"].items()
-        ]
-        tables.append(tabulate(losses, ["per token, base 2", "dense", "residual"], floatfmt=".3f"))
+        where = "held-out audio" if "calibrated_on" in figures else "the validation subset"
+        losses = [[f"{name} on {where}", value, figures["compressed"][name]] for name, value in figures["dense"].items()]
+        tables.append(tabulate(losses, ["per token, base 2", "dense", "compressed"], floatfmt=".3f"))
     if "sizes_tried" in figures:
         tried = [[f"{probe['weight_fraction']:.1%}", f"{probe['loss_ratio'] - 1:+.1%}"] for probe in figures["sizes_tried"]]
         tables.append(tabulate(tried, ["encoder weights tried", "loss on held-out batches"], disable_numparse=True))

@@ -93,6 +93,8 @@ def run(args: argparse.Namespace) -> int:
         f"largest differences from the checkpoint on {on}: encoder states {differences['states']:.2g}, log-probabilities ", end=""
     )
     print(f"{differences['log_probs']:.2g}")
+    if args.precision != "fp32":
+        print(f"{args.precision} rounds weights: compare the texts of your recordings with those of an export in fp32")
     if not_followed:
         settings = ", ".join(f"{name}={value}" for name, value in not_followed.items())
         print(f"not supported in generation_config.json: {settings}; texts can differ from those of transformers' generate")

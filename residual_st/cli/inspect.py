@@ -9,6 +9,7 @@ from tabulate import tabulate
 from residual_st.cli.arguments import add_user_dir_argument
 from residual_st.errors import InputError, refusing
 
+_ENERGY = "the squared norm of A B + diag(d) over that of U: near 0, a layer hardly differs from its group"
 TAKES_REST = True  # the checkpoint, or flags for the architecture's own parser
 
 
@@ -68,9 +69,13 @@ def _of_folder(folder: str) -> dict:
 def format_tables(figures: dict) -> str:
     parts = [(name, part["parameters"], part["bytes"]) for name, part in figures["parts"].items()]
     parts.append(("total", figures["total_parameters"], sum(part[2] for part in parts)))
+    sizes = [(name, parameters, size / 1e6, parameters / 1e6) for name, parameters, size in parts]  # int8: a byte per weight
     scalars = [(name, value) for name, value in figures.items() if not isinstance(value, (dict, list))]
     scalars += [(name, " ".join(map(str, figures[name]))) for name in ("groups", "decoder_groups") if name in figures]
-    tables = [tabulate(scalars, tablefmt="plain"), tabulate(parts, ["part", "parameters", "bytes"], intfmt=",")]
+    tables = [
+        tabulate(scalars, tablefmt="plain"),
+        tabulate(sizes, ["part", "parameters", "MB", "about MB in int8"], intfmt=",", floatfmt=".1f"),
+    ]
     for part in ("encoder", "decoder"):
         energies = [
             row for row in figures.get("residual_energy", ()) if row["matrix"].startswith("decoder.") == (part == "decoder")
@@ -82,5 +87,5 @@ def format_tables(figures: dict) -> str:
         for row in energies:
             by_layer.setdefault(row["layer"], {})[row["matrix"]] = row["residual_to_shared"]
         rows = [[layer, *(values.get(name) for name in names)] for layer, values in by_layer.items()]
-        tables.append(f"residual / shared energy, {part}\n" + tabulate(rows, ["layer", *names], floatfmt=".4f"))
+        tables.append(f"residual / shared energy, {part} ({_ENERGY})\n" + tabulate(rows, ["layer", *names], floatfmt=".4f"))
     return "\n\n".join(tables)

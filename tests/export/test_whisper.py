@@ -114,8 +114,8 @@ def test_what_the_model_cannot_is_refused(whisper, tmp_path):
     cli("export", source, "--output", tmp_path / "several")
     cli("export", whisper, "--output", tmp_path / "english")
     for name, flags, message in (
-        ("several", ["--source-lang", "xx"], "source_lang=xx is not known; it must be one of auto, de, en, hi"),
-        ("several", ["--source-lang", "de", "--target-lang", "fr"], "target_lang=fr is not known; it must be en"),
+        ("several", ["--source-lang", "xx"], "source_lang=xx is not supported by this model; it must be one of auto, de, en, hi"),
+        ("several", ["--source-lang", "de", "--target-lang", "fr"], "target_lang=fr is not supported by this model; it must be en"),
         (
             "several",
             ["--task", "summarize"],
@@ -127,7 +127,7 @@ def test_what_the_model_cannot_is_refused(whisper, tmp_path):
             "target_lang=en must equal source_lang=de",
         ),
         ("english", ["--task", "translate"], "task=translate is not supported by this model; it must be transcribe"),
-        ("english", ["--source-lang", "de"], "source_lang=de is not known; it must be en"),
+        ("english", ["--source-lang", "de"], "source_lang=de is not supported by this model; it must be en"),
         ("english", ["--target-lang", "de"], "target_lang=de must be source_lang=en"),
         ("english", ["--lang", "en"], "--lang en is no longer a flag: give --source-lang"),
     ):
@@ -136,7 +136,7 @@ def test_what_the_model_cannot_is_refused(whisper, tmp_path):
         assert message in result.stderr.splitlines()[-1]
     result = cli("export", source, "--output", tmp_path / "never", "--source-lang", "xx", check=False)
     assert result.returncode == 2
-    assert "source_lang=xx is not known; it must be one of auto, de, en, hi" in result.stderr
+    assert "source_lang=xx is not supported by this model; it must be one of auto, de, en, hi" in result.stderr
     assert not (tmp_path / "never").exists()
     cli("translate", tmp_path / "english", SPEECH, "--task", "transcribe", "--source-lang", "auto", "--target-lang", "english")
 

@@ -154,7 +154,7 @@ def test_a_model_of_two_languages(joint, fairseq_train, tmp_path):
         assert "<lang" not in model.vocabulary.text(found[0].tokens)
     for flags, message in (
         ([], "target_lang is missing; it must be one of de, fr"),
-        (["--target-lang", "it"], "target_lang=it is not known; it must be one of de, fr"),
+        (["--target-lang", "it"], "target_lang=it is not supported by this model; it must be one of de, fr"),
         (["--task", "translate"], "task=translate: the model has one task, so task must not be given"),
         (["--source-lang", "en"], "source_lang=en: the model has one source language, so source_lang must not be given"),
     ):
