@@ -54,7 +54,7 @@ def run(system: str, rate: float, seed: int, corpus: Path) -> dict:
         f"seed={seed}",
     ]
     subprocess.run(command, check=True, env={**os.environ, "DEMO_ROOT": str(folder.resolve())})
-    score = re.search(r"BLEU = ([\d.]+)", (folder / f"{system}.txt").read_text())
+    score = re.search(r"BLEU = ([\d.]+)", (folder / system / "generate-tst-COMMON_st.txt").read_text())
     command = [sys.executable, "-m", "residual_st", "inspect", folder / f"{system}.pt", "--json"]
     figures = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     return {

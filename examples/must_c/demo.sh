@@ -8,6 +8,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export DEMO_ROOT="${DEMO_ROOT:-$PWD/demo}"
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}" # threads that wait leave their core to others: spinning ones crawl beside a busy process
 name=residual
 overrides=()
 if [ "${1:-}" = --dense ]; then
@@ -32,15 +33,28 @@ echo "== Filterbanks, manifests and vocabulary"
 [ -f "$DEMO_ROOT/en-de/config_st.yaml" ] ||
   python examples/must_c/prepare.py --data-root "$DEMO_ROOT" --languages de --task st --vocab-size 240 --specaugment none
 
-echo "== Training the $name model"
+run="$DEMO_ROOT/$name" test_set=tst-COMMON_st
+echo "== Training the $name model: 900 updates unless you chose otherwise, with the loss every 25"
 residual-st train configs/demo.yaml "${overrides[@]}"
-residual-st average "$DEMO_ROOT/$name" --num-update-checkpoints 4 --output "$DEMO_ROOT/$name.pt" --force
+residual-st average "$run" --num-update-checkpoints 4 --output "$run.pt" --force
 
 echo "== Translating tst-COMMON: no sentence and no voice of it was in training"
 fairseq-generate "$DEMO_ROOT/en-de" --user-dir residual_st --task speech_to_text --config-yaml config_st.yaml \
-  --gen-subset tst-COMMON_st --path "$DEMO_ROOT/$name.pt" --max-tokens 20000 --beam 5 --scoring sacrebleu --cpu \
-  >"$DEMO_ROOT/$name.txt"
+  --gen-subset $test_set --path "$run.pt" --max-tokens 20000 --beam 5 --scoring sacrebleu --cpu \
+  >"$run/generate-$test_set.txt"
 
 echo "== Result"
-residual-st inspect "$DEMO_ROOT/$name.pt" | sed '/^residual . shared/,$d'
-python examples/must_c/show_translations.py "$DEMO_ROOT/$name.txt"
+residual-st inspect "$run.pt" | sed '/^residual . shared/,$d'
+python examples/must_c/show_translations.py "$run/generate-$test_set.txt"
+python examples/must_c/compare_with_dense.py
+
+residual-st export "$run.pt" --data "$DEMO_ROOT/en-de" --output "$DEMO_ROOT/device" --precision int8 --force >/dev/null
+talk=$(ls "$DEMO_ROOT"/en-de/data/tst-COMMON/wav/*.wav | head -1)
+cat <<TEXT
+
+== Now try
+PATH="$PWD/.venv/bin:\$PATH"
+residual-st translate "$DEMO_ROOT/device" "$talk"
+residual-st serve "$DEMO_ROOT/device"      # a page in your browser
+residual-st report "$run" --test-set $test_set --output "$DEMO_ROOT/report.html" --force      # then open that file
+TEXT

@@ -1,6 +1,7 @@
 """Write an HTML report on training runs: size, quality, training curves, residuals of the layers, translations with audio."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from residual_st.cli.arguments import add_user_dir_argument
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--release needs --manifest TSV, the manifest of the test set")
     refuse_existing(args.output, args.force)
     from residual_st.report.audio import Recordings
-    from residual_st.report.page import make_page
+    from residual_st.report.page import make_page, missing_parts
     from residual_st.report.runs import read_run
 
     runs = [read_run(argument, args.test_set) for argument in args.runs]
@@ -57,5 +58,7 @@ def run(args: argparse.Namespace) -> int:
             partial.write_text(page, encoding="utf-8")
     except OSError as error:
         raise InputError(f"{args.output} cannot be written: {error.strerror}") from error
+    for line in missing_parts(runs):
+        print(line, file=sys.stderr)
     print(f"wrote {args.output}, {len(page) / 1e6:.1f} MB")
     return 0

@@ -38,6 +38,8 @@ def run(args: argparse.Namespace) -> int:
     config, form = with_form(config, overridden)
     arguments = to_arguments(config)
     flags = validate(arguments, form)
+    if flags.log_file is None:
+        arguments += ["--log-file", str(Path(flags.save_dir) / "train.log")]  # where `residual-st report` looks
     program = ["torchrun", *launch.torchrun(), *WORKER] if launch else ["fairseq-train"]
     print(format_command(program, arguments), flush=True)
     if args.dry_run:
@@ -46,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
     if is_finished(flags):
         print(f"{flags.save_dir} already contains a run of {flags.max_update} updates; give a larger max-update to continue it")
         return 0
+    Path(flags.save_dir).mkdir(parents=True, exist_ok=True)  # fairseq-train opens the log before it makes the folder
     if launch:
         return run_together(launch, arguments)
     # runs fairseq-train with this interpreter, whatever PATH says; it replaces this process, so that it receives its signals

@@ -51,6 +51,7 @@ def make_page(
     return template.render(
         title=title,
         summary=_summary(systems),
+        missing=missing_parts(runs),
         reference=reference,
         table=[_shown(entry, systems.get(entry["system"], [None])[0]) for entry in entries],
         scoring=_scoring(entries),
@@ -59,6 +60,21 @@ def make_page(
         heat_maps=[_heat_map(name, members[0].energies) for name, members in systems.items() if members[0].energies],
         samples=_samples(systems, samples, recordings),
     )
+
+
+def missing_parts(runs: list[RunFiles]) -> list[str]:
+    """What the page lacks, run by run, and the command that makes it."""
+    made_by = {
+        "training log": ("log", "residual-st train keeps one in the run's folder, fairseq-train with --log-file FOLDER/train.log"),
+        "translations": ("sentences", "fairseq-generate … >FOLDER/generate-TESTSET.txt makes them"),
+        "checkpoint": ("model", "give the folder that training wrote"),
+    }
+    return [
+        f"{run.name} has no {part}: {how}."
+        for run in runs
+        for part, (attribute, how) in made_by.items()
+        if not getattr(run, attribute)
+    ]
 
 
 def _summary(systems: dict[str, list[RunFiles]]) -> str:

@@ -5,8 +5,10 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT, TINY, USER_DIR, linked, tiny_flags, tiny_model
+from console import command
 
 from residual_st.cli import main
+from residual_st.evaluation.logs import read_log
 
 CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.yaml") if not path.name.startswith("simulstream_"))
 
@@ -241,3 +243,12 @@ def test_fine_tuning_takes_the_form_of_its_checkpoint(capsys, tmp_path):
     assert "--encoder-normalize-before" in command
     assert main(["train", str(config), f"finetune-from-model={tmp_path}/none.pt", "--dry-run"]) == 2
     assert "none.pt does not exist" in capsys.readouterr().err
+
+
+def test_a_run_keeps_its_log_with_each_line_once(tmp_path, data):
+    options = {"save-dir": str(tmp_path / "run"), "max-tokens": 8000, "optimizer": "adam", "update-freq": 1000, "max-update": 2}
+    options |= {"cpu": True, "num-workers": 0, "disable-validation": True, "no-save": True}  # an epoch is one update
+    command("residual-st", "train", whole(tmp_path, data, **options), log=tmp_path / "out")
+    lines = [line for line in (tmp_path / "run" / "train.log").read_text().splitlines() if " | num_updates " in line]
+    assert len(lines) == len(set(lines)) == 2
+    assert read_log(tmp_path / "run" / "train.log").training["nll_loss"][-1][0] == 2

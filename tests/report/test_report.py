@@ -100,7 +100,13 @@ def test_an_existing_page_is_kept(runs, tmp_path):
 
 def test_reads_logs_and_translations_alone(runs, tmp_path):
     folder = runs / "dense" / "1"
-    report(folder / "train.log", "--output", tmp_path / "log.html")
+    said = report(folder / "train.log", "--output", tmp_path / "log.html").stderr
+    assert (
+        "train has no translations: fairseq-generate" in said
+        and "train has no checkpoint" in said
+        and "no training log" not in said
+    )
+    assert "train has no translations" in (tmp_path / "log.html").read_text()
     assert "Translations" not in (tmp_path / "log.html").read_text()
     report(f"mine={folder}/generate-tst-HE_asr.txt", "--output", tmp_path / "text.html")
     assert "<h2>Training</h2>" not in (tmp_path / "text.html").read_text()

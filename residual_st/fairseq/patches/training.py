@@ -1,5 +1,6 @@
 """Patches of fairseq's training loop."""
 
+from fairseq.logging import progress_bar
 from fairseq.models import distributed_fairseq_model
 from fairseq.models.ema import ema
 from fairseq.nan_detector import NanDetector
@@ -35,6 +36,18 @@ def fill_up_with_training_batches() -> None:
         if batch is not None:
             self.reset_dummy_batch(batch)
         return iterator
+
+
+@patch("log-file")
+def write_each_line_once() -> None:
+    """Let `--log-file` hold each line once: fairseq opens the file again for each epoch, and writes through all that are open."""
+    opened = set()
+
+    @wrap(progress_bar, "progress_bar")
+    def bar(before, *arguments, log_file=None, **keywords):
+        again = log_file in opened
+        opened.add(log_file)
+        return before(*arguments, log_file=None if again else log_file, **keywords)
 
 
 @patch("broken-gradients")
