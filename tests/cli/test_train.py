@@ -247,8 +247,15 @@ def test_fine_tuning_takes_the_form_of_its_checkpoint(capsys, tmp_path):
 
 def test_a_run_keeps_its_log_with_each_line_once(tmp_path, data):
     options = {"save-dir": str(tmp_path / "run"), "max-tokens": 8000, "optimizer": "adam", "update-freq": 1000, "max-update": 2}
-    options |= {"cpu": True, "num-workers": 0, "disable-validation": True, "no-save": True}  # an epoch is one update
+    options |= {
+        "log-format": "simple",
+        "log-interval": 1,
+        "cpu": True,
+        "num-workers": 0,
+        "disable-validation": True,
+        "no-save": True,
+    }  # an epoch is one update
     command("residual-st", "train", whole(tmp_path, data, **options), log=tmp_path / "out")
     lines = [line for line in (tmp_path / "run" / "train.log").read_text().splitlines() if " | num_updates " in line]
-    assert len(lines) == len(set(lines)) == 2
+    assert len(lines) == len(set(lines)) == 2, lines
     assert read_log(tmp_path / "run" / "train.log").training["nll_loss"][-1][0] == 2
