@@ -213,7 +213,7 @@ def test_lengths_that_fairseq_train_would_drop_or_stop_at(capsys, monkeypatch, t
     leave_out = {"skip-invalid-size-inputs-valid-test": "true"}
     assert main(["train", whole(tmp_path, data, **{"max-source-positions": 250, **leave_out})]) == 0
     said = capsys.readouterr().err
-    assert re.search(r"\d+ of 124 utterances of train_st are longer than 250 frames .* and are left out", said)
+    assert re.search(r"\d+ of 124 utterances of train_st are longer than 250 frames .* and are skipped", said)
     for options, message in (
         ({"max-source-positions": 250}, "of dev_st are longer than 250 frames .*set skip-invalid-size-inputs-valid-test"),
         ({"max-source-positions": 20}, "124 of 124 utterances of train_st .*: none remains"),

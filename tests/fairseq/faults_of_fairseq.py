@@ -25,6 +25,7 @@ from fairseq.data.encoders.sentencepiece_bpe import SentencepieceBPE
 from fairseq.dataclass.configs import EMAConfig
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
+from fairseq.logging import progress_bar
 from fairseq.models import distributed_fairseq_model
 from fairseq.models.ema.ema import EMA
 from fairseq.models.hubert.hubert_asr import HubertCtcConfig, HubertEncoder
@@ -173,6 +174,13 @@ def filling_batches():
     return trainer.reset_dummy_batch.call_args.args == ("of the training set",)
 
 
+def log_file():
+    path = str(folder / "train.log")
+    for _ in range(2):  # as for two epochs
+        progress_bar.progress_bar([], log_format="simple", log_file=path)
+    return sum(getattr(handler, "baseFilename", None) == path for handler in progress_bar.logger.handlers) == 1
+
+
 def broken_gradients():
     class Encoder(torch.nn.Module):
         def __init__(self):
@@ -199,7 +207,7 @@ def moving_averages():
 faults = (
     whole_checkpoint_copies, namespace_flags, checked_checkpoints, retired_architectures, other_versions, resuming_processes,
     last_batches, seeded_augmentation, bytes_as_letters, dictionaries, wav2vec_flags, hubert_ctc, waveforms, cpu_ddp,
-    filling_batches, broken_gradients, moving_averages,
+    filling_batches, log_file, broken_gradients, moving_averages,
 )  # fmt: skip
 free = [fault.__name__.replace("_", "-") for fault in faults if free_of(fault)]
 print(json.dumps({"free of": free, "active": apply_patches(), "calls": calls}))
