@@ -105,7 +105,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _word(value: bool | str) -> str:
-    return value if isinstance(value, str) else ("yes" if value else "no")
+    if isinstance(value, str):
+        return value
+    return "yes" if value else "no"
 
 
 def _brief(entry: dict) -> dict:

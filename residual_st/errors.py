@@ -58,7 +58,9 @@ def missing_package(error: ModuleNotFoundError, extra: str | None = None) -> str
     offers = [name for name in sorted(extras, key=lambda name: len(extras[name])) if wanted in extras[name]]
     if not offers:
         return f"the package {package} is not installed"
-    chosen = extras[extra if extra in offers else "fairseq" if package == "torch" else offers[0]]
+    if extra not in offers:
+        extra = "fairseq" if package == "torch" else offers[0]
+    chosen = extras[extra]
     needed = [line for name, line in chosen.items() if name == wanted or not (name.startswith("fairseq") or _is_installed(name))]
     return f"the package {package} is not installed: pip install {shlex.join(needed)}"
 

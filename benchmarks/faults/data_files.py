@@ -25,7 +25,8 @@ def manifests(work: Path) -> Iterator[tuple[str, Callable, list]]:
         fields[columns.index(column)] = value
         return "\n".join([header, "\t".join(fields), *lines[1:]]) + "\n"
 
-    archive_path, offset, size = lines[0].split("\t")[columns.index("audio")].rsplit(":", 2)
+    first_row = dict(zip(columns, lines[0].split("\t")))
+    archive_path, offset, size = first_row["audio"].rsplit(":", 2)
     texts = {
         "empty": "",
         "header alone": header + "\n",

@@ -234,7 +234,9 @@ def clause(rng: Random, open_vocabulary: bool, with_time: bool = False) -> Claus
         town = made_up_name(rng)
         place = Phrase(f"in {town}", f"in {town}")
     timed = with_time or extra > 0.7
-    time = (time_of_day(rng) if rng.random() < 0.6 else Phrase(*rng.choice(DAYS))) if timed else NOTHING
+    time = NOTHING
+    if timed:
+        time = time_of_day(rng) if rng.random() < 0.6 else Phrase(*rng.choice(DAYS))
     return Clause(
         subject=person(rng, "nom", open_vocabulary),
         english_verb=english_verb,

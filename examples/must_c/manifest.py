@@ -79,7 +79,8 @@ def train_vocabulary(sentences: Iterable[str], prefix: Path, kind: str, size: in
                 minloglevel=2,
             )
         except (RuntimeError, OSError) as error:
-            reason = str(error).strip().splitlines()[-1].rpartition("] ")[2]
+            last_line = str(error).strip().splitlines()[-1]
+            _place, _, reason = last_line.rpartition("] ")
             raise InputError(f"SentencePiece cannot train a {kind} vocabulary of size {size}: {reason}") from error
         processor = sentencepiece.SentencePieceProcessor(model_file=f"{model}.model")
         with open(f"{model}.txt", "w", encoding="utf-8") as file:

@@ -14,7 +14,8 @@ def main() -> int:
     args = parser.parse_args()
     lines = args.output.read().split("\n")
     references = dict(line[2:].split("\t", 1) for line in lines if line.startswith("T-"))
-    translations = {line[2:].split("\t")[0]: line.split("\t")[2] for line in lines if line.startswith("D-")}
+    scored = [line[2:].split("\t", 2) for line in lines if line.startswith("D-")]
+    translations = {number: text for number, _score, text in scored}
     score = [line for line in lines if line.startswith("Generate ")]
     if not translations or not score:
         print(f"{args.output.name} is not a complete output of fairseq-generate", file=sys.stderr)

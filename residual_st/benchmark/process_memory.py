@@ -33,4 +33,5 @@ class ProcessMemory:
 
 def _proc(file: str, key: str) -> int:
     lines = Path(f"/proc/self/{file}").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
+    values = dict(line.split(":", 1) for line in lines)
+    return int(values[key].removesuffix("kB"))

@@ -77,9 +77,7 @@ def format_tables(figures: dict) -> str:
         tabulate(sizes, ["part", "parameters", "MB", "about MB in int8"], intfmt=",", floatfmt=".1f"),
     ]
     for part in ("encoder", "decoder"):
-        energies = [
-            row for row in figures.get("residual_energy", ()) if row["matrix"].startswith("decoder.") == (part == "decoder")
-        ]
+        energies = [row for row in figures.get("residual_energy", ()) if _part_of(row["matrix"]) == part]
         if not energies:
             continue
         names = list(dict.fromkeys(row["matrix"] for row in energies))
@@ -89,3 +87,8 @@ def format_tables(figures: dict) -> str:
         rows = [[layer, *(values.get(name) for name in names)] for layer, values in by_layer.items()]
         tables.append(f"residual / shared energy, {part} ({_ENERGY})\n" + tabulate(rows, ["layer", *names], floatfmt=".4f"))
     return "\n\n".join(tables)
+
+
+def _part_of(matrix: str) -> str:
+    """`decoder` for the matrices that are named by their part, `encoder` for the others."""
+    return "decoder" if matrix.startswith("decoder.") else "encoder"

@@ -72,7 +72,10 @@ def run(args: argparse.Namespace) -> int:
         threads=args.threads,
         chunk_seconds=args.chunk_seconds,
     )
-    show = _show_json if args.json else _Terminal().show if sys.stdout.isatty() else _show_lines
+    if args.json:
+        show = _show_json
+    else:
+        show = _Terminal().show if sys.stdout.isatty() else _show_lines
     pieces = _pieces(args)
     shown = [show] if args.srt is None else [_Subtitles(args.srt).show, show]
     for update in _updates(stream, pieces):

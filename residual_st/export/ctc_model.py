@@ -74,8 +74,10 @@ def vocabulary_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     symbols = [symbol or "" for symbol in tokenizer.convert_ids_to_tokens(list(range(size)))]
     space = getattr(tokenizer, "word_delimiter_token", None)
     is_lower = getattr(tokenizer, "do_lower_case", False)
+    if is_lower:
+        symbols = [symbol if symbol == space else symbol.lower() for symbol in symbols]
     described = {
-        "symbols": ["▁" if symbol == space else symbol.lower() if is_lower else symbol for symbol in symbols],
+        "symbols": ["▁" if symbol == space else symbol for symbol in symbols],
         "pieces": "sentencepiece",
         "start": blank,
         "begin": [],

@@ -77,7 +77,7 @@ def _subsampled(subsampler: nn.Module, products: Products, x: Var, lengths: Var)
     for conv in subsampler.conv_layers:
         x = gated(convolved(x, conv, products))
         lengths = op.add(op.div(op.sub(lengths, integer(1)), integer(conv.stride[0])), integer(1))
-    return x, lengths, conv.out_channels // 2
+    return x, lengths, subsampler.conv_layers[-1].out_channels // 2
 
 
 def _layers(layers: Sequence[nn.Module]) -> Callable:

@@ -73,7 +73,7 @@ def streaming_graph(encoder: EncoderParts, filterbank: Filterbank, form: Streami
         tail = inputs[f"tail.{place}"] = spox.argument(spox.Tensor(np.float32, (1, "frames", conv.in_channels)))
         x, outputs[f"next_tail.{place}"] = _convolved(op.concat([tail, x], axis=1), last, conv, products)
         x = gated(x)
-    width, time = conv.out_channels // 2, op.shape(x, start=1, end=2)
+    width, time = encoder.subsampler.conv_layers[-1].out_channels // 2, op.shape(x, start=1, end=2)
     end = op.add(position, op.squeeze(time, ints(0)))
     x = op.add(op.mul(x, number(encoder.scale)), sinusoids(op.range(position, end, integer(1)), width))
 

@@ -87,7 +87,8 @@ def _check_weights(weights: dict, path: str | Path) -> None:
 
 def _entries(value: object, counted: dict[int, int]) -> int:
     """Number of entries in nested containers. A container that occurs several times counts each time, but is traversed once."""
-    items = value.values() if isinstance(value, dict) else vars(value).values() if isinstance(value, argparse.Namespace) else value
+    holder = vars(value) if isinstance(value, argparse.Namespace) else value
+    items = holder.values() if isinstance(holder, dict) else holder
     if isinstance(value, (Tensor, str, bytes)) or not hasattr(items, "__iter__"):
         return 1
     if id(value) not in counted:

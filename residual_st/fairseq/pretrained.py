@@ -91,7 +91,7 @@ def _hidden_flags(arch: str, part: str) -> list[str]:
 
 def part_of(flag: str) -> str:
     """`encoder` or `decoder`, from one of `PRETRAINED_FLAGS`."""
-    return flag.split("_")[2]
+    return flag.removeprefix("load_pretrained_").removesuffix("_from")
 
 
 def _option(flag: str) -> str:

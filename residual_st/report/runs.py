@@ -42,7 +42,9 @@ def read_run(argument: str, test_set: str | None) -> RunFiles:
     """
     name, equals, text = argument.partition("=")
     path = Path(text if equals else argument)
-    run = RunFiles(name if equals else path.stem if path.is_file() else path.name)
+    if not equals:
+        name = path.stem if path.is_file() else path.name
+    run = RunFiles(name)
     if path.is_dir():
         logs, outputs = sorted(path.glob("*.log")), sorted(path.glob("generate-*.txt"))
         if test_set:

@@ -152,8 +152,8 @@ def _side_by_side(encoded: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]
 
 def open_session(graph: Path, threads: int) -> onnxruntime.InferenceSession:
     """Load a graph. Raises InputError if onnxruntime is too old or cannot load it."""
-    installed = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
-    if installed < LEAST_ONNXRUNTIME:
+    major, minor, *_ = onnxruntime.__version__.split(".")
+    if (int(major), int(minor)) < LEAST_ONNXRUNTIME:
         least = ".".join(map(str, LEAST_ONNXRUNTIME))
         raise InputError(
             f"onnxruntime {onnxruntime.__version__} copies a shared matrix for each use; install onnxruntime {least} or later"

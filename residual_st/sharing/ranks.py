@@ -89,7 +89,10 @@ class ResidualRanks:
 
 def _parse(text: str) -> int:
     """Parse a rank. Raises ValueError for anything else."""
-    rank = Alone(text[len(_ALONE) :]) if text.startswith(_ALONE) else int(text)
-    if rank < isinstance(rank, Alone):  # rank 0 without sharing would be no matrix
+    if not text.startswith(_ALONE):
+        rank, least = int(text), 0
+    else:
+        rank, least = Alone(text.removeprefix(_ALONE)), 1  # rank 0 without sharing would be no matrix
+    if rank < least:
         raise ValueError(text)
     return rank

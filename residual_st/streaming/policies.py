@@ -99,7 +99,7 @@ def covered(words: list[int], text: list[int]) -> int:
     numbers = np.array(words, np.int64)
     for word in text:
         changed = costs + 1
-        changed[1:] = np.minimum(changed[1:], costs[:-1] + (numbers != word))
+        changed[1:] = np.minimum(changed[1:], costs[:-1] + np.where(numbers == word, 0, 1))
         costs = np.minimum.accumulate(changed - places) + places  # each deleted word costs 1
     return int(len(words) - costs[::-1].argmin())
 

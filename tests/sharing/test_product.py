@@ -49,7 +49,7 @@ def test_every_way_of_computing_it_is_the_equation(out_features, in_features, ra
     expected = by_the_equation(x, bias, *factors)
     with torch.no_grad():
         if transposed:
-            factors = [None if term is None else term.t().contiguous().t() if term.dim() == 2 else term for term in factors]
+            factors = [term if term is None or term.dim() != 2 else term.t().contiguous().t() for term in factors]
         torch.testing.assert_close(factor_by_factor(x.flatten(0, 1), bias, *factors), expected.flatten(0, 1))
         torch.testing.assert_close(nn.functional.linear(x, compose(*factors), bias), expected)
         torch.testing.assert_close(product(x, bias, *factors), expected)
