@@ -74,8 +74,10 @@ def run(args: argparse.Namespace) -> int:
     )
     if args.json:
         show = _show_json
+    elif sys.stdout.isatty():
+        show = _Terminal().show
     else:
-        show = _Terminal().show if sys.stdout.isatty() else _show_lines
+        show = _show_lines
     pieces = _pieces(args)
     shown = [show] if args.srt is None else [_Subtitles(args.srt).show, show]
     for update in _updates(stream, pieces):

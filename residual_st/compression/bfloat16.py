@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 
-def in_bfloat16(parameters: Iterable[Tensor]) -> contextlib.AbstractContextManager:
+def in_bfloat16(parameters: Iterable[Tensor]) -> contextlib.AbstractContextManager[object]:
     """Autocast if all parameters are in float32 on a device that multiplies in bfloat16; otherwise a null context."""
     parameters = [*parameters]
     device = parameters[0].device.type
@@ -20,7 +20,7 @@ def in_bfloat16(parameters: Iterable[Tensor]) -> contextlib.AbstractContextManag
 def multiplies_in_bfloat16(device: str) -> bool:
     """Whether the device has bfloat16 instructions: GPUs, and CPUs with AVX512-BF16 or AMX. Others are slower than in float32."""
     if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device != "cpu":
         return False
     return any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))

@@ -104,7 +104,7 @@ def fits_within(stack: Stack, budget: Budget, rounds: int) -> list[Fit]:
                 partly[plan, kinds] = error
             elif (plan, (True,) * len(kinds)) not in shared:
                 hopeless += 1
-    chosen = [min(forms, key=forms.get) for forms in (shared, partly) if forms]
+    chosen = [min(forms, key=lambda form: forms[form]) for forms in (shared, partly) if forms]
     if alone is not None:
         chosen.append((SharingPlan.make(len(stack.layers), 1), (False,) * len(stack.shapes)))
     return [_fit_plan(stack, plan, kinds, alone, budget.parameters, rounds) for plan, kinds in dict.fromkeys(chosen)]

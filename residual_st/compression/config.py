@@ -1,5 +1,6 @@
 """The settings of `compress`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from residual_st.errors import InputError
@@ -51,7 +52,7 @@ class CompressionConfig:
         require_whole("the number of refinement updates", self.refine_updates, 0)
 
 
-def refuse_keywords(function: str, keywords: dict[str, object]) -> None:
+def refuse_keywords(function: str, keywords: Mapping[str, object]) -> None:
     """Refuse the keywords of version 0.1, and name their replacement.
 
     Raises:

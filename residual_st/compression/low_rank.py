@@ -1,5 +1,7 @@
 """The low-rank matrix and the diagonal that are closest to a matrix in its metric."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -38,7 +40,7 @@ def low_rank(weight: Tensor, metric: Metric, rank: int, before: Tensor | None = 
     return up * balance, down / balance[:, None]
 
 
-def needs_decomposition(rank: int, shape: tuple[int, int]) -> bool:
+def needs_decomposition(rank: int, shape: Sequence[int]) -> bool:
     """Whether `rank` singular triples are computed by a full decomposition instead of subspace iteration."""
     return rank + OVERSAMPLING > EXACT_SHARE * min(shape)
 

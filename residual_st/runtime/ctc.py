@@ -20,7 +20,7 @@ class Frames:
     @property
     def states(self) -> int:
         """Number of frames of the longest utterance."""
-        return self.log_probs.shape[1]
+        return int(self.log_probs.shape[1])
 
 
 class CtcSearch:
@@ -40,7 +40,7 @@ class CtcSearch:
         """One hypothesis per utterance. Its score is the mean log-probability over frames."""
         return [[best_path(rows[:length], self._blank)] for rows, length in zip(frames.log_probs, frames.lengths)]
 
-    def believed(self, frames: Frames, *_rules) -> list[Hypothesis]:
+    def believed(self, frames: Frames, *_rules: object) -> list[Hypothesis]:
         """The hypothesis of one utterance; greedy CTC has no fallback rules."""
         return self.best(frames)[0]
 

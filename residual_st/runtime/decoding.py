@@ -3,7 +3,7 @@
 from functools import cached_property
 
 import numpy as np
-from onnxruntime import OrtValue
+from onnxruntime import InferenceSession, OrtValue
 
 from residual_st.runtime.folder import CROSS_ATTENTION, DECODER, Folder
 from residual_st.runtime.settings import Settings
@@ -19,7 +19,7 @@ class Source:
         states: number of encoder states of the longest utterance.
     """
 
-    def __init__(self, sessions: dict, folder: Folder, samples: int, encoded: dict[str, np.ndarray]):
+    def __init__(self, sessions: dict[str, InferenceSession], folder: Folder, samples: int, encoded: dict[str, np.ndarray]):
         self._decoder, self._folder, self.utterances = sessions[DECODER], folder, len(encoded["states"])
         self.states, self._samples = encoded["states"].shape[1], samples
         cross = sessions[CROSS_ATTENTION]
@@ -65,7 +65,7 @@ class Decoding:
         attention: attention to the states in the last step (batch, beam, time), if the decoder has this output.
     """
 
-    def __init__(self, decoder, folder: Folder, source: dict[str, OrtValue], rows: int):
+    def __init__(self, decoder: InferenceSession, folder: Folder, source: dict[str, OrtValue], rows: int):
         self._decoder, self._source = decoder, source
         empty = np.zeros((rows, folder.heads, 0, folder.head_width), np.float32)
         self._cache = {

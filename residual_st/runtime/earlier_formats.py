@@ -1,9 +1,11 @@
 """Folders exported by earlier releases, converted to the current format."""
 
+from typing import Any
+
 from residual_st.languages import AUTO
 
 
-def updated(description: dict) -> dict:
+def updated(description: dict[str, Any]) -> dict[str, Any]:
     """model.json of format 1 or 2 in the current format. Those had languages in the vocabulary, and no timestamps.
 
     Whisper's languages were source languages, with the folder's task in `begin`; fairseq's were target languages.
@@ -11,12 +13,12 @@ def updated(description: dict) -> dict:
     vocabulary = dict(description["vocabulary"])
     table = {name: [word] for name, word in vocabulary.pop("languages", {}).items()}
     own = vocabulary.pop("default", None)
+    languages: dict[str, object] = {}
     if not vocabulary.get("prompted", False):
         languages = {"targets": table}
     elif table:
         spoken = next((name for name, words in table.items() if words[0] in (own or ())), AUTO)
         languages = {"sources": table, "default": {"source_lang": spoken}}
     else:
-        languages = {}
         vocabulary["begin"] = own or vocabulary["begin"]
     return {**description, "vocabulary": vocabulary, "languages": languages}

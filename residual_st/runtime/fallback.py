@@ -23,7 +23,7 @@ class Fallback:
     log_prob: float | None = None
     no_speech: float | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         limits = [each for each in (self.compression_ratio, self.log_prob, self.no_speech) if each is not None]
         if not all(isinstance(number, (int, float)) for number in (*self.temperatures, *limits)):
             raise TypeError("every fallback threshold must be a number")

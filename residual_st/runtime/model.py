@@ -1,5 +1,6 @@
 """The graphs of an exported model."""
 
+from collections.abc import Iterable
 from copy import copy
 from pathlib import Path
 
@@ -167,5 +168,5 @@ def open_session(graph: Path, threads: int) -> onnxruntime.InferenceSession:
         raise InputError(f"{graph} cannot be loaded: {str(error).splitlines()[0]}") from error
 
 
-def _names(values) -> list[str]:
+def _names(values: Iterable[onnxruntime.NodeArg]) -> list[str]:
     return [value.name for value in values]

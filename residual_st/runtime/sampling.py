@@ -7,8 +7,10 @@ import numpy as np
 from residual_st.runtime.beam_search import Hypothesis
 from residual_st.runtime.rules import Rules
 
+Step = Callable[[np.ndarray, np.ndarray], np.ndarray]  # of a decoder: last words, and the row that each continues
 
-def draw(step: Callable, rules: Rules, prompt: list[int], temperature: float, random: np.random.Generator) -> Hypothesis:
+
+def draw(step: Step, rules: Rules, prompt: list[int], temperature: float, random: np.random.Generator) -> Hypothesis:
     """Decode one text greedily or by sampling.
 
     Args:
@@ -21,7 +23,8 @@ def draw(step: Callable, rules: Rules, prompt: list[int], temperature: float, ra
     row = np.zeros(1, np.int64)
     for word in prompt[:-1]:
         step(np.array([[word]]), row)
-    tokens, total, word = [], 0.0, prompt[-1]
+    tokens: list[int] = []
+    total, word = 0.0, prompt[-1]
     while True:
         log_probs = rules.allowed(step(np.array([[word]]), row)[0], np.array([tokens], np.int64))[0]
         # Gumbel noise: the maximum then falls on each word with its probability
@@ -35,4 +38,4 @@ def draw(step: Callable, rules: Rules, prompt: list[int], temperature: float, ra
 
 def _log_of_sum(log_probs: np.ndarray) -> float:
     most = log_probs.max()
-    return most + np.log(np.exp(log_probs - most).sum())
+    return float(most + np.log(np.exp(log_probs - most).sum()))

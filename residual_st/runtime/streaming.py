@@ -38,7 +38,7 @@ class Streaming:
     head_width: int
     tails: list[list[int]]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Raises ValueError for values that no encoder has."""
         numbers = {name: value for name, value in vars(self).items() if name != "tails"}
         for name, value in {**numbers, **{f"tails {place}": value for place, value in enumerate(sum(self.tails, []))}}.items():

@@ -24,7 +24,7 @@ class TimeStamps:
     latest_start: int | None
     silence: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.seconds > 0 or not (self.latest_start is None or self.latest_start >= 0):
             raise ValueError(f"timestamps must have seconds above 0, and a latest_start of at least 0: {self}")
 

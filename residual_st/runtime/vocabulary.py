@@ -37,7 +37,7 @@ class Vocabulary:
     begin_suppressed: list[int] = field(default_factory=list)
     replaced: list[list[str]] = field(default_factory=list)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         special = [each for each in (self.pad, self.unk) if each is not None]
         self.check([self.start, *self.begin, self.eos, *special, *self.hidden, *self.suppressed, *self.begin_suppressed])
         if not all(isinstance(text, str) for text in (*self.symbols, *(text for pair in self.replaced for text in pair))):

@@ -47,7 +47,7 @@ class SharedForm:
         options = (getattr(flags, f"{prefix}{name}") for name in _NAMES)
         return cls.make(getattr(flags, f"{prefix}layers"), matrices, *options)
 
-    def to_flags(self, prefix: str) -> dict:
+    def to_flags(self, prefix: str) -> dict[str, object]:
         """Names and values of the flags that describe the form, including the number of layers."""
         largest = max(map(self.plan.groups.count, self.plan.groups))
         values = (largest, self.plan.to_flag(), self.ranks.to_flag(), self.diagonal)

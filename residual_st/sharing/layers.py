@@ -45,7 +45,7 @@ class SharedWeights(nn.ModuleDict):
 
 def matrix_parameters(layers: nn.ModuleList) -> int:
     """Number of weights in a stack's matrices, with shared ones counted once and without biases."""
-    kept = {}
+    kept: dict[int, int] = {}
     for layer in in_order(layers):
         for _, linear in matrices(layer):
             terms = linear.terms if isinstance(linear, ResidualLinear) else linear.parameters()
@@ -137,7 +137,7 @@ def share_layers(layers: nn.ModuleList, form: SharedForm) -> SharedWeights:
     owners = {}
     for group in filter(form.changes, range(form.plan.n_groups)):
         members = form.plan.layers_of(group)
-        shared = {}
+        shared: dict[str, nn.Parameter] = {}
         for index in reversed(members):
             sharing = (name for name, rank in form.ranks.of(index).items() if not isinstance(rank, Alone))
             shared |= {name: _shared_parameter(stack[index].get_submodule(name)) for name in sharing}

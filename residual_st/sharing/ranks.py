@@ -14,10 +14,10 @@ class Alone(int):
     At the full rank (the smaller side of the matrix) it means the layer's unchanged matrix.
     """
 
-    def __eq__(self, other) -> bool:
-        return type(self) is type(other) and int(self) == int(other)
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Alone) and int(self) == int(other)
 
-    def __ne__(self, other) -> bool:  # int defines its own
+    def __ne__(self, other: object) -> bool:  # which int has of its own
         return not self == other
 
     __hash__ = int.__hash__

@@ -84,7 +84,7 @@ def check_alike(layers: nn.ModuleList) -> dict[str, tuple[int, int]]:
             )
         if its_shapes != shapes[0]:
             raise InputError(f"layer {index} has different matrices from layer 0; layers can share only if their matrices match")
-    saved = {}
+    saved: dict[str, str] = {}
     for name in shapes[0]:
         other = saved.setdefault(saved_name(name), name)
         if other != name:
@@ -105,7 +105,8 @@ def check_form(layers: nn.ModuleList, form: SharedForm) -> None:
         raise InputError(f"the form is for matrices {', '.join(form.ranks.matrices)}, but the layers have {', '.join(shapes)}")
     check_ranks(form.ranks, shapes)
     _check_held_once(layers, layers, ["weight"])
-    owners, kinds = {}, {}
+    owners: dict[int, tuple[tuple[int, str, int | None], str]] = {}
+    kinds: dict[tuple[int, str], str] = {}
     for index, group in enumerate(form.plan.groups):
         for name, linear in matrices(layers[index]):
             place, is_alone = f"{name} of layer {index}", isinstance(form.ranks.of(index)[name], Alone)
@@ -182,7 +183,7 @@ def _holders(layer: nn.Module) -> str:
 
 def _check_places(stack: list[nn.Module]) -> None:
     """Raise InputError if a layer or a matrix is used in several places, of which only one would be replaced."""
-    places = {}
+    places: dict[int, str] = {}
     for index, layer in enumerate(stack):
         for name, module in layer.named_modules(remove_duplicate=False):
             if not name or isinstance(module, nn.Linear) or is_pointwise(module):
@@ -197,7 +198,7 @@ def check_untied(model: nn.Module, layers: nn.ModuleList) -> None:
 
     Sharing leaves biases unchanged, but compression gives each matrix its own.
     """
-    first = {}
+    first: dict[int, str] = {}
     for index in range(len(layers)):
         for name, linear in matrices(layers[index]):
             place = f"{name} of layer {index}"

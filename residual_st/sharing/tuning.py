@@ -29,7 +29,7 @@ def tune_products(module: nn.Module) -> dict[tuple[int, int, int], float]:
     Returns:
         The positions by (out, in, rank).
     """
-    by_shape = {}
+    by_shape: dict[tuple[int, int, int], list[ResidualLinear]] = {}
     for linear_ in module.modules():
         if isinstance(linear_, ResidualLinear) and linear_.shared_weight is not None and linear_.rank:
             weight = linear_.shared_weight

@@ -1,13 +1,13 @@
 """Size and sharing figures of a stack, for any model."""
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
 
 from residual_st.sharing import (
     ResidualLinear,
-    SharedForm,
     current_form,
     in_order,
     matrices,
@@ -18,7 +18,7 @@ from residual_st.sharing import (
 from residual_st.stacks.layer_stack import LayerStack
 
 
-def sizes_of(part: str, stack: LayerStack | None) -> dict:
+def sizes_of(part: str, stack: LayerStack | None) -> dict[str, Any]:
     """Numbers of weights in the matrices of a model's encoder or decoder, kept and dense."""
     shapes = [shape_of(matrix) for layer in (in_order(stack.layers) if stack else ()) for _, matrix in matrices(layer)]
     dense, kept = sum(outputs * inputs for outputs, inputs in shapes), matrix_parameters(stack.layers) if stack else 0
@@ -29,13 +29,13 @@ def sizes_of(part: str, stack: LayerStack | None) -> dict:
     }
 
 
-def sharing_of(stack: LayerStack | None) -> dict:
+def sharing_of(stack: LayerStack | None) -> dict[str, Any]:
     """How the layers of a stack share, read from the layers."""
     layers = len(stack.layers) if stack else 0
     if stack is None or not stack.is_shared:
-        form = {"group_size": 1, "residual_rank": 0, "residual_diagonal": False, "sharing_pattern": "adjacent"}
-        return {**form, "groups": list(range(layers))}
-    form: SharedForm = current_form(stack.layers, stack.owner.shared_weights)
+        dense = {"group_size": 1, "residual_rank": 0, "residual_diagonal": False, "sharing_pattern": "adjacent"}
+        return {**dense, "groups": list(range(layers))}
+    form = current_form(stack.layers, stack.owner.shared_weights)
     named = form.to_flags("")
     return {
         **{name: named[name] for name in ("group_size", "residual_rank", "residual_diagonal", "sharing_pattern")},
@@ -52,7 +52,7 @@ def bytes_and_parameters(members: Iterable[nn.Parameter]) -> dict[str, int]:
     }
 
 
-def residual_energy(stacks: Mapping[str, LayerStack]) -> list[dict]:
+def residual_energy(stacks: Mapping[str, LayerStack]) -> list[dict[str, Any]]:
     """For each layer and matrix of a model's parts, the squared norm of its residual / that of its shared weight.
 
     Names of the decoder's matrices begin with `decoder.`.

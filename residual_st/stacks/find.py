@@ -24,13 +24,13 @@ def stack_of(model: nn.Module, part: str = "encoder") -> LayerStack:
     Raises:
         InputError: for other models; describe their stack by a `LayerStack`.
     """
-    is_list = isinstance(model, nn.ModuleList)
-    classes = type(model[0] if is_list and len(model) else model).__mro__
+    classes = type(model[0] if isinstance(model, nn.ModuleList) and len(model) else model).__mro__
     library = next((name for base in classes if (name := base.__module__.partition(".")[0]) in _KNOWN_BY), None)
     if library:
         known = importlib.import_module(_KNOWN_BY[library])  # imports the library, which is installed since the model is from it
-        return known.stack_of_layers(model) if is_list else known.stack_of(model, part)
-    if is_list:
+        found: LayerStack = known.stack_of_layers(model) if isinstance(model, nn.ModuleList) else known.stack_of(model, part)
+        return found
+    if isinstance(model, nn.ModuleList):
         return describe_stack(model)
     raise InputError(f"{type(model).__name__} has no known stack of {part} layers; describe it by a LayerStack")
 
@@ -41,7 +41,7 @@ def stacks_in(module: nn.Module) -> dict[str, nn.ModuleList]:
     Lists inside the layers of another list are left out. Weights are counted as if dense, so that sharing does not change the
     order.
     """
-    found = {}
+    found: dict[str, nn.ModuleList] = {}
     for name, layers in module.named_modules():
         inside = any(not outer or name.startswith(f"{outer}.") for outer in found)
         if isinstance(layers, nn.ModuleList) and not inside and _is_stack(layers):

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 from torch import nn
 
@@ -10,7 +11,7 @@ from residual_st.stacks.layer_stack import LayerStack
 from residual_st.stacks.padding import padding_by_name
 
 
-def describe_stack(layers: nn.ModuleList, owner: nn.Module | None = None, **known) -> LayerStack:
+def describe_stack(layers: nn.ModuleList, owner: nn.Module | None = None, **known: Any) -> LayerStack:
     """The LayerStack of layers of any class.
 
     By default padding is found by the names of a layer's arguments (`padding_by_name`), fairseq 0.12.2's second copy of the weights

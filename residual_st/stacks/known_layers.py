@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
@@ -31,15 +32,15 @@ class KnownLayers:
     layers: tuple[type | str, ...] = ()
     symmetries: Callable[[nn.Module], Sequence[Symmetry]] = no_symmetries
     whole: Sequence[str] = ()
-    known: Mapping = field(default_factory=dict)
+    known: Mapping[str, Any] = field(default_factory=dict)
 
     def knows(self, layer: nn.Module) -> bool:
         """Whether a layer is an instance of one of the classes or of a subclass."""
         return any(base in self.layers or base.__name__ in self.layers for base in type(layer).__mro__)
 
-    def describe(self, layers: nn.ModuleList, owner: nn.Module | None, **more) -> LayerStack:
+    def describe(self, layers: nn.ModuleList, owner: nn.Module | None, **more: Any) -> LayerStack:
         """The stack of such layers in their owner, or of other layers by `describe_stack`; `more` are further fields."""
-        if not self.knows(layers[0]):  # from a user dir, or a variant
+        if not self.knows(layers[0]):  # of a user dir, or of a variant
             return describe_stack(layers, owner, **more)
         for layer in in_order(layers):
             keep_whole(layer, self.whole)

@@ -11,11 +11,13 @@ from residual_st.errors import InputError, refusing
 from residual_st.sharing import ResidualLinear, SharedForm, deep_copy, matrices
 from residual_st.stacks.layouts import STATES, Layouts
 from residual_st.stacks.padding import Padding, no_padding, refuse_masks
+from residual_st.stacks.symmetries import Symmetry
 
 
 def output_alone(output: Any) -> Tensor:
     """The output of a layer that returns a tensor, or a tuple whose first element is the output."""
-    return output[0] if isinstance(output, tuple) else output
+    states: Tensor = output[0] if isinstance(output, tuple) else output
+    return states
 
 
 def nothing(layers: nn.ModuleList) -> None:
@@ -26,7 +28,7 @@ def no_description(owner: nn.Module, form: SharedForm) -> None:
     """No description, for models whose form is stored elsewhere, such as in fairseq's flags."""
 
 
-def no_context(layers: nn.ModuleList) -> contextlib.AbstractContextManager:
+def no_context(layers: nn.ModuleList) -> contextlib.AbstractContextManager[object]:
     """No context, for layers that call each of their matrices."""
     return contextlib.nullcontext()
 
@@ -54,17 +56,17 @@ class LayerStack:
 
     layers: nn.ModuleList
     owner: nn.Module | None = None
-    symmetries: Sequence = ()
+    symmetries: Sequence[Symmetry] = ()
     padding: Padding = refuse_masks
     memory_matrices: Sequence[str] = ()
     memory_padding: Padding = no_padding
     output: Callable[[Any], Tensor] = output_alone
     prepare: Callable[[nn.ModuleList], None] = nothing
     on_sharing: Callable[[nn.Module, SharedForm], None] = no_description
-    observing: Callable[[nn.ModuleList], contextlib.AbstractContextManager] = no_context
+    observing: Callable[[nn.ModuleList], contextlib.AbstractContextManager[object]] = no_context
     layouts: Layouts = field(default_factory=Layouts)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not isinstance(self.layers, nn.Module):
             raise InputError(f"the layers are in a {type(self.layers).__name__}; they must be in an nn.ModuleList")
         if not len(self.layers):

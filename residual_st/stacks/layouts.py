@@ -5,9 +5,11 @@ convolutions and ESPnet's attention are batch first, some matrices get each head
 relative positions gets no utterances (1, 2 time - 1, width).
 """
 
+import math
 from collections.abc import Sequence
 from itertools import permutations
 
+import torch
 from torch import Tensor
 
 from residual_st.errors import InputError
@@ -27,7 +29,7 @@ class Layouts:
     A layout must fit all batches so far.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._fitting: dict[str, set[Layout]] = {}
 
     def see(self, name: str, states: Tensor, padding: Tensor | None) -> None:
@@ -80,7 +82,7 @@ def _fitting(leading: Sequence[int], mask: Sequence[int]) -> set[Layout]:
 def _kept(layout: Layout, leading: Sequence[int], padding: Tensor) -> Tensor:
     """True for positions without padding, in the order of the flattened states."""
     if layout is None:
-        return padding.new_ones(leading.numel(), dtype=bool)
+        return padding.new_ones(math.prod(leading), dtype=torch.bool)
     batch, time = layout
     places = [1] * len(leading)
     places[batch], places[time] = padding.shape

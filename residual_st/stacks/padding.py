@@ -2,20 +2,21 @@
 
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from residual_st.errors import InputError
 
-Padding = Callable[[tuple, dict], Tensor | None]
+Padding = Callable[[tuple[Any, ...], dict[str, Any]], Tensor | None]
 
 
-def no_padding(arguments: tuple, keywords: dict) -> None:
+def no_padding(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
     """No padding: every position counts, whatever the arguments."""
 
 
-def refuse_masks(arguments: tuple, keywords: dict) -> None:
+def refuse_masks(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
     """No padding, for layers that are called with hidden states only.
 
     Raises:
@@ -40,11 +41,12 @@ def padding_by_name(layer: nn.Module) -> Padding:
     """
     order = list(inspect.signature(type(layer).forward).parameters)[1:]
 
-    def padding(arguments: tuple, keywords: dict) -> Tensor | None:
+    def padding(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor | None:
         given = dict(zip(order, arguments)) | keywords
         masks = [name for name in dict.fromkeys([*order, *keywords]) if name.endswith("padding_mask") or name == "attention_mask"]
         if not masks:
-            return refuse_masks(arguments, keywords)
+            refuse_masks(arguments, keywords)
+            return None
         if len(masks) > 1 and any(given.get(name) is not None for name in masks):
             raise InputError(
                 f"{type(layer).__name__} takes the masks {', '.join(masks)}; define which one is its own states' by a LayerStack's "

@@ -2,8 +2,9 @@
 
 import contextlib
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -22,11 +23,11 @@ class LayerCall:
     inputs: Tensor
     padding: Tensor | None
     memory_padding: Tensor | None
-    arguments: tuple = ()
-    keywords: dict = field(default_factory=dict)
+    arguments: tuple[Any, ...] = ()
+    keywords: dict[str, Any] = field(default_factory=dict)
     output: Tensor | None = None
 
-    def repeat(self, layer: nn.Module, states: Tensor):
+    def repeat(self, layer: nn.Module, states: Tensor) -> Any:
         """Call a layer with the same arguments, but other hidden states. Returns its return value."""
         arguments = [states if value is self.inputs else value for value in self.arguments]
         keywords = {name: states if value is self.inputs else value for name, value in self.keywords.items()}
@@ -40,10 +41,10 @@ def recorded_calls(stack: LayerStack, chosen: Iterable[int] | None = None) -> It
     Args:
         chosen: the layers; None for all.
     """
-    calls = {}
+    calls: dict[int, LayerCall] = {}
 
-    def enter(index: int):
-        def hook(layer, arguments, keywords):
+    def enter(index: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+        def hook(layer: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
             states = _states(layer, arguments, keywords)
             padding, memory_padding = stack.padding(arguments, keywords), stack.memory_padding(arguments, keywords)
             stack.layouts.see(STATES, states, padding)
@@ -51,8 +52,8 @@ def recorded_calls(stack: LayerStack, chosen: Iterable[int] | None = None) -> It
 
         return hook
 
-    def leave(index: int):
-        def hook(_layer, _arguments, output):
+    def leave(index: int) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+        def hook(_layer: nn.Module, _arguments: tuple[Any, ...], output: Any) -> None:
             calls[index].output = stack.output(output)
 
         return hook
@@ -64,7 +65,7 @@ def recorded_calls(stack: LayerStack, chosen: Iterable[int] | None = None) -> It
         yield calls
 
 
-def _states(layer: nn.Module, arguments: tuple, keywords: dict) -> Tensor:
+def _states(layer: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
     """The hidden states that a layer is called with: the first floating-point tensor in the order of its own parameters.
 
     Raises:

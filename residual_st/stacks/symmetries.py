@@ -53,7 +53,7 @@ Symmetry = AttentionHeads | FeedForwardUnits
 FAIRSEQ, ESPNET = ("q_proj", "k_proj", "v_proj", "out_proj"), ("linear_q", "linear_k", "linear_v", "linear_out")
 
 # limits on symmetries by the attention's type of positions
-_LIMITS = {
+_LIMITS: dict[str, dict[str, bool]] = {
     "absolute": {},  # only in the inputs
     "rotary": {"query_key": False},  # queries and keys are rotated in planes of their basis
     "relative": {"permutable": False, "query_key": False},  # a projection and biases for each head
@@ -74,16 +74,17 @@ def attention_heads(attention: str, count: int, parts: Sequence[str] = FAIRSEQ, 
             for each head (Dai et al., arXiv 1901.02860); `relative_key` for a key per distance (Shaw et al., arXiv 1803.02155);
             `biased` if each head adds a bias per distance to its scores, as in WavLM (Chen et al., arXiv 2110.13900).
     """
-    return AttentionHeads(*(f"{attention}.{part}" for part in parts), count, **_LIMITS[positions])
+    query, key, value, output = (f"{attention}.{part}" for part in parts)
+    return AttentionHeads(query, key, value, output, count, **_LIMITS[positions])
 
 
-def feed_forward_units(first: str, second: str, activation: Callable) -> FeedForwardUnits:
+def feed_forward_units(first: str, second: str, activation: Callable[..., object]) -> FeedForwardUnits:
     """The units between two matrices, with an elementwise activation: ReLU, GELU, SiLU (swish), but not GLU."""
     is_relu = activation in (torch.relu, nn.functional.relu) or isinstance(activation, nn.ReLU)
     return FeedForwardUnits(first, second, scalable=is_relu)
 
 
-def symmetries_of(layer: nn.Module, attentions: Sequence[str], activation: Callable) -> list[Symmetry]:
+def symmetries_of(layer: nn.Module, attentions: Sequence[str], activation: Callable[..., object]) -> list[Symmetry]:
     """Symmetries of a Transformer layer with fairseq's or Hugging Face's names, if its projections are `nn.Linear`s.
 
     Some of fairseq's options forbid some symmetries: additional keys and values, a scale per head, a norm of the hidden units.
@@ -93,7 +94,7 @@ def symmetries_of(layer: nn.Module, attentions: Sequence[str], activation: Calla
         activation: activation of the feed-forward part, fc1 and fc2.
     """
     linears = {name for name, module in layer.named_modules() if isinstance(module, nn.Linear)}
-    found = []
+    found: list[Symmetry] = []
     for name in attentions:
         attention = layer.get_submodule(name)
         heads = attention_heads(name, attention.num_heads)
