@@ -26,6 +26,7 @@ docs: .venv/.ready
 lint: .venv/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 
 format: .venv/.ready
 	$(BIN)/ruff format .

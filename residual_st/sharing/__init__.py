@@ -68,7 +68,7 @@ _HOMES = {
     "weight_of": "shareable",
 }
 
-__all__ = ["Alone", "ResidualRanks", "SharedForm", "SharingPlan", *_HOMES]  # noqa: PLE0604, F401 - names, from the table
+__all__ = ["Alone", "ResidualRanks", "SharedForm", "SharingPlan", *_HOMES]  # noqa: PLE0604 - names, from the table
 
 
 def __getattr__(name: str) -> object:
