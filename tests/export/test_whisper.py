@@ -128,7 +128,7 @@ def test_what_the_model_cannot_is_refused(whisper, tmp_path):
         ),
         ("english", ["--task", "translate"], "task=translate is not supported by this model; it must be transcribe"),
         ("english", ["--source-lang", "de"], "source_lang=de is not supported by this model; it must be en"),
-        ("english", ["--target-lang", "de"], "target_lang=de must be source_lang=en"),
+        ("english", ["--target-lang", "de"], "target_lang=de must equal source_lang=en"),
         ("english", ["--lang", "en"], "--lang en is no longer a flag: give --source-lang"),
     ):
         result = cli("translate", tmp_path / name, SPEECH, *flags, check=False)
