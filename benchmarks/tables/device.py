@@ -29,16 +29,15 @@ def device_size() -> str:
     return github(table, headers)
 
 
-def device_headline() -> str:
-    """What README shows: size `_s`, one thread, int8."""
-    table, shown = [], ("dense, int8", "K=3, R=16, int8", "K=12, R=8, int8")
+def device_forms() -> str:
+    """What each form takes in int8, for the choice of K and R: megabytes, and latency over that of the dense model."""
+    table = []
     for row in _newest():
-        if (row["size"], row["threads"]) == ("s", 1) and "decoder" not in row["system"] and row["system"] in shown:
-            base = next(each for each in _newest() if each["size"] == "s" and each["system"] == "dense, fp32")
-            file = f"{row['encoder_file_bytes'] / 1e6:.1f} MB, 1/{base['encoder_file_bytes'] / row['encoder_file_bytes']:.1f}"
-            times = [f"{row[f'latency_{length}s_ratio'][0]:.2f}" for length in ("1", "5", "20")]
-            table.append([reader_name(row["system"]), file, f"{row['encoder_steady_bytes_ratio'][0]:.2f}", *times])
-    return github(table, ["", "file", "memory", "latency, 1 s", "5 s", "20 s"])
+        if row["threads"] == 1 and row["precision"] == "int8":
+            form = reader_name(row["system"]).removesuffix(", int8")
+            cost = encoder_cost(row["size"], row["system"], "dense, int8")
+            table.append([f"`_{row['size']}`", form, cost["file"], f"{row['file_bytes'] / 1e6:.1f} MB", cost["latency"]])
+    return github(table, ["size", "encoder", "encoder's file", "whole model", "latency"])
 
 
 def encoder_cost(size: str, system: str, base: str) -> dict[str, str]:
