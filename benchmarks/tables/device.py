@@ -32,7 +32,7 @@ def device_size() -> str:
 def device_forms() -> str:
     """What each form takes in int8, for the choice of K and R: megabytes, and latency over that of the dense model."""
     table = []
-    for row in _newest():
+    for row in sorted(_newest(), key=lambda row: "sm".index(row["size"])):
         if row["threads"] == 1 and row["precision"] == "int8":
             form = reader_name(row["system"]).removesuffix(", int8")
             cost = encoder_cost(row["size"], row["system"], "dense, int8")
