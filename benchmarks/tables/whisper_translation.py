@@ -27,6 +27,7 @@ def whisper_translation_headline() -> str:
         "compressed-0.6",
         "compressed-0.45-refined",
         "compressed-0.45",
+        "compressed-0.3-refined",
         "compressed-0.3",
     )
     lines = []
