@@ -89,7 +89,7 @@ def test_train_average_generate_and_score(data, trained):
 def test_a_finished_run_is_not_trained_on(trained):
     last = trained / "residual" / "checkpoint_last.pt"
     before = last.stat().st_mtime_ns
-    assert "holds a run of 6 updates already" in run(BIN / "residual-st", "train", "residual.yaml", cwd=trained).stdout
+    assert "already contains a run of 6 updates" in run(BIN / "residual-st", "train", "residual.yaml", cwd=trained).stdout
     assert last.stat().st_mtime_ns == before
 
 

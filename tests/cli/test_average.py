@@ -55,7 +55,7 @@ def test_the_last_ones_of_a_folder(tmp_path, capsys):
     assert main(["average", str(tmp_path), "--num-update-checkpoints", "1", "--output", output, "--force"]) == 0
     assert "checkpoint_1_100.pt" in capsys.readouterr().out
     assert main(["average", str(tmp_path), "--num-epoch-checkpoints", "4", "--output", str(tmp_path / "b.pt")]) == 2
-    assert "holds 3 such checkpoints" in capsys.readouterr().err
+    assert "contains 3 such checkpoints" in capsys.readouterr().err
 
 
 def test_refuses_other_models_and_keeps_what_was_there(tmp_path, capsys):

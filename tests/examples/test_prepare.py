@@ -220,7 +220,7 @@ def test_a_recording_in_two_splits_is_refused(small):
         shutil.copy(data / "dev" / "txt" / f"dev.{name}", data / "tst-HE" / "txt" / f"tst-HE.{name}")
     result = prepare(small, check=False)
     assert result.returncode == 2
-    assert f"{wav.name} stands in dev and in tst-HE" in result.stderr
+    assert f"{wav.name} is in dev and in tst-HE" in result.stderr
 
 
 def test_a_vocabulary_that_cannot_be_made(small):

@@ -201,7 +201,7 @@ def test_what_has_no_graph_is_refused_by_name(data, shared_checkpoint, fairseq_t
 
     refused(tmp_path / "none.pt", "none.pt does not exist")
     refused(shared_checkpoint, "config_none.yaml does not exist", "--config-yaml", "config_none.yaml")
-    refused(shared_checkpoint, "dictionary of", "--data", data, "--config-yaml", "config_asr_plain.yaml")
+    refused(shared_checkpoint, "the dictionary in", "--data", data, "--config-yaml", "config_asr_plain.yaml")
     refused(shared_checkpoint, "talk.wav does not exist", "--data", data, "--check", tmp_path / "talk.wav")
     fairseq_train(data, tmp_path / "tanh", max_update=1, activation_fn="tanh")
     refused(tmp_path / "tanh" / "checkpoint_last.pt", "--activation-fn tanh cannot be exported", "--data", data)

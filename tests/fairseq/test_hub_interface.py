@@ -28,7 +28,7 @@ def test_a_model_of_two_languages(joint, fairseq_train, tmp_path):
     assert hub.predict(SPEECH, tgt_lang="de") == hub.predict(SPEECH, target_lang="de")
     for asked, message in (
         ({}, "target_lang is missing; it must be one of de, fr"),
-        ({"target_lang": "it"}, "target_lang=it is not known; it must be one of de, fr"),
+        ({"target_lang": "it"}, "target_lang=it is not supported by this model; it must be one of de, fr"),
         ({"target_lang": "de", "task": "translate"}, "task=translate: the model has one task"),
         ({"target_lang": "de", "source_lang": "en"}, "source_lang=en: the model has one source language"),
     ):

@@ -153,7 +153,9 @@ def test_ranks_by_layer_and_matrix():
     assert [matrix_kind(name) for name in names] == ["k_proj", "v_proj", "q_proj", "out_proj", "fc1", "fc2"]
 
 
-@pytest.mark.parametrize(("rank", "message"), [("1,2", "names 2 layers"), ("1/2", "is for 2 matrices"), ("x", "'x' is not known")])
+@pytest.mark.parametrize(
+    ("rank", "message"), [("1,2", "names 2 layers"), ("1/2", "has 2 ranks, but a layer has 6"), ("x", "'x' is not known")]
+)
 def test_refuses_bad_ranks_before_anything_is_built(rank, message):
     with pytest.raises(InputError, match=message):
         tiny_flags(encoder_residual_rank=rank)

@@ -122,9 +122,9 @@ def test_or_else_the_language_is_detected(folder, audio, asked):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--source-lang", "klingon"], "source_lang=klingon is not known; it must be one of auto, en, es, fr"),
+        (["--source-lang", "klingon"], "source_lang=klingon is not supported by this model; it must be one of auto, en, es, fr"),
         (["--task", "sing"], "task=sing is not supported by this model; it must be one of transcribe, translate"),
-        (["--task", "translate", "--target-lang", "de"], "target_lang=de is not known; it must be en"),
+        (["--task", "translate", "--target-lang", "de"], "target_lang=de is not supported by this model; it must be en"),
     ],
 )
 def test_what_a_model_cannot_do_is_refused(folder, audio, tmp_path, flags, said):
@@ -146,7 +146,7 @@ def test_an_english_model_transcribes_english(audio, tmp_path):
 
 def test_a_row_that_the_model_cannot_do_is_named(folder, audio):
     (audio / "train.tsv").write_text("audio\tsrc_lang\nes/0.wav\tes\nes/1.wav\tklingon\n", encoding="utf-8")
-    with pytest.raises(InputError, match=r"train.tsv, line 3: source_lang=klingon is not known"):
+    with pytest.raises(InputError, match=r"train.tsv, line 3: source_lang=klingon is not supported by this model"):
         prompts(folder, audio / "train.tsv")
 
 
@@ -164,7 +164,7 @@ def test_speech2text_of_several_target_languages(audio, tmp_path):
     tokenizer.save_pretrained(folder)
     _, (batch, *_) = prompts(folder, audio, None, None, "fr", batches=1)
     assert opening(batch) == [START, tokenizer.lang_code_to_id["fr"]]
-    with pytest.raises(InputError, match="target_lang=en is not known; it must be one of"):
+    with pytest.raises(InputError, match="target_lang=en is not supported by this model; it must be one of"):
         prompts(folder, audio, None, None, "en", batches=1)
     saved(model, folder, forced_bos_token_id=tokenizer.lang_code_to_id["de"])
     _, (batch, *_) = prompts(folder, audio, batches=1)

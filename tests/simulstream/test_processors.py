@@ -180,7 +180,7 @@ def test_whisper_with_its_task_and_languages(tmp_path):
         other = outputs_of(processor, talk(), languages={"source_lang": "en"})
         assert text_after(asked) and text_after(told) == text_after(asked)
         assert text_after(other) != text_after(asked)
-    with pytest.raises(InputError, match="source_lang=xx is not known"):
+    with pytest.raises(InputError, match="source_lang=xx is not supported by this model"):
         outputs_of(processor, talk(), languages={"source_lang": "xx"})
 
 
