@@ -167,7 +167,7 @@ def one_basis(model: nn.Module, material: Material, **options) -> dict:
 
 
 def lite_asr(model: nn.Module, material: Material, **options) -> dict:
-    """LiteASR, with composed weights: folders hold one form for all layers, and here some matrices are factored in some layers only."""
+    """LiteASR, with composed weights: a folder holds one form for all layers, and here only some layers factor a matrix."""
     layers, dense = stack_of(model).layers, matrix_parameters(stack_of(model).layers)
     made = real_models.lite_asr(model, material, **options)
     kept = matrix_parameters(layers) / dense
