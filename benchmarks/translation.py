@@ -168,7 +168,8 @@ def one_basis(model: nn.Module, material: Material, **options) -> dict:
 
 def lite_asr(model: nn.Module, material: Material, **options) -> dict:
     """LiteASR, with composed weights: a folder holds one form for all layers, and here only some layers factor a matrix."""
-    layers, dense = stack_of(model).layers, matrix_parameters(stack_of(model).layers)
+    layers = stack_of(model).layers
+    dense = matrix_parameters(layers)
     made = real_models.lite_asr(model, material, **options)
     kept = matrix_parameters(layers) / dense
     for layer in layers:

@@ -1,15 +1,16 @@
 """Print what the demo's two models scored when they were measured: committed rows, not runs on this machine."""
 
-import json
 from pathlib import Path
 from statistics import mean
+
+from residual_st.benchmark import results
 
 ROWS = Path(__file__).parents[2] / "benchmarks" / "results" / "demo.jsonl"
 RATES = {"residual": 3e-3, "dense": 2e-3}  # each system's best
 
 
 def main() -> None:
-    rows = [json.loads(line) for line in ROWS.read_text(encoding="utf-8").splitlines()]
+    rows = results.read(ROWS)
     print(f"For comparison, from {ROWS.relative_to(ROWS.parents[2])} (measured before, 900 updates, not on this machine):")
     for system, rate in RATES.items():
         runs = [row for row in rows if row["system"] == system and row["lr"] == rate]

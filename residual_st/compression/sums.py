@@ -26,9 +26,8 @@ class SquareSum:
     def __init__(self, size: int, device: torch.device):
         self.size = size
         starts = range(0, size, self.BLOCK)
-        self._shapes = [
-            (min(self.BLOCK, size - start), size - start) for start in starts
-        ]  # shapes of the strips right of the diagonal
+        # of the strips on and right of the diagonal
+        self._shapes = [(min(self.BLOCK, size - start), size - start) for start in starts]
         self._values: Tensor | StoredTensor = torch.zeros(sum(map(math.prod, self._shapes)), device=device)
 
     def add(self, rows: Tensor) -> None:
