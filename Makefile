@@ -19,7 +19,7 @@ QUICK := tests/sharing tests/stacks tests/audio tests/evaluation \
 quick: .venv/.ready
 	$(RUN) $(BIN)/python -m pytest -q -n 2 $(QUICK)
 
-# the documentation as a site in build/site; REPO_URL=https://… is where its links to other files lead
+# the documentation as a site in build/site; REPO_URL=https://… names a public repository to link to
 docs: .venv/.ready
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 

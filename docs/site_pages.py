@@ -1,7 +1,8 @@
 """Hooks of the site (mkdocs.yml): pages that are made, and links that work in the repository and in the site.
 
 Pages link to each other and to scripts as files of the repository, as code hosts show them. Here a link to a file that is a page
-of the site becomes a link to that page, and one to any other file a link to the repository.
+of the site becomes a link to that page. A link to any other file becomes a link to the public repository, or, if there is none, the
+name of the file.
 """
 
 import argparse
@@ -35,7 +36,7 @@ OBJECTS = {
     ),
     "errors": ("residual_st.errors.InputError", "residual_st.errors.refusing"),
 }
-LINK = re.compile(r"(!?\[[^\]]*\]\()([^)\s]+)(\))")
+LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 
 
 def on_config(config):
@@ -60,19 +61,23 @@ def on_page_markdown(markdown, page, config, files):
     uri = page.file.src_uri
     sources = {made: source for source, made in ELSEWHERE.items()}
     source = sources.get(uri, f"docs/{uri}")
-    return LINK.sub(lambda link: f"{link[1]}{site_link(link[2], source, uri, config.repo_url)}{link[3]}", markdown)
+    return LINK.sub(lambda link: site_link(link, source, uri, config.repo_url), markdown)
 
 
-def site_link(link: str, source: str, page: str, repository: str) -> str:
-    """A link of a file of the repository, as the page of the site needs it which that file becomes."""
-    path, anchor, name = link.partition("#")
+def site_link(link: re.Match, source: str, page: str, repository: str | None) -> str:
+    """A link in a file of the repository, rewritten for the page that the site makes of this file."""
+    image, text, address = link.groups()
+    path, anchor, name = address.partition("#")
     target = posixpath.normpath(posixpath.join(posixpath.dirname(source), path))
     if not path or ":" in path or not (ROOT / target).exists():
-        return link  # what does not exist is left for mkdocs to report
+        return link[0]  # what does not exist is left for mkdocs to report
     if target in ELSEWHERE or target.startswith("docs/"):
-        made = ELSEWHERE.get(target, target.removeprefix("docs/"))
-        return posixpath.relpath(made, posixpath.dirname(page) or ".") + anchor + name
-    return f"{repository}/blob/main/{target}{anchor}{name}"
+        made = posixpath.relpath(ELSEWHERE.get(target, target.removeprefix("docs/")), posixpath.dirname(page) or ".")
+    elif repository:
+        made = f"{repository}/blob/main/{target}"
+    else:
+        return f"`{target}`" if text == target else f"{text} (`{target}`)"
+    return f"{image}[{text}]({made}{anchor}{name})"
 
 
 def package_page(package: str) -> str:

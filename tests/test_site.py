@@ -1,5 +1,6 @@
 """The documentation as a site: it is built without a warning, has the pages that are made, and asks nothing of other hosts."""
 
+import importlib.util
 import os
 import re
 
@@ -16,7 +17,8 @@ def site(tmp_path_factory):
     pytest.importorskip("mkdocs")
     pytest.importorskip("residual_st.huggingface")  # whose reference is a page
     folder = tmp_path_factory.mktemp("site")
-    run(BIN / "mkdocs", "build", "--strict", "--site-dir", folder, cwd=ROOT, env={**os.environ, "REPO_URL": REPOSITORY})
+    environment = {name: value for name, value in os.environ.items() if name != "REPO_URL"}
+    run(BIN / "mkdocs", "build", "--strict", "--site-dir", folder, cwd=ROOT, env=environment)
     return folder
 
 
@@ -34,12 +36,36 @@ def test_the_reference_has_every_command_and_public_names(site):
             assert re.search(rf'<h2 id="residual_st\.{page}[\w.]*\.{name}"', text), name
 
 
-def test_links_lead_to_pages_or_to_the_repository(site):
+def test_links_lead_to_pages(site):
     home = (site / "index.html").read_text(encoding="utf-8")
     assert re.search(r'href="compression/["#]', home) and 'src="sharing.svg"' in home
     quality = (site / "results" / "quality" / "index.html").read_text(encoding="utf-8")
     assert 'href="../../quality/' in quality
-    assert f"{REPOSITORY}/blob/main/benchmarks/quality.yaml" in (site / "quality" / "index.html").read_text(encoding="utf-8")
+
+
+def test_without_a_public_repository_other_files_are_named_and_the_header_has_no_link(site):
+    home = (site / "index.html").read_text(encoding="utf-8")
+    assert "md-source" not in home
+    assert "a notebook that does it all (<code>examples/tour.ipynb</code>)" in home
+    assert "<code>benchmarks/quality.yaml</code>" in (site / "quality" / "index.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("link", "expected"),
+    [
+        ("[rows](../benchmarks/quality.yaml#L3)", f"[rows]({REPOSITORY}/blob/main/benchmarks/quality.yaml#L3)"),
+        ("[speed](speed.md#composing-or-not)", "[speed](speed.md#composing-or-not)"),
+        ("[recipe](../examples/must_c/README.md)", "[recipe](must_c.md)"),
+        ("![sharing](sharing.svg)", "![sharing](sharing.svg)"),
+        ("[no such file](../gone.py)", "[no such file](../gone.py)"),
+    ],
+)
+def test_with_a_public_repository_other_files_are_linked(link, expected):
+    pytest.importorskip("mkdocs")
+    spec = importlib.util.spec_from_file_location("site_pages", ROOT / "docs" / "site_pages.py")
+    site_pages = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(site_pages)
+    assert site_pages.site_link(site_pages.LINK.match(link), "docs/quality.md", "quality.md", REPOSITORY) == expected
 
 
 def test_no_page_loads_anything_from_elsewhere(site):
