@@ -50,10 +50,10 @@ def _basis(layers: nn.ModuleList, moments: list, group: range, name: str) -> tup
 
     def in_basis(rank: int) -> list[Tensor]:
         if rank == len(squares):
-            found = weights
+            shared = weights
         else:
             basis = torch.linalg.solve_triangular(common.T, vectors[:, -rank:], upper=True)
-            found = [basis @ (vectors[:, -rank:].T @ common.T @ weight) for weight in weights]
-        return [weight.T for weight in found] if columns > rows else found
+            shared = [basis @ (vectors[:, -rank:].T @ common.T @ weight) for weight in weights]
+        return [weight.T for weight in shared] if columns > rows else shared
 
     return Spectrum(squares.flip(0).clamp_min(0), cost, len(group) * rows * columns), in_basis

@@ -63,8 +63,8 @@ def main() -> None:
 
     def append(model, **case) -> None:
         for test, pairs in tests.items():
-            found = transcripts(InTransformers(model, args.whisper), [samples for samples, _ in pairs])
-            scores = word_errors([text for _, text in pairs], found)
+            texts = transcripts(InTransformers(model, args.whisper), [samples for samples, _ in pairs])
+            scores = word_errors([text for _, text in pairs], texts)
             results.append(args.output, {"test": test, **case, "seed": 1, **scores, **results.provenance()})
 
     append(dense, system="dense", calibrated_on=None, updates=0)

@@ -82,10 +82,10 @@ def alone(user_dir: UserDir, folder: Path) -> Path:
 def hypotheses(corpus: Path, user_dir: Path, checkpoint: Path) -> dict[int, tuple[str, float]]:
     """Sentence -> its translation and score."""
     output = run("fairseq-generate", corpus, "--user-dir", user_dir, "--path", checkpoint, *COMMON, *GENERATE)
-    found = re.findall(r"^H-(\d+)\t(\S+)\t(.*)$", output, re.MULTILINE)
-    if not found:
+    lines = re.findall(r"^H-(\d+)\t(\S+)\t(.*)$", output, re.MULTILINE)
+    if not lines:
         raise Failure("no hypotheses")
-    return {int(number): (text, float(score)) for number, score, text in found}
+    return {int(number): (text, float(score)) for number, score, text in lines}
 
 
 def compared(one: dict, other: dict) -> str:
@@ -153,9 +153,9 @@ def steps(fork: Fork, checkout: Path, corpus: Path, work: Path):
 
 def check_commit(name: str, checkout: Path) -> None:
     command = ["git", "-C", str(checkout), "rev-parse", "HEAD"]
-    found = subprocess.run(command, capture_output=True, text=True).stdout.strip()
-    if found != FORKS[name].commit:
-        raise InputError(f"{checkout} must be a checkout of {name} at {FORKS[name].commit}, and is at {found or 'no commit'}")
+    commit = subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    if commit != FORKS[name].commit:
+        raise InputError(f"{checkout} must be a checkout of {name} at {FORKS[name].commit}, and is at {commit or 'no commit'}")
 
 
 def main() -> int:

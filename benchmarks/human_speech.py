@@ -19,7 +19,7 @@ LOOP_WORDS = 10  # a transcript is a repetition loop if it has more than twice t
 
 def utterances(corpus: Path, test_sets: tuple[str, ...] = TEST_SETS) -> list[tuple[np.ndarray, str]]:
     """Audio at 16 kHz and text of the test sets."""
-    found = []
+    pairs = []
     for name in test_sets:
         text = read_lines(corpus / "data" / name / "txt" / f"{name}.en")
         rows = yaml.safe_load((corpus / "data" / name / "txt" / f"{name}.yaml").read_text(encoding="utf-8"))
@@ -28,8 +28,8 @@ def utterances(corpus: Path, test_sets: tuple[str, ...] = TEST_SETS) -> list[tup
             if row["wav"] not in recordings:
                 recordings[row["wav"]] = read_audio(corpus / "data" / name / "wav" / row["wav"], RATE)
             start, length = round(row["offset"] * RATE), round(row["duration"] * RATE)
-            found.append((recordings[row["wav"]][start : start + length], line))
-    return found
+            pairs.append((recordings[row["wav"]][start : start + length], line))
+    return pairs
 
 
 class InTransformers:

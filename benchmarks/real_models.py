@@ -72,8 +72,8 @@ def lite_asr(model: nn.Module, material: "Material", weight_fraction: float, uni
         return linear.weight.numel() if rank is None else rank * (linear.in_features + linear.out_features)
 
     def ranks(missing: float) -> list[int | None]:
-        found = [int((shares < 1 - missing).sum()) + 1 for _, shares in components]
-        return [rank if price(linear, rank) < price(linear, None) else None for rank, (_, _, linear, _) in zip(found, linears)]
+        needed = [int((shares < 1 - missing).sum()) + 1 for _, shares in components]
+        return [rank if price(linear, rank) < price(linear, None) else None for rank, (_, _, linear, _) in zip(needed, linears)]
 
     def parameters(missing: float) -> int:
         return sum(price(linear, rank) for rank, (_, _, linear, _) in zip(ranks(missing), linears))
@@ -98,13 +98,13 @@ def lite_asr(model: nn.Module, material: "Material", weight_fraction: float, uni
 def fewer_layers(model: nn.Module, material: "Material", layers: int, updates: int = 0) -> dict:
     """The model with so many of its layers, those with which it loses least on the calibration batches; then refined."""
     teacher, stack = copy.deepcopy(model), stack_of(model)
-    found = [*stack.layers]
+    all_layers = [*stack.layers]
 
     def loss(kept: tuple[int, ...]) -> float:
-        model.model.encoder.layers = nn.ModuleList([found[layer] for layer in kept])
+        model.model.encoder.layers = nn.ModuleList([all_layers[layer] for layer in kept])
         return material.calibration.held_out_loss(model)
 
-    kept = min(combinations(range(len(found)), layers), key=loss)
+    kept = min(combinations(range(len(all_layers)), layers), key=loss)
     loss(kept)
     if updates:
         refine((teacher, stack_of(teacher)), (model, stack_of(model)), nn.ModuleList(), material.calibration, updates)

@@ -73,19 +73,19 @@ def recognition(model: nn.Module, dense: Path, corpus: Path) -> Material:
     test = utterances(corpus)
 
     def score(model: nn.Module) -> dict:
-        found = transcripts(InTransformers(model, dense), [samples for samples, _ in test])
-        return word_errors([text for _, text in test], found)
+        texts = transcripts(InTransformers(model, dense), [samples for samples, _ in test])
+        return word_errors([text for _, text in test], texts)
 
     return Material(calibration, held_out, score)
 
 
 def transcripts(whisper: InTransformers, recordings: list, **asked: str) -> list[str]:
-    found, size = [], TOGETHER[whisper.model.device.type]
+    texts, size = [], TOGETHER[whisper.model.device.type]
     for start in progress(range(0, len(recordings), size), desc="scoring", unit="batch"):
         inputs = whisper.features(recordings[start : start + size]).to(whisper.model.device, whisper.model.dtype)
         words, _ = greedy_words(whisper.model, {"input_features": inputs}, MOST_WORDS, **asked)
-        found += whisper.tokenizer.batch_decode(words, skip_special_tokens=True)
-    return found
+        texts += whisper.tokenizer.batch_decode(words, skip_special_tokens=True)
+    return texts
 
 
 def translation(model: nn.Module, dense: Path, folder: Path) -> Material:
@@ -106,8 +106,8 @@ def translation(model: nn.Module, dense: Path, folder: Path) -> Material:
         for language in languages:
             its = [(name, text) for other, name, text in test if other == language]
             recordings = [read_audio(next((folder / language).glob(f"{name}.*")), RATE) for name, _ in its]
-            found = transcripts(whisper, recordings, language=language, task="translate")
-            bleu = BLEU(lowercase=True).corpus_score(found, [[text for _, text in its]])
+            texts = transcripts(whisper, recordings, language=language, task="translate")
+            bleu = BLEU(lowercase=True).corpus_score(texts, [[text for _, text in its]])
             scores[f"bleu_{language}"] = round(bleu.score, 2)
         return {"bleu": round(sum(scores.values()) / len(scores), 2), **scores}
 

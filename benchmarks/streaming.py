@@ -57,7 +57,7 @@ PAUSES = (0.2, 1.0)  # seconds
 TEST_SETS = ("tst-COMMON", "tst-HE")
 OFFLINE = {"offline": lambda model: model, "offline-ctc": Model.by_ctc}
 OURS = tuple(POLICIES)
-THEIRS = {"streamatt": "simulstream_streamatt.yaml", "sliding-window": "simulstream_sliding_window.yaml"}
+SIMULSTREAMS = {"streamatt": "simulstream_streamatt.yaml", "sliding-window": "simulstream_sliding_window.yaml"}
 DETOKENIZER = {"detokenizer_type": "simuleval", "latency_unit": "spm"}
 HF = {
     "type": "simulstream.server.speech_processors.hf_sliding_window_retranslation.HFSlidingWindowRetranslator",
@@ -125,7 +125,7 @@ def make(sentences: list[Spoken], folder: Path, most: int, least: float, seed: i
 def config_of(policy: str, model: str, chunk: float, settings: dict) -> dict:
     if policy == "hf-sliding-window":
         return {**HF, "hf_model_name": model, "speech_chunk_size": chunk, **settings}
-    path = ROOT / "configs" / THEIRS.get(policy, "simulstream_stream.yaml")
+    path = ROOT / "configs" / SIMULSTREAMS.get(policy, "simulstream_stream.yaml")
     own = {"policy": policy} if policy in OURS else {}
     return {**yaml.safe_load(path.read_text()), **own, "model": model, "speech_chunk_size": chunk, **settings}
 
@@ -137,9 +137,9 @@ def offline(model: Model, talks: Path, settings: dict, log: Path) -> None:
     with log.open("w") as file:
         for number, name in enumerate((talks / "talks.txt").read_text().split()):
             begun = time.time()
-            found = translator.translate(talks / name)
-            row = {"id": number, "total_audio_processed": found.seconds, "computation_time": time.time() - begun}
-            row |= {"generated_tokens": list(found.text.replace(" ", "▁")), "deleted_tokens": []}
+            translation = translator.translate(talks / name)
+            row = {"id": number, "total_audio_processed": translation.seconds, "computation_time": time.time() - begun}
+            row |= {"generated_tokens": list(translation.text.replace(" ", "▁")), "deleted_tokens": []}
             file.write(json.dumps({"id": number, "metadata": {"wav_name": name}}) + "\n" + json.dumps(row) + "\n")
 
 
@@ -238,7 +238,7 @@ def main() -> int:
         "--policies",
         nargs="+",
         default=["offline", "local-agreement", "alignatt"],
-        choices=[*OFFLINE, *OURS, *THEIRS, "hf-sliding-window"],
+        choices=[*OFFLINE, *OURS, *SIMULSTREAMS, "hf-sliding-window"],
     )
     running.add_argument("--chunks", nargs="+", type=float, default=[0.5, 1.0, 2.0])
     running.add_argument(

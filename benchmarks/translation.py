@@ -126,7 +126,7 @@ class Test:
 
     def scores(self, exported: Path) -> dict:
         """BLEU with the counts that it is of, and chrF with half of its 95 % interval, as sacreBLEU has them, by language."""
-        found = {}
+        scores = {}
         for language, sentences in self.sentences.items():
             translator = Translator(exported, Settings(beam=1), task="translate", source_lang=language)
             texts = [
@@ -137,10 +137,10 @@ class Test:
             counts = ngram_counts(pairs)
             chrf = CHRF().corpus_score([pair.hypothesis for pair in pairs], [[pair.reference for pair in pairs]], n_bootstrap=1000)
             figures = {"bleu": bleu(counts.sum(0)), "chrf": chrf.score, "chrf_interval": chrf._ci}
-            found[language] = {name: round(float(value), 2) for name, value in figures.items()} | {
+            scores[language] = {name: round(float(value), 2) for name, value in figures.items()} | {
                 "counts": counts.astype(int).tolist()
             }
-        return found
+        return scores
 
 
 def whole(model: nn.Module, material: Material, weight_fraction: float) -> dict:

@@ -64,7 +64,7 @@ class InTransformers:
         inputs = self._extractor(samples, sampling_rate=RATE, **options)
         rules = fallback_of(self._model.generation_config)
         thresholds = {"logprob": "log_prob", "compression_ratio": "compression_ratio", "no_speech": "no_speech"}
-        believed = {f"{theirs}_threshold": rules[ours] for theirs, ours in thresholds.items()}
+        believed = {f"{name}_threshold": rules[rule] for name, rule in thresholds.items()}
         torch.manual_seed(SEED)
         asked = {"language": language, "task": self._task, "num_beams": 1, "return_timestamps": True}
         return self._decoded(self._model.generate(**inputs, **asked, temperature=rules["temperatures"], **believed))
@@ -79,43 +79,45 @@ def plain(text: str) -> str:
 
 def recordings(prompts: Path, most: int) -> dict[str, list[tuple[np.ndarray, str]]]:
     """Language -> samples and their English, of the first names."""
-    found = {}
+    by_language = {}
     with (prompts / "references.tsv").open(encoding="utf-8") as file:
         for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
-            of_language = found.setdefault(row["language"], [])
+            of_language = by_language.setdefault(row["language"], [])
             if len(of_language) < most:
                 of_language.append((read_audio(prompts / row["language"] / f"{row['name']}.wav", RATE), row["english"]))
-    return found
+    return by_language
 
 
-def compared(ours: list[str], theirs: list[str], references: list[str]) -> dict:
-    differ = [pair for pair in zip(ours, theirs) if pair[0] != pair[1]]
-    scores = {name: round(corpus_bleu(texts, [references]).score, 2) for name, texts in (("bleu", ours), ("generate_bleu", theirs))}
+def compared(ours: list[str], generated: list[str], references: list[str]) -> dict:
+    differ = [pair for pair in zip(ours, generated) if pair[0] != pair[1]]
+    scores = {
+        name: round(corpus_bleu(texts, [references]).score, 2) for name, texts in (("bleu", ours), ("generate_bleu", generated))
+    }
     return {"recordings": len(ours), "same": len(ours) - len(differ), **scores, "different": differ[:SHOWN]}
 
 
 def short(model: Model, base: InTransformers, language: str, task: str, test: list[tuple[np.ndarray, str]]) -> dict[int, dict]:
     """Beam -> a row."""
-    ours, theirs, detected = {1: [], 5: []}, {1: [], 5: []}, 0
+    ours, generated, detected = {1: [], 5: []}, {1: [], 5: []}, 0
     for samples, _ in progress(test, desc=language, unit="recording"):
         detected_tag = base.detected(samples)
         detected += detected_tag == Translator(model, Settings(beam=1, max_len_b=1)).translate(samples).direction.source_lang
         for beam in ours:
             made = Translator(model, Settings(beam=beam), task=task, source_lang=language).translate(samples)
             ours[beam].append(plain(made.text))
-            theirs[beam].append(base.text(language, beam))
+            generated[beam].append(base.text(language, beam))
     references = [reference for _, reference in test]
-    return {beam: {**compared(ours[beam], theirs[beam], references), "same_language_detected": detected} for beam in ours}
+    return {beam: {**compared(ours[beam], generated[beam], references), "same_language_detected": detected} for beam in ours}
 
 
 def long(model: Model, base: InTransformers, language: str, task: str, test: list[tuple[np.ndarray, str]]) -> dict:
     pause = np.zeros(round(PAUSE_SECONDS * RATE), np.float32)
     talk = np.concatenate([part for samples, _ in test for part in (samples, pause)])[: round(TALK_SECONDS * RATE)]
     made = Translator(model, Settings(beam=1), task=task, source_lang=language).translate(talk)
-    ours, theirs = plain(made.text), base.long_text(talk, language)
-    errors = editdistance.eval(ours.split(), theirs.split())
-    row = {"seconds": round(len(talk) / RATE, 1), "words": len(theirs.split()), "words_that_differ": errors}
-    return {**row, "segments": len(made.segments), "text": ours, "generate_text": theirs}
+    ours, generated = plain(made.text), base.long_text(talk, language)
+    errors = editdistance.eval(ours.split(), generated.split())
+    row = {"seconds": round(len(talk) / RATE, 1), "words": len(generated.split()), "words_that_differ": errors}
+    return {**row, "segments": len(made.segments), "text": ours, "generate_text": generated}
 
 
 def main() -> None:
@@ -137,8 +139,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work:
         export_whisper(args.whisper, Path(work), "fp32")
         model, base = Model(work), InTransformers(args.whisper, args.task)
-        found = recordings(args.prompts, args.recordings)
-        for language, test in ((name, found[name]) for name in args.languages or found):
+        by_language = recordings(args.prompts, args.recordings)
+        for language, test in ((name, by_language[name]) for name in args.languages or by_language):
             case = {"system": args.whisper.name, "seed": SEED, "task": args.task, "language": language}
             made = [row for row in results.read(args.output) if row.items() >= case.items()]
             if not any(row["measure"] == "long" for row in made):

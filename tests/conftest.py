@@ -320,9 +320,9 @@ def streaming(runs, chunked) -> Path:
 def with_texts(checkpoint, data, target):
     """A checkpoint whose CTC head, which is trained too little to write anything, writes what changes in the states."""
     if not target.exists():
-        state, theirs = read_model(checkpoint)
+        state, torch_model = read_model(checkpoint)
         frames = model_input(read_symbols(state, data)[1]).features(read_audio(SPEECH, 16_000))
-        states = theirs.encoder(frames[None], torch.tensor([len(frames)]))["encoder_out"][0].flatten(0, 1)
+        states = torch_model.encoder(frames[None], torch.tensor([len(frames)]))["encoder_out"][0].flatten(0, 1)
         written = torch.load(checkpoint, weights_only=False)
         weight, bias = (written["model"][f"encoder.ctc_proj.{name}"] for name in ("weight", "bias"))
         weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))

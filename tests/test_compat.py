@@ -9,12 +9,12 @@ def test_checkpoints_move_between_fairseq_versions():
     model = tiny_model(seed=1)
     state = model.state_dict()
     placeholders = {f"{part}.embed_positions._float_tensor": torch.zeros(1) for part in ("encoder", "decoder")}
-    for theirs in (
+    for converted in (
         {name: value for name, value in state.items() if name not in placeholders},
         {**state, **placeholders, "encoder.transformer_layers.0.in_proj_weight": torch.zeros(96, 32)},
     ):
         other = tiny_model(seed=2)
-        other.load_state_dict(theirs)
+        other.load_state_dict(converted)
         assert same_weights(other.state_dict(), state)
 
 

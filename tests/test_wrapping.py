@@ -13,7 +13,7 @@ class Base:
         return ["stock"]
 
 
-class Theirs(Base):
+class Wrapped(Base):
     def method(self):
         return ["stock"]
 
@@ -31,17 +31,17 @@ def ours(before, *arguments):
 
 
 @pytest.fixture
-def theirs():
-    return type("Theirs", (Base,), dict(vars(Theirs)))
+def wrapped():
+    return type("Wrapped", (Base,), dict(vars(Wrapped)))
 
 
-def test_methods_of_every_kind_stay_what_they_are(theirs):
+def test_methods_of_every_kind_stay_what_they_are(wrapped):
     for name in ("method", "inherited", "of_class", "static"):
-        wrap(theirs, name)(ours)
-    made = theirs()
+        wrap(wrapped, name)(ours)
+    made = wrapped()
     assert made.method() == made.inherited() == ["ours", "stock"]
-    assert theirs.of_class() == made.of_class() == ["ours", "stock", "Theirs"]
-    assert theirs.static("a") == made.static("a") == ["ours", "stock", "a"]
+    assert wrapped.of_class() == made.of_class() == ["ours", "stock", "Wrapped"]
+    assert wrapped.static("a") == made.static("a") == ["ours", "stock", "a"]
     assert Base().inherited() == ["stock"]
 
 

@@ -50,14 +50,14 @@ class Case:
         command: with `{out}` where its output's path goes.
         kills: how often it is killed.
         in_a_row: how often it is killed before it may end; more than once for what resumes where it was stopped.
-        goes_on: whether what it writes grows, so that a kill leaves part of it, which is compared in the end only.
+        grows: whether what it writes grows, so that a kill leaves part of it, which is compared in the end only.
         start: what is copied to `{out}` first.
     """
 
     command: list
     kills: int
     in_a_row: int = 1
-    goes_on: bool = False
+    grows: bool = False
     start: Path | None = None
 
 
@@ -69,15 +69,15 @@ def cases(work: Path) -> dict[str, Case]:
     teach = [*RESIDUAL_ST, "cache-teacher", dense, "--data", data, "--output", "{out}"]
     quality = [sys.executable, ROOT / "benchmarks" / "quality.py", work / "matrix.yaml", "--data", data, "--seeds", "1"]
     return {
-        "train": Case([*train, "save-interval-updates=2"], 20, in_a_row=4, goes_on=True),
-        "train, two processes": Case([*train, "save-interval-updates=2", "nproc=2"], 4, in_a_row=2, goes_on=True),
+        "train": Case([*train, "save-interval-updates=2"], 20, in_a_row=4, grows=True),
+        "train, two processes": Case([*train, "save-interval-updates=2", "nproc=2"], 4, in_a_row=2, grows=True),
         "prepare": Case([*prepare, "--vocab-size", "150", "--workers", "1"], 8, start=work / "release"),
         "compress": Case([*compress, "--calibration-batches", "2", "--refine-updates", "8"], 8),
         "average": Case([*RESIDUAL_ST, "average", dense, dense, "--output", "{out}"], 6),
         "expand": Case([*RESIDUAL_ST, "expand", shared, "--output", "{out}"], 6),
         "export": Case([*RESIDUAL_ST, "export", shared, "--data", data, "--output", "{out}", "--precision", "int8"], 8),
         "cache-teacher": Case(teach, 6),
-        "benchmarks/quality.py": Case([*quality, "--work", "{out}", "--output", "{out}/rows.jsonl"], 6, in_a_row=3, goes_on=True),
+        "benchmarks/quality.py": Case([*quality, "--work", "{out}", "--output", "{out}/rows.jsonl"], 6, in_a_row=3, grows=True),
     }
 
 
@@ -210,7 +210,7 @@ def compared(case: Case, out: Path, expected: Path, partly: bool) -> list[str]:
     for key, file in produced.items():
         if key not in wanted or skipped(key) or (partly and file.name == "rows.jsonl"):
             continue
-        if partly and case.goes_on and file.name in ("checkpoint_last.pt", "checkpoint_best.pt"):
+        if partly and case.grows and file.name in ("checkpoint_last.pt", "checkpoint_best.pt"):
             load_checkpoint(file)  # of an earlier update than in the end, but whole
         elif not alike(file, wanted[key]):
             problems.append(f"{key or file.name} is not what it should be")
@@ -259,7 +259,7 @@ def attack(name: str, case: Case, work: Path, done: int, output: Path) -> None:
             problems += compared(case, out, whole, partly=True)
             kill = "while writing" if on_writing else "at random"
             rows.append({"kill": kill, "after": round(after, 3), "hit": hit, "unfinished": left})
-        if case.goes_on or case.start or not out.exists():  # commands refuse to overwrite what stands whole already
+        if case.grows or case.start or not out.exists():  # commands refuse to overwrite what stands whole already
             run(filled(case.command, out))
         problems += compared(case, out, whole, partly=False)
         for row in rows:
@@ -273,7 +273,7 @@ def begin(case: Case, out: Path) -> None:
     out.parent.mkdir(parents=True)
     if case.start:
         shutil.copytree(case.start, out)
-    elif case.goes_on:
+    elif case.grows:
         out.mkdir()
 
 

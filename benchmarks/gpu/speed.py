@@ -106,8 +106,8 @@ def main() -> int:
             failed += 1
             say(f"{row} failed:\n{traceback.format_exc(limit=-3)}")
             continue
-        for found in rows:
-            append(args.output, {"benchmark": "speed", **found, **source})
+        for measurement in rows:
+            append(args.output, {"benchmark": "speed", **measurement, **source})
     return 1 if failed else 0
 
 

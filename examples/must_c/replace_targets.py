@@ -2,7 +2,7 @@
 
     cp mustc/en-de/train_st.tsv mustc/en-de/teach_st.tsv    # a name that does not begin with `train`: no SpecAugment
     fairseq-generate mustc/en-de --gen-subset teach_st --path teacher.pt --results-path teach ...
-    python examples/must_c/replace_targets.py mustc/en-de/train_st.tsv teach/generate-teach_st.txt mustc/en-de/train_taught_st.tsv
+    python examples/must_c/replace_targets.py mustc/en-de/train_st.tsv teach/generate-teach_st.txt mustc/en-de/train_kd_st.tsv
 
 The new manifest can be used as `train-subset`. Sentences without a translation, or with an empty one, keep their own text.
 """

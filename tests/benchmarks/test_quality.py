@@ -69,7 +69,7 @@ def test_runs_are_made_scored_compared_and_not_made_again(folder, flags):
     assert "distill_encoder_loss" in (folder / "work" / "asr" / "distilled" / "1" / "train.log").read_text()
 
 
-def test_a_stopped_matrix_goes_on(folder, flags):
+def test_a_stopped_matrix_resumes(folder, flags):
     work = folder / "work" / "asr" / "distilled" / "1"
     rows = (folder / "rows.jsonl").read_text().splitlines(keepends=True)
     (folder / "rows.jsonl").write_text("".join(row for row in rows if '"distilled"' not in row))

@@ -12,7 +12,7 @@ SMALL = ["--widths", "64", "--ranks", "4", "--layers", "8,12", "--repeats", "1"]
 SPEED = ["benchmark", "speed", *SMALL, "--seconds", "0.3,0.5", "--batches", "1", "--threads", "1", "--frames", "400"]
 
 
-def test_speed_compares_with_stock_goes_on_where_it_stopped_and_draws(tmp_path, capsys):
+def test_speed_compares_with_stock_resumes_and_draws(tmp_path, capsys):
     output = tmp_path / "speed.jsonl"
     assert main([*SPEED, "--dropouts", "0.1", "--output", str(output), "--plot", str(tmp_path / "picture")]) == 0
     table = capsys.readouterr().out

@@ -86,8 +86,8 @@ def test_what_layers_compute_is_left_as_it_is(layers, calibrated):
 
 
 def test_a_layer_under_other_names_is_recognised(layers):
-    original, found = read_layer(layers[0]), symmetries(layers[0])
-    aligned = align_group([original, scrambled(layers[0], 5)], found)
+    original, renamings = read_layer(layers[0]), symmetries(layers[0])
+    aligned = align_group([original, scrambled(layers[0], 5)], renamings)
     for name in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj"):
         torch.testing.assert_close(aligned[1][name].weight, aligned[0][name].weight, rtol=0, atol=1e-9)
         if aligned[0][name].bias is not None:
@@ -127,8 +127,8 @@ def test_other_layers_have_nothing_to_rename():
 
 
 def test_units_are_scaled_under_relu_alone():
-    found = symmetries(tiny_model(DENSE, activation_fn="gelu").encoder.transformer_layers[0])
-    assert not found[1].scalable
+    renamings = symmetries(tiny_model(DENSE, activation_fn="gelu").encoder.transformer_layers[0])
+    assert not renamings[1].scalable
     assert symmetries(tiny_model(DENSE).encoder.transformer_layers[0])[1].scalable
 
 

@@ -77,8 +77,8 @@ def test_the_error_falls_with_rounds_and_is_below_its_parts(kind):
 def test_what_has_the_form_is_found(kind):
     """Full rank residuals reproduce any weights; ranks may differ between layers."""
     weights, metrics = [draw(10, 6, seed=seed) for seed in range(3)], METRICS[kind]
-    for found, weight in zip(composed(factorize(weights, metrics, [6, 6, 6], True)), weights):
-        torch.testing.assert_close(found, weight, rtol=0, atol=1e-9)
+    for actual, weight in zip(composed(factorize(weights, metrics, [6, 6, 6], True)), weights):
+        torch.testing.assert_close(actual, weight, rtol=0, atol=1e-9)
     shapes = [residual.up.shape[1] for residual in factorize(weights, metrics, [0, 1, 5], False).residuals]
     assert shapes == [0, 1, 5]
 

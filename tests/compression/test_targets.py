@@ -68,8 +68,8 @@ def test_every_channel_of_a_layer_counts_alike():
     output, noise = torch.randn(500, 3), 0.1 * torch.randn(500, 3)
     scale, shift = torch.tensor([0.5, 1.0, 8.0]), torch.tensor([5.0, -200.0, 3000.0])
     wanted = LayerTarget.of(output).error(output + noise).item()
-    found = LayerTarget.of(scale * output + shift).error(scale * (output + noise) + shift).item()
-    assert found == pytest.approx(wanted, rel=1e-2)
+    actual = LayerTarget.of(scale * output + shift).error(scale * (output + noise) + shift).item()
+    assert actual == pytest.approx(wanted, rel=1e-2)
 
 
 @pytest.mark.parametrize("vocabulary", [LIKELIEST - 1, LIKELIEST, 5000])
@@ -77,10 +77,10 @@ def test_divergence_of_the_likeliest_words_is_that_of_all(vocabulary):
     generator = torch.Generator().manual_seed(1)
     dense = torch.randn(20, vocabulary, generator=generator) * 6  # as peaked as a trained model's
     other = (dense + torch.randn(20, vocabulary, generator=generator)).requires_grad_()
-    found = WordsTarget.of(dense).divergence(other)
+    actual = WordsTarget.of(dense).divergence(other)
     wanted = kl_div(other.log_softmax(-1), dense.log_softmax(-1), reduction="batchmean", log_target=True)
-    (gradient,), (true_gradient,) = (torch.autograd.grad(loss, other) for loss in (found, wanted))
-    assert found.item() == pytest.approx(wanted.item(), rel=1e-4 if vocabulary <= LIKELIEST else 0.05)
+    (gradient,), (true_gradient,) = (torch.autograd.grad(loss, other) for loss in (actual, wanted))
+    assert actual.item() == pytest.approx(wanted.item(), rel=1e-4 if vocabulary <= LIKELIEST else 0.05)
     assert torch.cosine_similarity(gradient.flatten(), true_gradient.flatten(), dim=0) > (
         0.9999 if vocabulary <= LIKELIEST else 0.9
     )

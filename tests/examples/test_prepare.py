@@ -252,7 +252,7 @@ def killed_at(size, partial, root) -> bool:
     return False
 
 
-def test_goes_on_after_being_killed(release, tmp_path):
+def test_resumes_after_being_killed(release, tmp_path):
     whole = tmp_path / "whole"
     shutil.copytree(release / "en-de" / "data", whole / "en-de" / "data")
     prepare(whole)
@@ -269,9 +269,9 @@ def test_goes_on_after_being_killed(release, tmp_path):
     prepare(killed)
     assert (killed / "en-de" / "fbank80.zip").read_bytes() == (whole / "en-de" / "fbank80.zip").read_bytes()
     for split in SPLITS:
-        ours, theirs = (manifest(root / "en-de", f"{split}_st") for root in (killed, whole))
-        assert [{**row, "audio": row["audio"].rpartition("/")[2]} for row in ours] == [
-            {**row, "audio": row["audio"].rpartition("/")[2]} for row in theirs
+        actual, expected = (manifest(root / "en-de", f"{split}_st") for root in (killed, whole))
+        assert [{**row, "audio": row["audio"].rpartition("/")[2]} for row in actual] == [
+            {**row, "audio": row["audio"].rpartition("/")[2]} for row in expected
         ]
 
 

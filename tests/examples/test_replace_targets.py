@@ -19,9 +19,9 @@ def test_the_teachers_words_replace_the_targets_and_nothing_else(data, tmp_path)
     replaced = {line: (row["tgt_text"], f'„Satz" {line}') for line, row in enumerate(before) if line % 10}
     replaced[1] = (before[1]["tgt_text"], "  ")
     output = generated(tmp_path / "out.txt", replaced)
-    printed = run_recipe("replace_targets.py", data / "train_st.tsv", output, tmp_path / "train_taught_st.tsv").stdout
+    printed = run_recipe("replace_targets.py", data / "train_st.tsv", output, tmp_path / "train_kd_st.tsv").stdout
     assert f"{len(before)} sentences, {len(replaced) - 1} with the teacher's text" in printed
-    for line, (old, new) in enumerate(zip(before, rows(tmp_path / "train_taught_st.tsv"))):
+    for line, (old, new) in enumerate(zip(before, rows(tmp_path / "train_kd_st.tsv"))):
         expected = replaced[line][1] if line % 10 and line != 1 else old["tgt_text"]
         assert new == {**old, "tgt_text": expected}
 

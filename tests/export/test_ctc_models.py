@@ -81,8 +81,8 @@ def test_through_the_commands(folder, tmp_path):
         assert_texts_only_grow(updates)
         assert policy == "retranslation" or any(update.text for update in updates)
         for window in segments_of(updates):
-            (found,) = model.search([sound[round(window.start * RATE) : round(window.end * RATE)]], Settings())[0]
-            assert window.text == model.vocabulary.text(found.tokens) or policy != "retranslation"
+            (best,) = model.search([sound[round(window.start * RATE) : round(window.end * RATE)]], Settings())[0]
+            assert window.text == model.vocabulary.text(best.tokens) or policy != "retranslation"
     for arguments, sentence in (
         (["translate", tmp_path / "model", SPEECH, "--beam", "5"], "beam=5 must be 1: "),
         (["translate", tmp_path / "model", SPEECH, "--task", "translate"], "the model has one task, so task must not be given"),

@@ -26,17 +26,17 @@ GIVEN = [5, 9, 7, 12, 6]
 @torch.no_grad()
 def test_attention_is_that_of_fairseq(exported, shared_checkpoint, data):
     """Of the first of two layers, the mean of its heads."""
-    state, theirs = read_model(shared_checkpoint)
+    state, reference = read_model(shared_checkpoint)
     _, config = read_symbols(state, data, None)
     samples = read_audio(SPEECH, 16_000)
     frames = model_input(config).features(samples)
-    encoded = theirs.encoder(frames[None], torch.tensor([len(frames)]))
+    encoded = reference.encoder(frames[None], torch.tensor([len(frames)]))
     tokens = torch.tensor([[2, *GIVEN]])
-    _, extra = TransformerDecoder.extract_features_scriptable(theirs.decoder, tokens, encoded, alignment_layer=0)
+    _, extra = TransformerDecoder.extract_features_scriptable(reference.decoder, tokens, encoded, alignment_layer=0)
     model = Model(exported)
     search = model.search_in(Settings(), Direction())
-    ours = search.attention(model.source([samples]), [*GIVEN, 8])
-    np.testing.assert_allclose(ours, extra["attn"][0][0].numpy(), atol=1e-5)
+    attention = search.attention(model.source([samples]), [*GIVEN, 8])
+    np.testing.assert_allclose(attention, extra["attn"][0][0].numpy(), atol=1e-5)
 
 
 @torch.no_grad()
@@ -49,12 +49,13 @@ def test_attention_is_that_of_whispers_alignment_heads(heads, tmp_path):
     direction = Direction("transcribe", "en")
     search, samples = model.search_in(Settings(), direction), read_audio(SPEECH, 16_000)
     prompt, _ = model.vocabulary.opening(model.languages.words(direction))
-    theirs = transformers.load(source)
-    theirs.set_attn_implementation("eager") if hasattr(theirs, "set_attn_implementation") else None
+    reference = transformers.load(source)
+    reference.set_attn_implementation("eager") if hasattr(reference, "set_attn_implementation") else None
     tokens = torch.tensor([[*prompt, *GIVEN]])
-    found = theirs(features_of(source), decoder_input_ids=tokens, output_attentions=True).cross_attentions
+    attentions = reference(features_of(source), decoder_input_ids=tokens, output_attentions=True).cross_attentions
     wanted = [
-        found[layer][0, head] for layer, head in ([pair for pair in heads if pair[0] < 2] if heads else [(0, n) for n in range(4)])
+        attentions[layer][0, head]
+        for layer, head in ([pair for pair in heads if pair[0] < 2] if heads else [(0, n) for n in range(4)])
     ]
     wanted = torch.stack(wanted).mean(0)[len(prompt) - 1 :].numpy()
     np.testing.assert_allclose(search.attention(model.source([samples]), [*GIVEN, END]), wanted, atol=1e-5)

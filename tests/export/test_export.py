@@ -221,8 +221,8 @@ def generate_and_compare(checkpoint: Path, exported: Path, data: Path, config: s
     (data / "test.tsv").write_text("\n".join(rows) + "\n")
     flags = ["--user-dir", USER_DIR, "--task", "speech_to_text", "--config-yaml", config, "--gen-subset", "test", "--cpu"]
     flags += ["--path", checkpoint, "--beam", "5", "--max-len-b", "20", "--num-workers", "0", "--batch-size", "1"]
-    found = re.findall(r"^D-(\d+)\t\S+\t(.*)$", run(BIN / "fairseq-generate", data, *flags).stdout, re.MULTILINE)
-    texts = {int(number): text for number, text in found}
+    lines = re.findall(r"^D-(\d+)\t\S+\t(.*)$", run(BIN / "fairseq-generate", data, *flags).stdout, re.MULTILINE)
+    texts = {int(number): text for number, text in lines}
     assert sorted(texts) == list(range(len(recordings)))
     for number, path in enumerate(recordings):
         samples = read_audio(path, model.folder.sample_rate)

@@ -44,11 +44,11 @@ def test_texts_are_those_of_hugging_face(is_shared, whisper, tmp_path):
     written = model.generate(features_of(source), max_new_tokens=MOST_WORDS, num_beams=1)[0].tolist()
     settings = Settings(beam=1, max_len_b=MOST_WORDS)
     exported = Model(tmp_path / "model")
-    (found,) = exported.search([read_audio(SPEECH, 16_000)], settings)
+    (hypotheses,) = exported.search([read_audio(SPEECH, 16_000)], settings)
     assert len(set(written)) > 2
-    assert found[0].tokens == written
-    text = exported.vocabulary.text(found[0].tokens)
-    assert text == tokenizer.decode(found[0].tokens, skip_special_tokens=True).strip(" ")
+    assert hypotheses[0].tokens == written
+    text = exported.vocabulary.text(hypotheses[0].tokens)
+    assert text == tokenizer.decode(hypotheses[0].tokens, skip_special_tokens=True).strip(" ")
 
 
 MULTILINGUAL = {
@@ -87,9 +87,9 @@ def test_settings_of_the_folder_are_followed(settings, asked, tmp_path):
     written = transformers.load(source).generate(features_of(source), **asked)[0].tolist()
     beam = None if "num_beams" in settings else 1  # its own, or generate's
     direction = Direction(asked.get("task"), asked.get("language"))
-    (found,) = Model(tmp_path / "model").search([read_audio(SPEECH, 16_000)], Settings(beam=beam), direction)
-    assert found[0].tokens == [word for word in written if word != 256]
-    assert len(found[0].tokens) > 3
+    (hypotheses,) = Model(tmp_path / "model").search([read_audio(SPEECH, 16_000)], Settings(beam=beam), direction)
+    assert hypotheses[0].tokens == [word for word in written if word != 256]
+    assert len(hypotheses[0].tokens) > 3
 
 
 def test_a_language_is_detected_and_what_export_is_told_is_the_default(tmp_path):

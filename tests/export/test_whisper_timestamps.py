@@ -45,7 +45,7 @@ def model(exported):
 
 
 @pytest.mark.parametrize("beam", [1, 3])
-def test_texts_with_time_stamps_are_those_of_hugging_face(beam, source, model):
+def test_texts_with_timestamps_are_those_of_hugging_face(beam, source, model):
     asked = {"language": "de", "task": "transcribe", "return_timestamps": True, "max_new_tokens": 20, "num_beams": beam}
     written = transformers.load(source).generate(features_of(source), force_unique_generate_call=True, **asked)[0].tolist()
     folder = replace(model.folder, fallback=Fallback())
@@ -72,7 +72,7 @@ def walks(timestamps, eos, count, most=12):
             tokens = [*tokens, word]
 
 
-def test_the_rule_of_time_stamps_is_that_of_hugging_face(source, model):
+def test_the_rule_of_timestamps_is_that_of_hugging_face(source, model):
     rule = WhisperTimeStampLogitsProcessor(transformers.load(source).generation_config, begin_index=1)
     seen = set()
     for tokens, scores, allowed in walks(model.folder.timestamps, END, 60):
@@ -103,13 +103,13 @@ def test_sentences_are_those_of_hugging_face(model):
             "decoder_input_ids": torch.tensor([[START]]),
         }
         expected, frames = split(**{name: given[name] for name in inspect.signature(split).parameters})
-        found, seconds = model.folder.timestamps.segments(tokens, 30.0)
+        results, seconds = model.folder.timestamps.segments(tokens, 30.0)
         assert seconds == pytest.approx(float(frames) / 100)
-        assert len(found) == len(expected)
-        for (start, end, words), segment in zip(found, expected):
+        assert len(results) == len(expected)
+        for (start, end, words), segment in zip(results, expected):
             assert (start, end) == pytest.approx((float(segment["start"]), float(segment["end"])))
             assert words == [word for word in segment["tokens"].tolist() if word < FIRST]
-        compared.add((len(found) > 1, seconds < 30))
+        compared.add((len(results) > 1, seconds < 30))
     assert len(compared) == 4, "one sentence and several, done with and broken off"
 
 
@@ -147,11 +147,11 @@ def test_texts_by_chance():
     rules = Rules(Vocabulary, Settings(beam=1, min_len=0, unkpen=0), 1)
     for temperature in (1.0, 0.5):
         random = np.random.default_rng(1)
-        found = [draw(lambda *_: np.log(chances)[None, None], rules, [0], temperature, random) for _ in range(3000)]
-        counts = np.bincount([text.tokens[0] if text.tokens else 2 for text in found], minlength=3)
+        results = [draw(lambda *_: np.log(chances)[None, None], rules, [0], temperature, random) for _ in range(3000)]
+        counts = np.bincount([text.tokens[0] if text.tokens else 2 for text in results], minlength=3)
         expected = chances ** (1 / temperature)
         np.testing.assert_allclose(counts / 3000, expected / expected.sum(), atol=0.03)
-    first = next(text for text in found if text.tokens == [0])
+    first = next(text for text in results if text.tokens == [0])
     assert first.score == pytest.approx(np.log(0.6) / 2)
 
 
@@ -197,8 +197,8 @@ def test_a_loop_is_searched_again_by_chance(model):
 
     less = [text for text in others if ratio(text) < ratio(likeliest)]
     assert less
-    found = search(compression_ratio=ratio(likeliest) - 1e-9).believed(speech, np.random.default_rng(1))
-    assert found == less[:1]
+    results = search(compression_ratio=ratio(likeliest) - 1e-9).believed(speech, np.random.default_rng(1))
+    assert results == less[:1]
     likely = {"compression_ratio": ratio(likeliest) - 1e-9, "log_prob": max(text.score for text in others) + 1e-3}
     assert search(**likely).believed(speech, np.random.default_rng(1)) == [], "what is found by chance must be no guess"
 
@@ -226,7 +226,7 @@ def test_long_recordings_in_windows(exported, tmp_path):
     assert all(len(piece["hypotheses"]) == 2 for piece in pieces["segments"]), "pieces between pauses, whose texts can be compared"
 
 
-def test_short_recordings_have_time_stamps_where_they_are_asked_for(exported):
+def test_short_recordings_have_timestamps_where_they_are_asked_for(exported):
     speech = read_audio(SPEECH, 16_000)
     plain = Translator(exported, Settings(beam=1, max_len_b=12), source_lang="de").translate(speech)
     (whole,) = plain.segments

@@ -28,11 +28,11 @@ def padding_of(length):
 def test_is_that_of_torch(length, padded):
     queries, keys, values = projected(length)
     padding = padding_of(length) if padded else None
-    theirs = nn.MultiheadAttention(8, 2, bias=False, dtype=torch.float64)
+    reference = nn.MultiheadAttention(8, 2, bias=False, dtype=torch.float64)
     with torch.no_grad():
-        theirs.in_proj_weight.copy_(torch.eye(8).repeat(3, 1))
-        theirs.out_proj.weight.copy_(torch.eye(8))
-    expected, _ = theirs(queries, keys, values, key_padding_mask=padding, need_weights=False)
+        reference.in_proj_weight.copy_(torch.eye(8).repeat(3, 1))
+        reference.out_proj.weight.copy_(torch.eye(8))
+    expected, _ = reference(queries, keys, values, key_padding_mask=padding, need_weights=False)
     torch.testing.assert_close(self_attention(queries, keys, values, 2, padding, 0.0), expected)
 
 

@@ -39,8 +39,8 @@ def test_every_sentence_is_generated(generation, count):
     generator = task.build_generator([model], tiny_flags(beam=1, max_len_a=0, max_len_b=3))
     hypotheses = {}
     for batch in batches.next_epoch_itr(shuffle=False):
-        for number, found in zip(batch["id"].tolist(), task.inference_step(generator, [model], batch)):
-            hypotheses[number] = found
+        for number, best in zip(batch["id"].tolist(), task.inference_step(generator, [model], batch)):
+            hypotheses[number] = best
     assert sorted(hypotheses) == list(range(count))
 
 

@@ -24,8 +24,8 @@ def test_word_divergence_is_the_kl_of_softened_distributions(pair, counted, temp
         p = torch.distributions.Categorical(logits=teacher[row, column] / temperature)
         q = torch.distributions.Categorical(logits=student[row, column] / temperature)
         expected += temperature**2 * torch.distributions.kl_divergence(p, q)
-    found = word_divergence(student, teacher.log_softmax(-1), None, counted, temperature)
-    torch.testing.assert_close(found, expected)
+    actual = word_divergence(student, teacher.log_softmax(-1), None, counted, temperature)
+    torch.testing.assert_close(actual, expected)
     assert word_divergence(teacher, teacher.log_softmax(-1), None, counted, temperature).abs() < 1e-5
 
 

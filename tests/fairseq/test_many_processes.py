@@ -82,10 +82,10 @@ def assert_same_run(config: Path, tmp_path: Path, processes: int, together: list
     parts = [(one["model"], other["model"])]
     if "store_ema" in options:
         parts.append((one["extra_state"]["ema"], other["extra_state"]["ema"]))
-    for expected, found in parts:
-        assert list(expected) == list(found)
+    for expected, actual in parts:
+        assert list(expected) == list(actual)
         for name in (name for name in expected if not name.endswith("_float_tensor")):
-            torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(actual[name], expected[name], rtol=1e-3, atol=1e-4)
 
 
 def test_two_with_everything_that_adds_to_the_loss(config, tmp_path, teacher):

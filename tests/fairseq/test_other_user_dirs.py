@@ -55,9 +55,9 @@ def hypotheses(data: Path, checkpoint: Path, user_dir: str, **options) -> list[s
     flags = {"user_dir": user_dir, "path": checkpoint, "gen_subset": "tst-HE_st", "beam": 2, "max_len_b": 5, "num_workers": 2}
     flags |= {"task": "speech_to_text", "config_yaml": "config_st_plain.yaml", "required_batch_size_multiple": 1, "cpu": True}
     output = run(BIN / "fairseq-generate", data, *to_flags(flags), cwd=checkpoint.parent, **options).stdout
-    found = sorted(re.findall(r"^H-(\d+\t-?\d+\.\d{3})\d*(.*)$", output, re.MULTILINE))
-    assert len(found) == len((data / "tst-HE_st.tsv").read_text().splitlines()) - 1
-    return found
+    lines = sorted(re.findall(r"^H-(\d+\t-?\d+\.\d{3})\d*(.*)$", output, re.MULTILINE))
+    assert len(lines) == len((data / "tst-HE_st.tsv").read_text().splitlines()) - 1
+    return lines
 
 
 def test_a_shared_model_of_another_user_dir(data, trained, tmp_path):

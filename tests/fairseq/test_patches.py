@@ -90,14 +90,14 @@ def test_each_patch_can_be_switched_off_alone_and_works_beside_another_packages(
     names = list(PATCHES)
     off, on = names[1 - kept :: 2], names[kept::2]
     result = run(sys.executable, FAULTS, data, tmp_path, env={**os.environ, SWITCH: ", ".join(off)})
-    *log, found = result.stdout.splitlines()
-    found = json.loads(found)
+    *log, report = result.stdout.splitlines()
+    report = json.loads(report)
     needless = set(names) - set(apply_patches())  # fairseq 0.12.2 has one fault less
-    assert found["active"] == [name for name in on if name not in needless]
-    assert set(found["free of"]) == set(on) | needless
-    assert all(found["calls"][name] for name in ("batch_by_size", "copy", "__getitem__"))
+    assert report["active"] == [name for name in on if name not in needless]
+    assert set(report["free of"]) == set(on) | needless
+    assert all(report["calls"][name] for name in ("batch_by_size", "copy", "__getitem__"))
     assert [line.partition("fairseq patches: ")[2] for line in log if "fairseq patches" in line] == [
-        f"{', '.join(found['active'])} ({SWITCH}=NAME,… turns them off)"
+        f"{', '.join(report['active'])} ({SWITCH}=NAME,… turns them off)"
     ]
 
 

@@ -16,8 +16,8 @@ def test_encoder_and_decoder_of_the_same_plan(tmp_path):
     source = tiny_model(seed=2)
     path = save(source, tmp_path / "source.pt")
     model = tiny_model(seed=3, load_pretrained_encoder_from=path, load_pretrained_decoder_from=path)
-    for ours, theirs in zip(model.state_dict().values(), source.state_dict().values()):
-        assert torch.equal(ours, theirs)
+    for actual, expected in zip(model.state_dict().values(), source.state_dict().values()):
+        assert torch.equal(actual, expected)
 
 
 def test_the_new_models_flags_do_not_point_at_the_file(tmp_path):
@@ -38,7 +38,7 @@ DENSE = {"encoder_group_size": 1, "encoder_residual_rank": 0, "encoder_residual_
 
 
 @pytest.mark.parametrize(
-    ("theirs", "ours", "message"),
+    ("source_flags", "flags", "message"),
     [
         ({**DENSE, "encoder_layers": 5}, {}, "it has no transformer_layers.5"),
         ({**DENSE, "encoder_ffn_embed_dim": 40}, {}, r"fc1.weight has shape \(40, 32\), this model's has \(48, 32\)"),
@@ -58,10 +58,10 @@ DENSE = {"encoder_group_size": 1, "encoder_residual_rank": 0, "encoder_residual_
         ({"encoder_embed_dim": 64}, {}, "has shape"),
     ],
 )
-def test_refuses_another_model(tmp_path, theirs, ours, message):
-    path = save(tiny_model(**theirs), tmp_path / "source.pt")
+def test_refuses_another_model(tmp_path, source_flags, flags, message):
+    path = save(tiny_model(**source_flags), tmp_path / "source.pt")
     with pytest.raises(InputError, match=f"--load-pretrained-encoder-from .*source.pt does not fit this model: .*{message}"):
-        tiny_model(load_pretrained_encoder_from=path, **ours)
+        tiny_model(load_pretrained_encoder_from=path, **flags)
 
 
 @pytest.mark.parametrize("flag", ["encoder", "decoder"])

@@ -72,9 +72,9 @@ def test_no_ordinary_reader_takes_it(folders, tmp_path):
     """In a process without residual_st: whatever the reader and the form of the weights. transformers says what to import."""
     names = ["whole", "shards", "bin", "float16"]
     result = run(sys.executable, Path(__file__).with_name("ordinary_readers.py"), *(folders / name for name in names))
-    found = json.loads(result.stdout.splitlines()[-1])
+    errors = json.loads(result.stdout.splitlines()[-1])
     for name in names:
-        for reader, error in found[str(folders / name)].items():
+        for reader, error in errors[str(folders / name)].items():
             assert error is not None and "mismatch" in error, f"{reader} of {name}: {error}"
     assert "got residual_st.huggingface" in result.stderr
 

@@ -82,14 +82,14 @@ def test_old_folders_are_read_and_written_anew(shared, tmp_path, marked):
 def test_saved_again_by_its_own_method(shared, tmp_path, change):
     """Twice over the same folder, in shards, by a given state dict; the commands read the result."""
     model = change(transformers.load(shared))
-    expected, found = outputs(model), words(model)
+    expected, written = outputs(model), words(model)
     for options in ({}, {}, {"max_shard_size": "50KB"}, {"state_dict": model.state_dict()}):
         if options:
             shutil.rmtree(tmp_path / "again")
         model.save_pretrained(tmp_path / "again", **options)
         again = transformers.load(tmp_path / "again")
         assert again.dtype == model.dtype
-        assert torch.equal(outputs(again), expected) and torch.equal(words(again), found)
+        assert torch.equal(outputs(again), expected) and torch.equal(words(again), written)
     assert holds_marks(tmp_path / "again")
     shutil.copy(shared / "preprocessor_config.json", tmp_path / "again")
     cli("expand", tmp_path / "again", "--output", tmp_path / "expanded")

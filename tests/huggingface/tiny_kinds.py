@@ -208,8 +208,8 @@ def outputs(model: transformers.PreTrainedModel, inputs: dict[str, torch.Tensor]
     asked = {"decoder_input_ids": words} if model.config.is_encoder_decoder else {}
     if hasattr(model, "set_modality"):
         model.set_modality("speech")
-    found = model(**inputs, **asked)
-    return found.logits if hasattr(found, "logits") else found.last_hidden_state
+    output = model(**inputs, **asked)
+    return output.logits if hasattr(output, "logits") else output.last_hidden_state
 
 
 def scores_of_qwen2_audio(model, input_features: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
@@ -218,6 +218,6 @@ def scores_of_qwen2_audio(model, input_features: torch.Tensor, attention_mask: t
     for features, mask in zip(input_features.split(1), attention_mask.split(1)):
         _, count = getattr(model, "model", model).audio_tower._get_feat_extract_output_lengths(mask.sum())
         words = torch.tensor([[5, *[model.config.audio_token_index] * int(count), 6, 7]])
-        found = model(words, features, torch.ones_like(words), mask)
-        scores.append(found.logits[:, -2:])
+        output = model(words, features, torch.ones_like(words), mask)
+        scores.append(output.logits[:, -2:])
     return torch.cat(scores)

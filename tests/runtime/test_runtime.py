@@ -57,11 +57,11 @@ def generated(checkpoint, data, subset, *flags):
         "config_st_plain.yaml",
     ]
     command += ["--gen-subset", f"{subset}_st", "--path", checkpoint, "--batch-size", "1", "--cpu", *flags]
-    found = {}
+    hypotheses = {}
     for line in run(*command).stdout.splitlines():
         if match := re.match(r"D-(\d+)\t(\S+)\t?(.*)", line):
-            found.setdefault(int(match[1]), []).append((match[3], float(match[2])))
-    return found
+            hypotheses.setdefault(int(match[1]), []).append((match[3], float(match[2])))
+    return hypotheses
 
 
 @pytest.mark.parametrize(
@@ -149,9 +149,9 @@ def test_a_model_of_two_languages(joint, fairseq_train, tmp_path):
     cli("export", tmp_path / "run" / "checkpoint_last.pt", "--data", joint, "--output", tmp_path / "model")
     for language in ("de", "fr"):
         model = Model(tmp_path / "model")
-        (found,) = model.search([read_audio(SPEECH, 16_000)], Settings(max_len_b=8), Direction(target_lang=language))
-        assert found[0].tokens[0] == model.vocabulary.symbols.index(f"<lang:{language}>")
-        assert "<lang" not in model.vocabulary.text(found[0].tokens)
+        (hypotheses,) = model.search([read_audio(SPEECH, 16_000)], Settings(max_len_b=8), Direction(target_lang=language))
+        assert hypotheses[0].tokens[0] == model.vocabulary.symbols.index(f"<lang:{language}>")
+        assert "<lang" not in model.vocabulary.text(hypotheses[0].tokens)
     for flags, message in (
         ([], "target_lang is missing; it must be one of de, fr"),
         (["--target-lang", "it"], "target_lang=it is not supported by this model; it must be one of de, fr"),

@@ -77,11 +77,11 @@ def test_two_streams_of_one_model_do_not_meet(streaming):
     model = Model(streaming)
     one, two = pieces(noise(1.5, 1), 8), pieces(noise(1.5, 2), 8)
     streams = [model.stream(), model.stream()]
-    found = [[], []]
+    states_of_each = [[], []]
     for pair in zip(one, two):
-        for stream, part, states in zip(streams, pair, found):
+        for stream, part, states in zip(streams, pair, states_of_each):
             states.append(stream.feed(part)["states"])
-    for parts, stream, states in zip((one, two), streams, found):
+    for parts, stream, states in zip((one, two), streams, states_of_each):
         together = np.concatenate([*states, stream.finish()["states"]], axis=1)
         assert np.array_equal(together, streamed(model.stream(), parts))
 

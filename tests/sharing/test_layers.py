@@ -96,8 +96,8 @@ def test_group_size_one_without_residual_leaves_the_stack_alone():
     assert {name.removeprefix("layers."): value.shape for name, value in stack.state_dict().items()} == {
         name: value.shape for name, value in plain.state_dict().items()
     }
-    for ours, theirs in zip(stack.layers.parameters(), plain.parameters()):
-        assert torch.equal(ours, theirs)
+    for actual, expected in zip(stack.layers.parameters(), plain.parameters()):
+        assert torch.equal(actual, expected)
 
 
 @pytest.mark.parametrize("pattern", ["adjacent", "cycle", "cycle-reverse", "0,1,1,0,2,2,2"])

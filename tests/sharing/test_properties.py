@@ -103,8 +103,8 @@ def test_a_stack_of_any_form_keeps_one_u_and_unshares_to_the_same_function(form)
 
     before = outputs()
     unshare_layers(layers)
-    for expected, found in zip(before, outputs()):
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    for expected, actual in zip(before, outputs()):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
 
 
 @given(st.integers(WIDTH + 1, 10**9))

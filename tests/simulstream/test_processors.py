@@ -52,8 +52,8 @@ def outputs_of(processor, samples, chunk=RATE, languages=None) -> list:
     messages = MessageProcessor(1, processor)
     messages.process_metadata({"sample_rate": RATE, **(languages or {})})
     pcm = (samples * (2**15 - 1)).astype(np.int16)
-    found = [messages.process_speech(pcm[start : start + chunk].tobytes()) for start in range(0, len(pcm), chunk)]
-    return [*filter(None, found), messages.end_of_stream()]
+    outputs = [messages.process_speech(pcm[start : start + chunk].tobytes()) for start in range(0, len(pcm), chunk)]
+    return [*filter(None, outputs), messages.end_of_stream()]
 
 
 def text_after(outputs) -> str:
@@ -153,8 +153,8 @@ def test_ten_clients_at_once_over_a_web_socket(exported):
         pool = SpeechProcessorPool(config, 10, 60)
         async with serve(connection_handler_factory(pool), "localhost", 0) as server:
             port = server.sockets[0].getsockname()[1]
-            found = await asyncio.gather(*(client(port, number == 4) for number in range(10)))
-            return [*found, await client(port, False)]
+            outputs = await asyncio.gather(*(client(port, number == 4) for number in range(10)))
+            return [*outputs, await client(port, False)]
 
     texts = asyncio.run(clients())
     assert texts.pop(4) == "" and len({*texts}) == 1 and texts[0]

@@ -61,13 +61,15 @@ def moments_of(layers, *batches):
     return gather(layers, describe_stack(layers), Calibration(batches, loss))
 
 
-def assert_equal(found, expected):
-    for its_found, its_expected in zip(found, expected):
-        for name in its_found:
-            assert its_found[name].count == its_expected[name].count
+def assert_equal(actual, expected):
+    for actual_sum, expected_sum in zip(actual, expected):
+        for name in actual_sum:
+            assert actual_sum[name].count == expected_sum[name].count
             for sums in ("input_mean", "input_covariance", "gradient_squares"):
-                wanted = getattr(its_expected[name], sums)
-                torch.testing.assert_close(getattr(its_found[name], sums), wanted, rtol=1e-4, atol=1e-4 * wanted.abs().max().item())
+                wanted = getattr(expected_sum[name], sums)
+                torch.testing.assert_close(
+                    getattr(actual_sum[name], sums), wanted, rtol=1e-4, atol=1e-4 * wanted.abs().max().item()
+                )
 
 
 def test_padding_counts_in_no_layout(layers):

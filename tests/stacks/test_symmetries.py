@@ -86,10 +86,10 @@ def change_of_outputs(layers, symmetries) -> float:
 def test_layers_compute_what_they_did(kind, seed):
     make, parts, positions = LAYERS[kind]
     layers = drawn(make, seed)
-    found = [attention_heads("self_attn", HEADS, parts, positions)]
+    renamings = [attention_heads("self_attn", HEADS, parts, positions)]
     if hasattr(layers[0], "ffn1"):
-        found += [feed_forward_units(f"{part}.w_1", f"{part}.w_2", layers[0].ffn1.activation) for part in ("ffn1", "ffn2")]
-    assert change_of_outputs(layers, found) < 1e-5
+        renamings += [feed_forward_units(f"{part}.w_1", f"{part}.w_2", layers[0].ffn1.activation) for part in ("ffn1", "ffn2")]
+    assert change_of_outputs(layers, renamings) < 1e-5
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def whole(runs, shared_checkpoint, data):
 def test_windows_of_a_chunked_encoder_have_the_text_of_fairseqs_ctc(pause, chunk_seconds, writing):
     """Whatever the steps, and each word stands from the first step on in which it is found."""
     checkpoint, data, folder = writing
-    state, theirs = read_model(checkpoint)
+    state, torch_model = read_model(checkpoint)
     source, sound = model_input(read_symbols(state, data)[1]), talk(pause)
     updates = updates_of(Stream(folder, "ctc", chunk_seconds=chunk_seconds), sound)
     segments = segments_of(updates)
@@ -41,7 +41,7 @@ def test_windows_of_a_chunked_encoder_have_the_text_of_fairseqs_ctc(pause, chunk
     for segment in segments:
         frames = source.features(sound[round(segment.start * RATE) : round(segment.end * RATE)])
         batch = {"net_input": {"src_tokens": frames[None], "src_lengths": torch.tensor([len(frames)])}}
-        (path,) = best_paths(theirs.eval(), batch)
+        (path,) = best_paths(torch_model.eval(), batch)
         assert len(path) > 9 and segment.text == Model(folder).vocabulary.text(path.tolist())
     assert_texts_only_grow(updates)
     assert not any(update.tail for update in updates)
@@ -70,8 +70,8 @@ def test_pieces_of_any_size_make_the_same_text(name, request):
 
 def test_a_recording_by_ctc(writing):
     model = Model(writing[-1])
-    found = Translator(model.by_ctc()).translate(SPEECH[0])
-    (segment,) = found.segments
+    translation = Translator(model.by_ctc()).translate(SPEECH[0])
+    (segment,) = translation.segments
     samples = SPEECH[0][round(segment.start * RATE) : round(segment.end * RATE)]
     symbols = model.encode([samples])["ctc_log_probs"][0].argmax(-1)
     path = symbols[np.flatnonzero(np.diff(symbols, prepend=-1) != 0)]

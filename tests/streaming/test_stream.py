@@ -208,5 +208,5 @@ def test_ten_streams_of_one_model(model):
     sound = talk()
     expected = updates_of(Stream(model, settings=SHORT_TEXTS), sound)
     with ThreadPoolExecutor(10) as pool:
-        found = list(pool.map(lambda _: updates_of(Stream(model, settings=SHORT_TEXTS), sound), range(10)))
-    assert all(updates == expected for updates in found)
+        results = list(pool.map(lambda _: updates_of(Stream(model, settings=SHORT_TEXTS), sound), range(10)))
+    assert all(updates == expected for updates in results)

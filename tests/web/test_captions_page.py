@@ -107,9 +107,9 @@ def test_a_model_of_another_rate_in_the_browser(page, static, runs, file_server,
     page.goto(f"{file_server(folder)}/index.html")
     texts_of(page, "Ready.")
     expected = segments_of(updates_of(Stream(folder), sound, 800))
-    found = [segment for update in streamed(page, Lengths(15.0), {}, sound, 8000) for segment in update["closed"]]
-    assert [segment["text"] for segment in found] == [segment.text for segment in expected]
-    for one, other in zip(found, expected):
+    segments = [segment for update in streamed(page, Lengths(15.0), {}, sound, 8000) for segment in update["closed"]]
+    assert [segment["text"] for segment in segments] == [segment.text for segment in expected]
+    for one, other in zip(segments, expected):
         assert (one["start"], one["end"]) == pytest.approx((other.start, other.end), abs=0.1)
 
 

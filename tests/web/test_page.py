@@ -122,7 +122,7 @@ def test_recordings_are_cut_in_the_browser_as_everywhere(page, static, tmp_path)
     page.goto(static)
     texts_of(page, "Ready.")
     begun = talk[: -len(speech) + 16_000]
-    for samples, rate, lengths, count, *goes_on in (
+    for samples, rate, lengths, count, *continues in (
         (talk, 16_000, Lengths(15.0), 5),
         (1e-3 * talk, 16_000, Lengths(15.0), 5),
         (talk, 16_000, Lengths(2.0), 10),
@@ -137,10 +137,10 @@ def test_recordings_are_cut_in_the_browser_as_everywhere(page, static, tmp_path)
         (beginning, 16_000, Lengths(15.0), 2, True),
     ):
         file.write_bytes(samples.astype(np.float32).tobytes())
-        found = page.evaluate(SPANS, [rate, vars(lengths), *goes_on])
-        expected = [list(span) for span in spans_between_pauses(samples, rate, lengths, *goes_on)]
-        assert len(found) == len(expected) == count, (rate, lengths, found, expected)
+        spans = page.evaluate(SPANS, [rate, vars(lengths), *continues])
+        expected = [list(span) for span in spans_between_pauses(samples, rate, lengths, *continues)]
+        assert len(spans) == len(expected) == count, (rate, lengths, spans, expected)
         if rate == 16_000:
-            assert found == expected
+            assert spans == expected
         else:
-            np.testing.assert_allclose(found, expected, atol=0.1 * rate)
+            np.testing.assert_allclose(spans, expected, atol=0.1 * rate)

@@ -80,7 +80,7 @@ def test_the_search_of_the_page(settings, words, times, scripts):
         table, step = decoder(seed)
         ((best,),) = BeamSearch(step, None, rules, complete, prompt).run(1)
         likeliest = draw(decoder(seed)[1], rules, prompt, 0.0, None)
-        found = scripts.evaluate(
+        results = scripts.evaluate(
             """async ([table, fields, settings, longest, times, given]) => {
                 const { search } = await import('/beam_search.js'), { draw } = await import('/sampling.js');
                 const { opening } = await import('/vocabulary.js'), { Rules } = await import('/rules.js');
@@ -91,7 +91,7 @@ def test_the_search_of_the_page(settings, words, times, scripts):
             }""",
             [table.tolist(), vars(vocabulary), vars(complete), rules.longest, times, given],
         )
-        for text, expected in zip(found, (best, likeliest)):
+        for text, expected in zip(results, (best, likeliest)):
             assert text["tokens"] == expected.tokens
             assert text["score"] == pytest.approx(expected.score, abs=1e-4)
 
@@ -99,7 +99,7 @@ def test_the_search_of_the_page(settings, words, times, scripts):
 def test_what_stands_in_the_page(scripts):
     fields, random = {**FIELDS, "symbols": PIECES, "pieces": "sentencepiece"}, np.random.default_rng(1)
     texts = [random.integers(4, size=random.integers(9)).tolist() for _ in range(400)]
-    found = scripts.evaluate(
+    results = scripts.evaluate(
         """async ([fields, texts]) => {
             const { LocalAgreement, betweenWords, covered } = await import('/policies.js'), policy = new LocalAgreement();
             const { text: written } = await import('/vocabulary.js');
@@ -115,14 +115,14 @@ def test_what_stands_in_the_page(scripts):
     expected = [
         [policy.committed(Candidate(words)), here, between_words(words, here, written)] for words, here in zip(texts, heres)
     ]
-    assert found == expected
+    assert results == expected
     assert len({here == place for _, here, place in expected}) == 2
 
 
 def test_sentences_of_the_page(scripts):
     timestamps, random = TimeStamps(**TIMES), np.random.default_rng(1)
     texts = [random.choice([3, 4, 5, 8, 9, 10, 11], random.integers(1, 9)).tolist() for _ in range(500)]
-    found = scripts.evaluate(
+    results = scripts.evaluate(
         """async ([times, texts]) => {
             const { segments } = await import('/timestamps.js');
             return texts.map(tokens => segments(times, tokens, 30)).map(({ found, done }) => [found, done]);
@@ -130,7 +130,7 @@ def test_sentences_of_the_page(scripts):
         [TIMES, texts],
     )
     expected = [timestamps.segments(tokens, 30.0) for tokens in texts]
-    assert found == [[[list(sentence) for sentence in sentences], done] for sentences, done in expected]
+    assert results == [[[list(sentence) for sentence in sentences], done] for sentences, done in expected]
     assert len({(len(sentences) > 1, done < 30) for sentences, done in expected}) == 4
 
 
@@ -138,7 +138,7 @@ def test_what_the_page_believes(scripts):
     """Texts of three words, over and over, and of any words; browsers compress them to within a byte or two of what zlib does."""
     random, fields = np.random.default_rng(1), {**FIELDS, "symbols": [str(number) for number in range(51865)]}
     texts = [random.integers(51865, size=count).tolist() * times for count in (1, 3, 10) for times in (1, 2, 3, 5, 30)] + [[]]
-    found = scripts.evaluate(
+    results = scripts.evaluate(
         """async ([fields, texts]) => {
             const { isGuess, repeatsItself } = await import('/fallback.js');
             const repeats = await Promise.all(texts.map(tokens => repeatsItself({ compression_ratio: 1.35 }, { tokens }, fields)));
@@ -148,7 +148,7 @@ def test_what_the_page_believes(scripts):
     )
     believed = Fallback(compression_ratio=1.35, log_prob=-1.0)
     repeats = [believed.repeats_itself(Hypothesis(tokens, 0.0), 1, 51865) for tokens in texts]
-    assert found == [repeats, [True, False]]
+    assert results == [repeats, [True, False]]
     assert len(set(repeats)) == 2
 
 
@@ -187,8 +187,8 @@ def test_words_that_the_page_asks_with(scripts):
         ({}, (None, None, None)),
     ):
         direction = Direction(*direction)
-        found = scripts.evaluate(
+        results = scripts.evaluate(
             "async given => (await import('/languages.js')).wordsOf(...given)",
             [languages, vars(direction)],
         )
-        assert found == Languages(**languages).words(direction)
+        assert results == Languages(**languages).words(direction)
