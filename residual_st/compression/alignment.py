@@ -6,6 +6,7 @@ layer's function.
 
 import math
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -28,14 +29,13 @@ def _align_heads(heads: AttentionHeads, layer: LayerWeights, target: dict[str, T
     On the side of a rotation, the metric is replaced by its mean diagonal, since only then there is a closed form.
     """
     query, key, value, output = (layer[name] for name in (heads.query, heads.key, heads.value, heads.output))
-    query_key = _overlap(query, target[heads.query], heads.count) + _overlap(key, target[heads.key], heads.count)
-    value_output = _overlap(value, target[heads.value], heads.count)
-    value_output = value_output + _output_overlap(output, target[heads.output], heads.count)
-    size = query_key.shape[-1]
-    turned = [(query_key, heads.query_key), (value_output, True)]
+    keys = _overlap(query, target[heads.query], heads.count) + _overlap(key, target[heads.key], heads.count)
+    values = _overlap(value, target[heads.value], heads.count) + _output_overlap(output, target[heads.output], heads.count)
+    size = keys.shape[-1]
+    turned = [(keys, heads.query_key), (values, True)]
     target_heads = layer_heads = list(range(heads.count))
     if heads.permutable:
-        gain = sum(_gain(overlap, may_rotate) for overlap, may_rotate in turned)
+        gain = reduce(torch.add, (_gain(overlap, may_rotate) for overlap, may_rotate in turned))
         target_heads, layer_heads = linear_sum_assignment(gain.numpy(), maximize=True)
     rotations = []
     for overlap, may_rotate in turned:
@@ -104,9 +104,6 @@ def _align_units(units: FeedForwardUnits, layer: LayerWeights, target: dict[str,
     return {**layer, units.first: first.with_outputs(basis), units.second: second.with_inputs(basis)}
 
 
-_ALIGNING = {AttentionHeads: _align_heads, FeedForwardUnits: _align_units}
-
-
 def _mean_diagonal(moments: Tensor | None) -> float:
     return 1.0 if moments is None else moments.diagonal().mean().item()
 
@@ -134,7 +131,10 @@ def _best_scale(first_square: Tensor, first_cross: Tensor, second_square: Tensor
 def align_to(layer: LayerWeights, target: dict[str, Tensor], changes: Sequence[Symmetry]) -> LayerWeights:
     """The layer with its units aligned to `target` (matrix name -> (out, in))."""
     for symmetry in changes:
-        layer = _ALIGNING[type(symmetry)](symmetry, layer, target)
+        if isinstance(symmetry, AttentionHeads):
+            layer = _align_heads(symmetry, layer, target)
+        else:
+            layer = _align_units(symmetry, layer, target)
     return layer
 
 
@@ -148,7 +148,7 @@ def align_group(layers: list[LayerWeights], changes: Sequence[Symmetry]) -> list
         layers = [align_to(layer, target, changes) for layer in layers]
         error = 0.0
         for name in target:
-            weights, metrics = ([getattr(layer[name], part) for layer in layers] for part in ("weight", "metric"))
+            weights, metrics = [layer[name].weight for layer in layers], [layer[name].metric for layer in layers]
             weighed = [metric.weigh(weight) for metric, weight in zip(metrics, weights)]
             solve = WeightedMean(metrics)
             solution = solve(weighed, solve.started(target[name]), REFERENCE_STEPS)

@@ -25,10 +25,6 @@ class Rotation:
 
     covectors = vectors  # gradients rotate like vectors
 
-    def after(self, before: "Rotation") -> "Rotation":
-        """The composition of two changes, `before` first."""
-        return Rotation(self.matrix @ before.matrix)
-
 
 @dataclass(frozen=True)
 class Reordering:
@@ -49,14 +45,21 @@ class Reordering:
     def covectors(self, moments: Tensor) -> Tensor:
         return self._permute(moments / torch.outer(self.scale, self.scale))
 
-    def after(self, before: "Reordering") -> "Reordering":
-        """The composition of two changes, `before` first."""
-        scale = before.scale.clone()
-        scale[before.order] *= self.scale
-        return Reordering(before.order[self.order], scale)
-
     def _permute(self, moments: Tensor) -> Tensor:
         return moments[self.order][:, self.order]
 
 
 Basis = Rotation | Reordering
+
+
+def composition(later: Basis, before: Basis | None) -> Basis:
+    """One change for two of the same kind, `before` first; None for no change."""
+    if before is None:
+        return later
+    if isinstance(later, Rotation) and isinstance(before, Rotation):
+        return Rotation(later.matrix @ before.matrix)
+    if isinstance(later, Reordering) and isinstance(before, Reordering):
+        scale = before.scale.clone()
+        scale[before.order] *= later.scale
+        return Reordering(before.order[later.order], scale)
+    raise TypeError(f"a {type(later).__name__} cannot follow a {type(before).__name__}")

@@ -82,37 +82,37 @@ def fits_within(stack: Stack, budget: Budget, rounds: int) -> list[Fit]:
     sharing are left out if their predicted loss is far above that without sharing.
     """
     if budget.sharing_only and len(budget.plans) == 1:
-        return [_fit_plan(stack, budget.plans[0], [True] * len(stack.shapes), None, budget.parameters, rounds)]
-    alone = None if budget.sharing_only else _by_kind(stack, stack.spectra_alone())
-    loss_alone = math.inf if alone is None else _loss_alone(alone, budget.parameters)
+        return [_fit_plan(stack, budget.plans[0], [True] * len(stack.shapes), [], budget.parameters, rounds)]
+    alone = [] if budget.sharing_only else _by_kind(stack, stack.spectra_alone())
+    loss_alone = _loss_alone(alone, budget.parameters) if alone else math.inf
     limit = HOPELESS * loss_alone
     shared, partly = {}, {}  # (plan, which kinds share) -> predicted error
     hopeless = 0
     for plan in reversed(budget.plans):  # largest groups first
         if hopeless == ENOUGH_HOPELESS:
             break
-        if alone is not None and _rough_loss(stack, plan, budget.parameters) > HOPELESS_AT_FIRST * loss_alone:
+        if alone and _rough_loss(stack, plan, budget.parameters) > HOPELESS_AT_FIRST * loss_alone:
             hopeless += 1
             continue
         spectra = _by_kind(stack, _fit_equal_ranks(stack, plan, budget.parameters).spectra())
-        error, kinds = _share_where_it_pays(stack, plan, spectra, None, budget.parameters)
+        error, kinds = _share_where_it_pays(stack, plan, spectra, [], budget.parameters)
         if error < limit:
             shared[plan, kinds] = error
-        if alone is not None:
+        if alone:
             error, kinds = _share_where_it_pays(stack, plan, spectra, alone, budget.parameters)
             if any(kinds):
                 partly[plan, kinds] = error
             elif (plan, (True,) * len(kinds)) not in shared:
                 hopeless += 1
     chosen = [min(forms, key=lambda form: forms[form]) for forms in (shared, partly) if forms]
-    if alone is not None:
+    if alone:
         chosen.append((SharingPlan.make(len(stack.layers), 1), (False,) * len(stack.shapes)))
     return [_fit_plan(stack, plan, kinds, alone, budget.parameters, rounds) for plan, kinds in dict.fromkeys(chosen)]
 
 
 def _rough_loss(stack: Stack, plan: SharingPlan, parameters: int) -> float:
     """Predicted loss if everything shares, for a small part of the time and memory of a quick fit."""
-    return _share_where_it_pays(stack, plan, _by_kind(stack, stack.spectra_beside_means(plan)), None, parameters)[0]
+    return _share_where_it_pays(stack, plan, _by_kind(stack, stack.spectra_beside_means(plan)), [], parameters)[0]
 
 
 def _loss_alone(alone: "Kinds", parameters: int) -> float:
@@ -125,16 +125,19 @@ Kinds = list[list[Spectrum]]  # for each matrix of a layer, the spectra of all l
 
 
 def _share_where_it_pays(
-    stack: Stack, plan: SharingPlan, shared: Kinds, alone: Kinds | None, parameters: int
+    stack: Stack, plan: SharingPlan, shared: Kinds, alone: Kinds, parameters: int
 ) -> tuple[float, tuple[bool, ...]]:
-    """The error if each kind of matrix has its better form at one price per parameter, and which kinds share."""
+    """The error if each kind of matrix has its better form at one price per parameter, and which kinds share.
+
+    `alone` is empty if all must share.
+    """
 
     def kinds_at(price: float) -> list[tuple[float, int, float, bool]]:
         """For each kind: error + price, parameters, error, whether it shares."""
         kinds = []
         for kind, (rows, columns) in enumerate(stack.shapes):
             forms = [(shared[kind], plan.n_groups * rows * columns, True)]
-            if alone is not None:
+            if alone:
                 forms.append((alone[kind], 0, False))
             outcomes = []
             for spectra, owned, shares in forms:
@@ -149,7 +152,7 @@ def _share_where_it_pays(
     return sum(error for _, _, error, _ in chosen), tuple(shares for *_, shares in chosen)
 
 
-def _fit_plan(stack: Stack, plan: SharingPlan, sharing: Sequence[bool], alone: Kinds | None, parameters: int, rounds: int) -> Fit:
+def _fit_plan(stack: Stack, plan: SharingPlan, sharing: Sequence[bool], alone: Kinds, parameters: int, rounds: int) -> Fit:
     if not any(sharing):
         plan = SharingPlan.make(len(stack.layers), 1)
         return stack.fit(plan, _ranks(stack, alone, sharing, parameters), rounds)

@@ -9,7 +9,8 @@ change.
 
 import contextlib
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from residual_st.compression.moments import Calibration, without_updates
 from residual_st.compression.sums import InputMoments, widened
 from residual_st.errors import InputError
 from residual_st.progress import progress
-from residual_st.sharing import Matrix, ResidualLinear, channels_last, deep_copy, matrices, unshare_layers, weight_of
+from residual_st.sharing import Matrix, ResidualLinear, channels_last, deep_copy, matrices, shape_of, unshare_layers, weight_of
 from residual_st.stacks import LayerCall, LayerStack, recorded_calls
 
 MOST_BATCHES = 72  # maximum; the states of all of them are in memory
@@ -44,7 +45,7 @@ def correct_if_better(model: nn.Module, stack: LayerStack, fit: Fit, calibration
 
 
 @torch.no_grad()
-def correct(model: nn.Module, stack: LayerStack, fit: Fit, calibration: Calibration, batches: Sequence) -> None:
+def correct(model: nn.Module, stack: LayerStack, fit: Fit, calibration: Calibration, batches: Sequence[Any]) -> None:
     """Solve the low-rank terms and biases of the compressed layers again, in place. For the arguments see `correct_if_better`.
 
     Only one layer's states and one dense layer are in memory at a time.
@@ -82,24 +83,27 @@ def _correct_layer(
 ) -> list[Tensor]:
     """Correct one layer, for each call's `states`. Returns its outputs for them."""
     linears = dict(matrices(layer))
+    last = stages[-1][0]
+    passes = []  # up to the last stage
     for names in stages:
         first = names[0]
         padding = "memory_padding" if first in stack.memory_matrices else "padding"
-        moments, passes = PairedMoments(), []
+        outputs, inputs = shape_of(linears[first])
+        moments = PairedMoments(inputs, outputs if first in ends else inputs, linears[first].weight.device)
         for call, dense_pass, x in zip(calls, dense_passes, states):
             reached = Pass(layer, call, x, stages, ends, last=first)
-            inputs = channels_last(linears[first], reached.inputs[first])
+            given = channels_last(linears[first], reached.inputs[first])
             if first in ends:
                 wanted = dense_pass.sums.pop(first) - reached.total
             else:
                 wanted = channels_last(linears[first], dense_pass.inputs.pop(first))
-            moments.add(*(stack.real_positions(each, getattr(call, padding), first) for each in (inputs, wanted)))
-            if names is stages[-1] and first in ends:
+            moments.add(*(stack.real_positions(each, getattr(call, padding), first) for each in (given, wanted)))
+            if first == last and first in ends:
                 passes.append(reached)
         for name in names:
             _solve(linears[name], weights[name], moments, first in ends)
-    if first in ends:  # then the layer's output is that sum plus the output of its last matrix
-        return [each.total + linears[first](each.inputs[first]) for each in passes]
+    if last in ends:  # then the layer's output is that sum plus the output of its last matrix
+        return [each.total + linears[last](each.inputs[last]) for each in passes]
     return [stack.output(call.repeat(layer, x)) for call, x in zip(calls, states)]
 
 
@@ -111,7 +115,7 @@ class _Reached(Exception):
 def _stopping_at(module: nn.Module) -> Iterator[None]:
     """Leave the block when the module is called."""
 
-    def stop(*_):
+    def stop(*_: object) -> NoReturn:
         raise _Reached
 
     handle = module.register_forward_pre_hook(stop)
@@ -135,11 +139,13 @@ class Pass:
     def __init__(
         self, layer: nn.Module, call: LayerCall, states: Tensor, stages: list[list[str]], ends: list[str], last: str | None = None
     ):
-        self.inputs, self.sums, self.output = {}, {}, None
+        self.inputs: dict[str, Tensor] = {}
+        self.sums: dict[str, Tensor] = {}
+        self.output: Any = None
         self.total = states
 
-        def enter(name: str):
-            def hook(_linear, arguments):
+        def enter(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+            def hook(_linear: nn.Module, arguments: tuple[Any, ...]) -> None:
                 if name == last or (last is None and name not in ends):
                     self.inputs[name] = arguments[0]
                 if name == last:
@@ -147,8 +153,8 @@ class Pass:
 
             return hook
 
-        def leave(name: str):
-            def hook(_linear, _arguments, output):
+        def leave(name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
+            def hook(_linear: nn.Module, _arguments: tuple[Any, ...], output: Tensor) -> None:
                 alike = output.shape == self.total.shape  # otherwise the layer's output is not their sum
                 self.total = self.sums[name] = self.total + output if alike else torch.full_like(self.total, torch.nan)
 
@@ -167,22 +173,25 @@ class PairedMoments:
     """Sums over positions of the inputs of a compressed matrix, and of the target: inputs or outputs of the dense matrix.
 
     All are relative to their means in the first batch, as in `InputMoments`.
+
+    Args:
+        inputs, wanted: widths of both.
     """
 
-    def __init__(self):
-        self.inputs = None
+    def __init__(self, inputs: int, wanted: int, device: torch.device):
+        self.inputs = InputMoments(inputs, device)
+        self._origin = torch.zeros(wanted, device=device)
+        self._sum = torch.zeros_like(self._origin, dtype=torch.float64)
+        self._products = torch.zeros(wanted, inputs, device=device)
 
     def add(self, inputs: Tensor, wanted: Tensor) -> None:
         """`inputs` (positions, in), `wanted` (positions, in or out)."""
-        inputs, wanted = widened(inputs), widened(wanted)
-        if self.inputs is None:
-            self.inputs = InputMoments(inputs.shape[1], inputs.device)
+        wanted = widened(wanted)
+        if not self.inputs.count and len(wanted):
             self._origin = wanted.mean(0)
-            self._sum = torch.zeros_like(self._origin, dtype=torch.float64)
-            self._products = inputs.new_zeros(wanted.shape[1], inputs.shape[1])
         wanted = wanted - self._origin
         self._sum += wanted.sum(0, dtype=torch.float64)
-        self._products.addmm_(wanted.T, self.inputs.add(inputs))
+        self._products = self._products.to(wanted).addmm_(wanted.T, self.inputs.add(inputs))
 
     @property
     def wanted_mean(self) -> Tensor:
@@ -198,29 +207,29 @@ class PairedMoments:
 def _solve(matrix: Matrix, dense: MatrixWeights, moments: PairedMoments, is_end: bool) -> None:
     """Solve one matrix. The target is the output of an output projection, and otherwise the dense matrix's input."""
     covariance, mean = moments.inputs.covariance, moments.inputs.mean
-    metric = Metric(damped(covariance), dense.metric.outputs)
+    regular = damped(covariance)
+    metric = Metric(regular, dense.metric.outputs)
     right, output = moments.cross_covariance, moments.wanted_mean
     if not is_end:
         right, output = dense.weight @ right, dense.weight @ output
     # least squares, regularised towards the dense weight
-    right = right + dense.weight @ (metric.inputs - covariance)
-    target = torch.cholesky_solve(right.T, metric.input_root).T
+    target = metric.solve_inputs(right + dense.weight @ (regular - covariance))
     if not isinstance(matrix, ResidualLinear):
         weight_of(matrix).copy_(target)
-    elif matrix.rank:
+    elif matrix.up is not None and matrix.down is not None:
         rest = target - weight_of(matrix).cpu().double() + matrix.up.cpu().double() @ matrix.down.cpu().double()
         up, down = low_rank(rest, metric, matrix.rank)
         matrix.up.copy_(up)
         matrix.down.copy_(down)
-    if matrix.bias is not None:
+    if matrix.bias is not None and dense.bias is not None:
         if not is_end:
             output = output + dense.bias
         matrix.bias.copy_(output - weight_of(matrix).cpu().double() @ mean)
 
 
-def _first_call(model: nn.Module, stack: LayerStack, calibration: Calibration, batch) -> LayerCall:
+def _first_call(model: nn.Module, stack: LayerStack, calibration: Calibration, batch: Any) -> LayerCall:
     with recorded_calls(stack, [0]) as calls, _stopping_at(stack.layers[0]):
-        calibration.encode(model, batch)
+        calibration.run_layers(model, batch)
     if 0 not in calls:
         raise InputError("the calibration's `encode` never ran layer 0; it must run the layers of its model argument")
     return calls[0]
@@ -228,10 +237,11 @@ def _first_call(model: nn.Module, stack: LayerStack, calibration: Calibration, b
 
 def _stages(layer: nn.Module, call: LayerCall, states: Tensor) -> list[list[str]]:
     """The matrices in the order of their calls, those with the same input together."""
-    stages, latest = [], None
+    stages: list[list[str]] = []
+    latest: Tensor | None = None
 
-    def observe(name: str):
-        def hook(_linear, arguments):
+    def observe(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def hook(_linear: nn.Module, arguments: tuple[Any, ...]) -> None:
             nonlocal latest
             if arguments[0] is latest:
                 stages[-1].append(name)

@@ -1,6 +1,7 @@
 """Stage 3: the shared matrix, and the low-rank and diagonal residual of each layer, that minimise a group's total error."""
 
 from dataclasses import dataclass
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -57,7 +58,7 @@ class Factors:
     def composed(self, layer: int) -> Tensor:
         """The approximation of one layer's weight, (out, in)."""
         residual = self.residuals[layer].dense()
-        return residual if self.alone[layer] else self.shared + residual
+        return residual if self.alone[layer] or self.shared is None else self.shared + residual
 
 
 class Solution(NamedTuple):
@@ -69,7 +70,7 @@ class Solution(NamedTuple):
     def error(self, weighed: list[Tensor], weights: list[Tensor]) -> float:
         """`Σ tr((W - U)ᵀ G (W - U) S)` over several W; `weighed` contains `G W S`."""
         total = sum((matrix * weight).sum() for matrix, weight in zip(weighed, weights))
-        return (total - ((2 * sum(weighed) - self.image) * self.matrix).sum()).item()
+        return (total - ((2 * reduce(torch.add, weighed) - self.image) * self.matrix).sum()).item()
 
 
 class WeightedMean:
@@ -86,9 +87,11 @@ class WeightedMean:
         self._metrics = metrics
         self._scale = sum(metric.scale for metric in metrics)
         if metrics[0].inputs is not None:
-            self._inputs_root = torch.linalg.cholesky(sum(metric.scale * metric.inputs.double() for metric in metrics))
+            inputs = (metric.scale * metric.inputs.double() for metric in metrics if metric.inputs is not None)
+            self._inputs_root = torch.linalg.cholesky(reduce(torch.add, inputs))
         if metrics[0].outputs is not None:
-            outputs_root = torch.linalg.cholesky(sum(metric.scale * metric.outputs.double() for metric in metrics) / self._scale)
+            outputs = (metric.scale * metric.outputs.double() for metric in metrics if metric.outputs is not None)
+            outputs_root = torch.linalg.cholesky(reduce(torch.add, outputs) / self._scale)
             # preconditioner: inverse of the mean metric of each side, as if the sum of products were the product of sums
             self._preconditioner = [torch.cholesky_inverse(root).float() for root in (outputs_root, self._inputs_root)]
 
@@ -99,7 +102,7 @@ class WeightedMean:
             start: solution of a similar problem with these metrics.
             steps: maximum conjugate gradient steps.
         """
-        right = sum(weighed).double()
+        right = reduce(torch.add, weighed).double()
         if self._metrics[0].inputs is None and self._metrics[0].outputs is None:
             return Solution(right / self._scale, right)
         if self._metrics[0].outputs is None:
@@ -123,7 +126,7 @@ class WeightedMean:
         return Solution(matrix, self._weigh(matrix.float()).double())
 
     def _weigh(self, matrix: Tensor) -> Tensor:
-        return sum(metric.narrow.weigh(matrix) for metric in self._metrics)
+        return reduce(torch.add, (metric.narrow.weigh(matrix) for metric in self._metrics))
 
     def _precondition(self, matrix: Tensor) -> Tensor:
         outputs, inputs = self._preconditioner
@@ -150,17 +153,24 @@ def factorize(
     """
     alone = [isinstance(rank, Alone) for rank in ranks]
     together = [layer for layer in range(len(weights)) if not alone[layer]]
-    shared, residuals = None, [None] * len(weights)
+    shared, residuals = None, {}  # layer -> residual
     if together:
-        weights_of, metrics_of, ranks_of = ([values[layer] for layer in together] for values in (weights, metrics, ranks))
-        begun = None if start is None else (start.shared, [start.residuals[layer] for layer in together])
-        shared, shared_residuals = _alternate(weights_of, metrics_of, ranks_of, diagonal, rounds, begun)
-        for layer, residual in zip(together, shared_residuals):
-            residuals[layer] = residual
+        begun = None
+        if start is not None and start.shared is not None:
+            begun = start.shared, [start.residuals[layer] for layer in together]
+        shared, shared_residuals = _alternate(
+            [weights[layer] for layer in together],
+            [metrics[layer] for layer in together],
+            [ranks[layer] for layer in together],
+            diagonal,
+            rounds,
+            begun,
+        )
+        residuals = dict(zip(together, shared_residuals))
     for layer in range(len(weights)):
         if alone[layer]:
             residuals[layer] = _without_shared(weights[layer], metrics[layer], ranks[layer], diagonal)
-    return Factors(shared, residuals, alone)
+    return Factors(shared, [residuals[layer] for layer in range(len(weights))], alone)
 
 
 def _without_shared(weight: Tensor, metric: Metric, rank: int, diagonal: bool) -> Residual:
@@ -226,7 +236,7 @@ def _no_residual(weight: Tensor, diagonal: bool) -> Residual:
 def _best_residual(weight: Tensor, metric: Metric, rank: int, before: Residual, diagonal: bool) -> Residual:
     """Solve the low-rank term given the diagonal, then the diagonal given the low-rank term."""
     rest = weight
-    if diagonal:
+    if before.diagonal is not None:
         rest = weight.clone()
         rest.diagonal().sub_(before.diagonal)
     up, down = low_rank(rest, metric, rank, before.down)

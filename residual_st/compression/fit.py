@@ -10,7 +10,7 @@ from torch import Tensor
 from residual_st.compression.alignment import align_group, align_to
 from residual_st.compression.allocation import Spectrum
 from residual_st.compression.factorization import Factors, Residual, factorize, mean
-from residual_st.compression.layer_weights import LayerWeights, Metric
+from residual_st.compression.layer_weights import LayerWeights, MatrixWeights, Metric
 from residual_st.compression.low_rank import squared_singular_values
 from residual_st.progress import progress
 from residual_st.sharing.plan import SharingPlan
@@ -82,7 +82,7 @@ class Stack:
 
     @property
     def shapes(self) -> list[tuple[int, int]]:
-        return [tuple(matrix.exact.shape) for matrix in self.layers[0].values()]
+        return [(matrix.exact.size(0), matrix.exact.size(1)) for matrix in self.layers[0].values()]
 
     def spectra_alone(self) -> list[Spectrum]:
         """The error reduction by ranks of each matrix of each layer, layer by layer, if it shares nothing."""
@@ -118,7 +118,8 @@ class Stack:
             layers: weights already aligned for this plan by an earlier fit; by default the stack's own.
         """
         layers = list(self.layers if layers is None else layers)
-        shared, residuals = [], [{} for _ in layers]
+        shared: list[dict[str, Tensor]] = []
+        residuals: list[dict[str, Residual]] = [{} for _ in layers]
         largest = max(map(plan.groups.count, plan.groups))
         for group in progress(range(plan.n_groups), desc=f"fitting groups of {largest}", unit="group"):
             members = plan.layers_of(group)
@@ -149,7 +150,7 @@ class Stack:
                 [row[matrix] for row in ranks],
                 self.diagonal,
                 rounds,
-                start and start[name],
+                None if start is None else start[name],
             )
             for matrix, name in enumerate(weights[0])
         }
@@ -160,7 +161,7 @@ def _energies(metric: Metric, rest: Tensor) -> Tensor:
     return metric.scale * squared_singular_values(metric.whiten(rest).double())
 
 
-def relative_error(matrix, approximation: Tensor) -> float:
+def relative_error(matrix: MatrixWeights, approximation: Tensor) -> float:
     """Norm of an approximation's error / norm of the matrix, in its metric. For a zero matrix, 1 if there is an error, else 0."""
     metric = matrix.metric
     with torch.no_grad():

@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from residual_st.compression.basis import Basis
+from residual_st.compression.basis import Basis, composition
 from residual_st.sharing import matrices, weight_of
 
 # fraction of the mean diagonal that is added to second moments, so that errors in unseen directions cost something. Gradients are
@@ -57,22 +57,29 @@ class Metric:
 
     def colour(self, up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
         """Factors of a whitened matrix in the original coordinates."""
-        if self.outputs is not None:
+        if self.output_root is not None:
             up = torch.linalg.solve_triangular(self.output_root.T, up, upper=True)
-        if self.inputs is not None:
+        if self.input_root is not None:
             down = torch.linalg.solve_triangular(self.input_root, down, upper=False, left=False)
         return up, down
+
+    def solve_inputs(self, right: Tensor) -> Tensor:
+        """The matrix X (out, in) with `X S = right`."""
+        return right if self.input_root is None else torch.cholesky_solve(right.T, self.input_root).T
 
     @cached_property
     def narrow(self) -> "Metric":
         """The metric in float32, for weighing only: in float32 it may have no Cholesky factors."""
-        return Metric(*(None if moments is None else moments.float() for moments in (self.inputs, self.outputs)), self.scale)
+        return Metric(_narrowed(self.inputs), _narrowed(self.outputs), self.scale)
 
     @cached_property
-    def diagonal_root(self) -> Tensor:
-        """The Cholesky factor of `G ∘ S` on the rows and columns of the main diagonal, if both are known."""
+    def diagonal_root(self) -> Tensor | None:
+        """The Cholesky factor of `G ∘ S` on the rows and columns of the main diagonal; None unless both are known."""
+        if self.outputs is None or self.inputs is None:
+            return None
         length = min(len(self.outputs), len(self.inputs))
-        return torch.linalg.cholesky(self.outputs[:length, :length] * self.inputs[:length, :length])
+        root: Tensor = torch.linalg.cholesky(self.outputs[:length, :length] * self.inputs[:length, :length])
+        return root
 
     @cached_property
     def input_root(self) -> Tensor | None:
@@ -89,7 +96,11 @@ class Metric:
 
     @cached_property
     def _narrow_roots(self) -> tuple[Tensor | None, Tensor | None]:
-        return tuple(None if root is None else root.float() for root in (self.input_root, self.output_root))
+        return _narrowed(self.input_root), _narrowed(self.output_root)
+
+
+def _narrowed(values: Tensor | None) -> Tensor | None:
+    return None if values is None else values.float()
 
 
 def damped(moments: Tensor, share: float = INPUT_DAMPING) -> Tensor:
@@ -140,13 +151,13 @@ class MatrixWeights:
     def with_outputs(self, basis: Basis) -> "MatrixWeights":
         """The same matrix where its outputs y are called `basis(y)`."""
         bias = None if self.bias is None else basis.rows(self.bias)
-        renamed = basis if self.output_basis is None else basis.after(self.output_basis)
+        renamed = composition(basis, self.output_basis)
         return replace(self, exact=basis.rows(self.weight), bias=bias, output_basis=renamed)
 
     def with_inputs(self, basis: Basis) -> "MatrixWeights":
         """The same matrix where its inputs x are called `basis(x)`."""
         input_mean = None if self.input_mean is None else basis.rows(self.input_mean)
-        renamed = basis if self.input_basis is None else basis.after(self.input_basis)
+        renamed = composition(basis, self.input_basis)
         return replace(self, exact=basis.columns(self.weight), input_mean=input_mean, input_basis=renamed)
 
 
@@ -170,6 +181,7 @@ def write_layer(layer: nn.Module, weights: LayerWeights) -> None:
     """Copy matrices back into a layer that does not share."""
     with torch.no_grad():
         for name, matrix in matrices(layer):
-            weight_of(matrix).copy_(weights[name].exact)
-            if matrix.bias is not None:
-                matrix.bias.copy_(weights[name].bias)
+            weight, bias = weights[name].exact, weights[name].bias
+            weight_of(matrix).copy_(weight)
+            if matrix.bias is not None and bias is not None:
+                matrix.bias.copy_(bias)

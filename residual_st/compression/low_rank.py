@@ -14,12 +14,12 @@ OVERSAMPLING = 8  # columns beyond the rank in subspace iteration
 def best_diagonal(weight: Tensor, metric: Metric) -> Tensor:
     """The diagonal closest to `weight`: solves `(G ∘ S) d = diag(G W S)` on the rows and columns of the main diagonal."""
     length = min(weight.shape)
-    if metric.outputs is None and metric.inputs is None:
+    known = metric.inputs if metric.outputs is None else metric.outputs
+    if known is None:
         return weight.diagonal().clone()
     rows = weight[:length] if metric.outputs is None else metric.outputs[:length] @ weight
     right = rows.diagonal() if metric.inputs is None else (rows * metric.inputs[:length]).sum(1)
-    if metric.outputs is None or metric.inputs is None:
-        known = metric.outputs if metric.inputs is None else metric.inputs
+    if metric.diagonal_root is None:  # one side alone is known
         return right / known.diagonal()[:length]
     return torch.cholesky_solve(right[:, None], metric.diagonal_root).flatten()
 
@@ -84,4 +84,5 @@ def _decomposed(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
 def squared_singular_values(matrix: Tensor) -> Tensor:
     """(min(out, in),), descending. From the Gram matrix of the smaller side, several times faster than a decomposition."""
     gram = matrix.T @ matrix if len(matrix) > matrix.shape[1] else matrix @ matrix.T
-    return torch.linalg.eigvalsh(gram).flip(0).clamp_min(0)
+    squares: Tensor = torch.linalg.eigvalsh(gram)
+    return squares.flip(0).clamp_min(0)

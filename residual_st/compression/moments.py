@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +41,7 @@ class Calibration:
     predict: Callable[[nn.Module, Any], Tensor] | None = None
     more: Sequence[Any] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, batches in (("batches", self.batches), ("more", self.more)):
             if not isinstance(batches, Sequence) or isinstance(batches, str):
                 raise InputError(
@@ -63,6 +63,16 @@ class Calibration:
         held_out = min(max(1, len(self.batches) // 6), MOST_HELD_OUT)
         return self.batches[:-held_out] or self.batches, self.batches[-held_out:]
 
+    def run_layers(self, model: nn.Module, batch: Any) -> None:
+        """`encode`.
+
+        Raises:
+            InputError: if there is none.
+        """
+        if self.encode is None:
+            raise InputError("the calibration has no `encode`, which runs the layers for correction and refinement")
+        self.encode(model, batch)
+
     def held_out_loss(self, model: nn.Module) -> float:
         """The loss on the held-out batches. NaN counts as infinite, so that no comparison prefers such a model."""
         with evaluating(model), torch.no_grad():
@@ -80,7 +90,9 @@ class Calibration:
         if self.predict is not None:
             scores = self.predict(model, self.batches[number]).float()
             draws = max(1, min(MOST_DRAWS, DRAWS // len(self.batches)))
-            scalars = (drawn_information(scores, seed) / draws**0.5 for seed in range(draws * number, draws * (number + 1)))
+            scalars: Iterable[Tensor] = (
+                drawn_information(scores, seed) / draws**0.5 for seed in range(draws * number, draws * (number + 1))
+            )
         else:
             scalars = [self.loss(model, self.batches[number])]
         for scalar in scalars:
@@ -104,6 +116,8 @@ def drawn_information(scores: Tensor, seed: int) -> Tensor:
 
 
 Moments = list[dict[str, MatrixMoments]]  # layer -> matrix name -> moments
+Place = tuple[int, str]  # layer and matrix name
+Unclear = dict[Place, UnclearLayoutError]  # matrices whose layout is unclear, with the errors
 
 
 @torch.inference_mode(False)
@@ -120,7 +134,8 @@ def gather(model: nn.Module, stack: LayerStack, calibration: Calibration) -> Mom
         OSError: if the file cannot be written.
     """
     layers = in_order(stack.layers)
-    moments, file = [], TensorFile()
+    moments: Moments = []
+    file = TensorFile()
     with stack.observing(stack.layers), without_updates(model):
         for part in _parts(layers):
             for index in part:
@@ -143,8 +158,7 @@ def _parts(layers: list[nn.Module]) -> list[range]:
 
 def _gather_part(model: nn.Module, stack: LayerStack, calibration: Calibration, moments: Moments, part: range) -> None:
     every = {(index, name) for index in part for name in moments[index]}
-    left = dict.fromkeys(range(len(calibration.batches)), every)  # batch -> matrices that it is still to be counted for
-    left = _count(model, stack, calibration, moments, left)
+    left = _count(model, stack, calibration, moments, dict.fromkeys(range(len(calibration.batches)), every))
     if left:  # layouts that later batches may have resolved
         left = _count(model, stack, calibration, moments, left)
     for unclear in left.values():
@@ -156,8 +170,10 @@ def _gather_part(model: nn.Module, stack: LayerStack, calibration: Calibration, 
             raise InputError(f"the inputs or gradients of {matrix.label} on the calibration data are not finite")
 
 
-def _count(model: nn.Module, stack: LayerStack, calibration: Calibration, moments: Moments, wanted: dict) -> dict:
-    """Count batches for the matrices in `wanted`, batch -> (layer, name). Returns those whose layout is unclear, likewise."""
+def _count(
+    model: nn.Module, stack: LayerStack, calibration: Calibration, moments: Moments, wanted: Mapping[int, Container[Place]]
+) -> dict[int, Unclear]:
+    """Count batches for the matrices in `wanted`, batch -> matrices. Returns those whose layout is unclear, likewise."""
     left = {}
     for number in progress(wanted, desc="calibrating", unit="batch"):
         with _observed(stack, moments, wanted[number]) as unclear:
@@ -175,18 +191,18 @@ def _differentiate(model: nn.Module, calibration: Calibration, number: int) -> N
 
 
 @contextlib.contextmanager
-def _observed(stack: LayerStack, moments: Moments, wanted: Container[tuple[int, str]]) -> Iterator[dict]:
-    """Add the inputs and gradients of the wanted matrices, each (layer, name), to their moments.
+def _observed(stack: LayerStack, moments: Moments, wanted: Container[Place]) -> Iterator[Unclear]:
+    """Add the inputs and gradients of the wanted matrices to their moments.
 
     Matrices with an unclear layout are skipped; the yielded dict contains them with their errors.
     """
-    unclear = {}
-    latest = (None, None, None)  # layer, name and inputs of the last matrix called
+    unclear: Unclear = {}
+    latest: tuple[int, str, Tensor] | None = None  # layer, name and inputs of the last matrix called
     with contextlib.ExitStack() as context:
         calls = context.enter_context(recorded_calls(stack))
 
-        def observe(index: int, name: str):
-            def hook(linear, arguments, output):
+        def observe(index: int, name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
+            def hook(linear: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> Tensor:
                 nonlocal latest
                 padding = calls[index].memory_padding if name in stack.memory_matrices else calls[index].padding
                 if not output.requires_grad:  # no gradient reaches this matrix
@@ -195,12 +211,12 @@ def _observed(stack: LayerStack, moments: Moments, wanted: Container[tuple[int, 
                 def rows(states: Tensor) -> Tensor:
                     return stack.real_positions(channels_last(linear, states), padding, name)
 
-                matrix, before = moments[index][name], latest
+                matrix, other = moments[index][name], None  # the other matrix was just called with the same inputs
+                if latest is not None and latest[0] == index and latest[2] is arguments[0] and latest[:2] not in unclear:
+                    other = moments[index][latest[1]]
                 latest = (index, name, arguments[0])
                 try:
-                    inputs = rows(arguments[0].detach())
-                    is_same = before[0] == index and before[2] is arguments[0] and (index, before[1]) not in unclear
-                    matrix.add_inputs(inputs, moments[index][before[1]] if is_same else None)
+                    matrix.add_inputs(rows(arguments[0].detach()), other)
                     output.register_hook(lambda gradient: matrix.add_gradients(rows(gradient)))
                 except UnclearLayoutError as error:
                     unclear[index, name] = error

@@ -94,7 +94,8 @@ def compress(
     stack = stack or stack_of(model)
     form = plan_form(stack, config, calibrated=calibration is not None)
     check_untied(model, stack.layers)
-    if hasattr(stack.owner, "shared_weights") and list(stack.owner.shared_weights.parameters()):
+    owned = getattr(stack.owner, "shared_weights", None)
+    if owned is not None and list(owned.parameters()):
         raise InputError(f"{type(stack.owner).__name__} already owns the shared weights of other layers; expand those first")
     for name, parameter in stack.layers.named_parameters():
         if not parameter.isfinite().all():
@@ -107,7 +108,7 @@ def compress(
         fits = [trained.fit(form.plan, [list(row) for row in form.ranks.rows], ROUNDS)]
     else:
         fits = fits_within(trained, form, ROUNDS)
-    fit = fits[0] if len(fits) == 1 else _least_loss(model, stack, fits, config.diagonal, calibration)
+    fit = fits[0] if len(fits) == 1 or calibration is None else _least_loss(model, stack, fits, config.diagonal, calibration)
 
     before = matrix_parameters(stack.layers)
     dense = copied(model, stack) if config.refine_updates else None
@@ -115,7 +116,7 @@ def compress(
         shared_weights = _install(stack, fit, config.diagonal)
         if config.correct and calibration is not None and calibration.encode is not None:
             correct_if_better(model, stack, fit, calibration)
-        if config.refine_updates:
+        if dense is not None and calibration is not None:
             refine(dense, (model, stack), shared_weights, calibration, config.refine_updates)
         errors = [
             {name: relative_error(weights[name], weight_of(matrix)) for name, matrix in matrices(layer)}
@@ -169,7 +170,7 @@ def weighed(weights: list[LayerWeights], moments: Moments | None) -> list[LayerW
     if moments is None:
         # the same for all matrices of a kind, so that a group's U is the plain mean; kinds relative to their norm
         for name in weights[0]:
-            size = sum(layer[name].weight.square().sum() for layer in weights).item()
+            size = sum(layer[name].weight.square().sum().item() for layer in weights)
             scale = 1 / size if size > 0 else 1.0
             for layer in weights:
                 layer[name] = replace(layer[name], trained_metric=partial(Metric, scale=scale))
@@ -202,10 +203,11 @@ def _undone_on_error(stack: LayerStack, trained: list[LayerWeights]) -> Iterator
         with torch.no_grad():
             for value, before in others:
                 value.copy_(before)
-        if shared_weights is not None:
-            stack.owner.shared_weights = shared_weights
-        elif hasattr(stack.owner, "shared_weights"):
-            del stack.owner.shared_weights
+        if stack.owner is not None:
+            if shared_weights is not None:
+                stack.owner.shared_weights = shared_weights
+            elif hasattr(stack.owner, "shared_weights"):
+                del stack.owner.shared_weights
         raise
 
 
@@ -222,17 +224,18 @@ def _install(stack: LayerStack, fit: Fit, diagonal: bool) -> SharedWeights:
             for name, linear in matrices(layer):
                 if not isinstance(linear, ResidualLinear):  # a whole matrix that shares nothing: unchanged
                     continue
-                for term in filter(None.__ne__, (linear.up, linear.down, linear.diagonal)):
-                    term.requires_grad_(trained[index][name])  # frozen weights stay frozen
+                for term in (linear.up, linear.down, linear.diagonal):
+                    if term is not None:
+                        term.requires_grad_(trained[index][name])  # frozen weights stay frozen
                 matrix, residual = fit.layers[index][name], fit.residuals[index][name]
                 if linear.shared_weight is not None:
                     linear.shared_weight.copy_(fit.shared[fit.plan.groups[index]][name])
-                if linear.rank:
+                if linear.up is not None and linear.down is not None:
                     linear.up.copy_(residual.up)
                     linear.down.copy_(residual.down)
-                if diagonal:
+                if linear.diagonal is not None and residual.diagonal is not None:
                     linear.diagonal.copy_(residual.diagonal)
-                if linear.bias is not None and matrix.input_mean is not None:
+                if linear.bias is not None and matrix.bias is not None and matrix.input_mean is not None:
                     linear.bias.copy_(matrix.bias + fit.difference(index, name) @ matrix.input_mean)
     if stack.owner is not None:
         stack.owner.shared_weights = shared_weights

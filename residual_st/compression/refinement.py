@@ -8,9 +8,11 @@ float32.
 import contextlib
 import copy
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import reduce
 from itertools import cycle, islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +33,8 @@ WARM_UP = 10  # updates, at most a quarter of all
 LARGEST_NORM = 1.0  # gradients are clipped to this norm
 LAST = 1.0  # additional weight of the last layer's output, which the decoder reads, relative to the mean over all layers
 CHECKS = 4  # checks of the loss on the held-out batches
+
+State = dict[str, Any]  # of a module
 
 
 @torch.inference_mode(False)
@@ -61,7 +65,9 @@ def refine(dense: Model, compressed: Model, shared_weights: SharedWeights, calib
         moved.load_state_dict(best)
 
 
-def _best_state(targets: Targets, compressed: Model, moved: nn.Module, start: dict, calibration: Calibration, updates: int) -> dict:
+def _best_state(
+    targets: Targets, compressed: Model, moved: nn.Module, start: State, calibration: Calibration, updates: int
+) -> State:
     """Train from the state `start`. Returns the state with the least loss on the held-out batches."""
     best = calibration.held_out_loss(compressed[0]), start
     rate = LEARNING_RATES[0]
@@ -96,7 +102,9 @@ def _chosen_rate(rates: Iterable[float], won: Callable[[float], float]) -> float
     return next(rate for rate in trials if trials[rate] >= WON * most) if most > 0 else rate
 
 
-def _steps(targets: Targets, compressed: Model, moved: nn.Module, calibration: Calibration, rate: float, updates: int):
+def _steps(
+    targets: Targets, compressed: Model, moved: nn.Module, calibration: Calibration, rate: float, updates: int
+) -> Iterator[float]:
     """Train, and yield the distance before each update. Terms in half precision are updated in float32 and then rounded."""
     terms = [*dict.fromkeys(moved.parameters())]
     wide = [widened(term.detach()) for term in terms]  # the terms themselves if these are in float32
@@ -127,7 +135,7 @@ def _steps(targets: Targets, compressed: Model, moved: nn.Module, calibration: C
 
 
 def _distance(layers: list[Tensor], scores: Tensor | None, wanted: tuple[list[LayerTarget], WordsTarget | None]) -> Tensor:
-    pairs = layer_map(len(layers), len(wanted[0]))
-    errors = [wanted[0][other].error(layers[layer]) for layer, other in pairs]
-    distance = sum(errors) / len(errors) + LAST * errors[-1]
-    return distance if wanted[1] is None else distance + wanted[1].divergence(scores)
+    targets, words = wanted
+    errors = [targets[other].error(layers[layer]) for layer, other in layer_map(len(layers), len(targets))]
+    distance = reduce(torch.add, errors) / len(errors) + LAST * errors[-1]
+    return distance if words is None or scores is None else distance + words.divergence(scores)

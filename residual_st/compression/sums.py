@@ -28,7 +28,8 @@ class SquareSum:
         starts = range(0, size, self.BLOCK)
         # of the strips on and right of the diagonal
         self._shapes = [(min(self.BLOCK, size - start), size - start) for start in starts]
-        self._values: Tensor | StoredTensor = torch.zeros(sum(map(math.prod, self._shapes)), device=device)
+        self._stored: StoredTensor | None = None  # where the values are when complete
+        self._values = torch.zeros(sum(map(math.prod, self._shapes)), device=device)
 
     def add(self, rows: Tensor) -> None:
         """Add rows (positions, size)."""
@@ -39,14 +40,14 @@ class SquareSum:
 
     def store(self, file: "TensorFile") -> None:
         """Move the sum to a file. No more rows can be added."""
-        if not isinstance(self._values, StoredTensor):
-            self._values = file.stored(self._values)
+        if self._stored is None:
+            self._stored, self._values = file.stored(self._values), torch.empty(0)
 
     def total(self) -> Tensor:
         """(size, size), in float64, on the CPU."""
         total = torch.empty(self.size, self.size, dtype=torch.float64)
         start = 0
-        for strip in self._strips(self._values.read() if isinstance(self._values, StoredTensor) else self._values):
+        for strip in self._strips(self._values if self._stored is None else self._stored.read()):
             end = start + len(strip)
             corner, rest = strip[:, : len(strip)], strip[:, len(strip) :]
             total[start:end, start:end] = corner.triu() + corner.triu(1).T
@@ -67,19 +68,19 @@ class SquareSum:
 class TensorFile:
     """A temporary file of tensors, deleted when no tensor in it is referenced any more."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115, closed below
         weakref.finalize(self, self._file.close)
 
     def stored(self, tensor: Tensor) -> "StoredTensor":
         """Append a tensor."""
         offset = self._file.seek(0, os.SEEK_END)
-        self._file.write(tensor.cpu().contiguous().numpy())
+        self._file.write(tensor.cpu().contiguous().numpy().data)
         return StoredTensor(self, offset, tensor.shape, tensor.dtype)
 
     def read_into(self, tensor: Tensor, offset: int) -> None:
         self._file.seek(offset)
-        self._file.readinto(tensor.numpy())
+        self._file.readinto(tensor.numpy().data)
 
 
 class StoredTensor(NamedTuple):
@@ -141,7 +142,7 @@ class MatrixMoments:
         outputs, inputs = shape_of(matrix)
         self.inputs = InputMoments(inputs, matrix.weight.device)
         self.gradients = SquareSum(outputs, matrix.weight.device)
-        self._followed = None  # the matrix with the same inputs
+        self._followed: MatrixMoments | None = None  # the matrix with the same inputs
 
     def add_inputs(self, inputs: Tensor, other: "MatrixMoments | None" = None) -> None:
         """Add inputs (positions, in). `other` belongs to the matrix that was just called with the same tensor, if there is one.

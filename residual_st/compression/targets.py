@@ -104,10 +104,11 @@ def computed(model: nn.Module, stack: LayerStack, calibration: Calibration, batc
     scores = None
     with recorded_calls(stack) as calls:
         if calibration.predict is None:
-            calibration.encode(model, batch)
+            calibration.run_layers(model, batch)
         else:
             scores = calibration.predict(model, batch)
     if len(calls) < len(stack.layers):
         missing = next(index for index in range(len(stack.layers)) if index not in calls)
         raise InputError(f"the calibration never ran layer {missing}; `encode` or `predict` must run all layers of the model")
-    return [widened(stack.real_positions(call.output, call.padding)) for _, call in sorted(calls.items())], scores
+    outputs = [(call.output, call.padding) for _, call in sorted(calls.items())]
+    return [widened(stack.real_positions(output, padding)) for output, padding in outputs if output is not None], scores

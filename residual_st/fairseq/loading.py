@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from residual_st.compression import CompressionConfig, compress
 from residual_st.errors import InputError
 from residual_st.fairseq.kinds import stack_of, stacks_of
-from residual_st.sharing import SharedForm, current_form, deep_copy, unshare_layers
+from residual_st.sharing import SharedForm, deep_copy, unshare_layers
 from residual_st.sharing.product import compose
 from residual_st.sharing.shareable import saved_name
 from residual_st.stacks import LayerStack
@@ -126,7 +126,7 @@ def converted(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """
     dense = deep_copy(model)
     shared = {part: stack for part, stack in stacks_of(dense).items() if stack.is_shared}
-    forms = {part: current_form(stack.layers, stack.owner.shared_weights) for part, stack in shared.items()}
+    forms = {part: stack.form for part, stack in shared.items()}
     expand(dense)
     state = composed(state, dense.state_dict())
     if not forms:

@@ -10,7 +10,7 @@ from residual_st.sharing.form import SharedForm
 from residual_st.sharing.plan import SharingPlan
 from residual_st.sharing.ranks import Alone, ResidualRanks
 
-if TYPE_CHECKING:  # the same table, for type checkers
+if TYPE_CHECKING:  # what `__getattr__` imports
     from residual_st.sharing.copying import deep_copy
     from residual_st.sharing.layers import (
         SharedWeights,
@@ -38,40 +38,46 @@ if TYPE_CHECKING:  # the same table, for type checkers
     )
     from residual_st.sharing.tuning import tune_products
 
-_HOMES = {
-    "LowRankConv1d": "pointwise",
-    "LowRankLinear": "linear",
-    "Matrix": "shareable",
-    "ResidualConv1d": "pointwise",
-    "ResidualLinear": "linear",
-    "SharedWeights": "layers",
-    "alike_in_groups": "layers",
-    "channels_last": "pointwise",
-    "check_alike": "shareable",
-    "check_ranks": "shareable",
-    "check_untied": "shareable",
-    "deep_copy": "copying",
-    "current_form": "layers",
-    "form_of": "layers",
-    "in_order": "shareable",
-    "keep_whole": "shareable",
-    "linear_of": "linear",
-    "matrices": "shareable",
-    "matrix_kind": "layers",
-    "matrix_parameters": "layers",
-    "residual_energies": "linear",
-    "shape_of": "shareable",
-    "share_layers": "layers",
-    "transpose_storage_": "product",
-    "tune_products": "tuning",
-    "unshare_layers": "layers",
-    "weight_of": "shareable",
-}
+_NEED_TORCH = ("copying", "layers", "linear", "pointwise", "product", "shareable", "tuning")
 
-__all__ = ["Alone", "ResidualRanks", "SharedForm", "SharingPlan", *_HOMES]  # noqa: PLE0604 - names, from the table
+__all__ = [
+    "Alone",
+    "LowRankConv1d",
+    "LowRankLinear",
+    "Matrix",
+    "ResidualConv1d",
+    "ResidualLinear",
+    "ResidualRanks",
+    "SharedForm",
+    "SharedWeights",
+    "SharingPlan",
+    "alike_in_groups",
+    "channels_last",
+    "check_alike",
+    "check_ranks",
+    "check_untied",
+    "current_form",
+    "deep_copy",
+    "form_of",
+    "in_order",
+    "keep_whole",
+    "linear_of",
+    "matrices",
+    "matrix_kind",
+    "matrix_parameters",
+    "residual_energies",
+    "shape_of",
+    "share_layers",
+    "transpose_storage_",
+    "tune_products",
+    "unshare_layers",
+    "weight_of",
+]
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    for module in _NEED_TORCH if name in __all__ else ():
+        members = vars(importlib.import_module(f"{__name__}.{module}"))
+        if name in members:
+            return members[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,9 +4,9 @@ import copy
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
-Whole = TypeVar("Whole")
+Whole = TypeVar("Whole", bound="nn.Module | tuple[nn.Module | None, ...]")
 
 
 def deep_copy(whole: Whole, kept: dict[int, Any] | None = None) -> Whole:

@@ -3,11 +3,14 @@
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from residual_st.sharing.plan import PATTERNS, SharingPlan
 from residual_st.sharing.ranks import ResidualRanks
 
 _NAMES = ("group_size", "sharing_pattern", "residual_rank", "residual_diagonal")
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -113,10 +116,11 @@ def add_flags(parser: argparse.ArgumentParser, prefix: str, defaults: Defaults) 
 def complete_flags(flags: argparse.Namespace, prefix: str, defaults: Defaults) -> None:
     """Set a form's flags that are missing or None to their defaults, in place."""
 
-    def complete(name: str, default) -> object:
-        value = getattr(flags, f"{prefix}{name}", None)
-        setattr(flags, f"{prefix}{name}", default if value is None else value)
-        return getattr(flags, f"{prefix}{name}")
+    def complete(name: str, default: Value) -> Value:
+        given = getattr(flags, f"{prefix}{name}", None)
+        value: Value = default if given is None else given
+        setattr(flags, f"{prefix}{name}", value)
+        return value
 
     size, pattern = complete("group_size", defaults.group_size), complete("sharing_pattern", "adjacent")
     rank, diagonal = defaults.rank, defaults.diagonal

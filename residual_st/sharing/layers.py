@@ -1,9 +1,10 @@
 """Sharing the matrices of a stack of layers with the same structure."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from residual_st.sharing.copying import deep_copy
 from residual_st.sharing.form import SharedForm
@@ -11,7 +12,17 @@ from residual_st.sharing.linear import LowRankLinear, ResidualLinear
 from residual_st.sharing.plan import SharingPlan
 from residual_st.sharing.pointwise import LowRankConv1d, ResidualConv1d
 from residual_st.sharing.ranks import Alone, ResidualRanks
-from residual_st.sharing.shareable import check_alike, check_form, in_order, matrices, saved_name, shape_of, weight_of
+from residual_st.sharing.shareable import (
+    bias_of,
+    check_alike,
+    check_form,
+    in_order,
+    matrices,
+    plain_matrices,
+    saved_name,
+    shape_of,
+    weight_of,
+)
 
 
 class SharedWeights(nn.ModuleDict):
@@ -23,6 +34,8 @@ class SharedWeights(nn.ModuleDict):
     unchanged up to rounding.
     """
 
+    layer_groups: Tensor
+
     def __init__(self, plan: SharingPlan, owners: dict[int, nn.ParameterDict]):
         super().__init__({str(group): owner for group, owner in owners.items()})
         self.plan = plan
@@ -31,7 +44,16 @@ class SharedWeights(nn.ModuleDict):
             weight = next(self.parameters(), groups)
             self.register_buffer("layer_groups", groups if weight.is_meta else groups.to(weight.device))
 
-    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs):
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
         loaded = state_dict.get(f"{prefix}layer_groups")
         if loaded is not None and len(self):
             groups = tuple(loaded.round().int().tolist())
@@ -139,27 +161,29 @@ def share_layers(layers: nn.ModuleList, form: SharedForm) -> SharedWeights:
         members = form.plan.layers_of(group)
         shared: dict[str, nn.Parameter] = {}
         for index in reversed(members):
-            sharing = (name for name, rank in form.ranks.of(index).items() if not isinstance(rank, Alone))
-            shared |= {name: _shared_parameter(stack[index].get_submodule(name)) for name in sharing}
+            ranks = form.ranks.of(index)
+            its_matrices = plain_matrices(stack[index])
+            shared |= {name: _shared_parameter(matrix) for name, matrix in its_matrices if not isinstance(ranks[name], Alone)}
         # built from a dict, the owner is in alphabetical order, which saved optimizers rely on
         owner = owners[group] = nn.ParameterDict({saved_name(name): weight for name, weight in shared.items()})
         for index in members:
             ranks = form.ranks.of(index)
-            for name, linear in list(matrices(stack[index])):
+            for name, linear in list(plain_matrices(stack[index])):
                 rank, is_conv = ranks[name], isinstance(linear, nn.Conv1d)
                 if not isinstance(rank, Alone):
-                    kind = ResidualConv1d if is_conv else ResidualLinear
-                    stack[index].set_submodule(name, kind(owner, saved_name(name), linear.bias, rank, form.diagonal))
+                    shared_kind = ResidualConv1d if is_conv else ResidualLinear
+                    stack[index].set_submodule(name, shared_kind(owner, saved_name(name), bias_of(linear), rank, form.diagonal))
                 elif rank < min(shape_of(linear)):
-                    kind = LowRankConv1d if is_conv else LowRankLinear
-                    stack[index].set_submodule(name, kind(weight_of(linear), linear.bias, rank, form.diagonal))
+                    alone_kind = LowRankConv1d if is_conv else LowRankLinear
+                    stack[index].set_submodule(name, alone_kind(weight_of(linear), bias_of(linear), rank, form.diagonal))
     return SharedWeights(form.plan, owners)
 
 
 def _shared_parameter(matrix: nn.Linear | nn.Conv1d) -> nn.Parameter:
     """The weight for a group to share (out, in): the matrix's parameter, or for a convolution a 2-d view of it."""
-    weight = matrix.weight
-    return nn.Parameter(weight_of(matrix).detach(), weight.requires_grad) if weight.dim() > 2 else weight
+    if isinstance(matrix, nn.Conv1d):
+        return nn.Parameter(weight_of(matrix).detach(), matrix.weight.requires_grad)
+    return matrix.get_parameter("weight")
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from residual_st.sharing.product import compose, product
+from residual_st.sharing.product import Terms, both_factors, compose, product
 
 
 class ResidualLinear(nn.Module):
@@ -40,8 +40,8 @@ class ResidualLinear(nn.Module):
         super().__init__()
         self._owner = (owner,)  # in a tuple, because a module attribute would be registered
         self.name = name
-        self._add_terms(self.shared_weight, bias, rank, diagonal)
-        if rank:
+        self._add_terms(owner[name], bias, rank, diagonal)
+        if self.down is not None:
             bound = math.sqrt(3 / rank)
             nn.init.uniform_(self.down, -bound, bound)
 
@@ -49,23 +49,23 @@ class ResidualLinear(nn.Module):
         """Create this layer's own parameters, for a weight with the shape of `like`."""
         self.out_features, self.in_features = like.shape
         self.rank = int(rank)
-        new = {"device": like.device, "dtype": like.dtype}
-        self.up = nn.Parameter(torch.zeros(self.out_features, rank, **new)) if rank else None
-        self.down = nn.Parameter(torch.empty(rank, self.in_features, **new)) if rank else None
-        self.diagonal = nn.Parameter(torch.zeros(min(like.shape), **new)) if diagonal else None
+        self.up = nn.Parameter(like.new_zeros(self.out_features, rank)) if rank else None
+        self.down = nn.Parameter(like.new_empty(rank, self.in_features)) if rank else None
+        self.diagonal = nn.Parameter(like.new_zeros(min(like.shape))) if diagonal else None
         self.bias = bias
 
     @property
     def shared_weight(self) -> nn.Parameter | None:
         """U, shape (out, in); None if nothing is shared."""
-        return self._owner[0][self.name]
+        shared: nn.Parameter = self._owner[0][self.name]
+        return shared
 
     @property
-    def all_terms(self) -> tuple[nn.Parameter | None, ...]:
-        return self.shared_weight, self.up, self.down, self.diagonal
+    def all_terms(self) -> Terms:
+        return Terms(self.shared_weight, self.up, self.down, self.diagonal)
 
     @property
-    def terms(self) -> list[nn.Parameter]:
+    def terms(self) -> list[Tensor]:
         """The existing terms among U, `up`, `down` and `diagonal`."""
         return [term for term in self.all_terms if term is not None]
 
@@ -78,8 +78,8 @@ class ResidualLinear(nn.Module):
         """(..., in) -> (..., out)"""
         return product(x, self.bias, *self.all_terms, self.compose_from)
 
-    def to_dense(self) -> nn.Linear:
-        """An `nn.Linear` with the composed weight; the bias is the same parameter."""
+    def to_dense(self) -> nn.Linear | nn.Conv1d:
+        """An `nn.Linear`, or of a convolution an `nn.Conv1d`, with the composed weight; the bias is the same parameter."""
         return linear_of(self.weight, self.bias).train(self.training)
 
     def extra_repr(self) -> str:
@@ -102,10 +102,11 @@ class LowRankLinear(ResidualLinear):
     def __init__(self, weight: Tensor, bias: nn.Parameter | None, rank: int, diagonal: bool):
         nn.Module.__init__(self)
         self._add_terms(weight, bias, rank, diagonal)
+        up, down = both_factors(self.up, self.down)
         with torch.no_grad():
-            nn.init.orthogonal_(self.down)
-            self.down.mul_((self.in_features / rank) ** 0.25)
-            self.up.copy_(weight @ self.down.T)
+            nn.init.orthogonal_(down)
+            down.mul_((self.in_features / rank) ** 0.25)
+            up.copy_(weight @ down.T)
 
     @property
     def shared_weight(self) -> None:
@@ -119,13 +120,18 @@ def residual_energies(linears: Sequence[ResidualLinear]) -> Tensor:
     logged for every batch.
     """
     first = linears[0]
-    wide = torch.promote_types(first.shared_weight.dtype, torch.float32)
-    energies = torch.zeros(len(linears), dtype=wide, device=first.shared_weight.device)
+    like = first.terms[0]
+    wide = torch.promote_types(like.dtype, torch.float32)
+
+    def stacked(term: str) -> Tensor:
+        return torch.stack([getattr(each, term) for each in linears]).to(wide)
+
+    energies = torch.zeros(len(linears), dtype=wide, device=like.device)
     if first.rank:
-        up, down = (torch.stack([getattr(each, name) for each in linears]).to(wide) for name in ("up", "down"))
+        up, down = stacked("up"), stacked("down")
         energies = ((up.mT @ up) * (down @ down.mT)).sum((1, 2))
     if first.diagonal is not None:
-        diagonal = torch.stack([each.diagonal for each in linears]).to(wide)
+        diagonal = stacked("diagonal")
         energies = energies + diagonal.square().sum(1)
         if first.rank:
             length = diagonal.size(1)
@@ -137,5 +143,6 @@ def linear_of(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     """An `nn.Linear` with this weight, detached, and this bias, which stays the same parameter if it is one."""
     linear = nn.Linear(weight.size(1), weight.size(0), bias=bias is not None, device="meta")
     linear.weight = nn.Parameter(weight.detach())
-    linear.bias = bias if bias is None or isinstance(bias, nn.Parameter) else nn.Parameter(bias.detach())
+    if bias is not None:
+        linear.bias = bias if isinstance(bias, nn.Parameter) else nn.Parameter(bias.detach())
     return linear

@@ -20,11 +20,14 @@ def is_pointwise(module: nn.Module) -> bool:
 
 def channels_last(matrix: nn.Module, states: Tensor) -> Tensor:
     """Inputs or outputs of a matrix with channels as the last dimension: (…, time, channels)."""
-    return states.mT if isinstance(matrix, (nn.Conv1d, _Pointwise)) else states
+    return states.mT if isinstance(matrix, (nn.Conv1d, ResidualConv1d)) else states
 
 
-class _Pointwise:
-    """Mixin for ResidualLinear: states are (batch, channels, time) or (channels, time), as in a convolution."""
+class ResidualConv1d(ResidualLinear):
+    """A pointwise convolution whose weight is `U + up @ down + diag(diagonal)`; see ResidualLinear.
+
+    States are (batch, channels, time) or (channels, time).
+    """
 
     @property
     def weight(self) -> Tensor:
@@ -40,11 +43,7 @@ class _Pointwise:
         return conv_of(self.weight, self.bias).train(self.training)
 
 
-class ResidualConv1d(_Pointwise, ResidualLinear):
-    """A pointwise convolution whose weight is `U + up @ down + diag(diagonal)`; see ResidualLinear."""
-
-
-class LowRankConv1d(_Pointwise, LowRankLinear):
+class LowRankConv1d(ResidualConv1d, LowRankLinear):
     """A pointwise convolution that shares nothing; see LowRankLinear."""
 
 

@@ -4,21 +4,32 @@ In all functions, `shared` is U (out, in), or None if nothing is shared; `up` (o
 rank is 0; `diagonal` (min(out, in),) and `bias` (out,) may be None; x is (..., in) and the result (..., out).
 """
 
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
 
+class Terms(NamedTuple):
+    """The terms of W in the order of the functions' arguments; None for a missing one."""
+
+    shared: Tensor | None
+    up: Tensor | None
+    down: Tensor | None
+    diagonal: Tensor | None
+
+
 def compose(shared: Tensor | None, up: Tensor | None, down: Tensor | None, diagonal: Tensor | None) -> Tensor:
     """W, shape (out, in)."""
-    if up is None and diagonal is None:
-        return shared
     if shared is None:
-        weight = up @ down
+        weight = torch.matmul(*both_factors(up, down))
+    elif up is None and diagonal is None:
+        return shared
     else:
         weight = shared.clone()  # keeps the memory layout, unlike torch.addmm
-        if up is not None:
+        if up is not None and down is not None:
             weight.addmm_(up, down)
     if diagonal is not None:
         weight.diagonal().add_(diagonal)
@@ -40,17 +51,25 @@ def product(
     the memory of a dense encoder's weights. Without gradients, W is composed temporarily from `compose_from` positions on (default:
     `positions_to_compose`), and otherwise not composed.
     """
-    terms = (shared, up, down, diagonal)
+    terms = Terms(shared, up, down, diagonal)
     if x.dim() != 2:  # torch may split products with more dimensions into one per position
-        y = product(x.reshape(-1, x.size(-1)), bias, *terms, compose_from)
-        return y.view(*x.shape[:-1], y.size(-1))
+        rows = product(x.reshape(-1, x.size(-1)), bias, *terms, compose_from)
+        return rows.view(*x.shape[:-1], rows.size(-1))
     if shared is None:
-        return _low_rank(x, bias, up, down, diagonal)
+        return _low_rank(x, bias, *both_factors(up, down), diagonal)
     if torch.is_grad_enabled() and any(term is not None and term.requires_grad for term in (x, bias, *terms)):
-        return _Product.apply(x, bias, *terms)
+        y: Tensor = _Product.apply(x, bias, *terms)  # type: ignore[no-untyped-call] # torch has no types for it
+        return y
     if (up is not None or diagonal is not None) and not composing_pays(x, shared, up, compose_from):
-        return factor_by_factor(x, bias, *terms)
+        return factor_by_factor(x, bias, shared, up, down, diagonal)
     return linear(x, compose(*terms), bias)
+
+
+def both_factors(up: Tensor | None, down: Tensor | None) -> tuple[Tensor, Tensor]:
+    """`up` and `down` of a matrix that shares nothing, which has both."""
+    if up is None or down is None:
+        raise ValueError("a matrix without a shared weight must have a rank of at least 1")
+    return up, down
 
 
 def _low_rank(x: Tensor, bias: Tensor | None, up: Tensor, down: Tensor, diagonal: Tensor | None) -> Tensor:
@@ -87,7 +106,7 @@ def factor_by_factor(
     """`bias + diagonal x + x Uᵀ + (x downᵀ) upᵀ` for x (positions, in), each term added in place. Has no gradient."""
     y = _bias_and_diagonal(x, bias, shared.size(0), diagonal)
     y.addmm_(x, shared.t())
-    if up is not None:
+    if up is not None and down is not None:
         y.addmm_(linear(x, down), up.t())
     return y
 
@@ -97,10 +116,10 @@ def _bias_and_diagonal(x: Tensor, bias: Tensor | None, out_features: int, diagon
     if bias is None:
         bias = x.new_zeros(out_features)
     length = 0 if diagonal is None else len(diagonal)
-    if length == out_features:
+    if diagonal is not None and length == out_features:
         return torch.addcmul(bias, x if length == x.size(1) else x[:, :length], diagonal)
     y = x.new_empty(len(x), out_features)
-    if length:
+    if diagonal is not None:
         torch.addcmul(bias[:length], x, diagonal, out=y[:, :length])
     y[:, length:] = bias[length:]
     return y
@@ -110,7 +129,15 @@ class _Product(torch.autograd.Function):
     """The product of x (positions, in) with W, which is composed in the forward pass and again in the backward pass."""
 
     @staticmethod
-    def forward(ctx, x, bias, shared, up, down, diagonal):
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        bias: Tensor | None,
+        shared: Tensor,
+        up: Tensor | None,
+        down: Tensor | None,
+        diagonal: Tensor | None,
+    ) -> Tensor:
         device = x.device.type
         ctx.precision = (device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
         ctx.save_for_backward(x, shared, up, down, diagonal)
@@ -118,7 +145,7 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, y_gradient):
+    def backward(ctx: Any, y_gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, shared, up, down, diagonal = ctx.saved_tensors
         x_needs_it, bias_needs_it, *terms_need_it = ctx.needs_input_grad
         x_gradient = bias_gradient = shared_gradient = up_gradient = down_gradient = diagonal_gradient = None

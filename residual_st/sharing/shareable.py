@@ -1,6 +1,7 @@
 """The matrices of a layer, and the checks whether a stack can share them. Stacks that cannot are refused before any change."""
 
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,13 @@ def matrices(layer: nn.Module) -> Iterator[tuple[str, Matrix]]:
             yield name, module
 
 
+def plain_matrices(layer: nn.Module) -> Iterator[tuple[str, nn.Linear | nn.Conv1d]]:
+    """Those `matrices` that are not shared."""
+    for name, matrix in matrices(layer):
+        if not isinstance(matrix, ResidualLinear):
+            yield name, matrix
+
+
 def keep_whole(layer: nn.Module, names: Sequence[str]) -> None:
     """Exclude a layer's matrices with these names from sharing and compression, if it has them."""
     for name, module in layer.named_modules():
@@ -44,6 +52,11 @@ def keep_whole(layer: nn.Module, names: Sequence[str]) -> None:
 def weight_of(matrix: Matrix) -> Tensor:
     """The weight of a matrix (out, in), in the memory of its parameter. For a shared matrix it is composed."""
     return matrix.weight.flatten(1)  # without the kernel dimension
+
+
+def bias_of(matrix: Matrix) -> nn.Parameter | None:
+    """The bias of a matrix (out,), if it has one."""
+    return cast("nn.Parameter | None", matrix.bias)  # in torch's types, a convolution's is any tensor
 
 
 def shape_of(matrix: Matrix) -> tuple[int, int]:
@@ -75,7 +88,7 @@ def check_alike(layers: nn.ModuleList) -> dict[str, tuple[int, int]]:
     stack = in_order(layers)
     if not stack:
         raise InputError("the list of layers to share is empty")
-    shapes = [{name: shape_of(matrix) for name, matrix in _plain_matrices(layer, index)} for index, layer in enumerate(stack)]
+    shapes = [{name: shape_of(matrix) for name, matrix in _replaceable(layer, index)} for index, layer in enumerate(stack)]
     for index, its_shapes in enumerate(shapes):
         if not its_shapes:
             raise InputError(
@@ -134,7 +147,7 @@ def check_ranks(ranks: ResidualRanks, shapes: dict[str, tuple[int, int]]) -> Non
                 )
 
 
-def _plain_matrices(layer: nn.Module, index: int) -> Iterator[tuple[str, nn.Linear | nn.Conv1d]]:
+def _replaceable(layer: nn.Module, index: int) -> Iterator[tuple[str, Matrix]]:
     """`matrices`, after checking that each can be replaced without loss."""
     for name, module in layer.named_modules():
         if type(module).__module__.startswith("peft."):

@@ -44,10 +44,10 @@ def tune_products(module: nn.Module) -> dict[tuple[int, int, int], float]:
 
 def _crossing(linears: list[ResidualLinear]) -> float:
     """Positions from which composing is faster. Layers are measured in turn, so that caches contain no more than in a model."""
-    out_features, in_features = linears[0].shared_weight.shape
-    x = torch.randn(_POSITIONS, in_features)
-    bias = x.new_zeros(out_features)
-    terms = [each.all_terms for each in linears]
+    x = torch.randn(_POSITIONS, linears[0].in_features)
+    bias = x.new_zeros(linears[0].out_features)
+    all_terms = (each.all_terms for each in linears)
+    terms = [(shared, up, down, diagonal) for shared, up, down, diagonal in all_terms if shared is not None]
     compose_time = _least_seconds([partial(compose, *each) for each in terms])
     factors_time = _least_seconds([partial(factor_by_factor, x, bias, *each) for each in terms])
     linear_time = _least_seconds([partial(linear, x, shared, bias) for shared, *_ in terms])

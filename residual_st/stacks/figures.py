@@ -8,7 +8,6 @@ from torch import nn
 
 from residual_st.sharing import (
     ResidualLinear,
-    current_form,
     in_order,
     matrices,
     matrix_parameters,
@@ -35,7 +34,7 @@ def sharing_of(stack: LayerStack | None) -> dict[str, Any]:
     if stack is None or not stack.is_shared:
         dense = {"group_size": 1, "residual_rank": 0, "residual_diagonal": False, "sharing_pattern": "adjacent"}
         return {**dense, "groups": list(range(layers))}
-    form = current_form(stack.layers, stack.owner.shared_weights)
+    form = stack.form
     named = form.to_flags("")
     return {
         **{name: named[name] for name in ("group_size", "residual_rank", "residual_diagonal", "sharing_pattern")},

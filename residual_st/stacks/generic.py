@@ -30,14 +30,9 @@ def describe_stack(layers: nn.ModuleList, owner: nn.Module | None = None, **know
 @contextlib.contextmanager
 def projecting(layers: nn.ModuleList) -> Iterator[None]:
     """Make fairseq's attention modules call their projections; otherwise they pass the weights to torch's fused function."""
-    before = {module: module.skip_embed_dim_check for module in layers.modules() if hasattr(module, "skip_embed_dim_check")}
-    for attention in before:
-        attention.skip_embed_dim_check = True
-    try:
+    name = "skip_embed_dim_check"
+    with _set(name, {module: True for module in layers.modules() if hasattr(module, name)}):
         yield
-    finally:
-        for attention, skips in before.items():
-            attention.skip_embed_dim_check = skips
 
 
 @contextlib.contextmanager
@@ -46,13 +41,20 @@ def keeping_activations(*models: nn.Module) -> Iterator[None]:
 
     With it, activations would be observed twice, and `torch.autograd.grad` raises an error.
     """
-    wrapped = [
-        (module, module.forward) for model in models for module in model.modules() if hasattr(module, "precheckpoint_forward")
-    ]
-    for module, _ in wrapped:
-        module.forward = module.precheckpoint_forward
+    name = "precheckpoint_forward"
+    modules = [module for model in models for module in model.modules() if hasattr(module, name)]
+    with _set("forward", {module: getattr(module, name) for module in modules}):
+        yield
+
+
+@contextlib.contextmanager
+def _set(name: str, values: dict[nn.Module, object]) -> Iterator[None]:
+    """While the block runs, modules have these values of the attribute `name`."""
+    before = {module: getattr(module, name) for module in values}
+    for module, value in values.items():
+        setattr(module, name, value)
     try:
         yield
     finally:
-        for module, forward in wrapped:
-            module.forward = forward
+        for module, value in before.items():
+            setattr(module, name, value)

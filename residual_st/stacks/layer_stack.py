@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from residual_st.errors import InputError, refusing
-from residual_st.sharing import ResidualLinear, SharedForm, deep_copy, matrices
+from residual_st.sharing import ResidualLinear, SharedForm, SharedWeights, current_form, deep_copy, matrices
 from residual_st.stacks.layouts import STATES, Layouts
 from residual_st.stacks.padding import Padding, no_padding, refuse_masks
 from residual_st.stacks.symmetries import Symmetry
@@ -86,6 +86,18 @@ class LayerStack:
     @property
     def is_shared(self) -> bool:
         return any(isinstance(module, ResidualLinear) for module in self.layers.modules())
+
+    @property
+    def form(self) -> SharedForm:
+        """The form of layers that share.
+
+        Raises:
+            InputError: if their shared weights are not registered in `owner`.
+        """
+        shared_weights = getattr(self.owner, "shared_weights", None)
+        if not isinstance(shared_weights, SharedWeights):
+            raise InputError("the layers share their matrices, but the owner of their stack has no shared weights")
+        return current_form(self.layers, shared_weights)
 
     def real_positions(self, states: Tensor, padding: Tensor | None, name: str = STATES) -> Tensor:
         """States or their gradients as (positions without padding, n).

@@ -5,6 +5,7 @@ The model's kind must define them: names do not show whether queries and keys ar
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -96,7 +97,7 @@ def symmetries_of(layer: nn.Module, attentions: Sequence[str], activation: Calla
     linears = {name for name, module in layer.named_modules() if isinstance(module, nn.Linear)}
     found: list[Symmetry] = []
     for name in attentions:
-        attention = layer.get_submodule(name)
+        attention: Any = layer.get_submodule(name)  # of fairseq or transformers
         heads = attention_heads(name, attention.num_heads)
         if linears.issuperset(heads.names) and getattr(attention, "bias_k", None) is None and _lacks(layer, "c_attn"):
             found.append(heads)

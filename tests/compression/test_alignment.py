@@ -5,7 +5,7 @@ import torch
 from conftest import tiny_model
 
 from residual_st.compression.alignment import align_group, align_to
-from residual_st.compression.basis import Reordering, Rotation
+from residual_st.compression.basis import Reordering, Rotation, composition
 from residual_st.compression.factorization import mean
 from residual_st.compression.layer_weights import MatrixWeights, Metric, damped, read_layer, write_layer
 from residual_st.sharing import matrices
@@ -142,7 +142,7 @@ def test_two_changes_are_one():
     rotations = [Rotation(torch.linalg.qr(drawn(6, 6))[0]) for _ in range(2)]
     orders = [Reordering(torch.randperm(6, generator=generator), drawn(6).exp()) for _ in range(2)]
     for before, then in (rotations, orders):
-        both = then.after(before)
+        both = composition(then, before)
         torch.testing.assert_close(both.rows(weight), then.rows(before.rows(weight)))
         torch.testing.assert_close(both.columns(weight), then.columns(before.columns(weight)))
         torch.testing.assert_close(both.vectors(moments), then.vectors(before.vectors(moments)))
