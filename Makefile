@@ -1,4 +1,4 @@
-# `make demo` and `make test` set up everything they need in .venv; PYTHON=python3.12 chooses the interpreter.
+# `make demo` and `make test` set up what they need in .venv; PYTHON=python3.12 chooses the interpreter.
 # `make demo ARGS=--dense` trains the dense model the same way. CONTRIBUTING.md has the rest.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -6,7 +6,7 @@ RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 
 .PHONY: demo test quick docs lint format web release clean
 
-demo: .venv/.ready
+demo: .venv/.demo
 	$(RUN) bash examples/must_c/demo.sh $(ARGS)
 
 test: lint
@@ -39,10 +39,15 @@ web:
 	cd web/node_modules/onnxruntime-web/dist && cp ort.wasm.min.mjs ort-wasm-simd-threaded.mjs ort-wasm-simd-threaded.wasm \
 	  "$(CURDIR)/residual_st/web/ort"
 
-.venv/.ready: pyproject.toml setup.py constraints.txt .ci/install
+.venv/.demo: pyproject.toml setup.py constraints.txt .ci/install
 	rm -rf residual_st.egg-info
 	$(PYTHON) -m venv .venv
-	.ci/install "$(CURDIR)/$(BIN)" "" -e ".[fairseq,transformers,export,runtime,listen,streaming,serve,formats,demo,benchmark,report,docs,test]"
+	.ci/install "$(CURDIR)/$(BIN)" "" -e ".[fairseq,export,runtime,serve,demo,report]"
+	touch $@
+
+# what tests, docs and all commands need
+.venv/.ready: .venv/.demo
+	$(BIN)/pip install -c constraints.txt -e ".[transformers,listen,streaming,formats,benchmark,docs,test]"
 	touch $@
 
 # sdist and wheel of a tagged, clean checkout in dist/, checked; whoever releases uploads them
