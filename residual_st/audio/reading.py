@@ -8,13 +8,16 @@ import contextlib
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
 import soxr
+from numpy.typing import ArrayLike
 
 from residual_st.errors import InputError
 
+Audio = str | Path | BinaryIO | ArrayLike  # a file, its name, or samples; see read_audio
 SAMPLE_RATE = 16_000  # Hz, fairseq's default and the rate in the recipe's data configurations
 MOST_SAMPLES = 2**28  # maximum length of a decoded and resampled file, 1 GiB: four and a half hours at 16 kHz
 CANCELLED = 0.01  # channels cancel each other if their mean has less than this fraction of the loudest channel's energy
@@ -23,7 +26,7 @@ _BLOCK_SAMPLES = 2**22  # samples decoded per block
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,aac,amr,asf,avi,flv,mpegts,wav"
 
 
-def read_audio(audio, wanted_rate: int, rate: int | None = None, most_samples: int = MOST_SAMPLES) -> np.ndarray:
+def read_audio(audio: Audio, wanted_rate: int, rate: int | None = None, most_samples: int = MOST_SAMPLES) -> np.ndarray:
     """Read audio as mono samples at `wanted_rate` Hz.
 
     Args:

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from residual_st.runtime.rules import Rules
-from residual_st.runtime.settings import Settings
+from residual_st.runtime.settings import CompleteSettings
+
+Step = Callable[[np.ndarray, np.ndarray], np.ndarray]  # of a decoder: last words, and the row that each continues
 
 
 @dataclass(frozen=True)
@@ -25,11 +27,11 @@ class BeamSearch:
             vocabulary).
         keep: called with the utterances of the batch that remain when others are finished.
         rules: which words may follow.
-        settings: completed settings.
+        settings: search settings.
         prompt: one or more words given to the decoder before the search. They do not count in a text, its length or its score.
     """
 
-    def __init__(self, step: Callable, keep: Callable, rules: Rules, settings: Settings, prompt: list[int]):
+    def __init__(self, step: Step, keep: Callable[[np.ndarray], None], rules: Rules, settings: CompleteSettings, prompt: list[int]):
         self._step, self._keep, self._rules, self._settings, self._prompt = step, keep, rules, settings, prompt
 
     def run(self, batch: int) -> list[list[Hypothesis]]:

@@ -6,7 +6,7 @@ import numpy as np
 from onnxruntime import InferenceSession, OrtValue
 
 from residual_st.runtime.folder import CROSS_ATTENTION, DECODER, Folder
-from residual_st.runtime.settings import Settings
+from residual_st.runtime.settings import CompleteSettings
 
 ATTENTION = "attention"  # a decoder output; missing in folders of earlier releases
 
@@ -28,7 +28,7 @@ class Source:
         self._values = dict(zip(names, cross.run_with_ort_values(names, states)))
         self._values["state_lengths"] = OrtValue.ortvalue_from_numpy(encoded["state_lengths"])
 
-    def longest_text(self, settings: Settings, prompt: int) -> int:
+    def longest_text(self, settings: CompleteSettings, prompt: int) -> int:
         """Maximum number of words in a text after a prompt of `prompt` words."""
         folder = self._folder
         frames = max(1, 1 + (self._samples - folder.shortest_samples) // (folder.sample_rate // 100))
@@ -84,12 +84,13 @@ class Decoding:
         """
         given = {"tokens": np.ascontiguousarray(tokens), "step": np.array(self._steps), "order": order}
         inputs = {name: OrtValue.ortvalue_from_numpy(value) for name, value in given.items()}
-        log_probs, *cache = self._decoder.run_with_ort_values(self._outputs, {**inputs, **self._source, **self._cache})
+        first, *cache = self._decoder.run_with_ort_values(self._outputs, {**inputs, **self._source, **self._cache})
         if len(cache) > len(self._cache):
             self.attention = cache.pop().numpy()
         self._cache = dict(zip(self._cache, cache))
         self._steps += 1
-        return log_probs.numpy()
+        log_probs: np.ndarray = first.numpy()
+        return log_probs
 
     def keep(self, utterances: np.ndarray) -> None:
         """Continue with the utterances of the batch that are True in `utterances` (batch,)."""

@@ -5,6 +5,7 @@ import json
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from residual_st.audio.lengths import DEFAULT, Lengths
 from residual_st.errors import InputError
@@ -68,7 +69,7 @@ class Folder:
     longest_seconds: float
     lengths: Lengths
     settings: Settings
-    description: dict
+    description: dict[str, Any]
     streaming: Streaming | None = None
     longest_words: int = 0
     layers: int = 0
@@ -82,7 +83,7 @@ class Folder:
     @property
     def pads_to_longest(self) -> bool:
         """Whether the encoder pads shorter utterances and returns states for the padding too."""
-        return self.description["arch"] == WHISPER
+        return bool(self.description["arch"] == WHISPER)
 
     def by_ctc(self) -> "Folder":
         """The model with its CTC head in place of the decoder; the model itself if it has no decoder.
@@ -97,9 +98,14 @@ class Folder:
         if self.languages.targets:
             languages = ", ".join(self.languages.targets)
             raise InputError(f"{self.path} has the target languages {languages}, and CTC cannot choose one; use its decoder")
-        without = dict.fromkeys(("longest_words", "layers", "heads", "head_width"), 0)
         return replace(
-            self, vocabulary=replace(self.vocabulary, eos=FAIRSEQ_BLANK), settings=replace(self.settings, beam=1), **without
+            self,
+            vocabulary=replace(self.vocabulary, eos=FAIRSEQ_BLANK),
+            settings=replace(self.settings, beam=1),
+            longest_words=0,
+            layers=0,
+            heads=0,
+            head_width=0,
         )
 
 
@@ -150,7 +156,7 @@ def read_folder(path: str | Path) -> Folder:
         raise InputError(f"{path / DESCRIPTION} is damaged: {type(error).__name__} {error}") from error
 
 
-def _words(description: dict) -> dict:
+def _words(description: dict[str, Any]) -> dict[str, Any]:
     """The vocabulary, and the fields that refer to its words."""
     vocabulary, asked = Vocabulary(**description["vocabulary"]), description["languages"]
     languages = Languages(**{**asked, "default": Direction(**asked.get("default", {}))})
@@ -167,13 +173,13 @@ def weights_of(graph: str) -> str:
     return f"{graph}.data"
 
 
-def _check_weights(path: Path, written: dict) -> None:
+def _check_weights(path: Path, written: dict[str, Any]) -> None:
     if path.is_symlink():
         raise InputError(f"{path} is a link, and onnxruntime does not follow links out of its folder; copy the file there")
     _check(path, written)
 
 
-def _lengths(description: dict) -> Lengths:
+def _lengths(description: dict[str, Any]) -> Lengths:
     """Segment lengths. Folders of earlier releases do not store them; Whisper's are as long as its window."""
     window = description["longest_seconds"]
     unknown = Lengths(window, window) if description["arch"] == WHISPER else DEFAULT
@@ -183,7 +189,7 @@ def _lengths(description: dict) -> Lengths:
     return lengths
 
 
-def _check(path: Path, written: dict) -> None:
+def _check(path: Path, written: dict[str, Any]) -> None:
     if not path.is_file():
         raise InputError(f"{path} does not exist; the folder is incomplete, export it again")
     if path.stat().st_size != written["bytes"]:

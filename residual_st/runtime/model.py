@@ -91,13 +91,22 @@ class Model:
 
     def source(self, utterances: list[np.ndarray]) -> Source | Frames:
         """Encoded utterances for the decoder or CTC. Raises InputError like `encode`."""
+        return self.decoder_source(utterances) if self.folder.has_decoder else self.ctc_frames(utterances)
+
+    def decoder_source(self, utterances: list[np.ndarray]) -> Source:
+        """Encoded utterances for the decoder of a model that has one. Raises InputError like `encode`."""
         with refusing(f"the graphs of {self.folder.path} cannot be run"):
-            return self.source_of(self.encode(utterances), max(map(len, utterances)))
+            return Source(self._sessions, self.folder, max(map(len, utterances)), self.encode(utterances))
+
+    def ctc_frames(self, utterances: list[np.ndarray]) -> Frames:
+        """Encoded utterances for the CTC head of a model that has one. Raises InputError like `encode`."""
+        with refusing(f"the graphs of {self.folder.path} cannot be run"):
+            return _frames(self.encode(utterances))
 
     def source_of(self, encoded: dict[str, np.ndarray], samples: int) -> Source | Frames:
         """`source` for the output of `encode`, where the longest utterance has `samples` samples."""
         if not self.folder.has_decoder:
-            return Frames(encoded["ctc_log_probs"], encoded["state_lengths"])
+            return _frames(encoded)
         return Source(self._sessions, self.folder, samples, encoded)
 
     @property
@@ -122,10 +131,14 @@ class Model:
         Raises:
             InputError: see `encode`; also if the model does not have the direction.
         """
-        source, direction = self.source(utterances), self.languages.resolved(direction)
+        if not self.folder.has_decoder:
+            frames = self.ctc_frames(utterances)
+            self.languages.resolved(direction)  # raises for a direction that the model does not have
+            return CtcSearch(self.folder, settings).best(frames)
+        source, direction = self.decoder_source(utterances), self.languages.resolved(direction)
         if direction.source_lang == AUTO:
             direction = in_source_language(source, self.folder, direction)
-        return self.search_in(settings, direction).best(source)
+        return Search(self.folder, settings, direction).best(source)
 
     def _check_length(self, samples: np.ndarray) -> None:
         rate = self.folder.sample_rate
@@ -137,6 +150,10 @@ class Model:
         if len(samples) > self.folder.longest_seconds * rate:
             longest = self.folder.longest_seconds
             raise InputError(f"an utterance of {len(samples) / rate:.1f} s is too long; the model takes at most {longest:g} s")
+
+
+def _frames(encoded: dict[str, np.ndarray]) -> Frames:
+    return Frames(encoded["ctc_log_probs"], encoded["state_lengths"])
 
 
 def _side_by_side(encoded: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from residual_st.runtime.settings import Settings
+from residual_st.runtime.settings import CompleteSettings
 from residual_st.runtime.timestamps import TimeStamps
 from residual_st.runtime.vocabulary import Vocabulary
 
@@ -14,7 +14,7 @@ class Rules:
 
     Args:
         vocabulary: defines special symbols and words that are never generated.
-        settings: completed settings.
+        settings: search settings.
         longest: maximum number of words, without the end symbol.
         prefix: words that every text begins with.
         given: words after the prefix, from the text of an earlier step.
@@ -24,7 +24,7 @@ class Rules:
     def __init__(
         self,
         vocabulary: Vocabulary,
-        settings: Settings,
+        settings: CompleteSettings,
         longest: int,
         prefix: Sequence[int] = (),
         timestamps: TimeStamps | None = None,

@@ -1,13 +1,9 @@
 """Greedy decoding or sampling of one text."""
 
-from collections.abc import Callable
-
 import numpy as np
 
-from residual_st.runtime.beam_search import Hypothesis
+from residual_st.runtime.beam_search import Hypothesis, Step
 from residual_st.runtime.rules import Rules
-
-Step = Callable[[np.ndarray, np.ndarray], np.ndarray]  # of a decoder: last words, and the row that each continues
 
 
 def draw(step: Step, rules: Rules, prompt: list[int], temperature: float, random: np.random.Generator) -> Hypothesis:

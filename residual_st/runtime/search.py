@@ -32,8 +32,8 @@ class Search:
         self._folder, self._settings = folder, settings.completed(folder.settings)
         self._timestamps = folder.timestamps if with_times else None
         self._prompt, self.prefix = folder.vocabulary.opening(folder.languages.words(direction))
-        if with_times:
-            self._prompt = [word for word in self._prompt if word != folder.timestamps.none]
+        if self._timestamps is not None:
+            self._prompt = [word for word in self._prompt if word != self._timestamps.none]
 
     def best(self, source: Source, given: Sequence[int] = ()) -> list[list[Hypothesis]]:
         """The best hypotheses of each utterance that begin with the words `given`."""
@@ -63,7 +63,7 @@ class Search:
             is_drawn = temperature or has_times and self._settings.beam == 1
             texts = [self.drawn(source, temperature, random, given)] if is_drawn else self.best(source, given)[0]
             is_guess = fallback.is_guess(texts[0]) and bool(temperature or has_times)
-            if is_guess and has_times and fallback.is_silence(self._silence(source)):
+            if is_guess and self._is_silent(source):
                 return []
             if not fallback.repeats_itself(texts[0], vocabulary.eos, len(vocabulary.symbols)):
                 if not is_guess:
@@ -72,8 +72,11 @@ class Search:
                     stands = texts
         return stands
 
-    def _silence(self, source: Source) -> float:
-        return float(np.exp(source.first_words[0, self._folder.timestamps.silence]))
+    def _is_silent(self, source: Source) -> bool:
+        """Whether an utterance whose text is a guess is silence; only models with timestamps can tell."""
+        if self._timestamps is None:
+            return False
+        return self._folder.fallback.is_silence(float(np.exp(source.first_words[0, self._timestamps.silence])))
 
     def attention(self, source: Source, words: list[int]) -> np.ndarray:
         """Attention of each word of a text to each state of one utterance: (words, time)."""

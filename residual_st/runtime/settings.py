@@ -31,13 +31,13 @@ class Settings:
     min_len: int | None = None
     early_stopping: bool | None = None
 
-    def completed(self, own: "Settings") -> "Settings":
+    def completed(self, own: "Settings") -> "CompleteSettings":
         """These settings, with None replaced by the model's own setting, or else by `FAIRSEQ`.
 
         Raises:
             InputError: if `nbest` is larger than `beam`.
         """
-        settings = Settings(
+        settings = CompleteSettings(
             **{
                 field.name: next(value for each in (self, own, FAIRSEQ) if (value := getattr(each, field.name)) is not None)
                 for field in fields(self)
@@ -48,6 +48,17 @@ class Settings:
         return settings
 
 
-FAIRSEQ = Settings(
-    beam=5, nbest=1, lenpen=1.0, unkpen=0.0, max_len_a=0.0, max_len_b=200, min_len=1, early_stopping=True
-)  # fairseq-generate's defaults
+@dataclass(frozen=True)
+class CompleteSettings(Settings):
+    """Settings without None. The defaults are fairseq-generate's."""
+
+    beam: int = 5
+    lenpen: float = 1.0
+    unkpen: float = 0.0
+    max_len_a: float = 0.0
+    max_len_b: int = 200
+    min_len: int = 1
+    early_stopping: bool = True
+
+
+FAIRSEQ = CompleteSettings()

@@ -9,7 +9,8 @@ from typing import NamedTuple
 from residual_st.runtime.translator import Transcript
 
 COLUMNS = 42  # per line; a cue has up to two lines
-_MARKS = [".!?…。！？", ",;:、，；：", None]  # where to divide a long text, best first; None: between any two words
+# where to divide a long text, best first; None: between any two words
+_MARKS: list[str | None] = [".!?…。！？", ",;:、，；：", None]
 
 
 class Cue(NamedTuple):
@@ -47,13 +48,13 @@ def cues(transcript: Transcript) -> Iterator[Cue]:
             yield Cue(start, last, _lines(part))
 
 
-def _lines(atoms: list[str]) -> list[str] | None:
-    """One line, or two of about the same width; None if two are not enough."""
+def _lines(atoms: list[str]) -> list[str]:
+    """One line, or two of about the same width; no line if two are not enough."""
     if width(atoms) <= COLUMNS:
         return ["".join(atoms).strip()]
-    halves = [(atoms[:cut], atoms[cut:]) for cut in range(1, len(atoms))]
-    halves = min(halves, key=lambda pair: max(map(width, pair)))
-    return ["".join(half).strip() for half in halves] if max(map(width, halves)) <= COLUMNS else None
+    divisions = [(atoms[:cut], atoms[cut:]) for cut in range(1, len(atoms))]
+    halves = min(divisions, key=lambda pair: max(map(width, pair)))
+    return ["".join(half).strip() for half in halves] if max(map(width, halves)) <= COLUMNS else []
 
 
 def _divided(atoms: list[str]) -> list[list[str]]:

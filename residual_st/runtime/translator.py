@@ -9,7 +9,7 @@ import numpy as np
 
 from residual_st.audio.lengths import Lengths
 from residual_st.audio.pauses import CLOSE, spans_between_pauses
-from residual_st.audio.reading import MOST_SAMPLES, audio_name, read_audio
+from residual_st.audio.reading import MOST_SAMPLES, Audio, audio_name, read_audio
 from residual_st.errors import InputError
 from residual_st.languages import AUTO, Direction
 from residual_st.runtime.ctc import CtcSearch
@@ -17,7 +17,8 @@ from residual_st.runtime.decoding import Source
 from residual_st.runtime.model import Model
 from residual_st.runtime.search import Search, in_source_language
 from residual_st.runtime.settings import Settings
-from residual_st.runtime.windows import sentences
+from residual_st.runtime.timestamps import TimeStamps
+from residual_st.runtime.windows import Texts, sentences
 
 SEED = 1  # random seed for sampled texts, reset for each recording
 
@@ -85,7 +86,7 @@ class Translator:
         most_samples: int = MOST_SAMPLES,
     ):
         self._model = model if isinstance(model, Model) else Model(model, threads)
-        self._settings, self._most_samples, self._timestamps = settings, most_samples, timestamps
+        self._settings, self._most_samples, self._times_short_ones = settings, most_samples, timestamps
         folder = self._model.folder
         self._direction = folder.languages.resolved(Direction(task, source_lang, target_lang))
         if folder.has_decoder:
@@ -94,14 +95,14 @@ class Translator:
             self._model.search_in(settings, self._direction)
         self.lengths = folder.lengths.limited(longest_seconds, folder.longest_seconds)
         self._window = int(folder.longest_seconds * folder.sample_rate)
-        self._has_times = folder.timestamps is not None and longest_seconds is None and settings.nbest == 1
+        self._timestamps = folder.timestamps if longest_seconds is None and settings.nbest == 1 else None
 
     @property
     def sample_rate(self) -> int:
         """Sample rate of the model in Hz."""
         return self._model.folder.sample_rate
 
-    def translate(self, audio, rate: int | None = None) -> Transcript:
+    def translate(self, audio: Audio, rate: int | None = None) -> Transcript:
         """Translate or transcribe a recording.
 
         Args:
@@ -114,20 +115,30 @@ class Translator:
         samples = read_audio(audio, self.sample_rate, rate, self._most_samples)
         if len(samples) < self._model.folder.shortest_samples:
             raise InputError(f"{audio_name(audio)} is shorter than one frame (25 ms)")
-        seconds, spans, random = len(samples) / self.sample_rate, self._spans(samples), np.random.default_rng(SEED)
+        seconds, spans = len(samples) / self.sample_rate, self._spans(samples)
         if not spans:
             return Transcript(seconds, [], self._direction)
-        source_of = lru_cache(maxsize=1)(lambda start, end: self._model.source([samples[start:end]]))
-        direction = self._detected(source_of, spans, len(samples))
-        with_times = self._has_times and (self._timestamps or len(samples) > self._window)
-        search = self._model.search_in(self._settings, direction, with_times)
-        found = self._sentences if with_times else self._piece
-        segments = [segment for span in spans for segment in found(source_of, span, search, random)]
-        return Transcript(seconds, segments, direction)
+        times = self._timestamps if self._times_short_ones or len(samples) > self._window else None
+        if self._model.folder.has_decoder:
+            texts, direction = self._by_decoder(samples, spans, with_times=times is not None)
+        else:
+            texts, direction = self._by_ctc(samples), self._direction
+        return Transcript(seconds, [segment for span in spans for segment in self._segments(texts, span, times)], direction)
+
+    def _by_decoder(self, samples: np.ndarray, spans: list[tuple[int, int]], with_times: bool) -> tuple[Texts, Direction]:
+        """The decoder's texts of a recording, and the direction with the detected language."""
+        source_of = lru_cache(maxsize=1)(lambda start, end: self._model.decoder_source([samples[start:end]]))
+        direction, random = self._detected(source_of, spans, len(samples)), np.random.default_rng(SEED)
+        search = Search(self._model.folder, self._settings, direction, with_times)
+        return lambda start, end: search.believed(source_of(start, end), random), direction
+
+    def _by_ctc(self, samples: np.ndarray) -> Texts:
+        search = CtcSearch(self._model.folder, self._settings)
+        return lambda start, end: search.believed(self._model.ctc_frames([samples[start:end]]))
 
     def _spans(self, samples: np.ndarray) -> list[tuple[int, int]]:
         """Spans to decode: the segments between pauses or, with timestamps, all audio between pauses of more than 2 s."""
-        if not self._has_times:
+        if self._timestamps is None:
             return spans_between_pauses(samples, self.sample_rate, self.lengths)
         whole = len(samples) / self.sample_rate + CLOSE
         spans = spans_between_pauses(samples, self.sample_rate, Lengths(whole, whole))
@@ -145,21 +156,13 @@ class Translator:
         start = 0 if spans[0][0] < self._window else spans[0][0]
         return in_source_language(source_of(start, min(start + self._window, samples)), self._model.folder, self._direction)
 
-    def _sentences(
-        self, source_of: Callable, span: tuple[int, int], search: Search | CtcSearch, random: np.random.Generator
-    ) -> list[Segment]:
-        """The segments of a span, by timestamps."""
-        folder = self._model.folder
-        found = [(each, folder.vocabulary.text(each.tokens)) for each in sentences(folder, source_of, span, search, random)]
-        return [self._segment(each.start, each.end, [(text, each.score)]) for each, text in found if text]
-
-    def _piece(
-        self, source_of: Callable, span: tuple[int, int], search: Search | CtcSearch, random: np.random.Generator
-    ) -> list[Segment]:
-        """A span as one segment."""
-        folder, (start, end), found = self._model.folder, span, []
-        if end - start >= folder.shortest_samples:
-            found = search.believed(source_of(start, end), random)
+    def _segments(self, texts: Texts, span: tuple[int, int], times: TimeStamps | None) -> list[Segment]:
+        """The segments of a span by timestamps; without them, the span as one segment."""
+        folder, (start, end) = self._model.folder, span
+        if times is not None:
+            timed = [(each, folder.vocabulary.text(each.tokens)) for each in sentences(folder, times, texts, span)]
+            return [self._segment(each.start, each.end, [(text, each.score)]) for each, text in timed if text]
+        found = texts(start, end) if end - start >= folder.shortest_samples else []
         return [self._segment(start, end, [(folder.vocabulary.text(each.tokens), each.score) for each in found])]
 
     def _segment(self, start: int, end: int, hypotheses: list[tuple[str, float]]) -> Segment:

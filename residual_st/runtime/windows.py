@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-import numpy as np
-
-from residual_st.runtime.decoding import Source
+from residual_st.runtime.beam_search import Hypothesis
 from residual_st.runtime.folder import Folder
-from residual_st.runtime.search import Search
+from residual_st.runtime.timestamps import TimeStamps
+
+Texts = Callable[[int, int], list[Hypothesis]]  # texts of the samples from one position of the recording to another, best first
 
 
 class Sentence(NamedTuple):
@@ -20,21 +20,19 @@ class Sentence(NamedTuple):
     score: float
 
 
-def sentences(
-    folder: Folder, source_of: Callable[[int, int], Source], span: tuple[int, int], search: Search, random: np.random.Generator
-) -> Iterator[Sentence]:
+def sentences(folder: Folder, timestamps: TimeStamps, texts: Texts, span: tuple[int, int]) -> Iterator[Sentence]:
     """Yield the sentences of a span of a recording, window by window. Each window begins where the last sentence before it ended.
 
     Args:
-        source_of: function that encodes the samples from one position of the recording to another.
-        search: a search with timestamps.
+        timestamps: timestamp words of the folder's model.
+        texts: function that decodes with timestamps.
     """
     rate, (start, stop) = folder.sample_rate, span
     while stop - start >= folder.shortest_samples:
         end = min(start + int(folder.longest_seconds * rate), stop)
         done = end - start
-        for text in search.believed(source_of(start, end), random)[:1]:
-            found, seconds = folder.timestamps.segments(text.tokens, done / rate)
+        for text in texts(start, end)[:1]:
+            found, seconds = timestamps.segments(text.tokens, done / rate)
             for times in found:
                 first, last = (min(start + round(time * rate), stop) for time in times[:2])
                 yield Sentence(first, last, times[2], text.score)
