@@ -23,6 +23,7 @@ def whisper_translation_headline() -> str:
     names = (
         "dense",
         "whole-0.8",
+        "whole-0.65",
         "compressed-0.75",
         "compressed-0.6",
         "compressed-0.45-refined",
