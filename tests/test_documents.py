@@ -18,7 +18,8 @@ from fairseq import options
 from residual_st.cli import parse
 
 SPEECH = ROOT / "tests" / "speech" / "arctic_a0007.wav"
-PAGES = ["README.md", "examples/must_c/README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
+DOCS = [str(path.relative_to(ROOT)) for folder in ("docs", "docs/tutorials") for path in sorted((ROOT / folder).glob("*.md"))]
+PAGES = ["README.md", "examples/must_c/README.md", *DOCS]
 PROGRAMS = ("residual-st", "fairseq-train", "fairseq-generate", "python")
 # what `…` stands for: the rest of a recipe, here of a small model
 TRAINING = """--train-subset train_st --valid-subset dev_st --criterion label_smoothed_cross_entropy --optimizer adam --lr 1e-3
@@ -182,5 +183,7 @@ def test_the_commands_of_every_page_are_understood(page, command, monkeypatch):
 
 def test_there_are_commands_to_test():
     """The test above would pass with none."""
-    assert {page for page, _ in COMMANDS} >= {"README.md", "examples/must_c/README.md", "docs/device.md", "docs/scale.md"}
+    pages = {"README.md", "examples/must_c/README.md", "docs/device.md", "docs/scale.md"}
+    pages |= {f"docs/tutorials/{name}.md" for name in ("must_c", "whisper", "captions")}
+    assert {page for page, _ in COMMANDS} >= pages
     assert len(COMMANDS) > 40
