@@ -26,24 +26,24 @@ for argument; do
   esac
 done
 
-echo "== A synthetic English-German corpus in the layout of MuST-C (nobody recorded this speech: espeak-ng made it)"
+echo "== 1 of 5: a synthetic English-German corpus in the layout of MuST-C (nobody recorded this speech: espeak-ng made it)"
 [ -d "$DEMO_ROOT/en-de" ] || python examples/must_c/make_demo_corpus.py --output "$DEMO_ROOT" --hours 4
 
-echo "== Filterbanks, manifests and vocabulary"
+echo "== 2 of 5: filterbanks, manifests and vocabulary"
 [ -f "$DEMO_ROOT/en-de/config_st.yaml" ] ||
   python examples/must_c/prepare.py --data-root "$DEMO_ROOT" --languages de --task st --vocab-size 240 --specaugment none
 
 run="$DEMO_ROOT/$name" test_set=tst-COMMON_st
-echo "== Training the $name model: 900 updates unless you chose otherwise, with the loss every 25"
-residual-st train configs/demo.yaml "${overrides[@]}"
+echo "== 3 of 5: training the $name model, the longest step; the log is $run/train.log"
+residual-st train configs/demo.yaml "${overrides[@]}" 2>&1 | python examples/must_c/show_training.py
 residual-st average "$run" --num-update-checkpoints 4 --output "$run.pt" --force
 
-echo "== Translating tst-COMMON: no sentence and no voice of it was in training"
+echo "== 4 of 5: translating tst-COMMON in half a minute; no sentence and no voice of it was in training"
 fairseq-generate "$DEMO_ROOT/en-de" --user-dir residual_st --task speech_to_text --config-yaml config_st.yaml \
   --gen-subset $test_set --path "$run.pt" --max-tokens 20000 --beam 5 --scoring sacrebleu --cpu \
   >"$run/generate-$test_set.txt"
 
-echo "== Result"
+echo "== 5 of 5: result"
 residual-st inspect "$run.pt" | sed '/^residual . shared/,$d'
 python examples/must_c/show_translations.py "$run/generate-$test_set.txt"
 python examples/must_c/compare_with_dense.py
