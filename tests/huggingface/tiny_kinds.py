@@ -30,9 +30,8 @@ def samples(masked: bool = True) -> transformers.FeatureExtractionMixin:
 
 
 def wav2vec2(name: str, **settings):
-    family = next(family for family in ("Wav2Vec2Conformer", "Wav2Vec2", "Hubert", "WavLM") if name.startswith(family))
-    config = getattr(transformers, f"{family}Config")(**SAMPLES, feat_extract_norm="layer", **settings)
-    return getattr(transformers, name)(config), samples()
+    model = getattr(transformers, name)
+    return model(model.config_class(**SAMPLES, feat_extract_norm="layer", **settings)), samples()
 
 
 def unmasked():
@@ -149,6 +148,7 @@ TINY = {
     "wav2vec2": Tiny("wav2vec2", lambda: wav2vec2("Wav2Vec2ForCTC", do_stable_layer_norm=True, adapter_attn_dim=8), W2V),
     "wav2vec2 without a mask": Tiny("wav2vec2", unmasked, W2V),
     "wav2vec2 alone": Tiny("wav2vec2", lambda: wav2vec2("Wav2Vec2Model"), "encoder.layers"),
+    "data2vec": Tiny("wav2vec2", lambda: wav2vec2("Data2VecAudioForCTC", conv_pos_kernel_size=5), "data2vec_audio.encoder.layers"),
     "hubert": Tiny("wav2vec2", lambda: wav2vec2("HubertForCTC"), "hubert.encoder.layers"),
     "wavlm": Tiny("wav2vec2", lambda: wav2vec2("WavLMForCTC"), "wavlm.encoder.layers"),
     "wavlm alone": Tiny("wav2vec2", lambda: wav2vec2("WavLMModel", do_stable_layer_norm=True), "encoder.layers"),

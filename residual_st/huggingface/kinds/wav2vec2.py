@@ -1,4 +1,4 @@
-"""wav2vec 2.0, HuBERT and WavLM, with a CTC head, a pre-training head, or no head."""
+"""wav2vec 2.0, HuBERT, WavLM and data2vec, with a CTC head, a pre-training head, or no head."""
 
 import contextlib
 from collections.abc import Iterator
@@ -53,7 +53,7 @@ def _attend(attention: nn.Module, states: Tensor, mask: Tensor | None, bias: Ten
     return attention.out_proj(attended.transpose(1, 2).flatten(2)), None
 
 
-_FAMILIES = ("Wav2Vec2", "Hubert", "WavLM")
+_FAMILIES = ("Wav2Vec2", "Hubert", "WavLM", "Data2VecAudio")
 
 KIND = Kind(
     "wav2vec2",
