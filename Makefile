@@ -47,7 +47,7 @@ web:
 
 # what tests, docs and all commands need
 .venv/.ready: .venv/.demo
-	$(BIN)/pip install -c constraints.txt -e ".[transformers,listen,streaming,formats,benchmark,docs,test]"
+	.ci/install "$(CURDIR)/$(BIN)" "" -e ".[transformers,listen,streaming,formats,benchmark,docs,test]"
 	touch $@
 
 # sdist and wheel of a tagged, clean checkout in dist/, checked; whoever releases uploads them
