@@ -1,4 +1,4 @@
-"""Recordings as people have them: any rate, any number of channels, any type of sample, any length."""
+"""Reading audio of any sample rate, number of channels, sample type and length."""
 
 import io
 import os
@@ -26,26 +26,26 @@ def speech() -> np.ndarray:
 
 
 @pytest.mark.parametrize("rate", [22_050, 32_000, 44_100, 48_000])
-def test_a_file_of_another_rate_has_the_filterbanks_of_the_original(speech, tmp_path, rate):
+def test_resampled_file_has_the_filterbanks_of_the_original(speech, tmp_path, rate):
     soundfile.write(tmp_path / "a.wav", soxr.resample(speech, RATE, rate, "VHQ"), rate, subtype="FLOAT")
     samples = read_audio(tmp_path / "a.wav", RATE)
     assert len(samples) == pytest.approx(len(speech), abs=2)
-    ours, original = (filterbank(x, RATE)[:250] for x in (samples, speech))
+    resampled, original = (filterbank(x, RATE)[:250] for x in (samples, speech))
     loud = original > np.percentile(original, 50)
-    assert np.abs(ours - original)[:, :70][loud[:, :70]].mean() < 0.02  # except for the band at the edge of the filters
-    unchanged = filterbank(soxr.resample(speech, RATE, rate), RATE)[:250]
-    assert np.abs(unchanged - original).mean() > 0.5, "what ignoring the rate would do"
+    assert np.abs(resampled - original)[:, :70][loud[:, :70]].mean() < 0.02  # without the bands at the filter's cutoff
+    without_resampling = filterbank(soxr.resample(speech, RATE, rate), RATE)[:250]
+    assert np.abs(without_resampling - original).mean() > 0.5, "features of audio whose rate is ignored differ"
 
 
-def test_eight_kilohertz_keeps_what_it_has(speech):
+def test_audio_at_8_khz_keeps_the_bands_below_its_limit(speech):
     narrow = soxr.resample(speech, RATE, 8000)
-    ours, original = (filterbank(x, RATE)[:250] for x in (resample(narrow, 8000, RATE), speech))
+    upsampled, original = (filterbank(x, RATE)[:250] for x in (resample(narrow, 8000, RATE), speech))
     loud = original > np.percentile(original, 50)
-    assert np.abs(ours - original)[:, :55][loud[:, :55]].mean() < 0.05  # up to 3.5 kHz
+    assert np.abs(upsampled - original)[:, :55][loud[:, :55]].mean() < 0.05  # up to 3.5 kHz
 
 
 @pytest.mark.parametrize(
-    "given",
+    "convert",
     [
         lambda x: x,
         lambda x: x.astype(np.float64),
@@ -61,17 +61,17 @@ def test_eight_kilohertz_keeps_what_it_has(speech):
         lambda x: str(SPEECH),
     ],
 )
-def test_forms_of_the_same_sound(speech, given):
-    samples = read_audio(given(speech), RATE)
+def test_every_array_type_and_shape_gives_the_same_samples(speech, convert):
+    samples = read_audio(convert(speech), RATE)
     assert samples.dtype == np.float32
     np.testing.assert_allclose(samples, speech, atol=2e-5)
 
 
-def test_eight_bit_samples(speech):
+def test_8_bit_samples_are_scaled(speech):
     np.testing.assert_allclose(read_audio(np.round(speech * 127 + 128).astype(np.uint8), RATE), speech, atol=0.01)
 
 
-def test_samples_of_another_rate_and_stereo_files(speech, tmp_path):
+def test_arrays_are_resampled_and_stereo_files_are_mixed(speech, tmp_path):
     fast = soxr.resample(speech, RATE, 48_000)
     np.testing.assert_allclose(read_audio(fast, RATE, 48_000), resample(fast, 48_000, RATE))
     soundfile.write(tmp_path / "stereo.flac", np.stack([speech, speech], 1), RATE)
@@ -79,7 +79,7 @@ def test_samples_of_another_rate_and_stereo_files(speech, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "codec", "rate"), [("memo.m4a", "aac", RATE), ("memo.webm", "libopus", 48_000)])
-def test_recordings_of_phones_and_browsers(speech, tmp_path, monkeypatch, name, codec, rate):
+def test_phone_and_browser_recordings_are_read_with_av(speech, tmp_path, monkeypatch, name, codec, rate):
     av = pytest.importorskip("av")
     with av.open(tmp_path / name, "w") as recording:
         stream = recording.add_stream(codec, rate=rate, layout="stereo")
@@ -89,15 +89,15 @@ def test_recordings_of_phones_and_browsers(speech, tmp_path, monkeypatch, name, 
             recording.mux(packet)
     samples = read_audio(tmp_path / name, RATE)
     assert len(samples) == pytest.approx(len(speech), abs=0.1 * RATE)
-    ours, original = (filterbank(x, RATE).mean(axis=0) for x in (samples, speech))
-    assert np.abs(ours - original)[:70].mean() < 0.5
+    decoded, original = (filterbank(x, RATE).mean(axis=0) for x in (samples, speech))
+    assert np.abs(decoded - original)[:70].mean() < 0.5
 
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(InputError, match=rf"{name} cannot be read as audio: Format not recognised; pip install av"):
         read_audio(tmp_path / name, RATE)
 
 
-def test_a_wav_that_was_written_into_a_pipe(speech, tmp_path, monkeypatch):
+def test_wav_with_the_unknown_length_of_a_pipe_is_read_to_its_end(speech, tmp_path, monkeypatch):
     whole = SPEECH.read_bytes()
     at = whole.index(b"data") + 4
     for length in (2**32 - 1, 0):
@@ -108,7 +108,7 @@ def test_a_wav_that_was_written_into_a_pipe(speech, tmp_path, monkeypatch):
         read_audio(tmp_path / "piped.wav", RATE)
 
 
-def test_a_named_pipe(speech, tmp_path):
+def test_named_pipe_is_read(speech, tmp_path):
     os.mkfifo(tmp_path / "pipe")
     writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(SPEECH.read_bytes(),))
     writer.start()
@@ -128,15 +128,15 @@ def test_a_named_pipe(speech, tmp_path):
         (np.array([0.0, np.nan]), "not finite"),
     ],
 )
-def test_refusals(audio, message):
+def test_unreadable_audio_is_refused(audio, message):
     with pytest.raises(InputError, match=message):
         read_audio(audio, RATE)
 
 
 @pytest.mark.parametrize("form", ["wav", "array"])
-def test_channels_that_cancel_leave_the_loudest(speech, tmp_path, form):
-    crossed = np.stack([speech, -0.98 * speech], 1)
-    soundfile.write(tmp_path / "crossed.wav", crossed, RATE, subtype="FLOAT")
-    samples = read_audio(tmp_path / "crossed.wav" if form == "wav" else crossed, RATE)
+def test_loudest_channel_is_kept_if_channels_cancel(speech, tmp_path, form):
+    inverted = np.stack([speech, -0.98 * speech], 1)
+    soundfile.write(tmp_path / "inverted.wav", inverted, RATE, subtype="FLOAT")
+    samples = read_audio(tmp_path / "inverted.wav" if form == "wav" else inverted, RATE)
     np.testing.assert_allclose(samples, speech, atol=1e-6)
     np.testing.assert_allclose(read_audio(np.stack([speech, 0 * speech], 1), RATE), speech / 2, atol=1e-6)

@@ -5,8 +5,8 @@ import yaml
 from residual_st.audio.filterbank import filterbank
 
 
-def test_features_are_kaldis(data):
-    """Against the formulas of Kaldi's filterbank, written out in numpy for one segment."""
+def test_features_follow_kaldis_formulas(data):
+    """Compared with Kaldi's formulas written out in numpy, on one segment."""
     segment = yaml.safe_load((data / "data/dev/txt/dev.yaml").read_text())[0]
     start, length = int(segment["offset"] * 16_000), int(segment["duration"] * 16_000)
     samples, _ = soundfile.read(data / "data/dev/wav" / segment["wav"], start=start, frames=length)

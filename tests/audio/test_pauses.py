@@ -1,4 +1,4 @@
-"""Recordings are cut at their pauses, and what is no speech is in no piece."""
+"""Recordings are split at pauses, and pieces contain only speech."""
 
 from pathlib import Path
 
@@ -16,17 +16,17 @@ RATE = 16_000
 
 @pytest.fixture(scope="module")
 def speech() -> np.ndarray:
-    """Of a man, between the first and the last sound."""
+    """A man's sentence, without the silence at both ends."""
     return read_audio(SPEECH / "arctic_a0007.wav", RATE)[6400:57600]
 
 
 @pytest.fixture(scope="module")
-def other() -> np.ndarray:
+def reply() -> np.ndarray:
     return read_audio(SPEECH / "arctic_a0009.wav", RATE)[3200:48000]
 
 
 def noise(seconds: float, exponent: float = 0.0, level: float = -30.0) -> np.ndarray:
-    """White for an exponent of 0, pink for 0.5, brown for 1; `level` in dB of full scale."""
+    """White noise for exponent 0, pink for 0.5, brown for 1; `level` is in dB relative to full scale."""
     size = round(seconds * RATE)
     spectrum = np.fft.rfft(np.random.default_rng(1).standard_normal(size))
     spectrum /= np.maximum(np.fft.rfftfreq(size, 1 / RATE), 20) ** exponent
@@ -46,39 +46,39 @@ def hum() -> np.ndarray:
 
 @pytest.mark.parametrize("rate", [8000, 16_000, 22_050])
 @pytest.mark.parametrize("count", [2, 5])
-def test_pauses_are_cut_however_short_the_recording_is(speech, other, count, rate):
+def test_recordings_of_any_length_are_split_at_pauses(speech, reply, count, rate):
     pause = noise(0.5, 0.5, -60)
-    talk = np.concatenate([part for index in range(count) for part in (pause, (speech, other)[index % 2])])
+    talk = np.concatenate([part for index in range(count) for part in (pause, (speech, reply)[index % 2])])
     spans = spans_between_pauses(resample(talk, RATE, rate), rate, Lengths(30.0))
     assert len(spans) == count
     end = 0
     for index, (start, stop) in enumerate(spans):
         begin = end + len(pause)
-        end = begin + len((speech, other)[index % 2])
+        end = begin + len((speech, reply)[index % 2])
         assert start * RATE / rate == pytest.approx(begin, abs=0.25 * RATE)
         assert stop * RATE / rate == pytest.approx(end, abs=0.25 * RATE)
 
 
-def test_pieces_are_joined_for_a_model_of_long_windows(speech, other):
-    talk = np.concatenate([speech, noise(0.5, 0.5, -60), other, noise(0.5, 0.5, -60), speech, noise(4, 0.5, -60), other])
+def test_pieces_are_joined_up_to_the_length_that_a_model_prefers(speech, reply):
+    talk = np.concatenate([speech, noise(0.5, 0.5, -60), reply, noise(0.5, 0.5, -60), speech, noise(4, 0.5, -60), reply])
     assert len(split_at_pauses(talk, RATE, Lengths(30.0))) == 4
     joined = split_at_pauses(talk, RATE, Lengths(30.0, joined=30.0))
-    assert [len(piece) > 2.5 * len(speech) for piece in joined] == [True, False], "not across four seconds without speech"
+    assert [len(piece) > 2.5 * len(speech) for piece in joined] == [True, False], "not joined across 4 s of silence"
     assert len(split_at_pauses(talk, RATE, Lengths(30.0, joined=8.0))) == 3
 
 
-def test_what_has_just_begun_is_not_joined_for_being_short(speech, other):
-    """It may be the beginning of a sentence, where a recording continues."""
-    begun = np.concatenate([speech, noise(0.5, 0.5, -60), other[: round(0.9 * RATE)]])
-    assert len(split_at_pauses(begun, RATE, Lengths(30.0))) == 1
-    assert len(spans_between_pauses(begun, RATE, Lengths(30.0), is_partial=True)) == 2
-    assert len(spans_between_pauses(begun, RATE, Lengths(30.0, 30.0), is_partial=True)) == 1
-    short = np.concatenate([other[: round(0.7 * RATE)], noise(0.5, 0.5, -60), speech])
+def test_short_last_piece_of_a_partial_recording_is_kept_apart(speech, reply):
+    """It may be the beginning of a longer sentence."""
+    partial = np.concatenate([speech, noise(0.5, 0.5, -60), reply[: round(0.9 * RATE)]])
+    assert len(split_at_pauses(partial, RATE, Lengths(30.0))) == 1
+    assert len(spans_between_pauses(partial, RATE, Lengths(30.0), is_partial=True)) == 2
+    assert len(spans_between_pauses(partial, RATE, Lengths(30.0, 30.0), is_partial=True)) == 1
+    short = np.concatenate([reply[: round(0.7 * RATE)], noise(0.5, 0.5, -60), speech])
     assert len(spans_between_pauses(short, RATE, Lengths(30.0), is_partial=True)) == 1
 
 
 @pytest.mark.parametrize("level", [-20, -45])
-def test_quiet_speech_and_speech_in_noise_are_found(speech, level):
+def test_quiet_and_noisy_speech_is_detected(speech, level):
     quiet = speech * 10 ** (level / 20)
     for background in (0, noise(len(speech) / RATE, 0.5, 20 * np.log10(quiet.std()) - 5)):
         spans = spans_between_pauses(quiet + background, RATE, Lengths(15.0))
@@ -101,11 +101,11 @@ def test_quiet_speech_and_speech_in_noise_are_found(speech, level):
     ],
     ids=["zeros", "faint", "white", "pink", "brown", "bursts", "hum", "tones", "nothing", "one frame"],
 )
-def test_without_speech_there_is_no_piece(sound):
+def test_sound_without_speech_gives_no_pieces(sound):
     assert spans_between_pauses(sound(), RATE, Lengths(15.0)) == []
 
 
-def test_silence_around_speech_is_in_no_piece(speech):
+def test_silence_around_speech_is_left_out(speech):
     talk = np.concatenate([np.zeros(6 * RATE, np.float32), speech, np.zeros(6 * RATE, np.float32)])
     ((start, end),) = spans_between_pauses(talk, RATE, Lengths(15.0))
     assert 6 * RATE <= start < 6.3 * RATE
@@ -120,10 +120,10 @@ def test_speech_without_a_pause_is_cut_where_it_is_quietest(speech):
     assert (pieces[0][0], pieces[-1][1]) == whole
     assert all(one[1] == next_one[0] for one, next_one in zip(pieces, pieces[1:]))
     assert all(0.5 * RATE < end - start <= 4 * RATE for start, end in pieces)
-    assert all(end > start for start, end in spans_between_pauses(talk, RATE, Lengths(0.01))), "and it ends"
+    assert all(end > start for start, end in spans_between_pauses(talk, RATE, Lengths(0.01))), "it terminates"
 
 
-def test_lengths_that_a_model_cannot_have():
+def test_longest_seconds_is_limited_to_what_the_model_accepts():
     lengths = Lengths(15.0, joined=15.0)
     assert lengths.limited(None, 60) == lengths
     assert lengths.limited(None, 8) == Lengths(8, 8)

@@ -1,4 +1,4 @@
-"""Exported models beside one another."""
+"""`benchmark device` compares exported models."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ SPEECH = Path(__file__).parents[1] / "speech" / "arctic_a0007.wav"
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is read from /proc")
-def test_rows_of_two_models(exported, runs, shared_checkpoint, data, tmp_path):
+def test_each_model_has_a_row_with_ratios_to_the_first(exported, runs, shared_checkpoint, data, tmp_path):
     if not (runs / "int8").exists():
         cli("export", shared_checkpoint, "--data", data, "--output", runs / "int8", "--precision", "int8")
     output = tmp_path / "device.jsonl"
@@ -33,7 +33,7 @@ def test_rows_of_two_models(exported, runs, shared_checkpoint, data, tmp_path):
     assert rows[0]["onnxruntime"] is not None
 
 
-def test_wrong_usage(exported, tmp_path):
+def test_wrong_usage_is_refused(exported, tmp_path):
     for arguments, message in (
         (["one"], "one must have the form NAME=DIR"),
         ([f"one={exported}", f"one={exported}"], "with a different NAME for each folder"),
@@ -47,7 +47,7 @@ def test_wrong_usage(exported, tmp_path):
         assert message in result.stderr
 
 
-def test_usual_lengths_are_those_that_all_models_take(exported, tmp_path):
+def test_default_lengths_fit_every_model(exported, tmp_path):
     shutil.copytree(exported, tmp_path / "short")
     description = json.loads((exported / "model.json").read_text())
     (tmp_path / "short" / "model.json").write_text(json.dumps({**description, "longest_seconds": 12}))

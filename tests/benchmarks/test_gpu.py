@@ -1,4 +1,4 @@
-"""The steps for a GPU machine, on next to nothing and without a GPU: their scripts work, and their rows are whole."""
+"""benchmarks/gpu/run.sh on tiny models without a GPU: its steps run and write complete rows."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ def test_steps_run_without_a_gpu_and_add_rows(data, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_a_step_that_is_not_known_is_refused(tmp_path):
+def test_unknown_step_is_refused(tmp_path):
     refused = subprocess.run(["bash", SCRIPT, "--tiny", "spead"], capture_output=True, text=True)
     assert refused.returncode == 2
     assert refused.stderr.strip() == (

@@ -1,4 +1,4 @@
-"""A small matrix, carried out with real commands."""
+"""benchmarks/quality.py on a small matrix with real training runs."""
 
 import copy
 import fcntl
@@ -45,7 +45,7 @@ def flags(matrix_run):
     return matrix_run[1]
 
 
-def test_runs_are_made_scored_compared_and_not_made_again(folder, flags):
+def test_runs_are_trained_scored_and_compared_once(folder, flags):
     rows = {row["system"]: row for row in read(folder / "rows.jsonl")}
     assert list(rows) == ["dense", "bypassed", "low-rank", "distilled"]
     before = (folder / "rows.jsonl").read_bytes()
@@ -69,7 +69,7 @@ def test_runs_are_made_scored_compared_and_not_made_again(folder, flags):
     assert "distill_encoder_loss" in (folder / "work" / "asr" / "distilled" / "1" / "train.log").read_text()
 
 
-def test_a_stopped_matrix_resumes(folder, flags):
+def test_interrupted_matrix_resumes(folder, flags):
     work = folder / "work" / "asr" / "distilled" / "1"
     rows = (folder / "rows.jsonl").read_text().splitlines(keepends=True)
     (folder / "rows.jsonl").write_text("".join(row for row in rows if '"distilled"' not in row))
@@ -81,7 +81,7 @@ def test_a_stopped_matrix_resumes(folder, flags):
     assert len(read(folder / "rows.jsonl")) == len(rows)
 
 
-def test_a_dry_run_tells_what_is_made(folder, flags):
+def test_dry_run_lists_which_runs_are_finished(folder, flags):
     text = quality(*flags, "--seeds", "1", "--dry-run").stdout.splitlines()
     assert [line.split() for line in text[1:]] == [
         [f"asr/{name}/1", "made"] for name in ("dense", "bypassed", "low-rank", "distilled")
@@ -90,7 +90,7 @@ def test_a_dry_run_tells_what_is_made(folder, flags):
     assert [line.split() for line in text[1:]] == [["asr/dense/1"], ["asr/bypassed/1"]]
 
 
-def test_a_failure_is_reported_with_its_log_and_spares_the_rest(folder, flags):
+def test_failed_run_is_reported_with_its_log_and_the_others_continue(folder, flags):
     broken = folder / "broken.yaml"
     broken.write_text(
         flags[0].read_text()
@@ -104,7 +104,7 @@ def test_a_failure_is_reported_with_its_log_and_spares_the_rest(folder, flags):
     assert "asr/after/1 left out" in text
 
 
-def test_a_checkpoint_that_cannot_be_read_spares_the_rest_too(folder, flags):
+def test_unreadable_checkpoint_fails_only_its_run(folder, flags):
     start = folder / "work" / "asr" / "bypassed" / "1" / "start.pt"
     rows = (folder / "rows.jsonl").read_text().splitlines(keepends=True)
     (folder / "rows.jsonl").write_text("".join(row for row in rows if '"bypassed"' not in row))
@@ -115,18 +115,18 @@ def test_a_checkpoint_that_cannot_be_read_spares_the_rest_too(folder, flags):
     (folder / "rows.jsonl").write_text("".join(rows))
     assert result.returncode == 1
     assert "asr/bypassed/1 failed: " in result.stdout + result.stderr
-    assert "dense" in result.stdout  # and those that are made are compared
+    assert "dense" in result.stdout  # finished runs are still compared
 
 
 @pytest.fixture
-def dense_under_our_name(fairseq_train, data, tmp_path):
+def dense_as_residual_arch(fairseq_train, data, tmp_path):
     form = {"encoder_group_size": 1, "encoder_residual_rank": 0, "no_encoder_residual_diagonal": True}
     fairseq_train(data, tmp_path / "dense", "asr", **form, max_update=2)
     return read_model(tmp_path / "dense" / "checkpoint_last.pt", residual=False)
 
 
-def test_a_dense_model_under_our_name_can_lose_layers(dense_under_our_name, tmp_path):
-    state, whole = dense_under_our_name
+def test_layers_can_be_removed_from_a_dense_model_of_the_residual_arch(dense_as_residual_arch, tmp_path):
+    state, whole = dense_as_residual_arch
     for kept in ([], [0, 3]):
         save_checkpoint(keep_layers(state, copy.deepcopy(whole), kept), tmp_path / "fewer.pt")
         fewer = load_model(tmp_path / "fewer.pt")[1]
@@ -145,13 +145,13 @@ def test_a_dense_model_under_our_name_can_lose_layers(dense_under_our_name, tmp_
         (("seeds: [1, 2]", "rates: {fast: [1]}"), "not a matrix .* could not convert string to float: 'fast'"),
     ],
 )
-def test_refuses_a_matrix_that_cannot_be_made(folder, flags, change, sentence):
+def test_invalid_matrix_is_refused(folder, flags, change, sentence):
     (folder / "wrong.yaml").write_text(flags[0].read_text().replace(*change))
     with pytest.raises(InputError, match=sentence):
         read_matrix(folder / "wrong.yaml")
 
 
-def test_a_folder_of_another_run_is_not_taken_for_this_one(folder, flags):
+def test_work_folder_with_other_flags_is_refused(folder, flags):
     changed = folder / "changed.yaml"
     changed.write_text(flags[0].read_text().replace("=5/=5", "=4/=4"))
     result = quality(changed, *flags[1:], "--seeds", "1", check=False)
@@ -159,7 +159,7 @@ def test_a_folder_of_another_run_is_not_taken_for_this_one(folder, flags):
     assert "low-rank/1 holds a run with other flags" in result.stderr
 
 
-def test_refuses_in_one_sentence(folder, flags, tmp_path):
+def test_wrong_usage_is_refused_in_one_line(folder, flags, tmp_path):
     (tmp_path / "12:30").mkdir()
     for arguments, sentence in (
         ([tmp_path / "none.yaml", *flags[1:]], "cannot be read"),
@@ -178,7 +178,7 @@ def test_refuses_in_one_sentence(folder, flags, tmp_path):
         assert len(result.stderr.strip().splitlines()) == 1
 
 
-def test_rates_make_a_system_each(folder, flags):
+def test_each_learning_rate_is_a_system(folder, flags):
     text = flags[0].read_text() + "  small:\n    flags: {encoder-layers: 4}\n    rates: {2.8e-3: [1, 2], 1.0e-4: [1]}\n"
     (folder / "rates.yaml").write_text(text)
     runs = [run for run in read_matrix(folder / "rates.yaml").runs if run.system.startswith("small")]
@@ -195,14 +195,14 @@ def test_rates_make_a_system_each(folder, flags):
         ("quality_conformer", "asr/dense", "asr/k3-r16-distilled"),
     ],
 )
-def test_the_projects_own_matrices_are_whole(name, first, later):
+def test_committed_matrices_are_valid(name, first, later):
     matrix = read_matrix(ROOT / "benchmarks" / f"{name}.yaml")
     names = [run.name for run in matrix.chosen(None, None, None)]
     assert names.index(f"{first}/1") < names.index(f"{later}/1")
     assert len(names) == len(set(names)) == len(matrix.runs)
 
 
-def test_compares_over_the_seeds_that_both_have_and_takes_the_latest_row():
+def test_comparison_uses_common_seeds_and_the_latest_rows():
     def row(system, seed, errors, size=100, **more):
         return {
             "task": "asr", "system": system, "seed": seed, "errors": errors, "words": [2, 2], "wer_units": "WER",
@@ -219,16 +219,16 @@ def test_compares_over_the_seeds_that_both_have_and_takes_the_latest_row():
     ("metric", "scores", "shallow", "expected"),
     [
         ("wer", (20, 110, 60), (23, 15, 12), True),
-        ("wer", (20, 70, 60), (23, 15, 12), False),  # the decoder knows the language
+        ("wer", (20, 70, 60), (23, 15, 12), False),  # the decoder works without the encoder
         ("wer", (20, 110, 25), (23, 15, 12), False),
-        ("wer", (20, 110, 60), (23, 15, -1), False),  # may be chance
+        ("wer", (20, 110, 60), (23, 15, -1), False),  # not significant
         ("wer", (20, 110, 60), (21, 5, 2), False),
         ("bleu", (60, 10, 25), (55, -8, -12), True),
         ("bleu", (60, 13, 25), (55, -8, -12), False),
         ("bleu", (60, 10, 25), (58, -4, -6), False),
     ],
 )
-def test_says_whether_a_task_can_tell(metric, scores, shallow, expected):
+def test_verdict_says_whether_a_task_can_tell_encoders_apart(metric, scores, shallow, expected):
     def entry(system, score, change=0.0, low=None):
         width = abs(change - low) if low is not None else 1.0
         estimate = Estimate(change, change - width, change + width)
@@ -245,7 +245,7 @@ def test_says_whether_a_task_can_tell(metric, scores, shallow, expected):
     assert verdicts(entries[:3]) == []
 
 
-def test_a_test_set_of_which_sentences_are_missing_is_no_result(tmp_path):
+def test_incomplete_test_set_is_not_scored(tmp_path):
     manifest, generated = tmp_path / "tst.tsv", tmp_path / "generate-tst.txt"
     manifest.write_text("id\taudio\tn_frames\ttgt_text\n0\ta.npy\t9\ta\n1\tb.npy\t9\tb\n")
     generated.write_text("T-0\ta\nD-0\t-1\ta\nGenerate tst with beam=5: BLEU = 1\n")
@@ -260,15 +260,15 @@ TEXTS = [
 ]
 
 
-def test_counts_in_a_row_are_all_that_scores_need():
-    """A row holds no text; what is computed from it is what would be computed from the texts."""
+def test_scores_from_the_counts_in_a_row_equal_scores_from_texts():
+    """Rows hold counts instead of texts."""
     row = json.loads(json.dumps({**counted("wer", TEXTS), **counted("bleu", TEXTS)}))
     assert np.array_equal(counts_of(row, "wer"), error_counts(TEXTS))
     assert np.array_equal(counts_of(row, "bleu"), ngram_counts(TEXTS))
     assert counts_of(row, "ctc_wer") is None
 
 
-def test_the_paired_bootstrap_from_counts_is_sacrebleus_own_from_texts():
+def test_paired_bootstrap_from_counts_equals_sacrebleus_from_texts():
     references = [f"the {number} cats sat on the mat of {number} dogs" for number in range(20)]
     texts = {
         "dense": [text if number % 3 else text.replace("cats", "bats") for number, text in enumerate(references)],
@@ -288,7 +288,7 @@ def test_the_paired_bootstrap_from_counts_is_sacrebleus_own_from_texts():
     assert 0.01 < expected < 1
 
 
-def test_a_command_that_still_writes_to_a_log_is_not_joined_by_another(tmp_path):
+def test_log_that_another_process_still_writes_is_refused(tmp_path):
     log = tmp_path / "train.log"
     with open(log, "a") as left_behind:
         process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, stdout=left_behind)

@@ -17,7 +17,7 @@ def save(model, path, **extra):
     return str(path)
 
 
-def test_the_mean_of_every_weight_with_each_shared_weight_once(tmp_path):
+def test_average_is_the_mean_and_stores_each_shared_weight_once(tmp_path):
     models = [tiny_model(seed=seed) for seed in range(3)]
     paths = [save(model, tmp_path / f"checkpoint{index}.pt") for index, model in enumerate(models)]
     assert main(["average", *paths, "--output", str(tmp_path / "average.pt")]) == 0
@@ -33,7 +33,7 @@ def test_the_mean_of_every_weight_with_each_shared_weight_once(tmp_path):
     tiny_model(seed=9).load_state_dict(state["model"])
 
 
-def test_the_last_ones_of_a_folder(tmp_path, capsys):
+def test_last_checkpoints_of_a_folder_are_averaged(tmp_path, capsys):
     for name in (
         "checkpoint1",
         "checkpoint2",
@@ -58,7 +58,7 @@ def test_the_last_ones_of_a_folder(tmp_path, capsys):
     assert "contains 3 such checkpoints" in capsys.readouterr().err
 
 
-def test_refuses_other_models_and_keeps_what_was_there(tmp_path, capsys):
+def test_different_models_are_refused_and_the_output_is_kept(tmp_path, capsys):
     output = tmp_path / "average.pt"
     output.write_text("precious")
     first = save(tiny_model(), tmp_path / "a.pt")
@@ -68,7 +68,7 @@ def test_refuses_other_models_and_keeps_what_was_there(tmp_path, capsys):
     assert output.read_text() == "precious"
 
 
-def test_a_full_disk_leaves_nothing_half_written(tmp_path, capsys, monkeypatch):
+def test_full_disk_leaves_no_partial_output(tmp_path, capsys, monkeypatch):
     def full(state, path):
         path.write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -81,7 +81,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 truncated"])
-def test_refuses_damaged_files(tmp_path, capsys, content):
+def test_damaged_files_are_refused(tmp_path, capsys, content):
     path = tmp_path / "a.pt"
     path.write_bytes(content)
     assert main(["average", str(path), "--output", str(tmp_path / "average.pt")]) == 2

@@ -1,4 +1,4 @@
-"""`compress` and `expand`, on small checkpoints and in the hands of fairseq's own commands."""
+"""`compress` and `expand` on small checkpoints, whose output fairseq's own commands then use."""
 
 import errno
 import json
@@ -25,7 +25,7 @@ def save(path, arch=DENSE, **options):
 
 @pytest.fixture(scope="module")
 def asr(data, tmp_path_factory):
-    """A dense recognition model after a few updates of fairseq-train, its hypotheses, and what compress says of it."""
+    """The folder of a dense recognition model, `dense.pt`, after a few updates of fairseq-train."""
     folder = tmp_path_factory.mktemp("asr")
     options = {"config-yaml": "config_asr.yaml", "train-subset": "train_asr", "valid-subset": "dev_asr", "arch": DENSE}
     options |= {"criterion": "label_smoothed_cross_entropy_with_ctc", "max-update": 12, "save-interval-updates": 0}
@@ -36,18 +36,18 @@ def asr(data, tmp_path_factory):
 
 
 def generate_without_the_plugin(data, checkpoint, cwd):
-    """fairseq-generate with no --user-dir, and nothing of ours imported."""
+    """Run fairseq-generate without --user-dir, in a process that never imports residual_st."""
     flags = "--task speech_to_text --config-yaml config_asr.yaml --gen-subset tst-HE_asr --max-tokens 20000 --beam 2 --cpu"
     return run(BIN / "fairseq-generate", data, *flags.split(), "--max-len-b", 30, "--path", checkpoint, cwd=cwd).stdout
 
 
-def same_hypotheses(one: str, two: str) -> bool:
-    """Whether two outputs of fairseq-generate have the same texts, and nearly the same scores."""
-    assert len(hypotheses(one)) == 24
-    return are_alike(hypotheses(one), hypotheses(two))
+def same_hypotheses(first: str, second: str) -> bool:
+    """Whether two outputs of fairseq-generate have equal texts and nearly equal scores."""
+    assert len(hypotheses(first)) == 24
+    return are_alike(hypotheses(first), hypotheses(second))
 
 
-def test_compress_calibrated_generate_and_expand(data, asr):
+def test_calibrated_model_is_decoded_and_expanded(data, asr):
     flags = ["--group-size", 2, "--residual-rank", 4, "--calibration", data, "--calibration-batches", 2, "--refine-updates", 3]
     report = run(BIN / "residual-st", "compress", "dense.pt", "--output", "x.pt", *flags, "--json", cwd=asr).stdout
     figures = json.loads(report)
@@ -64,7 +64,7 @@ def test_compress_calibrated_generate_and_expand(data, asr):
     assert same_hypotheses(output, generate_without_the_plugin(data, "expanded.pt", asr))
 
 
-def test_a_compressed_model_trains_on(data, asr):
+def test_compressed_model_is_fine_tuned(data, asr):
     run(BIN / "residual-st", "compress", "dense.pt", "--output", "start.pt", "--encoder-weight-fraction", 0.7, cwd=asr)
     flags = torch.load(asr / "start.pt", weights_only=True)["cfg"]["model"]
     assert "/" in flags.encoder_residual_rank
@@ -87,7 +87,7 @@ def test_a_compressed_model_trains_on(data, asr):
         assert not torch.equal(weights[0]["encoder.shared_weights.0.fc1"], weights[1]["encoder.shared_weights.0.fc1"])
 
 
-def test_full_rank_gives_back_the_same_hypotheses(data, asr):
+def test_full_rank_keeps_the_hypotheses(data, asr):
     run(BIN / "residual-st", "compress", "dense.pt", "--output", "full.pt", "--residual-rank", TINY["encoder_embed_dim"], cwd=asr)
     run(BIN / "residual-st", "expand", "full.pt", "--output", "back.pt", cwd=asr)
     output = generate(data, "dense.pt", asr, task="asr").stdout
@@ -95,8 +95,8 @@ def test_full_rank_gives_back_the_same_hypotheses(data, asr):
     assert same_hypotheses(output, generate(data, "back.pt", asr, task="asr").stdout)
 
 
-def test_the_decoder_too(data, asr):
-    """Compressed with data, refined, trained on, averaged, translated in both modes, and expanded again."""
+def test_compressed_decoder_works_in_every_command(data, asr):
+    """Compressed with calibration, refined, fine-tuned, averaged, decoded in both inference modes, and expanded."""
     options = {"config-yaml": "config_asr.yaml", "train-subset": "train_asr", "valid-subset": "dev_asr", "decoder-layers": 4}
     options |= {"arch": DENSE, "save-interval-updates": 0}
     (asr / "deep.yaml").write_text(yaml.safe_dump(config(data, **options, max_update=4, save_dir="deep")))
@@ -122,7 +122,7 @@ def test_the_decoder_too(data, asr):
         assert same_hypotheses(generate(data, "mean.pt", asr, *overrides, task="asr").stdout, expected)
 
 
-def test_the_smallest_encoder_within_a_loss(data, asr):
+def test_max_loss_finds_the_smallest_encoder(data, asr):
     options = ["--max-loss", "2%", "--calibration", data, "--calibration-batches", "4", "--json", "--force"]
     figures = json.loads(run(BIN / "residual-st", "compress", "dense.pt", "--output", "within.pt", *options, cwd=asr).stdout)
     kept = [probe["weight_fraction"] for probe in figures["sizes_tried"] if probe["loss_ratio"] <= 1.02]
@@ -148,13 +148,13 @@ def test_the_smallest_encoder_within_a_loss(data, asr):
         ("little", "'little' is not a percentage; give a percentage such as 1% or 0.01"),
     ],
 )
-def test_a_loss_that_is_none(capsys, text, message):
+def test_invalid_max_loss_is_refused(capsys, text, message):
     with pytest.raises(SystemExit, match="2"):
         main(["compress", "dense.pt", "--output", "x.pt", f"--max-loss={text}"])
     assert message in capsys.readouterr().err
 
 
-def test_expand_gives_the_paper_encoder_a_stock_name(tmp_path):
+def test_expand_names_a_stock_arch_for_the_papers_encoder(tmp_path):
     sizes = {"encoder_layers": 6, "encoder_embed_dim": 32}
     path = save(tmp_path / "paper.pt", "s2t_residual_transformer_paper", **sizes)
     assert main(["expand", path, "--output", str(tmp_path / "dense.pt")]) == 0
@@ -162,7 +162,7 @@ def test_expand_gives_the_paper_encoder_a_stock_name(tmp_path):
     assert (flags["arch"], flags["encoder_layers"]) == ("s2t_transformer", 6)
 
 
-def test_the_size_in_bytes(tmp_path, capsys):
+def test_size_limit_in_megabytes(tmp_path, capsys):
     path, output = save(tmp_path / "dense.pt"), str(tmp_path / "x.pt")
     assert main(["compress", path, "--output", output, "--encoder-mbytes", "0.2", "--json"]) == 0
     assert 0.19e6 < json.loads(capsys.readouterr().out)["encoder_bytes"] <= 0.2e6
@@ -172,14 +172,14 @@ def test_the_size_in_bytes(tmp_path, capsys):
     assert "--encoder-mbytes 50 must be at most 0." in capsys.readouterr().err
 
 
-def test_the_table(tmp_path, capsys):
+def test_compress_prints_a_table_of_sizes(tmp_path, capsys):
     assert main(["compress", save(tmp_path / "dense.pt"), "--output", str(tmp_path / "x.pt")]) == 0
     table = capsys.readouterr().out
     assert "self_attn.out_proj" in table
     assert "whole model, bytes" in table
 
 
-def test_an_output_that_exists_is_kept(tmp_path, capsys):
+def test_existing_output_is_kept_without_force(tmp_path, capsys):
     path, output = save(tmp_path / "dense.pt"), tmp_path / "x.pt"
     output.write_text("precious")
     assert main(["compress", path, "--output", str(output)]) == 2
@@ -190,7 +190,7 @@ def test_an_output_that_exists_is_kept(tmp_path, capsys):
     assert "dense.pt already exists" in capsys.readouterr().err
 
 
-def test_a_full_disk_leaves_nothing_half_written(tmp_path, capsys, monkeypatch):
+def test_full_disk_leaves_no_partial_output(tmp_path, capsys, monkeypatch):
     def full(state, path):
         path.write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -221,7 +221,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, capsys, monkeypatch):
         ("compress", DENSE, ["--correction-batches", "3"], "needs --calibration DATA"),
     ],
 )
-def test_refusals(tmp_path, capsys, command, arch, flags, message):
+def test_wrong_usage_is_refused(tmp_path, capsys, command, arch, flags, message):
     path = save(
         tmp_path / "given.pt",
         arch,
@@ -234,7 +234,7 @@ def test_refusals(tmp_path, capsys, command, arch, flags, message):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_refused(tmp_path, capsys):
+def test_missing_gpu_is_refused(tmp_path, capsys):
     path = save(tmp_path / "dense.pt")
     for command in (["compress", path], ["cache-teacher", path, "--data", str(tmp_path)]):
         assert main([*command, "--output", str(tmp_path / "x"), "--device", "cuda"]) == 2
@@ -242,14 +242,14 @@ def test_a_gpu_that_is_not_there_is_refused(tmp_path, capsys):
     assert not (tmp_path / "x").exists()
 
 
-def test_a_flag_of_earlier_releases(tmp_path, capsys):
+def test_flag_of_an_earlier_release_names_its_replacement(tmp_path, capsys):
     with pytest.raises(SystemExit) as exit:
         main(["compress", str(tmp_path / "given.pt"), "--output", str(tmp_path / "x.pt"), "--refine-batches", "3"])
     assert exit.value.code == 2
     assert "--refine-batches 3 is no longer a flag: give --correction-batches" in capsys.readouterr().err
 
 
-def test_weights_of_another_architecture_are_refused(tmp_path, capsys):
+def test_weights_that_do_not_match_their_flags_are_refused(tmp_path, capsys):
     flags = tiny_flags(tgt_dict_size=20)
     flags.arch = "s2t_conformer"
     torch.save({"args": None, "cfg": {"model": flags}, "model": tiny_model(DENSE).state_dict()}, tmp_path / "conformer.pt")
@@ -257,7 +257,7 @@ def test_weights_of_another_architecture_are_refused(tmp_path, capsys):
     assert "conformer.pt do not match its flags" in capsys.readouterr().err
 
 
-def test_another_dictionary_is_refused(data, asr, tmp_path, capsys):
+def test_calibration_data_with_another_dictionary_is_refused(data, asr, tmp_path, capsys):
     shutil.copytree(data, tmp_path / "other", symlinks=True, ignore=shutil.ignore_patterns("data", "*.zip"))
     config_file = tmp_path / "other" / "config_asr.yaml"
     config_file.write_text((data / "config_st.yaml").read_text())
@@ -266,9 +266,9 @@ def test_another_dictionary_is_refused(data, asr, tmp_path, capsys):
     assert "give the data that it was trained on" in capsys.readouterr().err
 
 
-def test_a_form_that_cannot_be_is_refused_before_any_calibration(data, asr, tmp_path, capsys, monkeypatch):
+def test_impossible_form_is_refused_before_calibration(data, asr, tmp_path, capsys, monkeypatch):
     def too_late(*_args, **_kwargs):
-        raise AssertionError("the data was asked for first")
+        raise AssertionError("the data was read before the form was checked")
 
     monkeypatch.setattr("residual_st.fairseq.training_data.TrainingData", too_late)
     for flags, message in (
@@ -281,7 +281,7 @@ def test_a_form_that_cannot_be_is_refused_before_any_calibration(data, asr, tmp_
         assert message in capsys.readouterr().err
 
 
-def test_a_dense_encoder_under_our_name_is_compressed_too(tmp_path, capsys):
+def test_dense_encoder_of_the_residual_arch_is_compressed(tmp_path, capsys):
     dense = {"encoder_group_size": 1, "encoder_residual_rank": 0, "encoder_residual_diagonal": False}
     path = save(tmp_path / "dense.pt", "s2t_residual_transformer_s", **dense)
     assert main(["compress", path, "--output", str(tmp_path / "shared.pt"), "--residual-rank", "3"]) == 0
@@ -292,7 +292,7 @@ def test_a_dense_encoder_under_our_name_is_compressed_too(tmp_path, capsys):
     assert figures["groups"] == [0, 0, 0, 1, 1, 1]
 
 
-def test_a_checkpoint_of_an_architecture_that_is_gone_says_what_replaces_it(data, asr, tmp_path):
+def test_checkpoint_of_a_removed_arch_names_its_replacement(data, asr, tmp_path):
     state = torch.load(asr / "dense.pt", weights_only=True)
     state["cfg"]["model"].arch = state["cfg"]["model"]._name = "s2t_low_rank_transformer_s"
     torch.save(state, tmp_path / "old.pt")

@@ -18,7 +18,7 @@ def inspect(capsys, *arguments):
 
 
 @pytest.mark.parametrize(("rank", "fraction"), [(2, 0.340), (16, 0.381)])
-def test_the_papers_fractions(capsys, rank, fraction):
+def test_weight_fractions_match_the_paper(capsys, rank, fraction):
     """arXiv 2310.02489: 34.0 % and 38.1 % of 56.6 M."""
     figures = inspect(capsys, *PAPER, "--encoder-residual-rank", str(rank))
     assert figures["encoder_weight_fraction"] == fraction
@@ -27,7 +27,7 @@ def test_the_papers_fractions(capsys, rank, fraction):
     assert sum(part["parameters"] for part in figures["parts"].values()) == figures["total_parameters"]
 
 
-def test_an_architecture_takes_no_memory(capsys):
+def test_architecture_is_inspected_without_allocating_weights(capsys):
     tracemalloc.start()
     figures = inspect(capsys, *PAPER)
     assert tracemalloc.get_traced_memory()[1] < 50e6
@@ -35,15 +35,15 @@ def test_an_architecture_takes_no_memory(capsys):
     assert figures["total_parameters"] > 40e6
 
 
-def test_an_encoder_of_one_layer(tmp_path, capsys):
-    """Its subsampler's two convolutions are no layers of it."""
+def test_encoder_of_one_layer_is_counted(tmp_path, capsys):
+    """The two convolutions of the subsampler do not count as layers."""
     options = {"encoder_layers": 1, "tgt_dict_size": 20}
     state = tiny_model("s2t_transformer_s", **options).state_dict()
     torch.save({"model": state, "cfg": {"model": tiny_flags("s2t_transformer_s", **options)}}, tmp_path / "one.pt")
     assert inspect(capsys, str(tmp_path / "one.pt"), "--json")["encoder_weight_fraction"] == 1
 
 
-def test_counts_agree_with_the_model(capsys):
+def test_counts_match_the_built_model(capsys):
     model = tiny_model(encoder_layers=7)
     flags = "--arch s2t_residual_transformer_s --encoder-layers 7 --encoder-embed-dim 32 --encoder-ffn-embed-dim 48".split()
     flags += "--decoder-layers 1 --conv-channels 32 --vocab-size 20 --json".split()
@@ -52,14 +52,14 @@ def test_counts_agree_with_the_model(capsys):
     assert figures["encoder_parameters"] == sum(parameter.numel() for parameter in model.encoder.parameters())
 
 
-def test_a_dense_architecture_keeps_everything(capsys):
+def test_dense_arch_keeps_all_weights(capsys):
     figures = inspect(capsys, "--arch", "s2t_transformer_s", "--json")
     assert figures["encoder_weight_fraction"] == 1
     assert figures["group_size"] == 1
     assert figures["encoder_matrix_parameters"] == 12 * (4 * 256 * 256 + 2 * 256 * 2048)
 
 
-def test_a_checkpoint(capsys, tmp_path):
+def test_checkpoint_is_inspected_with_residual_energies(capsys, tmp_path):
     model = tiny_model()
     linears = [module for module in model.modules() if isinstance(module, ResidualLinear)]
     for index, linear in enumerate(linears):
@@ -79,7 +79,7 @@ def test_a_checkpoint(capsys, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_tied_embeddings_and_half_precision_are_counted_as_stored(capsys, tmp_path, dtype):
+def test_tied_embeddings_and_half_precision_count_as_stored(capsys, tmp_path, dtype):
     model = tiny_model(share_decoder_input_output_embed=True).to(dtype)
     path = tmp_path / "checkpoint.pt"
     flags = tiny_flags(tgt_dict_size=20, share_decoder_input_output_embed=True)
@@ -103,7 +103,7 @@ def test_tied_embeddings_and_half_precision_are_counted_as_stored(capsys, tmp_pa
         ),
     ],
 )
-def test_refusals(capsys, arguments, message):
+def test_wrong_usage_is_refused(capsys, arguments, message):
     assert main(["inspect", *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error

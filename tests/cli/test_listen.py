@@ -1,4 +1,4 @@
-"""`residual-st listen`: from a pipe, a file and a microphone."""
+"""`residual-st listen` reads from a pipe, a file and a microphone."""
 
 import io
 import json
@@ -38,13 +38,13 @@ def recording(tmp_path):
     return tmp_path / "talk.flac"
 
 
-def test_raw_samples_on_standard_input_without_torch(exported, tmp_path):
+def test_raw_samples_are_read_from_standard_input_without_torch(exported, tmp_path):
     command = [sys.executable, "-c", WITHOUT_TORCH, "listen", exported, "-", *SHORT, "--srt", tmp_path / "talk.srt"]
     process = subprocess.Popen([str(part) for part in [*command, "--json"]], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     sound = pcm(talk())
-    process.stdin.write(sound[:60_001])  # in the middle of a sample
+    process.stdin.write(sound[:60_001])  # splits a sample
     process.stdin.flush()
-    first = json.loads(process.stdout.readline())  # before the end of what is spoken
+    first = json.loads(process.stdout.readline())  # before the speech ends
     assert first == {"seconds": 1.0, "closed": [], "text": first["text"], "tail": first["tail"]}
     rest, _ = process.communicate(sound[60_001:])
     rows = [first, *map(json.loads, rest.decode().splitlines())]
@@ -56,8 +56,8 @@ def test_raw_samples_on_standard_input_without_torch(exported, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["talk.srt"]
 
 
-def test_raw_samples_of_other_forms(exported, monkeypatch):
-    """A client that stops in the middle, and one at 8 kHz with one wire crossed."""
+def test_raw_samples_of_other_types_rates_and_channels(exported, monkeypatch):
+    """A client that stops in the middle of a sample, and one at 8 kHz whose second channel is inverted."""
     both = np.stack([talk(), -talk()], axis=1)[::2]
     for samples, flags in (
         (pcm(np.concatenate([quiet(0.7), SPEECH[0]])[:40_000]), []),
@@ -71,7 +71,7 @@ def test_raw_samples_of_other_forms(exported, monkeypatch):
         assert len(result.stdout.splitlines()) == (2 if flags else len(samples) > 10)
 
 
-def test_a_recording_at_its_own_speed_and_faster(exported, recording, tmp_path):
+def test_recording_is_played_in_real_time_or_faster(exported, recording, tmp_path):
     begun = time.monotonic()
     fast = cli("listen", exported, recording, "--fast", *SHORT, "--srt", tmp_path / "talk.srt").stdout
     assert time.monotonic() - begun < 7
@@ -84,8 +84,8 @@ def test_a_recording_at_its_own_speed_and_faster(exported, recording, tmp_path):
     assert rows[-1]["seconds"] == 3.0 and len(rows) >= 2
 
 
-def test_a_microphone_until_somebody_ends_it(exported, monkeypatch):
-    """In the place of sounddevice, which needs a sound card, something that plays a talk and, after its text, presses Ctrl-C."""
+def test_microphone_is_transcribed_until_ctrl_c(exported, monkeypatch):
+    """sounddevice, which needs a sound card, is replaced: the stub plays a talk and sends SIGINT after its text."""
     played, fake = talk(), ModuleType("sounddevice")
 
     class InputStream:
@@ -94,7 +94,7 @@ def test_a_microphone_until_somebody_ends_it(exported, monkeypatch):
             self._play = threading.Thread(target=self._run, args=(blocksize, callback))
 
         def _run(self, size, callback):
-            block = np.zeros((size, 1), np.float32)  # which is used again for each, as PortAudio does
+            block = np.zeros((size, 1), np.float32)  # one buffer for all blocks, as in PortAudio
             for start in range(0, len(played) - size, size):
                 block[:, 0] = played[start : start + size]
                 callback(block, size, None, None)
@@ -122,8 +122,8 @@ def test_a_microphone_until_somebody_ends_it(exported, monkeypatch):
     assert result.returncode == 2 and "--device usb cannot be opened: No input device matching 'usb'" in result.stderr
 
 
-def test_in_a_terminal_what_was_revised_is_marked(exported, recording):
-    """Of each window one line, which is written anew: faint what may change, underlined what has changed."""
+def test_terminal_marks_revised_words(exported, recording):
+    """Each window is one line that is redrawn: provisional words are faint, changed words underlined."""
     code = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
     command = [BIN / "residual-st", "listen", exported, recording, "--fast", "--policy", "retranslation", *SHORT]
     shown = run(sys.executable, "-c", code, *command, env={**os.environ, "COLUMNS": "40"}).stdout
@@ -133,9 +133,9 @@ def test_in_a_terminal_what_was_revised_is_marked(exported, recording):
     assert "\x1b[2m" in shown and "\x1b[4m" in shown
 
 
-def test_wrong_usage(exported, recording, tmp_path):
-    taken = tmp_path / "taken.srt"
-    taken.write_text("mine")
+def test_wrong_usage_is_refused(exported, recording, tmp_path):
+    existing = tmp_path / "taken.srt"
+    existing.write_text("existing")
     for arguments, message in (
         ([tmp_path / "missing.wav"], "missing.wav cannot be read as audio: No such file or directory"),
         ([exported / "model.json"], "model.json cannot be read as audio"),
@@ -146,7 +146,7 @@ def test_wrong_usage(exported, recording, tmp_path):
         ([recording, "--chunk-seconds", "0"], "chunk_seconds=0 must be from 0.1 to 10"),
         ([recording, "--beam", "0"], "--beam 0 must be from 1 to 100"),
         ([recording, "--target-lang", "de"], "the model has one target language, so target_lang must not be given"),
-        ([recording, "--srt", taken], "taken.srt already exists; name another output, or give --force"),
+        ([recording, "--srt", existing], "taken.srt already exists; name another output, or give --force"),
         ([recording, "--srt", tmp_path / "none" / "x.srt"], "does not exist"),
         (["-", "--rate", "0"], "--rate 0 must be from 1 to 192,000"),
         (["-", "--sample-type", "mp3"], "sample_type=mp3 is not known; it must be one of s16le, s32le, f32le, u8"),
@@ -155,10 +155,10 @@ def test_wrong_usage(exported, recording, tmp_path):
         result = cli("listen", exported, *arguments, check=False)
         assert result.returncode == 2, arguments
         assert message in result.stderr and len(result.stderr.splitlines()) == 1
-    assert taken.read_text() == "mine"
+    assert existing.read_text() == "existing"
 
 
-def test_a_package_that_is_missing_is_named(exported, monkeypatch):
+def test_missing_package_is_named(exported, monkeypatch):
     monkeypatch.setitem(sys.modules, "sounddevice", None)
     result = cli("listen", exported, check=False)
     assert result.returncode == 2

@@ -1,4 +1,4 @@
-"""What the command needs to start, and how it ends."""
+"""Imports and exit codes of the command line."""
 
 import subprocess
 import sys
@@ -21,8 +21,8 @@ def test_help_needs_neither_torch_nor_fairseq(arguments):
     assert run(sys.executable, "-c", code).stdout
 
 
-def test_help_without_docstrings():
-    """`python -OO` drops them, and asserts too."""
+def test_help_works_without_docstrings():
+    """`python -OO` removes docstrings and assertions."""
     code = "import residual_st.cli as cli\n"
     for arguments in ([], *([name] for name in SUBCOMMANDS), ["benchmark", "device"]):
         code += f"try: cli.main({[*arguments, '--help']!r})\nexcept SystemExit as end: status = end.code\n"
@@ -52,7 +52,7 @@ sys.exit(main({arguments!r}))
         ),
     ],
 )
-def test_a_missing_package_is_named_with_what_installs_it(tmp_path, blocked, arguments, sentence):
+def test_missing_package_is_named_with_its_install_command(tmp_path, blocked, arguments, sentence):
     code = BLOCK.format(blocked=blocked, arguments=arguments)
     result = run(sys.executable, "-c", code, cwd=tmp_path, check=False)
     assert result.returncode == 2
@@ -62,28 +62,28 @@ def test_a_missing_package_is_named_with_what_installs_it(tmp_path, blocked, arg
 
 
 @pytest.mark.parametrize("blocked", ["editdistance", "soundfile", "soxr", "kaldi_native_fbank", "matplotlib", "jinja2"])
-def test_a_command_asks_for_no_more_than_it_uses(tmp_path, blocked):
+def test_commands_run_without_packages_that_they_do_not_use(tmp_path, blocked):
     save_checkpoint({"model": tiny_model().state_dict(), "cfg": {"model": tiny_flags()}}, tmp_path / "a.pt")
     code = BLOCK.format(blocked=[blocked], arguments=["inspect", str(tmp_path / "a.pt")])
     assert "encoder_weight_fraction" in run(sys.executable, "-c", code).stdout
 
 
-def test_a_reader_that_stops_early_is_no_failure():
+def test_closed_output_pipe_is_not_an_error():
     command = [BIN / "residual-st", "inspect", "--arch", "s2t_residual_transformer_s"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    process.stdout.close()  # as `head` does, before anything is written
+    process.stdout.close()  # the reader closes the pipe before anything is written
     assert process.stderr.read() == ""
     assert process.wait() == 0
 
 
-def test_base_dependencies_bring_neither_torch_nor_fairseq():
-    """Whoever has a fork of fairseq must not get a second one laid over it."""
+def test_base_dependencies_include_neither_torch_nor_fairseq():
+    """A user's fork of fairseq must not be overwritten."""
     base = [line for line in requires("residual-st") if "extra ==" not in line]
     assert base
     assert not [line for line in base if line.startswith(("torch", "fairseq"))]
 
 
-def test_an_unknown_argument_is_refused(capsys):
+def test_unknown_argument_is_refused(capsys):
     with pytest.raises(SystemExit) as end:
         main(["expand", "a.pt", "--output", "b.pt", "--nonsense"])
     assert end.value.code == 2

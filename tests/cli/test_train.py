@@ -20,7 +20,7 @@ def corpus_folder(monkeypatch):
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
-def test_every_config_is_a_valid_command(capsys, config):
+def test_every_committed_config_is_valid(capsys, config):
     assert main(["train", str(config), "--dry-run"]) == 0
     command = capsys.readouterr().out
     assert command.startswith("fairseq-train /")
@@ -41,7 +41,7 @@ def write(tmp_path, **options):
     return path
 
 
-def test_values_and_overrides(capsys, tmp_path):
+def test_config_values_and_overrides_become_flags(capsys, tmp_path):
     path = write(
         tmp_path, max_tokens=100, **{"encoder-residual-diagonal": False, "report-accuracy": True, "adam-betas": "(0.9, 0.98)"}
     )
@@ -81,14 +81,14 @@ def test_values_and_overrides(capsys, tmp_path):
         ({"data": ...}, "has no `data`"),
     ],
 )
-def test_refuses_what_fairseq_train_would_not_take(capsys, tmp_path, options, message):
+def test_flags_that_fairseq_train_would_reject_are_refused(capsys, tmp_path, options, message):
     assert main(["train", str(write(tmp_path, **options)), "--dry-run"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert re.search(message, error)
 
 
-def test_refuses_bad_files(capsys, tmp_path):
+def test_unreadable_config_is_refused(capsys, tmp_path):
     assert main(["train", str(tmp_path / "nowhere.yaml")]) == 2
     assert "nowhere.yaml cannot be read" in capsys.readouterr().err
     (tmp_path / "list.yaml").write_text("- 1")
@@ -98,7 +98,7 @@ def test_refuses_bad_files(capsys, tmp_path):
     assert "'nonsense' must have the form key=value" in capsys.readouterr().err
 
 
-def test_refuses_missing_data_and_wrong_columns(capsys, tmp_path, data):
+def test_missing_data_and_missing_columns_are_refused(capsys, tmp_path, data):
     names = {"config-yaml": "config_st.yaml", "train-subset": "train_st", "valid-subset": "dev_st"}
     assert main(["train", str(write(tmp_path, data=str(tmp_path), **names))]) == 2
     assert "config_st.yaml does not exist" in capsys.readouterr().err
@@ -108,7 +108,7 @@ def test_refuses_missing_data_and_wrong_columns(capsys, tmp_path, data):
     assert "train_st.tsv has no column `n_frames`" in capsys.readouterr().err
 
 
-def test_refuses_a_teacher_that_is_not_there(capsys, tmp_path):
+def test_missing_teacher_is_refused(capsys, tmp_path):
     assert main(["train", str(write(tmp_path)), "distill-from=nowhere.pt"]) == 2
     assert "distill-from nowhere.pt does not exist" in capsys.readouterr().err
 
@@ -117,14 +117,14 @@ def test_refuses_a_teacher_that_is_not_there(capsys, tmp_path):
     "override",
     ["save-dir=@home", "save-dir=[x", "wandb-project=a: b", "save-dir=12:30:45", "save-dir=1e3"],
 )
-def test_the_text_of_an_override_is_its_value(capsys, tmp_path, override):
+def test_override_text_is_passed_unchanged(capsys, tmp_path, override):
     assert main(["train", str(write(tmp_path)), override, "--dry-run"]) == 0
     command = shlex.split(capsys.readouterr().out.replace("\\\n", ""))
     key, _, value = override.partition("=")
     assert command[command.index(f"--{key}") + 1] == value
 
 
-def test_a_flag_without_a_value_takes_a_truth_value_only(capsys, tmp_path):
+def test_flag_without_a_value_accepts_only_true_or_false(capsys, tmp_path):
     assert main(["train", str(write(tmp_path)), "report-accuracy=maybe", "--dry-run"]) == 2
     assert "report-accuracy=maybe" in capsys.readouterr().err
 
@@ -134,7 +134,7 @@ def start(tmp_path, arch="s2t_residual_transformer_s", **options):
     return f"finetune-from-model={tmp_path}/start.pt"
 
 
-def test_a_dense_checkpoint_is_not_trained_in_silence_where_a_residual_one_is_asked_for(capsys, tmp_path):
+def test_dense_checkpoint_is_refused_for_a_residual_arch(capsys, tmp_path):
     config = str(write(tmp_path))
     assert main(["train", config, start(tmp_path, "s2t_transformer_s"), "--dry-run"]) == 2
     error = capsys.readouterr().err
@@ -143,18 +143,18 @@ def test_a_dense_checkpoint_is_not_trained_in_silence_where_a_residual_one_is_as
     assert main(["train", config, start(tmp_path, "s2t_transformer_s"), "arch=s2t_transformer_s", "--dry-run"]) == 0
 
 
-def test_an_override_that_the_checkpoint_does_not_have_is_refused(capsys, tmp_path):
+def test_override_that_contradicts_the_checkpoint_is_refused(capsys, tmp_path):
     assert main(["train", str(write(tmp_path)), start(tmp_path), "encoder-attention-heads=2", "--dry-run"]) == 2
     assert "encoder-attention-heads=2 does not fit" in capsys.readouterr().err
 
 
-def test_a_form_that_no_flag_can_tell_fairseq_train_is_refused(capsys, tmp_path):
+def test_form_that_no_flag_can_express_is_refused(capsys, tmp_path):
     assert main(["train", str(write(tmp_path)), start(tmp_path, encoder_normalize_before=False), "--dry-run"]) == 2
     assert "it has encoder_normalize_before=False, this model encoder_normalize_before=True" in capsys.readouterr().err
 
 
 def whole(tmp_path, data, **options):
-    """A config of a model that could be trained."""
+    """A complete config of a small model."""
     sizes = {name.replace("_", "-"): value for name, value in TINY.items()}
     files = {"config-yaml": "config_st.yaml", "train-subset": "train_st", "valid-subset": "dev_st"}
     return str(write(tmp_path, **{"data": str(data), **files, **sizes, **options}))
@@ -176,7 +176,7 @@ def whole(tmp_path, data, **options):
         ({"distill-weight": 0.7}, "need a teacher, given by --distill-from"),
     ],
 )
-def test_refuses_before_it_starts_what_fairseq_train_would_find_later(capsys, tmp_path, data, options, message):
+def test_errors_that_fairseq_train_would_find_later_are_refused_before_the_start(capsys, tmp_path, data, options, message):
     (tmp_path / "text.pt").write_text("no checkpoint")
     heads = {"encoder_attention_heads": 2}
     torch.save({"model": tiny_model(**heads).state_dict(), "cfg": {"model": tiny_flags(**heads)}}, tmp_path / "heads.pt")
@@ -189,8 +189,8 @@ def test_refuses_before_it_starts_what_fairseq_train_would_find_later(capsys, tm
 
 @pytest.mark.parametrize("ctc_weight", [0.0, 0.3])
 @pytest.mark.parametrize("arch", ["s2t_transformer_s", "s2t_residual_transformer_s"])
-def test_what_can_be_trained_is_started(capsys, monkeypatch, tmp_path, data, arch, ctc_weight):
-    """From a dense or a shared encoder of a model with another dictionary: fairseq-train takes the place of this process."""
+def test_valid_run_is_started(capsys, monkeypatch, tmp_path, data, arch, ctc_weight):
+    """From a dense or shared encoder with another dictionary. fairseq-train replaces this process."""
     started = []
     monkeypatch.setattr("os.execv", lambda program, arguments: started.append(arguments) or 0)
     weights = tiny_model(arch, ctc_weight=ctc_weight).state_dict()
@@ -200,7 +200,7 @@ def test_what_can_be_trained_is_started(capsys, monkeypatch, tmp_path, data, arc
     assert started[0][1:4] == ["-m", "fairseq_cli.train", str(data)]
 
 
-def test_refuses_a_vocabulary_that_is_not_there(capsys, tmp_path, data):
+def test_missing_vocabulary_is_refused(capsys, tmp_path, data):
     config = linked(data, tmp_path / "moved", "config_st.yaml")
     text = re.sub("sentencepiece_model: .*", "sentencepiece_model: /gone/spm.model", (data / "config_st.yaml").read_text())
     config.write_text(text)
@@ -208,7 +208,7 @@ def test_refuses_a_vocabulary_that_is_not_there(capsys, tmp_path, data):
     assert "/gone/spm.model" in capsys.readouterr().err
 
 
-def test_lengths_that_fairseq_train_would_drop_or_stop_at(capsys, monkeypatch, tmp_path, data):
+def test_utterances_that_fairseq_train_would_skip_or_reject_are_reported(capsys, monkeypatch, tmp_path, data):
     monkeypatch.setattr("os.execv", lambda program, arguments: 0)
     leave_out = {"skip-invalid-size-inputs-valid-test": "true"}
     assert main(["train", whole(tmp_path, data, **{"max-source-positions": 250, **leave_out})]) == 0
@@ -228,8 +228,8 @@ def test_lengths_that_fairseq_train_would_drop_or_stop_at(capsys, monkeypatch, t
     assert f"n_frames of {rows[0][0]} (row 1) is {160 * int(rows[0][2])}, but must be {rows[0][2]}" in capsys.readouterr().err
 
 
-def test_fine_tuning_takes_the_form_of_its_checkpoint(capsys, tmp_path):
-    """Compression chooses it, often layer by layer, and no other fits."""
+def test_fine_tuning_uses_the_form_of_its_checkpoint(capsys, tmp_path):
+    """Compression chooses the form, often per layer, and only that form fits."""
     flags = tiny_flags(encoder_sharing_pattern="0,0,1,1,1,1", encoder_residual_rank="3,3,3,3,2,2", activation_fn="gelu")
     torch.save({"cfg": {"model": flags}, "args": None, "model": {}}, tmp_path / "start.pt")
     config = write(tmp_path, **{"arch": "s2t_transformer_s", "load-pretrained-encoder-from": "asr.pt"})
@@ -238,14 +238,14 @@ def test_fine_tuning_takes_the_form_of_its_checkpoint(capsys, tmp_path):
     assert "--arch s2t_residual_transformer_s" in command
     assert "--encoder-sharing-pattern 0,0,1,1,1,1 --encoder-residual-rank 3,3,3,3,2,2" in command
     assert "load-pretrained" not in command
-    assert "--encoder-attention-heads 4 " in command, "which no shape of a weight shows"
+    assert "--encoder-attention-heads 4 " in command, "the number of heads, which no weight shape shows"
     assert "--activation-fn gelu " in command
     assert "--encoder-normalize-before" in command
     assert main(["train", str(config), f"finetune-from-model={tmp_path}/none.pt", "--dry-run"]) == 2
     assert "none.pt does not exist" in capsys.readouterr().err
 
 
-def test_a_run_keeps_its_log_with_each_line_once(tmp_path, data):
+def test_log_of_a_run_contains_each_line_once(tmp_path, data):
     options = {"save-dir": str(tmp_path / "run"), "max-tokens": 8000, "optimizer": "adam", "update-freq": 1000, "max-update": 2}
     options |= {
         "log-format": "simple",
