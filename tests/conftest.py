@@ -78,7 +78,7 @@ def run(*command, check: bool = True, **options) -> subprocess.CompletedProcess:
 
 
 def cli(*arguments, check: bool = True, program=main) -> subprocess.CompletedProcess:
-    """Run `residual-st`, or another program, in this process, where one of its own is not the point: it starts seconds sooner."""
+    """Run `residual-st`, or another main function, in this process, which saves the seconds that a new one takes to start."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
@@ -93,7 +93,7 @@ def cli(*arguments, check: bool = True, program=main) -> subprocess.CompletedPro
 
 
 def linked(data: Path, folder: Path, without: str) -> Path:
-    """A new folder with links to the files of another, except one, which can then be written. Returns where that one goes."""
+    """Create a folder with links to the files of `data`, without one of them. Returns the path for that file."""
     folder.mkdir()
     for file in data.iterdir():
         if file.name != without:
@@ -107,7 +107,7 @@ def run_recipe(script: str, *arguments, **options) -> subprocess.CompletedProces
 
 @pytest.fixture(scope="session")
 def release(tmp_path_factory) -> Path:
-    """A synthetic corpus in MuST-C's layout, not prepared: 124 training sentences."""
+    """A synthetic corpus of 124 training sentences in MuST-C's layout, before preparation."""
     root = tmp_path_factory.mktemp("release") / "mustc"
     run_recipe("make_demo_corpus.py", "--output", root, "--hours", "0.1")
     return root
@@ -115,7 +115,7 @@ def release(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def data(release) -> Path:
-    """The corpus prepared for both tasks, and configs without SpecAugment, whose random draws fairseq does not save."""
+    """The corpus prepared for both tasks. The `_plain` configs have no SpecAugment, whose random state fairseq does not save."""
     for task, size in (("st", 150), ("asr", 110)):
         flags = ["-d", release, "--languages", "de", "--task", task, "--vocab-size", size]
         run_recipe("prepare.py", *flags, "--specaugment", "none")
@@ -127,7 +127,7 @@ def data(release) -> Path:
 
 @pytest.fixture(scope="session")
 def joint(release, tmp_path_factory) -> Path:
-    """The corpus as two target languages in one model's data."""
+    """The corpus prepared jointly for two target languages."""
     root = tmp_path_factory.mktemp("joint") / "mustc"
     for language in ("de", "fr"):
         shutil.copytree(release / "en-de" / "data", root / f"en-{language}" / "data")
@@ -155,7 +155,7 @@ systems:
 
 @pytest.fixture(scope="session")
 def matrix_run(data, tmp_path_factory) -> tuple[Path, list]:
-    """A small matrix carried out for one seed: its folder, with work/ and rows.jsonl, and the arguments that did it."""
+    """The folder of a small matrix that was run for one seed (work/ and rows.jsonl), and the arguments of that run."""
     folder = tmp_path_factory.mktemp("quality")
     (folder / "matrix.yaml").write_text(MATRIX)
     config = yaml.safe_load((ROOT / "configs" / "quality_asr.yaml").read_text())
@@ -169,7 +169,7 @@ def matrix_run(data, tmp_path_factory) -> tuple[Path, list]:
 
 
 def tiny_flags(arch: str = "s2t_residual_transformer_s", **options) -> Namespace:
-    """The completed flags of a small model."""
+    """Flags of a small model, completed with the defaults of its arch."""
     flags = Namespace(arch=arch, **{**TINY, **options})
     ARCH_CONFIG_REGISTRY[arch](flags)
     return flags
@@ -178,7 +178,7 @@ def tiny_flags(arch: str = "s2t_residual_transformer_s", **options) -> Namespace
 def tiny_model(arch: str = "s2t_residual_transformer_s", seed: int = 1, fresh: bool = False, **options):
     """A small model, built as fairseq builds it, with a dictionary of 20 words.
 
-    Its matrices that start at 0, without which no layer does anything, are drawn as if trained, unless it is to be `fresh`.
+    Matrices that start at 0 would leave the layers without effect. They are random as after training, unless `fresh`.
     """
     torch.manual_seed(seed)
     model = build_model(tiny_flags(arch, **options), 20)
@@ -189,13 +189,13 @@ def tiny_model(arch: str = "s2t_residual_transformer_s", seed: int = 1, fresh: b
 
 
 def same_weights(one: dict, two: dict) -> bool:
-    """Whether two state dicts are equal, except fairseq 0.12.2's placeholder, which it never initialises."""
+    """Whether two state dicts are equal, except for the uninitialised placeholder of fairseq 0.12.2."""
     return list(one) == list(two) and all(torch.equal(one[key], two[key]) for key in one if not key.endswith("_float_tensor"))
 
 
 @pytest.fixture
 def batch() -> dict:
-    """Input of two utterances of different length, and the target tokens behind them."""
+    """Model input for two utterances of different lengths, with target tokens."""
     generator = torch.Generator().manual_seed(1)
     return {
         "src_tokens": torch.randn(2, 60, 80, generator=generator),
@@ -235,7 +235,7 @@ def fairseq_train(monkeypatch):
             "max_tokens": 4000,
             "seed": 1,
             "num_workers": 0,
-            "data_buffer_size": 0,  # no thread that reads ahead, and may be at it when a test has ended
+            "data_buffer_size": 0,  # no reading thread, which could outlive the test
             "cpu": True,
             "no_epoch_checkpoints": True,
         }
@@ -244,7 +244,7 @@ def fairseq_train(monkeypatch):
             patch.setattr(SpeechToTextTask, "train_step", recorded)
             patch.setattr(sys, "argv", ["fairseq-train", str(data), *flags])
             metrics.reset()
-            vars(checkpoint_utils.save_checkpoint).pop("best", None)  # fairseq keeps the best score on the function
+            vars(checkpoint_utils.save_checkpoint).pop("best", None)  # where fairseq keeps the best score
             fairseq_cli_train.cli_main()
         return losses
 
@@ -269,7 +269,7 @@ def runs(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def shared_checkpoint(runs, data, fairseq_train) -> Path:
-    """Encoder and decoder share their matrices, and there is a CTC head."""
+    """A checkpoint with shared encoder and decoder layers and a CTC head."""
     if not (runs / "shared" / "checkpoint_last.pt").exists():
         fairseq_train(data, runs / "shared", max_update=25, lr=5e-3, warmup_updates=5, **_SHARED)
     return runs / "shared" / "checkpoint_last.pt"
@@ -277,7 +277,7 @@ def shared_checkpoint(runs, data, fairseq_train) -> Path:
 
 @pytest.fixture
 def with_languages(runs, exported) -> Path:
-    """The exported model, as if two of its words were the tags of languages."""
+    """The exported model, with two of its words as language tags."""
     folder = runs / "languages"
     if not folder.exists():
         shutil.copytree(exported, folder)
@@ -296,7 +296,7 @@ def exported(runs, shared_checkpoint, data) -> Path:
 
 @pytest.fixture
 def chunked(runs, data, fairseq_train) -> tuple[Path, Path]:
-    """A checkpoint whose encoder attends in chunks, and its data, normalised by the statistics of a corpus."""
+    """A checkpoint whose encoder attends in chunks, and its data, which are normalised by corpus statistics."""
     folder = runs / "chunked-data"
     if not folder.exists():
         config = linked(data, folder, "config_st_plain.yaml")
@@ -310,31 +310,31 @@ def chunked(runs, data, fairseq_train) -> tuple[Path, Path]:
 
 @pytest.fixture
 def streaming(runs, chunked) -> Path:
-    """The exported model, which is fed chunk by chunk."""
+    """The exported chunked model, which is run chunk by chunk."""
     if not (runs / "streaming").exists():
         cli("export", chunked[0], "--data", chunked[1], "--output", runs / "streaming", "--streaming")
     return runs / "streaming"
 
 
 @torch.no_grad()
-def with_texts(checkpoint, data, target):
-    """A checkpoint whose CTC head, which is trained too little to write anything, writes what changes in the states."""
+def with_random_ctc(checkpoint, data, target):
+    """Give a checkpoint a random CTC head that produces text. Its own head is trained too little to do so."""
     if not target.exists():
         state, torch_model = read_model(checkpoint)
         frames = model_input(read_symbols(state, data)[1]).features(read_audio(SPEECH, 16_000))
         states = torch_model.encoder(frames[None], torch.tensor([len(frames)]))["encoder_out"][0].flatten(0, 1)
-        written = torch.load(checkpoint, weights_only=False)
-        weight, bias = (written["model"][f"encoder.ctc_proj.{name}"] for name in ("weight", "bias"))
+        checkpoint_state = torch.load(checkpoint, weights_only=False)
+        weight, bias = (checkpoint_state["model"][f"encoder.ctc_proj.{name}"] for name in ("weight", "bias"))
         weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
         bias.copy_(-weight @ states.mean(0))
-        torch.save(written, target)
+        torch.save(checkpoint_state, target)
     return target
 
 
 @pytest.fixture
-def writing(runs, chunked) -> tuple[Path, Path, Path]:
-    """Checkpoint, data and folder of a model that is fed chunk by chunk, and whose CTC head writes something."""
-    checkpoint, folder = with_texts(*chunked, runs / "writing.pt"), runs / "writing"
+def streaming_ctc(runs, chunked) -> tuple[Path, Path, Path]:
+    """Checkpoint, data and folder of an exported streaming model whose CTC head produces text."""
+    checkpoint, folder = with_random_ctc(*chunked, runs / "streaming-ctc.pt"), runs / "streaming-ctc"
     if not folder.exists():
         cli("export", checkpoint, "--data", chunked[1], "--output", folder, "--streaming")
     return checkpoint, chunked[1], folder
@@ -345,13 +345,13 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 
 @pytest.fixture(scope="module")
 def microphone():
-    """The recording that is a browser's."""
+    """The recording that the browser's microphone plays."""
     return SPEECH
 
 
-@pytest.fixture(scope="module")  # a loop runs as long as it does, in which asyncio's own do not
+@pytest.fixture(scope="module")  # its event loop allows no other while it runs
 def browser(microphone):
-    """With a recording as its microphone."""
+    """Chromium whose microphone plays a recording."""
     if CHROMIUM is None:
         pytest.skip("no Chromium on this machine")
     playwright = pytest.importorskip("playwright.sync_api")
@@ -365,21 +365,21 @@ def browser(microphone):
 
 @pytest.fixture
 def page(browser):
-    """A page that notes what it asks other hosts for, and errors."""
+    """A browser page. Errors and requests to other hosts fail the test."""
     context = browser.new_context(permissions=["microphone"])
     opened = context.new_page()
-    opened.trouble = []
-    ours = ("http://127.0.0.1:", "blob:", "data:")
-    opened.on("pageerror", lambda error: opened.trouble.append(str(error)))
-    opened.on("request", lambda request: request.url.startswith(ours) or opened.trouble.append(request.url))
+    opened.problems = []
+    local_addresses = ("http://127.0.0.1:", "blob:", "data:")
+    opened.on("pageerror", lambda error: opened.problems.append(str(error)))
+    opened.on("request", lambda request: request.url.startswith(local_addresses) or opened.problems.append(request.url))
     yield opened
-    assert opened.trouble == []
+    assert opened.problems == []
     context.close()
 
 
 @pytest.fixture
 def file_server():
-    """Serves a folder's files, and returns its address."""
+    """A function that serves the files of a folder and returns its address."""
     with contextlib.ExitStack() as stack:
 
         def serve(folder: Path) -> str:
@@ -394,7 +394,7 @@ def file_server():
 
 @pytest.fixture
 def serving():
-    """Serves folders by `residual-st serve`, and returns the page's address."""
+    """A function that serves model folders by `residual-st serve` and returns the page's address."""
     processes = []
 
     def serve(*folders: Path) -> str:
@@ -409,7 +409,7 @@ def serving():
 
 
 def texts_of(page, status="Done."):
-    """Of each model, when the page says so."""
+    """The text of each model, once the page shows this status."""
     page.wait_for_selector(f"#status:text-is('{status}'), #status.error", timeout=180_000)
     assert page.locator("#status").inner_text() == status
     return page.locator("article .text").all_text_contents()

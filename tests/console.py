@@ -1,4 +1,4 @@
-"""Console scripts of fairseq and ours, each in a process of its own that starts at once."""
+"""Runs console scripts of fairseq and residual-st in forked processes, which start without importing torch again."""
 
 import os
 import sys
@@ -7,14 +7,14 @@ from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 
-# Processes fork from one that has imported torch and fairseq. It imports nothing of ours, which would hide a user dir: fairseq
-# takes a package that is there already for imported. So this module imports nothing of ours either.
+# Processes fork from a server that has imported torch and fairseq. Neither it nor this module imports residual_st: fairseq does
+# not import a user dir whose package is already loaded.
 _CONTEXT = get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["fairseq_cli.train", "fairseq_cli.generate", "fairseq_cli.validate", "torch._dynamo", "sacrebleu"])
 
 
 def _run(command: list[str], log: Path) -> None:
-    """In the new process: the script's main function, what it writes into the file."""
+    """In the new process, call the main function of the script, and write its output to the file."""
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)

@@ -19,7 +19,7 @@ def symmetries(layer):
 
 
 def scrambled(layer, seed):
-    """The same function under other names: heads and hidden units permuted, and rotated where they may be."""
+    """Equivalent weights: heads and hidden units are permuted, and rotated where the function allows it."""
     generator = torch.Generator().manual_seed(seed)
     heads, width = layer.self_attn.num_heads, layer.fc1.in_features
     size = width // heads
@@ -53,7 +53,7 @@ def layers():
     model = tiny_model(DENSE, encoder_layers=3)
     with torch.no_grad():
         for parameter in model.encoder.transformer_layers.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.05)  # biases too
+            parameter.add_(torch.randn_like(parameter) * 0.05)  # including biases
     return model.encoder.transformer_layers.eval()
 
 
@@ -69,7 +69,7 @@ def with_metrics(weights, seed):
 
 
 @pytest.mark.parametrize("calibrated", [False, True])
-def test_what_layers_compute_is_left_as_it_is(layers, calibrated):
+def test_alignment_keeps_the_outputs_of_layers(layers, calibrated):
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(7, 2, 32, generator=generator)
     padding = torch.tensor([[False] * 7, [False] * 4 + [True] * 3])
@@ -85,7 +85,7 @@ def test_what_layers_compute_is_left_as_it_is(layers, calibrated):
     assert moved > 0.01
 
 
-def test_a_layer_under_other_names_is_recognised(layers):
+def test_permuted_copy_of_a_layer_is_aligned_to_it(layers):
     original, renamings = read_layer(layers[0]), symmetries(layers[0])
     aligned = align_group([original, scrambled(layers[0], 5)], renamings)
     for name in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj"):
@@ -95,7 +95,7 @@ def test_a_layer_under_other_names_is_recognised(layers):
 
 
 @pytest.mark.parametrize("calibrated", [False, True])
-def test_layers_come_closer(layers, calibrated):
+def test_alignment_reduces_the_distance_between_layers(layers, calibrated):
     weights = [read_layer(layer) for layer in layers]
     if calibrated:
         weights = [with_metrics(layer, 1) for layer in weights]
@@ -110,8 +110,8 @@ def test_layers_come_closer(layers, calibrated):
     assert spread(align_group(weights, symmetries(layers[0]))) < 0.97 * spread(weights)
 
 
-def test_metrics_follow_the_units(layers):
-    """The weighted size of a matrix does not depend on what the units are called."""
+def test_metrics_are_transformed_with_the_units(layers):
+    """The weighted norm of a matrix does not depend on the order of its units."""
     weights = with_metrics(read_layer(layers[1]), 3)
     target = {name: matrix.weight for name, matrix in read_layer(layers[0]).items()}
     for symmetry in symmetries(layers[0]):
@@ -122,17 +122,17 @@ def test_metrics_follow_the_units(layers):
             assert renamed[name].metric.squared_norm(renamed[name].weight) == pytest.approx(size)
 
 
-def test_other_layers_have_nothing_to_rename():
+def test_layers_of_unknown_classes_have_no_symmetries():
     assert not symmetries(torch.nn.Sequential(torch.nn.Linear(4, 4)))
 
 
-def test_units_are_scaled_under_relu_alone():
+def test_units_are_scaled_only_under_relu():
     renamings = symmetries(tiny_model(DENSE, activation_fn="gelu").encoder.transformer_layers[0])
     assert not renamings[1].scalable
     assert symmetries(tiny_model(DENSE).encoder.transformer_layers[0])[1].scalable
 
 
-def test_two_changes_are_one():
+def test_transformations_compose():
     generator = torch.Generator().manual_seed(1)
 
     def drawn(*shape):

@@ -1,4 +1,4 @@
-"""Calibrated compression of encoders as they are, whoever wrote them: nothing is told of their layers."""
+"""Calibrated compression of encoders of several libraries, without any description of their layers."""
 
 from argparse import Namespace
 
@@ -61,7 +61,7 @@ class Wav2Vec(nn.Module):
 
 
 class HuggingFace(nn.Module):
-    """The encoder of one of Hugging Face's models of speech."""
+    """The encoder of a Hugging Face speech model."""
 
     input_width = WIDTH
 
@@ -97,7 +97,7 @@ ENCODERS = {
 
 
 def trained(kind: str) -> nn.Module:
-    """A model whose every parameter is drawn, biases too."""
+    """A model with random parameters, including biases."""
     torch.manual_seed(1)
     model = ENCODERS[kind]()
     with torch.no_grad():
@@ -107,7 +107,7 @@ def trained(kind: str) -> nn.Module:
 
 
 def calibration_of(model: nn.Module) -> Calibration:
-    """The first batch is as wide as it is long."""
+    """In the first batch the length equals the width."""
     lengths = (9, 8, 8, 7, 9, 6, 8, 9, 7), (60, 41), (44, 30, 52)
     batches = [frames(model.input_width, *its_lengths) for its_lengths in lengths]
 
@@ -116,14 +116,14 @@ def calibration_of(model: nn.Module) -> Calibration:
 
     wanted = {id(batch): encode(model, batch).detach() for batch in batches}
 
-    def loss(model, batch):  # of which the dense model has the least
+    def loss(model, batch):  # 0 for the dense model
         return 1 + (encode(model, batch) - wanted[id(batch)] + 1e-3).square().sum()
 
     return Calibration(batches, loss, encode)
 
 
 @pytest.mark.parametrize("kind", ENCODERS)
-def test_full_ranks_are_the_identity_and_come_back_as_the_modules_that_were(kind):
+def test_full_rank_keeps_outputs_and_unsharing_restores_the_modules(kind):
     model = trained(kind)
     calibration = calibration_of(model)
     expected, names = [model(*batch) for batch in calibration.batches], list(model.state_dict())
@@ -166,7 +166,7 @@ def test_calibration_corrects_and_refines(kind):
         ("conformer, relative", attention_heads("self_attn", HEADS, ESPNET, "relative")),
     ],
 )
-def test_renaming_units_lowers_the_loss(kind, heads):
+def test_alignment_lowers_the_loss(kind, heads):
     calibration = calibration_of(trained(kind))
 
     def loss(*symmetries):
@@ -180,8 +180,8 @@ def test_renaming_units_lowers_the_loss(kind, heads):
 
 
 @pytest.mark.parametrize("kind", ENCODERS)
-def test_only_what_is_no_padding_counts(kind):
-    """In every matrix as many positions as the model computes on for real utterances; and those that positions are made of."""
+def test_calibration_ignores_padding(kind):
+    """Each matrix counts the positions of real utterances; matrices of relative positions count the relative positions."""
     model = trained(kind)
     batches = [frames(model.input_width, *lengths) for lengths in ((60, 41), (44, 30, 52))]
     moments = gather(
@@ -195,7 +195,7 @@ def test_only_what_is_no_padding_counts(kind):
 
 
 @pytest.mark.parametrize("kind", ["conformer, relative", "wav2vec 2.0"])
-def test_activations_that_are_computed_again_make_no_difference(kind):
+def test_activation_checkpointing_does_not_change_calibration(kind):
     states = []
     for is_checkpointed in (False, True):
         model = trained(kind)
@@ -211,8 +211,8 @@ def test_activations_that_are_computed_again_make_no_difference(kind):
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
-def test_weights_that_are_read_past_the_matrix_need_no_calibration_and_are_refused_with_one():
-    """WavLM hands its projections' weights to a function of torch's."""
+def test_weights_read_without_calling_their_module_are_refused_for_calibration():
+    """WavLM passes the weights of its projections to a torch function."""
     torch.manual_seed(1)
     model = HuggingFace("WavLM").eval()
     calibration, (_, layers) = calibration_of(model), heaviest_stack(model)

@@ -13,7 +13,7 @@ def draw(*shape, seed=1):
 
 
 def metric(rows, columns, seed):
-    """An uneven metric on both sides."""
+    """A random metric with uneven weights on both sides."""
     outputs = draw(rows, rows, seed=seed) * torch.logspace(0, 1, rows, dtype=torch.float64)
     inputs = draw(columns, columns, seed=seed + 1) * torch.logspace(0, 1, columns, dtype=torch.float64)
     return Metric(damped(inputs.T @ inputs), damped(outputs.T @ outputs), scale=0.5 + seed)
@@ -35,7 +35,7 @@ def total(weights, metrics, approximations):
 
 
 @pytest.mark.parametrize("kind", METRICS)
-def test_the_mean_is_the_minimum(kind):
+def test_shared_matrix_minimises_the_error(kind):
     weights, metrics = [draw(10, 6, seed=seed) for seed in range(3)], METRICS[kind]
     shared = mean(weights, metrics)
     gradient = sum(m.weigh(w - shared) for m, w in zip(metrics, weights))
@@ -45,8 +45,8 @@ def test_the_mean_is_the_minimum(kind):
 
 
 @pytest.mark.parametrize("kind", METRICS)
-def test_low_rank_is_the_minimum(kind):
-    """The error is that of the whitened matrix's remaining singular values (Eckart-Young)."""
+def test_low_rank_factors_minimise_the_error(kind):
+    """The error is that of the discarded singular values of the whitened matrix (Eckart-Young)."""
     weight, one = draw(10, 6), METRICS[kind][1]
     up, down = low_rank(weight, one, 2)
     assert (up.shape, down.shape) == ((10, 2), (2, 6))
@@ -56,7 +56,7 @@ def test_low_rank_is_the_minimum(kind):
 
 @pytest.mark.parametrize("shape", [(10, 6), (6, 10)])
 @pytest.mark.parametrize("with_metric", [False, True])
-def test_the_diagonal_is_the_minimum(shape, with_metric):
+def test_diagonal_minimises_the_error(shape, with_metric):
     weight, one = draw(*shape), metric(*shape, seed=3) if with_metric else Metric()
     diagonal = best_diagonal(weight, one)
     rest = weight.clone()
@@ -65,7 +65,7 @@ def test_the_diagonal_is_the_minimum(shape, with_metric):
 
 
 @pytest.mark.parametrize("kind", METRICS)
-def test_the_error_falls_with_rounds_and_is_below_its_parts(kind):
+def test_error_falls_with_rounds_below_that_of_each_term(kind):
     weights, metrics = [draw(10, 6, seed=seed) for seed in range(3)], METRICS[kind]
     errors = [total(weights, metrics, composed(factorize(weights, metrics, [2, 2, 2], True, rounds))) for rounds in (1, 3, 30)]
     assert errors[0] > errors[1] > errors[2]
@@ -74,8 +74,8 @@ def test_the_error_falls_with_rounds_and_is_below_its_parts(kind):
 
 
 @pytest.mark.parametrize("kind", METRICS)
-def test_what_has_the_form_is_found(kind):
-    """Full rank residuals reproduce any weights; ranks may differ between layers."""
+def test_weights_that_have_the_form_are_recovered(kind):
+    """Full-rank residuals reproduce any weights; ranks may differ between layers."""
     weights, metrics = [draw(10, 6, seed=seed) for seed in range(3)], METRICS[kind]
     for actual, weight in zip(composed(factorize(weights, metrics, [6, 6, 6], True)), weights):
         torch.testing.assert_close(actual, weight, rtol=0, atol=1e-9)
@@ -83,7 +83,7 @@ def test_what_has_the_form_is_found(kind):
     assert shapes == [0, 1, 5]
 
 
-def test_subspace_iteration_agrees_with_the_full_decomposition():
+def test_subspace_iteration_equals_the_full_decomposition():
     matrix = draw(200, 120) * torch.logspace(0, -2, 120, dtype=torch.float64)
     left, values, right = truncated_svd(matrix, 4)
     assert torch.allclose(values, torch.linalg.svdvals(matrix)[:4], rtol=1e-4)
@@ -94,8 +94,8 @@ def test_subspace_iteration_agrees_with_the_full_decomposition():
     assert all(torch.equal(one, two) for one, two in zip((left, values, right), again))
 
 
-def test_a_metric_is_let_go_at_once():
-    """Of a large model it takes hundreds of megabytes, which do not wait for the collector of cycles."""
+def test_metric_is_freed_without_garbage_collection():
+    """The metrics of a large model take hundreds of megabytes, which must not wait for the cyclic collector."""
     used = metric(10, 6, 1)
     used.narrow.weigh(draw(10, 6).float())
     low_rank(draw(10, 6), used, 1)

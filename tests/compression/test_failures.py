@@ -1,4 +1,4 @@
-"""What compression leaves of a model where it fails, and what it refuses: numbers, losses and precisions."""
+"""A failed compression leaves the model unchanged; invalid numbers, losses and precisions are refused."""
 
 import copy
 import math
@@ -57,7 +57,7 @@ def encode(model, x):
 
 
 def snapshot(model):
-    """All that a caller can see of a model."""
+    """The state of a model that callers can observe."""
     modules = {name: (id(module), module.training) for name, module in model.named_modules()}
     hooks = [len(hook) for m in model.modules() for hook in (m._forward_hooks, m._forward_pre_hooks, m._backward_hooks)]
     parameters = {name: (id(one), one.requires_grad, one.grad) for name, one in model.named_parameters()}
@@ -65,7 +65,7 @@ def snapshot(model):
 
 
 class Failing:
-    """A function that fails at its nth call, and what it does before."""
+    """Wraps a function so that its nth call fails."""
 
     def __init__(self, function, at: int, error: type[BaseException]):
         self.function, self.left, self.error = function, at, error
@@ -79,9 +79,9 @@ class Failing:
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 @pytest.mark.parametrize(("name", "at"), [("loss", 1), ("loss", 4), ("loss", 5), ("encode", 1), ("encode", 5), ("encode", 12)])
-def test_a_model_is_as_it_was_where_something_fails(name, at, error):
+def test_failure_leaves_the_model_unchanged(name, at, error):
     model = Model().train()
-    model.dropout.eval()  # a mode of its own
+    model.dropout.eval()  # differs from the model's mode
     model.layers[1].requires_grad_(False)
     before, state = snapshot(model), copy.deepcopy(model.state_dict())
     functions = {"loss": loss, "encode": encode}
@@ -98,11 +98,11 @@ def test_a_model_is_as_it_was_where_something_fails(name, at, error):
     assert not hasattr(model, "shared_weights")
 
 
-def test_modes_and_marks_are_kept_where_nothing_fails():
+def test_modes_and_requires_grad_are_kept():
     model = Model().train()
     model.dropout.eval()
     model.requires_grad_(False)
-    with torch.no_grad():  # in which a caller may well be
+    with torch.no_grad():  # callers may disable gradients
         compress(
             model,
             CompressionConfig(group_size=2, refine_updates=8),
@@ -114,7 +114,7 @@ def test_modes_and_marks_are_kept_where_nothing_fails():
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_a_frozen_model_is_refined_as_any_other():
+def test_frozen_model_is_refined_like_a_trainable_one():
     results = []
     for frozen in (False, True):
         model = Model().requires_grad_(not frozen)
@@ -129,8 +129,8 @@ def test_a_frozen_model_is_refined_as_any_other():
     assert all(torch.equal(one, other) for one, other in zip(results[0].values(), results[1].values()))
 
 
-def test_part_of_a_models_layers():
-    """A slice is a list that the model does not hold."""
+def test_slice_of_a_models_layers_is_compressed():
+    """A slice is a new list, which is not a module of the model."""
     model, x = Model(), batches()[0]
     before = model.eval()(x)
     stack = LayerStack(model.layers[1:], model)
@@ -142,7 +142,7 @@ def test_part_of_a_models_layers():
         compress(model, CompressionConfig(group_size=1), stack=LayerStack(nn.ModuleList([model.layers[0]]), model))
 
 
-def test_a_mask_that_is_not_described_is_refused():
+def test_undescribed_mask_is_refused():
     def masked(model, x):
         for layer in model.layers:
             x = layer(mask=torch.zeros(3, 20), x=x)
@@ -156,8 +156,8 @@ def test_a_mask_that_is_not_described_is_refused():
 
 
 @pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])
-def test_half_precision_is_summed_in_single(precision):
-    """The squares of these inputs are beyond float16."""
+def test_half_precision_inputs_are_summed_in_float32(precision):
+    """The squares of these inputs overflow float16."""
     model, given = Model().to(precision).eval(), batches(dtype=precision, scale=300)
     wanted = [model(x).detach() for x in given]
 
@@ -171,7 +171,7 @@ def test_half_precision_is_summed_in_single(precision):
     assert (model(given[0]) - wanted[0]).float().norm() < 0.2 * wanted[0].float().norm()
 
 
-def test_refinement_moves_half_precision():
+def test_half_precision_model_is_refined():
     def error(updates):
         model, given = Model().to(torch.float16).eval(), batches(dtype=torch.float16)
         wanted = [model(x).detach() for x in given]
@@ -187,7 +187,7 @@ def test_refinement_moves_half_precision():
     assert error(60) < 0.8 * error(0)
 
 
-def test_no_loss_that_is_not_a_number_wins(monkeypatch):
+def test_nan_losses_are_never_chosen(monkeypatch):
     model, calls = Model(), []
 
     def sometimes(model, x):
@@ -228,7 +228,7 @@ def test_no_loss_that_is_not_a_number_wins(monkeypatch):
         ({"predict": 3}, "predict 3 must be a function"),
     ],
 )
-def test_calibration_that_cannot_be_used(wrong, message):
+def test_invalid_calibration_is_refused(wrong, message):
     model = Model()
     with pytest.raises(InputError, match=message):
         calibration = Calibration(**{"batches": batches(), "loss": loss, "encode": encode, **wrong})
@@ -236,7 +236,7 @@ def test_calibration_that_cannot_be_used(wrong, message):
     assert isinstance(model.layers[0].wide, nn.Linear)
 
 
-def test_weights_that_are_no_numbers_are_refused():
+def test_non_finite_weights_are_refused():
     model = Model()
     with torch.no_grad():
         model.layers[2].back.weight[0, 0] = math.nan
@@ -248,7 +248,7 @@ NONSENSE = [0, -1, 2.0, 2.5, math.nan, math.inf, True, "x", "", "2", [2], 1e300]
 
 
 @pytest.mark.parametrize("value", NONSENSE, ids=repr)
-def test_a_number_is_used_or_refused(value):
+def test_any_value_for_a_number_is_used_or_refused(value):
     calibration = Calibration(batches(2), loss, encode)
     for options, data in (
         ({"group_size": value}, None),
@@ -271,7 +271,7 @@ def test_a_number_is_used_or_refused(value):
         assert len(str(error).splitlines()) == 1
 
 
-def test_one_layer():
+def test_single_layer_gets_only_a_low_rank():
     model = Model(1)
     with pytest.raises(InputError, match="a single layer cannot share"):
         compress(model, CompressionConfig(weight_fraction=0.5), stack=model.stack)
@@ -290,7 +290,7 @@ def test_one_layer():
         (0.1, {"loss": lambda model, x: -model(x).square().sum()}, "it must be above 0 for a relative limit"),
     ],
 )
-def test_a_loss_within_which_nothing_can_be_sought(max_loss, options, message):
+def test_invalid_max_loss_is_refused(max_loss, options, message):
     model = Model()
     calibration = Calibration(batches(), options.pop("loss", loss), encode)
     with pytest.raises(InputError, match=message):

@@ -21,8 +21,8 @@ def model():
     return tiny_model(DENSE).eval()
 
 
-def test_padding_does_not_count(model):
-    """Two utterances together, the shorter one padded, have the moments of the two apart."""
+def test_padding_is_ignored(model):
+    """A batch of two utterances, the shorter one padded, has the moments of the two without padding."""
     layers = model.encoder.transformer_layers
     x, padding = torch.randn(9, 2, 32), torch.tensor([[False] * 9, [False] * 5 + [True] * 4])
 
@@ -43,21 +43,21 @@ def test_padding_does_not_count(model):
                 torch.testing.assert_close(getattr(its_one[name], sums), expected, rtol=1e-4, atol=tolerance)
 
 
-def test_gradients_are_those_of_the_biases(model, batch):
-    """The gradient of a bias is the sum of its outputs' gradients: those of every matrix are seen, the scaled queries' too."""
+def test_output_gradients_sum_to_the_bias_gradients(model, batch):
+    """A bias's gradient is the sum of its output gradients, so every matrix is recorded, including scaled queries."""
     layers = model.encoder.transformer_layers
     moments = gather(model, stack_of(model), Calibration([batch], loss))
     assert all(moments[0][name].gradient_squares.diagonal().sum() > 0 for name, _ in matrices(layers[0]))
     loss(model, batch).backward()
     for layer, its_moments in zip(layers, moments):
         for name, linear in matrices(layer):
-            # by Cauchy-Schwarz |sum of n gradients|² <= n * sum of squares
+            # Cauchy-Schwarz: |sum of n gradients|² <= n * sum of squares
             bound = its_moments[name].count * its_moments[name].gradient_squares.diagonal().sum()
             assert linear.bias.grad.double().square().sum() <= bound * 1.01 + 1e-12
 
 
-def test_information_is_that_of_the_distribution():
-    """Gradients of many positions with the same scores have the covariance `diag(p) - p p^T`, and mean 0."""
+def test_fisher_information_is_that_of_the_predicted_distribution():
+    """Gradients at many positions with equal scores have the covariance `diag(p) - p p^T` and mean 0."""
     p = torch.tensor([0.6, 0.25, 0.1, 0.05])
     scores = p.log().repeat(200_000, 1).requires_grad_()
     (gradients,) = torch.autograd.grad(drawn_information(scores, seed=3), scores)
@@ -66,8 +66,8 @@ def test_information_is_that_of_the_distribution():
 
 
 @pytest.mark.parametrize("batches, draws", [(1, 3), (24, 3), (30, 2), (72, 1), (100, 1)])
-def test_many_batches_are_drawn_once(batches, draws):
-    """However many times each is drawn, what all draws of one add up to is one Fisher information."""
+def test_draws_of_each_batch_average_to_one_fisher_information(batches, draws):
+    """The sum does not depend on the number of draws per batch."""
     linear = torch.nn.Linear(2, 4)
     calibration = Calibration(
         [torch.ones(20_000, 2)] * batches, loss=lambda *_: torch.nan, predict=lambda model, batch: model(batch)
@@ -82,28 +82,30 @@ def test_many_batches_are_drawn_once(batches, draws):
     torch.testing.assert_close(total, torch.diag(p) - torch.outer(p, p), rtol=0, atol=1e-2)
 
 
-def test_labels_do_not_weigh_errors_where_words_are_predicted(model, batch):
+def test_labels_are_ignored_if_words_are_predicted(model, batch):
     def predict(model, batch):
         return model(**batch)[0].flatten(0, 1)
 
     stack = stack_of(model)
-    one, two = (gather(model, stack, Calibration([batch], labels, predict=predict)) for labels in (loss, lambda *_: torch.nan))
-    without = gather(model, stack, Calibration([batch], loss))
-    for name, moments in one[0].items():
-        torch.testing.assert_close(moments.gradient_squares, two[0][name].gradient_squares, rtol=0, atol=0)
-        assert not torch.allclose(moments.gradient_squares, without[0][name].gradient_squares, rtol=0.1)
+    labelled, unlabelled = (
+        gather(model, stack, Calibration([batch], labels, predict=predict)) for labels in (loss, lambda *_: torch.nan)
+    )
+    by_labels = gather(model, stack, Calibration([batch], loss))
+    for name, moments in labelled[0].items():
+        torch.testing.assert_close(moments.gradient_squares, unlabelled[0][name].gradient_squares, rtol=0, atol=0)
+        assert not torch.allclose(moments.gradient_squares, by_labels[0][name].gradient_squares, rtol=0.1)
 
 
-def test_errors_count_at_every_position(model, batch):
-    """Twice the data is twice the loss: matrices that see other numbers of positions, as in a decoder, are weighed alike."""
-    one, two = (gather(model, stack_of(model, "decoder"), Calibration(batches, loss)) for batches in ([batch], [batch, batch]))
-    for name in one[0]:
-        error = torch.randn_like(one[0][name].gradient_squares[:, :1]) * torch.randn_like(one[0][name].input_mean)
-        predicted, predicted_twice = (moments[0][name].metric().squared_norm(error) for moments in (one, two))
+def test_moments_are_sums_over_positions(model, batch):
+    """Twice the data gives twice the weight, so matrices with different numbers of positions are comparable."""
+    once, twice = (gather(model, stack_of(model, "decoder"), Calibration(batches, loss)) for batches in ([batch], [batch, batch]))
+    for name in once[0]:
+        error = torch.randn_like(once[0][name].gradient_squares[:, :1]) * torch.randn_like(once[0][name].input_mean)
+        predicted, predicted_twice = (moments[0][name].metric().squared_norm(error) for moments in (once, twice))
         assert predicted_twice == pytest.approx(2 * predicted, rel=1e-3)
 
 
-def test_inputs_and_gradients_of_a_plain_layer():
+def test_moments_of_a_plain_layer():
     torch.manual_seed(1)
     linear = nn.Linear(3, 2)
     layers = nn.ModuleList([nn.Sequential(linear)])
@@ -117,8 +119,8 @@ def test_inputs_and_gradients_of_a_plain_layer():
     assert linear.weight.grad is None
 
 
-def test_inputs_that_hardly_vary_have_a_covariance_all_the_same():
-    """As behind units that a pruned matrix leaves at their bias: 1,000 times larger than their differences."""
+def test_covariance_is_accurate_for_nearly_constant_inputs():
+    """Such as outputs of a pruned matrix, whose bias is 1,000 times larger than their differences."""
     torch.manual_seed(1)
     linear = nn.Linear(8, 2)
     layers = nn.ModuleList([nn.Sequential(linear)])
@@ -128,18 +130,18 @@ def test_inputs_that_hardly_vary_have_a_covariance_all_the_same():
     assert torch.linalg.eigvalsh(moments.metric().inputs).min() > 0
 
 
-def test_keys_and_values_have_one_sum_with_queries(model, batch):
-    """They are given the same tensor, which is added once."""
+def test_queries_keys_and_values_share_one_sum_of_inputs(model, batch):
+    """Their input is the same tensor, which is accumulated once."""
     (moments, *_) = gather(model, stack_of(model), Calibration([batch, batch], loss))
     queries = moments["self_attn.q_proj"].inputs
     assert moments["self_attn.k_proj"].inputs is moments["self_attn.v_proj"].inputs is queries
     assert moments["fc1"].inputs is not queries and moments["fc1"].count == queries.count
-    other = gather(model, stack_of(model), Calibration([batch], loss))[0]["self_attn.v_proj"]
-    torch.testing.assert_close(other.input_covariance, queries.covariance, rtol=1e-4, atol=1e-6)
+    values = gather(model, stack_of(model), Calibration([batch], loss))[0]["self_attn.v_proj"]
+    torch.testing.assert_close(values.input_covariance, queries.covariance, rtol=1e-4, atol=1e-6)
 
 
-def test_sums_of_some_layers_at_a_time(model, batch, monkeypatch):
-    """A stack whose sums are too large to be in memory together has the same, part by part."""
+def test_moments_gathered_for_parts_of_a_stack_are_equal(model, batch, monkeypatch):
+    """A stack whose sums do not fit in memory together is processed in parts."""
     stack, calibration = stack_of(model), Calibration([batch, batch], loss)
     together = gather(model, stack, calibration)
     monkeypatch.setattr("residual_st.compression.moments.MOST_BYTES", 1)
@@ -153,33 +155,33 @@ def test_sums_of_some_layers_at_a_time(model, batch, monkeypatch):
 
 
 class TwoInputs(nn.Module):
-    """Whose matrices are given one tensor or two."""
+    """A layer whose matrices receive the same tensor or different ones."""
 
     def __init__(self):
         super().__init__()
         self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
 
-    def forward(self, states, others=None):
-        return self.first(states) + self.second(states if others is None else others)
+    def forward(self, states, second_states=None):
+        return self.first(states) + self.second(states if second_states is None else second_states)
 
 
-def test_a_sum_is_of_two_matrices_only_as_long_as_their_inputs_are_one():
+def test_matrices_share_a_sum_only_if_their_inputs_are_the_same_tensor():
     torch.manual_seed(1)
-    layers, one, other = nn.ModuleList([TwoInputs()]), torch.randn(2, 5, 4), torch.randn(2, 5, 4)
+    layers, first, second = nn.ModuleList([TwoInputs()]), torch.randn(2, 5, 4), torch.randn(2, 5, 4)
     stack = LayerStack(layers, padding=no_padding)
 
     def moments(*batches):
         return gather(layers, stack, Calibration(batches, lambda layers, batch: layers[0](*batch).square().sum()))[0]
 
-    apart = moments((one, other), (one,))
-    torch.testing.assert_close(apart["second"].input_mean, torch.cat([other, one]).mean((0, 1)).double(), rtol=1e-5, atol=1e-6)
+    apart = moments((first, second), (first,))
+    torch.testing.assert_close(apart["second"].input_mean, torch.cat([second, first]).mean((0, 1)).double(), rtol=1e-5, atol=1e-6)
     with pytest.raises(InputError, match="second of layer 0 first has the inputs of first of layer 0 and later different ones"):
-        moments((one,), (one, other))
+        moments((first,), (first, second))
 
 
 @pytest.mark.parametrize("size", [5, 256, 700])
-def test_half_of_a_square_is_enough(size):
-    """Of blocks that do and do not fill it, in float32 over many batches."""
+def test_covariance_from_one_triangle_is_exact(size):
+    """For sizes that are and are not multiples of the block size, in float32 over many batches."""
     rows = torch.randn(40, 50, size, generator=torch.Generator().manual_seed(1)) * torch.logspace(-3, 3, size)
     total = SquareSum(size, rows.device)
     for batch in rows:

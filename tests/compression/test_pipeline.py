@@ -18,7 +18,7 @@ DENSE = "s2t_transformer_s"
 
 @pytest.fixture
 def dense():
-    """A dense model whose every parameter is drawn, biases too."""
+    """A dense model with random parameters, including biases."""
     model = tiny_model(DENSE)
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
@@ -43,14 +43,14 @@ def calibration(batch):
 
 @pytest.mark.parametrize("calibrated", [False, True])
 @pytest.mark.parametrize("diagonal", [False, True])
-def test_full_rank_gives_back_what_the_model_computes(dense, batch, calibration, calibrated, diagonal):
+def test_full_rank_keeps_the_outputs(dense, batch, calibration, calibrated, diagonal):
     before = dense(**batch)[0]
     result = compress(dense, CompressionConfig(rank=32, diagonal=diagonal), calibration=calibration if calibrated else None)
     torch.testing.assert_close(dense(**batch)[0], before, rtol=1e-4, atol=1e-4)
     assert max(error for row in result.errors for error in row.values()) < 1e-5
 
 
-def test_expand_computes_what_the_residual_model_does(dense, batch):
+def test_expanded_model_computes_the_same(dense, batch):
     compress(dense, CompressionConfig(rank=4))
     before = dense(**batch)[0]
     expand(dense)
@@ -59,7 +59,7 @@ def test_expand_computes_what_the_residual_model_does(dense, batch):
     assert list(dense.state_dict()) == [key for key in tiny_model(DENSE).state_dict() if key in dense.state_dict()]
 
 
-def test_the_result_is_a_model_of_the_flags_with_one_u_a_group(dense):
+def test_result_has_the_form_of_its_flags_and_one_u_per_group(dense):
     compress(dense, CompressionConfig(group_size=2, rank=3))
     expected = tiny_model(encoder_group_size=2, encoder_residual_rank=3)
     assert {key: value.shape for key, value in dense.state_dict().items()} == {
@@ -69,7 +69,7 @@ def test_the_result_is_a_model_of_the_flags_with_one_u_a_group(dense):
 
 
 @pytest.mark.parametrize("calibrated", [False, True])
-def test_alignment_and_rank_lower_the_error(dense, calibration, calibrated):
+def test_alignment_and_higher_rank_lower_the_error(dense, calibration, calibrated):
     def total(**options):
         result = compress(copy.deepcopy(dense), CompressionConfig(**options), calibration=calibration if calibrated else None)
         return sum(error**2 for row in result.errors for error in row.values())
@@ -77,7 +77,7 @@ def test_alignment_and_rank_lower_the_error(dense, calibration, calibrated):
     assert total(rank=8) < total(rank=2) < total(rank=0) < total(rank=0, align=False)
 
 
-def test_refinement_brings_the_outputs_closer(dense, batch, calibration):
+def test_refinement_reduces_the_output_error(dense, batch, calibration):
     wanted = encode(dense, batch)
 
     def distance(updates):
@@ -88,8 +88,8 @@ def test_refinement_brings_the_outputs_closer(dense, batch, calibration):
     assert distance(updates=20) < 0.8 * distance(updates=0)
 
 
-def test_refinement_teaches_fewer_layers(dense, batch):
-    """Which are compared with those of the teacher at equal depth."""
+def test_refinement_supports_students_with_fewer_layers(dense, batch):
+    """Their states are compared with the teacher's at the same relative depth."""
     wanted, student = encode(dense, batch), copy.deepcopy(dense)
     student.encoder.transformer_layers = student.encoder.transformer_layers[::2]
     calibration = Calibration([batch], lambda model, batch: (encode(model, batch) - wanted).square().sum(), encode)
@@ -98,7 +98,7 @@ def test_refinement_teaches_fewer_layers(dense, batch):
     assert (encode(student, batch) - wanted).norm() < 0.9 * before
 
 
-def test_the_same_twice(dense, calibration):
+def test_compression_is_deterministic(dense, calibration):
     states = []
     for _ in range(2):
         model = copy.deepcopy(dense)
@@ -107,7 +107,7 @@ def test_the_same_twice(dense, calibration):
     assert all(torch.equal(one, two) for one, two in zip(states[0].values(), states[1].values()))
 
 
-def test_calibration_leaves_the_model_as_it_was(dense, calibration):
+def test_calibration_does_not_change_the_model(dense, calibration):
     dense.train()
     compress(dense, calibration=calibration)
     assert dense.training
@@ -116,7 +116,7 @@ def test_calibration_leaves_the_model_as_it_was(dense, calibration):
 
 
 @pytest.mark.parametrize("options", [{}, {"group_size": 3}, {"diagonal": False}])
-def test_a_budget_is_filled_and_not_exceeded(dense, options):
+def test_budget_is_used_up_and_not_exceeded(dense, options):
     result = compress(dense, CompressionConfig(weight_fraction=0.6, **options))
     assert 0.58 < result.parameters_after / result.parameters_before <= 0.6
     kept = {
@@ -130,8 +130,8 @@ def test_a_budget_is_filled_and_not_exceeded(dense, options):
         assert str(result.form.plan) == "0,0,0,1,1,1"
 
 
-def test_a_budget_goes_where_it_matters(dense, calibration):
-    """A layer whose matrices the loss hardly feels is left with fewer ranks."""
+def test_budget_is_spent_on_layers_that_affect_the_loss(dense, calibration):
+    """A layer with little effect on the loss gets lower ranks."""
     with torch.no_grad():
         last = dense.encoder.transformer_layers[5]
         last.self_attn.out_proj.weight.mul_(0.01)
@@ -140,7 +140,7 @@ def test_a_budget_goes_where_it_matters(dense, calibration):
     assert sum(ranks[5]) < 0.5 * max(map(sum, ranks))
 
 
-def test_a_budget_that_cannot_be_met(dense):
+def test_budget_below_the_smallest_form_is_refused(dense):
     with pytest.raises(InputError, match=r"weight fraction 0.1 is too small for these layers; the smallest form has 0\.\d+$"):
         compress(dense, CompressionConfig(weight_fraction=0.1))
     with pytest.raises(InputError, match=r"these layers at group size 2; the smallest form has 0.5\d+"):
@@ -148,7 +148,7 @@ def test_a_budget_that_cannot_be_met(dense):
 
 
 class Block(nn.Module):
-    """A layer that is not fairseq's."""
+    """A layer of a class that the package does not know."""
 
     def __init__(self):
         super().__init__()
@@ -158,7 +158,7 @@ class Block(nn.Module):
         return x + self.back(self.wide(x).relu())
 
 
-def test_a_plain_list_of_layers():
+def test_plain_list_of_layers_is_compressed():
     torch.manual_seed(1)
     layers = nn.ModuleList(Block() for _ in range(4)).eval()
     x = torch.randn(3, 5, 6)
@@ -184,12 +184,12 @@ def test_a_plain_list_of_layers():
         ({"refine_updates": 5}, "refinement needs calibration data"),
     ],
 )
-def test_refusals(dense, options, message):
+def test_invalid_options_are_refused(dense, options, message):
     with pytest.raises(InputError, match=message):
         compress(dense, CompressionConfig(**options))
 
 
-def test_settings_as_keywords_are_refused_with_the_new_spelling(dense, calibration):
+def test_settings_as_keywords_are_refused_with_their_replacement(dense, calibration):
     with pytest.raises(TypeError, match=re.escape("compress(…, CompressionConfig(group_size=…, rank=…))")):
         compress(dense, group_size=3, rank=2)
     with pytest.raises(TypeError, match=re.escape("compress_within(…, CompressionConfig(diagonal=…))")):
@@ -205,11 +205,11 @@ def test_settings_as_keywords_are_refused_with_the_new_spelling(dense, calibrati
         ({"rank": 2, "weight_fraction": 0.5}, "rank and weight fraction cannot be combined"),
     ],
 )
-def test_a_config_checks_its_values(setting, message):
+def test_config_validates_its_values(setting, message):
     with pytest.raises(InputError, match=message):
         CompressionConfig(**setting)
 
 
-def test_a_shared_model_is_refused():
+def test_model_with_shared_layers_is_refused():
     with pytest.raises(InputError, match="already has shared layers"):
         compress(tiny_model())

@@ -20,7 +20,7 @@ class Block(nn.Module):
 
 
 def stack_of_blocks(rank: int, alike: bool) -> nn.ModuleList:
-    """Four layers of matrices of a low rank, that have much in common or nothing."""
+    """Four layers of low-rank matrices, which are similar or unrelated."""
     generator = torch.Generator().manual_seed(1)
     layers = nn.ModuleList(Block() for _ in range(4))
     common = {}
@@ -53,7 +53,7 @@ def calibration_of(layers, batches) -> Calibration:
     return Calibration(batches, lambda model, batch: 1 + (run(model, batch) - wanted[id(batch)]).square().sum(), run)
 
 
-def test_layers_without_anything_in_common_share_nothing(batches):
+def test_unrelated_layers_do_not_share(batches):
     layers = stack_of_blocks(rank=2, alike=False)
     result = compress(layers, CompressionConfig(weight_fraction=0.5, diagonal=False), calibration=calibration_of(layers, batches))
     assert all(isinstance(rank, Alone) for row in result.form.ranks.rows for rank in row)
@@ -62,15 +62,15 @@ def test_layers_without_anything_in_common_share_nothing(batches):
     assert max(error for row in result.errors for error in row.values()) < 1e-3
 
 
-def test_layers_with_much_in_common_share(batches):
+def test_similar_layers_share(batches):
     layers = stack_of_blocks(rank=2, alike=True)
     compress(layers, CompressionConfig(weight_fraction=0.5, diagonal=False), calibration=calibration_of(layers, batches))
     linears = [linear for layer in layers for _, linear in matrices(layer)]
     assert all(isinstance(linear, ResidualLinear) and not isinstance(linear, LowRankLinear) for linear in linears)
 
 
-def test_correction_makes_up_for_the_errors_before(batches):
-    """Given the same form and moments, with batches to be judged by and without."""
+def test_correction_compensates_errors_of_earlier_layers(batches):
+    """For the same form and moments, with and without held-out batches."""
     losses = []
     for encode in (None, run):
         layers = stack_of_blocks(rank=8, alike=False)
@@ -81,8 +81,8 @@ def test_correction_makes_up_for_the_errors_before(batches):
     assert losses[1] < 0.9 * losses[0]
 
 
-def test_correction_uses_further_batches(batches):
-    """The same moments; what is judged by is in none of the batches."""
+def test_correction_uses_additional_batches(batches):
+    """For the same moments, judged on batches that none of the runs has used."""
     generator = torch.Generator().manual_seed(3)
     few = [batch[:1, :20] for batch in batches]
     more = [torch.randn(8, 40, WIDTH, generator=generator) for _ in range(8)]
@@ -98,7 +98,7 @@ def test_correction_uses_further_batches(batches):
     assert losses[1] < 0.9 * losses[0]
 
 
-def test_refinement_that_makes_it_worse_is_taken_back(batches, monkeypatch):
+def test_refinement_that_increases_the_loss_is_undone(batches, monkeypatch):
     states = []
     for updates in (0, 4):
         layers = stack_of_blocks(rank=8, alike=False)
@@ -109,7 +109,7 @@ def test_refinement_that_makes_it_worse_is_taken_back(batches, monkeypatch):
 
 
 @pytest.mark.parametrize("max_loss", [0.05, 0.5])
-def test_the_smallest_size_within_a_loss(batches, max_loss):
+def test_smallest_form_within_a_loss_is_chosen(batches, max_loss):
     layers = stack_of_blocks(rank=4, alike=False)
     calibration = calibration_of(layers, batches)
     dense = calibration.held_out_loss(layers)
@@ -121,7 +121,7 @@ def test_the_smallest_size_within_a_loss(batches, max_loss):
     assert any(probe.loss_ratio > 1 + max_loss for probe in probes)
 
 
-def test_a_loss_that_cannot_be_kept(batches):
+def test_unreachable_loss_limit_is_refused(batches):
     layers = stack_of_blocks(rank=16, alike=False)
     with pytest.raises(InputError, match=r"the loss rises .* even with 97% of the weights; the limit is 0\.0%"):
         compress_within(layers, 1e-9, calibration_of(layers, batches), CompressionConfig(diagonal=True))

@@ -1,4 +1,4 @@
-"""What the dense model computes is computed once, and kept so that nothing of it is lost that refinement would see."""
+"""Refinement targets are computed once by the dense model, and stored accurately enough for refinement."""
 
 import copy
 
@@ -33,7 +33,7 @@ class Model(nn.Module):
         return LayerStack(self.layers, self)
 
 
-def test_the_dense_model_runs_once_for_each_batch():
+def test_dense_model_runs_once_per_batch():
     dense, given = Model(), [torch.randn(2, 10, WIDTH) for _ in range(4)]
     student = copy.deepcopy(dense)
     with torch.no_grad():
@@ -44,7 +44,7 @@ def test_the_dense_model_runs_once_for_each_batch():
     assert dense.runs == len(calibration.parts[0]) == 3
 
 
-def test_targets_come_back_as_they_were(tmp_path):
+def test_stored_targets_are_read_back_accurately(tmp_path):
     dense, x = Model(), torch.randn(2, 10, WIDTH)
     calibration = Calibration([x], lambda model, x: 0, predict=lambda model, x: model(x).flatten(0, 1))
     targets = Targets((dense, dense.stack), calibration, tmp_path)
@@ -63,8 +63,8 @@ def _outputs(model, x):
         yield x
 
 
-def test_every_channel_of_a_layer_counts_alike():
-    """However far it is from 0, and however large it is: the same error in deviations is the same error."""
+def test_channels_are_weighted_equally():
+    """Errors are measured in standard deviations of a channel, whatever its mean and scale."""
     output, noise = torch.randn(500, 3), 0.1 * torch.randn(500, 3)
     scale, shift = torch.tensor([0.5, 1.0, 8.0]), torch.tensor([5.0, -200.0, 3000.0])
     wanted = LayerTarget.of(output).error(output + noise).item()
@@ -73,13 +73,13 @@ def test_every_channel_of_a_layer_counts_alike():
 
 
 @pytest.mark.parametrize("vocabulary", [LIKELIEST - 1, LIKELIEST, 5000])
-def test_divergence_of_the_likeliest_words_is_that_of_all(vocabulary):
+def test_divergence_over_the_likeliest_words_approximates_that_over_all(vocabulary):
     generator = torch.Generator().manual_seed(1)
-    dense = torch.randn(20, vocabulary, generator=generator) * 6  # as peaked as a trained model's
-    other = (dense + torch.randn(20, vocabulary, generator=generator)).requires_grad_()
-    actual = WordsTarget.of(dense).divergence(other)
-    wanted = kl_div(other.log_softmax(-1), dense.log_softmax(-1), reduction="batchmean", log_target=True)
-    (gradient,), (true_gradient,) = (torch.autograd.grad(loss, other) for loss in (actual, wanted))
+    dense = torch.randn(20, vocabulary, generator=generator) * 6  # as peaked as those of a trained model
+    student = (dense + torch.randn(20, vocabulary, generator=generator)).requires_grad_()
+    actual = WordsTarget.of(dense).divergence(student)
+    wanted = kl_div(student.log_softmax(-1), dense.log_softmax(-1), reduction="batchmean", log_target=True)
+    (gradient,), (true_gradient,) = (torch.autograd.grad(loss, student) for loss in (actual, wanted))
     assert actual.item() == pytest.approx(wanted.item(), rel=1e-4 if vocabulary <= LIKELIEST else 0.05)
     assert torch.cosine_similarity(gradient.flatten(), true_gradient.flatten(), dim=0) > (
         0.9999 if vocabulary <= LIKELIEST else 0.9

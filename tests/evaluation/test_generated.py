@@ -17,7 +17,7 @@ Generate tst_st with beam=5: BLEU = 43.1
 """
 
 
-def test_reads_the_best_hypotheses_in_the_manifests_order(tmp_path):
+def test_best_hypotheses_are_read_in_the_order_of_the_manifest(tmp_path):
     (tmp_path / "out.txt").write_text(OUTPUT)
     assert list(read_generated(tmp_path / "out.txt").items()) == [
         (0, Sentence("ein\tTab und D-7", "ein Tab")),
@@ -26,7 +26,7 @@ def test_reads_the_best_hypotheses_in_the_manifests_order(tmp_path):
 
 
 @pytest.mark.parametrize("cut", ["D-1", "T-0", "Generate"])
-def test_refuses_what_is_not_whole(tmp_path, cut):
+def test_incomplete_output_is_refused(tmp_path, cut):
     (tmp_path / "out.txt").write_text("".join(line + "\n" for line in OUTPUT.splitlines() if not line.startswith(cut)))
     with pytest.raises(InputError, match="not a complete output of fairseq-generate"):
         read_generated(tmp_path / "out.txt")

@@ -21,7 +21,7 @@ WORDS = "der die das Haus Baum sieht hat zwei drei alte neue Bücher Frau Mann".
 
 
 def corpus(noise: float, seed: int, size: int = 200) -> list[Sentence]:
-    """References, and hypotheses with a share of their words replaced."""
+    """References, and hypotheses in which a share of the words is replaced."""
     texts, errors = random.Random(0), random.Random(seed)
     sentences = []
     for _ in range(size):
@@ -31,7 +31,7 @@ def corpus(noise: float, seed: int, size: int = 200) -> list[Sentence]:
     return sentences
 
 
-def test_bleu_from_counts_is_sacrebleus():
+def test_bleu_from_counts_equals_sacrebleu():
     sentences = [*corpus(0.3, 1), Sentence("ein Wort", ""), Sentence("kurz", "kurz und lang")]
     expected = BLEU().corpus_score([s.hypothesis for s in sentences], [[s.reference for s in sentences]]).score
     assert bleu(ngram_counts(sentences).sum(0)) == pytest.approx(expected)
@@ -46,20 +46,20 @@ def test_word_errors_are_substitutions_insertions_and_deletions():
 
 
 @pytest.mark.parametrize(("metric", "counts"), [("wer", error_counts), ("bleu", ngram_counts)])
-def test_a_systems_interval_holds_its_score_and_narrows_with_the_test_set(metric, counts):
+def test_interval_contains_the_score_and_narrows_with_more_sentences(metric, counts):
     wide, narrow = ([counts(corpus(0.2, seed, size)) for seed in (1, 2, 3)] for size in (100, 1600))
     estimates = [score_interval(metric, each) for each in (wide, narrow)]
     assert all(it.low < it.value < it.high for it in estimates)
     ratio = (estimates[0].high - estimates[0].low) / (estimates[1].high - estimates[1].low)
-    assert 2.5 < ratio < 6.5  # four times, for sixteen times the sentences
+    assert 2.5 < ratio < 6.5  # 16 times the sentences: a quarter of the width
 
 
-def test_the_interval_of_a_change_covers_none_for_equals_and_excludes_it_for_worse_ones():
+def test_interval_of_a_change_contains_0_only_for_equal_systems():
     reference = [error_counts(corpus(0.2, seed)) for seed in (1, 2, 3)]
     equal = [error_counts(corpus(0.2, seed)) for seed in (4, 5, 6)]
     worse = [error_counts(corpus(0.26, seed)) for seed in (4, 5, 6)]
     same = relative_change("wer", reference, reference)
-    assert (same.value, same.low, same.high) == (0, 0, 0)  # paired: the very sentences
+    assert (same.value, same.low, same.high) == (0, 0, 0)  # paired over the same sentences
     change = relative_change("wer", equal, reference)
     assert change.low < 0 < change.high
     change = relative_change("wer", worse, reference)
@@ -67,7 +67,7 @@ def test_the_interval_of_a_change_covers_none_for_equals_and_excludes_it_for_wor
     assert change.value == pytest.approx(30, abs=12)
 
 
-def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+def test_interval_has_its_nominal_coverage():
     rng = np.random.default_rng(0)
     covered = 0
     for _ in range(60):
@@ -84,7 +84,7 @@ def test_differences_between_training_seeds_widen_the_interval():
     assert widths[1] > 3 * widths[0]
 
 
-def test_chinese_is_scored_by_sacrebleus_own_tokenizer_and_by_characters():
+def test_chinese_is_scored_with_sacrebleus_tokenizer_and_by_characters():
     pairs = [("我们昨天在学校门口见过面。", "我们昨天在学校见过面。"), ("他买了三本新书。", "他买了三本书。")]
     sentences = [Sentence(*pair) for pair in pairs]
     expected = BLEU(trg_lang="zh").corpus_score([pair[1] for pair in pairs], [[pair[0] for pair in pairs]])
@@ -102,13 +102,13 @@ def test_chinese_is_scored_by_sacrebleus_own_tokenizer_and_by_characters():
         ("Das Wort 中 ist ein Zeichen.", ["13a"], False),
         ("Это новый дом.", ["13a"], False),
         ("我用 iPhone 打电话。", ["zh"], True),
-        ("彼は新しい本を三冊買った。", ["ja-mecab", "char"], True),  # the latter where MeCab is missing
+        ("彼は新しい本を三冊買った。", ["ja-mecab", "char"], True),  # `char` if MeCab is missing
         ("그는 새 책을 세 권 샀다.", ["ko-mecab", "13a"], False),
         ("เขาซื้อหนังสือใหม่สามเล่ม", ["char"], True),
         ("", ["13a"], False),
     ],
 )
-def test_the_references_script_chooses_the_units(text, tokenizers, characters):
+def test_units_follow_the_script_of_the_references(text, tokenizers, characters):
     units = units_of([text])
     assert units.tokenize in tokenizers and units.characters is characters
     assert units_of([text], "intl").tokenize == "intl" and units_of([text], "intl").characters is characters
@@ -117,12 +117,12 @@ def test_the_references_script_chooses_the_units(text, tokenizers, characters):
 
 
 @pytest.mark.filterwarnings("error")
-def test_changes_from_nothing_are_said():
+def test_change_from_zero_is_reported():
     nothing = [error_counts([Sentence("a b", "a b"), Sentence("c", "c")])]
     some = [error_counts([Sentence("a b", "a x"), Sentence("c", "c")])]
     assert str(relative_change("wer", some, nothing)) == "–"
     assert str(relative_change("wer", nothing, nothing)) == "0.00 (0.00 to 0.00)"
-    assert str(relative_change("wer", nothing, some)) == "-100.00 (-100.00 to 0.00)"  # of resamples without an error
+    assert str(relative_change("wer", nothing, some)) == "-100.00 (-100.00 to 0.00)"  # resamples may contain no error
     often = [error_counts([Sentence("a b", "x y"), Sentence("c", "x")])]
     assert str(relative_change("wer", often, some)).endswith(" to ∞)")
     assert str(relative_change("bleu", [ngram_counts([Sentence("a", "")])], [ngram_counts([Sentence("a", "")])])).startswith("0.00")

@@ -19,7 +19,7 @@ def digest(root):
     return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def test_layout_of_the_release(release):
+def test_corpus_has_the_layout_of_must_c(release):
     for split in SPLITS:
         segments, english, german = read(release, split)
         assert len(segments) == len(english) == len(german) > 0
@@ -29,7 +29,7 @@ def test_layout_of_the_release(release):
             assert 0 < segment["offset"] < segment["offset"] + segment["duration"] < info.duration
 
 
-def test_tests_share_no_sentence_and_no_speaker_with_train(release):
+def test_test_sets_share_no_sentence_or_speaker_with_train(release):
     seen_sentences, seen_speakers = set(), set()
     for split in SPLITS:
         segments, english, german = read(release, split)
@@ -40,7 +40,7 @@ def test_tests_share_no_sentence_and_no_speaker_with_train(release):
         seen_speakers |= speakers
 
 
-def test_no_test_voice_occurs_in_training(monkeypatch):
+def test_test_voices_do_not_occur_in_training(monkeypatch):
     from conftest import RECIPE
 
     monkeypatch.syspath_prepend(RECIPE)
@@ -51,7 +51,7 @@ def test_no_test_voice_occurs_in_training(monkeypatch):
 
 
 @pytest.mark.parametrize("difficulty", ["easy", "hard"])
-def test_the_same_bytes_each_time_whatever_the_number_of_processes(tmp_path, difficulty):
+def test_corpus_is_byte_identical_for_any_number_of_processes(tmp_path, difficulty):
     for name, workers in (("a", 1), ("b", 2)):
         flags = ["--hours", "0.02", "--difficulty", difficulty, "--seed", "7", "--workers", workers]
         run_recipe("make_demo_corpus.py", "--output", tmp_path / name, *flags)
@@ -67,7 +67,7 @@ def test_the_same_bytes_each_time_whatever_the_number_of_processes(tmp_path, dif
         (["--output", "new", "--difficulty", "harder"], "invalid choice"),
     ],
 )
-def test_refusals(tmp_path, flags, message):
+def test_wrong_usage_is_refused(tmp_path, flags, message):
     (tmp_path / "full" / "en-de").mkdir(parents=True)
     result = run_recipe("make_demo_corpus.py", *flags, check=False, cwd=tmp_path)
     assert result.returncode == 2

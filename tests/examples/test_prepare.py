@@ -34,13 +34,13 @@ def prepare(root, *flags, task="st", size=150, check=True):
 
 @pytest.fixture
 def small(release, tmp_path):
-    """A copy of the release that may be broken."""
+    """A copy of the release that tests may damage."""
     root = tmp_path / "mustc"
     shutil.copytree(release / "en-de" / "data", root / "en-de" / "data")
     return root
 
 
-def test_features_are_read_by_fairseq_at_their_byte_offsets(data):
+def test_fairseq_reads_features_at_their_byte_offsets(data):
     for split in SPLITS:
         for row in manifest(data, f"{split}_st"):
             features = get_features_or_waveform(row["audio"])
@@ -64,7 +64,7 @@ def test_manifests_follow_the_release(data):
             assert int(row["n_frames"]) == pytest.approx(by_text[row["tgt_text"]]["duration"] * 100, abs=3)
 
 
-def test_config_and_vocabulary_are_fairseqs(data):
+def test_config_and_vocabulary_are_read_by_fairseq(data):
     config = S2TDataConfig(data / "config_st.yaml")
     assert config.config["transforms"] == {"*": ["utterance_cmvn"], "_train": ["utterance_cmvn", "specaugment"]}
     words = (data / config.vocab_filename).read_text().splitlines()
@@ -72,7 +72,7 @@ def test_config_and_vocabulary_are_fairseqs(data):
     assert all(word.endswith(" 1") for word in words)
 
 
-def test_normalisation_by_the_training_set_or_none(data, tmp_path):
+def test_features_are_normalised_by_the_training_set_or_not_at_all(data, tmp_path):
     root = tmp_path / "mustc"
     root.mkdir()
     linked(data, root / "en-de", "config_st.yaml")
@@ -89,7 +89,7 @@ def test_normalisation_by_the_training_set_or_none(data, tmp_path):
     assert config["transforms"] == {"*": [], "_train": ["specaugment"]} and "global_cmvn" not in config
 
 
-def test_quotes_reach_the_model_as_they_are(small):
+def test_quotes_are_kept(small):
     text = small / "en-de/data/train/txt/train.de"
     lines = text.read_text().splitlines()
     text.write_text("\n".join(['Er sagte: "Ja\tdoch".', *lines[1:]]) + "\n")
@@ -120,7 +120,7 @@ def damage(root, kind):
     if kind == "missing":
         wav.unlink()
     elif kind == "not audio":
-        wav.write_text("this is no recording")
+        wav.write_text("not a recording")
     elif kind == "truncated":
         wav.write_bytes(wav.read_bytes()[: wav.stat().st_size // 2])
     elif kind == "past the end":
@@ -143,7 +143,7 @@ def damage(root, kind):
         ("not a number", "is not a number"),
     ],
 )
-def test_bad_audio_is_named_and_refused_or_skipped(small, kind, message):
+def test_invalid_audio_is_named_and_refused_or_skipped(small, kind, message):
     wav = damage(small, kind)
     before = sorted(path.name for path in (small / "en-de").iterdir())
     refused = prepare(small, check=False)
@@ -159,8 +159,8 @@ def test_bad_audio_is_named_and_refused_or_skipped(small, kind, message):
         assert not any(row["id"].startswith(f"{wav.stem}_") for row in kept)
 
 
-def test_recordings_of_other_rates_have_the_same_filterbanks(small, data):
-    """One talk at 44.1 kHz and one at 48 kHz in stereo among others at 16."""
+def test_recordings_at_other_rates_have_the_same_filterbanks(small, data):
+    """One talk at 44.1 kHz and one in stereo at 48 kHz, among talks at 16 kHz."""
     wavs = sorted((small / "en-de/data/train/wav").iterdir())[:2]
     for wav, rate, channels in zip(wavs, (44_100, 48_000), (1, 2)):
         samples, original = soundfile.read(wav)
@@ -172,18 +172,18 @@ def test_recordings_of_other_rates_have_the_same_filterbanks(small, data):
     original = {row["id"]: row for row in manifest(data, "train_st")}
     compared = 0
     for row in manifest(small / "en-de", "train_st"):
-        ours, expected = (get_features_or_waveform(each["audio"]) for each in (row, original[row["id"]]))
+        actual, expected = (get_features_or_waveform(each["audio"]) for each in (row, original[row["id"]]))
         if row["id"].rpartition("_")[0] not in stems:
-            np.testing.assert_array_equal(ours, expected)
+            np.testing.assert_array_equal(actual, expected)
             continue
         compared += 1
-        length = min(len(ours), len(expected))
+        length = min(len(actual), len(expected))
         loud = expected[:length, :70] > np.median(expected)
-        assert np.abs(ours[:length, :70] - expected[:length, :70])[loud].mean() < 0.05
+        assert np.abs(actual[:length, :70] - expected[:length, :70])[loud].mean() < 0.05
     assert compared > 4
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_sentence(small, data):
+def test_byte_order_mark_is_ignored(small, data):
     for name in ("train.de", "train.en", "train.yaml"):
         path = small / "en-de/data/train/txt" / name
         path.write_text("\ufeff" + path.read_text(), encoding="utf-8")
@@ -201,7 +201,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_sentence(small, data):
         ("txt/train.en", None, "train.en is missing"),
     ],
 )
-def test_files_that_do_not_match_are_refused(small, path, content, message):
+def test_inconsistent_files_are_refused(small, path, content, message):
     path = small / "en-de/data/train" / path
     path.unlink() if content is None else path.write_text(content)
     result = prepare(small, "--skip-bad", check=False)
@@ -211,8 +211,8 @@ def test_files_that_do_not_match_are_refused(small, path, content, message):
     assert not list((small / "en-de").glob("*.tsv"))
 
 
-def test_a_recording_in_two_splits_is_refused(small):
-    """Utterances are named after their recording, so one of the two would get the other's features."""
+def test_recording_in_two_splits_is_refused(small):
+    """Utterances are named after their recording, so the two would share features."""
     data = small / "en-de" / "data"
     wav = next((data / "dev" / "wav").iterdir())
     shutil.copy(wav, data / "tst-HE" / "wav")
@@ -223,14 +223,14 @@ def test_a_recording_in_two_splits_is_refused(small):
     assert f"{wav.name} is in dev and in tst-HE" in result.stderr
 
 
-def test_a_vocabulary_that_cannot_be_made(small):
+def test_vocabulary_size_that_is_too_large_is_refused(small):
     result = prepare(small, size=8000, check=False)
     assert result.returncode == 2
     assert "cannot train a unigram vocabulary of size 8000: Vocabulary size too high (8000)" in result.stderr
     assert not list((small / "en-de").glob("*.tsv"))
 
 
-def test_a_zip_of_something_else_is_not_used(small):
+def test_zip_without_filterbanks_is_refused(small):
     archive = small / "en-de" / "fbank80.zip"
     for content in (b"no zip", (small / "en-de/data/dev/txt/dev.de").read_bytes()):
         archive.write_bytes(content)
@@ -240,7 +240,7 @@ def test_a_zip_of_something_else_is_not_used(small):
 
 
 def killed_at(size, partial, root) -> bool:
-    """Start a preparation and kill it, with its workers, when its zip has grown to a size; False if it was faster."""
+    """Start a preparation and kill it with its workers once its zip reaches a size. Returns False if it finished before."""
     command = [sys.executable, RECIPE / "prepare.py", "-d", root, "--languages", "de", "--task", "st", "--vocab-size", "150"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     while process.poll() is None:
@@ -248,7 +248,7 @@ def killed_at(size, partial, root) -> bool:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             return True
-        time.sleep(0.002)  # between two looks at the file
+        time.sleep(0.002)  # between two checks of the size
     return False
 
 
@@ -256,7 +256,7 @@ def test_resumes_after_being_killed(release, tmp_path):
     whole = tmp_path / "whole"
     shutil.copytree(release / "en-de" / "data", whole / "en-de" / "data")
     prepare(whole)
-    for attempt in range(5):  # it may be done before it is killed
+    for attempt in range(5):  # the preparation may finish before the kill
         killed = tmp_path / f"killed{attempt}"
         shutil.copytree(release / "en-de" / "data", killed / "en-de" / "data")
         partial = killed / "en-de" / "fbank80.zip.partial"

@@ -1,4 +1,4 @@
-"""The recipe's audio path on human recordings (tests/speech, CMU ARCTIC): release, filterbanks, training, translation."""
+"""The recipe on human recordings (tests/speech, CMU ARCTIC): release, filterbanks, training, translation."""
 
 import csv
 from pathlib import Path
@@ -32,7 +32,7 @@ PAUSE = 0.4  # seconds
 
 
 def spoken(name: str) -> tuple[np.ndarray, int, int, int]:
-    """A recording's samples and rate, and where in it somebody speaks: segments of a release end there, too."""
+    """The samples and rate of a recording, and the start and end of its speech, where segments of a release end, too."""
     samples, rate = soundfile.read(SPEECH / name, dtype="float32")
     ((start, end),) = spans_between_pauses(samples, rate, DEFAULT)
     return samples, rate, start, end
@@ -40,7 +40,7 @@ def spoken(name: str) -> tuple[np.ndarray, int, int, int]:
 
 @pytest.fixture(scope="module")
 def human(tmp_path_factory) -> Path:
-    """One talk of both sentences as each split of a release, prepared."""
+    """A prepared release in which each split is one talk of both sentences."""
     root = tmp_path_factory.mktemp("human")
     for split in ("train", "dev", "tst-COMMON", "tst-HE"):
         wav, pieces, segments, position = f"ted_{split}.wav", [], [], 0.0
@@ -74,13 +74,13 @@ def test_segments_of_a_talk_have_the_filterbanks_of_the_recordings(human):
         features = get_features_or_waveform(row["audio"])
         assert len(features) == int(row["n_frames"]) == pytest.approx(100 * len(samples) / rate, abs=3)
         np.testing.assert_allclose(features, filterbank(samples, rate), atol=1e-3)
-        # a person's voice: louder below 1 kHz in vowels than in the room between, and never digital silence
+        # a voice: vowels are louder below 1 kHz than the room between words, which is not digital silence
         loudness = features[:, :25].mean(1)
         assert np.percentile(loudness, 90) - np.percentile(loudness, 5) > 3
         assert np.isfinite(features).all()
 
 
-def test_a_model_learns_what_people_say_and_translates_their_files(human, fairseq_train, tmp_path):
+def test_model_trained_on_human_speech_translates_recordings(human, fairseq_train, tmp_path):
     rarely = {"save_interval": 1000, "validate_interval": 1000}  # an epoch is one batch
     losses = fairseq_train(human, tmp_path, max_update=600, lr=3e-3, dropout=0, required_batch_size_multiple=1, **rarely)
     assert losses[-1] < 0.5 * losses[0]

@@ -14,7 +14,7 @@ def generated(path, texts: dict[int, tuple[str, str]]):
     return path
 
 
-def test_the_teachers_words_replace_the_targets_and_nothing_else(data, tmp_path):
+def test_only_targets_are_replaced_by_the_teachers_texts(data, tmp_path):
     before = rows(data / "train_st.tsv")
     replaced = {line: (row["tgt_text"], f'„Satz" {line}') for line, row in enumerate(before) if line % 10}
     replaced[1] = (before[1]["tgt_text"], "  ")
@@ -26,14 +26,14 @@ def test_the_teachers_words_replace_the_targets_and_nothing_else(data, tmp_path)
         assert new == {**old, "tgt_text": expected}
 
 
-def test_refuses_translations_of_another_manifest_and_to_overwrite_its_input(data, tmp_path):
+def test_translations_of_another_manifest_and_overwriting_the_input_are_refused(data, tmp_path):
     before = (data / "train_st.tsv").read_bytes()
     whole = rows(data / "train_st.tsv")
-    other = generated(tmp_path / "other.txt", {0: ("ein anderer Satz", "x")})
+    mismatched = generated(tmp_path / "mismatched.txt", {0: ("ein anderer Satz", "x")})
     longer = generated(tmp_path / "longer.txt", {len(whole): (whole[0]["tgt_text"], "x")})
     right = generated(tmp_path / "right.txt", {0: (whole[0]["tgt_text"], "x")})
     for arguments, sentence in (
-        ((data / "train_st.tsv", other, tmp_path / "out.tsv"), "their references differ"),
+        ((data / "train_st.tsv", mismatched, tmp_path / "out.tsv"), "their references differ"),
         ((data / "train_st.tsv", longer, tmp_path / "out.tsv"), "their references differ"),
         ((data / "train_st.tsv", right, data / "train_st.tsv"), "is the manifest itself"),
         ((tmp_path / "none.tsv", right, tmp_path / "out.tsv"), "cannot be read"),

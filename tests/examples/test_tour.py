@@ -1,4 +1,4 @@
-"""The notebook, run as a reader would run it."""
+"""The notebook, run from top to bottom."""
 
 import os
 
@@ -7,11 +7,11 @@ from conftest import BIN, ROOT
 from nbclient import NotebookClient
 
 
-def test_every_cell_of_the_tour_runs(tmp_path, monkeypatch):
+def test_every_cell_of_the_notebook_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{BIN}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("DEMO_ROOT", str(tmp_path))
     notebook = nbformat.read(ROOT / "examples" / "tour.ipynb", as_version=4)
-    assert not any(cell.get("outputs") for cell in notebook.cells), "the notebook is committed without outputs"
+    assert not any(cell.get("outputs") for cell in notebook.cells), "commit the notebook without outputs"
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(ROOT)}}).execute()
     printed = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", ()))
     assert "weights kept: 41%" in printed

@@ -1,4 +1,4 @@
-"""fairseq's Conformer as a graph, beside fairseq."""
+"""The exported graph of fairseq's Conformer computes what fairseq does."""
 
 from argparse import Namespace
 from collections import Counter
@@ -27,7 +27,7 @@ WIDTH, INNER, LAYERS = 32, 48, 4
 
 
 def conformer(group_size: int = 0, rank: int = 3, **options) -> S2TConformerEncoder:
-    """A small random encoder, as if trained: no part of it is without an effect. Shared where there is a group size."""
+    """A small encoder with random parameters, so that every part has an effect. It shares layers if `group_size` is given."""
     torch.manual_seed(1)
     flags = Namespace(**{**TINY, "encoder_layers": LAYERS, "depthwise_conv_kernel_size": 7, "fp16": False, **options})
     flags.encoder_freezing_updates, flags.conv_version = 0, getattr(flags, "conv_version", "s2t_transformer")
@@ -45,7 +45,7 @@ def conformer(group_size: int = 0, rank: int = 3, **options) -> S2TConformerEnco
 
 
 def session(encoder: S2TConformerEncoder, precision: str) -> onnxruntime.InferenceSession:
-    """The graph from frames on: that of the filterbank has a test of its own."""
+    """The graph without the filterbank, which test_features.py tests."""
     frames = spox.argument(spox.Tensor(np.float32, ("batch", "frames", 80)))
     counts = spox.argument(spox.Tensor(np.int64, ("batch",)))
     outputs = encoded(s2t_conformer.ENCODER.parts(encoder), Products(precision), frames, counts)
@@ -54,7 +54,7 @@ def session(encoder: S2TConformerEncoder, precision: str) -> onnxruntime.Inferen
 
 @torch.no_grad()
 def difference(run: onnxruntime.InferenceSession, encoder: S2TConformerEncoder, *counts: int) -> float:
-    """The largest, of the states of a batch of utterances with so many frames."""
+    """The largest difference between the states of both, for a batch of utterances with these numbers of frames."""
     frames = torch.randn(len(counts), max(counts), 80, generator=torch.Generator().manual_seed(1))
     for row, count in zip(frames, counts):
         row[count:] = 0  # as fairseq pads
@@ -67,7 +67,7 @@ def difference(run: onnxruntime.InferenceSession, encoder: S2TConformerEncoder, 
 
 @pytest.mark.parametrize("group_size", [0, 2])
 @pytest.mark.parametrize("flags", FLAGS)
-def test_states_are_those_of_fairseq(flags, group_size):
+def test_states_equal_those_of_fairseq(flags, group_size):
     encoder = conformer(group_size, **flags)
     run = session(encoder, "fp32")
     for counts in [(1,), (4,), (6,), (203,), (1500,), (90, 41, 90, 7)]:
@@ -76,7 +76,7 @@ def test_states_are_those_of_fairseq(flags, group_size):
 
 
 @pytest.mark.parametrize("flags", [{}, RELATIVE])
-def test_every_shared_matrix_is_one_initializer(flags):
+def test_each_shared_matrix_is_one_initializer(flags):
     encoder = conformer(2, rank=5, **flags)
     graph = encoder_graph(s2t_conformer.ENCODER.parts(encoder), filterbank_of(ModelInput()), "fp32").graph
     shapes = Counter(tuple(tensor.dims) for tensor in graph.initializer)
@@ -89,7 +89,7 @@ def test_every_shared_matrix_is_one_initializer(flags):
     assert owned < stored < owned * 1.1  # and tables of the filterbank
 
 
-def test_what_has_no_graph_is_refused_by_name():
+def test_unsupported_options_are_refused_by_name():
     def refused(encoder, message):
         with pytest.raises(InputError, match=message):
             encoder_graph(s2t_conformer.ENCODER.parts(encoder), filterbank_of(ModelInput()), "fp32")
@@ -102,8 +102,8 @@ def test_what_has_no_graph_is_refused_by_name():
     refused(encoder, "an encoder with MultiheadAttention cannot be exported; its attention must be one of")
 
 
-def test_an_encoder_of_another_user_dir_is_refused():
-    """It may compute something else, as chunked attention does."""
+def test_unknown_subclass_is_refused():
+    """It may compute something else, such as chunked attention."""
     model = tiny_model("s2t_conformer", fp16=False)
     model.encoder.__class__ = type("ChunkS2TConformerEncoder", (S2TConformerEncoder,), {})
     with pytest.raises(InputError, match="a model with ChunkS2TConformerEncoder cannot be exported; it must be"):

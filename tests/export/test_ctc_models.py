@@ -1,4 +1,4 @@
-"""wav2vec 2.0 and HuBERT with a CTC head, exported and decoded without torch, beside transformers' own decoding."""
+"""Exported wav2vec 2.0 and HuBERT models with a CTC head, decoded without torch, compared with transformers."""
 
 import json
 import sys
@@ -26,7 +26,7 @@ RATE = 16_000
 
 
 def with_letters(folder: Path) -> Path:
-    """A tokenizer of one letter for each score."""
+    """Save a tokenizer with one letter per score."""
     (folder / "vocab.json").write_text(json.dumps({letter: number for number, letter in enumerate(LETTERS)}))
     settings = {"tokenizer_class": "Wav2Vec2CTCTokenizer", "do_lower_case": True, "word_delimiter_token": "|"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
@@ -36,7 +36,7 @@ def with_letters(folder: Path) -> Path:
 @pytest.fixture(params=["wav2vec2", "wav2vec2 without a mask", "hubert"])
 def folder(request, tmp_path):
     model, extractor = make(request.param, tmp_path / "dense")
-    with torch.no_grad():  # so that letters differ from one frame to the next
+    with torch.no_grad():  # so that letters differ between frames
         model.lm_head.bias -= model(**extractor(read_audio(SPEECH, RATE), sampling_rate=RATE, return_tensors="pt")).logits.mean(
             (0, 1)
         )
@@ -44,8 +44,8 @@ def folder(request, tmp_path):
     return with_letters(tmp_path / "dense")
 
 
-def test_texts_are_those_of_transformers(folder, tmp_path):
-    """Dense and compressed; the file has each shared matrix once."""
+def test_texts_equal_those_of_transformers(folder, tmp_path):
+    """For dense and compressed models. The file contains each shared matrix once."""
     speech = read_audio(SPEECH, RATE)[:40_000]
     cli("compress", folder, "--output", tmp_path / "shared", "--group-size", "4", "--residual-rank", "1")
     sizes = []
@@ -66,11 +66,11 @@ def test_texts_are_those_of_transformers(folder, tmp_path):
         assert translator._model.vocabulary.text(hypothesis.tokens) == written.strip(" ") != ""
         assert len(set(written)) > 2
         assert hypothesis.score == pytest.approx(scores.log_softmax(-1).max(-1).values.mean().item(), abs=1e-4)
-    assert sizes[0] - sizes[1] > 2 * 4 * (4 * 32 * 32 + 2 * 32 * 48)  # three of four matrices, less the residuals and operations
+    assert sizes[0] - sizes[1] > 2 * 4 * (4 * 32 * 32 + 2 * 32 * 48)  # saves three of four matrices, minus residuals and operations
 
 
 @pytest.mark.parametrize("folder", ["hubert"], indirect=True)
-def test_through_the_commands(folder, tmp_path):
+def test_commands_work_on_ctc_models(folder, tmp_path):
     cli("export", folder, "--output", tmp_path / "model", "--precision", "int8")
     shown = json.loads(cli("translate", tmp_path / "model", SPEECH, "--json").stdout)
     (segment,) = shown["segments"]

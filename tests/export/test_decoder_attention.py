@@ -1,4 +1,4 @@
-"""What each word reads of the source, beside what the models' own libraries say."""
+"""The decoder's attention to the source equals that of fairseq and transformers."""
 
 import numpy as np
 import pytest
@@ -24,8 +24,8 @@ GIVEN = [5, 9, 7, 12, 6]
 
 
 @torch.no_grad()
-def test_attention_is_that_of_fairseq(exported, shared_checkpoint, data):
-    """Of the first of two layers, the mean of its heads."""
+def test_attention_equals_that_of_fairseq(exported, shared_checkpoint, data):
+    """The mean over the heads of the first of two layers."""
     state, reference = read_model(shared_checkpoint)
     _, config = read_symbols(state, data, None)
     samples = read_audio(SPEECH, 16_000)
@@ -41,8 +41,8 @@ def test_attention_is_that_of_fairseq(exported, shared_checkpoint, data):
 
 @torch.no_grad()
 @pytest.mark.parametrize("heads", [None, [[0, 1], [1, 0], [1, 3], [7, 0]]])
-def test_attention_is_that_of_whispers_alignment_heads(heads, tmp_path):
-    """Those that its folder names and that there are; else all of one layer."""
+def test_attention_is_the_mean_of_whispers_alignment_heads(heads, tmp_path):
+    """The valid heads that the folder names, or else all heads of one layer."""
     source = save_whisper(tmp_path / "whisper", WORDS, **SETTINGS, **({"alignment_heads": heads} if heads else {}))
     cli("export", source, "--output", tmp_path / "model")
     model = Model(tmp_path / "model")
@@ -61,8 +61,8 @@ def test_attention_is_that_of_whispers_alignment_heads(heads, tmp_path):
     np.testing.assert_allclose(search.attention(model.source([samples]), [*GIVEN, END]), wanted, atol=1e-5)
 
 
-def test_folders_without_it_are_refused_by_name(exported, monkeypatch):
-    monkeypatch.setattr(Model, "has_attention", False)  # as of a folder of an earlier release
+def test_folder_without_attention_is_refused(exported, monkeypatch):
+    monkeypatch.setattr(Model, "has_attention", False)  # as in a folder exported by an earlier release
     with pytest.raises(InputError, match=r"fp32 has no decoder attention, which policy=alignatt needs; export it again"):
         Stream(exported, "alignatt")
     Stream(exported, "local-agreement")

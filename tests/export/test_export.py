@@ -1,4 +1,4 @@
-"""Checkpoints as graphs: what is in them, and what is refused."""
+"""Exported checkpoints: contents, sizes and refusals."""
 
 import copy
 import json
@@ -37,7 +37,7 @@ GRAPHS = ("encoder.onnx", "cross_attention.onnx", "decoder.onnx")
 
 @pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
 @pytest.mark.parametrize("options", [{}, {"activation_fn": "gelu", "no_scale_embedding": True, "layernorm_embedding": True}])
-def test_export_checks_itself(options, precision, data, fairseq_train, tmp_path):
+def test_export_verifies_its_outputs(options, precision, data, fairseq_train, tmp_path):
     fairseq_train(data, tmp_path / "run", max_update=4, **options)
     checkpoint, output = tmp_path / "run" / "checkpoint_last.pt", tmp_path / "model"
     shown = cli("export", checkpoint, "--data", data, "--output", output, "--precision", precision, "--check", SPEECH).stdout
@@ -50,7 +50,7 @@ def test_export_checks_itself(options, precision, data, fairseq_train, tmp_path)
     assert 0 < description["differences"]["log_probs"] < limit
 
 
-def test_a_recognition_model(data, fairseq_train, tmp_path):
+def test_recognition_model_is_exported(data, fairseq_train, tmp_path):
     flags = {"criterion": "label_smoothed_cross_entropy_with_residual", "ctc_weight": 0.3, "decoder_group_size": 1}
     fairseq_train(data, tmp_path / "run", "asr", max_update=4, decoder_layers=2, **flags)
     cli("export", tmp_path / "run" / "checkpoint_last.pt", "--data", data, "--output", tmp_path / "model", "--check", SPEECH)
@@ -61,8 +61,8 @@ def test_a_recognition_model(data, fairseq_train, tmp_path):
 
 
 @torch.no_grad()
-def test_norms_behind_the_branches():
-    """As in Vaswani et al.; no flag of fairseq-train gives them, but architectures of forks do."""
+def test_post_norm_layers_are_exported():
+    """As in Vaswani et al. No flag of fairseq-train selects them, but archs of forks do."""
     model = tiny_model(encoder_normalize_before=False, decoder_normalize_before=False).eval()
     samples = torch.randn(1, 16_000).numpy() * 0.1
     session = onnxruntime.InferenceSession(
@@ -74,23 +74,23 @@ def test_norms_behind_the_branches():
     assert np.abs(states - expected.numpy()).max() < 1e-3
 
 
-def test_every_shared_matrix_is_one_initializer():
+def test_shared_matrices_are_stored_once():
     model = tiny_model(encoder_group_size=3, encoder_residual_rank=4)
     graph = encoder_graph(encoder_parts(model), filterbank_of(ModelInput()), "fp32").graph
     shapes = Counter(tuple(tensor.dims) for tensor in graph.initializer)
     width, inner = 32, 48
     groups, layers = 2, 6
     assert shapes[width, 3 * width] == groups  # queries, keys and values
-    assert shapes[width, inner - width] == shapes[inner - width, width] == groups  # the units that no diagonal concerns
-    assert shapes[width, width] == groups * 3  # the output projection, and the others
-    assert shapes[4, width] == layers * 6  # the residuals: thin, of each layer
+    assert shapes[width, inner - width] == shapes[inner - width, width] == groups  # the units beyond the diagonal
+    assert shapes[width, width] == groups * 3  # the output projection and the other square matrices
+    assert shapes[4, width] == layers * 6  # the low-rank residuals of each layer
     stored = sum(np.prod(tensor.dims) for tensor in graph.initializer)
     owned = sum(parameter.numel() for parameter in model.encoder.parameters())
     assert owned < stored < owned * 1.1  # and tables of the filterbank
 
 
 @pytest.mark.parametrize("precision, group_size, least_ratio", [("int8", "3", 8.0), ("int8", "12", 14.5), ("int4", "12", 20.0)])
-def test_sizes_of_rounded_files(precision, group_size, least_ratio):
+def test_rounded_files_are_smaller(precision, group_size, least_ratio):
     def megabytes(precision, *flags):
         model = build_model(parse_model_flags("s2t_residual_transformer_s", list(flags)), 20)
         graph = encoder_graph(encoder_parts(model), filterbank_of(ModelInput()), precision)
@@ -102,21 +102,21 @@ def test_sizes_of_rounded_files(precision, group_size, least_ratio):
     assert dense / residual > least_ratio
 
 
-def test_rounding_to_int8_is_by_half_a_step_of_each_row():
+def test_int8_rounding_error_is_at_most_half_a_step_of_each_row():
     weight = torch.randn(6, 40) * torch.tensor([1e-6, 1e-3, 1.0, 30.0, 1e-2, 0.0])[:, None]
     rounded, scales = quantized(weight)
     error = (rounded.float() * scales[:, None] - weight).abs().amax(1)
-    assert (error[1:] <= scales[1:] * 0.57).all()  # half a step, and the half precision of scales at the ends
+    assert (error[1:] <= scales[1:] * 0.57).all()  # half a step, plus the rounding of scales to half precision
     assert rounded.abs().max() == 127
 
 
-def test_factors_of_a_trained_matrix_lose_no_more_in_int8_than_the_matrix_does():
+def test_int8_error_of_factors_is_at_most_that_of_their_product():
     torch.manual_seed(1)
     (left, _), (right, _) = (torch.linalg.qr(torch.randn(256, 48)) for _ in range(2))
     layer = nn.Linear(256, 256, bias=False)
     layers = nn.ModuleList([nn.Sequential(copy.deepcopy(layer))])
     share_layers(layers, form_of(layers, group_size=1, rank="=48", diagonal=False))
-    sizes = torch.logspace(1, -1, 48)  # singular values, as far apart as those of a trained matrix
+    sizes = torch.logspace(1, -1, 48)  # singular values spread as those of a trained matrix
     with torch.no_grad():
         (factors,) = layers[0]
         factors.up.copy_(left * sizes.sqrt())
@@ -134,12 +134,14 @@ def test_factors_of_a_trained_matrix_lose_no_more_in_int8_than_the_matrix_does()
 
 
 @pytest.mark.parametrize("width", [64, 48])
-def test_a_product_in_4_bits_is_that_of_the_rounded_matrix(width):
+def test_4_bit_product_equals_that_of_the_rounded_matrix(width):
     torch.manual_seed(1)
     weight = torch.randn(40, width) * torch.logspace(-9, 1, 40)[:, None]
     integers, scales = quantized_in_blocks(weight)
     rounded = (integers * scales[..., None]).flatten(1)
-    assert (rounded - weight).square().sum(1).div(weight.square().sum(1))[20:].max() < 0.02  # the others' scales are subnormal
+    assert (rounded - weight).square().sum(1).div(weight.square().sum(1))[
+        20:
+    ].max() < 0.02  # first scales are subnormal
     inputs = spox.argument(spox.Tensor(np.float32, ("rows", width)))
     graph = spox.build({"x": inputs}, {"y": Products("int4").multiply(inputs, weight)})
     assert "MatMulNBits" in {node.op_type for node in graph.graph.node}
@@ -149,7 +151,7 @@ def test_a_product_in_4_bits_is_that_of_the_rounded_matrix(width):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
-def test_an_embedding_that_multiplies_too_is_stored_once(precision):
+def test_tied_embedding_is_stored_once(precision):
     products, weight = Products(precision), torch.randn(96, 64)
     places = spox.argument(spox.Tensor(np.int64, ("places",)))
     graph = spox.build({"places": places}, {"y": products.multiply(products.rows(weight, places), weight)}).graph
@@ -177,7 +179,7 @@ print(megabytes() - before)
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 @pytest.mark.parametrize("precision, bytes_per_weight", [("fp32", 4), ("int4", 0.5)])
-def test_a_shared_matrix_is_in_memory_once(precision, bytes_per_weight, tmp_path):
+def test_shared_matrix_is_in_memory_once(precision, bytes_per_weight, tmp_path):
     sizes = {}
     for group_size in ("1", "12"):
         flags = ["--encoder-group-size", group_size, "--encoder-residual-rank", "2"]
@@ -186,12 +188,12 @@ def test_a_shared_matrix_is_in_memory_once(precision, bytes_per_weight, tmp_path
             encoder_graph(encoder_parts(model), filterbank_of(ModelInput()), precision).SerializeToString()
         )
         sizes[group_size] = float(run(sys.executable, "-c", MEASURE, tmp_path / group_size).stdout)
-    one_stack = 12 * 1.31 * bytes_per_weight  # MB of its dense matrices
+    one_stack = 12 * 1.31 * bytes_per_weight  # MB of the dense model's matrices
     assert sizes["1"] > one_stack
     assert sizes["12"] < sizes["1"] - 0.8 * one_stack * 11 / 12
 
 
-def test_what_has_no_graph_is_refused_by_name(data, shared_checkpoint, fairseq_train, tmp_path):
+def test_models_that_cannot_be_exported_are_refused_by_name(data, shared_checkpoint, fairseq_train, tmp_path):
     def refused(checkpoint, message, *arguments):
         result = cli("export", checkpoint, "--output", tmp_path / "model", *arguments, check=False)
         assert result.returncode == 2
@@ -206,13 +208,13 @@ def test_what_has_no_graph_is_refused_by_name(data, shared_checkpoint, fairseq_t
     fairseq_train(data, tmp_path / "tanh", max_update=1, activation_fn="tanh")
     refused(tmp_path / "tanh" / "checkpoint_last.pt", "--activation-fn tanh cannot be exported", "--data", data)
     (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "mine.txt").touch()
+    (tmp_path / "model" / "notes.txt").touch()
     result = cli("export", shared_checkpoint, "--data", data, "--output", tmp_path / "model", "--force", check=False)
     assert "is not a model folder" in result.stderr
 
 
 def generate_and_compare(checkpoint: Path, exported: Path, data: Path, config: str) -> list[str]:
-    """Texts of recordings by fairseq-generate, one by one and on features in files, which are those of the exported model, too."""
+    """Texts of recordings by fairseq-generate, one at a time and on stored features, equal those of the exported model."""
     model, recordings, rows = Model(exported), sorted(SPEECH.parent.glob("*.wav")), ["id\taudio\tn_frames\ttgt_text"]
     for number, path in enumerate(recordings):
         features = filterbank(read_audio(path, model.folder.sample_rate), model.folder.sample_rate)
@@ -230,8 +232,8 @@ def generate_and_compare(checkpoint: Path, exported: Path, data: Path, config: s
     return list(texts.values())
 
 
-def test_the_data_configuration_is_followed(data, shared_checkpoint, tmp_path):
-    """Other than the recipe's: `fairseq-generate`, on features that are in files, gives the export's texts."""
+def test_data_configuration_is_applied(data, shared_checkpoint, tmp_path):
+    """A configuration other than the recipe's: fairseq-generate on stored features writes the same texts."""
     folder, rate = tmp_path / "data", 8_000
     folder.mkdir()
     np.savez(tmp_path / "stats.npz", mean=np.full(80, 9.0), std=np.full(80, 2.5))
@@ -261,7 +263,7 @@ def test_the_data_configuration_is_followed(data, shared_checkpoint, tmp_path):
         ({"transforms": {"*": ["global_cmvn"]}, "global_cmvn": {"stats_npz_path": "gone.npz"}}, "gone.npz"),
     ],
 )
-def test_data_configurations_that_cannot_be_followed(data, shared_checkpoint, tmp_path, entries, message):
+def test_unsupported_data_configurations_are_refused(data, shared_checkpoint, tmp_path, entries, message):
     config = linked(data, tmp_path / "data", "config_st_plain.yaml")
     config.write_text(yaml.safe_dump(yaml.safe_load((data / config.name).read_text()) | entries))
     result = cli("export", shared_checkpoint, "--data", config.parent, "--output", tmp_path / "model", check=False)
@@ -273,13 +275,13 @@ RELATIVE = {"attn_type": "espnet", "pos_enc_type": "rel_pos", "encoder_group_siz
 
 
 @pytest.mark.parametrize("flags", [{}, RELATIVE])
-def test_texts_of_a_conformer(flags, data, fairseq_train, tmp_path):
+def test_texts_of_a_conformer_equal_those_of_fairseq_generate(flags, data, fairseq_train, tmp_path):
     fairseq_train(data, tmp_path / "run", arch="s2t_conformer", depthwise_conv_kernel_size=7, max_update=3, **flags)
     checkpoint, outputs = tmp_path / "run" / "checkpoint_last.pt", {}
     state = torch.load(checkpoint, weights_only=True)
     for name, value in state["model"].items():
         if "encoder_attn" in name and name.endswith("weight"):
-            value *= 6  # so that texts depend on what is said
+            value *= 6  # trained until texts depend on the audio
     torch.save(state, checkpoint)
     for precision in ("fp32", "int8"):
         outputs[precision] = tmp_path / precision

@@ -1,4 +1,4 @@
-"""Filterbanks in a graph, beside Kaldi's and fairseq's transforms."""
+"""The filterbank graph computes Kaldi's features and fairseq's transforms."""
 
 from pathlib import Path
 
@@ -27,36 +27,36 @@ def session(source: ModelInput) -> onnxruntime.InferenceSession:
 
 @pytest.fixture
 def corpus(tmp_path):
-    """Statistics of a corpus, where fairseq's `global_cmvn` reads them."""
+    """Corpus statistics in the format of fairseq's `global_cmvn`."""
     rng = np.random.default_rng(1)
     np.savez(tmp_path / "stats.npz", mean=rng.normal(10, 3, 80).astype(np.float32), std=rng.uniform(1, 4, 80))
     return GlobalCMVN(tmp_path / "stats.npz")
 
 
 @pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 22_050])
-def test_features_of_human_speech_are_kaldis_at_every_rate(rate):
+def test_features_of_human_speech_equal_kaldis_at_every_rate(rate):
     check(ModelInput(rate))
 
 
 @pytest.mark.parametrize("means", [True, False])
 @pytest.mark.parametrize("variances", [True, False])
-def test_features_are_normalised_as_fairseq_does(means, variances, corpus):
+def test_features_are_normalised_as_in_fairseq(means, variances, corpus):
     check(ModelInput(8_000, transforms=(UtteranceCMVN(means, variances),)))
     check(ModelInput(8_000, transforms=(corpus, UtteranceCMVN(means, variances))))
     check(ModelInput(transforms=(UtteranceCMVN(means, variances), corpus)))
 
 
-def test_other_bins_and_no_transform():
+def test_other_numbers_of_bins_and_no_transform():
     check(ModelInput(bins=40, transforms=()))
 
 
-def test_one_frame():
+def test_single_frame_has_features():
     check(ModelInput(), shortest=400)
 
 
 def check(source: ModelInput, shortest: int = 3000) -> None:
-    """The graph, on a batch of recordings, beside fairseq's features of each."""
-    rng = np.random.default_rng(1)  # above 8 kHz these recordings hold nothing, of which the logarithm would be that of rounding
+    """Compare the graph on a batch of recordings with fairseq's features of each."""
+    rng = np.random.default_rng(1)  # these recordings contain nothing above 8 kHz, where log energies would be rounding noise
     recordings = [read_audio(path, source.sample_rate) for path in sorted(SPEECH.glob("*.wav"))]
     recordings = [samples + rng.normal(0, 3e-4, len(samples)).astype(np.float32) for samples in recordings]
     recordings.append(recordings[0][:shortest])
@@ -74,4 +74,4 @@ def check(source: ModelInput, shortest: int = 3000) -> None:
 
 def test_silence_has_finite_features():
     computed, _ = session(ModelInput()).run(None, {"samples": np.zeros((1, 1600), np.float32), "lengths": np.array([1600])})
-    assert np.abs(computed).max() < 0.2  # of a variance that is kept from being 0, rounding is a noticeable part
+    assert np.abs(computed).max() < 0.2  # rounding noise is large relative to the clamped variance

@@ -1,4 +1,4 @@
-"""Whisper through the same export, dense and with shared layers, beside Hugging Face's own generation."""
+"""Exported Whisper models, dense and with shared layers, compared with generation by transformers."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ def whisper(tmp_path_factory):
 
 
 @pytest.mark.parametrize("is_shared", [False, True])
-def test_texts_are_those_of_hugging_face(is_shared, whisper, tmp_path):
+def test_texts_equal_those_of_transformers(is_shared, whisper, tmp_path):
     source = whisper
     if is_shared:
         source = tmp_path / "shared"
@@ -80,19 +80,19 @@ ALL_WORDS = [*range(256)]
         ({"language": "en", "num_beams": 3, "early_stopping": True, "max_new_tokens": 8}, {}),
     ],
 )
-def test_settings_of_the_folder_are_followed(settings, asked, tmp_path):
-    """Those of its generation_config.json alone; where neither they nor the user names the language, it is detected."""
+def test_generation_config_of_the_folder_is_applied(settings, asked, tmp_path):
+    """Only generation_config.json counts. The language is detected if neither it nor the user names one."""
     source = save_whisper(tmp_path / "whisper", [*WORDS, *TAGS], **MULTILINGUAL, **{"max_length": 24, **settings})
     cli("export", source, "--output", tmp_path / "model", "--check", SPEECH)
     written = transformers.load(source).generate(features_of(source), **asked)[0].tolist()
-    beam = None if "num_beams" in settings else 1  # its own, or generate's
+    beam = None if "num_beams" in settings else 1  # the folder's default, or that of `generate`
     direction = Direction(asked.get("task"), asked.get("language"))
     (hypotheses,) = Model(tmp_path / "model").search([read_audio(SPEECH, 16_000)], Settings(beam=beam), direction)
     assert hypotheses[0].tokens == [word for word in written if word != 256]
     assert len(hypotheses[0].tokens) > 3
 
 
-def test_a_language_is_detected_and_what_export_is_told_is_the_default(tmp_path):
+def test_language_is_detected_or_is_the_default_given_to_export(tmp_path):
     source = save_whisper(tmp_path / "whisper", [*WORDS, *TAGS], **MULTILINGUAL, no_repeat_ngram_size=2, do_sample=True)
     shown = cli("export", source, "--output", tmp_path / "model").stdout
     assert "not supported in generation_config.json: do_sample=True, no_repeat_ngram_size=2" in shown
@@ -102,14 +102,14 @@ def test_a_language_is_detected_and_what_export_is_told_is_the_default(tmp_path)
     assert f"<|{row['source_lang']}|>" == TAGS[detected - 259]
 
     cli("export", source, "--output", tmp_path / "told", "--task", "translate", "--source-lang", "German")
-    told = Model(tmp_path / "told")
-    assert told.languages.default == Direction("translate", "de", "en")
-    assert told.languages.names["german"] == "de"
+    with_default = Model(tmp_path / "told")
+    assert with_default.languages.default == Direction("translate", "de", "en")
+    assert with_default.languages.names["german"] == "de"
     text = cli("translate", tmp_path / "told", SPEECH).stdout
     assert text == cli("translate", tmp_path / "model", SPEECH, "--task", "translate", "--source-lang", "de").stdout
 
 
-def test_what_the_model_cannot_is_refused(whisper, tmp_path):
+def test_unsupported_tasks_and_languages_are_refused(whisper, tmp_path):
     source = save_whisper(tmp_path / "whisper", [*WORDS, *TAGS], **MULTILINGUAL)
     cli("export", source, "--output", tmp_path / "several")
     cli("export", whisper, "--output", tmp_path / "english")
@@ -141,8 +141,8 @@ def test_what_the_model_cannot_is_refused(whisper, tmp_path):
     cli("translate", tmp_path / "english", SPEECH, "--task", "transcribe", "--source-lang", "auto", "--target-lang", "english")
 
 
-def test_folders_of_earlier_releases(tmp_path):
-    """As release 0.2.0 described them: languages in the vocabulary, and no timestamps."""
+def test_folders_of_earlier_releases_are_read(tmp_path):
+    """As written by release 0.2.0: languages are part of the vocabulary, and there are no timestamps."""
     settings = {**MULTILINGUAL, "language": "hindi", "task": "translate"}
     cli("export", save_whisper(tmp_path / "whisper", [*WORDS, *TAGS], **settings), "--output", tmp_path / "model")
     speech, path = read_audio(SPEECH, 16_000), tmp_path / "model" / "model.json"
@@ -164,7 +164,7 @@ def test_folders_of_earlier_releases(tmp_path):
 
 
 @given(st.lists(st.integers(0, 265), max_size=12))
-def test_words_become_the_text_of_the_tokenizer(words):
+def test_tokens_are_decoded_as_by_the_tokenizer(words):
     added = (" KONFERENZ", "éé", AddedToken("<sep>", special=True), "x y")
     tokenizer = bytes_tokenizer([*WORDS, *TAGS[:3]], added)
     symbols = tokenizer.convert_ids_to_tokens(range(266))
@@ -173,17 +173,17 @@ def test_words_become_the_text_of_the_tokenizer(words):
     assert vocabulary.text(words) == tokenizer.decode(words, skip_special_tokens=True).strip(" ")
 
 
-def test_a_shared_folder_is_smaller(whisper, tmp_path):
+def test_shared_export_is_smaller(whisper, tmp_path):
     cli("compress", whisper, "--output", tmp_path / "shared", "--group-size", "4", "--residual-rank", "1")
     sizes = {}
     for name, source in (("dense", whisper), ("shared", tmp_path / "shared")):
         cli("export", source, "--output", tmp_path / f"{name}-model")
         sizes[name] = (tmp_path / f"{name}-model" / "encoder.onnx").stat().st_size
     one_layer = 4 * (4 * 32 * 32 + 2 * 32 * 48)
-    assert sizes["dense"] - sizes["shared"] > 2 * one_layer  # three of four matrices, less the residuals and the operations
+    assert sizes["dense"] - sizes["shared"] > 2 * one_layer  # saves three of four matrices, minus residuals and operations
 
 
-def test_refusals(whisper, tmp_path):
+def test_invalid_folders_are_refused(whisper, tmp_path):
     Speech2TextForConditionalGeneration(Speech2TextConfig(**TINY_HUGGING_FACE, vocab_size=60)).save_pretrained(
         tmp_path / "speech2text"
     )
@@ -208,7 +208,7 @@ def test_refusals(whisper, tmp_path):
         assert not (tmp_path / "model").exists()
 
 
-def test_noise_of_half_a_minute(whisper, tmp_path):
+def test_window_of_half_a_minute_is_encoded(whisper, tmp_path):
     cli("export", whisper, "--output", tmp_path / "model")
     model = Model(tmp_path / "model")
     samples = np.random.default_rng(1).normal(0, 0.1, 30 * 16_000).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Whisper's own timestamps, and which of its texts are believed, beside Hugging Face's own generation."""
+"""Whisper's timestamps and its fallback to sampling, compared with generation by transformers."""
 
 import inspect
 import json
@@ -45,7 +45,7 @@ def model(exported):
 
 
 @pytest.mark.parametrize("beam", [1, 3])
-def test_texts_with_timestamps_are_those_of_hugging_face(beam, source, model):
+def test_texts_with_timestamps_equal_those_of_transformers(beam, source, model):
     asked = {"language": "de", "task": "transcribe", "return_timestamps": True, "max_new_tokens": 20, "num_beams": beam}
     written = transformers.load(source).generate(features_of(source), force_unique_generate_call=True, **asked)[0].tolist()
     folder = replace(model.folder, fallback=Fallback())
@@ -56,8 +56,8 @@ def test_texts_with_timestamps_are_those_of_hugging_face(beam, source, model):
     assert sum(word >= FIRST for word in text.tokens) > 1
 
 
-def walks(timestamps, eos, count, most=12):
-    """Texts that the rule allows, and what it leaves of random scores before each of their words."""
+def random_texts(timestamps, eos, count, most=12):
+    """Random texts that the timestamp rule allows, with the scores before and after the rule at each token."""
     for seed in range(count):
         random, tokens = np.random.default_rng(seed), []
         for _ in range(most):
@@ -72,23 +72,23 @@ def walks(timestamps, eos, count, most=12):
             tokens = [*tokens, word]
 
 
-def test_the_rule_of_timestamps_is_that_of_hugging_face(source, model):
+def test_timestamp_rule_equals_that_of_transformers(source, model):
     rule = WhisperTimeStampLogitsProcessor(transformers.load(source).generation_config, begin_index=1)
     seen = set()
-    for tokens, scores, allowed in walks(model.folder.timestamps, END, 60):
+    for tokens, scores, allowed in random_texts(model.folder.timestamps, END, 60):
         expected = rule(torch.tensor([[START, *tokens]]), torch.from_numpy(scores)).numpy()
         np.testing.assert_array_equal(np.isfinite(allowed), np.isfinite(expected))
         seen.add((len(tokens) > 1 and tokens[-2] >= FIRST, bool(tokens) and tokens[-1] >= FIRST))
-    assert len(seen) == 4, "times and words behind times and words"
+    assert len(seen) == 4, "timestamps and words, each after timestamps and words"
 
 
-def test_sentences_are_those_of_hugging_face(model):
+def test_segments_equal_those_of_transformers(model):
     split = WhisperForConditionalGeneration._retrieve_segment
     compared = set()
-    for tokens, _, _ in walks(model.folder.timestamps, END, 150):
+    for tokens, _, _ in random_texts(model.folder.timestamps, END, 150):
         if not tokens:
             continue
-        given = {
+        arguments = {
             "seek_sequence": torch.tensor(tokens),
             "seek_outputs": [None],
             "time_offset": torch.zeros(1, dtype=torch.float64),
@@ -102,7 +102,7 @@ def test_sentences_are_those_of_hugging_face(model):
             "return_token_timestamps": False,
             "decoder_input_ids": torch.tensor([[START]]),
         }
-        expected, frames = split(**{name: given[name] for name in inspect.signature(split).parameters})
+        expected, frames = split(**{name: arguments[name] for name in inspect.signature(split).parameters})
         results, seconds = model.folder.timestamps.segments(tokens, 30.0)
         assert seconds == pytest.approx(float(frames) / 100)
         assert len(results) == len(expected)
@@ -110,10 +110,10 @@ def test_sentences_are_those_of_hugging_face(model):
             assert (start, end) == pytest.approx((float(segment["start"]), float(segment["end"])))
             assert words == [word for word in segment["tokens"].tolist() if word < FIRST]
         compared.add((len(results) > 1, seconds < 30))
-    assert len(compared) == 4, "one sentence and several, done with and broken off"
+    assert len(compared) == 4, "one segment and several, complete and cut off"
 
 
-def test_what_is_believed_is_measured_as_hugging_face_does(source, model):
+def test_fallback_scores_equal_those_of_transformers(source, model):
     whisper, size = transformers.load(source), len(WORDS) + 256
     draws = np.random.default_rng(1)
     for tokens in ([72] * 30, draws.integers(256, size=30).tolist(), [72, 73] * 3, []):
@@ -129,15 +129,18 @@ def test_what_is_believed_is_measured_as_hugging_face_does(source, model):
     search = Search(model.folder, Settings(beam=1, max_len_b=20), SPOKEN, with_times=True)
     speech = model.source([read_audio(SPEECH, 16_000)])
     drawn = search.drawn(speech, 0.0, draws)
-    counted = len(written) + int(written[-1] != END)  # our end behind the longest text costs nothing, and counts
+    # the forced end of a text of maximum length has log probability 0, and counts as a token
+    counted = len(written) + int(
+        written[-1] != END
+    )
     assert drawn.score == pytest.approx(float(expected) * len(written) / counted, abs=1e-3)
     with torch.no_grad():
         logits = whisper(features_of(source), decoder_input_ids=torch.tensor([[START]])).logits[0, 0]
     assert np.exp(speech.first_words[0, SILENCE]) == pytest.approx(float(logits.softmax(-1)[SILENCE]), rel=1e-2)
 
 
-def test_texts_by_chance():
-    """As likely as the model has them, sharper at lower temperatures, and the same from the same seed."""
+def test_sampling_follows_the_models_distribution():
+    """Sharper at lower temperatures."""
     chances = np.array([0.6, 0.3, 0.1])
 
     class Vocabulary:
@@ -156,7 +159,7 @@ def test_texts_by_chance():
 
 
 def with_fallback(exported, folder, **changes):
-    """The folder with other rules of what is believed."""
+    """A copy of the folder with other thresholds for the fallback."""
     folder.mkdir()
     for file in exported.iterdir():
         (folder / file.name).symlink_to(file)
@@ -166,7 +169,7 @@ def with_fallback(exported, folder, **changes):
     return folder
 
 
-def test_guesses_repetitions_and_silence(exported, tmp_path):
+def test_guesses_repetition_loops_and_silence_are_rejected(exported, tmp_path):
     def translated(timestamps=True, **changes):
         folder = with_fallback(exported, tmp_path / str(len([*tmp_path.iterdir()])), **changes)
         settings = Settings(beam=1, max_len_b=12)
@@ -175,13 +178,13 @@ def test_guesses_repetitions_and_silence(exported, tmp_path):
     for timestamps in (True, False):
         likeliest = translated(timestamps, log_prob=None, compression_ratio=None)
         assert likeliest
-        assert translated(timestamps, log_prob=0.1, no_speech=1.0) == likeliest, "a guess, but no likelier text was found"
-        assert translated(timestamps, log_prob=None, compression_ratio=0.0) == "", "loops alone"
-    assert translated(log_prob=0.1, no_speech=0.0) == "", "a guess while nobody speaks"
-    assert translated(False, log_prob=0.1, no_speech=0.0) == likeliest, "as generate has it"
+        assert translated(timestamps, log_prob=0.1, no_speech=1.0) == likeliest, "a guess, but sampling gives no likelier text"
+        assert translated(timestamps, log_prob=None, compression_ratio=0.0) == "", "only repetition loops"
+    assert translated(log_prob=0.1, no_speech=0.0) == "", "a guess where no speech is detected"
+    assert translated(False, log_prob=0.1, no_speech=0.0) == likeliest, "as in generate"
 
 
-def test_a_loop_is_searched_again_by_chance(model):
+def test_repetition_loop_is_sampled_again(model):
     speech, size, temperatures = model.source([read_audio(SPEECH, 16_000)]), len(WORDS) + 256, (0.0, 1.0, 1.0, 1.0, 1.0, 1.0)
 
     def search(**rules):
@@ -189,21 +192,21 @@ def test_a_loop_is_searched_again_by_chance(model):
         return Search(folder, Settings(beam=1, max_len_b=20), SPOKEN, with_times=True)
 
     random = np.random.default_rng(1)
-    likeliest, *others = (search().drawn(speech, temperature, random) for temperature in temperatures)
+    likeliest, *sampled = (search().drawn(speech, temperature, random) for temperature in temperatures)
 
     def ratio(text):
         tokens = torch.tensor([*text.tokens, END])
         return WhisperForConditionalGeneration._retrieve_compression_ratio(tokens, size)
 
-    less = [text for text in others if ratio(text) < ratio(likeliest)]
-    assert less
+    less_repetitive = [text for text in sampled if ratio(text) < ratio(likeliest)]
+    assert less_repetitive
     results = search(compression_ratio=ratio(likeliest) - 1e-9).believed(speech, np.random.default_rng(1))
-    assert results == less[:1]
-    likely = {"compression_ratio": ratio(likeliest) - 1e-9, "log_prob": max(text.score for text in others) + 1e-3}
-    assert search(**likely).believed(speech, np.random.default_rng(1)) == [], "what is found by chance must be no guess"
+    assert results == less_repetitive[:1]
+    likely = {"compression_ratio": ratio(likeliest) - 1e-9, "log_prob": max(text.score for text in sampled) + 1e-3}
+    assert search(**likely).believed(speech, np.random.default_rng(1)) == [], "sampled texts that are guesses are rejected"
 
 
-def test_long_recordings_in_windows(exported, tmp_path):
+def test_long_recordings_are_split_into_windows(exported, tmp_path):
     speech = read_audio(SPEECH, 16_000)
     talk = np.concatenate([part for _ in range(16) for part in (speech, np.zeros(8000, np.float32))])
     silence = np.zeros(20 * 16_000, np.float32)
@@ -213,33 +216,33 @@ def test_long_recordings_in_windows(exported, tmp_path):
     assert len(talk) > 70 * 16_000
     segments = row["segments"]
     assert len(segments) > 3
-    for one, other in zip(segments, segments[1:]):
-        assert one["start"] <= one["end"] <= row["seconds"]
-        assert one["start"] <= other["start"]
-    inside = [one for one in segments if len(talk) / 16_000 < one["start"] < (len(talk) + len(silence)) / 16_000 - 1]
-    assert not inside, "nothing is written of what lies between"
+    for segment, next_segment in zip(segments, segments[1:]):
+        assert segment["start"] <= segment["end"] <= row["seconds"]
+        assert segment["start"] <= next_segment["start"]
+    inside = [segment for segment in segments if len(talk) / 16_000 < segment["start"] < (len(talk) + len(silence)) / 16_000 - 1]
+    assert not inside, "no text for the silence in between"
     assert row["text"] == " ".join(segment["text"] for segment in segments)
     assert "-->" in cli("translate", exported, tmp_path / "talk.wav", "--srt", *flags).stdout
     pieces = json.loads(
         cli("translate", exported, tmp_path / "talk.wav", "--json", "--nbest", "2", "--beam", "2", *flags[:2]).stdout
     )
-    assert all(len(piece["hypotheses"]) == 2 for piece in pieces["segments"]), "pieces between pauses, whose texts can be compared"
+    assert all(len(piece["hypotheses"]) == 2 for piece in pieces["segments"]), "pieces between pauses have several hypotheses"
 
 
-def test_short_recordings_have_timestamps_where_they_are_asked_for(exported):
+def test_short_recordings_have_timestamps_on_request(exported):
     speech = read_audio(SPEECH, 16_000)
     plain = Translator(exported, Settings(beam=1, max_len_b=12), source_lang="de").translate(speech)
     (whole,) = plain.segments
-    assert (whole.start, whole.end) == (0, plain.seconds), "as it is, with the quiet at its ends"
+    assert (whole.start, whole.end) == (0, plain.seconds), "the whole recording, including silence at both ends"
     model = Model(exported)
     ((best,),) = model.search([speech], Settings(beam=1, max_len_b=12), SPOKEN)
     assert plain.text == model.vocabulary.text(best.tokens)
     timed = Translator(exported, Settings(beam=1, max_len_b=12), source_lang="de", timestamps=True).translate(speech)
     assert [(each.start, each.end) for each in timed.segments] != [(0, plain.seconds)]
-    assert all(round(each.start * 16_000) % 320 == 0 for each in timed.segments), "in steps of 20 ms"
+    assert all(round(each.start * 16_000) % 320 == 0 for each in timed.segments), "multiples of 20 ms"
 
 
-def test_damaged_rules_are_refused(exported, tmp_path):
+def test_damaged_descriptions_are_refused(exported, tmp_path):
     description = json.loads((exported / "model.json").read_text())
     for number, changes in enumerate(
         (

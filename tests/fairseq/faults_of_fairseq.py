@@ -1,6 +1,6 @@
-"""Prints which of fairseq's faults a process is free of, by the name of the patch: `python faults_of_fairseq.py DATA FOLDER`.
+"""Prints which faults of fairseq are fixed in this process, by the name of the patch: `python faults_of_fairseq.py DATA FOLDER`.
 
-Another package has wrapped three functions of fairseq before; how often its wrappers were called is printed too.
+Three functions of fairseq are wrapped first, as another package might do; the number of calls of these wrappers is printed, too.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from collections import Counter
 from pathlib import Path
 from unittest.mock import MagicMock
 
-import fairseq_cli.train  # noqa: F401 - which sets up the log, as any of fairseq's commands does
+import fairseq_cli.train  # noqa: F401 - sets up logging, as fairseq's commands do
 import numpy as np
 import torch
 from fairseq import checkpoint_utils, tasks
@@ -37,7 +37,7 @@ from omegaconf import OmegaConf
 calls = Counter()
 
 
-def by_another_package(owner, name: str) -> None:
+def wrap_as_another_package(owner, name: str) -> None:
     before = getattr(owner, name)
 
     @functools.wraps(before)
@@ -48,9 +48,9 @@ def by_another_package(owner, name: str) -> None:
     setattr(owner, name, wrapper)
 
 
-by_another_package(data_utils, "batch_by_size")
-by_another_package(PathManager, "copy")
-by_another_package(SpeechToTextDataset, "__getitem__")
+wrap_as_another_package(data_utils, "batch_by_size")
+wrap_as_another_package(PathManager, "copy")
+wrap_as_another_package(SpeechToTextDataset, "__getitem__")
 
 import residual_st.models  # noqa: E402, F401
 from residual_st.errors import InputError  # noqa: E402
@@ -58,14 +58,14 @@ from residual_st.fairseq.checkpoints import stripped  # noqa: E402
 from residual_st.fairseq.patches import apply_patches  # noqa: E402
 from residual_st.fairseq.standalone import build_model, parse_model_flags  # noqa: E402
 
-apply_patches()  # once more, which changes nothing and says nothing
+apply_patches()  # a second call has no effect
 data, folder = map(Path, sys.argv[1:])
 torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
 
 
-def free_of(what) -> bool:
+def is_fixed(check) -> bool:
     try:
-        return bool(what())
+        return bool(check())
     except Exception:
         return False
 
@@ -114,7 +114,7 @@ def retired_architectures():
 
 def other_versions():
     model = build_model(parse_model_flags("s2t_transformer_xs", ["--encoder-layers", "1", "--decoder-layers", "1"]), 8)
-    state = {**model.state_dict(), "encoder.version": torch.ones(1)}  # as before 0.10
+    state = {**model.state_dict(), "encoder.version": torch.ones(1)}  # as in checkpoints of versions before 0.10
     model.upgrade_state_dict_named(state, "")
     return model.load_state_dict(state)
 
@@ -148,7 +148,7 @@ def dictionaries():
 def wav2vec_flags():
     try:
         Wav2VecEncoder(argparse.Namespace(w2v_path=str(folder / "missing.pt")))
-    except OSError:  # it has come as far as to read the file
+    except OSError:  # the error of the next step, which reads the file
         return True
 
 
@@ -160,7 +160,7 @@ def hubert_ctc():
 
 
 def waveforms():
-    sys.modules["torchaudio"] = None  # how Python marks what is not to be found
+    sys.modules["torchaudio"] = None  # makes its import fail
     return audio_utils.convert_waveform(np.zeros((1, 4)), 16_000, to_mono=True, to_sample_rate=16_000)
 
 
@@ -176,7 +176,7 @@ def filling_batches():
 
 def log_file():
     path = str(folder / "train.log")
-    for _ in range(2):  # as for two epochs
+    for _ in range(2):  # two epochs
         progress_bar.progress_bar([], log_format="simple", log_file=path)
     return sum(getattr(handler, "baseFilename", None) == path for handler in progress_bar.logger.handlers) == 1
 
@@ -209,5 +209,5 @@ faults = (
     last_batches, seeded_augmentation, bytes_as_letters, dictionaries, wav2vec_flags, hubert_ctc, waveforms, cpu_ddp,
     filling_batches, log_file, broken_gradients, moving_averages,
 )  # fmt: skip
-free = [fault.__name__.replace("_", "-") for fault in faults if free_of(fault)]
+free = [fault.__name__.replace("_", "-") for fault in faults if is_fixed(fault)]
 print(json.dumps({"free of": free, "active": apply_patches(), "calls": calls}))

@@ -4,7 +4,7 @@ from torch import nn
 
 from residual_st.fairseq.layers.attention import LENGTH_TO_FUSE, attention, heads_of, padding_mask
 
-LENGTHS = [7, LENGTH_TO_FUSE + 1]  # on both sides of the change of kernels
+LENGTHS = [7, LENGTH_TO_FUSE + 1]  # below and above the length at which the kernel changes
 
 
 def self_attention(queries, keys, values, heads, padding, rate):
@@ -25,7 +25,7 @@ def padding_of(length):
 
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("padded", [True, False])
-def test_is_that_of_torch(length, padded):
+def test_attention_equals_that_of_torch(length, padded):
     queries, keys, values = projected(length)
     padding = padding_of(length) if padded else None
     reference = nn.MultiheadAttention(8, 2, bias=False, dtype=torch.float64)
@@ -37,7 +37,7 @@ def test_is_that_of_torch(length, padded):
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-def test_dropout_is_of_the_weights_and_keeps_the_mean(length):
+def test_dropout_is_applied_to_weights_and_keeps_the_mean(length):
     queries, keys, values = projected(length)
     padding = padding_of(length)
     torch.manual_seed(1)
@@ -45,14 +45,14 @@ def test_dropout_is_of_the_weights_and_keeps_the_mean(length):
     expected = self_attention(queries, keys, values, 2, padding, 0.0)
     error = (draws.mean(0) - expected).abs() / (draws.std(0) / 400**0.5)
     assert error.max() < 6
-    # the third utterance has one position to attend to: its value comes through whole and scaled, or not at all
+    # the third utterance has a single position: its value is either scaled or dropped
     values_seen = draws[:, :, 2] / values[0, 2]
     assert torch.isclose(values_seen, torch.tensor(0.0).double()).any()
     scaled = torch.isclose(values_seen, torch.tensor(1 / 0.7).double(), rtol=1e-4)
     assert (scaled | (values_seen == 0)).all()
 
 
-def test_gradients():
+def test_gradients_equal_those_of_torch():
     x = projected(4, batch=2, width=4).requires_grad_()
     padding = torch.tensor([[False, False, False, False], [False, False, True, True]])
     assert torch.autograd.gradcheck(lambda x: self_attention(*x, 2, padding, 0.0), x)

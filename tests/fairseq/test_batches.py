@@ -1,4 +1,4 @@
-"""No sentence is lost, whatever the number of sentences: fairseq-fixed leaves out a last batch that is no multiple of eight."""
+"""Every sentence is used. Without the patch, fairseq-fixed drops a last batch whose size is not a multiple of eight."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def subsets(data, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def generation(subsets):
-    """The stock task and a dense model under our user dir, as fairseq-generate has them."""
+    """The stock task and a dense model with this user dir, as in fairseq-generate."""
     flags = {"task": "speech_to_text", "config_yaml": "config_st.yaml", "data": str(subsets), "seed": 1, "train_subset": "train1"}
     flags |= {"max_source_positions": 6000, "max_target_positions": 1024}
     task = tasks.setup_task(tiny_flags("s2t_transformer_s", **flags))
@@ -46,7 +46,7 @@ def test_every_sentence_is_generated(generation, count):
 
 @pytest.mark.parametrize("count", range(1, 18))
 @pytest.mark.parametrize("kind", ["tst", "train"])
-def test_every_sentence_is_validated_and_trained_on(generation, kind, count):
+def test_every_sentence_is_used_in_training_and_validation(generation, kind, count):
     task, _ = generation
     task.load_dataset(f"{kind}{count}")
     iterator = task.get_batch_iterator(
@@ -58,7 +58,7 @@ def test_every_sentence_is_validated_and_trained_on(generation, kind, count):
 
 @pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 100])
 @pytest.mark.parametrize("limits", [{"max_tokens": 50}, {"max_sentences": 16}, {"max_tokens": 300, "max_sentences": 24}])
-def test_batches_are_pieces_of_the_order_within_their_limits(count, limits):
+def test_batches_keep_the_order_and_the_size_limits(count, limits):
     sizes = np.random.default_rng(1).integers(1, 6, size=count)
     order = np.argsort(sizes, kind="stable")
     batches = data_utils.batch_by_size(order, lambda index: sizes[index], sizes, **limits, required_batch_size_multiple=8)

@@ -1,4 +1,4 @@
-"""Encoders that attend in chunks: in training and validation, and chunk by chunk while sound comes in."""
+"""Encoders that attend in chunks: training, validation, and streaming chunk by chunk."""
 
 from itertools import pairwise
 
@@ -25,24 +25,24 @@ def noise(samples: int) -> np.ndarray:
 
 
 def encoded(model, frames: torch.Tensor) -> torch.Tensor:
-    """(time, width) of features (frames, bins)."""
+    """Encoder states (time, width) of features (frames, bins)."""
     with torch.no_grad():
         return model.encoder(frames[None], torch.tensor([len(frames)]))["encoder_out"][0][:, 0]
 
 
-def test_the_mask():
+def test_chunk_mask():
     mask = chunk_mask(7, frames=2, left=1, like=torch.zeros(1)).bool()
     seen = [[j for j in range(7) if not mask[i, j]] for i in range(7)]
     assert seen == [[0, 1], [0, 1], [0, 1, 2, 3], [0, 1, 2, 3], [2, 3, 4, 5], [2, 3, 4, 5], [4, 5, 6]]
 
 
 @pytest.mark.parametrize("options", [{}, DENSE, STOCK])
-def test_a_frame_reads_its_chunk_those_before_and_the_look_ahead(options):
+def test_frame_depends_on_its_chunk_earlier_chunks_and_the_look_ahead(options):
     model = tiny_model(encoder_chunk_frames="4", encoder_left_chunks=1, **options).eval()
     stride, reach = strides_and_reach(model.encoder.subsample)
     frames = torch.randn(180, 80)
     states = encoded(model, frames)
-    read = set()  # by the first frame of the chunk of 32 to 35: through six layers, from the chunk of 8 to 11 on
+    read = set()  # the first frame of chunk 32 to 35 reads, through six layers, from chunk 8 to 11 on
     for place in range(len(frames)):
         changed = frames.clone()
         changed[place] += 10
@@ -51,7 +51,7 @@ def test_a_frame_reads_its_chunk_those_before_and_the_look_ahead(options):
     assert read == set(range(8 * stride - reach, 35 * stride + reach + 1))
 
 
-def test_size_0_is_full_attention_and_other_sizes_are_not(batch):
+def test_chunk_size_0_is_full_attention(batch):
     full, whole = tiny_model(encoder_chunk_frames="0,4").eval(), tiny_model().eval()
     assert torch.equal(full(**batch)[0], whole(**batch)[0])
     assert same_weights(full.state_dict(), whole.state_dict())
@@ -62,13 +62,13 @@ def test_size_0_is_full_attention_and_other_sizes_are_not(batch):
     )  # 60 frames in all
 
 
-def test_padding_changes_nothing(batch):
+def test_padding_has_no_effect(batch):
     model = tiny_model(encoder_chunk_frames="4", encoder_left_chunks=0).eval()
     with torch.no_grad():
         states = model.encoder(batch["src_tokens"], batch["src_lengths"])["encoder_out"][0]
     frames = batch["src_tokens"][1].clone()
     frames[41:] = 0
-    torch.testing.assert_close(states[:8, 1], encoded(model, frames[:41])[:8], rtol=0, atol=1e-5)  # the rest reads the padding
+    torch.testing.assert_close(states[:8, 1], encoded(model, frames[:41])[:8], rtol=0, atol=1e-5)  # later states read the padding
 
 
 @pytest.mark.parametrize("options", [{}, DENSE, STOCK, {"encoder_normalize_before": False}])
@@ -86,7 +86,7 @@ def test_chunk_by_chunk_equals_the_masked_pass(options, size, left, tmp_path):
     assert stream.finish().shape == (1, 0, 32)
 
 
-def test_frames_across_borders_are_those_of_the_whole():
+def test_streamed_features_equal_those_of_the_whole_recording():
     samples, bank = noise(50_000), OnlineFilterbank(16_000)
     places = [0, *sorted(np.random.default_rng(2).integers(0, 50_000, 200)), 50_000]
     assert np.array_equal(
@@ -94,7 +94,7 @@ def test_frames_across_borders_are_those_of_the_whole():
     )
 
 
-def test_training_draws_sizes_and_resumes_exactly(data, fairseq_train, tmp_path, monkeypatch):
+def test_training_draws_chunk_sizes_and_resumes_exactly(data, fairseq_train, tmp_path, monkeypatch):
     drawn, draw = [], Chunks.drawn
     monkeypatch.setattr(Chunks, "drawn", lambda self: drawn.append(draw(self)) or drawn[-1])
     options = {"encoder_chunk_frames": "4,8,0", "encoder_left_chunks": 2, "disable_validation": True, "update_freq": 2}
@@ -109,7 +109,7 @@ def test_training_draws_sizes_and_resumes_exactly(data, fairseq_train, tmp_path,
     assert same_weights(one, two)
 
 
-def test_flags_survive_the_commands_and_a_teacher_distills_into_chunks(data, fairseq_train, tmp_path):
+def test_commands_keep_chunk_flags_and_distillation_supports_chunks(data, fairseq_train, tmp_path):
     options = {"encoder_chunk_frames": "4,0", "encoder_left_chunks": 2, "max_update": 2}
     fairseq_train(data, tmp_path / "dense", arch="s2t_transformer_s", **options)
     dense, shared = tmp_path / "dense" / "checkpoint_last.pt", tmp_path / "shared.pt"
@@ -141,7 +141,7 @@ def test_flags_survive_the_commands_and_a_teacher_distills_into_chunks(data, fai
 
 
 @pytest.mark.parametrize("arch", ["wav2vec_ctc", "xm_transformer", "transformer", "s2ut_transformer"])
-def test_other_kinds_refuse_the_flag(arch):
+def test_unsupported_archs_refuse_chunks(arch):
     flags = parse_model_flags(arch, ["--encoder-chunk-frames", "16"])
     with pytest.raises(InputError, match=f"encoder_chunk_frames does not work with --arch {arch}; it must be s2t_transformer or"):
         build_model(flags, 20)
@@ -159,12 +159,12 @@ def test_other_kinds_refuse_the_flag(arch):
         ({"encoder_chunk_frames": "16", "arch": "convtransformer"}, "does not work with --arch convtransformer"),
     ],
 )
-def test_what_is_refused(options, message):
+def test_invalid_chunk_flags_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         tiny_model(**options)
 
 
-def test_streams_that_cannot_be():
+def test_models_that_cannot_be_streamed_are_refused():
     with pytest.raises(InputError, match="attends to whole utterances .* train it with --encoder-chunk-frames"):
         StreamingEncoder(tiny_model().encoder, ModelInput(transforms=()))
     with pytest.raises(InputError, match="conv_kernel_sizes contains 4; .* must be odd"):

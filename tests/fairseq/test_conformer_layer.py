@@ -1,4 +1,4 @@
-"""The forward pass of shared conformer layers against fairseq's own."""
+"""The fast forward pass of shared conformer layers equals fairseq's."""
 
 import copy
 
@@ -16,7 +16,7 @@ WIDTH = 32
 
 
 class Encoder(nn.Module):
-    """fairseq's conformer layers, shared, with what their encoder gives them."""
+    """fairseq's conformer layers, shared, with the inputs that their encoder passes."""
 
     def __init__(self, attn_type, pos_enc_type, dropout=0.0):
         super().__init__()
@@ -52,53 +52,53 @@ def padding_of(*lengths: int) -> torch.Tensor:
 
 @pytest.mark.parametrize(("attn_type", "pos_enc_type"), KINDS)
 @pytest.mark.parametrize("lengths", [(12, 12), (12, 7, 3), (1,), (250, 240)])
-def test_outputs_are_those_of_fairseqs_layer(attn_type, pos_enc_type, lengths):
+def test_outputs_equal_those_of_fairseqs_layer(attn_type, pos_enc_type, lengths):
     stock = Encoder(attn_type, pos_enc_type).eval()
     x, padding = torch.randn(max(lengths), len(lengths), WIDTH), padding_of(*lengths)
     with torch.no_grad():
         expected, result = stock(x, padding), faster(stock)(x, padding)
-    for one, other in zip(result, expected):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+    for actual_value, expected_value in zip(result, expected):
+        torch.testing.assert_close(actual_value, expected_value, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("attn_type", "pos_enc_type"), KINDS)
-def test_gradients_and_statistics_are_those_of_fairseqs_layer(attn_type, pos_enc_type):
+def test_gradients_and_statistics_equal_those_of_fairseqs_layer(attn_type, pos_enc_type):
     stock = Encoder(attn_type, pos_enc_type).double().train()
-    ours = faster(stock)
+    fast = faster(stock)
     seed = torch.randn(12, 3, WIDTH, dtype=torch.float64)
-    for encoder in (stock, ours):
+    for encoder in (stock, fast):
         encoder.x = torch.linspace(-1, 1, seed.numel(), dtype=torch.float64).view(seed.shape).requires_grad_()
         states, _ = encoder(encoder.x, padding_of(12, 7, 3))
         states.backward(seed)
-    torch.testing.assert_close(ours.x.grad, stock.x.grad)
-    gradients, expected = ({name: each.grad for name, each in encoder.named_parameters()} for encoder in (ours, stock))
+    torch.testing.assert_close(fast.x.grad, stock.x.grad)
+    gradients, expected = ({name: each.grad for name, each in encoder.named_parameters()} for encoder in (fast, stock))
     assert all(gradient is not None for gradient in gradients.values())
     torch.testing.assert_close(gradients, expected)
-    torch.testing.assert_close(dict(ours.named_buffers()), dict(stock.named_buffers()))
+    torch.testing.assert_close(dict(fast.named_buffers()), dict(stock.named_buffers()))
 
 
 @pytest.mark.parametrize(("attn_type", "pos_enc_type"), KINDS)
-def test_dropout_is_in_training_alone(attn_type, pos_enc_type):
-    ours = faster(Encoder(attn_type, pos_enc_type, dropout=0.3))
+def test_dropout_is_applied_only_in_training(attn_type, pos_enc_type):
+    fast = faster(Encoder(attn_type, pos_enc_type, dropout=0.3))
     x = torch.randn(12, 2, WIDTH)
-    ours.train()
-    assert not torch.equal(ours(x)[0], ours(x)[0])
-    ours.eval()
-    assert torch.equal(ours(x)[0], ours(x)[0])
+    fast.train()
+    assert not torch.equal(fast(x)[0], fast(x)[0])
+    fast.eval()
+    assert torch.equal(fast(x)[0], fast(x)[0])
 
 
-def test_a_model_that_has_run_can_be_copied():
-    """fairseq's espnet attention keeps its last weights, with their graph."""
-    ours = faster(Encoder("espnet", "rel_pos"))
-    ours(torch.randn(12, 2, WIDTH))
-    copy.deepcopy(ours)
+def test_model_can_be_copied_after_a_forward_pass():
+    """fairseq's espnet attention stores its last weights with their autograd graph."""
+    fast = faster(Encoder("espnet", "rel_pos"))
+    fast(torch.randn(12, 2, WIDTH))
+    copy.deepcopy(fast)
 
 
 @pytest.mark.parametrize(("attn_type", "pos_enc_type"), KINDS)
-def test_autocast(attn_type, pos_enc_type):
+def test_autocast_equals_fairseqs_layer(attn_type, pos_enc_type):
     stock = Encoder(attn_type, pos_enc_type).train()
-    ours, x = faster(stock), torch.randn(12, 3, WIDTH)
+    fast, x = faster(stock), torch.randn(12, 3, WIDTH)
     with torch.autocast("cpu", torch.bfloat16):
-        (expected, _), (states, _) = (encoder(x, padding_of(12, 7, 3)) for encoder in (stock, ours))
+        (expected, _), (states, _) = (encoder(x, padding_of(12, 7, 3)) for encoder in (stock, fast))
     states.sum().backward()
     torch.testing.assert_close(states.float(), expected.float(), rtol=0.1, atol=0.1)

@@ -1,4 +1,4 @@
-"""Decoders whose layers share their matrices: `--decoder-group-size` and the flags beside it."""
+"""Decoders with shared layers: `--decoder-group-size` and related flags."""
 
 import copy
 
@@ -23,7 +23,7 @@ PAD = 1
 
 
 def trained(**options):
-    """A model in evaluation mode whose every parameter is drawn."""
+    """A model with random parameters, in evaluation mode."""
     model = tiny_model(**{**SHARED, **options}).eval()
     torch.manual_seed(2)
     with torch.no_grad():
@@ -33,7 +33,7 @@ def trained(**options):
 
 
 def stock_of(model, **options):
-    """The stock model that computes the same."""
+    """The equivalent stock model."""
     dense, stock = copy.deepcopy(model), tiny_model("s2t_transformer_s", **{"decoder_layers": 6, **options}).eval()
     expand(dense)
     stock.load_state_dict(dense.state_dict())
@@ -54,15 +54,15 @@ def batch():
     return {"src_tokens": torch.randn(3, 60, 80), "src_lengths": torch.tensor([60, 41, 20]), "prev_output_tokens": words}
 
 
-def test_the_default_is_the_stock_decoder():
+def test_default_is_the_stock_decoder():
     stock = tiny_model("s2t_transformer_s", decoder_layers=6).decoder
-    ours = tiny_model(decoder_layers=6, encoder_group_size=1, encoder_residual_rank=0, encoder_residual_diagonal=False).decoder
-    assert same_weights(stock.state_dict(), ours.state_dict())
-    assert type(stock.layers[0]) is type(ours.layers[0])
+    residual = tiny_model(decoder_layers=6, encoder_group_size=1, encoder_residual_rank=0, encoder_residual_diagonal=False).decoder
+    assert same_weights(stock.state_dict(), residual.state_dict())
+    assert type(stock.layers[0]) is type(residual.layers[0])
 
 
 @pytest.mark.parametrize("options", [{}, {"decoder_normalize_before": False}, {"activation_fn": "gelu"}], ids=str)
-def test_outputs_and_gradients_are_those_of_the_stock_decoder(batch, options):
+def test_outputs_and_gradients_equal_those_of_the_stock_decoder(batch, options):
     model = trained(**options)
     stock = stock_of(model, **options)
     real = batch["prev_output_tokens"] != PAD
@@ -73,12 +73,12 @@ def test_outputs_and_gradients_are_those_of_the_stock_decoder(batch, options):
         (logits * seed).sum().backward()
         gradients.append([logits[real], *(getattr(each.decoder.layers[2], norm).weight.grad for norm in ("final_layer_norm",))])
         gradients[-1] += [each.encoder.subsample.conv_layers[0].weight.grad, each.decoder.embed_tokens.weight.grad]
-    for one, other in zip(*gradients):
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+    for gradient, expected in zip(*gradients):
+        torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-4)
 
 
-def test_all_of_u_a_b_and_d_take_part(batch):
-    """In all ten matrices of every layer."""
+def test_every_term_has_a_gradient_and_an_effect(batch):
+    """U, A, B and d of all ten matrices of each layer."""
     model = trained()
     model(**batch)[0].square().sum().backward()
     linears = [linear for layer in model.decoder.layers for _, linear in matrices(layer)]
@@ -88,15 +88,15 @@ def test_all_of_u_a_b_and_d_take_part(batch):
     assert len([name for name in model.state_dict() if name.startswith("decoder.shared_weights.")]) == 2 * 10 + 1
 
 
-def test_training_starts_with_branches_at_zero():
+def test_residual_branches_start_at_zero():
     decoder = tiny_model(fresh=True, **SHARED).decoder
     ends = {name: owner[name].any().item() for owner in decoder.shared_weights.values() for name in owner}
     assert {name for name, drawn in ends.items() if not drawn} == {"self_attn_out_proj", "encoder_attn_out_proj", "fc2"}
 
 
 @pytest.mark.parametrize("mode", [None, *MODES])
-def test_the_cache_changes_nothing(batch, mode):
-    """Word by word with the cache, whose rows are reordered on the way as hypotheses of one utterance are, as all words at once."""
+def test_incremental_decoding_equals_decoding_at_once(batch, mode):
+    """Also if rows of the cache are reordered, as hypotheses in beam search are."""
     model = trained()
     words = torch.tensor([[2, 5, 6, 7, 8], [2, 9, 6, 4, 4], [2, 4, 5, 5, 6]])
     with torch.no_grad():
@@ -116,7 +116,7 @@ def test_the_cache_changes_nothing(batch, mode):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_beam_search_finds_what_the_stock_model_finds(batch, mode):
+def test_beam_search_equals_that_of_the_stock_model(batch, mode):
     dictionary = Dictionary()
     for index in range(16):
         dictionary.add_symbol(str(index))
@@ -127,27 +127,27 @@ def test_beam_search_finds_what_the_stock_model_finds(batch, mode):
         sample = {"net_input": {name: batch[name] for name in ("src_tokens", "src_lengths")}}
         return [[(hypo["tokens"].tolist(), hypo["score"].item()) for hypo in best] for best in generator.generate([each], sample)]
 
-    for one, other in zip(hypotheses(prepared(model, mode)), hypotheses(stock_of(model))):
-        assert [tokens for tokens, _ in one] == [tokens for tokens, _ in other]
-        assert [score for _, score in one] == pytest.approx([score for _, score in other], abs=1e-4)
+    for actual, expected in zip(hypotheses(prepared(model, mode)), hypotheses(stock_of(model))):
+        assert [tokens for tokens, _ in actual] == [tokens for tokens, _ in expected]
+        assert [score for _, score in actual] == pytest.approx([score for _, score in expected], abs=1e-4)
 
 
-def test_fast_has_the_matrices_of_a_dense_decoder():
+def test_fast_mode_has_the_matrices_of_a_dense_decoder():
     fast = prepared(trained(), "fast").decoder
     assert not any(isinstance(module, ResidualLinear) for module in fast.modules())
     stock = tiny_model("s2t_transformer_s", decoder_layers=6).decoder
     assert sum(map(torch.numel, fast.parameters())) == sum(map(torch.numel, stock.parameters()))
 
 
-def test_dropout_acts_in_training(batch):
+def test_dropout_is_applied_in_training(batch):
     model = trained(dropout=0.5).train()
     states = model.encoder(batch["src_tokens"], batch["src_lengths"])
-    one, other = (model.decoder(batch["prev_output_tokens"], states)[0] for _ in range(2))
-    assert not torch.allclose(one, other)
+    first, second = (model.decoder(batch["prev_output_tokens"], states)[0] for _ in range(2))
+    assert not torch.allclose(first, second)
 
 
-def test_full_rank_compression_computes_the_same(batch):
-    """Heads and units are renamed, matrices factored with weights from data, and at full rank nothing is lost."""
+def test_full_rank_compression_keeps_the_outputs(batch):
+    """Alignment permutes heads and units, and factorization is weighted by calibration data."""
     model = tiny_model("s2t_transformer_s", decoder_layers=6).eval()
     real = batch["prev_output_tokens"] != PAD
     before = model(**batch)[0][real]
@@ -161,8 +161,8 @@ def test_full_rank_compression_computes_the_same(batch):
     torch.testing.assert_close(model(**batch)[0][real], before, rtol=1e-3, atol=1e-3)
 
 
-def test_calibration_sees_positions_without_padding_only(batch):
-    """Also of encoder states, which have a mask of their own: utterances one by one have the same moments."""
+def test_calibration_ignores_padding(batch):
+    """Including that of encoder states, which has another mask: single utterances have the same moments."""
     from residual_st.compression.moments import gather
 
     model = tiny_model("s2t_transformer_s", decoder_layers=2, conv_kernel_sizes="1,1").eval().double()
@@ -177,16 +177,16 @@ def test_calibration_sees_positions_without_padding_only(batch):
         words = words[words != PAD][None]
         singles.append({"src_tokens": source[None, :length], "src_lengths": length[None], "prev_output_tokens": words})
     together, apart = (gather(model, stack, Calibration(batches, loss)) for batches in ([batch], singles))
-    for one, other in zip(together, apart):
-        for name in one:
-            assert one[name].count == other[name].count
-            torch.testing.assert_close(one[name].input_covariance, other[name].input_covariance)
-            torch.testing.assert_close(one[name].gradient_squares, other[name].gradient_squares)
+    for actual, expected in zip(together, apart):
+        for name in actual:
+            assert actual[name].count == expected[name].count
+            torch.testing.assert_close(actual[name].input_covariance, expected[name].input_covariance)
+            torch.testing.assert_close(actual[name].gradient_squares, expected[name].gradient_squares)
     assert together[0]["fc1"].count == 10
     assert together[0]["encoder_attn.k_proj"].count == 15 + 11 + 5
 
 
-def test_refinement_comes_closer(batch):
+def test_refinement_reduces_the_output_error(batch):
     model = tiny_model("s2t_transformer_s", decoder_layers=6).eval()
     expected = model(**batch)[0].detach()
     real = batch["prev_output_tokens"] != PAD
@@ -204,8 +204,8 @@ def test_refinement_comes_closer(batch):
 
 
 @pytest.mark.parametrize("arch", ["s2t_transformer_s", "s2t_residual_transformer_s"])
-def test_it_starts_from_a_pretrained_decoder(tmp_path, arch):
-    """A dense one is compressed on the way."""
+def test_decoder_starts_from_a_pretrained_one(tmp_path, arch):
+    """A dense decoder is compressed while it is loaded."""
     options = SHARED if arch != "s2t_transformer_s" else {"decoder_layers": 6}
     source = tiny_model(arch, seed=2, **options)
     torch.save({"model": source.state_dict()}, tmp_path / "a.pt")
@@ -215,7 +215,7 @@ def test_it_starts_from_a_pretrained_decoder(tmp_path, arch):
     assert same_weights(source.decoder.state_dict(), model.decoder.state_dict())
 
 
-def test_another_plan_is_refused(tmp_path):
+def test_pretrained_decoder_with_another_plan_is_refused(tmp_path):
     torch.save({"model": tiny_model(**SHARED).state_dict()}, tmp_path / "a.pt")
     message = "--load-pretrained-decoder-from .* it shares its decoder layers in groups 0,0,0,1,1,1, this model has a dense decoder"
     with pytest.raises(InputError, match=message):
@@ -230,12 +230,12 @@ def test_another_plan_is_refused(tmp_path):
         ({"decoder_inference_mode": "quick"}, "decoder_inference_mode 'quick' is not known; it must be one of compact, fast"),
     ],
 )
-def test_refusals(options, message):
+def test_invalid_flags_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         tiny_model(**{**SHARED, **options})
 
 
-def test_what_is_said_of_it():
+def test_inspect_reports_the_decoder():
     model = trained()
     figures = describe(model, tiny_flags(**SHARED))
     assert figures["decoder_groups"] == [0, 0, 0, 1, 1, 1]

@@ -1,4 +1,4 @@
-"""Students that learn from teachers through fairseq-train."""
+"""Distillation through fairseq-train."""
 
 import json
 import os
@@ -19,7 +19,7 @@ STUDENT = {"criterion": OURS, "ctc_weight": 0.3, "task": "asr", "dropout": 0, "l
 
 @pytest.fixture(scope="module")
 def teacher(data, tmp_path_factory):
-    """A dense model that has learnt a little."""
+    """A dense model after a short training."""
     folder = tmp_path_factory.mktemp("teacher")
     command = [
         "train",
@@ -43,7 +43,7 @@ def cache(teacher, data):
     return folder, json.loads(printed)
 
 
-def test_a_cache_of_all_words_trains_the_same_student_as_the_teacher_itself(fairseq_train, data, teacher, cache, tmp_path):
+def test_cache_of_all_words_equals_a_live_teacher(fairseq_train, data, teacher, cache, tmp_path):
     folder, figures = cache
     assert figures["sentences"] == 124
     assert figures["skipped"] == 0
@@ -51,11 +51,11 @@ def test_a_cache_of_all_words_trains_the_same_student_as_the_teacher_itself(fair
     live = fairseq_train(data, tmp_path / "live", distill_from=teacher, **flags)
     cached = fairseq_train(data, tmp_path / "cached", distill_from=folder, **flags)
     undistilled = fairseq_train(data, tmp_path / "alone", **STUDENT, max_update=6)
-    assert live == pytest.approx(cached, rel=2e-3)  # float16 in the cache
+    assert live == pytest.approx(cached, rel=2e-3)  # the cache stores float16
     assert live != pytest.approx(undistilled, rel=2e-2)
 
 
-def test_a_student_comes_closer_to_its_teacher_and_holds_nothing_of_it(fairseq_train, data, teacher, tmp_path, caplog):
+def test_student_approaches_its_teacher_and_stores_nothing_of_it(fairseq_train, data, teacher, tmp_path, caplog):
     caplog.set_level("INFO", logger="fairseq")
     start = {**STUDENT, "max_update": 30, "encoder_group_size": 3, "log_interval": 1, "encoder_embed_dim": 32}
     fairseq_train(data, tmp_path / "alone", **start)
@@ -68,7 +68,7 @@ def test_a_student_comes_closer_to_its_teacher_and_holds_nothing_of_it(fairseq_t
     assert {key: value.shape for key, value in distilled["model"].items()} == {
         key: value.shape for key, value in alone["model"].items()
     }
-    assert distilled["criterion"] is None  # where fairseq saves what a criterion owns
+    assert distilled["criterion"] is None  # where fairseq saves the parameters of a criterion
     states = [len(state["last_optimizer_state"]["state"]) for state in (distilled, alone)]
     assert states[0] == states[1]
 
@@ -77,19 +77,19 @@ def json_of(line: str) -> dict[str, float]:
     return {key: float(value) for key, _, value in (part.partition("=") for part in line.split(": ")[-1].split(", ")[1:])}
 
 
-def test_the_teacher_is_left_as_it_was_and_opened_once(fairseq_train, data, teacher, tmp_path, monkeypatch):
+def test_teacher_file_is_opened_once_and_unchanged(fairseq_train, data, teacher, tmp_path, monkeypatch):
     opened = []
     original = teacher_loss.open_teacher
     monkeypatch.setattr(teacher_loss, "open_teacher", lambda *args: opened.append(original(*args)) or opened[-1])
 
     before = load_model(teacher)[1].state_dict()
-    fairseq_train(data, tmp_path, distill_from=teacher, max_update=20, **STUDENT)  # more than an epoch
+    fairseq_train(data, tmp_path, distill_from=teacher, max_update=20, **STUDENT)  # more than one epoch
     assert len(opened) == 1
     assert same_weights(opened[0]._model.state_dict(), before)
     assert not opened[0]._model.training
 
 
-def test_validation_has_no_part_of_the_teacher(fairseq_train, data, teacher, tmp_path, caplog):
+def test_validation_loss_excludes_distillation(fairseq_train, data, teacher, tmp_path, caplog):
     caplog.set_level("INFO", logger="fairseq")
     fairseq_train(data, tmp_path, distill_from=teacher, max_update=2, **STUDENT)
     valid = next(record.getMessage() for record in caplog.records if record.name == "dev_asr")
@@ -97,7 +97,7 @@ def test_validation_has_no_part_of_the_teacher(fairseq_train, data, teacher, tmp
     assert "distill" not in valid
 
 
-def test_a_finished_student_translates_and_resumes_without_its_teacher_where_it_needs_none(fairseq_train, data, teacher, tmp_path):
+def test_student_is_decoded_and_resumed_without_its_teacher(fairseq_train, data, teacher, tmp_path):
     own = tmp_path / "teacher.pt"
     own.write_bytes(teacher.read_bytes())
     fairseq_train(data, tmp_path / "student", distill_from=own, max_update=2, **STUDENT)
@@ -109,7 +109,7 @@ def test_a_finished_student_translates_and_resumes_without_its_teacher_where_it_
     assert not [name for name in flags if name.startswith("distill")]
 
 
-def test_encoder_states_of_another_depth_but_not_of_another_width(fairseq_train, data, teacher, cache, tmp_path):
+def test_states_are_distilled_between_depths_but_not_between_widths(fairseq_train, data, teacher, cache, tmp_path):
     states = {**STUDENT, "distill_encoder_weight": 1.0, "max_update": 2}
     fairseq_train(data, tmp_path / "shallow", distill_from=teacher, **states, encoder_layers=3)
     with pytest.raises(InputError, match="the student has 40 and .* 32"):
@@ -127,30 +127,30 @@ def test_encoder_states_of_another_depth_but_not_of_another_width(fairseq_train,
         ({"distill_from": "nowhere.pt"}, "nowhere.pt does not exist"),
     ],
 )
-def test_refuses_what_cannot_be(fairseq_train, data, tmp_path, options, sentence):
+def test_invalid_distillation_flags_are_refused(fairseq_train, data, tmp_path, options, sentence):
     with pytest.raises(InputError, match=sentence):
         fairseq_train(data, tmp_path, max_update=1, **STUDENT, **options)
 
 
-def test_refuses_a_teacher_of_another_dictionary(fairseq_train, data, teacher, cache, tmp_path):
+def test_teacher_with_another_dictionary_is_refused(fairseq_train, data, teacher, cache, tmp_path):
     for path in (teacher, cache[0]):
         with pytest.raises(InputError, match="has 110 words, but the student's has 150"):
             fairseq_train(data, tmp_path, max_update=1, distill_from=path, **{**STUDENT, "task": "st"})
 
 
-def test_refuses_a_cache_of_another_manifest(fairseq_train, data, cache, tmp_path):
-    other = tmp_path / "data"
-    other.mkdir()
+def test_cache_of_another_manifest_is_refused(fairseq_train, data, cache, tmp_path):
+    reversed_data = tmp_path / "data"
+    reversed_data.mkdir()
     for file in data.iterdir():
-        (other / file.name).symlink_to(file)
+        (reversed_data / file.name).symlink_to(file)
     lines = (data / "train_asr.tsv").read_text().splitlines()
-    (other / "train_asr.tsv").unlink()
-    (other / "train_asr.tsv").write_text("\n".join([lines[0], *reversed(lines[1:])]) + "\n")
+    (reversed_data / "train_asr.tsv").unlink()
+    (reversed_data / "train_asr.tsv").write_text("\n".join([lines[0], *reversed(lines[1:])]) + "\n")
     with pytest.raises(InputError, match="the same manifest and dictionary"):
-        fairseq_train(other, tmp_path / "run", max_update=1, distill_from=cache[0], **STUDENT)
+        fairseq_train(reversed_data, tmp_path / "run", max_update=1, distill_from=cache[0], **STUDENT)
 
 
-def test_speaks_to_the_teacher_without_specaugment(teacher, data, tmp_path, cache):
+def test_teacher_input_has_no_specaugment(teacher, data, tmp_path, cache):
     state = torch.load(teacher, weights_only=True)
     state["cfg"]["task"].config_yaml = "config_asr.yaml"  # with SpecAugment
     torch.save(state, tmp_path / "augmented.pt")
@@ -160,7 +160,7 @@ def test_speaks_to_the_teacher_without_specaugment(teacher, data, tmp_path, cach
         assert (tmp_path / "words" / name).read_bytes() == (cache[0] / name).read_bytes()
 
 
-def test_the_command_refuses_in_one_sentence_and_loses_nothing(teacher, data, cache, tmp_path):
+def test_cache_teacher_refuses_wrong_usage_and_keeps_existing_files(teacher, data, cache, tmp_path):
     def refused(*arguments):
         result = cli("cache-teacher", *arguments, check=False)
         assert result.returncode == 2
@@ -178,7 +178,7 @@ def test_the_command_refuses_in_one_sentence_and_loses_nothing(teacher, data, ca
     assert [path.name for path in tmp_path.iterdir()] == ["precious"]
 
 
-def test_a_cache_that_was_interrupted_is_not_there(tmp_path):
+def test_interrupted_cache_leaves_no_folder(tmp_path):
     def batches():
         yield torch.tensor([0]), torch.tensor([[4, 5, 2]]), torch.randn(1, 3, 8).log_softmax(-1)
         raise RuntimeError("killed")
@@ -190,12 +190,12 @@ def test_a_cache_that_was_interrupted_is_not_there(tmp_path):
         TeacherCache(tmp_path)
 
 
-def test_a_sentence_that_the_teacher_skipped_is_refused(tmp_path):
-    spoken = torch.randn(1, 3, 8).log_softmax(-1)
-    write_cache(tmp_path / "words", 2, [(torch.tensor([1]), torch.tensor([[4, 5, 2]]), spoken)], 4, 8)
+def test_sentence_missing_in_the_cache_is_refused(tmp_path):
+    teacher_log_probs = torch.randn(1, 3, 8).log_softmax(-1)
+    write_cache(tmp_path / "words", 2, [(torch.tensor([1]), torch.tensor([[4, 5, 2]]), teacher_log_probs)], 4, 8)
     cache = TeacherCache(tmp_path / "words")
     words, log_probs = cache.lookup(torch.tensor([1]), torch.tensor([[4, 5, 2, 1]]))
-    torch.testing.assert_close(log_probs[0, :3], spoken[0].topk(4).values, rtol=1e-3, atol=1e-3)
-    assert torch.equal(words[0, :3], spoken[0].topk(4).indices)
+    torch.testing.assert_close(log_probs[0, :3], teacher_log_probs[0].topk(4).values, rtol=1e-3, atol=1e-3)
+    assert torch.equal(words[0, :3], teacher_log_probs[0].topk(4).indices)
     with pytest.raises(InputError, match="does not contain sentence 0"):
         cache.lookup(torch.tensor([0]), torch.tensor([[4, 5, 2]]))

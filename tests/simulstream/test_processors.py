@@ -108,8 +108,8 @@ def test_a_stream_puts_out_its_text(policy, exported):
         assert "".join(output.new_string for output in outputs).strip() == expected or is_revised
 
 
-def test_a_stream_puts_out_what_its_ctc_head_writes(writing):
-    folder = writing[-1]
+def test_a_stream_puts_out_what_its_ctc_head_writes(streaming_ctc):
+    folder = streaming_ctc[-1]
     processor = processor_of(ROOT / "configs" / "simulstream_stream.yaml", folder, policy="ctc")
     outputs = outputs_of(processor, talk())
     expected = " ".join(segment.text for segment in segments_of(updates_of(Stream(folder, "ctc"), talk())))

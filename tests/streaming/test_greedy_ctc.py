@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import SPEECH as RECORDING
-from conftest import cli, with_texts
+from conftest import cli, with_random_ctc
 from streams import RATE, SPEECH, assert_texts_only_grow, segments_of, talk, updates_of
 
 from residual_st.errors import InputError
@@ -25,14 +25,14 @@ def whole(runs, shared_checkpoint, data):
     """The folder of a model whose encoder takes whole windows."""
     folder = runs / "ctc-whole"
     if not folder.exists():
-        cli("export", with_texts(shared_checkpoint, data, runs / "ctc-whole.pt"), "--data", data, "--output", folder)
+        cli("export", with_random_ctc(shared_checkpoint, data, runs / "ctc-whole.pt"), "--data", data, "--output", folder)
     return folder
 
 
 @pytest.mark.parametrize(("pause", "chunk_seconds"), [(0.6, 0.5), (0.3, 1.0), (0.3, 1.4)])
-def test_windows_of_a_chunked_encoder_have_the_text_of_fairseqs_ctc(pause, chunk_seconds, writing):
+def test_windows_of_a_chunked_encoder_have_the_text_of_fairseqs_ctc(pause, chunk_seconds, streaming_ctc):
     """Whatever the steps, and each word stands from the first step on in which it is found."""
-    checkpoint, data, folder = writing
+    checkpoint, data, folder = streaming_ctc
     state, torch_model = read_model(checkpoint)
     source, sound = model_input(read_symbols(state, data)[1]), talk(pause)
     updates = updates_of(Stream(folder, "ctc", chunk_seconds=chunk_seconds), sound)
@@ -56,10 +56,10 @@ def test_words_of_whole_windows_stand_when_they_are_half_a_second_old(whole):
     assert any(update.text and update.tail for update in updates)
 
 
-@pytest.mark.parametrize("name", ["writing", "whole"])
+@pytest.mark.parametrize("name", ["streaming_ctc", "whole"])
 def test_pieces_of_any_size_make_the_same_text(name, request):
     folder, sound = request.getfixturevalue(name), talk()
-    model = Model(folder[-1] if name == "writing" else folder)
+    model = Model(folder[-1] if name == "streaming_ctc" else folder)
     expected = updates_of(Stream(model, "ctc"), sound)
     assert any(update.text for update in expected)
     for size in (777, 12_345):
@@ -68,8 +68,8 @@ def test_pieces_of_any_size_make_the_same_text(name, request):
     assert by_decoder != expected and len(segments_of(by_decoder)) == 2
 
 
-def test_a_recording_by_ctc(writing):
-    model = Model(writing[-1])
+def test_a_recording_by_ctc(streaming_ctc):
+    model = Model(streaming_ctc[-1])
     translation = Translator(model.by_ctc()).translate(SPEECH[0])
     (segment,) = translation.segments
     samples = SPEECH[0][round(segment.start * RATE) : round(segment.end * RATE)]
