@@ -139,9 +139,7 @@ def test_4_bit_product_equals_that_of_the_rounded_matrix(width):
     weight = torch.randn(40, width) * torch.logspace(-9, 1, 40)[:, None]
     integers, scales = quantized_in_blocks(weight)
     rounded = (integers * scales[..., None]).flatten(1)
-    assert (rounded - weight).square().sum(1).div(weight.square().sum(1))[
-        20:
-    ].max() < 0.02  # first scales are subnormal
+    assert (rounded - weight).square().sum(1).div(weight.square().sum(1))[20:].max() < 0.02  # first scales are subnormal
     inputs = spox.argument(spox.Tensor(np.float32, ("rows", width)))
     graph = spox.build({"x": inputs}, {"y": Products("int4").multiply(inputs, weight)})
     assert "MatMulNBits" in {node.op_type for node in graph.graph.node}

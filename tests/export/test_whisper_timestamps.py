@@ -130,9 +130,7 @@ def test_fallback_scores_equal_those_of_transformers(source, model):
     speech = model.source([read_audio(SPEECH, 16_000)])
     drawn = search.drawn(speech, 0.0, draws)
     # the forced end of a text of maximum length has log probability 0, and counts as a token
-    counted = len(written) + int(
-        written[-1] != END
-    )
+    counted = len(written) + int(written[-1] != END)
     assert drawn.score == pytest.approx(float(expected) * len(written) / counted, abs=1e-3)
     with torch.no_grad():
         logits = whisper(features_of(source), decoder_input_ids=torch.tensor([[START]])).logits[0, 0]

@@ -210,4 +210,4 @@ faults = (
     filling_batches, log_file, broken_gradients, moving_averages,
 )  # fmt: skip
 free = [fault.__name__.replace("_", "-") for fault in faults if is_fixed(fault)]
-print(json.dumps({"free of": free, "active": apply_patches(), "calls": calls}))
+print(json.dumps({"fixed": free, "active": apply_patches(), "calls": calls}))

@@ -7,7 +7,7 @@ from residual_st.fairseq.layers.dropout import dropout, relu_dropout_, silu_drop
 
 @pytest.mark.parametrize("rate", [0.1, 0.3, 0.9])
 @pytest.mark.parametrize("count", [400_000, 400_003])
-def test_drops_at_its_rate_and_keeps_the_mean(rate, count):
+def test_dropout_has_its_rate_and_keeps_the_mean(rate, count):
     torch.manual_seed(1)
     y = dropout(torch.ones(count), rate)
     deviation = (rate * (1 - rate) / count) ** 0.5
@@ -16,7 +16,7 @@ def test_drops_at_its_rate_and_keeps_the_mean(rate, count):
 
 
 def test_elements_are_dropped_independently():
-    """Neighbours, and elements that share a random word, are both dropped as often as chance has it."""
+    """Neighbours, and elements that share a random word, are dropped together no more often than by chance."""
     torch.manual_seed(1)
     dropped = (dropout(torch.ones(400_000), 0.5) == 0).double()
     for distance in (1, 2, 3, 4, 64):
@@ -25,7 +25,7 @@ def test_elements_are_dropped_independently():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
-def test_gradient_goes_where_elements_were_kept(dtype):
+def test_gradient_flows_only_through_kept_elements(dtype):
     x = torch.randn(30, 7).to(dtype).requires_grad_()
     y = dropout(x, 0.4)
     y.sum().backward()
@@ -66,11 +66,11 @@ def test_silu_dropout_and_its_gradient(rate):
 
 
 @pytest.mark.parametrize("function", [dropout, relu_dropout_, silu_dropout])
-def test_a_rate_of_one_drops_all(function):
+def test_rate_one_drops_everything(function):
     assert not function(torch.ones(20), 1.0).any()
 
 
-def test_rate_zero_is_the_identity_and_seeds_repeat():
+def test_rate_zero_is_the_identity_and_seeds_are_reproducible():
     x = torch.randn(20)
     assert dropout(x, 0.0) is x
     torch.manual_seed(3)

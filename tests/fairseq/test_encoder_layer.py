@@ -11,7 +11,7 @@ from residual_st.sharing import ResidualLinear, matrices
 
 
 def layer_and_input(length=9, batch=3, **options):
-    """The second layer of a model with every term drawn at random, and an input of three lengths."""
+    """The second layer of a model with random parameters, and inputs of three lengths."""
     encoder = tiny_model(dropout=0.0, **options).encoder.double()
     torch.manual_seed(1)
     for parameter in encoder.parameters():
@@ -26,7 +26,7 @@ def layer_and_input(length=9, batch=3, **options):
 @pytest.mark.parametrize("normalize_before", [True, False])
 @pytest.mark.parametrize("activation_fn", ["relu", "gelu"])
 @pytest.mark.parametrize("padded", [True, False])
-def test_output_and_gradients_are_those_of_the_stock_layer(normalize_before, activation_fn, padded):
+def test_output_and_gradients_equal_those_of_the_stock_layer(normalize_before, activation_fn, padded):
     layer, x, padding = layer_and_input(encoder_normalize_before=normalize_before, activation_fn=activation_fn)
     assert type(layer) is ResidualTransformerEncoderLayer
     x.requires_grad_()
@@ -34,31 +34,31 @@ def test_output_and_gradients_are_those_of_the_stock_layer(normalize_before, act
     owner = layer.fc1._owner[0]
     inputs = [x, *layer.parameters(), *owner.parameters()]
     outputs = [function(layer, x, padding) for function in (TransformerEncoderLayer.forward, type(layer).forward)]
-    seed = torch.randn_like(x).masked_fill(padding.T[:, :, None], 0)  # what padding comes out as is of no consequence
-    expected, ours = (torch.autograd.grad((output * seed).sum(), inputs) for output in outputs)
+    seed = torch.randn_like(x).masked_fill(padding.T[:, :, None], 0)  # outputs at padding are ignored
+    expected, actual = (torch.autograd.grad((output * seed).sum(), inputs) for output in outputs)
     torch.testing.assert_close(outputs[1], outputs[0])
-    torch.testing.assert_close(ours, expected)
+    torch.testing.assert_close(actual, expected)
 
 
-def test_an_attention_mask_is_the_stock_layers():
+def test_attention_mask_acts_as_in_the_stock_layer():
     layer, x, padding = layer_and_input()
     inside = ~padding.T[:, :, None]
     mask = torch.ones(9, 9).triu(1)
-    ours, stock = layer(x, padding, mask), TransformerEncoderLayer.forward(layer, x, padding, mask)
-    torch.testing.assert_close(ours * inside, stock * inside)
-    assert not torch.allclose(ours, layer(x, padding))
+    actual, expected = layer(x, padding, mask), TransformerEncoderLayer.forward(layer, x, padding, mask)
+    torch.testing.assert_close(actual * inside, expected * inside)
+    assert not torch.allclose(actual, layer(x, padding))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_padding_that_may_attend_to_padding_alone_is_no_nan(dtype):
+def test_rows_that_attend_only_to_padding_are_not_nan(dtype):
     layer, x, padding = layer_and_input()
     layer.fc1._owner[0].to(dtype)
     mask = (torch.arange(9)[:, None] // 2 != torch.arange(9) // 2).float()
     assert layer.to(dtype)(x.to(dtype), padding, mask).isfinite().all()
 
 
-def test_dropout_rates_are_those_of_the_flags():
-    """Each of the three has an effect of its own in training, and none in evaluation."""
+def test_dropout_rates_follow_the_flags():
+    """Each of the three rates has an effect in training, and none in evaluation."""
     layer, x, padding = layer_and_input()
     plain = layer(x, padding)
     for module in (layer.dropout_module, layer.activation_dropout_module, layer.self_attn.dropout_module):
@@ -67,12 +67,12 @@ def test_dropout_rates_are_those_of_the_flags():
         assert not torch.allclose(layer(x, padding), plain)
         layer.eval()
         assert torch.equal(layer(x, padding), plain)
-        module.apply_during_inference = True  # what --retain-dropout does
+        module.apply_during_inference = True  # as --retain-dropout does
         assert not torch.allclose(layer(x, padding), plain)
         module.p, module.apply_during_inference = 0.0, False
 
 
-def test_composing_changes_no_output():
+def test_composing_keeps_the_outputs():
     layer, x, padding = layer_and_input()
     composed = copy.deepcopy(layer)
     composed.compose_()
@@ -80,7 +80,7 @@ def test_composing_changes_no_output():
     torch.testing.assert_close(composed(x, padding), layer(x, padding))
 
 
-def test_layers_of_a_group_hold_one_tensor_from_the_start_and_biases_of_their_own():
+def test_layers_of_a_group_share_one_tensor_and_have_separate_biases():
     flags = Namespace(**{**vars(tiny_flags()), "encoder_group_size": 3})
     model = tiny_model(encoder_group_size=flags.encoder_group_size)
     layers = model.encoder.transformer_layers

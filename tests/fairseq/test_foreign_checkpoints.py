@@ -1,4 +1,4 @@
-"""Checkpoints of other fairseq versions, forks and tools, read by our commands."""
+"""Commands read checkpoints of other fairseq versions, forks and tools."""
 
 import json
 import os
@@ -34,7 +34,7 @@ class Bomb:
 
 
 def old_args(**options) -> Namespace:
-    """Flags as fairseq 0.10 wrote them: in `args`, without the size of the dictionary and what came later."""
+    """Flags as in fairseq 0.10: in `args`, without the size of the dictionary and later flags."""
     flags = tiny_flags(DENSE, **options)
     for name in ("tgt_dict_size", "conv_version", "encoder_freezing_updates"):
         vars(flags).pop(name, None)
@@ -54,7 +54,7 @@ def model():
     return model
 
 
-def test_an_args_only_checkpoint_without_the_size_of_its_dictionary(model, tmp_path, capsys):
+def test_checkpoint_with_only_args_and_no_dictionary_size_is_read(model, tmp_path, capsys):
     torch.save(old_state(model), tmp_path / "old.pt")
     assert main(["inspect", str(tmp_path / "old.pt"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["total_parameters"] == sum(p.numel() for p in model.parameters())
@@ -64,7 +64,7 @@ def test_an_args_only_checkpoint_without_the_size_of_its_dictionary(model, tmp_p
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_wrapped_and_with_a_moving_average(model, tmp_path, dtype, capsys):
+def test_half_precision_wrapped_and_averaged_checkpoints_are_read(model, tmp_path, dtype, capsys):
     weights = {f"module.{name}": value.to(dtype) for name, value in model.state_dict().items()}
     state = {"cfg": {"model": tiny_flags(DENSE)}, "args": None, "model": weights}
     torch.save({**state, "extra_state": {"ema": weights, "epoch": 3}, "last_optimizer_state": weights}, tmp_path / "a.pt")
@@ -80,7 +80,7 @@ def test_half_precision_wrapped_and_with_a_moving_average(model, tmp_path, dtype
 
 
 def foreign_state(model, bomb) -> dict:
-    """What forks and users put into checkpoints."""
+    """A checkpoint with additional objects, as forks and users store them."""
     dictionary = Dictionary()
     dictionary.add_symbol("word")
     cfg = OmegaConf.create({"model": vars(tiny_flags(DENSE)), "common": {"seed": 3, "lists": [1, [2]]}})
@@ -88,7 +88,7 @@ def foreign_state(model, bomb) -> dict:
     return {"cfg": cfg, "args": None, "model": model.state_dict(), "extra_state": extra, "task_state": [dictionary, 5]}
 
 
-def test_an_untrusted_checkpoint_is_read_without_running_anything_in_it(model, tmp_path):
+def test_untrusted_checkpoint_is_read_without_running_code(model, tmp_path):
     torch.save(foreign_state(model, tmp_path / "exploded"), tmp_path / "foreign.pt")
     state, dropped = read_checkpoint(tmp_path / "foreign.pt")
     assert not (tmp_path / "exploded").exists()
@@ -100,7 +100,7 @@ def test_an_untrusted_checkpoint_is_read_without_running_anything_in_it(model, t
     assert {"fairseq.data.dictionary.Dictionary", "posix.system", f"{__name__}.Colour"} <= set(dropped)
 
 
-def test_strip_writes_what_stock_fairseq_reads_and_lists_the_rest(model, tmp_path, capsys):
+def test_strip_output_is_read_by_stock_fairseq_and_dropped_entries_are_listed(model, tmp_path, capsys):
     torch.save(foreign_state(model, tmp_path / "exploded"), tmp_path / "foreign.pt")
     assert main(["strip", str(tmp_path / "foreign.pt"), "--output", str(tmp_path / "clean.pt")]) == 0
     printed = capsys.readouterr().out
@@ -117,7 +117,7 @@ def test_strip_writes_what_stock_fairseq_reads_and_lists_the_rest(model, tmp_pat
         assert main([command[0], str(tmp_path / "foreign.pt"), *command[1:]]) == 0
 
 
-def test_shared_storages_and_views_are_read_as_they_were(tmp_path):
+def test_shared_storages_and_views_are_preserved(tmp_path):
     base = torch.arange(24.0).view(4, 6)
     weights = {"a": base, "b": base.t(), "c": base[1:, 2:4], "empty": torch.zeros(0, 3), "flag": torch.tensor([True])}
     torch.save({"model": weights, "more": Colour.RED}, tmp_path / "a.pt")
@@ -128,12 +128,12 @@ def test_shared_storages_and_views_are_read_as_they_were(tmp_path):
 
 
 @pytest.mark.parametrize("protocol", [2, 4])
-def test_of_another_pickle_protocol(model, tmp_path, protocol):
+def test_every_pickle_protocol_is_read(model, tmp_path, protocol):
     torch.save(foreign_state(model, tmp_path / "exploded"), tmp_path / "a.pt", pickle_protocol=protocol)
     assert same_weights(load_checkpoint(tmp_path / "a.pt")["model"], model.state_dict())
 
 
-def test_a_cut_file_is_damaged_and_not_half_read(model, tmp_path):
+def test_truncated_file_is_refused(model, tmp_path):
     torch.save(foreign_state(model, tmp_path / "exploded"), tmp_path / "a.pt")
     content = (tmp_path / "a.pt").read_bytes()
     (tmp_path / "a.pt").write_bytes(content[: len(content) // 2])
@@ -141,7 +141,7 @@ def test_a_cut_file_is_damaged_and_not_half_read(model, tmp_path):
         load_checkpoint(tmp_path / "a.pt")
 
 
-def test_flags_of_which_no_model_can_be_made(model, tmp_path, capsys):
+def test_flags_that_build_no_model_are_refused(model, tmp_path, capsys):
     flags = tiny_flags(DENSE)
     flags.encoder_attention_heads = 5
     torch.save({"cfg": {"model": flags}, "model": model.state_dict()}, tmp_path / "a.pt")

@@ -1,4 +1,4 @@
-"""Translation of audio in Python: models of several languages, recordings of any rate and length."""
+"""Translating audio from Python: several languages, recordings of any sample rate and length."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ def load(folder, data):
     return S2TResidualTransformerModel.from_pretrained(str(folder), "checkpoint_last.pt", str(data), config_yaml="config_st.yaml")
 
 
-def test_a_model_of_two_languages(joint, fairseq_train, tmp_path):
+def test_multilingual_model_needs_a_target_language(joint, fairseq_train, tmp_path):
     subsets = {"train_subset": "train_de_st,train_fr_st", "valid_subset": "dev_de_st,dev_fr_st", "config_yaml": "config_st.yaml"}
     fairseq_train(joint, tmp_path, max_update=30, lr=5e-3, ignore_prefix_size=1, **subsets)
     hub = load(tmp_path, joint)
@@ -48,34 +48,34 @@ def hub(run_folder, data, fairseq_train):
     return load(run_folder, data)
 
 
-def test_the_same_recording_at_other_rates(hub, tmp_path):
-    """What the model is given is the same; an untrained model's words would not tell."""
+def test_recordings_at_other_rates_give_the_same_features(hub, tmp_path):
+    """Features are compared, because the texts of a barely trained model hardly depend on them."""
     samples, rate = soundfile.read(SPEECH, dtype="float32")
     expected = hub.get_model_input(hub.task, SPEECH)["net_input"]["src_tokens"]
-    for other in (22_050, 44_100, 48_000):
-        faster = soxr.resample(samples, rate, other, "VHQ")
-        soundfile.write(tmp_path / "a.wav", faster, other, subtype="FLOAT")
+    for other_rate in (22_050, 44_100, 48_000):
+        resampled = soxr.resample(samples, rate, other_rate, "VHQ")
+        soundfile.write(tmp_path / "a.wav", resampled, other_rate, subtype="FLOAT")
         given = hub.get_model_input(hub.task, tmp_path / "a.wav")["net_input"]["src_tokens"]
         assert given.shape == expected.shape
-        assert (given - expected)[..., :70].abs().mean() < 0.02  # of unit variance
-        assert isinstance(hub.predict(faster, sample_rate=other), str)
+        assert (given - expected)[..., :70].abs().mean() < 0.02  # features have unit variance
+        assert isinstance(hub.predict(resampled, sample_rate=other_rate), str)
 
 
-def test_a_model_of_one_language_takes_none(hub):
+def test_model_with_one_language_refuses_a_target_language(hub):
     with pytest.raises(InputError, match="target_lang=de: the model has one target language"):
         hub.predict(SPEECH, "de")
 
 
-def test_the_model_may_be_in_another_precision(hub):
+def test_model_may_have_another_precision(hub):
     expected = hub.predict(SPEECH)
     assert hub.double().predict(SPEECH) == expected
     assert isinstance(hub.half().predict(SPEECH), str)
 
 
-def test_a_long_recording_is_translated_piece_by_piece(hub):
+def test_long_recording_is_translated_in_pieces(hub):
     samples, rate = soundfile.read(SPEECH, dtype="float32")
     talk = np.concatenate([part for _ in range(20) for part in (samples, np.zeros(rate // 2, np.float32))])
-    assert len(talk) > 60 * rate, "more than the model takes at once"
+    assert len(talk) > 60 * rate, "longer than the model's maximum"
     pieces = []
     predict_one = hub.get_prediction
     hub.get_prediction = lambda *arguments: pieces.append(predict_one(*arguments)) or pieces[-1]
@@ -92,6 +92,6 @@ def test_a_long_recording_is_translated_piece_by_piece(hub):
         ("nowhere.wav", {}, "nowhere.wav cannot be read as audio"),
     ],
 )
-def test_refusals(hub, audio, options, message):
+def test_invalid_input_is_refused(hub, audio, options, message):
     with pytest.raises(InputError, match=message):
         hub.predict(audio, **options)

@@ -1,4 +1,4 @@
-"""fairseq's hydra command, for models that are described by a dataclass."""
+"""fairseq-hydra-train, for models whose flags are a dataclass."""
 
 import sys
 
@@ -18,7 +18,7 @@ DATASET = {
 }
 
 
-def test_the_flags_are_fields_of_the_configuration(tmp_path):
+def test_sharing_flags_are_fields_of_the_configuration(tmp_path):
     make_data(tmp_path / "data")
     config = {
         "common": {"cpu": True, "user_dir": str(USER_DIR)},

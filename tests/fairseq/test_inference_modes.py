@@ -1,4 +1,4 @@
-"""--encoder-inference-mode: the same function in another form."""
+"""--encoder-inference-mode changes how weights are stored, not what they compute."""
 
 import copy
 import sys
@@ -18,7 +18,7 @@ MODES = ("compact", "fast")
 
 
 def trained(mode="compact", **options):
-    """A model whose every residual differs from 0, in evaluation mode."""
+    """A model with nonzero residuals, in evaluation mode."""
     model = tiny_model(encoder_inference_mode=mode, **options).eval()
     for name, parameter in model.encoder.named_parameters():
         if name.endswith((".up", ".diagonal")):
@@ -38,7 +38,7 @@ def audio(*lengths):
 
 
 def encode(model, frames, lengths):
-    """Encoder states, those of padding left out."""
+    """Encoder states without those of padding."""
     with torch.no_grad():
         result = model.encoder(frames, lengths)
     states = result["encoder_out"][0].transpose(0, 1)
@@ -47,7 +47,7 @@ def encode(model, frames, lengths):
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("lengths", [(100,), (37,), (60, 60), (60, 41, 9), (3000, 1200)])
-def test_states_are_those_of_the_stock_encoder(mode, lengths):
+def test_states_equal_those_of_the_stock_encoder(mode, lengths):
     model = trained(mode)
     stock = tiny_model("s2t_transformer_s").eval()
     dense = copy.deepcopy(model)
@@ -58,7 +58,7 @@ def test_states_are_those_of_the_stock_encoder(mode, lengths):
     torch.testing.assert_close(encode(prepared(model), *audio(*lengths)), expected, rtol=0, atol=1e-4)
 
 
-def test_compact_keeps_the_shared_form_and_fast_a_dense_one():
+def test_compact_mode_keeps_shared_weights_and_fast_mode_composes_them():
     model = trained()
     size = sum(parameter.numel() for parameter in model.parameters())
     compact, fast = prepared(model), prepared(trained("fast"))
@@ -67,12 +67,12 @@ def test_compact_keeps_the_shared_form_and_fast_a_dense_one():
     assert shapes == {name: tuple(value.shape) for name, value in compact.state_dict().items()}
     assert not any(isinstance(module, ResidualLinear) for module in fast.modules())
     stock = tiny_model("s2t_transformer_s").encoder.transformer_layers[0]
-    dense = sum(parameter.numel() for name, parameter in stock.named_parameters() if "." in name)  # not 0.12.2's second copies
+    dense = sum(parameter.numel() for name, parameter in stock.named_parameters() if "." in name)  # not fairseq 0.12.2's copies
     assert sum(parameter.numel() for parameter in fast.encoder.transformer_layers.parameters()) == 6 * dense
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_what_is_computed_depends_on_no_clock(mode, monkeypatch):
+def test_inference_never_reads_a_clock(mode, monkeypatch):
     def no_clock():
         raise AssertionError("a clock was read")
 
@@ -82,7 +82,7 @@ def test_what_is_computed_depends_on_no_clock(mode, monkeypatch):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_can_be_moved_and_copied_afterwards(mode):
+def test_prepared_model_can_be_moved_and_copied(mode):
     model = prepared(trained(mode))
     expected = encode(model, *audio(60, 41))
     torch.testing.assert_close(encode(copy.deepcopy(model), *audio(60, 41)), expected)
@@ -91,21 +91,21 @@ def test_can_be_moved_and_copied_afterwards(mode):
     torch.testing.assert_close(encode(model.bfloat16(), frames.bfloat16(), lengths).float(), expected, rtol=0.1, atol=0.2)
 
 
-def test_a_plan_with_layers_of_their_own():
-    """Where a layer is alone in its group and has no residual, it keeps ordinary matrices."""
+def test_layer_alone_in_its_group_keeps_ordinary_matrices():
+    """If it has no residual either."""
     options = {"encoder_sharing_pattern": "0,0,1,2,2,2", "encoder_residual_rank": "2,2,0,2,2,2", "encoder_residual_diagonal": False}
     expected = encode(trained(**options), *audio(60, 41))
     for mode in MODES:
         torch.testing.assert_close(encode(prepared(trained(mode, **options)), *audio(60, 41)), expected, rtol=0, atol=1e-4)
 
 
-def test_the_dense_plan_is_left_as_it_is():
+def test_dense_encoder_is_unchanged():
     dense = {"encoder_group_size": 1, "encoder_residual_rank": 0, "encoder_residual_diagonal": False}
     model = tiny_model(encoder_inference_mode="fast", **dense).eval()
     assert torch.equal(encode(prepared(model), *audio(60, 41)), encode(model, *audio(60, 41)))
 
 
-def test_refuses_another_mode():
+def test_unknown_mode_is_refused():
     with pytest.raises(InputError, match="encoder_inference_mode 'quick' is not known; it must be one of compact, fast"):
         tiny_model(encoder_inference_mode="quick")
 
@@ -127,7 +127,7 @@ assert model.encoder.transformer_layers[0].fc1.up.grad.any()
 
 
 @pytest.mark.parametrize("disable", ["0", "1"])
-def test_torch_compile_changes_nothing(disable, monkeypatch):
+def test_torch_compile_keeps_the_outputs(disable, monkeypatch):
     folders = f"{Path(__file__).parent}:{Path(__file__).parent.parent}"
     monkeypatch.setenv("PYTHONPATH", folders)
     monkeypatch.setenv("TORCH_COMPILE_DISABLE", disable)

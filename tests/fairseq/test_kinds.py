@@ -1,4 +1,4 @@
-"""Every kind of model through every command: stock architectures that share by flags, small and random, three updates.
+"""Every command on every kind of model: stock archs that share layers by flags, small, trained for three updates.
 
 docs/kinds.md has the table of what is tested here.
 """
@@ -20,12 +20,12 @@ from torch import Tensor, nn
 
 SHARED = ("--encoder-group-size", "2", "--encoder-residual-rank", "2")
 COMPRESSED = ("--group-size", "2", "--residual-rank", "2")
-# fairseq-fixed builds them with a patch alone; see docs/commands.md
+# fairseq-fixed can build these only with a patch, see docs/commands.md
 PATCHED = {"xm_transformer", "hubert_ctc"}
 
 
 class Bench:
-    """A folder with the data of all kinds, and with what was made of them."""
+    """A folder with the data of all kinds and cached checkpoints and outputs."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -41,13 +41,13 @@ class Bench:
         return command(*parts, log=self.folder / log)
 
     def refused(self, *parts) -> str:
-        """What a command that fails says last."""
+        """The last line of a command that must fail."""
         with pytest.raises(AssertionError):
             self.run(*parts)
         return (self.folder / "log").read_text().rstrip().splitlines()[-1]
 
     def training(self, kind: str, run: str, *flags, user_dir: bool = True) -> list:
-        """The command that trains a model by three updates."""
+        """The command that trains a model for three updates."""
         spec = {**KINDS, **PRETRAINED}[kind]
         parts = ["fairseq-train", self.data(kind), *spec.task.split(), *spec.model.split(), *TRAIN.split()]
         if spec.pretrained:
@@ -64,7 +64,7 @@ class Bench:
         return training[-1] / "checkpoint_last.pt"
 
     def dense(self, kind: str) -> Path:
-        """The checkpoint of the stock architecture, by stock fairseq where it can build it."""
+        """The checkpoint of the stock arch, trained by unpatched fairseq if that can build it."""
         return self.train(kind, "dense", user_dir=kind in PATCHED)
 
     def shared(self, kind: str) -> Path:
@@ -76,7 +76,7 @@ class Bench:
         return small
 
     def _decode(self, kind: str, checkpoint: Path, user_dir: bool = True) -> list[str]:
-        """What a model makes of the test set: hypotheses without their scores, or for CTC models the errors."""
+        """Hypotheses of the test set without scores, or the error rates of a CTC model."""
         spec = KINDS[kind]
         flags = spec.task if spec.decode == "fairseq-generate" else " ".join(spec.task.split()[:2])
         parts = [spec.decode, self.data(kind), *flags.split(), *DECODE[spec.decode].split(), "--path", checkpoint]
@@ -91,21 +91,21 @@ def bench(tmp_path_factory) -> Bench:
     return Bench(tmp_path_factory.mktemp("kinds") / "all")
 
 
-# whose architectures have --load-pretrained-encoder-from
+# archs with --load-pretrained-encoder-from
 ENCODERS = [kind for kind in KINDS if kind.startswith(("s2t", "s2ut", "conv", "xm"))]
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 @every_kind
-def test_sharing_nothing_is_the_stock_model(bench, kind):
+def test_group_size_one_is_the_stock_model(bench, kind):
     flags = "--encoder-group-size 1 --encoder-residual-rank 0 --no-encoder-residual-diagonal".split()
-    runs = bench.dense(kind), bench.train(kind, "nothing shared", *flags)
+    runs = bench.dense(kind), bench.train(kind, "group size 1", *flags)
     assert len({(run.parent / "losses").read_text() for run in runs}) == 1
     assert_same_weights(*runs)
 
 
 @every_kind
-def test_trains_by_flag_resumes_and_decodes(bench, kind):
+def test_shared_model_trains_resumes_and_decodes(bench, kind):
     shared = bench.shared(kind)
     assert any(name.endswith("shared_weights.layer_groups") for name in weights(shared))
     resumed = bench.train(kind, "resumed", *SHARED, "--restore-file", shared.with_name("checkpoint_1_2.pt"))
@@ -115,7 +115,7 @@ def test_trains_by_flag_resumes_and_decodes(bench, kind):
 
 
 @every_kind
-def test_average_and_inspect(bench, kind):
+def test_checkpoints_are_averaged_and_inspected(bench, kind):
     shared, mean = bench.shared(kind), bench.folder / f"{kind} mean.pt"
     cli("average", shared.with_name("checkpoint_1_2.pt"), shared, "--output", mean)
     assert len(bench.decode(kind, mean)) == 3
@@ -127,7 +127,7 @@ def test_average_and_inspect(bench, kind):
 
 
 @every_kind
-def test_compressed_by_calibration_decodes(bench, kind):
+def test_model_compressed_with_calibration_decodes(bench, kind):
     small = bench.folder / f"{kind} small.pt"
     flags = ("--calibration", bench.data(kind), "--calibration-batches", 2, "--refine-updates", 2)
     cli("compress", bench.dense(kind), *COMPRESSED, *flags, "--output", small)
@@ -138,7 +138,7 @@ def test_compressed_by_calibration_decodes(bench, kind):
 
 
 @every_kind
-def test_expanded_is_a_stock_model_with_the_same_output(bench, kind):
+def test_expanded_model_is_a_stock_model_with_the_same_output(bench, kind):
     shared, expanded = bench.shared(kind), bench.folder / f"{kind} expanded.pt"
     cli("expand", shared, "--output", expanded)
     assert list(weights(expanded)) == list(weights(bench.dense(kind)))
@@ -147,8 +147,8 @@ def test_expanded_is_a_stock_model_with_the_same_output(bench, kind):
     assert bench.decode(kind, expanded, user_dir=kind in PATCHED) == bench.decode(kind, shared)
 
 
-def test_fine_tuned_from_a_shared_pre_trained_model_it_expands(bench):
-    """Which shares by the flags of that model, without any of its own."""
+def test_model_fine_tuned_from_a_shared_pretrained_one_expands(bench):
+    """It takes the sharing flags of the pretrained model."""
     tuned = bench.train("wav2vec_ctc", "tuned", "--w2v-path", bench.train("wav2vec2", "shared", *SHARED))
     assert any(name.endswith("shared_weights.layer_groups") for name in weights(tuned))
     expanded = bench.folder / "tuned expanded.pt"
@@ -159,19 +159,19 @@ def test_fine_tuned_from_a_shared_pre_trained_model_it_expands(bench):
 
 @every_kind
 @pytest.mark.parametrize("flag", ["--finetune-from-model", "--load-pretrained-encoder-from"])
-def test_dense_weights_are_compressed_where_layers_share(bench, kind, flag):
-    """Not those of one layer of each group, as fairseq by itself would take them."""
+def test_pretrained_dense_weights_are_compressed_into_shared_layers(bench, kind, flag):
+    """fairseq alone would load one layer of each group."""
     if flag == "--load-pretrained-encoder-from" and kind not in ENCODERS:
         pytest.skip("the architecture has no such flag")
     started = weights(bench.train(kind, f"from {flag}", *SHARED, flag, bench.dense(kind), "--lr", "0"))
     for name, value in weights(bench.uncalibrated(kind)).items():
-        of_batches = "running" in name or "num_batches" in name  # of batch norms
+        of_batches = "running" in name or "num_batches" in name  # batch norm statistics
         if not of_batches and (flag == "--finetune-from-model" or name.startswith("encoder.")):
             torch.testing.assert_close(started[name], value, rtol=1e-4, atol=1e-5, msg=name)
 
 
 @every_kind
-def test_resuming_with_other_groups_is_refused_and_starting_is_not(bench, kind):
+def test_resuming_with_other_groups_is_refused_and_fine_tuning_is_not(bench, kind):
     flags = ("--encoder-group-size", "4", "--encoder-residual-rank", "2")
     shared = bench.shared(kind)
     message = bench.refused(*bench.training(kind, "other", *flags, "--restore-file", shared))
@@ -183,7 +183,7 @@ GRAPHS = {kind for kind in KINDS if kind.startswith("s2t_")}
 
 
 @every_kind
-def test_export_or_a_refusal_by_name(bench, kind):
+def test_model_is_exported_or_refused_by_name(bench, kind):
     shared, folder = bench.shared(kind), bench.folder / f"{kind} graph"
     result = cli("export", shared, "--output", folder, check=kind in GRAPHS)
     if kind in GRAPHS:
@@ -193,14 +193,14 @@ def test_export_or_a_refusal_by_name(bench, kind):
     assert "cannot be exported" in result.stderr
 
 
-# flags of training beside sharing, for a kind of each class of layers that has them
+# training flags combined with sharing, for one kind per layer class that has them
 RECOMPUTING = ("wav2vec_ctc", "transformer")
 DROPPING = {"transformer": "--encoder-layerdrop", "wav2vec_ctc": "--layerdrop"}
 LAYERS = ("s2t_conformer", "s2t_conformer espnet rel_pos", "wav2vec_ctc", "transformer")
 
 
 @pytest.mark.parametrize("kind", RECOMPUTING)
-def test_recomputed_activations_change_nothing(bench, kind):
+def test_activation_checkpointing_keeps_the_losses(bench, kind):
     flags = (*SHARED, "--dropout", "0")
     kept, recomputed = bench.train(kind, "kept", *flags), bench.train(kind, "recomputed", *flags, "--checkpoint-activations")
     assert (recomputed.parent / "losses").read_text() == (kept.parent / "losses").read_text()
@@ -208,15 +208,15 @@ def test_recomputed_activations_change_nothing(bench, kind):
 
 
 @pytest.mark.parametrize("kind", DROPPING)
-def test_layers_are_dropped(bench, kind):
-    """Those that are left out of an update have no gradient of their own."""
+def test_layerdrop_trains_shared_layers(bench, kind):
+    """Layers dropped in an update have no gradient for their residuals."""
     dropped = bench.train(kind, "dropped", *SHARED, DROPPING[kind], "0.5")
     assert (dropped.parent / "losses").read_text() != (bench.shared(kind).parent / "losses").read_text()
     assert len(bench.decode(kind, dropped)) == 3
 
 
 @pytest.mark.parametrize("kind", LAYERS)
-def test_a_moving_average_is_trained_and_decodes(bench, kind):
+def test_moving_average_is_trained_and_decodes(bench, kind):
     last = bench.train(kind, "moving average", *SHARED, "--store-ema", "--ema-decay", "0.5")
     state = torch.load(last, weights_only=True)
     averaged = last.with_name("average.pt")
@@ -226,8 +226,8 @@ def test_a_moving_average_is_trained_and_decodes(bench, kind):
 
 
 @pytest.mark.parametrize("kind", LAYERS)
-def test_bfloat16(bench, kind):
-    """What `--bf16` makes of a model; fairseq itself trains so on GPUs alone."""
+def test_bfloat16_model_runs(bench, kind):
+    """The conversion that `--bf16` does. fairseq trains in bfloat16 only on GPUs."""
     whole, _ = outputs(bench, kind, bench.shared(kind))
     half, model = outputs(bench, kind, bench.shared(kind), torch.bfloat16)
     torch.testing.assert_close(half.float(), whole, rtol=0.1, atol=0.1)
@@ -236,17 +236,17 @@ def test_bfloat16(bench, kind):
     assert terms and all(parameter.grad.isfinite().all() for parameter in terms)
 
 
-def test_quantisation_noise_is_refused_by_name(bench):
+def test_quantisation_noise_is_refused(bench):
     message = bench.refused(*bench.training("transformer", "noise", *SHARED, "--quant-noise-pq", "0.1"))
     assert "quant_noise_pq=0.1 does not work with shared layers" in message
 
 
 @pytest.mark.parametrize("kind", LAYERS)
-def test_two_processes_train_as_one_on_all_batches(bench, kind):
-    """The second half of each update's sentences is another process's."""
+def test_two_processes_train_like_one(bench, kind):
+    """The second process gets the second half of the sentences of each update."""
     flags = (*SHARED, "--max-epoch", "1", "--dropout", "0")
     alone = bench.train(kind, "alone", *flags, "--update-freq", "2")
-    backend = "legacy_ddp" if KINDS[kind].pretrained else "pytorch_ddp"  # their convolutions have no gradients
+    backend = "legacy_ddp" if KINDS[kind].pretrained else "pytorch_ddp"  # some of their convolutions have no gradients
     place = ("--ddp-backend", backend, "--distributed-world-size", 2, "--distributed-no-spawn", "--distributed-backend", "gloo")
     place += ("--distributed-init-method", f"tcp://127.0.0.1:{free_port()}")
     training = bench.training(kind, "together", *flags, *place)
@@ -254,13 +254,13 @@ def test_two_processes_train_as_one_on_all_batches(bench, kind):
         list(pool.map(lambda rank: bench.run(*training, "--distributed-rank", rank, log=f"log{rank}"), (0, 1)))
     together = weights(training[-1] / "checkpoint_last.pt")
     for name, value in weights(alone).items():
-        if "running" in name or "num_batches" in name:  # of batch norms: a process has those of its own batches
+        if "running" in name or "num_batches" in name:  # batch norm statistics are those of a process's own batches
             continue
         torch.testing.assert_close(together[name], value, rtol=1e-3, atol=1e-4, msg=name)
 
 
-# what makes fairseq's simultaneous models trainable: its folder of examples by the name that it has in a checkout, and flags of
-# theirs that fairseq's own configuration does not know
+# makes fairseq's simultaneous models trainable: imports its examples by the name that they have in a checkout, and removes their
+# flags that fairseq's configuration does not have
 SIMULTANEOUS = """
 import importlib, sys
 from fairseq.dataclass import utils
@@ -274,8 +274,8 @@ utils.override_module_args = override_module_args
 """
 
 
-def test_emformer_beside_its_user_dir(bench, monkeypatch):
-    """The layers that its encoder calls share, and not those that it only builds."""
+def test_emformer_is_shared_together_with_its_user_dir(bench, monkeypatch):
+    """Only layers that the encoder calls are shared, not those that it builds and never calls."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(bench.folder))
     (bench.folder / "simultaneous").mkdir()
     (bench.folder / "simultaneous" / "__init__.py").write_text(SIMULTANEOUS)
@@ -286,7 +286,7 @@ def test_emformer_beside_its_user_dir(bench, monkeypatch):
     shared = save_dir / "checkpoint_last.pt"
     stack = "encoder.conv_transformer_encoder.shared_weights.layer_groups"
     assert [name for name in weights(shared) if name.endswith("layer_groups")] == [stack]
-    # SimulEval is what decodes with it
+    # decoding would need SimulEval
     flags = [*KINDS["convtransformer"].task.split(), *DECODE["fairseq-validate"].split(), *together]
     assert "| loss " in bench.run("fairseq-validate", bench.data("convtransformer"), *flags, "--path", shared)
     expanded = bench.folder / "emformer.pt"
@@ -304,14 +304,14 @@ def weights(checkpoint: Path) -> dict:
     return torch.load(checkpoint, weights_only=True)["model"]
 
 
-def assert_same_weights(one: Path, other: Path) -> None:
-    one, other = weights(one), weights(other)
-    assert list(one) == list(other)
-    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+def assert_same_weights(first: Path, second: Path) -> None:
+    first, second = weights(first), weights(second)
+    assert list(first) == list(second)
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
 
 
 def outputs(bench: Bench, kind: str, checkpoint: Path, precision: torch.dtype = torch.float32) -> tuple[Tensor, nn.Module]:
-    """What a model computes of the test set in one batch, in evaluation mode; and the model."""
+    """The outputs for the test set in one batch, in evaluation mode, and the model."""
     overrides = {"data": str(bench.data(kind))}
     (model,), _, task = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)], arg_overrides=overrides)
     task.load_dataset("test")

@@ -1,4 +1,4 @@
-"""State dicts of one form in models of another."""
+"""Loading state dicts of one form into models of another."""
 
 from types import SimpleNamespace
 
@@ -20,7 +20,7 @@ DENSE = {"encoder_group_size": 1, "encoder_residual_rank": 0, "encoder_residual_
 
 
 def conformer(seed: int = 1, **options):
-    """A random conformer, built as fairseq builds one by its flags; terms that start at 0 are random too."""
+    """A conformer with random parameters, including terms that start at 0, built from flags as in fairseq."""
     flags = tiny_flags("s2t_conformer", **{**CONFORMER, **options})
     dictionary = Dictionary()
     for index in range(16):
@@ -48,7 +48,7 @@ def outputs(model):
         lambda: tiny_model(encoder_residual_rank="2/2/2/2/=5/=32"),
     ],
 )
-def test_the_terms_of_a_state_dict_compose_to_the_expanded_model(model):
+def test_composed_state_dict_equals_the_expanded_model(model):
     shared = model()
     dense = deep_copy(shared)
     expand(dense)
@@ -57,14 +57,14 @@ def test_the_terms_of_a_state_dict_compose_to_the_expanded_model(model):
     assert composed(shared.state_dict(), dense.state_dict()).keys() == dense.state_dict().keys()
 
 
-def test_a_shared_state_dict_in_a_dense_model_computes_the_same():
+def test_dense_model_loads_a_shared_state_dict_exactly():
     shared, dense = conformer(**SHARED), conformer(seed=2)
     dense.load_state_dict(shared.state_dict())
     torch.testing.assert_close(outputs(dense), outputs(shared), rtol=0, atol=1e-5)
 
 
-def test_a_dense_state_dict_in_a_shared_model_comes_near_it():
-    """Nearer than the weights of one layer of each group, which the other layers would otherwise get."""
+def test_shared_model_approximates_a_dense_state_dict():
+    """Better than copying the weights of one layer to its whole group."""
     dense, shared = conformer(), conformer(seed=2, **{**SHARED, "encoder_residual_rank": 8})
     shared.load_state_dict(dense.state_dict())
     error = (outputs(shared) - outputs(dense)).norm() / outputs(dense).norm()
@@ -78,27 +78,27 @@ def test_a_dense_state_dict_in_a_shared_model_comes_near_it():
     assert error < 0.7 * (outputs(first) - outputs(dense)).norm() / outputs(dense).norm()
 
 
-def test_full_ranks_lose_nothing():
+def test_full_rank_loads_a_dense_state_dict_exactly():
     dense, shared = conformer(), conformer(seed=2, **{**SHARED, "encoder_residual_rank": 32})
     shared.load_state_dict(dense.state_dict())
     torch.testing.assert_close(outputs(shared), outputs(dense), rtol=0, atol=1e-4)
 
 
-def test_another_group_size_is_converted():
+def test_state_dict_with_another_group_size_is_converted():
     source, model = conformer(**SHARED), conformer(seed=2, encoder_group_size=3, encoder_residual_rank=32)
     model.load_state_dict(source.state_dict())
     torch.testing.assert_close(outputs(model), outputs(source), rtol=0, atol=1e-4)
 
 
-def test_the_same_form_is_loaded_as_it_is():
+def test_state_dict_of_the_same_form_is_loaded_unchanged():
     source, model = conformer(**SHARED), conformer(seed=2, **SHARED)
     model.load_state_dict(source.state_dict())
     assert same_weights(source.state_dict(), model.state_dict())
 
 
 @pytest.mark.parametrize("form", [SHARED, DENSE, {**SHARED, "encoder_group_size": 3, "encoder_residual_rank": 32}])
-def test_a_model_starts_from_a_shared_encoder(tmp_path, form):
-    """In its own form bit for bit, in another by conversion."""
+def test_model_starts_from_a_shared_encoder(tmp_path, form):
+    """Bit for bit in the same form, by conversion in another."""
     source = conformer(**SHARED)
     torch.save(stripped({"model": source.state_dict(), "cfg": {"model": {}}}), tmp_path / "asr.pt")
     model = conformer(seed=2, load_pretrained_encoder_from=str(tmp_path / "asr.pt"), **form)
@@ -107,12 +107,12 @@ def test_a_model_starts_from_a_shared_encoder(tmp_path, form):
     torch.testing.assert_close(outputs(model), outputs(source), rtol=0, atol=1e-4)
 
 
-def test_a_file_to_start_from_that_is_missing_is_refused(tmp_path):
+def test_missing_pretrained_file_is_refused(tmp_path):
     with pytest.raises(InputError, match="--load-pretrained-encoder-from .*asr.pt does not exist"):
         conformer(load_pretrained_encoder_from=str(tmp_path / "asr.pt"), **SHARED)
 
 
-def test_forms_are_compared_in_words():
+def test_difference_of_forms_is_described():
     states = [conformer(**options).state_dict() for options in ({}, SHARED, {**SHARED, "encoder_group_size": 3})]
     assert form_difference(states[1], states[1]) is None
     assert form_difference(states[0], states[1]) == "it is dense, this model shares encoder.* in groups 0,0,1,1,2,2"
@@ -120,5 +120,5 @@ def test_forms_are_compared_in_words():
         form_difference(states[2], states[1])
         == "it shares encoder.* in groups 0,0,0,1,1,1, this model shares encoder.* in groups 0,0,1,1,2,2"
     )
-    other = conformer(**{**SHARED, "encoder_residual_rank": 4}).state_dict()
-    assert form_difference(other, states[1]) == "its residual ranks or diagonals differ from this model's"
+    other_ranks = conformer(**{**SHARED, "encoder_residual_rank": 4}).state_dict()
+    assert form_difference(other_ranks, states[1]) == "its residual ranks or diagonals differ from this model's"

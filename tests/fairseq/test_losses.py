@@ -17,7 +17,7 @@ def counted():
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
-def test_word_divergence_is_the_kl_of_softened_distributions(pair, counted, temperature):
+def test_word_divergence_is_the_kl_divergence_at_a_temperature(pair, counted, temperature):
     student, teacher = pair
     expected = 0.0
     for row, column in counted.nonzero().tolist():
@@ -30,7 +30,7 @@ def test_word_divergence_is_the_kl_of_softened_distributions(pair, counted, temp
 
 
 @pytest.mark.parametrize(("temperature", "close"), [(1.0, 0.15), (2.5, 0.3)])
-def test_all_words_in_a_cache_are_as_good_as_the_teacher_and_fewer_come_close(pair, counted, temperature, close):
+def test_cached_words_approximate_the_teacher_and_all_words_equal_it(pair, counted, temperature, close):
     student, teacher = pair
     log_probs = (3 * teacher).log_softmax(-1)
     whole = word_divergence(student, log_probs, None, counted, temperature)
@@ -40,7 +40,7 @@ def test_all_words_in_a_cache_are_as_good_as_the_teacher_and_fewer_come_close(pa
         torch.testing.assert_close(part, whole, rtol=tolerance, atol=1e-5)
 
 
-def test_gradients_of_the_divergence_pull_towards_the_teacher(pair, counted):
+def test_gradient_of_the_divergence_points_to_the_teacher(pair, counted):
     student, teacher = pair
     student = student.clone().requires_grad_()
     before = word_divergence(student, teacher.log_softmax(-1), None, counted)
@@ -50,9 +50,9 @@ def test_gradients_of_the_divergence_pull_towards_the_teacher(pair, counted):
     assert after < 0.9 * before
 
 
-def test_state_difference_is_relative_and_leaves_padding_out():
+def test_state_difference_is_relative_and_ignores_padding():
     generator = torch.Generator().manual_seed(1)
-    teacher = torch.randn(6, 2, 8, generator=generator) + 5  # what all positions have in common does not count as signal
+    teacher = torch.randn(6, 2, 8, generator=generator) + 5  # the mean over positions does not count as signal
     student = teacher + 0.5 * torch.randn(6, 2, 8, generator=generator)
     padding = torch.zeros(2, 6, dtype=torch.bool)
     padding[1, 4:] = True
@@ -66,7 +66,7 @@ def test_state_difference_is_relative_and_leaves_padding_out():
     assert state_difference(teacher, teacher, None) == 0
 
 
-def test_layers_are_mapped_by_depth_and_of_a_group_the_last():
+def test_layers_are_mapped_by_depth_to_the_last_of_a_group():
     assert layer_map(4, 4) == [(0, 0), (1, 1), (2, 2), (3, 3)]
     assert layer_map(4, 12) == [(0, 2), (1, 5), (2, 8), (3, 11)]
     assert layer_map(12, 12, (0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3)) == [(2, 2), (5, 5), (8, 8), (11, 11)]

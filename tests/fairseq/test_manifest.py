@@ -1,4 +1,4 @@
-"""Manifests as people make them: lengths in other units, rows cut short."""
+"""Faulty manifests: lengths in wrong units, incomplete rows."""
 
 import zipfile
 from types import SimpleNamespace
@@ -18,7 +18,7 @@ SAMPLES = SimpleNamespace(audio_root="", use_audio_input=True, use_sample_rate=1
 
 @pytest.fixture
 def sources(tmp_path) -> list[str]:
-    """The same second and a half in each form that fairseq reads."""
+    """The same 1.5 s of audio in each format that fairseq reads."""
     soundfile.write(tmp_path / "a.wav", np.zeros(12_000), 8_000)
     np.save(tmp_path / "a.npy", np.zeros((148, 80), np.float32))
     with zipfile.ZipFile(tmp_path / "all.zip", "w", zipfile.ZIP_STORED) as file:
@@ -34,10 +34,10 @@ def written(path, *rows):
     return path
 
 
-def test_lengths_are_those_of_the_audio(sources, tmp_path):
+def test_lengths_must_match_the_audio(sources, tmp_path):
     for source in sources:
         assert check_manifest(written(tmp_path / "a.tsv", ("u1", source, 148, "ein Satz")), FEATURES) == [148]
-        for wrong in (24_000, 1):  # samples, seconds
+        for wrong in (24_000, 1):  # in samples, in seconds
             with pytest.raises(
                 InputError, match=rf"n_frames of u2 \(row 2\) is {wrong}, but must be 1(48|50); its unit is frames of 10"
             ):
@@ -58,20 +58,20 @@ def test_lengths_are_those_of_the_audio(sources, tmp_path):
         ("", "has no column `id`"),
     ],
 )
-def test_rows_that_are_not_whole(tmp_path, text, message):
+def test_incomplete_rows_are_refused(tmp_path, text, message):
     (tmp_path / "a.tsv").write_text(text)
     with pytest.raises(InputError, match=message):
         read_manifest(tmp_path / "a.tsv")
 
 
-def test_no_row_is_split_by_what_is_no_end_of_a_line(tmp_path):
+def test_unicode_line_separators_do_not_split_rows(tmp_path):
     assert (
         read_manifest(written(tmp_path / "a.tsv", ("u1", "a.wav", 1, "a\u2028b\x85c\x0bd")))[0]["tgt_text"] == "a\u2028b\x85c\x0bd"
     )
 
 
-def test_what_is_left_out_is_said(data, fairseq_train, monkeypatch, tmp_path):
-    """Sentences that are too long for the model: some are counted, and of none but these there is no cache."""
+def test_skipped_sentences_are_reported(data, fairseq_train, monkeypatch, tmp_path):
+    """Sentences that are too long for the model are counted, and an empty remainder is refused."""
     fairseq_train(data, tmp_path / "run", max_update=1, max_source_positions=250, skip_invalid_size_inputs_valid_test=True)
     checkpoint = tmp_path / "run" / "checkpoint_last.pt"
     monkeypatch.setattr("sys.argv", ["ctc", *map(str, (checkpoint, data, "dev_st", tmp_path / "ctc.txt"))])

@@ -1,4 +1,4 @@
-"""Several processes that train together: `residual-st train CONFIG nproc=N`."""
+"""Training with several processes: `residual-st train CONFIG nproc=N`."""
 
 import contextlib
 import json
@@ -20,7 +20,7 @@ RESIDUAL_ST = [sys.executable, "-m", "residual_st", "train"]
 
 @pytest.fixture(scope="module")
 def config(data, tmp_path_factory) -> Path:
-    """124 sentences in 7 batches: two or three processes have unequal numbers of them."""
+    """124 sentences in 7 batches, an unequal number per process for two or three processes."""
     flags = {"data": data, "config-yaml": "config_st_plain.yaml", "train-subset": "train_st", "valid-subset": "dev_st"}
     flags |= {name.replace("_", "-"): value for name, value in TINY.items()}
     flags |= {"task": "speech_to_text", "arch": "s2t_residual_transformer_s", "dropout": 0, "cpu": True, "seed": 1}
@@ -60,7 +60,7 @@ def finish(process: subprocess.Popen) -> str:
 
 
 def losses(output: str) -> list[dict]:
-    """What was logged with each update."""
+    """The logged losses of each update."""
     rows = [json.loads(line[line.index("{") :]) for line in output.splitlines() if "| train_inner |" in line]
     return [
         {name: float(row[name]) for name in row if "loss" in name or name in ("num_updates", "residual_penalty")} for row in rows
@@ -78,29 +78,29 @@ def assert_same_run(config: Path, tmp_path: Path, processes: int, together: list
     alone = losses(finish(start(config, tmp_path / "alone", update_freq=processes, **options)))
     assert len(alone) == 2 * -(-7 // processes)
     assert losses(output) == [pytest.approx(row, rel=2e-3, abs=2e-3) for row in alone]
-    one, other = (torch.load(tmp_path / name / "checkpoint_last.pt", weights_only=True) for name in ("alone", "together"))
-    parts = [(one["model"], other["model"])]
+    single, several = (torch.load(tmp_path / name / "checkpoint_last.pt", weights_only=True) for name in ("alone", "together"))
+    parts = [(single["model"], several["model"])]
     if "store_ema" in options:
-        parts.append((one["extra_state"]["ema"], other["extra_state"]["ema"]))
+        parts.append((single["extra_state"]["ema"], several["extra_state"]["ema"]))
     for expected, actual in parts:
         assert list(expected) == list(actual)
         for name in (name for name in expected if not name.endswith("_float_tensor")):
             torch.testing.assert_close(actual[name], expected[name], rtol=1e-3, atol=1e-4)
 
 
-def test_two_with_everything_that_adds_to_the_loss(config, tmp_path, teacher):
-    """The penalty, CTC, a live teacher, a moving average; fairseq's default backend; unequal numbers of batches."""
+def test_two_processes_with_every_loss_term_train_like_one(config, tmp_path, teacher):
+    """With penalty, CTC, live teacher and moving average, fairseq's default backend, and unequal numbers of batches."""
     options = {"residual_penalty": 0.01, "ctc_weight": 0.3, "distill_from": teacher, "distill_encoder_weight": 1}
     options |= {"store_ema": "true", "ema_decay": 0.9, "ddp_backend": "pytorch_ddp"}
     assert_same_run(config, tmp_path, 2, [start(config, tmp_path / "together", nproc=2, **options)], **options)
 
 
-def test_three_with_a_cached_teacher_and_a_shared_decoder(config, tmp_path, cached_teacher):
+def test_three_processes_with_a_cached_teacher_and_a_shared_decoder_train_like_one(config, tmp_path, cached_teacher):
     options = {"distill_from": cached_teacher, "decoder_layers": 2, "decoder_group_size": 2, "ddp_backend": "legacy_ddp"}
     assert_same_run(config, tmp_path, 3, [start(config, tmp_path / "together", nproc=3, **options)], **options)
 
 
-def test_two_machines_that_meet_at_the_first(config, tmp_path):
+def test_two_machines_train_like_one(config, tmp_path):
     options = {"config_yaml": "config_st.yaml", "ddp_backend": "no_c10d"}  # with SpecAugment
     place = {"nproc": 1, "nnodes": 2, "master": f"127.0.0.1:{free_port()}"}
     together = [start(config, tmp_path / "together", node_rank=rank, **place, **options) for rank in range(2)]
@@ -125,7 +125,7 @@ def wait_for(condition, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("victim", ["worker", "launcher"])
-def test_a_process_that_is_killed_ends_the_run_and_leaves_a_checkpoint(config, tmp_path, victim):
+def test_killed_process_ends_the_run_and_keeps_the_last_checkpoint(config, tmp_path, victim):
     options = {"max_epoch": 300, "save_interval_updates": 2, "keep_interval_updates": 1, "disable_validation": "true", "nproc": 2}
     process = start(config, tmp_path / "run", **options)
     last = tmp_path / "run" / "checkpoint_last.pt"
@@ -161,13 +161,13 @@ def test_a_process_that_is_killed_ends_the_run_and_leaves_a_checkpoint(config, t
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
-def test_what_does_not_go_together_is_refused(config, overrides, message):
+def test_conflicting_options_are_refused(config, overrides, message):
     result = cli("train", config, "--dry-run", *overrides, check=False)
     assert result.returncode == 2
     assert message in result.stderr and len(result.stderr.splitlines()) == 1
 
 
-def test_the_command_is_printed(config):
+def test_torchrun_command_is_printed(config):
     printed = cli("train", config, "--dry-run", "nproc=8", "nnodes=2", "node-rank=1", "master=node1:29500").stdout
     flags = "--nnodes 2 --node-rank 1 --nproc-per-node 8 --master-addr node1 --master-port 29500"
     assert printed.startswith(f"torchrun {flags} -m residual_st.fairseq.worker ")

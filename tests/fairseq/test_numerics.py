@@ -1,4 +1,4 @@
-"""Half precision, extreme rates, damaged input: as the stock model behaves. And determinism."""
+"""Half precision, extreme learning rates and NaN input behave as with the stock model; runs are deterministic."""
 
 import hashlib
 import shutil
@@ -12,16 +12,16 @@ SETTINGS = {
     "bf16": {"bf16": True},
     "memory-efficient bf16": {"memory_efficient_bf16": True},
     "fp16": {"fp16": True, "fp16_init_scale": 4},
-    "a rate of 10,000": {"lr": 1e4, "warmup_updates": 1},
-    "a rate of 0": {"lr": 0.0},
-    "gradients clipped to nothing": {"clip_norm": 1e-9},
+    "learning rate 10,000": {"lr": 1e4, "warmup_updates": 1},
+    "learning rate 0": {"lr": 0.0},
+    "gradients clipped to 0": {"clip_norm": 1e-9},
     "gradients clipped": {"clip_norm": 0.5},
-    "several batches an update": {"update_freq": 3},
+    "several batches per update": {"update_freq": 3},
 }
 
 
 def outcome(train, *arguments, **options):
-    """The losses, or the class of the error that ends the run."""
+    """The losses, or the class of the error that stops the run."""
     try:
         return train(*arguments, **options)
     except Exception as error:
@@ -29,19 +29,19 @@ def outcome(train, *arguments, **options):
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_without_sharing_it_ends_as_stock_does_and_with_it_alike(fairseq_train, data, tmp_path, name):
+def test_runs_end_as_those_of_the_stock_model(fairseq_train, data, tmp_path, name):
     options = {"max_update": 4, **SETTINGS[name]}
     stock = outcome(fairseq_train, data, tmp_path / "stock", arch="s2t_transformer_s", **options)
     plain = outcome(fairseq_train, data, tmp_path / "plain", **DENSE_FORM, **options)
-    assert plain == stock or str(plain) == str(stock)  # NaN is not equal to itself
+    assert plain == stock or str(plain) == str(stock)  # NaN differs from itself
     shared = outcome(fairseq_train, data, tmp_path / "shared", encoder_residual_rank=4, **options)
-    if not (name == "a rate of 10,000" and isinstance(shared, type)):  # at which some model or other overflows first
+    if not (name == "learning rate 10,000" and isinstance(shared, type)):  # either model may overflow first
         assert (shared is stock) if isinstance(stock, type) else (len(shared) == len(stock))
 
 
 @pytest.fixture
 def with_nan(data, tmp_path):
-    """The corpus with one sentence of the training set whose features are not numbers."""
+    """The corpus with NaN features in one training sentence."""
     import numpy as np
 
     folder = tmp_path / "nan"
@@ -55,7 +55,7 @@ def with_nan(data, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_nan_in_the_input_ends_the_run_as_stock_does(fairseq_train, with_nan, tmp_path):
+def test_nan_features_stop_the_run_as_with_the_stock_model(fairseq_train, with_nan, tmp_path):
     options = {"max_epoch": 1}
     stock = outcome(fairseq_train, with_nan, tmp_path / "stock", arch="s2t_transformer_s", **options)
     assert outcome(fairseq_train, with_nan, tmp_path / "plain", **DENSE_FORM, **options) is stock
@@ -64,8 +64,8 @@ def test_nan_in_the_input_ends_the_run_as_stock_does(fairseq_train, with_nan, tm
     assert not list((tmp_path / "shared").glob("checkpoint*.pt"))
 
 
-def test_the_same_seed_gives_the_same_checkpoint(fairseq_train, data, tmp_path):
-    """Weights and optimizer; a checkpoint also holds the time that its run took."""
+def test_equal_seeds_give_equal_checkpoints(fairseq_train, data, tmp_path):
+    """Equal weights and optimizer states. Checkpoints also contain times, which differ."""
     options = {"max_update": 6, "criterion": "label_smoothed_cross_entropy_with_residual", "config_yaml": "config_st.yaml"}
     for name in ("one", "two"):
         fairseq_train(data, tmp_path / name, num_workers=1, **options)
@@ -78,8 +78,8 @@ def test_the_same_seed_gives_the_same_checkpoint(fairseq_train, data, tmp_path):
         )
 
 
-def test_commands_write_the_same_bytes_twice(shared_checkpoint, data, tmp_path):
-    """Under the same name: torch keeps a file's name in it."""
+def test_commands_are_byte_deterministic(shared_checkpoint, data, tmp_path):
+    """For equal file names, which torch stores in the file."""
     digests = []
     for run in ("one", "two"):
         folder = tmp_path / run

@@ -1,4 +1,4 @@
-"""`user-dir --with OTHER`, on a user dir with the layout and the habits of FBK-fairseq's: it imports itself by another name."""
+"""`user-dir --with OTHER`, for a user dir that imports itself by another name, as FBK-fairseq does."""
 
 import json
 import os
@@ -34,16 +34,16 @@ FLAGS = {
 }
 
 
-def folder_with(cache: Path, *others, cwd=FOREIGN) -> str:
-    """What `user-dir --with` prints where the module can be found: in the folder that it is in."""
-    flags = [part for other in others for part in ("--with", other)]
+def folder_with(cache: Path, *user_dirs, cwd=FOREIGN) -> str:
+    """The output of `user-dir --with` in a folder from which the module can be imported."""
+    flags = [part for user_dir in user_dirs for part in ("--with", user_dir)]
     environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
     return run(BIN / "residual-st", "user-dir", *flags, cwd=cwd, env=environment).stdout.strip()
 
 
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory) -> Path:
-    """Trained with the folder of a user dir, whose generated package is then gone."""
+    """A checkpoint trained with a generated user dir that is deleted afterwards."""
     folder = tmp_path_factory.mktemp("foreign")
     together = folder_with(folder / "cache", OTHERS["path"])
     run(BIN / "fairseq-train", data, "--user-dir", together, *to_flags({**FLAGS, "save_dir": folder, "num_workers": 2}), cwd=folder)
@@ -60,22 +60,22 @@ def hypotheses(data: Path, checkpoint: Path, user_dir: str, **options) -> list[s
     return lines
 
 
-def test_a_shared_model_of_another_user_dir(data, trained, tmp_path):
-    """It translates wherever the generated package is now: what the checkpoint says of it is not read.
+def test_shared_model_of_another_user_dir_is_decoded_and_expanded(data, trained, tmp_path):
+    """The path of the generated package in the checkpoint is ignored.
 
-    Expanded, it translates alike where nothing of ours is.
+    The expanded model gives the same texts without residual_st.
     """
-    spoken = hypotheses(data, trained, folder_with(tmp_path, OTHERS["module"]))
+    expected = hypotheses(data, trained, folder_with(tmp_path, OTHERS["module"]))
     command = [BIN / "residual-st", "expand", trained, "--output", tmp_path / "dense.pt", "--user-dir", OTHERS["path"]]
     run(*command, cwd=tmp_path)
     alone = tmp_path / "alone"
     alone.mkdir()
     (alone / "__init__.py").write_text("import examples.foreign_speech")
     environment = {**os.environ, "PYTHONPATH": str(FOREIGN)}
-    assert hypotheses(data, tmp_path / "dense.pt", str(alone), env=environment) == spoken
+    assert hypotheses(data, tmp_path / "dense.pt", str(alone), env=environment) == expected
 
 
-def test_a_config_names_another_user_dir_for_two_processes(data, tmp_path, monkeypatch):
+def test_config_with_another_user_dir_trains_with_two_processes(data, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     flags = {**FLAGS, "data": data, "user_dir": OTHERS["path"], "save_dir": tmp_path / "run", "num_workers": 0, "nproc": 2}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump({name.replace("_", "-"): str(value) for name, value in flags.items()}))
@@ -85,20 +85,20 @@ def test_a_config_names_another_user_dir_for_two_processes(data, tmp_path, monke
     assert "encoder.conformer_layers.5.attention.pos_proj.up" in state["model"]
 
 
-def test_the_folder_is_the_same_for_the_same_user_dirs(tmp_path, monkeypatch):
-    one = folder_with(tmp_path, OTHERS["path"])
-    text = (Path(one) / "__init__.py").read_text()
-    assert folder_with(tmp_path, OTHERS["module"]) == one
-    assert folder_with(tmp_path, f"{OTHERS['path']}/../foreign_speech/", USER_DIR, cwd=tmp_path) == one
-    assert (Path(one) / "__init__.py").read_text() == text
+def test_generated_folder_is_equal_for_equal_user_dirs(tmp_path, monkeypatch):
+    folder = folder_with(tmp_path, OTHERS["path"])
+    text = (Path(folder) / "__init__.py").read_text()
+    assert folder_with(tmp_path, OTHERS["module"]) == folder
+    assert folder_with(tmp_path, f"{OTHERS['path']}/../foreign_speech/", USER_DIR, cwd=tmp_path) == folder
+    assert (Path(folder) / "__init__.py").read_text() == text
     (tmp_path / "plugin" / "models").mkdir(parents=True)
-    assert folder_with(tmp_path, OTHERS["path"], "plugin", cwd=tmp_path) != one
+    assert folder_with(tmp_path, OTHERS["path"], "plugin", cwd=tmp_path) != folder
     assert folder_with(tmp_path, USER_DIR) == str(USER_DIR)
-    assert {path.parent for path in tmp_path.rglob("__init__.py")} >= {Path(one)}
+    assert {path.parent for path in tmp_path.rglob("__init__.py")} >= {Path(folder)}
 
 
 @pytest.mark.parametrize(
-    ("others", "sentence"),
+    ("user_dirs", "sentence"),
     [
         (["missing/speech"], "missing/speech is neither a folder nor a module on Python's path"),
         (["examples.missing"], "examples.missing is neither a folder nor a module on Python's path"),
@@ -109,26 +109,26 @@ def test_the_folder_is_the_same_for_the_same_user_dirs(tmp_path, monkeypatch):
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
-def test_what_cannot_be_a_user_dir_is_refused(tmp_path, monkeypatch, others, sentence):
+def test_invalid_user_dirs_are_refused(tmp_path, monkeypatch, user_dirs, sentence):
     (tmp_path / "empty").mkdir()
     for folder in ("with.dot", "one/plugin", "two/plugin"):
         (tmp_path / folder / "tasks").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    result = cli("user-dir", *(part for other in others for part in ("--with", other)), check=False)
+    result = cli("user-dir", *(part for user_dir in user_dirs for part in ("--with", user_dir)), check=False)
     assert (result.returncode, result.stdout) == (2, "")
     assert sentence in result.stderr and len(result.stderr.splitlines()) == 1
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+def test_unwritable_cache_is_named(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     result = cli("user-dir", "--with", OTHERS["path"], check=False)
     assert result.returncode == 2 and "set XDG_CACHE_HOME to another folder" in result.stderr
 
 
-def test_a_user_dir_that_imports_itself_by_another_name_is_told_which(tmp_path):
+def test_user_dir_imported_by_the_wrong_name_is_refused_with_the_right_one(tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(USER_DIR.parent), str(OTHERS["path"].parent), str(FOREIGN)])}
     command = [BIN / "residual-st", "inspect", "--user-dir", "foreign_speech", tmp_path / "none.pt"]
     result = run(*command, env=environment, cwd=tmp_path, check=False)
@@ -142,12 +142,12 @@ import torch
 from fairseq_cli.train import cli_main
 
 if __name__ == "__main__":
-    torch.cuda.device_count = lambda: 2  # fairseq spawns one process a GPU
+    torch.cuda.device_count = lambda: 2  # fairseq spawns one process per GPU
     cli_main()
 """
 
 
-def test_processes_that_fairseq_spawns_find_both(data, tmp_path):
+def test_processes_spawned_by_fairseq_import_both_user_dirs(data, tmp_path):
     (tmp_path / "spawn.py").write_text(SPAWN)
     flags = {**FLAGS, "user_dir": folder_with(tmp_path, OTHERS["module"]), "save_dir": tmp_path, "num_workers": 0}
     flags |= {"distributed_world_size": 2, "distributed_backend": "gloo", "distributed_init_method": f"file://{tmp_path}/meet"}
@@ -155,6 +155,6 @@ def test_processes_that_fairseq_spawns_find_both(data, tmp_path):
     assert torch.load(tmp_path / "checkpoint_last.pt", weights_only=True)["optimizer_history"][-1]["num_updates"] == 3
 
 
-def test_what_a_user_dir_prints_is_no_output_of_a_command(trained, tmp_path):
+def test_output_printed_by_a_user_dir_is_kept_out_of_stdout(trained, tmp_path):
     figures = json.loads(run(BIN / "residual-st", "inspect", trained, "--json", "--user-dir", OTHERS["path"], cwd=tmp_path).stdout)
     assert figures["groups"] == [0, 0, 1, 1, 2, 2]

@@ -1,4 +1,4 @@
-"""What our user dir patches in fairseq."""
+"""Patches of fairseq that the user dir applies."""
 
 import json
 import os
@@ -34,34 +34,34 @@ PathManager.copy(*sys.argv[1:], overwrite=True)
 
 @pytest.fixture
 def training_set(data):
-    """As fairseq-train has it, with SpecAugment."""
+    """The training set of fairseq-train, with SpecAugment."""
     flags = {"task": "speech_to_text", "config_yaml": "config_st.yaml", "data": str(data), "seed": 1, "train_subset": "train_st"}
     task = tasks.setup_task(tiny_flags("s2t_transformer_s", max_source_positions=6000, max_target_positions=1024, **flags))
     task.load_dataset("train_st")
     return task.dataset("train_st")
 
 
-def test_masks_are_of_the_seed_the_epoch_and_the_sentence(training_set):
+def test_specaugment_depends_only_on_seed_epoch_and_sentence(training_set):
     def features(seed, epoch, sentence):
         training_set.augmentation_seed = seed
         training_set.set_epoch(epoch)
-        np.random.rand(epoch)  # draws of others make no difference
+        np.random.rand(epoch)  # independent of other random draws
         return training_set[sentence].source
 
     first = features(1, 1, 0)
     assert torch.equal(features(1, 1, 0), first)
-    for other in ((2, 1, 0), (1, 2, 0)):
-        assert not torch.equal(features(*other), first)
+    for arguments in ((2, 1, 0), (1, 2, 0)):
+        assert not torch.equal(features(*arguments), first)
     np.random.seed(5)
     features(1, 1, 0)
-    after = np.random.rand()
+    next_draw = np.random.rand()
     np.random.seed(5)
     np.random.rand(1)
-    assert after == np.random.rand()
+    assert next_draw == np.random.rand()
 
 
-def test_training_is_the_same_with_any_number_of_workers(fairseq_train, data, tmp_path):
-    """In every epoch: workers are not started anew with each."""
+def test_training_is_equal_for_any_number_of_workers(fairseq_train, data, tmp_path):
+    """In every epoch, since workers persist between epochs."""
     options = {"config_yaml": "config_st.yaml", "max_epoch": 3, "max_tokens": 8000}
     losses = [fairseq_train(data, tmp_path / str(workers), num_workers=workers, **options) for workers in (0, 2)]
     plain = fairseq_train(data, tmp_path / "plain", max_epoch=3, max_tokens=8000)
@@ -69,7 +69,7 @@ def test_training_is_the_same_with_any_number_of_workers(fairseq_train, data, tm
     assert losses[0] != plain
 
 
-def test_a_run_killed_while_it_copies_a_checkpoint_keeps_the_one_before(tmp_path):
+def test_killed_copy_of_a_checkpoint_keeps_the_previous_one(tmp_path):
     new, last = tmp_path / "checkpoint_1_10.pt", tmp_path / "checkpoint_last.pt"
     new.write_bytes(b"new" * 100)
     last.write_bytes(b"before")
@@ -85,35 +85,35 @@ FAULTS = Path(__file__).with_name("faults_of_fairseq.py")
 
 
 @pytest.mark.parametrize("kept", [0, 1])
-def test_each_patch_can_be_switched_off_alone_and_works_beside_another_packages(data, tmp_path, kept):
-    """Half of them are off each time."""
+def test_patches_are_switched_off_individually_and_work_with_other_wrappers(data, tmp_path, kept):
+    """Half of the patches are off in each run."""
     names = list(PATCHES)
     off, on = names[1 - kept :: 2], names[kept::2]
     result = run(sys.executable, FAULTS, data, tmp_path, env={**os.environ, SWITCH: ", ".join(off)})
     *log, report = result.stdout.splitlines()
     report = json.loads(report)
-    needless = set(names) - set(apply_patches())  # fairseq 0.12.2 has one fault less
+    needless = set(names) - set(apply_patches())  # fairseq 0.12.2 lacks one of the faults
     assert report["active"] == [name for name in on if name not in needless]
-    assert set(report["free of"]) == set(on) | needless
+    assert set(report["fixed"]) == set(on) | needless
     assert all(report["calls"][name] for name in ("batch_by_size", "copy", "__getitem__"))
     assert [line.partition("fairseq patches: ")[2] for line in log if "fairseq patches" in line] == [
         f"{', '.join(report['active'])} ({SWITCH}=NAME,… turns them off)"
     ]
 
 
-def test_all_are_switched_off_at_once(data, tmp_path):
+def test_all_patches_are_switched_off_at_once(data, tmp_path):
     result = run(sys.executable, FAULTS, data, tmp_path, env={**os.environ, SWITCH: "all"})
     assert "fairseq patches" not in result.stdout
-    assert set(json.loads(result.stdout.splitlines()[-1])["free of"]) == set(PATCHES) - set(apply_patches())
+    assert set(json.loads(result.stdout.splitlines()[-1])["fixed"]) == set(PATCHES) - set(apply_patches())
 
 
-def test_an_unknown_name_is_refused(monkeypatch):
+def test_unknown_patch_name_is_refused(monkeypatch):
     monkeypatch.setenv(SWITCH, "cpu-ddp,cpu_ddp")
     with pytest.raises(InputError, match=f"^{SWITCH} names the unknown patch 'cpu_ddp'; it must be all, or names from .*cpu-ddp"):
         apply_patches()
 
 
-def test_one_that_does_not_fit_this_fairseq_is_left_out_by_name(monkeypatch, caplog):
+def test_patch_that_does_not_fit_is_skipped_with_a_warning(monkeypatch, caplog):
     monkeypatch.setitem(PATCHES, "of-a-fork", lambda: wrap(PathManager, "no_such_function")(print))
     assert "of-a-fork" not in apply_patches()
     (record,) = caplog.records

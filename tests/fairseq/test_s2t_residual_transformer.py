@@ -13,19 +13,19 @@ DENSE = {"encoder_group_size": 1, "encoder_residual_rank": 0, "encoder_residual_
 
 
 def test_group_size_one_is_the_stock_model(fairseq_train, data, tmp_path):
-    """Same parameters, and the same loss at every one of 20 updates, to the last bit."""
+    """Equal parameters, and bitwise equal losses in 20 updates."""
     stock = tiny_model("s2t_transformer_s").state_dict()
-    ours = tiny_model(**DENSE).state_dict()
-    assert same_weights(stock, ours)
+    residual_state = tiny_model(**DENSE).state_dict()
+    assert same_weights(stock, residual_state)
     stock_losses = fairseq_train(data, tmp_path / "stock", arch="s2t_transformer_s", max_update=20)
     options = {"encoder_group_size": 1, "encoder_residual_rank": 0, "no_encoder_residual_diagonal": True}
-    losses = fairseq_train(data, tmp_path / "ours", max_update=20, **options)
+    losses = fairseq_train(data, tmp_path / "residual", max_update=20, **options)
     assert len(losses) == 20
     assert losses == stock_losses
 
 
-def test_the_start():
-    """U starts as the stock model's draw, in the output projections at 0; so do the residuals."""
+def test_initialisation():
+    """U starts as in the stock model, except that output projections start at 0, as do the residuals."""
     stock = tiny_model("s2t_transformer_s").encoder.transformer_layers[0]
     encoder = tiny_model(fresh=True, encoder_group_size=6, encoder_residual_rank=4).encoder
     drawn = dict(matrices(stock))
@@ -36,8 +36,8 @@ def test_the_start():
             assert linear.down.detach().var().item() == pytest.approx(1 / 4, rel=0.4)
 
 
-def test_all_of_u_a_b_and_d_take_part(batch):
-    """In all six matrices of every layer each factor has a gradient and changes the output; fairseq's attention skips `forward`."""
+def test_every_term_has_a_gradient_and_an_effect(batch):
+    """U, A, B and d of all six matrices of each layer. fairseq's attention reads `weight` without calling `forward`."""
     model = tiny_model().eval()
     linears = {(i, name): linear for i, layer in enumerate(model.encoder.transformer_layers) for name, linear in matrices(layer)}
     assert len(linears) == 6 * TINY["encoder_layers"]
@@ -63,11 +63,11 @@ def test_all_of_u_a_b_and_d_take_part(batch):
 
 
 @pytest.mark.parametrize("suffix", ["", "_xs", "_s", "_sp", "_m", "_mp", "_l", "_lp"])
-def test_sizes_match_the_stock_ones(suffix):
-    stock, ours = Namespace(), Namespace()
+def test_arch_sizes_match_the_stock_archs(suffix):
+    stock, residual = Namespace(), Namespace()
     ARCH_CONFIG_REGISTRY[f"s2t_transformer{suffix}"](stock)
-    ARCH_CONFIG_REGISTRY[f"s2t_residual_transformer{suffix}"](ours)
-    own = {name: value for name, value in vars(ours).items() if name not in vars(stock)}
+    ARCH_CONFIG_REGISTRY[f"s2t_residual_transformer{suffix}"](residual)
+    own = {name: value for name, value in vars(residual).items() if name not in vars(stock)}
     assert own == {
         "encoder_group_size": 3,
         "encoder_residual_rank": 2,
@@ -80,13 +80,15 @@ def test_sizes_match_the_stock_ones(suffix):
         "decoder_inference_mode": "compact",
         "encoder_inference_mode": "compact",
     }
-    assert {**vars(ours), **vars(stock)} == vars(ours)
+    assert {**vars(residual), **vars(stock)} == vars(residual)
 
 
-def test_only_the_encoders_matrices_are_replaced():
+def test_only_encoder_matrices_are_replaced():
     stock = tiny_model("s2t_transformer_s").state_dict()
-    ours = tiny_model().state_dict()
-    gone = {name for name in stock if name not in ours and not name.endswith(("_weight", "_bias"))}  # 0.12.2's second copies
+    residual_state = tiny_model().state_dict()
+    gone = {
+        name for name in stock if name not in residual_state and not name.endswith(("_weight", "_bias"))
+    }  # fairseq 0.12.2's copies
     matrix_names = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "fc1", "fc2")
     assert gone == {f"encoder.transformer_layers.{index}.{name}.weight" for index in range(6) for name in matrix_names}
 
@@ -101,12 +103,12 @@ def test_only_the_encoders_matrices_are_replaced():
         ({"checkpoint_activations": True}, "checkpoint_activations=True does not work"),
     ],
 )
-def test_refusals(options, message):
+def test_invalid_flags_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         tiny_model(**options)
 
 
-def test_deepcopy_and_half_keep_one_tensor():
+def test_deepcopy_and_half_keep_shared_tensors():
     model = copy.deepcopy(tiny_model()).half()
     names = [name for name, _ in model.named_parameters() if "shared_weights" in name]
     assert len(names) == 12
@@ -127,7 +129,7 @@ def test_encoder_freezing(batch):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_reduced_precision_has_gradients(batch, dtype):
-    """What --fp16 and --bf16 do to a model; fairseq's optimizers for them ask for a GPU, with the stock model too."""
+    """The conversion that --fp16 and --bf16 do. fairseq's optimizers for them need a GPU, also for the stock model."""
     model = tiny_model().to(dtype)
     model(**{**batch, "src_tokens": batch["src_tokens"].to(dtype)})[0].float().square().mean().backward()
     for linear in (linear for layer in model.encoder.transformer_layers for _, linear in matrices(layer)):
@@ -145,7 +147,7 @@ def test_flags_are_completed_and_kept():
     assert shape == (18, 512, 2048, 8)
 
 
-def test_ranks_by_layer_and_matrix():
+def test_ranks_are_set_by_layer_and_matrix():
     model = tiny_model(encoder_residual_rank="0,1,2,3,4,1/2/3/4/5/6")
     ranks = [[linear.rank for _, linear in matrices(layer)] for layer in model.encoder.transformer_layers]
     assert ranks == [[0] * 6, [1] * 6, [2] * 6, [3] * 6, [4] * 6, [1, 2, 3, 4, 5, 6]]
@@ -156,6 +158,6 @@ def test_ranks_by_layer_and_matrix():
 @pytest.mark.parametrize(
     ("rank", "message"), [("1,2", "names 2 layers"), ("1/2", "has 2 ranks, but a layer has 6"), ("x", "'x' is not known")]
 )
-def test_refuses_bad_ranks_before_anything_is_built(rank, message):
+def test_invalid_ranks_are_refused_before_the_model_is_built(rank, message):
     with pytest.raises(InputError, match=message):
         tiny_flags(encoder_residual_rank=rank)

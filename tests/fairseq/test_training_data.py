@@ -1,4 +1,4 @@
-"""Calibration data as checkpoints name it, and as people have moved it."""
+"""Calibration data at the place named by the checkpoint, and after it was moved or renamed."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from residual_st.fairseq.training_data import TrainingData
 
 @pytest.fixture(scope="module")
 def checkpoint(data, tmp_path_factory):
-    """A dense model's checkpoint that was trained, as far as its flags say, on two subsets and validated on two."""
+    """A dense checkpoint whose flags name two training subsets and two validation subsets."""
     path = tmp_path_factory.mktemp("model") / "dense.pt"
     task = {"task": "speech_to_text", "config_yaml": "config_st_plain.yaml", "seed": 1}
     flags = tiny_flags("s2t_transformer_s", **task, train_subset="train_st,train_more_st", valid_subset="dev_st,tst-HE_st")
@@ -26,7 +26,7 @@ def checkpoint(data, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def two_subsets(data, tmp_path_factory):
-    """The corpus with its training manifest cut in two."""
+    """The corpus with its training manifest split in two."""
     folder = tmp_path_factory.mktemp("two") / "data"
     folder.mkdir()
     for file in data.iterdir():
@@ -54,7 +54,7 @@ def _words(target: list[int]) -> list[int]:
     return [word for word in target if word != 1]  # padding
 
 
-def test_losses_are_over_all_validation_subsets(two_subsets, checkpoint):
+def test_losses_cover_all_validation_subsets(two_subsets, checkpoint):
     flags = ["--calibration", two_subsets, "--calibration-batches", 1, "--json", "--force", "--output", checkpoint.parent / "x.pt"]
     losses = {}
     for subsets in ("dev_st", "tst-HE_st", "dev_st,tst-HE_st"):
@@ -62,7 +62,7 @@ def test_losses_are_over_all_validation_subsets(two_subsets, checkpoint):
     assert min(losses["dev_st"], losses["tst-HE_st"]) < losses["dev_st,tst-HE_st"] < max(losses["dev_st"], losses["tst-HE_st"])
 
 
-def test_other_names_for_what_was_renamed(data, two_subsets, checkpoint, tmp_path):
+def test_flags_name_renamed_files(data, two_subsets, checkpoint, tmp_path):
     moved = tmp_path / "moved"
     moved.mkdir()
     for name, source in {
@@ -85,7 +85,7 @@ def test_other_names_for_what_was_renamed(data, two_subsets, checkpoint, tmp_pat
     assert (tmp_path / "x.pt").exists()
 
 
-def test_features_that_are_not_where_the_manifest_says(data, checkpoint, tmp_path):
+def test_missing_feature_file_is_named(data, checkpoint, tmp_path):
     folder = tmp_path / "data"
     folder.mkdir()
     for file in data.iterdir():
@@ -108,7 +108,7 @@ def test_features_that_are_not_where_the_manifest_says(data, checkpoint, tmp_pat
         ({"encoder_freezing_updates": None}, None),
     ],
 )
-def test_what_a_checkpoint_may_say_of_its_training(data, checkpoint, tmp_path, change, message):
+def test_invalid_task_and_criterion_are_refused(data, checkpoint, tmp_path, change, message):
     state = torch.load(checkpoint, weights_only=True)
     vars(state["args"]).update({"train_subset": "train_st", "valid_subset": "dev_st", **change})
     torch.save(state, tmp_path / "a.pt")
@@ -119,7 +119,7 @@ def test_what_a_checkpoint_may_say_of_its_training(data, checkpoint, tmp_path, c
 
 
 @pytest.mark.parametrize("calibrated", [False, True])
-def test_weights_that_are_zero_or_no_numbers(data, checkpoint, tmp_path, calibrated):
+def test_zero_weights_are_accepted_and_non_finite_ones_refused(data, checkpoint, tmp_path, calibrated):
     state = torch.load(checkpoint, weights_only=True)
     flags = ["--output", tmp_path / "x.pt", "--force"]
     if calibrated:

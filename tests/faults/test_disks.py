@@ -1,4 +1,4 @@
-"""A disk that is full, and one that is read-only: the command says so, and leaves nothing half-written."""
+"""On a full or read-only disk, commands report the error and leave no partial output."""
 
 import shutil
 import subprocess
@@ -17,7 +17,7 @@ COMMANDS = {
 
 
 def on_disk(options: str, disk, command: list[str]) -> subprocess.CompletedProcess:
-    """Run a command where `disk` is a disk of its own, and list what the command leaves there."""
+    """Run a command with a separate file system mounted at `disk`, and list the files that it leaves there."""
     script = f'mount -t tmpfs -o {options} none {disk} && "$@"; status=$?; ls -A {disk}; exit $status'
     return subprocess.run([*NAMESPACE, script, "sh", *command], capture_output=True, text=True)
 
@@ -27,13 +27,13 @@ def disk(tmp_path):
     folder = tmp_path / "disk"
     folder.mkdir()
     if not shutil.which("unshare") or on_disk("size=64k", folder, ["true"]).returncode:
-        pytest.skip("needs Linux and leave to mount a disk in a namespace of its own")
+        pytest.skip("needs Linux and permission to mount a file system in a new namespace")
     return folder
 
 
 @pytest.mark.parametrize("options", ["size=32k", "ro"])
 @pytest.mark.parametrize("name", COMMANDS)
-def test_says_so_and_leaves_nothing(disk, shared_checkpoint, data, name, options):
+def test_disk_errors_are_reported_and_leave_no_files(disk, shared_checkpoint, data, name, options):
     places = {"checkpoint": str(shared_checkpoint), "data": str(data), "disk": str(disk)}
     command = [sys.executable, "-m", "residual_st", *(part.format(**places) for part in COMMANDS[name])]
     result = on_disk(options, disk, command)

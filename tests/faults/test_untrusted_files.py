@@ -1,4 +1,4 @@
-"""Untrusted files end in one sentence. benchmarks/faults/corruption.py has hundreds of them for every command."""
+"""Untrusted files are refused in one sentence. benchmarks/faults/corruption.py tries hundreds on every command."""
 
 import io
 import os
@@ -22,7 +22,7 @@ from residual_st.runtime import Translator
 
 
 class Call:
-    """Pickled as a call."""
+    """An object that is pickled as a function call."""
 
     def __init__(self, *call):
         self.call = call
@@ -48,8 +48,8 @@ def parts(path) -> dict[str, bytes]:
         return {name.partition("/")[2]: file.read(name) for name in file.namelist()}
 
 
-def test_a_storage_that_says_it_is_longer_is_not_given_to_torch(shared_checkpoint, tmp_path):
-    """torch would read what lies behind it in memory; fairseq's own reader is guarded, too."""
+def test_storage_with_a_false_length_is_refused(shared_checkpoint, tmp_path):
+    """torch would read memory beyond it. fairseq's reader is protected, too."""
     torch.save({"model": {"weight": torch.zeros(7)}, "args": None}, tmp_path / "a.pt")
     contents = parts(tmp_path / "a.pt")
     changed = contents.pop("data.pkl").replace(b"K\x07tq", b"J" + struct.pack("<i", 2**20) + b"tq")
@@ -61,7 +61,7 @@ def test_a_storage_that_says_it_is_longer_is_not_given_to_torch(shared_checkpoin
 
 
 @pytest.mark.parametrize("size", ["expanded", "aliases", "compressed"])
-def test_a_small_file_of_large_weights(shared_checkpoint, tmp_path, size):
+def test_small_file_with_huge_weights_is_refused(shared_checkpoint, tmp_path, size):
     state = load_checkpoint(shared_checkpoint)
     if size == "compressed":
         contents = parts(shared_checkpoint)
@@ -75,11 +75,11 @@ def test_a_small_file_of_large_weights(shared_checkpoint, tmp_path, size):
     assert os.listdir(tmp_path) == ["a.pt"]
 
 
-def test_a_billion_entries_of_a_few(shared_checkpoint, tmp_path):
+def test_nested_containers_with_a_billion_entries_are_refused(shared_checkpoint, tmp_path):
     value = ["ha"]
     for _ in range(12):
         value = [value] * 10
-    for extra in ({"x": value}, {"x": value, "object": Call(print, ("ha",))}):  # read by torch, and read as data
+    for extra in ({"x": value}, {"x": value, "object": Call(print, ("ha",))}):  # once read by torch, once read as data
         torch.save({**load_checkpoint(shared_checkpoint), "extra_state": extra}, tmp_path / "a.pt")
         refused("inspect", tmp_path / "a.pt", saying="more than 10,000,000 entries")
 
@@ -97,7 +97,7 @@ def test_a_billion_entries_of_a_few(shared_checkpoint, tmp_path):
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_flags_of_any_size_and_type(shared_checkpoint, tmp_path, flags, saying):
+def test_flags_of_wrong_size_or_type_are_refused(shared_checkpoint, tmp_path, flags, saying):
     state = load_checkpoint(shared_checkpoint)
     model = state["cfg"]["model"]
     model = vars(model) if not isinstance(model, dict) else model
@@ -106,12 +106,12 @@ def test_flags_of_any_size_and_type(shared_checkpoint, tmp_path, flags, saying):
 
 
 @pytest.mark.parametrize("cfg", [[1], "model", 7, {"task": {}}], ids=str)
-def test_configurations_that_are_none(shared_checkpoint, tmp_path, cfg):
+def test_invalid_configurations_are_refused(shared_checkpoint, tmp_path, cfg):
     torch.save({**load_checkpoint(shared_checkpoint), "cfg": cfg, "args": None}, tmp_path / "a.pt")
     refused("inspect", tmp_path / "a.pt", saying="a.pt")
 
 
-def test_weights_that_are_none(shared_checkpoint, tmp_path):
+def test_invalid_weights_are_refused(shared_checkpoint, tmp_path):
     state = load_checkpoint(shared_checkpoint)
     name = "encoder.transformer_layers.0.fc1.bias"
     value = state["model"][name]
@@ -127,7 +127,7 @@ def test_weights_that_are_none(shared_checkpoint, tmp_path):
     refused("average", tmp_path / "a.pt", "--output", tmp_path / "b.pt", saying="not a named tensor")
 
 
-def test_names_do_not_reach_the_terminal_as_commands(shared_checkpoint, tmp_path):
+def test_control_characters_in_names_are_escaped(shared_checkpoint, tmp_path):
     state = load_checkpoint(shared_checkpoint)
     torch.save({**state, "model": {**state["model"], "odd\n\x1b[31m": torch.zeros(1)}}, tmp_path / "a.pt")
     refused("inspect", tmp_path / "a.pt", saying="odd\\n\\x1b[31m")
@@ -135,7 +135,7 @@ def test_names_do_not_reach_the_terminal_as_commands(shared_checkpoint, tmp_path
 
 @settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=300), st.booleans())
-def test_any_bytes_are_refused(tmp_path, content, packed):
+def test_random_bytes_are_refused(tmp_path, content, packed):
     path = tmp_path / "a.pt"
     if packed:
         archive(path, content, {})
@@ -149,7 +149,7 @@ def test_any_bytes_are_refused(tmp_path, content, packed):
 @given(
     st.recursive(st.none() | st.integers() | st.text(max_size=5), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner))
 )
-def test_any_contents_are_read_or_refused(tmp_path, state):
+def test_random_contents_are_read_or_refused(tmp_path, state):
     torch.save(state, tmp_path / "a.pt")
     try:
         assert isinstance(read_checkpoint(tmp_path / "a.pt")[0]["model"], dict)
@@ -157,14 +157,14 @@ def test_any_contents_are_read_or_refused(tmp_path, state):
         return
 
 
-def test_a_manifest_without_a_column_is_named(shared_checkpoint, data, tmp_path):
+def test_manifest_without_a_column_is_named(shared_checkpoint, data, tmp_path):
     manifest = linked(data, tmp_path / "data", "train_st.tsv")
     manifest.write_text("id\taudio\n1\ta.wav\n")
     saying = "train_st.tsv has no column `n_frames`; a manifest must have the columns id, audio, n_frames, tgt_text"
     refused("cache-teacher", shared_checkpoint, "--data", manifest.parent, "--output", tmp_path / "words", saying=saying)
 
 
-def test_a_configuration_of_training_that_refers_to_itself(tmp_path):
+def test_recursive_training_configuration_is_refused(tmp_path):
     lines = ["a: &a [x, x]", *(f"b{n}: &b{n} [{', '.join([f'*b{n - 1}' if n else '*a'] * 9)}]" for n in range(20))]
     (tmp_path / "run.yaml").write_text("\n".join(["data: x", *lines]))
     refused("train", tmp_path / "run.yaml", "--dry-run", saying="must have a value")
@@ -177,7 +177,7 @@ def sound(samples: np.ndarray, rate: int = 16000, **options) -> io.BytesIO:
     return file
 
 
-def test_a_recording_is_decoded_no_further_than_it_may_be_long():
+def test_decoding_stops_at_the_maximum_length():
     silence = sound(np.zeros(48000 * 100, np.float32), 48000)
     assert len(silence.getvalue()) < 100_000
     with pytest.raises(InputError, match="the recording is longer than 1 minutes"):
@@ -188,7 +188,7 @@ def test_a_recording_is_decoded_no_further_than_it_may_be_long():
     assert len(read_audio(silence, 16000, most_samples=16000 * 100)) == 16000 * 100
 
 
-def test_a_graph_in_the_place_of_another(exported, tmp_path):
+def test_swapped_graphs_are_refused(exported, tmp_path):
     import hashlib
     import json
     import shutil
@@ -207,7 +207,7 @@ def test_a_graph_in_the_place_of_another(exported, tmp_path):
         Translator(tmp_path / "model")
 
 
-def test_pickles_that_run_commands(tmp_path):
+def test_pickles_that_run_commands_are_refused(tmp_path):
     touch = f"touch {tmp_path}/exploded"
     for name, value in {
         "call": Call(os.system, (touch,)),
