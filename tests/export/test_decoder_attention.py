@@ -6,7 +6,7 @@ import torch
 from conftest import SPEECH, cli
 from fairseq.models.transformer import TransformerDecoder
 
-transformers = pytest.importorskip("residual_st.huggingface")
+huggingface = pytest.importorskip("residual_st.huggingface")
 pytest.importorskip("spox")
 from tiny_whisper import END, SETTINGS, WORDS, features_of, save_whisper  # noqa: E402
 
@@ -49,7 +49,7 @@ def test_attention_is_the_mean_of_whispers_alignment_heads(heads, tmp_path):
     direction = Direction("transcribe", "en")
     search, samples = model.search_in(Settings(), direction), read_audio(SPEECH, 16_000)
     prompt, _ = model.vocabulary.opening(model.languages.words(direction))
-    reference = transformers.load(source)
+    reference = huggingface.load(source)
     reference.set_attn_implementation("eager") if hasattr(reference, "set_attn_implementation") else None
     tokens = torch.tensor([[*prompt, *GIVEN]])
     attentions = reference(features_of(source), decoder_input_ids=tokens, output_attentions=True).cross_attentions

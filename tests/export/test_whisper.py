@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import TINY_HUGGING_FACE, cli
 
-transformers = pytest.importorskip("residual_st.huggingface")
+huggingface = pytest.importorskip("residual_st.huggingface")
 from hypothesis import given  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from tiny_whisper import SPEECH, bytes_tokenizer, features_of, save_whisper  # noqa: E402
@@ -40,7 +40,7 @@ def test_texts_equal_those_of_transformers(is_shared, whisper, tmp_path):
     assert 0 < description["differences"]["states"] < 1e-3
     assert 0 < description["differences"]["log_probs"] < 1e-3
 
-    model, tokenizer = transformers.load(source), AutoTokenizer.from_pretrained(source)
+    model, tokenizer = huggingface.load(source), AutoTokenizer.from_pretrained(source)
     written = model.generate(features_of(source), max_new_tokens=MOST_WORDS, num_beams=1)[0].tolist()
     settings = Settings(beam=1, max_len_b=MOST_WORDS)
     exported = Model(tmp_path / "model")
@@ -84,7 +84,7 @@ def test_generation_config_of_the_folder_is_applied(settings, asked, tmp_path):
     """Only generation_config.json counts. The language is detected if neither it nor the user names one."""
     source = save_whisper(tmp_path / "whisper", [*WORDS, *TAGS], **MULTILINGUAL, **{"max_length": 24, **settings})
     cli("export", source, "--output", tmp_path / "model", "--check", SPEECH)
-    written = transformers.load(source).generate(features_of(source), **asked)[0].tolist()
+    written = huggingface.load(source).generate(features_of(source), **asked)[0].tolist()
     beam = None if "num_beams" in settings else 1  # the folder's default, or that of `generate`
     direction = Direction(asked.get("task"), asked.get("language"))
     (hypotheses,) = Model(tmp_path / "model").search([read_audio(SPEECH, 16_000)], Settings(beam=beam), direction)
@@ -97,7 +97,7 @@ def test_language_is_detected_or_is_the_default_given_to_export(tmp_path):
     shown = cli("export", source, "--output", tmp_path / "model").stdout
     assert "not supported in generation_config.json: do_sample=True, no_repeat_ngram_size=2" in shown
     row = json.loads(cli("translate", tmp_path / "model", SPEECH, "--json").stdout)
-    (detected,) = transformers.load(source).detect_language(features_of(source)).tolist()
+    (detected,) = huggingface.load(source).detect_language(features_of(source)).tolist()
     assert row["task"] == "transcribe"
     assert f"<|{row['source_lang']}|>" == TAGS[detected - 259]
 

@@ -10,7 +10,7 @@ import soundfile
 import torch
 from conftest import cli
 
-transformers = pytest.importorskip("residual_st.huggingface")
+huggingface = pytest.importorskip("residual_st.huggingface")
 from tiny_whisper import END, FIRST, GERMAN, SETTINGS, SILENCE, SPEECH, START, TRANSCRIBE, WORDS, features_of, save_whisper  # noqa: E402
 from transformers import WhisperForConditionalGeneration, WhisperTimeStampLogitsProcessor  # noqa: E402
 
@@ -47,7 +47,7 @@ def model(exported):
 @pytest.mark.parametrize("beam", [1, 3])
 def test_texts_with_timestamps_equal_those_of_transformers(beam, source, model):
     asked = {"language": "de", "task": "transcribe", "return_timestamps": True, "max_new_tokens": 20, "num_beams": beam}
-    written = transformers.load(source).generate(features_of(source), force_unique_generate_call=True, **asked)[0].tolist()
+    written = huggingface.load(source).generate(features_of(source), force_unique_generate_call=True, **asked)[0].tolist()
     folder = replace(model.folder, fallback=Fallback())
     search = Search(folder, Settings(beam=beam, max_len_b=20), SPOKEN, with_times=True)
     (text,) = search.believed(model.source([read_audio(SPEECH, 16_000)]), np.random.default_rng(1))[:1]
@@ -73,7 +73,7 @@ def random_texts(timestamps, eos, count, most=12):
 
 
 def test_timestamp_rule_equals_that_of_transformers(source, model):
-    rule = WhisperTimeStampLogitsProcessor(transformers.load(source).generation_config, begin_index=1)
+    rule = WhisperTimeStampLogitsProcessor(huggingface.load(source).generation_config, begin_index=1)
     seen = set()
     for tokens, scores, allowed in random_texts(model.folder.timestamps, END, 60):
         expected = rule(torch.tensor([[START, *tokens]]), torch.from_numpy(scores)).numpy()
@@ -114,7 +114,7 @@ def test_segments_equal_those_of_transformers(model):
 
 
 def test_fallback_scores_equal_those_of_transformers(source, model):
-    whisper, size = transformers.load(source), len(WORDS) + 256
+    whisper, size = huggingface.load(source), len(WORDS) + 256
     draws = np.random.default_rng(1)
     for tokens in ([72] * 30, draws.integers(256, size=30).tolist(), [72, 73] * 3, []):
         ratio = WhisperForConditionalGeneration._retrieve_compression_ratio(torch.tensor([*tokens, END]), size)

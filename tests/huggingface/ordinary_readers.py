@@ -1,13 +1,13 @@
-"""transformers' own ways to read a folder of Whisper: `python ordinary_readers.py FOLDER…` says what each of them comes to.
+"""Ways of transformers to load a Whisper folder: `python ordinary_readers.py FOLDER…` prints how each of them ends.
 
-It does not import residual_st. For each folder and reader: the error, or None.
+It does not import residual_st. The output has the error of each folder and reader, or None.
 """
 
 import json
 import sys
 
 if __name__ == "__main__":
-    sys.modules["torchaudio"] = None  # which fairseq-fixed brings, and often does not load
+    sys.modules["torchaudio"] = None  # a dependency of fairseq-fixed that often fails to load
 
 import torch
 from tokenizers import Tokenizer
@@ -30,7 +30,7 @@ def by_pipeline(folder):
 
 
 READERS = {
-    "its class": WhisperForConditionalGeneration.from_pretrained,
+    "model class": WhisperForConditionalGeneration.from_pretrained,
     "AutoModelForSpeechSeq2Seq": AutoModelForSpeechSeq2Seq.from_pretrained,
     "AutoModel": AutoModel.from_pretrained,
     "without a head": WhisperModel.from_pretrained,
@@ -41,14 +41,14 @@ READERS = {
     "auto": lambda folder: AutoModelForSpeechSeq2Seq.from_pretrained(folder, torch_dtype="auto"),
     "device_map": lambda folder: AutoModelForSpeechSeq2Seq.from_pretrained(folder, device_map="cpu"),
     "low_cpu_mem_usage": lambda folder: AutoModelForSpeechSeq2Seq.from_pretrained(folder, low_cpu_mem_usage=True),
-    "all in memory": lambda folder: AutoModelForSpeechSeq2Seq.from_pretrained(folder, low_cpu_mem_usage=False),
+    "low_cpu_mem_usage off": lambda folder: AutoModelForSpeechSeq2Seq.from_pretrained(folder, low_cpu_mem_usage=False),
 }
 
 
 def error_of(reader, folder):
     try:
         reader(folder)
-    except Exception as error:  # of whatever class: that is what is asked
+    except Exception as error:  # any class, which is part of the report
         return f"{type(error).__name__}: {error}"
 
 

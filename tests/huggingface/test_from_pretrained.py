@@ -1,4 +1,4 @@
-"""Shared folders through transformers' own `from_pretrained`: read where residual_st.huggingface is imported, else refused."""
+"""`from_pretrained` of transformers reads shared folders if residual_st.huggingface is imported, and refuses them otherwise."""
 
 import json
 import shutil
@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import run
 
-transformers = pytest.importorskip("residual_st.huggingface")
+huggingface = pytest.importorskip("residual_st.huggingface")
 pytest.importorskip("accelerate")
 from ordinary_readers import READERS  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
@@ -33,7 +33,7 @@ from residual_st.stacks import stack_of  # noqa: E402
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """One model, dense and shared, whole, in shards, in float16 and as a pickle."""
+    """One model as folders: dense, shared, in shards, in float16 and as a pickle."""
     root = tmp_path_factory.mktemp("folders")
     model = make("whisper", root / "dense")
     compress(model, CompressionConfig(group_size=2, rank=3))
@@ -49,15 +49,15 @@ def folders(tmp_path_factory):
 
 
 def states(model):
-    """Of the encoder."""
+    """Encoder states of fixed random features."""
     encoder = getattr(getattr(model, "model", model), "encoder", None)
     with torch.no_grad():
         return encoder(torch.randn(1, 80, 3000, generator=torch.Generator().manual_seed(2)).to(encoder.dtype))[0].float()
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_every_reader_reads_it(folders, reader):
-    expected = states(transformers.load(folders / "whole"))
+def test_every_reader_loads_shared_folders(folders, reader):
+    expected = states(huggingface.load(folders / "whole"))
     for folder in ("whole", "shards", "bin"):
         model = READERS[reader](folders / folder)
         tolerance = {torch.float32: 0, torch.float16: 0.01, torch.bfloat16: 0.1}[model.dtype]
@@ -68,8 +68,8 @@ def test_every_reader_reads_it(folders, reader):
         assert WhisperForConditionalGeneration.from_pretrained(folders / "float16", **asked).dtype == torch.float16
 
 
-def test_no_ordinary_reader_takes_it(folders, tmp_path):
-    """In a process without residual_st: whatever the reader and the form of the weights. transformers says what to import."""
+def test_readers_without_residual_st_refuse_shared_folders(folders, tmp_path):
+    """For every reader and weight format, in a process without residual_st. The message of transformers names what to import."""
     names = ["whole", "shards", "bin", "float16"]
     result = run(sys.executable, Path(__file__).with_name("ordinary_readers.py"), *(folders / name for name in names))
     errors = json.loads(result.stdout.splitlines()[-1])
@@ -80,8 +80,8 @@ def test_no_ordinary_reader_takes_it(folders, tmp_path):
 
 
 @pytest.mark.parametrize("options", [{}, {"max_shard_size": "50KB"}])
-def test_what_is_read_is_written_as_it_was(folders, tmp_path, options):
-    """Each U once, whatever reader it came through."""
+def test_loaded_model_is_saved_unchanged(folders, tmp_path, options):
+    """Each U is stored once, whichever reader loaded the model."""
     original = load_file(folders / "whole" / "model.safetensors")
     for reader in (AutoModelForSpeechSeq2Seq, WhisperForConditionalGeneration):
         model = reader.from_pretrained(folders / "whole")
@@ -94,15 +94,15 @@ def test_what_is_read_is_written_as_it_was(folders, tmp_path, options):
         assert (tmp_path / "again" / "config.json").read_text() == (folders / "whole" / "config.json").read_text()
 
 
-def test_a_decoder_alone_is_read(folders):
-    """It has no part that shares."""
+def test_decoder_is_loaded_from_a_shared_folder(folders):
+    """It contains none of the shared layers."""
     decoder = WhisperForCausalLM.from_pretrained(folders / "whole")
-    expected = transformers.load(folders / "whole").get_decoder().state_dict()
+    expected = huggingface.load(folders / "whole").get_decoder().state_dict()
     read = decoder.get_decoder().state_dict()
     assert read.keys() == expected.keys() and all(torch.equal(value, expected[name]) for name, value in read.items())
 
 
-def test_layers_that_share_by_hand_describe_themselves(folders, tmp_path):
+def test_layers_shared_from_python_are_saved_with_their_form(folders, tmp_path):
     model = WhisperForConditionalGeneration.from_pretrained(folders / "dense").eval()
     stack = stack_of(model)
     form = form_of(stack.layers, group_size=4, rank="1,2,3,4", diagonal=False)
@@ -116,8 +116,8 @@ def test_layers_that_share_by_hand_describe_themselves(folders, tmp_path):
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_every_kind(name, tmp_path, monkeypatch):
-    """Read by its own class, and refused where transformers does not know the method."""
+def test_every_kind_is_loaded_and_saved(name, tmp_path, monkeypatch):
+    """Loaded by its class, and refused if the quantization method is not registered."""
     model, extractor = make_kind(name)
     inputs = batch_of(extractor, noise(1.3), noise(1.3, seed=2))
     compress(model, CompressionConfig(group_size=2, rank=3))
@@ -127,13 +127,13 @@ def test_every_kind(name, tmp_path, monkeypatch):
     again.save_pretrained(tmp_path / "again")
     stored, written = (load_file(tmp_path / folder / "model.safetensors") for folder in ("shared", "again"))
     assert stored.keys() == written.keys() and all(torch.equal(value, written[name]) for name, value in stored.items())
-    monkeypatch.delitem(AUTO_QUANTIZATION_CONFIG_MAPPING, METHOD)  # as where residual_st is not imported
+    monkeypatch.delitem(AUTO_QUANTIZATION_CONFIG_MAPPING, METHOD)  # as without importing residual_st
     with pytest.raises(RuntimeError, match="mismatch"):
         type(model).from_pretrained(tmp_path / "shared")
 
 
-def test_weights_that_the_config_does_not_describe(folders, tmp_path):
-    """transformers would draw what is missing, and warn."""
+def test_weights_that_do_not_match_the_config_are_refused(folders, tmp_path):
+    """transformers alone would initialise missing weights at random and warn."""
     shutil.copytree(folders / "dense", tmp_path / "mixed")
     shutil.copy(folders / "whole" / "config.json", tmp_path / "mixed")
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""Every kind of Hugging Face model through the library and the commands. docs/kinds.md has the table of what is tested here."""
+"""Every kind of Hugging Face model in Python and in the commands. docs/kinds.md has a table of these tests."""
 
 import json
 from pathlib import Path
@@ -9,8 +9,8 @@ import soundfile
 import torch
 from conftest import cli
 
-transformers = pytest.importorskip("residual_st.huggingface")
-import transformers as plain  # noqa: E402
+huggingface = pytest.importorskip("residual_st.huggingface")
+import transformers  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 from tiny_kinds import TINY, batch_of, make, noise, outputs  # noqa: E402
 
@@ -25,7 +25,7 @@ every_kind = pytest.mark.parametrize("name", TINY)
 
 @pytest.fixture(scope="module")
 def audio(tmp_path_factory):
-    """Two sentences, one of them twice, so that they are not equally long."""
+    """Three recordings of different lengths."""
     folder = tmp_path_factory.mktemp("audio")
     samples, rate = soundfile.read(SPEECH)
     for number, seconds in enumerate((26, 20, 24)):
@@ -37,27 +37,27 @@ def test_every_kind_has_a_tiny_model():
     assert {kind.name for kind in KINDS} == {tiny.kind for tiny in TINY.values()}
 
 
-def two(extractor) -> dict:
-    """Two utterances, of which the second is shorter where padding can be told."""
+def two_utterances(extractor) -> dict:
+    """Two utterances, the second shorter if the model has a mask for padding."""
     return batch_of(extractor, noise(1.3), noise(0.82 if extractor.return_attention_mask else 1.3, seed=2))
 
 
 @every_kind
-def test_full_rank_loses_nothing(name):
-    """Whatever units are renamed and rotated: each layer has been brought into another's basis."""
+def test_full_rank_keeps_the_outputs(name):
+    """Although alignment permutes and rotates units to match other layers."""
     model, extractor = make(name)
     assert kind_of(model).name == TINY[name].kind
-    inputs, stack = two(extractor), stack_of(model)
+    inputs, stack = two_utterances(extractor), stack_of(model)
     assert TINY[name].stack in [path for path, module in model.named_modules() if module is stack.layers]
     before = outputs(model, inputs)
     result = compress(model, CompressionConfig(group_size=2, rank=32, diagonal=False), stack=stack)
-    assert result.parameters_after > result.parameters_before  # as of full rank, and more
+    assert result.parameters_after > result.parameters_before  # full rank plus shared matrices
     torch.testing.assert_close(outputs(model, inputs), before, rtol=1e-3, atol=1e-3 * before.abs().max().item())
 
 
 @every_kind
-def test_padding_does_not_count(name):
-    """Of two utterances together, layers have as many positions as of each alone."""
+def test_calibration_ignores_padding(name):
+    """A batch of two utterances has as many positions as the two separately."""
     model, extractor = make(name)
     if not extractor.return_attention_mask:
         return
@@ -69,39 +69,39 @@ def test_padding_does_not_count(name):
         positions.append([states.size(1)] if padding is None else (~padding).sum(1).tolist())
     assert positions[0] == positions[2][:1] and positions[0] > positions[1]
     more = positions[2][1] - positions[1][0]
-    assert 0 <= more < (4 if name == "moonshine" else 1)  # Moonshine's mask is that of every 384th sample
+    assert 0 <= more < (4 if name == "moonshine" else 1)  # Moonshine takes the mask of every 384th sample
 
 
-# test_folder.py does this with Whisper; the others differ from one that is here in what full rank tells
+# test_folder.py covers Whisper; the test of full rank covers the differences of the others
 ELSEWHERE = {"whisper", "wavlm alone", "conformer, rotary", "wav2vec2_bert, relative"}
 
 
 @pytest.mark.parametrize("name", [name for name in TINY if name not in ELSEWHERE])
-def test_through_the_commands(name, audio, tmp_path):
-    """Compressed by calibration, loaded, saved and expanded; plain transformers reads the latter."""
+def test_commands_compress_inspect_and_expand(name, audio, tmp_path):
+    """Compressed with calibration, loaded, saved and expanded. transformers loads the expanded folder."""
     dense, extractor = make(name, tmp_path / "dense")
     size = ["--group-size", "2", "--residual-rank", "3"]
     calibration = ["--calibration", audio, "--calibration-batches", "2", "--refine-updates", "2"]
     figures = json.loads(cli("compress", tmp_path / "dense", "--output", tmp_path / "shared", *size, *calibration, "--json").stdout)
     assert figures["dense"]["loss"] > 0 and figures["compressed"]["loss"] > 0
-    model, inputs = transformers.load(tmp_path / "shared"), two(extractor)
+    model, inputs = huggingface.load(tmp_path / "shared"), two_utterances(extractor)
     assert type(model) is type(dense) and stack_of(model).is_shared
     expected = outputs(model, inputs)
     assert (expected - outputs(dense, inputs)).abs().max() > 1e-4
 
-    transformers.save(model, tmp_path / "again", tmp_path / "shared")
-    assert torch.equal(outputs(transformers.load(tmp_path / "again"), inputs), expected)
+    huggingface.save(model, tmp_path / "again", tmp_path / "shared")
+    assert torch.equal(outputs(huggingface.load(tmp_path / "again"), inputs), expected)
     figures = json.loads(cli("inspect", tmp_path / "again", "--json").stdout)
     named = figures["kind"], figures["encoder_stack"], figures["groups"], figures["residual_rank"]
     assert named == (TINY[name].kind, TINY[name].stack, [0, 0, 1, 1], 3)
     cli("expand", tmp_path / "again", "--output", tmp_path / "expanded")
-    ordinary = getattr(plain, type(dense).__name__).from_pretrained(tmp_path / "expanded").eval()
-    torch.testing.assert_close(outputs(ordinary, inputs), expected, rtol=1e-4, atol=1e-4)
-    assert not stack_of(ordinary).is_shared
-    assert ordinary.state_dict().keys() == dense.state_dict().keys()
+    expanded_model = getattr(transformers, type(dense).__name__).from_pretrained(tmp_path / "expanded").eval()
+    torch.testing.assert_close(outputs(expanded_model, inputs), expected, rtol=1e-4, atol=1e-4)
+    assert not stack_of(expanded_model).is_shared
+    assert expanded_model.state_dict().keys() == dense.state_dict().keys()
 
 
-def test_seamless_writes_what_is_asked_for(audio, tmp_path):
+def test_seamless_is_calibrated_on_the_target_language(audio, tmp_path):
     make("seamless, text", tmp_path / "dense")
     for asked, written in (([], "eng"), (["--target-lang", "deu"], "deu")):
         calibration = ["--calibration", audio, "--calibration-batches", "1", *asked, "--json"]
@@ -109,23 +109,25 @@ def test_seamless_writes_what_is_asked_for(audio, tmp_path):
         assert [row["target_lang"] for row in figures["calibrated_on"]] == [written]
 
 
-def test_what_training_alone_uses_may_be_missing(tmp_path):
-    """As in folders of models that were not trained in transformers; and nothing else may."""
+def test_weights_used_only_in_training_may_be_missing(tmp_path):
+    """As in folders of converted models. Other weights are required."""
     model, extractor = make("wav2vec2", tmp_path / "dense")
     file = tmp_path / "dense" / "model.safetensors"
     weights = load_file(file)
     del weights["wav2vec2.masked_spec_embed"]
     save_file(weights, file, {"format": "pt"})
-    assert torch.equal(outputs(transformers.load(tmp_path / "dense"), two(extractor)), outputs(model, two(extractor)))
+    assert torch.equal(
+        outputs(huggingface.load(tmp_path / "dense"), two_utterances(extractor)), outputs(model, two_utterances(extractor))
+    )
     del weights["lm_head.weight"]
     save_file(weights, file, {"format": "pt"})
     with pytest.raises(InputError, match="missing keys, first lm_head.weight"):
-        transformers.load(tmp_path / "dense")
+        huggingface.load(tmp_path / "dense")
 
 
-def test_what_is_of_no_kind_is_refused(tmp_path):
-    plain.BertModel(
-        plain.BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=48)
+def test_unsupported_model_is_refused(tmp_path):
+    transformers.BertModel(
+        transformers.BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=48)
     ).save_pretrained(tmp_path / "bert")
     for command in (["compress", tmp_path / "bert", "--output", tmp_path / "out"], ["inspect", tmp_path / "bert"]):
         result = cli(*command, check=False)

@@ -1,9 +1,9 @@
-"""peft's adapters beside shared layers: right, or refused."""
+"""peft adapters on models with shared layers are correct or refused."""
 
 import pytest
 import torch
 
-transformers = pytest.importorskip("residual_st.huggingface")
+huggingface = pytest.importorskip("residual_st.huggingface")
 peft = pytest.importorskip("peft")
 from tiny_models import make, outputs  # noqa: E402
 
@@ -17,12 +17,12 @@ DECODER = r".*decoder.*\.(q_proj|v_proj|fc1)"
 def shared(tmp_path):
     model = make("whisper", tmp_path / "dense")
     compress(model, CompressionConfig(group_size=2, rank=3))
-    transformers.save(model, tmp_path / "shared", tmp_path / "dense")
+    huggingface.save(model, tmp_path / "shared", tmp_path / "dense")
     return tmp_path / "shared"
 
 
 def adapted(model, targets):
-    """With adapters that do something."""
+    """The model with random adapters."""
     model = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=targets))
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
@@ -30,33 +30,33 @@ def adapted(model, targets):
     return model.eval()
 
 
-def test_all_linear_is_refused_and_names_are(shared):
-    model = transformers.load(shared)
+def test_adapters_on_shared_matrices_are_refused(shared):
+    model = huggingface.load(shared)
     for kind in (peft.LoraConfig, peft.LoHaConfig, peft.RandLoraConfig):
         with pytest.raises(InputError, match="all-linear skips shared matrices; expand the model first"):
             peft.get_peft_model(model, kind(target_modules="all-linear"))
     with pytest.raises(ValueError, match="ResidualLinear.* is not supported"):
-        adapted(transformers.load(shared), ["q_proj", "v_proj"])
+        adapted(huggingface.load(shared), ["q_proj", "v_proj"])
 
 
-def test_adapters_of_the_decoder_beside_a_shared_encoder(shared, tmp_path):
-    before = outputs(transformers.load(shared))
-    model = adapted(transformers.load(shared), DECODER)
+def test_adapters_of_the_decoder_work_with_a_shared_encoder(shared, tmp_path):
+    before = outputs(huggingface.load(shared))
+    model = adapted(huggingface.load(shared), DECODER)
     together = outputs(model)
     assert (together - before).abs().max() > 1e-3
     model.save_pretrained(tmp_path / "adapter")
-    again = peft.PeftModel.from_pretrained(transformers.load(shared), tmp_path / "adapter").eval()
+    again = peft.PeftModel.from_pretrained(huggingface.load(shared), tmp_path / "adapter").eval()
     torch.testing.assert_close(outputs(again), together)
     model.merge_and_unload().save_pretrained(tmp_path / "merged")
-    torch.testing.assert_close(outputs(transformers.load(tmp_path / "merged")), together, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(outputs(huggingface.load(tmp_path / "merged")), together, rtol=1e-4, atol=1e-5)
 
 
-def test_an_expanded_model_is_adapted_everywhere_and_compressed_again(shared, tmp_path):
-    transformers.expand(shared, tmp_path / "expanded")
-    model = adapted(transformers.load(tmp_path / "expanded"), "all-linear")
+def test_expanded_model_is_adapted_and_compressed_again(shared, tmp_path):
+    huggingface.expand(shared, tmp_path / "expanded")
+    model = adapted(huggingface.load(tmp_path / "expanded"), "all-linear")
     assert sum("encoder.layers" in name and "lora_A" in name for name, _ in model.named_parameters()) == 4 * 6
     together = outputs(model)
     merged = model.merge_and_unload()
     torch.testing.assert_close(outputs(merged), together, rtol=1e-4, atol=1e-5)
-    compress(merged, CompressionConfig(group_size=2, rank=32))  # of full rank, which loses nothing
+    compress(merged, CompressionConfig(group_size=2, rank=32))  # full rank is lossless
     torch.testing.assert_close(outputs(merged), together, rtol=1e-3, atol=1e-4)

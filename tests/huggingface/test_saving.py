@@ -1,4 +1,4 @@
-"""Shared models through transformers' own writing, and folders in every form that it reads."""
+"""Saving shared models with transformers, and loading weights in every format that it reads."""
 
 import copy
 import json
@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import cli
 
-transformers = pytest.importorskip("residual_st.huggingface")
+huggingface = pytest.importorskip("residual_st.huggingface")
 from safetensors.torch import load_file, save_file  # noqa: E402
 from tiny_models import make, outputs  # noqa: E402
 from transformers import (  # noqa: E402
@@ -23,7 +23,7 @@ FORM = ["--group-size", "2", "--residual-rank", "3"]
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory):
-    """A compressed folder, beside the dense one."""
+    """A compressed folder, next to the dense one."""
     folder = tmp_path_factory.mktemp("saving")
     make("whisper", folder / "dense")
     cli("compress", folder / "dense", "--output", folder / "shared", *FORM)
@@ -35,28 +35,28 @@ def words(model):
     return model.generate(features.to(model.dtype), max_new_tokens=8, num_beams=2)
 
 
-def holds_marks(folder):
-    """In place of every composed weight, by which an ordinary reader refuses the folder: test_from_pretrained.py asks one."""
+def contains_marks(folder):
+    """Whether each composed weight is replaced by a mark, at which transformers without residual_st refuses the folder."""
     stored = {name: value for file in folder.glob("*.safetensors") for name, value in load_file(file).items()}
     marks = [name for name, value in stored.items() if value.dtype == torch.uint8]
     terms = [name for name in stored if name.endswith(".up")]
     return len(terms) == 4 * 6 and sorted(marks) == sorted(name.removesuffix("up") + "weight" for name in terms)
 
 
-def test_a_model_that_is_shared_in_place_and_saved(shared, tmp_path):
-    """The ordinary class, compressed from Python, and its own `save_pretrained`."""
+def test_model_compressed_in_place_is_saved(shared, tmp_path):
+    """Compressed from Python, and saved by the `save_pretrained` of its class."""
     model = WhisperForConditionalGeneration.from_pretrained(shared.with_name("dense")).eval()
     compress(model, CompressionConfig(group_size=2, rank=3))
     model.save_pretrained(tmp_path / "saved")
-    assert holds_marks(tmp_path / "saved")
-    again = transformers.load(tmp_path / "saved")
+    assert contains_marks(tmp_path / "saved")
+    again = huggingface.load(tmp_path / "saved")
     assert type(again) is WhisperForConditionalGeneration
     assert torch.equal(outputs(again), outputs(model)) and torch.equal(words(again), words(model))
 
 
 @pytest.mark.parametrize("marked", [False, True])
-def test_old_folders_are_read_and_written_anew(shared, tmp_path, marked):
-    """Their form stands elsewhere. Those of 0.1.0 hold no marks: an ordinary reader takes them and draws what it does not find."""
+def test_folders_of_earlier_releases_are_read_and_updated(shared, tmp_path, marked):
+    """They store the form under another key. Those of 0.1.0 have no marks, so transformers alone would accept them."""
     old = tmp_path / "old"
     shutil.copytree(shared, old)
     config = json.loads((old / "config.json").read_text())
@@ -68,39 +68,39 @@ def test_old_folders_are_read_and_written_anew(shared, tmp_path, marked):
     else:
         weights = {name: value for name, value in load_file(old / "model.safetensors").items() if value.dtype != torch.uint8}
         save_file(weights, old / "model.safetensors", {"format": "pt"})
-    model = transformers.load(old)
-    assert torch.equal(outputs(model), outputs(transformers.load(shared)))
+    model = huggingface.load(old)
+    assert torch.equal(outputs(model), outputs(huggingface.load(shared)))
     cli("expand", old, "--output", tmp_path / "expanded")
-    ordinary = WhisperForConditionalGeneration.from_pretrained(tmp_path / "expanded").eval()
-    torch.testing.assert_close(outputs(ordinary), outputs(model))
+    expanded_model = WhisperForConditionalGeneration.from_pretrained(tmp_path / "expanded").eval()
+    torch.testing.assert_close(outputs(expanded_model), outputs(model))
     model.save_pretrained(old)
-    assert holds_marks(old) and (old / "config.json").read_text() == (shared / "config.json").read_text()
+    assert contains_marks(old) and (old / "config.json").read_text() == (shared / "config.json").read_text()
     assert torch.equal(words(WhisperForConditionalGeneration.from_pretrained(old)), words(model))
 
 
 @pytest.mark.parametrize("change", [lambda model: model, copy.deepcopy, lambda model: model.bfloat16(), lambda model: model.half()])
-def test_saved_again_by_its_own_method(shared, tmp_path, change):
-    """Twice over the same folder, in shards, by a given state dict; the commands read the result."""
-    model = change(transformers.load(shared))
+def test_loaded_model_is_saved_again(shared, tmp_path, change):
+    """Twice to the same folder, in shards, and from a given state dict; commands read the result."""
+    model = change(huggingface.load(shared))
     expected, written = outputs(model), words(model)
     for options in ({}, {}, {"max_shard_size": "50KB"}, {"state_dict": model.state_dict()}):
         if options:
             shutil.rmtree(tmp_path / "again")
         model.save_pretrained(tmp_path / "again", **options)
-        again = transformers.load(tmp_path / "again")
+        again = huggingface.load(tmp_path / "again")
         assert again.dtype == model.dtype
         assert torch.equal(outputs(again), expected) and torch.equal(words(again), written)
-    assert holds_marks(tmp_path / "again")
+    assert contains_marks(tmp_path / "again")
     shutil.copy(shared / "preprocessor_config.json", tmp_path / "again")
     cli("expand", tmp_path / "again", "--output", tmp_path / "expanded")
-    ordinary = WhisperForConditionalGeneration.from_pretrained(tmp_path / "expanded", torch_dtype="auto")
-    assert ordinary.dtype == model.dtype
+    expanded_model = WhisperForConditionalGeneration.from_pretrained(tmp_path / "expanded", torch_dtype="auto")
+    assert expanded_model.dtype == model.dtype
     tolerance = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 0.1}[model.dtype]
-    torch.testing.assert_close(outputs(ordinary), expected, rtol=0, atol=tolerance)
+    torch.testing.assert_close(outputs(expanded_model), expected, rtol=0, atol=tolerance)
 
 
-def test_half_precision_stays(shared, tmp_path):
-    """A folder's precision is that of what is made of it, and of the sizes that are reported."""
+def test_half_precision_is_kept(shared, tmp_path):
+    """Outputs have the precision of their folder, and reported sizes refer to it."""
     for name, dtype in (("float16", torch.float16), ("bfloat16", torch.bfloat16)):
         folder = tmp_path / name
         shutil.copytree(shared.with_name("dense"), folder)
@@ -111,12 +111,12 @@ def test_half_precision_stays(shared, tmp_path):
             assert figures[key] == pytest.approx(stored, abs=100)
             config = json.loads((place / "config.json").read_text())
             assert name in (config.get("dtype"), config.get("torch_dtype"))
-        rounded = transformers.load(tmp_path / f"{name}-shared").float()
-        torch.testing.assert_close(outputs(rounded), outputs(transformers.load(shared)), rtol=0, atol=0.05)
+        rounded = huggingface.load(tmp_path / f"{name}-shared").float()
+        torch.testing.assert_close(outputs(rounded), outputs(huggingface.load(shared)), rtol=0, atol=0.05)
 
 
 @pytest.mark.parametrize("form", ["shards", "pytorch_model.bin", "shards of pytorch_model.bin"])
-def test_weights_in_every_form_that_transformers_reads(shared, tmp_path, form):
+def test_weights_in_every_format_of_transformers_are_read(shared, tmp_path, form):
     folder, model = tmp_path / "folder", WhisperForConditionalGeneration.from_pretrained(shared.with_name("dense")).eval()
     shutil.copytree(shared.with_name("dense"), folder)
     (folder / "model.safetensors").unlink()
@@ -131,10 +131,10 @@ def test_weights_in_every_form_that_transformers_reads(shared, tmp_path, form):
         for file in set(files.values()):
             torch.save({name: state[name] for name in state if files[name] == file}, folder / file)
         (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
-    assert torch.equal(outputs(transformers.load(folder)), outputs(model))
+    assert torch.equal(outputs(huggingface.load(folder)), outputs(model))
     cli("compress", folder, "--output", tmp_path / "out", *FORM)
     assert sorted(path.name for path in (tmp_path / "out").iterdir() if "model" in path.name) == ["model.safetensors"]
-    assert torch.equal(words(transformers.load(tmp_path / "out")), words(transformers.load(shared)))
+    assert torch.equal(words(huggingface.load(tmp_path / "out")), words(huggingface.load(shared)))
 
 
 class Program:
@@ -142,7 +142,7 @@ class Program:
         return (print, ("unpickled",))
 
 
-def test_weights_that_are_refused(shared, tmp_path):
+def test_invalid_folders_are_refused(shared, tmp_path):
     def fails(message, **files):
         folder = tmp_path / "folder"
         shutil.rmtree(folder, ignore_errors=True)
@@ -153,14 +153,14 @@ def test_weights_that_are_refused(shared, tmp_path):
             if content is not None:
                 content(path) if callable(content) else path.write_text(content)
         with pytest.raises(InputError, match=message) as error:
-            transformers.load(folder)
+            huggingface.load(folder)
         assert str(folder) in str(error.value) and "\n" not in str(error.value)
 
     weights, config = load_file(shared / "model.safetensors"), json.loads((shared / "config.json").read_text())
-    less = {name: value for name, value in weights.items() if name != "model.encoder.layer_norm.weight"}
+    incomplete = {name: value for name, value in weights.items() if name != "model.encoder.layer_norm.weight"}
     dense = load_file(shared.with_name("dense") / "model.safetensors")
     fails("cannot be read: Error no file named", model__safetensors=None)
-    fails("missing keys, first model.encoder.layer_norm.weight", model__safetensors=lambda path: save_file(less, path))
+    fails("missing keys, first model.encoder.layer_norm.weight", model__safetensors=lambda path: save_file(incomplete, path))
     fails(
         "unexpected keys, first model.more",
         model__safetensors=lambda path: save_file({**weights, "model.more": torch.zeros(2)}, path),
@@ -181,7 +181,7 @@ def test_weights_that_are_refused(shared, tmp_path):
     )
 
 
-def test_a_folder_without_its_feature_extractor(shared, tmp_path):
+def test_missing_feature_extractor_is_named(shared, tmp_path):
     folder = tmp_path / "folder"
     shutil.copytree(shared.with_name("dense"), folder)
     (folder / "preprocessor_config.json").unlink()
@@ -192,11 +192,11 @@ def test_a_folder_without_its_feature_extractor(shared, tmp_path):
         assert not (tmp_path / "out").exists()
 
 
-def test_a_link_to_an_output_is_followed(shared, tmp_path):
+def test_symlink_as_output_is_followed(shared, tmp_path):
     cli("expand", shared, "--output", tmp_path / "there")
     (tmp_path / "link").symlink_to(tmp_path / "there")
     marker = tmp_path / "there" / "old.txt"
-    marker.write_text("of what is replaced")
+    marker.write_text("replaced")
     cli("expand", shared, "--output", tmp_path / "link", "--force")
     assert (tmp_path / "link").is_symlink() and not marker.exists()
     assert (tmp_path / "there" / "config.json").is_file()

@@ -1,4 +1,4 @@
-"""fairseq checkpoints as Speech2Text folders, and back, by `residual-st convert`."""
+"""`residual-st convert` between fairseq checkpoints and Speech2Text folders."""
 
 import json
 
@@ -31,8 +31,8 @@ def save(path, arch="s2t_transformer_s", **options):
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_there_and_back(fairseq_train, data, tmp_path, tied):
-    """The same states and words on both sides, and the same parameters when it is back, the CTC head's too."""
+def test_conversion_in_both_directions(fairseq_train, data, tmp_path, tied):
+    """Equal states and texts on both sides, and equal parameters after converting back, including the CTC head."""
     options = {"arch": "s2t_transformer_s", "max_update": 30, "lr": 5e-3, "share_decoder_input_output_embed": tied or None}
     options |= {"criterion": "label_smoothed_cross_entropy_with_residual", "ctc_weight": 0.3}
     fairseq_train(data, tmp_path / "run", **WIDTH, **options)
@@ -66,8 +66,8 @@ def test_there_and_back(fairseq_train, data, tmp_path, tied):
     assert all(torch.equal(value, back[name]) for name, value in state["model"].items() if name in dict(model.named_parameters()))
 
 
-def test_audio_in_and_text_out(data, tmp_path, release):
-    """transformers' own features are the recipe's, and words are those of its dictionary."""
+def test_converted_folder_transcribes_audio(data, tmp_path, release):
+    """Features of transformers equal the recipe's, and its tokenizer has the words of the dictionary."""
     path = save(tmp_path / "a.pt")
     vocabulary = [line.split()[0] for line in (data / "spm_unigram150_st.txt").read_text().splitlines()]
     model = tiny_model("s2t_transformer_s", **WIDTH)
@@ -86,7 +86,7 @@ def test_audio_in_and_text_out(data, tmp_path, release):
     samples = samples[: 3 * rate]
     features = processor(samples, sampling_rate=rate, return_tensors="np").input_features[0]
     expected = model_input(S2TDataConfig(config)).features(samples).numpy()
-    assert expected.std() > 2  # variances are as they were
+    assert expected.std() > 2  # variances are unchanged
     assert abs(features - expected).mean() < 0.02 * expected.std()
     assert processor.tokenizer.convert_ids_to_tokens([0, 1, 2, 3, 4]) == ["<s>", "<pad>", "</s>", "<unk>", vocabulary[0]]
     back = cli("convert", tmp_path / "folder", "--output", tmp_path / "back.pt").stdout
@@ -120,7 +120,7 @@ def test_audio_in_and_text_out(data, tmp_path, release):
         ({"encoder_chunk_frames": "16"}, "Speech2Text does not support encoder_chunk_frames=16; it must be None"),
     ],
 )
-def test_models_that_speech2text_cannot_be(tmp_path, options, message):
+def test_models_that_speech2text_cannot_express_are_refused(tmp_path, options, message):
     from residual_st.errors import InputError
     from residual_st.huggingface.speech2text import to_speech2text
 
@@ -129,7 +129,7 @@ def test_models_that_speech2text_cannot_be(tmp_path, options, message):
         to_speech2text(flags, model.state_dict())
 
 
-def test_refusals(data, tmp_path):
+def test_wrong_usage_is_refused(data, tmp_path):
     dense, residual = save(tmp_path / "a.pt"), save(tmp_path / "b.pt", "s2t_residual_transformer_s")
     (tmp_path / "empty").mkdir()
     for arguments, message in (
@@ -146,7 +146,7 @@ def test_refusals(data, tmp_path):
 
 
 @pytest.mark.parametrize("part", ["encoder", "decoder"])
-def test_what_shares_is_expanded_first(tmp_path, part):
+def test_shared_models_must_be_expanded_first(tmp_path, part):
     model = make("speech2text", tmp_path / "dense")
     compress(model, CompressionConfig(group_size=2, rank=2), stack=stack_of(model, part))
     model.save_pretrained(tmp_path / "shared")

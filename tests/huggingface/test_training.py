@@ -1,9 +1,9 @@
-"""Shared models trained on by transformers' own trainer."""
+"""Fine-tuning shared models with transformers' Trainer."""
 
 import pytest
 import torch
 
-transformers = pytest.importorskip("residual_st.huggingface")
+huggingface = pytest.importorskip("residual_st.huggingface")
 pytest.importorskip("accelerate")
 from safetensors.torch import load_file  # noqa: E402
 from tiny_models import make, outputs  # noqa: E402
@@ -56,8 +56,8 @@ def losses(training):
     return {row["step"]: row["eval_loss"] for row in training.state.log_history if "eval_loss" in row}
 
 
-def test_fine_tuning(shared, tmp_path):
-    """Every U, A, B and d moves; checkpoints hold each U once; what resumes from one continues as if it had not stopped."""
+def test_trainer_fine_tunes_and_resumes(shared, tmp_path):
+    """Every U, A, B and d changes, checkpoints contain each U once, and a resumed run equals an uninterrupted one."""
     training = trainer(shared, tmp_path / "run")
     before = {name: value.clone() for name, value in training.model.state_dict().items()}
     training.train()

@@ -1,4 +1,4 @@
-"""Random models of every kind of Hugging Face model, and what each takes. A release of transformers may lack some."""
+"""Small random models of every kind of Hugging Face model, and their inputs. Some need a newer transformers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from tiny_models import SIZE
 
 RATE = 16_000
 WIDTHS = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 48}
-STRIDE = 8  # of features, in frames of 10 ms: four times the usual one, so that there is less to attend to
+STRIDE = 8  # of features, in frames of 10 ms: four times the usual one, for shorter sequences
 SAMPLES = {
     **WIDTHS,
     "conv_dim": (16,) * 4,
@@ -35,7 +35,7 @@ def wav2vec2(name: str, **settings):
 
 
 def unmasked():
-    """As wav2vec 2.0 of the base size, whose padding nothing tells."""
+    """Like wav2vec 2.0 base, which has no mask for padding."""
     return transformers.Wav2Vec2ForCTC(transformers.Wav2Vec2Config(**SAMPLES)), samples(masked=False)
 
 
@@ -80,7 +80,7 @@ def seamless(name: str):
     }
     model = getattr(transformers, name)(transformers.SeamlessM4Tv2Config(**small, **WORDS))
     model.generation_config.text_decoder_lang_to_code_id = {"eng": 7, "deu": 8}
-    model.generation_config._from_model_config = False  # so that it is read from its file
+    model.generation_config._from_model_config = False  # so that it is loaded from its file
     return model, transformers.SeamlessM4TFeatureExtractor(stride=STRIDE)
 
 
@@ -133,7 +133,7 @@ def qwen2_audio():
 
 @dataclass(frozen=True)
 class Tiny:
-    """A kind's name, how a model of it is made, with its feature extractor, and where its stack is."""
+    """The name of a kind, a function that builds a model and its feature extractor, and the path of the stack."""
 
     kind: str
     build: Callable
@@ -141,7 +141,7 @@ class Tiny:
 
 
 W2V = "wav2vec2.encoder.layers"
-TOWER = "model.audio_tower.layers" if hasattr(transformers, "Qwen2AudioModel") else "audio_tower.layers"  # of older releases
+TOWER = "model.audio_tower.layers" if hasattr(transformers, "Qwen2AudioModel") else "audio_tower.layers"  # in older releases
 TINY = {
     "whisper": Tiny("whisper", whisper, "model.encoder.layers"),
     "speech2text": Tiny("speech2text", speech2text, "model.encoder.layers"),
@@ -175,7 +175,7 @@ TINY = {
 
 
 def make(name: str, folder: Path | None = None) -> tuple[transformers.PreTrainedModel, transformers.FeatureExtractionMixin]:
-    """A model none of whose parameters is 0 or 1, so that what is renamed wrongly shows, and its feature extractor."""
+    """A model with random parameters, so that wrong permutations change its outputs, and its feature extractor."""
     torch.manual_seed(1)
     model, extractor = TINY[name].build()
     with torch.no_grad():
@@ -200,20 +200,20 @@ def batch_of(extractor, *utterances: np.ndarray) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def outputs(model: transformers.PreTrainedModel, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Scores, or states where there are none."""
+    """Scores, or states of models without scores."""
     if model.config.model_type == "qwen2_audio":
         return scores_of_qwen2_audio(model, **inputs)
     size = len(next(iter(inputs.values())))
     words = torch.randint(3, 60, (size, 5), generator=torch.Generator().manual_seed(3))
-    asked = {"decoder_input_ids": words} if model.config.is_encoder_decoder else {}
+    options = {"decoder_input_ids": words} if model.config.is_encoder_decoder else {}
     if hasattr(model, "set_modality"):
         model.set_modality("speech")
-    output = model(**inputs, **asked)
+    output = model(**inputs, **options)
     return output.logits if hasattr(output, "logits") else output.last_hidden_state
 
 
 def scores_of_qwen2_audio(model, input_features: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    """Of the last words of a prompt with the audio in its middle, utterances one by one."""
+    """Scores of the last words of a prompt that contains the audio, one utterance at a time."""
     scores = []
     for features, mask in zip(input_features.split(1), attention_mask.split(1)):
         _, count = getattr(model, "model", model).audio_tower._get_feat_extract_output_lengths(mask.sum())

@@ -1,4 +1,4 @@
-"""Random models of two real architectures, in folders."""
+"""Small random Whisper and Speech2Text models in folders."""
 
 import torch
 from conftest import TINY_HUGGING_FACE
