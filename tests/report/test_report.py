@@ -1,4 +1,4 @@
-"""One page on real runs."""
+"""`residual-st report` on real runs."""
 
 import base64
 import io
@@ -35,14 +35,14 @@ def page(runs, data, tmp_path_factory) -> str:
     return output.read_text()
 
 
-def test_the_page_stands_alone(page):
+def test_page_is_self_contained(page):
     addresses = re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?([^"')\s>]+)""", page)
     assert [address for address in addresses if not address.startswith(("#", "data:"))] == []
     assert "<script" not in page
     assert "width=device-width" in page
 
 
-def test_the_page_has_every_part(page):
+def test_page_contains_every_section(page):
     assert page.count("<svg") >= 3  # size and quality; validation and training curves
     assert page.count('class="sample"') == 5
     assert page.count("data:audio/wav;base64,UklGR") == 5
@@ -58,8 +58,8 @@ def test_the_page_has_every_part(page):
     assert heat[: heat.index("</table>")].count("<tr>") == 1 + 6  # layers
 
 
-def test_plays_the_speech_of_each_sentence_of_a_long_talk(tmp_path):
-    """Offsets of 10 s and more come before those of 2 s in the order of the ids."""
+def test_each_sentence_of_a_long_talk_has_its_audio(tmp_path):
+    """Sorted by id, offsets from 10 s come before those of 2 s."""
     root, rate = tmp_path / "mustc", 16_000
     rng = np.random.default_rng(1)
     offsets = [0.5, 2.25, 9.25, 10.5, 21.0]
@@ -85,12 +85,12 @@ def test_plays_the_speech_of_each_sentence_of_a_long_talk(tmp_path):
     lines = manifest.read_text().splitlines()[1:]
     assert len(lines) == len(offsets)
     for number, line in enumerate(lines):
-        spoken = sounds[int(line.split("\t")[3].split()[1])]
+        sound = sounds[int(line.split("\t")[3].split()[1])]
         data = base64.b64decode(recordings.wav(number).partition(",")[2])
-        np.testing.assert_array_equal(soundfile.read(io.BytesIO(data), dtype="int16")[0], spoken)
+        np.testing.assert_array_equal(soundfile.read(io.BytesIO(data), dtype="int16")[0], sound)
 
 
-def test_an_existing_page_is_kept(runs, tmp_path):
+def test_existing_page_is_kept_without_force(runs, tmp_path):
     (tmp_path / "page.html").write_text("precious")
     result = report(f"{runs}/dense/1/train.log", "--output", tmp_path / "page.html", check=False)
     assert result.returncode == 2
@@ -98,35 +98,35 @@ def test_an_existing_page_is_kept(runs, tmp_path):
     assert (tmp_path / "page.html").read_text() == "precious"
 
 
-def test_reads_logs_and_translations_alone(runs, tmp_path):
+def test_logs_and_translations_are_reported_individually(runs, tmp_path):
     folder = runs / "dense" / "1"
-    said = report(folder / "train.log", "--output", tmp_path / "log.html").stderr
+    messages = report(folder / "train.log", "--output", tmp_path / "log.html").stderr
     assert (
-        "train has no translations: fairseq-generate" in said
-        and "train has no checkpoint" in said
-        and "no training log" not in said
+        "train has no translations: fairseq-generate" in messages
+        and "train has no checkpoint" in messages
+        and "no training log" not in messages
     )
     assert "train has no translations" in (tmp_path / "log.html").read_text()
     assert "Translations" not in (tmp_path / "log.html").read_text()
-    report(f"mine={folder}/generate-tst-HE_asr.txt", "--output", tmp_path / "text.html")
+    report(f"texts={folder}/generate-tst-HE_asr.txt", "--output", tmp_path / "text.html")
     assert "<h2>Training</h2>" not in (tmp_path / "text.html").read_text()
 
 
-def test_runs_of_one_name_are_seeds_of_one_system(runs, tmp_path):
+def test_runs_with_equal_names_are_seeds_of_one_system(runs, tmp_path):
     dense = runs / "dense" / "1"
-    report(f"dense={dense}", f"dense={dense}", f"other={runs}/distilled/1", "--output", tmp_path / "page.html")
+    report(f"dense={dense}", f"dense={dense}", f"distilled={runs}/distilled/1", "--output", tmp_path / "page.html")
     assert "dense (2 seeds)" in (tmp_path / "page.html").read_text()
 
 
-def test_refuses_in_one_sentence_and_writes_nothing(runs, data, tmp_path):
-    dense, other = runs / "dense" / "1", tmp_path / "other.txt"
-    other.write_text("T-0\tx\nD-0\t-1\tx\nGenerate a with beam=5: BLEU = 1\n")
+def test_wrong_usage_is_refused_in_one_line(runs, data, tmp_path):
+    dense, mismatched = runs / "dense" / "1", tmp_path / "mismatched.txt"
+    mismatched.write_text("T-0\tx\nD-0\t-1\tx\nGenerate a with beam=5: BLEU = 1\n")
     (tmp_path / "empty").mkdir()
     for arguments, sentence in (
         ([tmp_path / "none"], "does not exist"),
         ([tmp_path / "empty"], "holds nothing of a run"),
         ([data / "config_asr.yaml"], "contains no update or validation of fairseq-train"),
-        ([dense, other], "translations of other sentences"),
+        ([dense, mismatched], "translations of other sentences"),
         ([dense, "--manifest", data / "tst-HE_asr.tsv"], "give --release"),
         ([dense, "--release", data], "--release needs --manifest"),
         ([dense, "--manifest", data / "tst-HE_asr.tsv", "--release", data], "not a test set in MuST-C's layout"),
@@ -141,8 +141,8 @@ def test_refuses_in_one_sentence_and_writes_nothing(runs, data, tmp_path):
     assert not (tmp_path / "page.html").exists()
 
 
-def test_chinese(tmp_path):
-    """Separators that are no ends of lines, sacreBLEU's tokenizer, and characters for errors."""
+def test_chinese_is_tokenized_and_counted_by_characters(tmp_path):
+    """Unicode line separators inside of texts do not end a line."""
     text = "T-0\t他买了三本\u2028新书。\nD-0\t-1\t他买了三本\u2028书。\nT-1\t天气很好\x85。\nD-1\t-1\t天气很好。\nGenerate a\n"
     (tmp_path / "a.txt").write_text(text)
     for arguments, shown in (
@@ -161,7 +161,7 @@ def test_chinese(tmp_path):
     assert result.returncode == 2 and "tokenize words must be one of sacreBLEU's" in result.stderr
 
 
-def test_a_folder_with_several_test_sets_asks_which(runs, tmp_path):
+def test_folder_with_several_test_sets_needs_a_choice(runs, tmp_path):
     for name in ("a", "b"):
         (tmp_path / f"generate-{name}.txt").write_text((runs / "dense" / "1" / "generate-tst-HE_asr.txt").read_text())
     result = report(tmp_path, "--output", tmp_path / "page.html", check=False)
@@ -170,7 +170,7 @@ def test_a_folder_with_several_test_sets_asks_which(runs, tmp_path):
     report(tmp_path, "--test-set", "b", "--output", tmp_path / "page.html")
 
 
-def test_words_are_marked_where_they_depart():
+def test_differing_words_are_marked():
     words, characters = units_of(["der alte Mann"]), units_of(["老人看房子"])
     pieces = mark("der alte Mann sieht das Haus", "der Mann sieht ein Haus heute", words)
     assert pieces == [
@@ -186,20 +186,20 @@ def test_words_are_marked_where_they_depart():
 
 
 @pytest.mark.parametrize("style", ["simple", "json", "tqdm"])
-def test_reads_every_format_of_fairseqs_logs(fairseq_train, data, tmp_path, caplog, style):
-    caplog.set_level("INFO", logger="fairseq")  # the command line turns it down
+def test_every_log_format_of_fairseq_is_read(fairseq_train, data, tmp_path, caplog, style):
+    caplog.set_level("INFO", logger="fairseq")  # commands raise the level
     log = tmp_path / "train.log"
     options = {"log_format": style, "log_interval": 2, "log_file": log, "max_update": 20}
     fairseq_train(data, tmp_path / "run", **options)
     curves = read_log(log)
     assert [update for update, _ in curves.validation["nll_loss"]] == [14, 20]
-    if style != "tqdm":  # whose bars do not go into files
+    if style != "tqdm":  # its progress bars are not written to files
         assert [update for update, _ in curves.training["loss"]] == list(range(2, 21, 2))
     assert curves.validation["nll_loss"][-1][1] < curves.validation["nll_loss"][0][1]
     assert all(value > 0 for _, value in curves.validation["loss"])
 
 
-def test_a_resumed_run_has_one_curve_and_the_later_line_counts(tmp_path):
+def test_resumed_run_has_one_curve_of_its_latest_lines(tmp_path):
     line = "2026-01-01 | INFO | train_inner | epoch 001: {0} / 9 loss={1}, nll_loss=1.5, num_updates={0}, lr=1e-05\n"
     (tmp_path / "a.log").write_text(line.format(2, 9.0) + line.format(4, 8.0) + line.format(4, 7.5) + line.format(6, 7.0))
     assert read_log(tmp_path / "a.log").training["loss"] == [(2, 9.0), (4, 7.5), (6, 7.0)]

@@ -1,4 +1,4 @@
-"""Weights in files beside their graphs, which protobuf asks for above 2 GB: here of every graph."""
+"""Graphs with weights in separate files, which protobuf requires above 2 GB. Here the limit is lowered for all graphs."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ from residual_st.runtime.model import Model
 SPEECH = Path(__file__).parents[1] / "speech" / "arctic_a0007.wav"
 
 
-def test_weights_beside_the_graphs(shared_checkpoint, exported, data, tmp_path, monkeypatch):
+def test_weights_in_separate_files_are_read_and_checked(shared_checkpoint, exported, data, tmp_path, monkeypatch):
     monkeypatch.setattr(export_folder, "LARGEST_GRAPH", 0)
     large = tmp_path / "large"
     cli("export", shared_checkpoint, "--data", data, "--output", large)
@@ -34,28 +34,28 @@ def test_weights_beside_the_graphs(shared_checkpoint, exported, data, tmp_path, 
         with pytest.raises(InputError, match=message):
             Model(folder)
 
-    def flip(path, _):
+    def flip_bit(path, _):
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
         path.write_bytes(content)
 
-    def forget(_, description):
+    def remove_entry(_, description):
         content = json.loads(description.read_text())
         del content["files"][weights[0]]
         description.write_text(json.dumps(content))
 
-    def link(path, _):
+    def replace_by_link(path, _):
         path.unlink()
         path.symlink_to(large / path.name)
 
-    refused(flip, f"{weights[0]} was changed after export")
+    refused(flip_bit, f"{weights[0]} was changed after export")
     refused(lambda path, _: path.write_bytes(b"short"), "has 5 bytes instead of")
     refused(lambda path, _: path.unlink(), f"{weights[0]} does not exist")
-    refused(forget, "model.json is damaged: KeyError")
-    refused(link, f"{weights[0]} is a link")
+    refused(remove_entry, "model.json is damaged: KeyError")
+    refused(replace_by_link, f"{weights[0]} is a link")
 
 
-def test_no_page_for_them(shared_checkpoint, data, tmp_path, monkeypatch):
+def test_web_page_of_a_large_graph_is_refused(shared_checkpoint, data, tmp_path, monkeypatch):
     monkeypatch.setattr(export_folder, "LARGEST_GRAPH", 0)
     monkeypatch.setattr("residual_st.web.static.require_ort", lambda: None)
     result = cli("export", shared_checkpoint, "--data", data, "--output", tmp_path / "large", "--web", check=False)

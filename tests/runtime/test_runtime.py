@@ -1,4 +1,4 @@
-"""Exported models, beside fairseq's own commands on the checkpoints that they were made from."""
+"""Exported models, compared with fairseq's commands on their checkpoints."""
 
 import io
 import json
@@ -22,7 +22,7 @@ from residual_st.runtime import Settings, Translator
 from residual_st.runtime.model import Model
 
 sys.path.append(str(RECIPE))
-from must_c import read_talks  # noqa: E402 - of the recipe, which is no package
+from must_c import read_talks  # noqa: E402 - the recipe is not a package
 
 SPEECH = Path(__file__).parents[1] / "speech" / "arctic_a0007.wav"
 
@@ -45,7 +45,7 @@ def utterances_of(data, subset):
 
 
 def generated(checkpoint, data, subset, *flags):
-    """Sentence number -> [(text, score), …] as fairseq-generate prints them, one sentence a batch."""
+    """Sentence number -> [(text, score), …] from fairseq-generate with one sentence per batch."""
     command = [
         BIN / "fairseq-generate",
         data,
@@ -75,7 +75,7 @@ def generated(checkpoint, data, subset, *flags):
         (Settings(beam=1, max_len_b=6), ["--beam", "1", "--max-len-b", "6"]),
     ],
 )
-def test_hypotheses_are_those_of_fairseq_generate(settings, flags, exported, shared_checkpoint, data):
+def test_hypotheses_equal_those_of_fairseq_generate(settings, flags, exported, shared_checkpoint, data):
     expected = generated(shared_checkpoint, data, "tst-HE", *flags)
     model = Model(exported)
     manifest = (data / "tst-HE_st.tsv").read_text().splitlines()[1:]
@@ -89,20 +89,20 @@ def test_hypotheses_are_those_of_fairseq_generate(settings, flags, exported, sha
             compared += 1
             if model.vocabulary.text(hypothesis.tokens) == text:
                 same += 1
-                # fairseq prints base 2
+                # fairseq prints logarithms to base 2
                 assert hypothesis.score / np.log(2) == pytest.approx(score, abs=2e-3)
     assert same >= 0.97 * compared
 
 
-def test_a_batch_is_translated_as_its_utterances_are(exported, data):
+def test_batch_gives_the_texts_of_single_utterances(exported, data):
     model, settings = Model(exported), Settings(beam=3, max_len_b=12)
     utterances = list(utterances_of(data, "tst-HE").values())[:4]
     together = model.search(utterances, settings)
     alone = [model.search([samples], settings)[0] for samples in utterances]
     longest = int(np.argmax([len(samples) for samples in utterances]))
-    assert together[longest][0].tokens == alone[longest][0].tokens  # padding reaches into the last window of shorter ones
-    for one, other in zip(together, alone):
-        assert one[0].score == pytest.approx(other[0].score, abs=0.02)
+    assert together[longest][0].tokens == alone[longest][0].tokens  # the last window of shorter utterances includes padding
+    for batched, single in zip(together, alone):
+        assert batched[0].score == pytest.approx(single[0].score, abs=0.02)
 
 
 def test_translation_needs_no_torch(exported, data, tmp_path):
@@ -128,7 +128,7 @@ def test_translation_needs_no_torch(exported, data, tmp_path):
     assert talk["text"] == " ".join(segment["text"] for segment in talk["segments"] if segment["text"])
 
 
-def test_standard_input_and_files(exported, tmp_path):
+def test_translate_reads_standard_input_and_writes_every_format(exported, tmp_path):
     text = cli("translate", exported, SPEECH, "--max-len-b", "10").stdout
     command = [BIN / "residual-st", "translate", exported, "-", "--max-len-b", "10"]
     with SPEECH.open("rb") as audio:
@@ -143,7 +143,7 @@ def test_standard_input_and_files(exported, tmp_path):
     assert (tmp_path / "texts" / "arctic_a0007.txt").read_text() == text
 
 
-def test_a_model_of_two_languages(joint, fairseq_train, tmp_path):
+def test_multilingual_model_needs_a_target_language(joint, fairseq_train, tmp_path):
     subsets = {"train_subset": "train_de_st,train_fr_st", "valid_subset": "dev_de_st,dev_fr_st", "config_yaml": "config_st.yaml"}
     fairseq_train(joint, tmp_path / "run", max_update=10, lr=5e-3, ignore_prefix_size=1, **subsets)
     cli("export", tmp_path / "run" / "checkpoint_last.pt", "--data", joint, "--output", tmp_path / "model")
@@ -163,7 +163,7 @@ def test_a_model_of_two_languages(joint, fairseq_train, tmp_path):
         assert message in result.stderr
 
 
-def test_folders_that_are_not_whole_are_refused(exported, tmp_path):
+def test_incomplete_folders_are_refused(exported, tmp_path):
     def refused(change, message):
         folder = tmp_path / "model"
         shutil.rmtree(folder, ignore_errors=True)
@@ -179,7 +179,7 @@ def test_folders_that_are_not_whole_are_refused(exported, tmp_path):
 
         return change
 
-    def flip(folder):
+    def flip_bit(folder):
         content = bytearray((folder / "decoder.onnx").read_bytes())
         content[len(content) // 2] ^= 1
         (folder / "decoder.onnx").write_bytes(content)
@@ -189,14 +189,14 @@ def test_folders_that_are_not_whole_are_refused(exported, tmp_path):
     refused(lambda folder: (folder / "model.json").write_text("[]"), "model.json is damaged")
     refused(lambda folder: (folder / "encoder.onnx").unlink(), "encoder.onnx does not exist")
     refused(lambda folder: (folder / "encoder.onnx").write_bytes(b"short"), "has 5 bytes instead of")
-    refused(flip, "its checksum differs")
+    refused(flip_bit, "its checksum differs")
     refused(edit(format=4), "has format 4; this release reads formats 1, 2, 3")
     refused(edit(settings={"beam": 1.5}), "model.json is damaged")
     refused(edit(vocabulary={}), "model.json is damaged")
     refused(edit(decoder={"layers": "two"}), "model.json is damaged")
 
 
-def test_wrong_usage(exported, tmp_path):
+def test_wrong_usage_is_refused(exported, tmp_path):
     for arguments, message in (
         ([SPEECH, "--beam", "0"], "--beam 0 must be at least 1"),
         ([SPEECH, "--nbest", "6"], "--nbest 6 must be at most --beam 5"),
@@ -212,7 +212,7 @@ def test_wrong_usage(exported, tmp_path):
     assert not (tmp_path / "texts").exists()
 
 
-def test_samples_as_arrays(exported):
+def test_arrays_of_samples_are_translated(exported):
     translator = Translator(exported, Settings(max_len_b=10))
     samples, rate = soundfile.read(SPEECH, dtype="int16")
     assert translator.translate(samples, rate).text == translator.translate(SPEECH).text
@@ -227,7 +227,7 @@ def wav_of(samples) -> bytes:
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
-def test_what_an_encoding_lacks_is_escaped_and_nothing_is_lost(exported, tmp_path, encoding):
+def test_characters_outside_the_encoding_are_escaped(exported, tmp_path, encoding):
     for name in ("λόγος.wav", "ende.wav", os.fsdecode(b"\xff.wav")):
         shutil.copyfile(SPEECH, tmp_path / name)
     names = sorted(os.listdir(tmp_path))
@@ -237,7 +237,7 @@ def test_what_an_encoding_lacks_is_escaped_and_nothing_is_lost(exported, tmp_pat
     assert [Path(json.loads(line)["audio"]).name for line in printed.splitlines()] == names
 
 
-def test_what_holds_no_speech_has_no_text(exported, tmp_path):
+def test_recording_without_speech_has_no_text(exported, tmp_path):
     rng, translator = np.random.default_rng(1), Translator(exported, Settings(max_len_b=10))
     speech = read_audio(SPEECH, 16_000)
     sounds = {"silence": np.zeros(8 * 16_000), "noise": 0.05 * rng.standard_normal(8 * 16_000)}
@@ -257,7 +257,7 @@ def test_what_holds_no_speech_has_no_text(exported, tmp_path):
     assert cli("translate", exported, arguments[0], "--vtt").stdout.strip() == "WEBVTT"
 
 
-def test_lengths_are_those_of_the_training_data(exported, runs, data, shared_checkpoint, tmp_path):
+def test_maximum_length_is_that_of_the_training_data(exported, runs, data, shared_checkpoint, tmp_path):
     frames = [int(line.split("\t")[2]) for line in (data / "train_st.tsv").read_text().splitlines()[1:]]
     lengths = Model(exported).folder.lengths
     assert np.percentile(frames, 95) < 100 * lengths.longest <= max(frames) + 10

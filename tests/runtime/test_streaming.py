@@ -1,4 +1,4 @@
-"""Exported encoders that are fed chunk by chunk."""
+"""Exported encoders that run chunk by chunk."""
 
 import json
 import shutil
@@ -39,7 +39,7 @@ def torch_model(chunked):
     return model, model_input(read_symbols(state, chunked[1])[1])
 
 
-def test_states_are_torchs_however_the_samples_come(chunked, streaming):
+def test_states_equal_torchs_for_samples_in_pieces_of_any_size(chunked, streaming):
     model, source = torch_model(chunked)
     stream = Model(streaming).stream()
     speech = read_audio(SPEECH, RATE)
@@ -49,8 +49,8 @@ def test_states_are_torchs_however_the_samples_come(chunked, streaming):
             whole = model.encoder(frames[None], torch.tensor([len(frames)]))["encoder_out"][0].transpose(0, 1).numpy()
         in_chunks = streamed(stream, pieces(samples, 12, number))
         np.testing.assert_allclose(in_chunks, whole, rtol=0, atol=1e-4)
-        other = StreamingEncoder(model.encoder, source)
-        by_torch = torch.cat([*map(other.feed, pieces(samples, 5, number)), other.finish()], dim=1)
+        torch_stream = StreamingEncoder(model.encoder, source)
+        by_torch = torch.cat([*map(torch_stream.feed, pieces(samples, 5, number)), torch_stream.finish()], dim=1)
         np.testing.assert_allclose(in_chunks, by_torch.numpy(), rtol=0, atol=1e-4)
     log_probs = streamed(stream, [speech], "ctc_log_probs")
     with torch.no_grad():
@@ -59,7 +59,7 @@ def test_states_are_torchs_however_the_samples_come(chunked, streaming):
     np.testing.assert_allclose(log_probs, expected, rtol=0, atol=1e-3)
 
 
-def test_what_came_out_is_whole_chunks_as_soon_as_their_look_ahead_is_there(streaming):
+def test_chunks_are_returned_once_their_look_ahead_is_complete(streaming):
     model = Model(streaming)
     form, stream = model.folder.streaming, model.stream()
     assert (form.chunk_frames, form.left_chunks, form.frame_samples, form.look_ahead_samples) == (4, 2, 640, 720)
@@ -73,7 +73,7 @@ def test_what_came_out_is_whole_chunks_as_soon_as_their_look_ahead_is_there(stre
     assert stream.feed(samples[:100])["ctc_log_probs"].shape[:2] == stream.finish()["states"].shape[:2] == (1, 0)
 
 
-def test_two_streams_of_one_model_do_not_meet(streaming):
+def test_streams_of_one_model_are_independent(streaming):
     model = Model(streaming)
     one, two = pieces(noise(1.5, 1), 8), pieces(noise(1.5, 2), 8)
     streams = [model.stream(), model.stream()]
@@ -87,17 +87,17 @@ def test_two_streams_of_one_model_do_not_meet(streaming):
 
 
 @pytest.mark.parametrize("precision", ["int8", "int4"])
-def test_rounded_matrices(precision, chunked, streaming, tmp_path):
+def test_quantised_streaming_encoders(precision, chunked, streaming, tmp_path):
     cli("export", chunked[0], "--data", chunked[1], "--output", tmp_path / "model", "--streaming", "--precision", precision)
     samples = read_audio(SPEECH, RATE)
     stream, exact = Model(tmp_path / "model").stream(), streamed(Model(streaming).stream(), [samples])
     states = streamed(stream, pieces(samples, 30))
-    assert np.array_equal(states, streamed(stream, [samples]))  # inputs have one scale a chunk, however the samples come
+    assert np.array_equal(states, streamed(stream, [samples]))  # inputs have one scale per chunk, whatever the size of the pieces
     assert 0 < np.abs(states - exact).mean() < 0.1
 
 
-def test_another_size_of_chunks_and_whole_utterances_of_one_checkpoint(chunked, streaming, tmp_path):
-    """Each computes what the checkpoint does, which `export` checks; the last two attend in chunks of four."""
+def test_checkpoint_is_exported_with_other_chunks_and_for_whole_utterances(chunked, streaming, tmp_path):
+    """`export` compares each with the checkpoint. The last two attend in chunks of four."""
     cli("export", chunked[0], "--data", chunked[1], "--output", tmp_path / "eight", "--streaming", "8")
     cli("export", chunked[0], "--data", chunked[1], "--output", tmp_path / "whole")
     assert Model(tmp_path / "eight").folder.streaming.chunk_frames == 8
@@ -110,12 +110,12 @@ def test_another_size_of_chunks_and_whole_utterances_of_one_checkpoint(chunked, 
         length = one["state_lengths"].max()
         np.testing.assert_allclose(one[name][1, : length - 2], two[name][1, : length - 2], rtol=0, atol=1e-3)
     sizes = [(folder / "encoder.onnx").stat().st_size for folder in (tmp_path / "whole", streaming)]
-    assert sizes[1] < sizes[0] * 1.02  # each shared matrix once
+    assert sizes[1] < sizes[0] * 1.02  # each shared matrix is stored once
     flags = ["--max-len-b", "10"]
     assert cli("translate", streaming, SPEECH, *flags).stdout == cli("translate", tmp_path / "whole", SPEECH, *flags).stdout
 
 
-def test_a_long_stream_starts_over_and_keeps_no_more(streaming, tmp_path):
+def test_long_stream_restarts_and_its_memory_is_bounded(streaming, tmp_path):
     folder = tmp_path / "short"
     shutil.copytree(streaming, folder)
     description = json.loads((folder / "model.json").read_text())
@@ -123,7 +123,7 @@ def test_a_long_stream_starts_over_and_keeps_no_more(streaming, tmp_path):
     (folder / "model.json").write_text(json.dumps(description))
     stream, samples = Model(folder).stream(), noise(1.6)
     states = stream.feed(np.tile(samples, 4))["states"]
-    np.testing.assert_allclose(states[:, 80:120], states[:, 40:80], rtol=0, atol=1e-5)  # the same sound at the same positions
+    np.testing.assert_allclose(states[:, 80:120], states[:, 40:80], rtol=0, atol=1e-5)  # equal sound at equal positions
     assert np.abs(Model(streaming).stream().feed(np.tile(samples, 4))["states"][:, 80:120] - states[:, 80:120]).max() > 1e-3
     held = {name: value.shape() for name, value in stream._caches.items()}
     for _ in range(6):
@@ -132,7 +132,7 @@ def test_a_long_stream_starts_over_and_keeps_no_more(streaming, tmp_path):
         assert len(stream._samples) < 4 * 640 + 720
 
 
-def test_what_is_refused(data, shared_checkpoint, chunked, exported, streaming, tmp_path):
+def test_invalid_streaming_exports_are_refused(data, shared_checkpoint, chunked, exported, streaming, tmp_path):
     def refused(message, *arguments):
         result = cli("export", *arguments, "--output", tmp_path / "model", check=False)
         assert result.returncode == 2 and message in result.stderr, result.stderr
@@ -154,7 +154,7 @@ def test_what_is_refused(data, shared_checkpoint, chunked, exported, streaming, 
             Model(folder)
 
 
-def test_a_graph_of_another_form(streaming, tmp_path):
+def test_graph_with_another_chunk_size_is_refused(streaming, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(streaming, folder)
     description = json.loads((folder / "model.json").read_text())
@@ -164,7 +164,7 @@ def test_a_graph_of_another_form(streaming, tmp_path):
         Model(folder).encode([noise(1)])
 
 
-def test_a_configuration_without_normalisation(data, chunked, tmp_path):
+def test_configuration_without_normalisation_is_exported(data, chunked, tmp_path):
     config = linked(data, tmp_path / "data", "config_st_plain.yaml")
     config.write_text(yaml.safe_dump(yaml.safe_load((data / config.name).read_text()) | {"transforms": {"*": []}}))
     cli("export", chunked[0], "--data", config.parent, "--output", tmp_path / "model", "--streaming", "--check", SPEECH)

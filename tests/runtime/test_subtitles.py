@@ -1,4 +1,4 @@
-"""Cues that can be read: two lines of 42 columns at most, one after the other."""
+"""Subtitles have at most two lines of 42 columns, and do not overlap."""
 
 import re
 import unicodedata
@@ -22,7 +22,7 @@ def columns(line: str) -> int:
 
 @pytest.mark.parametrize("text", [GERMAN, CHINESE, KOREAN, "x" * 300, "kurz", "a " * 200], ids=str)
 @pytest.mark.parametrize("end", [25.0, 0.001])
-def test_cues(text, end):
+def test_cues_fit_two_lines_and_follow_each_other(text, end):
     transcript = Transcript(30.0, [Segment(0.0, end, text, []), Segment(end, end + 2, "Ende.", [])])
     cues = list(subtitles.cues(transcript))
     assert all(1 <= len(cue.lines) <= 2 and all(0 < columns(line) <= 42 for line in cue.lines) for cue in cues)
@@ -35,16 +35,16 @@ def test_cues(text, end):
         assert (len(cues) > 2) == (columns(text) > 84)
 
 
-def test_cues_end_with_sentences_and_clauses_and_last_as_long_as_their_text():
+def test_cues_end_at_sentences_or_clauses_and_durations_follow_the_text():
     first, *others, _ = subtitles.cues(Transcript(30.0, [Segment(0.0, 25.0, GERMAN, []), Segment(25.0, 26.0, "Ende.", [])]))
     assert " ".join(first.lines) == "Alle sehen, dass die Mutter in der Küche die kleine Blume findet."
     assert first.end == pytest.approx(25_000 * 65 / len(GERMAN), rel=0.05)
     assert others[0].lines[-1].endswith(",")
     for cue in subtitles.cues(Transcript(30.0, [Segment(0.0, 25.0, CHINESE, [])])):
-        assert not re.match("[，。]", cue.lines[-1]), "no line begins with what ends a clause"
+        assert not re.match("[，。]", cue.lines[-1]), "no line starts with a clause-final mark"
 
 
-def test_files():
+def test_srt_and_vtt_files():
     segments = [Segment(0.0, 1.5, "a < b", []), Segment(2.0, 3.0, "", []), Segment(3661.0425, 3662.0, "c", [])]
     transcript = Transcript(4000.0, segments)
     assert subtitles.srt(transcript) == "1\n00:00:00,000 --> 00:00:01,500\na < b\n\n2\n01:01:01,042 --> 01:01:02,000\nc\n"

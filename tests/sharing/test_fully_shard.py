@@ -1,4 +1,4 @@
-"""torch's FSDP2, `fully_shard`, on a stack that shares its matrices, with torch alone."""
+"""FSDP2 (`fully_shard`) on a stack with shared layers, without fairseq."""
 
 import torch
 import torch.distributed
@@ -24,7 +24,7 @@ class Stack(nn.Module):
 
 
 def train(rank: int, folder: str) -> None:
-    """Five updates of one model whole and one in pieces, which has half of each batch; writes the largest difference."""
+    """Train a whole and a sharded model, each process on half of a batch, for five updates; write the largest difference."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     whole, sharded = Stack(), Stack()
     mesh = init_device_mesh("cpu", (2,))
@@ -48,5 +48,5 @@ def train(rank: int, folder: str) -> None:
     torch.distributed.destroy_process_group()
 
 
-def test_pieces_train_as_the_whole_does(tmp_path):
+def test_sharded_model_trains_like_the_whole(tmp_path):
     torch.multiprocessing.spawn(train, (str(tmp_path),), nprocs=2)

@@ -12,7 +12,7 @@ from residual_st.sharing import ResidualLinear, form_of, matrices, share_layers
 
 
 class Block(nn.Module):
-    """A layer of no particular library."""
+    """A layer in plain torch."""
 
     def __init__(self, width=8):
         super().__init__()
@@ -49,10 +49,10 @@ def randomize(stack):
 X = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(1))
 
 
-def test_each_shared_weight_is_registered_and_saved_once():
+def test_shared_weights_are_registered_and_saved_once():
     stack = Stack()
     shapes = [tuple(value.shape) for value in stack.state_dict().values()]
-    assert shapes.count((12, 8)) == shapes.count((8, 12)) == 3, "one for each of three groups"
+    assert shapes.count((12, 8)) == shapes.count((8, 12)) == 3, "one of each of three groups"
     assert len(list(stack.parameters())) == len(stack.state_dict()) - 1, "layer_groups is the only buffer"
     assert owners(stack) == {id(weight) for group in stack.shared.values() for weight in group.values()}
 
@@ -62,34 +62,34 @@ def test_each_shared_weight_is_registered_and_saved_once():
     [copy.deepcopy, lambda s: s.half(), lambda s: s.to(torch.float64), lambda s: s.to("meta"), lambda s: s.to_empty(device="cpu")],
     ids=["deepcopy", "half", "double", "meta", "to_empty"],
 )
-def test_sharing_survives(move):
+def test_sharing_survives_moving_and_copying(move):
     stack = move(Stack())
     weights = {id(weight) for group in stack.shared.values() for weight in group.values()}
     assert len(weights) == 6
     assert owners(stack) == weights
 
 
-def test_a_copy_is_independent():
+def test_deepcopy_is_independent():
     stack = randomize(Stack())
-    other = copy.deepcopy(stack)
+    loaded = copy.deepcopy(stack)
     before = stack(X)
-    for parameter in other.parameters():
+    for parameter in loaded.parameters():
         nn.init.zeros_(parameter)
     assert torch.equal(stack(X), before)
 
 
-def test_save_and_load():
+def test_stack_is_saved_and_loaded():
     stack = randomize(Stack())
     buffer = io.BytesIO()
     torch.save(stack.state_dict(), buffer)
     buffer.seek(0)
-    other = Stack()
-    other.load_state_dict(torch.load(buffer, weights_only=True))
-    assert torch.equal(stack(X), other(X))
-    assert len(owners(other)) == 6
+    loaded = Stack()
+    loaded.load_state_dict(torch.load(buffer, weights_only=True))
+    assert torch.equal(stack(X), loaded(X))
+    assert len(owners(loaded)) == 6
 
 
-def test_group_size_one_without_residual_leaves_the_stack_alone():
+def test_group_size_one_without_residuals_keeps_the_stack():
     torch.manual_seed(1)
     plain = nn.ModuleList([Block() for _ in range(4)])
     stack = Stack(layers=4, group_size=1, rank=0, diagonal=False)
@@ -103,7 +103,7 @@ def test_group_size_one_without_residual_leaves_the_stack_alone():
 @pytest.mark.parametrize("pattern", ["adjacent", "cycle", "cycle-reverse", "0,1,1,0,2,2,2"])
 @pytest.mark.parametrize("rank", [0, 3])
 @pytest.mark.parametrize("diagonal", [True, False])
-def test_the_start_is_plain_sharing(pattern, rank, diagonal):
+def test_initial_residuals_are_zero(pattern, rank, diagonal):
     stack = Stack(rank=rank, diagonal=diagonal, pattern=pattern)
     for group in range(stack.shared.plan.n_groups):
         members = [dict(matrices(stack.layers[index])) for index in stack.shared.plan.layers_of(group)]
@@ -132,7 +132,7 @@ def test_works_inside_layerdrop_and_activation_checkpointing():
         torch.testing.assert_close(parameter.grad, gradients[name])
 
 
-def test_torch_transformer_layers():
+def test_layers_of_torch_transformers_are_shared():
     layers = nn.ModuleList([nn.TransformerEncoderLayer(8, 2, 16, batch_first=True) for _ in range(4)])
     shared = share_layers(layers, form_of(layers, 2))
     assert [type(linear) for _, linear in matrices(layers[0])] == [ResidualLinear] * 3
@@ -144,7 +144,7 @@ def test_torch_transformer_layers():
     assert layers[3].linear1.up.grad.any()
 
 
-def test_another_plan_with_the_same_shapes_is_not_loaded():
+def test_state_dict_of_another_plan_with_equal_shapes_is_refused():
     with pytest.raises(RuntimeError, match="has the layer groups 0,0,0,1,1,1, but this model has 0,1,0,1,0,1"):
         Stack(layers=6, pattern="cycle").load_state_dict(Stack(layers=6).state_dict())
 
@@ -152,12 +152,12 @@ def test_another_plan_with_the_same_shapes_is_not_loaded():
 @pytest.mark.parametrize(
     ("rank", "message"), [(-1, "it must be a number of at least 0"), (9, "smaller side is 8; it must be from 0 to 8")]
 )
-def test_refuses_a_rank_that_does_not_fit(rank, message):
+def test_rank_that_does_not_fit_is_refused(rank, message):
     with pytest.raises(InputError, match=f"residual rank {rank} .*{message}"):
         Stack(rank=rank)
 
 
-def test_refuses_unlike_layers_and_a_plan_of_another_length():
+def test_different_layers_and_a_plan_of_another_length_are_refused():
     with pytest.raises(InputError, match="layer 1 has different matrices from layer 0"):
         form_of(nn.ModuleList([Block(8), Block(6)]), 2)
     with pytest.raises(InputError, match="for 3 layers, but the stack has 2"):

@@ -15,7 +15,7 @@ def make(out_features, in_features, rank=2, diagonal=True, bias=True):
 @pytest.mark.parametrize(("out_features", "in_features"), [(5, 5), (4, 7), (7, 4)])
 @pytest.mark.parametrize("rank", [0, 1, 3])
 @pytest.mark.parametrize("diagonal", [True, False])
-def test_the_equation(out_features, in_features, rank, diagonal):
+def test_output_matches_the_equation(out_features, in_features, rank, diagonal):
     linear, owner = make(out_features, in_features, rank, diagonal)
     for parameter in linear.parameters():
         nn.init.normal_(parameter)
@@ -31,7 +31,7 @@ def test_the_equation(out_features, in_features, rank, diagonal):
     torch.testing.assert_close(residual_energies([linear])[0], residual.square().sum())
 
 
-def test_starts_as_the_shared_weight_and_can_leave_it():
+def test_residual_starts_at_zero_and_is_trainable():
     linear, owner = make(4, 6)
     assert torch.equal(linear.weight, owner["w"])
     linear(torch.randn(2, 6, dtype=torch.float64)).square().sum().backward()
@@ -44,14 +44,14 @@ def test_starts_as_the_shared_weight_and_can_leave_it():
     assert linear.down.grad.any()
 
 
-def test_the_shared_weight_is_not_a_parameter_of_the_layer():
+def test_shared_weight_is_not_a_parameter_of_the_layer():
     linear, owner = make(4, 6)
     assert sorted(dict(linear.named_parameters())) == ["bias", "diagonal", "down", "up"]
     owner["w"] = nn.Parameter(torch.zeros(4, 6, dtype=torch.float64))
-    assert not linear.weight.any(), "the layer must see a parameter that was replaced"
+    assert not linear.weight.any(), "the layer must use a replaced parameter"
 
 
-def test_gradients_are_those_of_the_equation():
+def test_gradients_match_the_equation():
     linear, _ = make(4, 6, rank=2)
     nn.init.normal_(linear.up)
     x = torch.randn(3, 6, dtype=torch.float64)
@@ -61,7 +61,7 @@ def test_gradients_are_those_of_the_equation():
 
 
 @pytest.mark.parametrize("shape", [(6,), (0, 6), (2, 0, 6), (2, 3, 6)])
-def test_any_number_of_dimensions_is_taken(shape):
+def test_inputs_may_have_any_number_of_dimensions(shape):
     linear, _ = make(4, 6)
     x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
     expected = nn.functional.linear(x, linear.weight, linear.bias)

@@ -26,7 +26,7 @@ def test_groups(layers, group_size, pattern, groups):
 
 @pytest.mark.parametrize("layers", range(1, 25))
 @pytest.mark.parametrize("pattern", ["adjacent", "cycle", "cycle-reverse"])
-def test_every_group_size_gives_the_fewest_groups_and_none_too_large(layers, pattern):
+def test_groups_are_few_and_at_most_of_the_group_size(layers, pattern):
     for group_size in range(1, layers + 1):
         plan = SharingPlan.make(layers, group_size, pattern)
         assert len(plan.groups) == layers
@@ -46,6 +46,6 @@ def test_every_group_size_gives_the_fewest_groups_and_none_too_large(layers, pat
         (0, 3, "adjacent", "0 layers"),
     ],
 )
-def test_refusals(layers, group_size, pattern, message):
+def test_invalid_plans_are_refused(layers, group_size, pattern, message):
     with pytest.raises(InputError, match=message):
         SharingPlan.make(layers, group_size, pattern)

@@ -1,4 +1,4 @@
-"""Convolutions of kernel 1 are matrices like any other, and come back as what they were."""
+"""Convolutions with kernel 1 are shared like linear layers, and restored as convolutions."""
 
 import copy
 
@@ -22,7 +22,7 @@ from residual_st.stacks import LayerStack
 
 
 class Layer(nn.Module):
-    """A conformer's convolution module: states (batch, time, width)."""
+    """The convolution module of a conformer, for states (batch, time, width)."""
 
     def __init__(self):
         super().__init__()
@@ -51,16 +51,16 @@ def run(layers, x):
 X = torch.randn(3, 9, 6)
 
 
-def test_only_convolutions_of_kernel_one_without_groups_are_matrices():
+def test_only_ungrouped_convolutions_with_kernel_1_are_matrices():
     layers = stack()
     assert [name for name, _ in matrices(layers[0])] == ["first", "second", "out"]
     assert matrix_parameters(layers) == 4 * (6 * 16 + 8 * 6 + 6 * 6)
     assert LayerStack(layers).uncovered == ["depthwise.weight", "wide.weight"]
-    others = [nn.Conv1d(4, 4, 1, stride=2), nn.Conv1d(4, 4, 1, padding=1), nn.Conv1d(4, 4, 1, groups=2), nn.Conv2d(4, 4, 1)]
-    assert not list(matrices(nn.Sequential(*others)))
+    unsupported = [nn.Conv1d(4, 4, 1, stride=2), nn.Conv1d(4, 4, 1, padding=1), nn.Conv1d(4, 4, 1, groups=2), nn.Conv2d(4, 4, 1)]
+    assert not list(matrices(nn.Sequential(*unsupported)))
 
 
-def test_the_weights_of_a_group_have_two_dimensions_and_each_term_has_a_gradient():
+def test_shared_weights_are_two_dimensional_and_every_term_has_a_gradient():
     layers = stack()
     shared_weights = share_layers(layers, form_of(layers, 2, rank=2))
     assert {name: tuple(value.shape) for name, value in shared_weights["1"].items()} == {
@@ -83,10 +83,10 @@ def test_the_weights_of_a_group_have_two_dimensions_and_each_term_has_a_gradient
 
 
 @pytest.mark.parametrize("group_size", [1, 2, 4])
-def test_sharing_starts_as_the_first_of_each_group_and_unsharing_gives_back_the_modules(group_size):
+def test_sharing_takes_the_first_of_each_group_and_unsharing_restores_the_modules(group_size):
     layers, names = stack(), list(stack().state_dict())
     expected = run([layers[index // group_size * group_size] for index in range(4)], X)
-    # biases and the other convolutions stay with their layers
+    # biases and other convolutions are not shared
     for index in range(4):
         first = layers[index // group_size * group_size]
         for name in ("first.bias", "depthwise.weight", "depthwise.bias", "wide.weight", "wide.bias", "out.bias"):
@@ -99,7 +99,7 @@ def test_sharing_starts_as_the_first_of_each_group_and_unsharing_gives_back_the_
     torch.testing.assert_close(run(layers, X), expected)
 
 
-def test_a_dense_form_leaves_them_untouched():
+def test_dense_form_keeps_the_modules():
     layers = stack()
     kept = list(layers.modules())
     shared_weights = share_layers(layers, form_of(layers, 1, rank=0, diagonal=False))
@@ -107,8 +107,8 @@ def test_a_dense_form_leaves_them_untouched():
     assert list(layers.modules()) == kept
 
 
-def test_alone_with_a_low_rank_or_whole():
-    """A rank for each of the three matrices: the first has a product alone, the second is whole, the last is shared."""
+def test_low_rank_and_full_matrices_without_sharing():
+    """A rank for each of the three matrices: the first is a low-rank product, the second is full, the last is shared."""
     layers = stack()
     second = layers[1].second
     shared_weights = share_layers(layers, form_of(layers, 4, rank=",".join(["=2/=6/0"] * 4)))
@@ -132,7 +132,7 @@ class Doubled(nn.Conv1d):
         (lambda layer: setattr(layer, "twin", layer.first), "twin of layer 1 and first of layer 1 are the same module"),
     ],
 )
-def test_refused_by_name(change, message):
+def test_unsupported_convolutions_are_refused_by_name(change, message):
     layers = stack()
     change(layers[1])
     before = copy.deepcopy(layers.state_dict())
@@ -142,7 +142,7 @@ def test_refused_by_name(change, message):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_stays(dtype):
+def test_half_precision_is_kept(dtype):
     layers = stack().to(dtype)
     shared_weights = share_layers(layers, form_of(layers, 2, rank=2))
     assert {value.dtype for value in [*layers.parameters(), *shared_weights.parameters()]} == {dtype}
@@ -161,7 +161,7 @@ def test_compression_at_full_rank_is_the_identity(calibrated):
     torch.testing.assert_close(run(layers, X), before, rtol=1e-4, atol=1e-5)
 
 
-def test_what_fails_is_undone():
+def test_failed_compression_is_undone():
     layers = stack()
     modules, before = list(layers.modules()), copy.deepcopy(layers.state_dict())
 

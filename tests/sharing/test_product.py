@@ -42,7 +42,7 @@ def by_the_equation(x, bias, shared, up, down, diagonal):
 @pytest.mark.parametrize(("rank", "diagonal"), itertools.product([0, 2], [True, False]))
 @pytest.mark.parametrize("with_bias", [True, False])
 @pytest.mark.parametrize("transposed", [True, False])
-def test_every_way_of_computing_it_is_the_equation(out_features, in_features, rank, diagonal, with_bias, transposed):
+def test_every_way_to_compute_the_product_matches_the_equation(out_features, in_features, rank, diagonal, with_bias, transposed):
     factors = terms(out_features, in_features, rank, diagonal)
     bias = torch.randn(out_features, dtype=torch.float64) if with_bias else None
     x = torch.randn(3, 5, in_features, dtype=torch.float64)
@@ -53,12 +53,12 @@ def test_every_way_of_computing_it_is_the_equation(out_features, in_features, ra
         torch.testing.assert_close(factor_by_factor(x.flatten(0, 1), bias, *factors), expected.flatten(0, 1))
         torch.testing.assert_close(nn.functional.linear(x, compose(*factors), bias), expected)
         torch.testing.assert_close(product(x, bias, *factors), expected)
-        assert compose(*factors).stride() == factors[0].stride(), "composing keeps the layout"
+        assert compose(*factors).stride() == factors[0].stride(), "composing keeps the memory layout"
 
 
 @pytest.mark.parametrize(("out_features", "in_features"), SHAPES)
 @pytest.mark.parametrize(("rank", "diagonal"), itertools.product([0, 2], [True, False]))
-def test_gradients_are_those_of_the_equation(out_features, in_features, rank, diagonal):
+def test_gradients_match_the_equation(out_features, in_features, rank, diagonal):
     factors = terms(out_features, in_features, rank, diagonal)
     bias = torch.randn(out_features, dtype=torch.float64, requires_grad=True)
     x = torch.randn(3, 5, in_features, dtype=torch.float64, requires_grad=True)
@@ -69,7 +69,7 @@ def test_gradients_are_those_of_the_equation(out_features, in_features, rank, di
 
 
 @pytest.mark.parametrize("trained", ["shared", "residual", "input"])
-def test_what_is_frozen_has_no_gradient_and_the_rest_has_its_own(trained):
+def test_frozen_terms_have_no_gradient(trained):
     factors = terms(6, 6, 2, True)
     x = torch.randn(5, 6, dtype=torch.float64, requires_grad=trained == "input")
     for term, kind in zip(factors, ("shared", "residual", "residual", "residual")):
@@ -81,7 +81,7 @@ def test_what_is_frozen_has_no_gradient_and_the_rest_has_its_own(trained):
     assert all(tensor.grad is None for tensor in (x, *factors) if not tensor.requires_grad)
 
 
-def test_gradients_of_layers_that_share_add_up():
+def test_gradients_of_sharing_layers_are_summed():
     owner = nn.ParameterDict({"w": nn.Parameter(torch.randn(6, 6, dtype=torch.float64))})
     layers = nn.Sequential(*(ResidualLinear(owner, "w", nn.Parameter(torch.zeros(6).double()), 2, True) for _ in range(3)))
     for parameter in layers.parameters():
@@ -96,7 +96,7 @@ def test_gradients_of_layers_that_share_add_up():
     torch.testing.assert_close([parameter.grad for parameter in parameters], list(expected))
 
 
-def test_nothing_is_kept_for_the_backward_pass_but_the_input_and_the_terms():
+def test_backward_pass_keeps_only_the_input_and_the_terms():
     factors = terms(6, 4, 2, True)
     x = torch.randn(5, 4, dtype=torch.float64)
     kept = []
@@ -105,7 +105,7 @@ def test_nothing_is_kept_for_the_backward_pass_but_the_input_and_the_terms():
     assert set(kept) == {tensor.data_ptr() for tensor in (x, *factors)}
 
 
-def test_autocast_computes_in_its_precision_forward_and_backward():
+def test_autocast_applies_to_forward_and_backward():
     factors = terms(6, 6, 2, True, torch.float32)
     x = torch.randn(50, 6, requires_grad=True)
     expected = torch.autograd.grad(by_the_equation(x, None, *factors).sum(), [x, *factors])
@@ -119,7 +119,7 @@ def test_autocast_computes_in_its_precision_forward_and_backward():
     torch.testing.assert_close(gradients, expected, rtol=0.05, atol=0.5)
 
 
-def test_few_positions_are_multiplied_factor_by_factor_and_many_are_not():
+def test_weight_is_composed_only_for_many_positions():
     shared, up, _, _ = terms(64, 32, 2, True)
     border = positions_to_compose(64, 32)
     assert not composing_pays(torch.empty(int(border * 0.9), 32, dtype=torch.float64), shared, up)
@@ -128,13 +128,13 @@ def test_few_positions_are_multiplied_factor_by_factor_and_many_are_not():
     assert composing_pays(torch.empty(1, 32), shared, up), "of another precision"
 
 
-def test_a_layer_that_was_tuned_composes_from_where_it_was_told():
+def test_tuned_layer_composes_from_its_threshold():
     shared, up, _, _ = terms(64, 32, 2, True)
     for positions in (5, 6):
         assert composing_pays(torch.empty(positions, 32, dtype=torch.float64), shared, up, compose_from=6) == (positions == 6)
 
 
-def test_transposing_the_storage_changes_no_value_and_no_owner():
+def test_transposed_storage_keeps_values_and_sharing():
     owner = nn.ParameterDict({"w": nn.Parameter(torch.randn(6, 4))})
     layer = ResidualLinear(owner, "w", None, 2, True)
     before = {name: parameter.clone() for name, parameter in owner.named_parameters()}

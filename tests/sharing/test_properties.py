@@ -1,4 +1,4 @@
-"""What holds for every plan, every list of ranks and every form."""
+"""Properties of random plans, ranks and forms."""
 
 from argparse import Namespace
 
@@ -15,7 +15,7 @@ from residual_st.sharing.layers import unshare_layers
 from residual_st.sharing.plan import PATTERNS, SharingPlan
 from residual_st.sharing.ranks import Alone, ResidualRanks
 
-MATRICES = ("0", "2")  # of a layer of `Stack`
+MATRICES = ("0", "2")  # in a layer of `Stack`
 WIDTH, INNER = 6, 8
 
 
@@ -42,7 +42,7 @@ def forms(draw) -> SharedForm:
 
 
 @given(st.integers(1, 40), st.data(), st.sampled_from(PATTERNS))
-def test_a_plan_uses_every_group_and_none_is_too_large(layers, data, pattern):
+def test_plan_uses_every_group_and_respects_the_group_size(layers, data, pattern):
     group_size = data.draw(st.integers(1, layers))
     plan = SharingPlan.make(layers, group_size, pattern)
     assert set(plan.groups) == set(range(plan.n_groups))
@@ -51,14 +51,14 @@ def test_a_plan_uses_every_group_and_none_is_too_large(layers, data, pattern):
 
 
 @given(forms())
-def test_flags_describe_a_form_wholly(form):
+def test_flags_describe_a_form_completely(form):
     flags = Namespace(**form.to_flags("encoder_"))
     assert SharedForm.from_flags(flags, "encoder_", MATRICES) == form
     assert SharingPlan.make(len(form.plan.groups), 1, str(form.plan)) == form.plan
 
 
 @given(st.text() | st.lists(st.integers(-3, 9), max_size=8).map(lambda groups: ",".join(map(str, groups))), st.integers(1, 8))
-def test_any_pattern_is_a_plan_or_is_refused(pattern, layers):
+def test_any_pattern_is_accepted_or_refused(pattern, layers):
     try:
         plan = SharingPlan.make(layers, 1, pattern)
     except InputError:
@@ -67,7 +67,7 @@ def test_any_pattern_is_a_plan_or_is_refused(pattern, layers):
 
 
 @given(st.text(alphabet="0123456789=/,- x²٣") | st.text(), st.integers(1, 4))
-def test_any_ranks_are_ranks_or_are_refused(text, layers):
+def test_any_ranks_are_accepted_or_refused(text, layers):
     try:
         ranks = ResidualRanks.make(text, layers, MATRICES)
     except InputError:
@@ -79,7 +79,7 @@ def test_any_ranks_are_ranks_or_are_refused(text, layers):
 
 @settings(deadline=None, max_examples=60)
 @given(forms())
-def test_a_stack_of_any_form_keeps_one_u_and_unshares_to_the_same_function(form):
+def test_stack_of_any_form_stores_each_u_once_and_unshares_exactly(form):
     torch.manual_seed(1)
     layers = nn.ModuleList(nn.Sequential(nn.Linear(WIDTH, INNER), nn.ReLU(), nn.Linear(INNER, WIDTH)) for _ in form.plan.groups)
     model = nn.Module()
@@ -108,7 +108,7 @@ def test_a_stack_of_any_form_keeps_one_u_and_unshares_to_the_same_function(form)
 
 
 @given(st.integers(WIDTH + 1, 10**9))
-def test_a_rank_above_the_smaller_side_is_refused(rank):
+def test_rank_above_the_smaller_side_is_refused(rank):
     layers = nn.ModuleList(nn.Sequential(nn.Linear(WIDTH, INNER), nn.ReLU(), nn.Linear(INNER, WIDTH)) for _ in range(2))
     with pytest.raises(InputError, match="does not fit"):
         form_of(layers, group_size=2, rank=rank)

@@ -10,7 +10,7 @@ NAMES = ("k_proj", "v_proj", "q_proj", "out_proj", "fc1", "fc2")
     ("text", "rows"),
     [(2, ((2,) * 6,) * 3), (0, ((0,) * 6,) * 3), ("1,2,3", ((1,) * 6, (2,) * 6, (3,) * 6)), ("4,1/2/3/4/5/6,0", None)],
 )
-def test_every_spelling_comes_back(text, rows):
+def test_every_notation_is_parsed_and_written_back(text, rows):
     ranks = ResidualRanks.make(text, layers=3, matrices=NAMES)
     assert str(ranks.to_flag()) == str(text)
     assert ResidualRanks.make(ranks.to_flag(), 3, NAMES) == ranks
@@ -18,7 +18,7 @@ def test_every_spelling_comes_back(text, rows):
         assert ranks.rows == rows
 
 
-def test_one_row_for_all_layers():
+def test_one_row_applies_to_all_layers():
     assert ResidualRanks.make("1/2", layers=3, matrices=("a", "b")).rows == ((1, 2),) * 3
 
 
@@ -32,6 +32,6 @@ def test_one_row_for_all_layers():
         ("1,,2", "is not known"),
     ],
 )
-def test_refusals(text, message):
+def test_invalid_ranks_are_refused(text, message):
     with pytest.raises(InputError, match=message):
         ResidualRanks.make(text, layers=3, matrices=NAMES)

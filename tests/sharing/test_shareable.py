@@ -1,4 +1,4 @@
-"""Stacks that share, and those that are refused by name: nothing is then changed."""
+"""Stacks that cannot be shared are refused by name and left unchanged."""
 
 import copy
 import operator
@@ -37,19 +37,19 @@ def stack(count=4, change=lambda layers: None) -> nn.ModuleList:
     return layers
 
 
-def quantised_while_training(layers):
+def quantised_in_training(layers):
     layers[1].a = quant_noise(layers[1].a, 0.5, 2)
 
 
-def with_a_forward_of_its_own(layers):
+def with_replaced_forward(layers):
     layers[1].b.forward = lambda x: x
 
 
-def twice_in_a_layer(layers):
+def used_twice_in_a_layer(layers):
     layers[2].c = layers[2].a
 
 
-def one_name_when_saved(layers):
+def with_clashing_names(layers):
     for layer in layers:
         layer.a, layer.a_b = nn.Sequential(), nn.Linear(6, 6)
         layer.a.b = nn.Linear(6, 6)
@@ -60,14 +60,14 @@ REFUSED = [
     (lambda layers: parametrizations.orthogonal(layers[0].a), "a of layer 0 is a ParametrizedLinear, which may compute more"),
     (lambda layers: weight_norm(layers[1].a), "a of layer 1 has bias, weight_g, weight_v instead of weight and bias"),
     (lambda layers: prune.random_unstructured(layers[1].b, "weight", 0.5), "b of layer 1 has bias, weight_mask, weight_orig"),
-    (quantised_while_training, r"a of layer 1 has the hook quant_noise.*, which sharing would drop"),
-    (with_a_forward_of_its_own, "b of layer 1 has its own forward"),
-    (twice_in_a_layer, "c of layer 2 and a of layer 2 are the same module"),
+    (quantised_in_training, r"a of layer 1 has the hook quant_noise.*, which sharing would drop"),
+    (with_replaced_forward, "b of layer 1 has its own forward"),
+    (used_twice_in_a_layer, "c of layer 2 and a of layer 2 are the same module"),
     (lambda layers: layers[3].register_module("a", layers[1].a), "a of layer 3 and a of layer 1 are the same module"),
     (lambda layers: layers.__setitem__(2, layers[0]), "layer 2 and layer 0 are the same module"),
     (lambda layers: setattr(layers[3].a, "weight", layers[0].a.weight), "a of layer 3 has the same weight as a of layer 0"),
     (lambda layers: setattr(layers[1], "copy", layers[1].a.weight), "a of layer 1 is also 1.copy of ModuleList"),
-    (one_name_when_saved, r"the matrices a_b and a.b would both be saved as a_b|a.b and a_b would both be saved as a_b"),
+    (with_clashing_names, r"the matrices a_b and a.b would both be saved as a_b|a.b and a_b would both be saved as a_b"),
     (lambda layers: layers[0].register_module("a", nn.Identity()), "layer 1 has different matrices from layer 0"),
     (lambda layers: layers.__setitem__(0, nn.ReLU()), "layer 0 has no torch.nn.Linear or torch.nn.Conv1d with kernel 1 to share"),
     (lambda layers: layers[1].double(), "a of layer 1 is torch.float64 on cpu, but torch.float32 on cpu in another layer"),
@@ -75,7 +75,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("change", "message"), REFUSED, ids=[message[:40] for _, message in REFUSED])
-def test_refused_by_name_with_nothing_changed(change, message):
+def test_unshareable_stack_is_refused_and_unchanged(change, message):
     layers = stack(change=change)
     modules, state = list(layers.modules()), copy.deepcopy(layers.state_dict())
     with pytest.raises(InputError, match=message):
@@ -91,7 +91,7 @@ def test_refused_by_name_with_nothing_changed(change, message):
     assert all(torch.equal(value, layers.state_dict()[name]) for name, value in state.items())
 
 
-def test_a_stack_without_linear_layers_says_where_its_weights_are():
+def test_refusal_names_the_modules_that_contain_the_weights():
     layers = nn.ModuleList(nn.Sequential(nn.Conv1d(4, 4, 3), nn.ReLU()) for _ in range(2))
     with pytest.raises(InputError, match=r"layer 0 has no torch.nn.Linear.*; its weights are in Conv1d \(0\)"):
         form_of(layers, 2)
@@ -104,14 +104,14 @@ def test_a_stack_without_linear_layers_says_where_its_weights_are():
         form_of([Layer(), Layer()], 2)
 
 
-def test_layers_that_share_already_are_refused():
+def test_shared_layers_are_refused():
     layers = stack()
     share_layers(layers, form_of(layers, 2))
     with pytest.raises(InputError, match="a of layer 0 is already shared"):
         form_of(layers, 2)
 
 
-def test_one_weight_in_a_group_stays_one():
+def test_weights_tied_within_a_group_are_accepted():
     layers = stack()
     layers[1].a.weight = layers[0].a.weight
     weight = layers[0].a.weight
@@ -125,8 +125,8 @@ class Model(nn.Module):
         self.layers = stack()
 
 
-def test_compression_refuses_what_stands_outside_the_layers_too():
-    """Which sharing alone cannot see: it knows the layers only."""
+def test_compression_refuses_weights_tied_outside_the_layers():
+    """Sharing itself sees only the layers."""
     tied, held, biased = Model(), Model(), Model()
     tied.head = nn.Embedding(8, 6)
     tied.head.weight = tied.layers[2].a.weight
@@ -142,10 +142,10 @@ def test_compression_refuses_what_stands_outside_the_layers_too():
         assert not hasattr(model, "shared_weights")
 
 
-def test_matrices_alone_start_alike_and_are_not_tied():
-    """A model's layers are built with one tensor for what their group shares, and with their own for what each has alone."""
+def test_matrices_without_sharing_start_equal_and_are_not_tied():
+    """Layers of a group are built with one tensor for each shared matrix, and with separate tensors for the others."""
     dense = tiny_model("s2t_transformer_s").eval()
-    rank = "2/2/=3/=32/=4/2"  # the fourth is the full rank, which keeps the matrix
+    rank = "2/2/=3/=32/=4/2"  # the fourth is full rank, which keeps the matrix
     compress(dense, CompressionConfig(group_size=3, rank=rank))
     loaded = tiny_model(encoder_group_size=3, encoder_residual_rank=rank)
     loaded.load_state_dict(dense.state_dict())
@@ -153,7 +153,7 @@ def test_matrices_alone_start_alike_and_are_not_tied():
         assert torch.equal(loaded.state_dict()[name], value), name
 
 
-def test_alone_is_equal_to_itself_only():
+def test_equality_of_ranks_without_sharing():
     two = Alone(2)
     for one, other, same in ((two, Alone(2), True), (two, 2, False), (2, two, False), (two, Alone(3), False)):
         assert operator.eq(one, other) is same and operator.ne(one, other) is not same
@@ -164,8 +164,8 @@ NONSENSE = [0, -1, 2.0, 2.5, float("nan"), float("inf"), True, "x", "", "2", Non
 
 
 @pytest.mark.parametrize("value", NONSENSE, ids=repr)
-def test_a_number_is_used_or_refused(value):
-    """Whatever is given for a number, nothing but an InputError comes back."""
+def test_any_value_for_a_number_is_used_or_refused(value):
+    """Any invalid value raises an InputError and no other exception."""
     layers = stack()
     for options in ({"group_size": value}, {"rank": value}, {"pattern": value}):
         try:
@@ -176,6 +176,6 @@ def test_a_number_is_used_or_refused(value):
             share_layers(copy.deepcopy(layers), form)
 
 
-def test_a_list_of_groups_with_a_gap_takes_no_time():
+def test_list_of_groups_with_a_large_gap_is_refused_quickly():
     with pytest.raises(InputError, match="must use every group"):
         form_of(stack(), pattern="0,0,99999999999999,1")

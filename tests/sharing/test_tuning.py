@@ -20,15 +20,15 @@ def linears(stack: nn.Module) -> list[ResidualLinear]:
     return [module for module in stack.modules() if isinstance(module, ResidualLinear)]
 
 
-def test_every_layer_is_told_from_where_on_composing_pays(stack, monkeypatch):
-    seconds = itertools.cycle([2, 9, 5])  # to compose, factor by factor, and with a composed weight
+def test_each_layer_gets_the_threshold_at_which_composing_is_faster(stack, monkeypatch):
+    seconds = itertools.cycle([2, 9, 5])  # seconds to compose, to multiply factor by factor, and to multiply with a composed weight
     monkeypatch.setattr(tuning, "_least_seconds", lambda functions: next(seconds))
     assert {each.compose_from for each in linears(stack)} == {None}
     assert tune_products(stack) == {(64, 32, 3): 256 * 2 / (9 - 5), (64, 64, 3): 256 * 2 / (9 - 5)}
     assert {each.compose_from for each in linears(copy.deepcopy(stack))} == {128}
 
 
-def test_by_a_real_clock(stack):
+def test_tuning_with_real_times(stack):
     crossings = tune_products(stack)
     assert all(0 < crossing < float("inf") for crossing in crossings.values())
     x, linear = torch.randn(50, 32), linears(stack)[0]
@@ -36,6 +36,6 @@ def test_by_a_real_clock(stack):
         torch.testing.assert_close(linear(x), nn.functional.linear(x, linear.weight, linear.bias))
 
 
-def test_what_is_not_chosen_on_a_cpu_in_float32_is_left(stack):
+def test_only_float32_products_on_a_cpu_are_tuned(stack):
     assert tune_products(stack.double()) == {}
     assert tune_products(nn.Linear(3, 3)) == {}

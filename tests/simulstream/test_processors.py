@@ -1,4 +1,4 @@
-"""simulstream's own commands with exported models."""
+"""simulstream's commands with exported models."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ from residual_st.simulstream.pieces import Pieces, text_of  # noqa: E402
 from residual_st.streaming import Stream  # noqa: E402
 
 CONFIGS = sorted((ROOT / "configs").glob("simulstream_s[tl]*.yaml"))
-# its scorer of BLEU cannot be started without COMET, which it then does not use, and which is made for numpy before 2
+# its BLEU scorer imports COMET without using it, and COMET needs numpy before 2
 SCORE_QUALITY = """
 import importlib.util, sys, types
 if importlib.util.find_spec("comet") is None:
@@ -57,7 +57,7 @@ def outputs_of(processor, samples, chunk=RATE, languages=None) -> list:
 
 
 def text_after(outputs) -> str:
-    """What is left of tokens; those that are taken back are the last ones."""
+    """The text after all outputs. Deleted tokens are always the last ones."""
     tokens = []
     for output in outputs:
         if output.deleted_tokens:
@@ -67,8 +67,8 @@ def text_after(outputs) -> str:
     return text_of(tokens).strip()
 
 
-def test_inference_and_scores_by_its_own_commands(exported, tmp_path):
-    """`simulstream_inference`, the scorers and the statistics, as its documentation calls them."""
+def test_simulstream_commands_run_and_score(exported, tmp_path):
+    """`simulstream_inference`, the scorers and the statistics, with the arguments of its documentation."""
     soundfile.write(tmp_path / "talk.wav", talk(), RATE, "PCM_16")
     (tmp_path / "talks.txt").write_text("talk.wav\n")
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config_of(ROOT / "configs" / "simulstream_stream.yaml", exported)))
@@ -96,11 +96,11 @@ def test_inference_and_scores_by_its_own_commands(exported, tmp_path):
 
 
 @pytest.mark.parametrize("policy", ["local-agreement", "alignatt", "retranslation"])
-def test_a_stream_puts_out_its_text(policy, exported):
+def test_processor_outputs_the_text_of_a_stream(policy, exported):
     sound = np.concatenate([talk(), talk()])
     processor = processor_of(ROOT / "configs" / "simulstream_stream.yaml", exported, policy=policy)
     expected = " ".join(segment.text for segment in segments_of(updates_of(Stream(exported, policy, Settings(beam=1)), sound)))
-    for _ in range(2):  # a processor is used again
+    for _ in range(2):  # processors are reused
         outputs = outputs_of(processor, sound)
         assert text_after(outputs) == expected
         is_revised = any(output.deleted_tokens for output in outputs)
@@ -108,7 +108,7 @@ def test_a_stream_puts_out_its_text(policy, exported):
         assert "".join(output.new_string for output in outputs).strip() == expected or is_revised
 
 
-def test_a_stream_puts_out_what_its_ctc_head_writes(streaming_ctc):
+def test_processor_outputs_the_text_of_the_ctc_head(streaming_ctc):
     folder = streaming_ctc[-1]
     processor = processor_of(ROOT / "configs" / "simulstream_stream.yaml", folder, policy="ctc")
     outputs = outputs_of(processor, talk())
@@ -118,7 +118,7 @@ def test_a_stream_puts_out_what_its_ctc_head_writes(streaming_ctc):
 
 
 @pytest.mark.parametrize("name", ["streamatt", "sliding_window"])
-def test_simulstreams_own_policies(name, exported):
+def test_simulstream_policies_run(name, exported):
     processor = processor_of(ROOT / "configs" / f"simulstream_{name}.yaml", exported, max_tokens_per_second=4)
     outputs = outputs_of(processor, talk())
     assert text_after(outputs)
@@ -127,8 +127,8 @@ def test_simulstreams_own_policies(name, exported):
     assert text_after(outputs_of(processor, talk())) == text_after(outputs)
 
 
-def test_ten_clients_at_once_over_a_web_socket(exported):
-    """Faster than real time, in empty and odd pieces; one leaves in the middle."""
+def test_ten_simultaneous_websocket_clients(exported):
+    """They send faster than real time, in empty pieces and pieces that split samples; one disconnects."""
     websockets = pytest.importorskip("websockets")
     from websockets.asyncio.server import serve
 
@@ -160,13 +160,13 @@ def test_ten_clients_at_once_over_a_web_socket(exported):
     assert texts.pop(4) == "" and len({*texts}) == 1 and texts[0]
 
 
-def test_checkpoints_are_exported_when_they_are_loaded(shared_checkpoint, data, exported):
+def test_checkpoint_is_exported_on_loading(shared_checkpoint, data, exported):
     path = ROOT / "configs" / "simulstream_stream.yaml"
     loaded = processor_of(path, shared_checkpoint, data=str(data))
     assert text_after(outputs_of(loaded, talk())) == text_after(outputs_of(processor_of(path, exported), talk()))
 
 
-def test_whisper_with_its_task_and_languages(tmp_path):
+def test_whisper_uses_task_and_languages(tmp_path):
     pytest.importorskip("residual_st.huggingface")
     from tiny_whisper import SETTINGS, WORDS, save_whisper
 
@@ -175,16 +175,16 @@ def test_whisper_with_its_task_and_languages(tmp_path):
     for path in CONFIGS:
         model = folder if path.stem == "simulstream_stream" else tmp_path / "model"
         processor = processor_of(path, model, task="transcribe", source_lang="de")
-        asked = outputs_of(processor, talk())
-        told = outputs_of(processor_of(path, model), talk(), languages={"source_lang": "German", "target_lang": "de"})
-        other = outputs_of(processor, talk(), languages={"source_lang": "en"})
-        assert text_after(asked) and text_after(told) == text_after(asked)
-        assert text_after(other) != text_after(asked)
+        as_configured = outputs_of(processor, talk())
+        with_languages = outputs_of(processor_of(path, model), talk(), languages={"source_lang": "German", "target_lang": "de"})
+        with_source_language = outputs_of(processor, talk(), languages={"source_lang": "en"})
+        assert text_after(as_configured) and text_after(with_languages) == text_after(as_configured)
+        assert text_after(with_source_language) != text_after(as_configured)
     with pytest.raises(InputError, match="source_lang=xx is not supported by this model"):
         outputs_of(processor, talk(), languages={"source_lang": "xx"})
 
 
-def test_what_a_model_cannot_is_refused(exported, tmp_path, monkeypatch):
+def test_unsupported_settings_are_refused(exported, tmp_path, monkeypatch):
     stream, streamatt, window = (
         ROOT / "configs" / f"simulstream_{name}.yaml" for name in ("stream", "streamatt", "sliding_window")
     )
@@ -200,8 +200,8 @@ def test_what_a_model_cannot_is_refused(exported, tmp_path, monkeypatch):
         processor_of(streamatt, exported)
 
 
-def test_tokens_are_whole_letters_and_go_back_to_their_words():
-    """Bytes of sentencepiece, and bytes of which one letter is several words."""
+def test_tokens_are_complete_characters_and_map_back_to_words():
+    """With sentencepiece bytes, and with byte-level words that form one character together."""
     pieces = Pieces(Vocabulary(["<s>", "▁a", "<0xE7>", "<0x88>", "<0xB1>", "b"], "sentencepiece", 0, [], 0, None, None, [0]))
     assert pieces.tokens([1, 2, 3, 4, 5]) == ["▁a", "爱", "b"]
     assert pieces.words(["爱", "b", "▁a"]) == [2, 3, 4, 5, 1]

@@ -1,4 +1,4 @@
-"""Where the stacks of a model are, whoever wrote it."""
+"""Locating the stacks of layers in models of any library."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from residual_st.stacks import heaviest_stack, stack_of, stacks_in
 
 
 class Mixture(nn.Module):
-    """A layer with a list inside."""
+    """A layer that contains a list."""
 
     def __init__(self, width=8):
         super().__init__()
@@ -35,8 +35,8 @@ class Model(nn.Module):
         self.alone = nn.ModuleList([nn.Sequential(nn.Linear(50, 50))])
 
 
-def test_stacks_are_lists_of_layers_of_one_class_that_hold_matrices():
-    """A list inside a layer of a stack is a part of it; one inside anything else stands for itself."""
+def test_stacks_are_lists_of_layers_of_one_class_with_matrices():
+    """A list inside a layer of a stack is part of that stack. Other lists are separate stacks."""
     model = Model()
     assert list(stacks_in(model)) == ["mixed.1.experts", "encoder.layers", "small"]
     assert heaviest_stack(model.encoder) == ("layers", model.encoder.layers)
@@ -44,7 +44,7 @@ def test_stacks_are_lists_of_layers_of_one_class_that_hold_matrices():
     assert heaviest_stack(model, "small")[1] is model.small
 
 
-def test_how_heavy_a_stack_is_does_not_change_when_its_layers_share():
+def test_order_of_stacks_does_not_depend_on_sharing():
     model = nn.Module()
     model.light = nn.ModuleList(nn.Sequential(nn.Linear(8, 8)) for _ in range(4))
     model.heavy = nn.ModuleList(nn.Sequential(nn.Linear(8, 10)) for _ in range(4))
@@ -52,7 +52,7 @@ def test_how_heavy_a_stack_is_does_not_change_when_its_layers_share():
     assert heaviest_stack(model)[0] == "heavy"
 
 
-def test_a_name_that_is_no_stack_is_refused_with_those_that_are():
+def test_unknown_stack_is_refused_with_the_known_names():
     message = r"Model has no stack of layers 'heads'; it must be one of mixed.1.experts, encoder.layers, small"
     with pytest.raises(InputError, match=message):
         heaviest_stack(Model(), "heads")
@@ -60,7 +60,7 @@ def test_a_name_that_is_no_stack_is_refused_with_those_that_are():
         heaviest_stack(nn.LayerNorm(3))
 
 
-def test_fairseqs_encoders_have_theirs():
+def test_stacks_of_fairseq_encoders_are_located():
     assert heaviest_stack(tiny_model("s2t_transformer_s").encoder)[0] == "transformer_layers"
     wav2vec = TransformerEncoder(
         Wav2Vec2Config(
@@ -80,8 +80,8 @@ def run(layers, states):
     return states
 
 
-def test_layers_whose_forward_is_wrapped_and_lists_that_drop_layers():
-    """Activation checkpointing patches `forward`; LayerDrop leaves layers out where the list is iterated over in training."""
+def test_checkpointed_layers_and_layerdrop_lists_are_stacks():
+    """Activation checkpointing replaces `forward`. LayerDrop skips layers when the list is iterated in training."""
     torch.manual_seed(1)
     model = nn.Module()
     model.layers = LayerDropModuleList(0.9, [checkpoint_wrapper(conformer_layer()) for _ in range(4)])

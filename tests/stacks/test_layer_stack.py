@@ -1,4 +1,4 @@
-"""Stacks of no library that is known, and what is refused."""
+"""LayerStack of models of unknown libraries."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ from residual_st.stacks import LayerStack, no_padding, recorded_calls, stack_of
 
 
 class Layer(nn.Module):
-    """Batch first, with a mask that is True where there is something, called by keywords, with a tuple for an output."""
+    """A batch-first layer with a mask that is True at valid positions, called by keywords, that returns a tuple."""
 
     def __init__(self, width=8):
         super().__init__()
@@ -53,7 +53,7 @@ def loss(model, batch):
     return (out if there is None else out[there]).pow(3).sum()
 
 
-def test_moments_of_a_padded_batch_are_those_of_its_utterances():
+def test_moments_of_a_padded_batch_equal_those_of_its_utterances():
     model = Model()
     apart = [(STATES[:1].clone(), None), (STATES[1:, :5].clone(), None)]
     one, two = (gather(model, model.stack, Calibration(batches, loss)) for batches in ([(STATES, THERE)], apart))
@@ -65,7 +65,7 @@ def test_moments_of_a_padded_batch_are_those_of_its_utterances():
             torch.testing.assert_close(moments[name].gradient_squares, wanted, rtol=1e-4, atol=1e-5 * wanted.abs().max().item())
 
 
-def test_full_rank_is_the_identity_and_the_owner_has_each_u_once():
+def test_full_rank_keeps_the_outputs_and_each_u_is_owned_once():
     model = Model()
     before = model(STATES, THERE)
     calibration = Calibration([(STATES, THERE)], loss, lambda model, batch: model(*batch))
@@ -75,24 +75,24 @@ def test_full_rank_is_the_identity_and_the_owner_has_each_u_once():
     assert result.uncovered == []
 
 
-def test_refinement_finds_the_stack_in_its_copy():
-    """The loss is one that a model as good as the dense one has least of: by it the result is kept or taken back."""
+def test_refinement_locates_the_stack_in_a_copy_of_the_model():
+    """The loss is minimal for the dense model, and decides whether the refined weights are kept."""
     model = Model()
-    wanted = model(STATES, THERE).detach()
+    expected = model(STATES, THERE).detach()
 
     def loss(model, batch):
-        return 1 + (model(*batch) - wanted)[THERE].square().sum()
+        return 1 + (model(*batch) - expected)[THERE].square().sum()
 
     def distance(updates):
-        other = Model()
+        student = Model()
         calibration = Calibration([(STATES, THERE)], loss, lambda model, batch: model(*batch))
         compress(
-            other,
+            student,
             CompressionConfig(group_size=4, rank=0, diagonal=False, refine_updates=updates),
-            stack=other.stack,
+            stack=student.stack,
             calibration=calibration,
         )
-        return (other(STATES, THERE) - wanted)[THERE].norm().item()
+        return (student(STATES, THERE) - expected)[THERE].norm().item()
 
     assert distance(60) < 0.8 * distance(0)
 
@@ -110,7 +110,7 @@ def test_unshare_is_the_inverse_of_share():
     assert list(model.state_dict()) == list(Model().state_dict())
 
 
-def test_calls_are_recorded_with_what_goes_in_and_comes_out():
+def test_inputs_and_outputs_of_calls_are_recorded():
     model = Model()
     with recorded_calls(model.stack, [1, 3]) as calls:
         out = model(STATES, THERE)
@@ -120,7 +120,7 @@ def test_calls_are_recorded_with_what_goes_in_and_comes_out():
     assert torch.equal(model.blocks[1](calls[1].inputs, THERE)[0], calls[1].output)
 
 
-def test_hidden_states_are_told_from_a_mask_by_the_layers_own_parameters():
+def test_hidden_states_are_distinguished_from_masks_by_parameter_names():
     model = Model()
     there, half = torch.ones(2, 9), STATES.double()
 
@@ -146,7 +146,7 @@ def test_hidden_states_are_told_from_a_mask_by_the_layers_own_parameters():
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
-def test_weights_of_no_linear_layer_are_named():
+def test_weights_outside_linear_layers_are_reported():
     class Convolving(Layer):
         def __init__(self):
             super().__init__()
@@ -155,8 +155,8 @@ def test_weights_of_no_linear_layer_are_named():
     assert LayerStack(nn.ModuleList([Convolving(), Convolving()])).uncovered == ["convolution.weight"]
 
 
-def test_torchs_own_layers_share_what_they_call_and_are_refused_where_that_cannot_be_seen():
-    """Queries, keys and values are one matrix of no `nn.Linear` there, and the output's matrix is read and not called."""
+def test_torch_transformer_layers_share_only_modules_that_they_call():
+    """Their queries, keys and values are one parameter outside of `nn.Linear`, and the output projection is read, not called."""
     layers = nn.ModuleList(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True) for _ in range(4)).eval()
     stack = LayerStack(layers)
     assert stack.uncovered == ["self_attn.in_proj_weight"]
@@ -174,7 +174,7 @@ def test_torchs_own_layers_share_what_they_call_and_are_refused_where_that_canno
     assert result.uncovered == ["self_attn.in_proj_weight"]
 
 
-def test_a_mask_that_is_not_described_is_refused():
+def test_undescribed_mask_is_refused():
     layers = nn.ModuleList(Layer() for _ in range(2))
 
     def run(layers, batch):
@@ -189,15 +189,15 @@ def test_a_mask_that_is_not_described_is_refused():
         gather(layers, stack, Calibration([(STATES, THERE)], run))
 
 
-def test_a_model_of_no_known_kind_is_refused():
+def test_model_of_unknown_kind_is_refused():
     with pytest.raises(InputError, match="Model has no known stack of encoder layers"):
         compress(Model())
     with pytest.raises(InputError, match="the list of layers to share is empty"):
         LayerStack(nn.ModuleList())
 
 
-def test_the_core_needs_no_fairseq():
-    """A process in which neither fairseq nor transformers can be imported, nor anything but torch, numpy and scipy."""
+def test_core_needs_no_fairseq():
+    """In a process that cannot import fairseq, transformers or other packages besides torch, numpy and scipy."""
     program = """
 import sys
 for name in ("fairseq", "transformers", "omegaconf", "sacrebleu", "soundfile", "sentencepiece", "yaml"):

@@ -1,4 +1,4 @@
-"""Where padding is, in states of any layout: found by their shapes, and never guessed."""
+"""Padding in states of any layout is identified from their shapes, and ambiguous shapes are refused."""
 
 import pytest
 import torch
@@ -13,8 +13,8 @@ WIDTH, HEADS = 8, 4
 
 
 class Layer(nn.Module):
-    """Time first outside and batch first inside, as ESPnet's attention is in fairseq's conformer, with a convolution and a matrix
-    that sees each head, as WavLM's does.
+    """Time-first outside and batch-first inside, like ESPnet attention in fairseq's conformer, with a convolution and a matrix
+    applied to each head, as in WavLM.
     """
 
     def __init__(self):
@@ -66,14 +66,14 @@ def assert_equal(actual, expected):
         for name in actual_sum:
             assert actual_sum[name].count == expected_sum[name].count
             for sums in ("input_mean", "input_covariance", "gradient_squares"):
-                wanted = getattr(expected_sum[name], sums)
+                expected_value = getattr(expected_sum[name], sums)
                 torch.testing.assert_close(
-                    getattr(actual_sum[name], sums), wanted, rtol=1e-4, atol=1e-4 * wanted.abs().max().item()
+                    getattr(actual_sum[name], sums), expected_value, rtol=1e-4, atol=1e-4 * expected_value.abs().max().item()
                 )
 
 
-def test_padding_counts_in_no_layout(layers):
-    """Two utterances together, the shorter one padded, have the moments of the two apart."""
+def test_padding_is_ignored_in_every_layout(layers):
+    """A batch of two utterances, the shorter one padded, has the moments of the two without padding."""
     states, mask, positions = batch_of(9, 5)
     apart = [(states[:, :1], None, positions), (states[:5, 1:], None, positions)]
     together, expected = moments_of(layers, (states, mask, positions)), moments_of(layers, *apart)
@@ -84,7 +84,7 @@ def test_padding_counts_in_no_layout(layers):
         "head": 14 * HEADS,
         "positions": 17,
     }
-    for matrices in (*together, *expected):  # which both utterances have in common
+    for matrices in (*together, *expected):  # shared by both utterances
         del matrices["positions"]
     assert_equal(together, expected)
 
@@ -96,28 +96,28 @@ def test_positions_may_be_repeated_for_each_utterance(layers):
 
 
 @pytest.mark.parametrize("unclear", [(5, 5, 5, 4, 2), (9, 5, 5, 2)], ids=["as many utterances as positions", "as many as heads"])
-def test_a_batch_that_fits_in_two_ways_is_counted_once_another_makes_it_clear(layers, unclear):
+def test_ambiguous_batch_is_counted_after_an_unambiguous_one(layers, unclear):
     clear = batch_of(9, 5, 3)
     assert_equal(moments_of(layers, batch_of(*unclear), clear), moments_of(layers, clear, batch_of(*unclear)))
 
 
-def test_what_no_batch_makes_clear_is_refused(layers):
+def test_layout_that_stays_ambiguous_is_refused(layers):
     square = batch_of(3, 2, 3)
     message = r"the inputs of outside of shape \(3, 3, 8\) fit a mask of shape \(3, 3\) in several ways; give a batch in which"
     with pytest.raises(InputError, match=message):
         moments_of(layers, square, square)
 
 
-def test_a_mask_without_padding_needs_no_layout(layers):
+def test_mask_without_padding_needs_no_layout(layers):
     assert_equal(moments_of(layers, batch_of(3, 3, 3)), moments_of(layers, batch_of(3, 3, 3, padded=False)))
 
 
 def test_compression_at_full_rank_is_the_identity(layers):
-    """All stages run in all layouts, though the first batch is unclear."""
+    """All stages run in all layouts, although the first batch is ambiguous."""
     batches = [batch_of(5, 5, 5, 4, 2), batch_of(9, 5), batch_of(7, 7, 3)]
     before = {id(batch): run(layers, batch).detach() for batch in batches}
 
-    def distance(layers, batch):  # of which refinement, too, can leave no less
+    def distance(layers, batch):  # 0 for the dense model, so that refinement cannot go below
         return 1 + (run(layers, batch) - before[id(batch)])[~batch[1].T].square().sum()
 
     calibration = Calibration(batches, distance, run)

@@ -1,4 +1,4 @@
-"""What may be renamed in which attention: the outputs stay, and more than that would change them."""
+"""Permutations and rotations that keep the outputs of each kind of attention, and no weaker restriction does."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ MASK = torch.tensor([[False] * TIME, [False] * 4 + [True] * 3])
 
 
 class Rotary(nn.Module):
-    """Attention whose queries and keys are turned by their positions (arXiv 2104.09864); fairseq's turns its inputs."""
+    """Attention that rotates queries and keys by position (arXiv 2104.09864). fairseq's rotates the inputs instead."""
 
     def __init__(self):
         super().__init__()
@@ -47,7 +47,7 @@ def conformer(attention, positions):
     return ConformerEncoderLayer(WIDTH, 24, HEADS, 0.0, False, 3, attn_type=attention, pos_enc_type=positions)
 
 
-# a layer, the names in its attention, and the positions as `attention_heads` is told of them
+# a layer, the matrices of its attention, and the `positions` for `attention_heads`
 LAYERS = {
     "fairseq's attention": (lambda: conformer(None, "abs"), FAIRSEQ, "absolute"),
     "ESPnet's": (lambda: conformer("espnet", "abs"), ESPNET, "absolute"),
@@ -68,7 +68,7 @@ def drawn(make, seed, count=3):
 
 
 def change_of_outputs(layers, symmetries) -> float:
-    """How far aligning layers to each other moves what they compute; that it moves their weights is made sure of."""
+    """How much alignment changes the outputs. Asserts that it changes the weights."""
     x = torch.randn(TIME, 2, WIDTH, generator=torch.Generator().manual_seed(1))
     positions = RelPositionalEncoding(TIME, WIDTH)(x)
     before = [layer(x, MASK, positions)[0] for layer in layers]
@@ -83,7 +83,7 @@ def change_of_outputs(layers, symmetries) -> float:
 @pytest.mark.parametrize("kind", LAYERS)
 @settings(deadline=None, max_examples=5)
 @given(seed=st.integers(0, 10**6))
-def test_layers_compute_what_they_did(kind, seed):
+def test_alignment_keeps_the_outputs(kind, seed):
     make, parts, positions = LAYERS[kind]
     layers = drawn(make, seed)
     renamings = [attention_heads("self_attn", HEADS, parts, positions)]
@@ -95,31 +95,31 @@ def test_layers_compute_what_they_did(kind, seed):
 @pytest.mark.parametrize(
     ("kind", "positions"), [("ESPnet's, relative", "absolute"), ("ESPnet's, relative", "rotary"), ("rotary", "absolute")]
 )
-def test_what_they_are_limited_to_is_no_less_than_they_need(kind, positions):
+def test_weaker_restrictions_change_the_outputs(kind, positions):
     make, parts, _ = LAYERS[kind]
     assert change_of_outputs(drawn(make, 1), [attention_heads("self_attn", HEADS, parts, positions)]) > 0.01
 
 
-def test_units_under_silu_and_gelu_are_not_scaled():
+def test_units_before_silu_and_gelu_are_not_scaled():
     activations = {nn.SiLU(): False, nn.GELU(): False, nn.functional.gelu: False, nn.ReLU(): True, torch.relu: True}
     assert {each: feed_forward_units("a", "b", each).scalable for each in activations} == activations
 
 
 @pytest.mark.parametrize(("option", "left"), [("scale_heads", ["fc1"]), ("scale_fc", ["self_attn.q_proj", "encoder_attn.q_proj"])])
-def test_what_fairseq_puts_between_the_matrices_forbids_to_rename(option, left):
-    """A scale of each head, a norm of the hidden units."""
+def test_head_scales_and_hidden_norms_exclude_their_units(option, left):
+    """Options of fairseq with parameters per head or per hidden unit."""
     model = tiny_model("s2t_transformer_s", **{option: True})
     assert [symmetry.names[0] for symmetry in stack_of(model, "decoder").symmetries] == left
 
 
-def test_names_of_no_matrix_are_refused():
+def test_unknown_matrix_names_are_refused():
     layers = nn.ModuleList(drawn(lambda: conformer("espnet", "abs"), 1))
     with pytest.raises(InputError, match="a ConformerEncoderLayer has no matrix self_attn.q_proj; it must be one of ffn1.w_1, "):
         LayerStack(layers, symmetries=[attention_heads("self_attn", HEADS, FAIRSEQ)])
 
 
-def test_a_model_that_has_run_is_copied():
-    """ESPnet's attention keeps its latest map, and weight norm its latest weight, with what they were computed from."""
+def test_model_can_be_copied_after_a_forward_pass():
+    """ESPnet attention keeps its last map, and weight norm its last weight, with their autograd graphs."""
     model = nn.Module()
     model.layers = nn.ModuleList(drawn(lambda: conformer("espnet", "abs"), 1))
     model.positional = nn.utils.weight_norm(nn.Conv1d(WIDTH, WIDTH, 3))
@@ -132,10 +132,10 @@ def test_a_model_that_has_run_is_copied():
         return model.positional(x.permute(1, 2, 0))
 
     expected = run(model)
-    other, stack = copied(model, describe_stack(model.layers, model))
-    assert stack.layers is other.layers
-    assert stack.owner is other
-    assert not other.layers[0].self_attn.attn.requires_grad
+    duplicate, stack = copied(model, describe_stack(model.layers, model))
+    assert stack.layers is duplicate.layers
+    assert stack.owner is duplicate
+    assert not duplicate.layers[0].self_attn.attn.requires_grad
     assert model.layers[0].self_attn.attn.requires_grad
-    assert torch.equal(other.kept["states"][0], model.kept["states"][0])
-    assert torch.equal(run(other), expected)
+    assert torch.equal(duplicate.kept["states"][0], model.kept["states"][0])
+    assert torch.equal(run(duplicate), expected)

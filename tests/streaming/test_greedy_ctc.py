@@ -1,4 +1,4 @@
-"""Streams of models with a decoder by their CTC head."""
+"""Streams decoded by the CTC head of a model."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ from residual_st.streaming import Stream
 
 @pytest.fixture
 def whole(runs, shared_checkpoint, data):
-    """The folder of a model whose encoder takes whole windows."""
+    """The folder of a model whose encoder reads whole windows."""
     folder = runs / "ctc-whole"
     if not folder.exists():
         cli("export", with_random_ctc(shared_checkpoint, data, runs / "ctc-whole.pt"), "--data", data, "--output", folder)
@@ -30,8 +30,8 @@ def whole(runs, shared_checkpoint, data):
 
 
 @pytest.mark.parametrize(("pause", "chunk_seconds"), [(0.6, 0.5), (0.3, 1.0), (0.3, 1.4)])
-def test_windows_of_a_chunked_encoder_have_the_text_of_fairseqs_ctc(pause, chunk_seconds, streaming_ctc):
-    """Whatever the steps, and each word stands from the first step on in which it is found."""
+def test_windows_of_a_chunked_encoder_have_the_text_of_fairseqs_ctc_head(pause, chunk_seconds, streaming_ctc):
+    """For steps of any length. Each word is final from the step in which it first appears."""
     checkpoint, data, folder = streaming_ctc
     state, torch_model = read_model(checkpoint)
     source, sound = model_input(read_symbols(state, data)[1]), talk(pause)
@@ -49,7 +49,7 @@ def test_windows_of_a_chunked_encoder_have_the_text_of_fairseqs_ctc(pause, chunk
     assert len({*grown}) > 1 and all(segments[text not in segments[0].text].text.startswith(text) for text in grown)
 
 
-def test_words_of_whole_windows_stand_when_they_are_half_a_second_old(whole):
+def test_words_of_whole_windows_are_final_after_half_a_second(whole):
     updates = updates_of(Stream(whole, "ctc", chunk_seconds=0.5), talk())
     assert_texts_only_grow(updates)
     assert len(segments_of(updates)) == 2
@@ -57,18 +57,18 @@ def test_words_of_whole_windows_stand_when_they_are_half_a_second_old(whole):
 
 
 @pytest.mark.parametrize("name", ["streaming_ctc", "whole"])
-def test_pieces_of_any_size_make_the_same_text(name, request):
+def test_text_does_not_depend_on_the_size_of_pieces_by_ctc(name, request):
     folder, sound = request.getfixturevalue(name), talk()
     model = Model(folder[-1] if name == "streaming_ctc" else folder)
     expected = updates_of(Stream(model, "ctc"), sound)
     assert any(update.text for update in expected)
     for size in (777, 12_345):
         assert segments_of(updates_of(Stream(model, "ctc"), sound, size)) == segments_of(expected)
-    by_decoder = updates_of(Stream(model, "retranslation", Settings(beam=1, max_len_b=12)), sound)  # it is left as it was
+    by_decoder = updates_of(Stream(model, "retranslation", Settings(beam=1, max_len_b=12)), sound)  # unchanged
     assert by_decoder != expected and len(segments_of(by_decoder)) == 2
 
 
-def test_a_recording_by_ctc(streaming_ctc):
+def test_recording_is_decoded_by_ctc(streaming_ctc):
     model = Model(streaming_ctc[-1])
     translation = Translator(model.by_ctc()).translate(SPEECH[0])
     (segment,) = translation.segments
@@ -78,7 +78,7 @@ def test_a_recording_by_ctc(streaming_ctc):
     assert segment.text == model.vocabulary.text(path[path != 0].tolist()) != ""
 
 
-def test_what_has_no_ctc_for_it_is_refused(exported, with_languages, tmp_path):
+def test_models_without_suitable_ctc_are_refused(exported, with_languages, tmp_path):
     without = tmp_path / "without"
     shutil.copytree(exported, without)
     description = json.loads((exported / "model.json").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""What stands, and what a text covers."""
+"""Which words policies commit, and how texts are aligned to committed words."""
 
 from os.path import commonprefix
 
@@ -22,7 +22,7 @@ TEXTS = st.lists(st.integers(0, 4), max_size=12)
 
 
 @given(TEXTS, TEXTS)
-def test_the_words_that_a_text_covers_are_those_it_differs_least_from(words, text):
+def test_covered_words_have_the_smallest_edit_distance(words, text):
     distances = [editdistance.eval(words[:count], text) for count in range(len(words) + 1)]
     count = covered(words, text)
     assert distances[count] == min(distances)
@@ -30,37 +30,37 @@ def test_the_words_that_a_text_covers_are_those_it_differs_least_from(words, tex
 
 
 @given(st.lists(TEXTS, max_size=6))
-def test_local_agreement_is_of_two_steps_in_a_row(texts):
-    """Except the last word of a text. A search is given what stands, so each text begins with that."""
-    policy, stands, before = LocalAgreement(), [], []
+def test_local_agreement_commits_what_two_consecutive_steps_agree_on(texts):
+    """Except the last word of a text. Searches continue the committed words, so each text begins with them."""
+    policy, committed, before = LocalAgreement(), [], []
     for candidate in texts:
-        text = stands + candidate
-        stands = text[: len(stands) + policy.committed(Candidate(candidate))]
-        assert stands == commonprefix([before, text])[: max(len(text) - 1, len(text) - len(candidate))]
+        text = committed + candidate
+        committed = text[: len(committed) + policy.committed(Candidate(candidate))]
+        assert committed == commonprefix([before, text])[: max(len(text) - 1, len(text) - len(candidate))]
         before = text
 
 
-def test_alignatt_stops_at_the_first_word_of_the_end():
+def test_alignatt_stops_at_the_first_word_that_attends_to_the_end():
     ends = np.array([3.0, 1.0, CUTOFF_SECONDS, CUTOFF_SECONDS - 0.01, 2.0])
     assert AlignAtt().committed(Candidate([1, 2, 3, 4, 5], ends)) == 3
     assert AlignAtt().committed(Candidate([1, 2, 3], ends[:3])) == 3
     assert AlignAtt().committed(Candidate([], np.zeros(0))) == 0
 
 
-def test_what_is_final_stands_at_once_and_the_rest_when_it_is_half_a_second_old():
+def test_final_ctc_words_are_committed_at_once_and_others_after_half_a_second():
     words, ends = [1, 2, 3], np.array([1.0, CUTOFF_SECONDS, 0.0])
     assert GreedyCtc().committed(Candidate(words, ends, are_final=True)) == 3
     assert GreedyCtc().committed(Candidate(words, ends)) == 2
     assert GreedyCtc().committed(Candidate([], np.zeros(0), are_final=True)) == 0
 
 
-def test_nothing_stands_where_all_is_translated_anew():
+def test_retranslation_commits_nothing():
     policy = Retranslation()
     assert [policy.committed(Candidate([1, 2])) for _ in range(3)] == [0, 0, 0]
 
 
-def test_a_cut_is_between_words():
-    """A word that stands is not torn: the first part of its pieces would be put out again, without the second."""
+def test_text_is_cut_between_words():
+    """A committed word is never split: otherwise its first pieces would be output again without the rest."""
     pieces = ["▁der", "▁Bä", "cker", "▁mal", "t", "."]
 
     def written(words: list[int]) -> str:

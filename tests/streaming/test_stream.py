@@ -1,4 +1,4 @@
-"""Texts of streams, beside those of recordings."""
+"""Texts of streams, compared with those of whole recordings."""
 
 import time
 import tracemalloc
@@ -29,7 +29,7 @@ def model(exported):
 
 
 @pytest.mark.parametrize("policy", OF_DECODERS)
-def test_texts_only_grow_until_their_windows_end(policy, model):
+def test_committed_text_only_grows_within_a_window(policy, model):
     updates = updates_of(Stream(model, policy, SHORT_TEXTS, chunk_seconds=0.5), talk())
     assert_texts_only_grow(updates)
     segments = segments_of(updates)
@@ -41,24 +41,24 @@ def test_texts_only_grow_until_their_windows_end(policy, model):
 
 
 @pytest.mark.parametrize("name", ["exported", "streaming"])
-def test_windows_are_translated_as_recordings_are(name, request):
-    """By an encoder that starts over at each step, and by one that is fed."""
+def test_windows_have_the_texts_of_recordings(name, request):
+    """With an encoder that recomputes each window, and with one that runs chunk by chunk."""
     model, sound = Model(request.getfixturevalue(name)), talk()
     for segment in segments_of(updates_of(Stream(model, "retranslation", SHORT_TEXTS), sound)):
         window = sound[round(segment.start * RATE) : round(segment.end * RATE)]
         assert segment.text == model.vocabulary.text(model.search([window], SHORT_TEXTS)[0][0].tokens)
 
 
-def test_a_fed_encoder_has_all_states_of_a_window_that_ends_before_what_was_fed(streaming):
-    """A window's end is that of its speech, and may be found to be earlier than it seemed."""
+def test_chunked_encoder_has_all_states_of_a_window_that_ends_earlier(streaming):
+    """A window ends with its speech, which may turn out to have ended earlier."""
     windows, frame = GrowingWindows(Model(streaming)), 640
     seemed, end = 22 * frame, 21 * frame  # in chunks of four
     assert windows.encoded(SPEECH[0], 0, seemed, is_last=False).states == 20
     assert windows.encoded(SPEECH[0], 0, end, is_last=True).states == 21
 
 
-def test_a_step_without_a_new_chunk_is_none(streaming, monkeypatch):
-    """Two searches in the same states would agree on everything."""
+def test_step_without_a_new_chunk_is_skipped(streaming, monkeypatch):
+    """Two searches over the same states would agree on everything."""
     steps, searched, encoded, candidate = [], [], GrowingWindows.encoded, DecodedTexts.candidate
 
     def recorded(self, samples, start, end, is_last):
@@ -79,8 +79,8 @@ def test_a_step_without_a_new_chunk_is_none(streaming, monkeypatch):
     assert all(one[:2] != other[:2] or one[2] == other[2] for one, other in zip(searched, searched[1:]))
 
 
-def test_what_two_steps_agree_on_stands(model):
-    """Until something stands, both policies search alike."""
+def test_words_that_two_steps_agree_on_are_committed(model):
+    """Until a word is committed, both policies search equally."""
     sound = np.concatenate([quiet(0.5), SPEECH[0]])
     updates = updates_of(Stream(model, "local-agreement", SHORT_TEXTS, chunk_seconds=0.5), sound)
     anew = updates_of(Stream(model, "retranslation", SHORT_TEXTS, chunk_seconds=0.5), sound)
@@ -90,7 +90,7 @@ def test_what_two_steps_agree_on_stands(model):
 
 
 @pytest.mark.parametrize("policy", OF_DECODERS)
-def test_pieces_of_any_size_make_the_same_text(policy, model):
+def test_text_does_not_depend_on_the_size_of_pieces(policy, model):
     sound, draw = talk(), np.random.default_rng(1)
     expected = updates_of(Stream(model, policy, SHORT_TEXTS), sound)
     stream, updates, place = Stream(model, policy, SHORT_TEXTS), [], 0
@@ -100,25 +100,27 @@ def test_pieces_of_any_size_make_the_same_text(policy, model):
         updates += stream.feed(sound[:0])
         place += size
     assert [*updates, stream.finish()] == expected
-    assert updates_of(stream, sound) == expected  # a stream that has ended is as new
+    assert updates_of(stream, sound) == expected  # a finished stream can be reused
 
 
-def test_other_rates_channels_and_types(model):
+def test_other_sample_rates_channels_and_types_are_accepted(model):
     sound = talk()
     expected = segments_of(updates_of(Stream(model, settings=SHORT_TEXTS), sound))
     both = np.stack([sound, sound], axis=1)
     assert segments_of(updates_of(Stream(model, settings=SHORT_TEXTS), both)) == expected
-    assert segments_of(updates_of(Stream(model, settings=SHORT_TEXTS), both * [1, -1])) == expected  # one wire crossed
+    assert (
+        segments_of(updates_of(Stream(model, settings=SHORT_TEXTS), both * [1, -1])) == expected
+    )  # the second channel is inverted
     narrow = soxr.resample(sound, RATE, 8000)
     whole = segments_of(updates_of(Stream(model, settings=SHORT_TEXTS), narrow, len(narrow), 8000))
     pieces = segments_of(updates_of(Stream(model, settings=SHORT_TEXTS), (narrow * 2**15).astype(np.int16), 77, 8000))
     for segments in (whole, pieces):
         assert len(segments) == len(expected)
-        for one, other in zip(segments, expected):
-            assert (one.start, one.end) == pytest.approx((other.start, other.end), abs=0.15)
+        for segment, reference in zip(segments, expected):
+            assert (segment.start, segment.end) == pytest.approx((reference.start, reference.end), abs=0.15)
 
 
-def test_what_cannot_be_used_is_refused_and_the_stream_stays(model):
+def test_invalid_samples_are_refused_and_the_stream_continues(model):
     stream, sound = Stream(model, settings=SHORT_TEXTS), talk()
     updates = stream.feed(sound[:20_000])
     for piece, rate, message in (
@@ -144,7 +146,7 @@ def test_what_cannot_be_used_is_refused_and_the_stream_stays(model):
 
 
 @pytest.mark.parametrize("level", [0.0, 1e-2])
-def test_ten_minutes_without_speech_leave_nothing(level, model):
+def test_ten_minutes_without_speech_give_no_text_and_bounded_memory(level, model):
     stream = Stream(model, settings=SHORT_TEXTS)
     piece = quiet(1.0, level)
     for update in stream.feed(piece):
@@ -162,8 +164,8 @@ def test_ten_minutes_without_speech_leave_nothing(level, model):
 @pytest.mark.parametrize(
     ("policy", "name"), [("local-agreement", "exported"), ("alignatt", "exported"), ("local-agreement", "streaming")]
 )
-def test_speech_without_a_pause_is_cut(policy, name, request):
-    """Of endless syllables, windows have the longest length at most; time and memory of a step stay what they were."""
+def test_speech_without_a_pause_is_cut_into_windows(policy, name, request):
+    """Windows of endless syllables have at most the maximum length; time and memory per step are constant."""
     model = Model(request.getfixturevalue(name))
     model.folder = replace(model.folder, lengths=Lengths(4.0))
     stream, updates, times, memory = Stream(model, policy, SHORT_TEXTS), [], [], []
@@ -179,32 +181,32 @@ def test_speech_without_a_pause_is_cut(policy, name, request):
     assert_texts_only_grow(updates)
     segments = segments_of(updates)
     assert len(segments) >= 9
-    for one, other in zip(segments, segments[1:]):
-        assert one.end == pytest.approx(other.start) and one.end - one.start <= 4.0 + 1.0
+    for segment, next_segment in zip(segments, segments[1:]):
+        assert segment.end == pytest.approx(next_segment.start) and segment.end - segment.start <= 4.0 + 1.0
     assert memory[-1] < memory[10] + 2e5
     assert np.median(times[-10:]) < 3 * np.median(times[10:20]) + 0.05
 
 
-def test_more_at_once_than_a_window_holds(model):
-    """Somebody who sends a whole talk at once gets the windows of one who sends it as it is spoken."""
+def test_more_samples_at_once_than_a_window_holds(model):
+    """A talk sent at once has the same windows as in real time."""
     sound = np.concatenate([talk() for _ in range(6)])
     stream = Stream(model, "retranslation", SHORT_TEXTS)
     at_once = [*stream.feed(sound), stream.finish()]
     spoken = segments_of(updates_of(Stream(model, "retranslation", SHORT_TEXTS), sound))
     assert len(segments_of(at_once)) == len(spoken) == 12
-    for one, other in zip(segments_of(at_once), spoken):
-        assert one.text and (one.start, one.end) == pytest.approx((other.start, other.end), abs=0.15)
+    for segment, reference in zip(segments_of(at_once), spoken):
+        assert segment.text and (segment.start, segment.end) == pytest.approx((reference.start, reference.end), abs=0.15)
 
 
-def test_what_was_taken_for_speech_stays_though_something_louder_follows(model):
-    """Levels are evened out by the loudest sample, so a bang makes quiet speech before it none."""
+def test_quiet_speech_is_kept_if_louder_sound_follows(model):
+    """Levels are normalised by the loudest sample, so after a bang quiet speech before it is not detected again."""
     stream = Stream(model, settings=SHORT_TEXTS, chunk_seconds=0.5)
     updates = updates_of(stream, np.concatenate([SPEECH[0] * 1e-3, quiet(0.05), np.ones(400, np.float32), quiet(1.0, 0.3)]))
     assert any(update.text for update in updates)
     assert_texts_only_grow(updates)
 
 
-def test_ten_streams_of_one_model(model):
+def test_ten_simultaneous_streams_of_one_model(model):
     sound = talk()
     expected = updates_of(Stream(model, settings=SHORT_TEXTS), sound)
     with ThreadPoolExecutor(10) as pool:
