@@ -1,4 +1,4 @@
-"""Kinds of fairseq models for tests: the smallest data of each, from human recordings, and the flags of a small model."""
+"""Kinds of fairseq models for tests: minimal data for each, from human recordings, and the flags of a small model."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from residual_st.audio.filterbank import filterbank
 
 SPEECH = Path(__file__).parent / "speech"
 
-# recording, start and end in seconds, what is said there
+# recording, start and end in seconds, text
 UTTERANCES = [
     ("arctic_a0007", 0.0, 1.3, "and you always"),
     ("arctic_a0007", 1.2, 2.3, "want to see it"),
@@ -22,7 +22,7 @@ UTTERANCES = [
     ("arctic_a0009", 2.0, 3.0, "across the table"),
 ]
 SPLITS = {"train": range(6), "valid": (0, 4), "test": (1, 2, 5)}
-UNITS = 12  # of speech: what HuBERT predicts, and what a speech-to-speech model writes
+UNITS = 12  # discrete units of speech, predicted by HuBERT and speech-to-speech models
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,13 @@ class Kind:
     """One kind of model.
 
     Attributes:
-        data: the folder with its data, below that of `make_data`.
-        task: flags that training and decoding both take.
-        model: flags of training alone.
+        data: its subfolder in the folder of `make_data`.
+        task: flags of training and decoding.
+        model: flags of training only.
         pretrained: the kind whose checkpoint it starts from, as `--w2v-path`.
-        decode: the command that decodes with it. fairseq has none for CTC models that runs on Python 3.11, but validates them: it
-            reports how many of their most probable units are wrong.
+        decode: the command that decodes with it. For CTC models fairseq has none that runs on Python 3.11, so they are
+            validated, which reports
+            the error rate of greedy decoding.
     """
 
     data: str
@@ -60,7 +61,7 @@ _WAVES = f"{_LAYERS} --conv-feature-layers [(16,10,5),(16,8,4),(16,4,4),(16,4,4)
 _CONFORMER = f"{_LAYERS} {_DECODER} --conv-channels 16 --depthwise-conv-kernel-size 5"
 _S2T_CONFORMER = f"--arch s2t_conformer {_CONFORMER} {_WORDS}"
 
-# what others start from
+# models that other kinds start from
 PRETRAINED = {
     "wav2vec2": Kind(
         "letters",
@@ -93,7 +94,7 @@ KINDS = {
     "wav2vec_seq2seq": Kind(
         "letters",
         f"{_LETTERS} --autoregressive",
-        # fairseq takes the width of the encoder for 512 in this decoder, whatever it is
+        # this decoder of fairseq assumes an encoder of width 512
         f"--arch wav2vec_seq2seq --criterion cross_entropy {_DECODER} --decoder-embed-dim 512",
         "wav2vec2",
     ),
@@ -105,14 +106,14 @@ KINDS = {
     ),
 }
 
-# flags of a convtransformer's task, in place of its arch
+# replaces the arch of a convtransformer
 EMFORMER = (
     "--arch convtransformer_emformer --segment-length 16 --segment-left-context 16 --segment-right-context 8 --max-memory-size 2"
     " --simul-type waitk_fixed_pre_decision --waitk-lagging 2 --fixed-pre-decision-ratio 2"
 )
 
 _ALWAYS = "--required-batch-size-multiple 1 --cpu --num-workers 0 --data-buffer-size 0"
-TRAIN = (  # an epoch of three batches
+TRAIN = (  # one epoch has three batches
     f"{_ALWAYS} --train-subset train --valid-subset valid --max-update 3 --optimizer adam --lr 0.003 --seed 1 --batch-size 2"
     " --disable-validation --no-epoch-checkpoints --log-format json --log-interval 1"
 )
@@ -123,13 +124,13 @@ DECODE = {
 
 
 def make_data(folder: Path) -> None:
-    """Write the utterances as each task wants them, below the folder: `speech`, `wave`, `units`, `letters` and `text`."""
+    """Write the utterances in the format of each task into the subfolders `speech`, `wave`, `units`, `letters` and `text`."""
     for name in ("audio", "speech", "wave", "units", "letters", "text"):
         (folder / name).mkdir(parents=True)
     texts = [text for *_, text in UTTERANCES]
     lengths = [_cut(folder / "audio", number) for number in range(len(UTTERANCES))]
     frames = [np.load(folder / "audio" / f"{number}.npy") for number in range(len(UTTERANCES))]
-    # how loud it is, in steps: what stands for clusters of sounds, 50 a second
+    # quantised loudness instead of clusters of sounds, 50 per second
     clusters = [(np.abs(features[::2, 10:30]).sum(1).astype(int) % UNITS).tolist() for features in frames]
     for split, numbers in SPLITS.items():
         rows = {name: [] for name in ("speech", "wave", "units", "letters")}
@@ -153,7 +154,7 @@ def make_data(folder: Path) -> None:
 
 
 def _cut(folder: Path, number: int) -> int:
-    """Write the audio and the filterbank of an utterance; returns its length in samples."""
+    """Write the audio and the filterbank of an utterance. Returns its length in samples."""
     recording, start, end, _ = UTTERANCES[number]
     samples, rate = soundfile.read(SPEECH / f"{recording}.wav", dtype="float32")
     samples = samples[round(start * rate) : round(end * rate)]

@@ -1,6 +1,6 @@
-"""On a GPU: training, translation and compression do what they do on the CPU.
+"""Training, decoding and compression on a GPU give the results of the CPU.
 
-RESIDUAL_ST_DEVICE=cpu runs them where there is no GPU, which shows that they are sound, and nothing of a GPU.
+RESIDUAL_ST_DEVICE=cpu runs these tests without a GPU, which checks only the tests themselves.
 """
 
 import copy
@@ -21,10 +21,10 @@ from residual_st.fairseq.s2t_residual_transformer import S2TResidualTransformerM
 SPEECH = Path(__file__).parent / "speech" / "arctic_a0007.wav"
 
 DEVICE = os.environ.get("RESIDUAL_ST_DEVICE") or ("cuda" if torch.cuda.is_available() else "")
-THERE = {"cpu": True} if DEVICE == "cpu" else {"cpu": None}  # what fairseq-train and fairseq-generate are told
+DEVICE_FLAGS = {"cpu": True} if DEVICE == "cpu" else {"cpu": None}  # for fairseq-train and fairseq-generate
 
 pytestmark = pytest.mark.skipif(not DEVICE, reason="no GPU on this machine")
-needs_gpu = pytest.mark.skipif(DEVICE == "cpu", reason="fairseq does this on GPUs only")
+needs_gpu = pytest.mark.skipif(DEVICE == "cpu", reason="fairseq supports this only on GPUs")
 PRECISIONS = [pytest.param("fp16", marks=needs_gpu), pytest.param("amp", marks=needs_gpu), "memory_efficient_fp16"]
 
 
@@ -35,9 +35,9 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def trained(folder, data, fairseq_train):
-    """The folder of a model that was trained on the GPU until its texts depend on the audio."""
+    """The folder of a model trained on the GPU until its texts depend on the audio."""
     if not (folder / "checkpoint_last.pt").exists():
-        fairseq_train(data, folder, max_update=100, lr=5e-3, **THERE)
+        fairseq_train(data, folder, max_update=100, lr=5e-3, **DEVICE_FLAGS)
     return folder
 
 
@@ -52,16 +52,16 @@ def moved(batch, device):
     return {name: value.to(device) for name, value in batch.items()}
 
 
-def test_losses_of_training_are_those_of_the_cpu(data, fairseq_train, tmp_path):
+def test_training_losses_equal_those_on_the_cpu(data, fairseq_train, tmp_path):
     options = {"max_update": 8, "dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
     on_cpu = fairseq_train(data, tmp_path / "cpu", **options)
-    on_gpu = fairseq_train(data, tmp_path / "gpu", **THERE, **options)
+    on_gpu = fairseq_train(data, tmp_path / "gpu", **DEVICE_FLAGS, **options)
     assert on_gpu == pytest.approx(on_cpu, rel=2e-3)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_training_in_half_precision_learns_and_resumes(precision, data, fairseq_train, tmp_path):
-    options = {**THERE, precision: True, "lr": 5e-3, "encoder_residual_rank": 4}
+def test_half_precision_training_learns_and_resumes(precision, data, fairseq_train, tmp_path):
+    options = {**DEVICE_FLAGS, precision: True, "lr": 5e-3, "encoder_residual_rank": 4}
     before = fairseq_train(data, tmp_path, max_update=30, **options)
     after = fairseq_train(data, tmp_path, max_update=40, **options)
     assert len(after) == 10
@@ -71,24 +71,27 @@ def test_training_in_half_precision_learns_and_resumes(precision, data, fairseq_
 
 @needs_gpu
 @pytest.mark.parametrize("precision", ["fp16", "amp", "memory_efficient_fp16"])
-def test_updates_whose_gradients_overflow_are_left_out(precision, data, fairseq_train, tmp_path):
+def test_updates_with_overflowing_gradients_are_skipped(precision, data, fairseq_train, tmp_path):
     scale = "amp_init_scale" if precision == "amp" else "fp16_init_scale"
-    losses = fairseq_train(data, tmp_path, **THERE, **{precision: True, scale: 2**30, "max_update": 4})
-    assert len(losses) > 4  # the batches that were left out are among them
+    losses = fairseq_train(data, tmp_path, **DEVICE_FLAGS, **{precision: True, scale: 2**30, "max_update": 4})
+    assert len(losses) > 4  # including the skipped batches
     assert all(map(math.isfinite, losses))
     weights = torch.load(tmp_path / "checkpoint_last.pt", weights_only=True)["model"]
     assert all(weight.isfinite().all() for name, weight in weights.items() if not name.endswith("_float_tensor"))
 
 
 @pytest.mark.parametrize("teacher", ["live", "cached"])
-def test_distillation_is_that_of_the_cpu(teacher, trained, data, fairseq_train, tmp_path):
+def test_distillation_losses_equal_those_on_the_cpu(teacher, trained, data, fairseq_train, tmp_path):
     source, states = trained / "checkpoint_last.pt", 1
     if teacher == "cached":
         cli("cache-teacher", source, "--data", data, "--output", tmp_path / "cache", "--device", DEVICE)
         source, states = tmp_path / "cache", 0
     options = {"max_update": 3, "dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
     options |= {"criterion": "label_smoothed_cross_entropy_with_residual", "distill_from": source, "distill_encoder_weight": states}
-    losses = [fairseq_train(data, tmp_path / name, **{**options, **there}) for name, there in {"cpu": {}, "gpu": THERE}.items()]
+    losses = [
+        fairseq_train(data, tmp_path / name, **{**options, **device_flags})
+        for name, device_flags in {"cpu": {}, "gpu": DEVICE_FLAGS}.items()
+    ]
     assert losses[1] == pytest.approx(losses[0], rel=2e-3)
 
 
@@ -99,7 +102,7 @@ def test_the_hub_translates_on_the_gpu(hub):
     assert isinstance(hub.half().predict(SPEECH), str)
 
 
-def test_generate_translates_as_on_the_cpu(trained, data):
+def test_generate_gives_the_texts_of_the_cpu(trained, data):
     command = [
         sys.executable,
         "-m",
@@ -121,7 +124,7 @@ def test_generate_translates_as_on_the_cpu(trained, data):
 
 
 @pytest.mark.parametrize("mode", ["compact", "fast"])
-def test_inference_modes(mode, batch):
+def test_inference_modes_keep_the_outputs(mode, batch):
     model = tiny_model(encoder_inference_mode=mode, encoder_residual_rank=4).eval()
     with torch.no_grad():
         expected = model(**batch)[0]
@@ -129,7 +132,7 @@ def test_inference_modes(mode, batch):
         torch.testing.assert_close(model(**moved(batch, DEVICE))[0].cpu(), expected, rtol=1e-3, atol=1e-3)
 
 
-def test_compression_on_the_gpu(batch):
+def test_model_is_compressed_on_the_gpu(batch):
     dense = tiny_model("s2t_transformer_s").eval()
 
     def loss(model, batch):
@@ -151,8 +154,8 @@ def test_compression_on_the_gpu(batch):
         assert on_gpu == pytest.approx(on_cpu, abs=0.05)
 
 
-def test_the_command_compresses_on_the_gpu_what_is_read_without_one(data, fairseq_train, tmp_path):
-    fairseq_train(data, tmp_path, arch="s2t_transformer_s", max_update=20, lr=5e-3, **THERE)
+def test_checkpoint_compressed_on_the_gpu_is_read_without_one(data, fairseq_train, tmp_path):
+    fairseq_train(data, tmp_path, arch="s2t_transformer_s", max_update=20, lr=5e-3, **DEVICE_FLAGS)
     flags = ["--residual-rank", "4", "--calibration", data, "--calibration-batches", "2", "--refine-updates", "4", "--json"]
     losses = {}
     for device in {"cpu", DEVICE}:

@@ -1,4 +1,4 @@
-"""What README and docs tell people to type: README's commands are run in their order, on small data; those of docs are parsed."""
+"""Commands in README and docs: README's are run in order on small data, those of docs are parsed."""
 
 import os
 import re
@@ -21,7 +21,7 @@ SPEECH = ROOT / "tests" / "speech" / "arctic_a0007.wav"
 DOCS = [str(path.relative_to(ROOT)) for folder in ("docs", "docs/tutorials") for path in sorted((ROOT / folder).glob("*.md"))]
 PAGES = ["README.md", "examples/must_c/README.md", *DOCS]
 PROGRAMS = ("residual-st", "fairseq-train", "fairseq-generate", "python")
-# what `…` stands for: the rest of a recipe, here of a small model
+# replaces `…`, the rest of a recipe, with the flags of a small model
 TRAINING = """--train-subset train_st --valid-subset dev_st --criterion label_smoothed_cross_entropy --optimizer adam --lr 1e-3
   --max-tokens 4000 --max-update 2 --encoder-layers 6 --encoder-embed-dim 32 --encoder-ffn-embed-dim 48 --encoder-attention-heads 4
   --decoder-layers 1 --decoder-attention-heads 4 --conv-channels 32 --num-workers 0 --cpu --save-dir run"""
@@ -33,7 +33,7 @@ FASTER = {
 
 
 def code_of(page: str) -> list[str]:
-    """The blocks of code of a page: indented ones, and those between fences."""
+    """The code blocks of a page, fenced or indented."""
     text = (ROOT / page).read_text(encoding="utf-8")
     fenced = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     indented = re.findall(r"(?:^(?: {4,}.*)?\n)+", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
@@ -53,7 +53,7 @@ def snippets_of(page: str) -> list[str]:
 
 @pytest.fixture
 def folder(data, exported, with_languages, fairseq_train, tmp_path):
-    """A folder with everything that the pages name, except what their own commands write."""
+    """A folder with all files that the pages mention, except those that their commands write."""
     for name in ("configs", "examples", "benchmarks", "residual_st"):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "mustc").mkdir()
@@ -72,8 +72,8 @@ def folder(data, exported, with_languages, fairseq_train, tmp_path):
 
 
 def whisper(folder: Path) -> None:
-    """A random Whisper that listens and writes numbers."""
-    pytest.importorskip("residual_st.huggingface")  # which hides a torchaudio that does not load
+    """Save a random Whisper without a tokenizer."""
+    pytest.importorskip("residual_st.huggingface")  # hides a torchaudio that fails to load
     import transformers
 
     torch.manual_seed(1)
@@ -84,20 +84,20 @@ def whisper(folder: Path) -> None:
     transformers.WhisperFeatureExtractor().save_pretrained(folder)
 
 
-def test_the_commands_of_readme_run_in_their_order(folder, monkeypatch):
+def test_commands_of_readme_run_in_order(folder, monkeypatch):
     monkeypatch.chdir(folder)
     monkeypatch.setenv("PATH", f"{BIN}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("MUSTC_ROOT", str(folder / "mustc"))
     for command in commands_of("README.md"):
         if command.startswith("residual-st serve"):
-            continue  # it ends when it is interrupted
+            continue  # runs until it is interrupted
         if command == "residual-st listen model":
-            command += " talk.mp3 --fast"  # there may be no microphone
+            command += " talk.mp3 --fast"  # the machine may have no microphone
         command = command.replace("…", TRAINING if "train" in command else GENERATION).replace("\n", " ")
         for flag, faster in FASTER.items():
             command = command.replace(flag, faster)
         if "configs/must_c" in command and "--dry-run" not in command:
-            command += " --dry-run"  # the size of the real recipe
+            command += " --dry-run"  # the real recipe is too large
         if command.startswith("residual-st "):
             cli(*shlex.split(command)[1:])
         else:
@@ -108,7 +108,7 @@ def test_the_commands_of_readme_run_in_their_order(folder, monkeypatch):
     exec(snippet, {})
 
 
-def test_readme_is_read_in_a_minute():
+def test_readme_is_short():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 100
 
 
@@ -133,7 +133,7 @@ class Stack(torch.nn.Module):
 
 
 @pytest.mark.parametrize("page", ["docs/api.md", "docs/compression.md", "docs/device.md", "docs/streaming.md"])
-def test_the_python_of_docs_runs(folder, with_languages, streaming, monkeypatch, page):
+def test_python_snippets_of_docs_run(folder, with_languages, streaming, monkeypatch, page):
     monkeypatch.chdir(folder)
     (folder / "model").symlink_to(with_languages)
     (folder / "streaming").symlink_to(streaming)
@@ -157,7 +157,7 @@ COMMANDS = [(page, command) for page in PAGES for command in commands_of(page)]
 
 
 @pytest.mark.parametrize(("page", "command"), COMMANDS, ids=[f"{page}: {command[:60]}" for page, command in COMMANDS])
-def test_the_commands_of_every_page_are_understood(page, command, monkeypatch):
+def test_commands_of_every_page_are_parsed(page, command, monkeypatch):
     monkeypatch.chdir(ROOT)
     words = shlex.split(
         re.sub(r"\$\(residual-st user-dir[^)]*\)", "residual_st", command.replace("…", "")).replace("${MUSTC_ROOT}", "/mustc")
@@ -173,7 +173,7 @@ def test_the_commands_of_every_page_are_understood(page, command, monkeypatch):
     elif words[0] == "fairseq-generate":
         options.parse_args_and_arch(options.get_generation_parser(), words[1:])
         assert {"--config-yaml", "--gen-subset", "--path"} <= set(words)
-    elif words[1] == "-m":  # whose flags are of another program
+    elif words[1] == "-m":  # its flags belong to another program
         assert find_spec(words[2]) is not None
     else:
         source = Path(words[1]).read_text(encoding="utf-8")
@@ -181,8 +181,8 @@ def test_the_commands_of_every_page_are_understood(page, command, monkeypatch):
             assert f'"{flag}"' in source, f"{words[1]} has no {flag}"
 
 
-def test_there_are_commands_to_test():
-    """The test above would pass with none."""
+def test_pages_contain_commands():
+    """Otherwise the test above would pass vacuously."""
     pages = {"README.md", "examples/must_c/README.md", "docs/device.md", "docs/scale.md"}
     pages |= {f"docs/tutorials/{name}.md" for name in ("must_c", "whisper", "captions")}
     assert {page for page, _ in COMMANDS} >= pages

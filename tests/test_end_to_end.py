@@ -1,4 +1,4 @@
-"""The commands of the README, as a user types them, in a folder that is not the checkout."""
+"""README's commands as a user types them, outside of the checkout."""
 
 import os
 import re
@@ -63,10 +63,10 @@ def hypotheses(output: str) -> dict[str, tuple[float, str]]:
     return {name: (float(score), text) for name, score, text in lines}
 
 
-def are_alike(one: dict, other: dict, within: float = 1e-4) -> bool:
-    """Whether texts are the same, and scores nearly: how W is multiplied is chosen by time, so last digits differ between runs."""
-    return one.keys() == other.keys() and all(
-        text == other[name][1] and abs(score - other[name][0]) <= within for name, (score, text) in one.items()
+def are_alike(first: dict, second: dict, tolerance: float = 1e-4) -> bool:
+    """Whether texts are equal and scores nearly equal: the way to multiply by W is chosen by time, which changes last digits."""
+    return first.keys() == second.keys() and all(
+        text == second[name][1] and abs(score - second[name][0]) <= tolerance for name, (score, text) in first.items()
     )
 
 
@@ -86,21 +86,21 @@ def test_train_average_generate_and_score(data, trained):
     assert re.search(r"Generate tst-HE_st with beam=2: BLEU = \d", output)
 
 
-def test_a_finished_run_is_not_trained_on(trained):
+def test_finished_run_is_not_continued(trained):
     last = trained / "residual" / "checkpoint_last.pt"
     before = last.stat().st_mtime_ns
     assert "already contains a run of 6 updates" in run(BIN / "residual-st", "train", "residual.yaml", cwd=trained).stdout
     assert last.stat().st_mtime_ns == before
 
 
-def test_generate_needs_nothing_but_the_checkpoint(data, trained, tmp_path):
-    """Not the run's folder, not its config, not the current folder."""
+def test_generate_needs_only_the_checkpoint(data, trained, tmp_path):
+    """Neither the folder nor the config of the run, and no particular current folder."""
     shutil.copy(trained / "residual.pt", tmp_path / "copy.pt")
     first = hypotheses(generate(data, "residual.pt", trained).stdout)
     assert are_alike(hypotheses(generate(data, tmp_path / "copy.pt", "/").stdout), first)
 
 
-def test_both_inference_modes_translate_alike(data, trained):
+def test_inference_modes_give_the_same_texts(data, trained):
     compact, fast = (
         hypotheses(generate(data, "residual.pt", trained, "--model-overrides", str({"encoder_inference_mode": mode})).stdout)
         for mode in ("compact", "fast")
@@ -108,7 +108,7 @@ def test_both_inference_modes_translate_alike(data, trained):
     assert are_alike(compact, fast, within=1e-3)
 
 
-def test_the_hub_interface_translates_audio_as_generate_does(data, trained, tmp_path):
+def test_hub_interface_gives_the_texts_of_generate(data, trained, tmp_path):
     from residual_st.errors import InputError
 
     hub = S2TResidualTransformerModel.from_pretrained(str(trained), "residual.pt", str(data), config_yaml="config_st.yaml")
@@ -124,7 +124,7 @@ def test_the_hub_interface_translates_audio_as_generate_does(data, trained, tmp_
         hub.predict("nowhere.wav")
 
 
-def test_a_checkpoint_that_carries_code_is_read_without_it_and_does_not_run(data, trained, tmp_path):
+def test_code_in_a_checkpoint_is_not_run(data, trained, tmp_path):
     class Bomb:
         def __reduce__(self):
             return os.system, (f"touch {tmp_path / 'exploded'}",)
@@ -157,8 +157,8 @@ def test_translation_starts_from_a_recognition_encoder(fairseq_train, data, tmp_
 
 
 @pytest.mark.parametrize("stop", [{"max_update": 1}, {"max_update": 7}, {"max_epoch": 1}], ids=str)
-def test_resumed_training_is_the_uninterrupted_one(fairseq_train, data, tmp_path, stop):
-    """Stopped within an epoch or between two, the losses afterwards are the same to the last bit, SpecAugment's masks included."""
+def test_resumed_training_equals_uninterrupted_training(fairseq_train, data, tmp_path, stop):
+    """Stopped within an epoch or between epochs, later losses are bitwise equal, including SpecAugment's masks."""
     options = {
         "criterion": "label_smoothed_cross_entropy_with_residual",
         "encoder_residual_rank": 3,
@@ -173,7 +173,7 @@ def test_resumed_training_is_the_uninterrupted_one(fairseq_train, data, tmp_path
     assert same_weights(*last)
 
 
-def test_resuming_under_another_plan_is_refused(fairseq_train, data, tmp_path, caplog):
+def test_resuming_with_another_plan_is_refused(fairseq_train, data, tmp_path, caplog):
     fairseq_train(data, tmp_path / "run", max_update=1)
     with pytest.raises(
         InputError, match="shares encoder.* in groups 0,0,0,1,1,1, this model shares encoder.* in groups 0,1,0,1,0,1"
@@ -181,8 +181,8 @@ def test_resuming_under_another_plan_is_refused(fairseq_train, data, tmp_path, c
         fairseq_train(data, tmp_path / "run", max_update=2, encoder_sharing_pattern="cycle")
 
 
-def test_a_moving_average_of_the_weights_is_trained_saved_and_used(fairseq_train, data, tmp_path):
-    """fairseq's average decays every entry of the state dict, the plan included."""
+def test_moving_average_of_the_weights_is_trained_saved_and_used(fairseq_train, data, tmp_path):
+    """fairseq averages every entry of the state dict, including the plan."""
     options = {"max_update": 4, "criterion": "label_smoothed_cross_entropy_with_residual", "store_ema": True, "ema_decay": 0.5}
     form = {"decoder_layers": 2, "decoder_group_size": 2, "decoder_residual_rank": 2}
     options |= form
@@ -193,7 +193,7 @@ def test_a_moving_average_of_the_weights_is_trained_saved_and_used(fairseq_train
     for part in ("encoder", "decoder"):
         assert not torch.equal(ema[f"{part}.shared_weights.0.fc1"], state["model"][f"{part}.shared_weights.0.fc1"])
     model = tiny_model(**form)
-    of_words = ("decoder.embed_tokens.weight", "decoder.output_projection.weight")  # of another dictionary
+    of_words = ("decoder.embed_tokens.weight", "decoder.output_projection.weight")  # another dictionary
     model.load_state_dict({name: value[:20] if name in of_words else value for name, value in ema.items()})
     fairseq_train(data, tmp_path / "run", **{**options, "max_update": 6})
     for epoch in (1, 2):
@@ -203,7 +203,7 @@ def test_a_moving_average_of_the_weights_is_trained_saved_and_used(fairseq_train
     assert "BLEU" in generate(data, tmp_path / "mean.pt", tmp_path).stdout
 
 
-def test_an_old_checkpoint_with_a_plan_of_integers_is_read(fairseq_train, data, tmp_path):
+def test_old_checkpoint_with_an_integer_plan_is_read(fairseq_train, data, tmp_path):
     fairseq_train(data, tmp_path, max_update=1)
     state = torch.load(tmp_path / "checkpoint_last.pt", weights_only=True)
     groups = state["model"]["encoder.shared_weights.layer_groups"]
@@ -220,7 +220,7 @@ def test_small_kernels_train_and_translate(fairseq_train, data, tmp_path, kernel
     assert isinstance(hub.predict(SPEECH), str)
 
 
-def test_a_link_of_another_name_to_the_user_dir(data, tmp_path):
+def test_symlink_with_another_name_to_the_user_dir_works(data, tmp_path):
     (tmp_path / "plugin").symlink_to(USER_DIR)
     flags = {
         **TINY,
@@ -236,7 +236,7 @@ def test_a_link_of_another_name_to_the_user_dir(data, tmp_path):
     assert (tmp_path / "run" / "checkpoint_last.pt").exists()
 
 
-def test_every_way_to_name_the_user_dir(data, tmp_path):
+def test_user_dir_may_be_given_by_any_path(data, tmp_path):
     shown = run(BIN / "residual-st", "user-dir", cwd=tmp_path).stdout.strip()
     assert Path(shown) == USER_DIR
     flags = to_flags(
@@ -252,7 +252,7 @@ def test_every_way_to_name_the_user_dir(data, tmp_path):
         }
     )
     flags += to_flags({"optimizer": "adam", "criterion": "label_smoothed_cross_entropy_with_residual", "num_workers": 0})
-    flags += to_flags({"data_buffer_size": 0})  # no thread that reads ahead when the run has ended
+    flags += to_flags({"data_buffer_size": 0})  # no reading thread after the end of the run
     run(BIN / "fairseq-train", data, "--user-dir", "residual_st", *flags, cwd=USER_DIR.parent)
     code = f"import residual_st.models, sys; sys.argv = {['fairseq-train', str(data), '--user-dir', shown, *flags]!r}\n"
     code += "from fairseq_cli.train import cli_main; cli_main()"

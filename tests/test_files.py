@@ -1,4 +1,4 @@
-"""Files and folders that appear whole, beside files of the user's."""
+"""Files and folders are written atomically, and the user's files next to them are kept."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from residual_st.files import atomically, whole_folder
 
 
 def write(path, text):
-    """A file, or a folder with a file in it."""
+    """Write a file, or a folder that contains a file."""
     if path.suffix:
         with atomically(path) as partial:
             partial.write_text(text)
@@ -25,23 +25,23 @@ def read(path):
 
 
 @pytest.mark.parametrize("name", ["x.pt", "x"])
-def test_what_stands_beside_it_is_kept(tmp_path, name):
-    path, mine = tmp_path / name, tmp_path / f"{name}.partial"
-    mine.mkdir()
-    (mine / "thesis").write_text("precious")
+def test_files_of_the_user_are_kept(tmp_path, name):
+    path, user_folder = tmp_path / name, tmp_path / f"{name}.partial"
+    user_folder.mkdir()
+    (user_folder / "thesis").write_text("precious")
     for text in ("one", "two"):
         write(path, text)
         assert read(path) == text
     with pytest.raises(ZeroDivisionError), (atomically if path.suffix else whole_folder)(path) as partial:
-        assert partial.parent == tmp_path  # on the same disk
+        assert partial.parent == tmp_path  # on the same file system
         1 / 0  # noqa: B018 - raises
     assert read(path) == "two"
-    assert (mine / "thesis").read_text() == "precious"
-    assert {file.name for file in tmp_path.iterdir()} == {name, mine.name}
+    assert (user_folder / "thesis").read_text() == "precious"
+    assert {file.name for file in tmp_path.iterdir()} == {name, user_folder.name}
 
 
 @pytest.mark.parametrize("name", ["x.pt", "x"])
-def test_what_a_killed_process_left_goes_and_what_another_writes_stays(tmp_path, name):
+def test_leftovers_of_killed_processes_are_removed_and_running_writers_kept(tmp_path, name):
     program = """
 import os, sys, time
 from pathlib import Path
@@ -53,18 +53,18 @@ with (atomically if path.suffix else whole_folder)(path) as partial:
     time.sleep(60)
 """
     command = [sys.executable, "-c", program, tmp_path / name]
-    killed, writing = (subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2))
-    left, alive = killed.stdout.readline().strip(), writing.stdout.readline().strip()
+    killed, running = (subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2))
+    leftover, unfinished = killed.stdout.readline().strip(), running.stdout.readline().strip()
     killed.kill()
     killed.communicate()
-    assert (tmp_path / left).exists() and left != alive
+    assert (tmp_path / leftover).exists() and leftover != unfinished
     write(tmp_path / name, "whole")
-    assert {file.name for file in tmp_path.iterdir()} == {name, alive}
-    writing.kill()
-    writing.communicate()
+    assert {file.name for file in tmp_path.iterdir()} == {name, unfinished}
+    running.kill()
+    running.communicate()
 
 
-def test_the_permissions_are_those_of_any_new_file(tmp_path):
+def test_permissions_are_those_of_a_new_file(tmp_path):
     for name, plain in (("x.pt", 0o666), ("x", 0o777)):
         write(tmp_path / name, "one")
         mask = os.umask(0)
@@ -72,6 +72,6 @@ def test_the_permissions_are_those_of_any_new_file(tmp_path):
         assert (tmp_path / name).stat().st_mode & 0o777 == plain & ~mask
 
 
-def test_a_folder_that_cannot_be_written(tmp_path):
+def test_unwritable_folder_is_refused(tmp_path):
     with pytest.raises(InputError, match="cannot be written"):
         write(tmp_path / "nowhere" / "x", "one")

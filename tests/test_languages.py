@@ -1,4 +1,4 @@
-"""What may be asked of a model."""
+"""Tasks and languages that may be requested from a model."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ INTO_GERMAN = Languages(targets={"de": [5], "zh-CN": [6]}, default=Direction(tar
 
 
 @pytest.mark.parametrize(
-    "languages, asked, done, words",
+    "languages, requested, resolved, words",
     [
         (WHISPER, {}, ("transcribe", "auto", None), None),
         (WHISPER, {"source_lang": "es"}, ("transcribe", "es", None), [11, 20]),
@@ -38,15 +38,15 @@ INTO_GERMAN = Languages(targets={"de": [5], "zh-CN": [6]}, default=Direction(tar
         (Languages(), {}, (None, None, None), []),
     ],
 )
-def test_what_is_asked_and_done(languages, asked, done, words):
-    direction = languages.resolved(Direction(**asked))
-    assert direction == Direction(*done)
+def test_requested_direction_is_resolved(languages, requested, resolved, words):
+    direction = languages.resolved(Direction(**requested))
+    assert direction == Direction(*resolved)
     if words is not None:
         assert languages.words(direction) == words
 
 
 @pytest.mark.parametrize(
-    "languages, asked, sentence",
+    "languages, requested, sentence",
     [
         (WHISPER, {"source_lang": "xx"}, "source_lang=xx is not supported by this model; it must be one of auto, en, es, fr"),
         (WHISPER, {"task": "translate", "target_lang": "de"}, "target_lang=de is not supported by this model; it must be en"),
@@ -66,7 +66,7 @@ def test_what_is_asked_and_done(languages, asked, done, words):
         (Languages(), {"source_lang": "de"}, "source_lang=de: the model has one source language, so source_lang must not be given"),
     ],
 )
-def test_what_cannot_be_done_is_refused_in_one_sentence(languages, asked, sentence):
+def test_unsupported_direction_is_refused_in_one_sentence(languages, requested, sentence):
     with pytest.raises(InputError) as refused:
-        languages.resolved(Direction(**asked))
+        languages.resolved(Direction(**requested))
     assert str(refused.value) == sentence

@@ -1,4 +1,4 @@
-"""What pip installs, and what people are told to install."""
+"""Contents of the wheel, and install instructions."""
 
 import re
 import shutil
@@ -12,11 +12,11 @@ from conftest import ROOT
 
 
 def tracked(*patterns: str) -> list[str]:
-    """Files that git knows, relative to the checkout."""
+    """Files tracked by git, relative to the checkout."""
     return subprocess.run(["git", "ls-files", *patterns], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
 
 
-def test_a_wheel_holds_every_file_of_the_package_and_no_other(tmp_path):
+def test_wheel_contains_exactly_the_files_of_the_package(tmp_path):
     for name in tracked():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
@@ -30,30 +30,30 @@ def test_a_wheel_holds_every_file_of_the_package_and_no_other(tmp_path):
     assert "\nLicense: MIT\n" in facts and "\nDescription-Content-Type: text/markdown\n" in facts
 
 
-def test_the_version_is_written_once():
+def test_version_is_defined_once():
     written = re.search(r'^version = "([\d.]+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
     assert version("residual-st") == written
     sources = [name for name in tracked("*.py", "*.toml", "Makefile", ".ci") if f'"{written}"' in (ROOT / name).read_text()]
-    assert sources == ["pyproject.toml"]  # and the citations, which a test below compares
+    assert sources == ["pyproject.toml"]  # and the citations, which are tested below
 
 
-def test_what_people_are_told_to_install_is_true_before_and_after_a_release():
-    """Pages install this package from a checkout; messages name other people's packages, never an extra of this one."""
+def test_install_instructions_do_not_depend_on_a_release():
+    """Pages install this package from a checkout. Messages name dependencies, never an extra of this package."""
     pages = {name: (ROOT / name).read_text(encoding="utf-8") for name in tracked("*.md", "*.py", "*.sh")}
-    told = [(name, place) for name, text in pages.items() for place in re.findall(r"(..)residual-st\[", text)]
-    assert told and {place for _, place in told} == {"./"}, told
+    instructions = [(name, place) for name, text in pages.items() for place in re.findall(r"(..)residual-st\[", text)]
+    assert instructions and {place for _, place in instructions} == {"./"}, instructions
     extras = [line for line in metadata("residual-st").get_all("Requires-Dist") if line.startswith("residual")]
     assert not extras, "errors.missing_package would name this package, which is on no index"
 
 
-def test_the_citation_names_this_version_and_the_paper():
+def test_citation_names_this_version_and_the_paper():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert str(citation["version"]) == version("residual-st")
     assert f"version = {{{citation['version']}}}" in (ROOT / "docs" / "citation.md").read_text()
     assert citation["references"][0]["url"] in (ROOT / "pyproject.toml").read_text()
 
 
-def test_a_release_needs_a_clean_tagged_checkout(tmp_path):
+def test_release_needs_a_clean_tagged_checkout(tmp_path):
     (tmp_path / ".venv").mkdir()
     for name in ("Makefile", "pyproject.toml", "setup.py", "constraints.txt", ".ci/install"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Pages of the repository: links lead somewhere, and tables are those of the committed rows."""
+"""Links in Markdown pages are valid, and tables match the committed results."""
 
 import re
 import sys
@@ -14,7 +14,7 @@ PAGES = [
     ROOT / "examples" / "must_c" / "README.md",
 ]
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
-SIGNIFICANCE = {"quality_seeds", "quality_continued", "quality_once", "sanity", "headline"}  # with paired tests, which take minutes
+SIGNIFICANCE = {"quality_seeds", "quality_continued", "quality_once", "sanity", "headline"}  # needs paired tests that take minutes
 
 
 @pytest.fixture(scope="module")
@@ -26,19 +26,19 @@ def readme():
 
 
 def prose_of(page) -> str:
-    """Without blocks of code."""
+    """The page without code blocks."""
     return re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
 
 
 def anchors_of(page) -> set[str]:
-    """The names that GitHub gives to headings."""
+    """The anchors that GitHub gives to headings."""
     headings = re.findall(r"^#+ (.+)$", prose_of(page), re.MULTILINE)
     texts = (re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).lower() for heading in headings)
     return {re.sub(r"[^\w\- ]", "", text).strip().replace(" ", "-") for text in texts}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
-def test_links_lead_to_files_and_headings(page):
+def test_links_point_to_existing_files_and_headings(page):
     for target in re.findall(r"\]\(([^)\s]+)\)", prose_of(page)):
         if re.match(r"\w+:", target):
             continue
@@ -49,8 +49,8 @@ def test_links_lead_to_files_and_headings(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
-def test_tables_are_those_of_the_committed_rows(page, readme, monkeypatch):
-    """Without the bounds of intervals, whose resampling takes minutes."""
+def test_tables_match_the_committed_results(page, readme, monkeypatch):
+    """Except for the bounds of intervals, whose resampling takes minutes."""
     monkeypatch.setattr("residual_st.evaluation.scores.RESAMPLES", 1)
     text = page.read_text(encoding="utf-8")
     for name in readme.tables_in(text):
@@ -62,12 +62,12 @@ def without_bounds(text: str) -> str:
     return re.sub(r" {2,}|-{2,}", " ", re.sub(r"\([-+\d.]+ to [-+\d.]+\)", "", text))
 
 
-def test_readers_see_a_name_for_each_system(readme):
+def test_every_system_has_a_readable_name(readme):
     from tables.names import reader_name
 
     for path in sorted((ROOT / "benchmarks" / "results").glob("*.jsonl")):
         if path.stem.startswith("faults"):
-            continue  # their systems are commands and files
+            continue  # systems are commands and files there
         systems = {re.sub(r"-\d(\.\d)?e-\d$", "", row["system"]) for row in results.read(path) if "system" in row}
         names = {reader_name(system) for system in systems}
         assert len(names) == len(systems), f"{path.name}: two systems have one name"

@@ -1,4 +1,4 @@
-"""Pieces of words as texts, beside sentencepiece itself, and in fairseq's commands."""
+"""Word pieces are joined to texts as by sentencepiece, also in fairseq's commands."""
 
 import io
 from argparse import Namespace
@@ -15,7 +15,7 @@ from residual_st.pieces import joined_pieces
 
 @pytest.fixture(scope="module")
 def pieces(tmp_path_factory):
-    """With a piece for each byte, as --byte_fallback makes them."""
+    """A model with a piece for each byte (--byte_fallback)."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(["wir lieben die Stadt", "die Stadt liebt uns", "eine Stadt <sep> ein Wort"] * 5),
@@ -33,11 +33,11 @@ def pieces(tmp_path_factory):
 
 LETTERS = st.characters(codec="utf-8").map(lambda letter: [f"<0x{byte:02X}>" for byte in letter.encode()])
 BYTES = st.integers(0, 255).map(lambda byte: [f"<0x{byte:02X}>"])
-PLACES = st.integers(0, 1000)  # of other pieces
+PLACES = st.integers(0, 1000)  # indices of other pieces
 
 
 @given(st.lists(LETTERS | BYTES | PLACES, max_size=8))
-def test_they_become_the_text_of_sentencepiece(pieces, parts):
+def test_pieces_are_joined_as_by_sentencepiece(pieces, parts):
     processor, _ = pieces
     words = [
         processor.id_to_piece(number)
@@ -49,8 +49,8 @@ def test_they_become_the_text_of_sentencepiece(pieces, parts):
     assert joined_pieces(drawn).strip(" ") == processor.decode_pieces(drawn).strip(" ")
 
 
-def test_fairseq_writes_bytes_as_letters(pieces):
-    """What fairseq-generate and the hub interface write a text with."""
+def test_fairseq_decodes_bytes_to_characters(pieces):
+    """In the decoder that fairseq-generate and the hub interface use."""
     processor, path = pieces
     bpe = encoders.build_bpe(Namespace(bpe="sentencepiece", sentencepiece_model=str(path)))
     text = "die Stadt 爱 uns 🙂"

@@ -1,4 +1,4 @@
-"""A colon in a path, at which fairseq splits it: refused by name wherever a path is given to fairseq."""
+"""A colon in a path, at which fairseq splits paths, is refused wherever a path is passed to fairseq."""
 
 import sys
 
@@ -24,7 +24,7 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.partition(" {")[0])
-def test_refused(folder, monkeypatch, command):
+def test_commands_refuse_a_colon(folder, monkeypatch, command):
     monkeypatch.setenv("DEMO_ROOT", "/demo")
     dense = "s2t_transformer_s"
     flags = tiny_flags(dense, tgt_dict_size=20, criterion="label_smoothed_cross_entropy")
@@ -35,7 +35,7 @@ def test_refused(folder, monkeypatch, command):
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_refused_by_the_recipe(folder):
+def test_recipe_refuses_a_colon(folder):
     arguments = ["--data-root", folder, "--languages", "de", "--task", "st"]
     result = run(sys.executable, RECIPE / "prepare.py", *arguments, check=False)
     assert result.returncode == 2

@@ -1,4 +1,4 @@
-"""The documentation as a site: it is built without a warning, has the pages that are made, and asks nothing of other hosts."""
+"""The documentation site is built without warnings, contains all pages, and loads nothing from other hosts."""
 
 import importlib.util
 import os
@@ -15,14 +15,14 @@ REPOSITORY = "https://code.test/residual-st"
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     pytest.importorskip("mkdocs")
-    pytest.importorskip("residual_st.huggingface")  # whose reference is a page
+    pytest.importorskip("residual_st.huggingface")  # the site has a reference page of them
     folder = tmp_path_factory.mktemp("site")
     environment = {name: value for name, value in os.environ.items() if name != "REPO_URL"}
     run(BIN / "mkdocs", "build", "--strict", "--site-dir", folder, cwd=ROOT, env=environment)
     return folder
 
 
-def test_the_reference_has_every_command_and_public_names(site):
+def test_reference_contains_every_command_and_public_name(site):
     commands = (site / "reference" / "commands" / "index.html").read_text(encoding="utf-8")
     for name in SUBCOMMANDS:
         assert f"usage: residual-st {name}" in commands
@@ -36,14 +36,14 @@ def test_the_reference_has_every_command_and_public_names(site):
             assert re.search(rf'<h2 id="residual_st\.{page}[\w.]*\.{name}"', text), name
 
 
-def test_links_lead_to_pages(site):
+def test_links_point_to_existing_pages(site):
     home = (site / "index.html").read_text(encoding="utf-8")
     assert re.search(r'href="compression/["#]', home) and 'src="sharing.svg"' in home
     quality = (site / "results" / "quality" / "index.html").read_text(encoding="utf-8")
     assert 'href="../../quality/' in quality
 
 
-def test_without_a_public_repository_other_files_are_named_and_the_header_has_no_link(site):
+def test_without_a_repository_url_files_are_named_and_not_linked(site):
     home = (site / "index.html").read_text(encoding="utf-8")
     assert "md-source" not in home
     assert "a notebook that does it all (<code>examples/tour.ipynb</code>)" in home
@@ -60,7 +60,7 @@ def test_without_a_public_repository_other_files_are_named_and_the_header_has_no
         ("[no such file](../gone.py)", "[no such file](../gone.py)"),
     ],
 )
-def test_with_a_public_repository_other_files_are_linked(link, expected):
+def test_with_a_repository_url_files_are_linked(link, expected):
     pytest.importorskip("mkdocs")
     spec = importlib.util.spec_from_file_location("site_pages", ROOT / "docs" / "site_pages.py")
     site_pages = importlib.util.module_from_spec(spec)
@@ -68,7 +68,7 @@ def test_with_a_public_repository_other_files_are_linked(link, expected):
     assert site_pages.site_link(site_pages.LINK.match(link), "docs/quality.md", "quality.md", REPOSITORY) == expected
 
 
-def test_no_page_loads_anything_from_elsewhere(site):
+def test_no_page_loads_anything_from_other_hosts(site):
     pages = list(site.rglob("*.html"))
     assert len(pages) > 20
     for page in pages:

@@ -1,4 +1,4 @@
-"""Checkpoints of earlier releases load for good."""
+"""Checkpoints of every earlier release can be loaded."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ RELEASES = sorted((Path(__file__).parent / "fixtures").iterdir())
 
 @pytest.mark.parametrize("name", ["dense", "residual"])
 @pytest.mark.parametrize("release", RELEASES, ids=lambda folder: folder.name)
-def test_checkpoints_of_a_release_compute_what_they_did(release, name, tmp_path):
+def test_checkpoints_of_earlier_releases_compute_the_same(release, name, tmp_path):
     expected = torch.tensor(json.loads((release / "logits.json").read_text())[name])
 
     def logits(path: Path) -> torch.Tensor:

@@ -1,6 +1,6 @@
-"""Phrases that a reader of English stumbles over stay out of code, tests, scripts, help, messages and documents.
+"""Phrases that are not plain English are refused in code, tests, scripts, help, messages and documents.
 
-Each phrase has a plain one of the field in its place, which a failure shows.
+A failure shows the plain phrase to use instead.
 """
 
 import re
@@ -46,10 +46,10 @@ def files() -> list[str]:
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a checkout")
 def test_plain_words():
-    found = []
+    problems = []
     for name in files():
         text = (ROOT / name).read_text(encoding="utf-8")
         for pattern, plain in PATTERNS.items():
             for match in pattern.finditer(text):
-                found.append(f"{name}:{text.count(chr(10), 0, match.start()) + 1}: {match[0]!r}, write: {plain}")
-    assert not found, "\n".join(found)
+                problems.append(f"{name}:{text.count(chr(10), 0, match.start()) + 1}: {match[0]!r}, write: {plain}")
+    assert not problems, "\n".join(problems)

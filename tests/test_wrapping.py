@@ -1,4 +1,4 @@
-"""Functions of others, wrapped in place."""
+"""Wrapping functions of other packages in place."""
 
 import functools
 from types import SimpleNamespace
@@ -26,8 +26,8 @@ class Wrapped(Base):
         return ["stock", word]
 
 
-def ours(before, *arguments):
-    return ["ours", *before(*arguments)]
+def prepend(before, *arguments):
+    return ["wrapped", *before(*arguments)]
 
 
 @pytest.fixture
@@ -35,13 +35,13 @@ def wrapped():
     return type("Wrapped", (Base,), dict(vars(Wrapped)))
 
 
-def test_methods_of_every_kind_stay_what_they_are(wrapped):
+def test_methods_of_every_kind_are_wrapped(wrapped):
     for name in ("method", "inherited", "of_class", "static"):
-        wrap(wrapped, name)(ours)
+        wrap(wrapped, name)(prepend)
     made = wrapped()
-    assert made.method() == made.inherited() == ["ours", "stock"]
-    assert wrapped.of_class() == made.of_class() == ["ours", "stock", "Wrapped"]
-    assert wrapped.static("a") == made.static("a") == ["ours", "stock", "a"]
+    assert made.method() == made.inherited() == ["wrapped", "stock"]
+    assert wrapped.of_class() == made.of_class() == ["wrapped", "stock", "Wrapped"]
+    assert wrapped.static("a") == made.static("a") == ["wrapped", "stock", "a"]
     assert Base().inherited() == ["stock"]
 
 
@@ -53,40 +53,40 @@ def foreign(before, follows_wraps: bool):
 
 
 @pytest.mark.parametrize("follows_wraps", [True, False])
-def test_beside_another_packages_wrapper_both_take_effect_once(follows_wraps):
+def test_wrapper_on_top_of_another_packages_takes_effect_once(follows_wraps):
     module = SimpleNamespace(function=foreign(lambda: ["stock"], follows_wraps))
     for _ in range(2):
-        wrap(module, "function")(ours)
-    assert module.function() == ["ours", "foreign", "stock"]
+        wrap(module, "function")(prepend)
+    assert module.function() == ["wrapped", "foreign", "stock"]
 
 
-def test_is_found_below_a_wrapper_that_was_put_over_it():
+def test_wrapper_below_another_packages_is_recognised():
     module = SimpleNamespace(function=lambda: ["stock"])
-    wrap(module, "function")(ours)
+    wrap(module, "function")(prepend)
     module.function = foreign(module.function, True)
-    wrap(module, "function")(ours)
-    assert module.function() == ["foreign", "ours", "stock"]
+    wrap(module, "function")(prepend)
+    assert module.function() == ["foreign", "wrapped", "stock"]
 
 
-def test_what_another_package_has_replaced_is_wrapped_again():
+def test_replaced_function_is_wrapped_again():
     module = SimpleNamespace(function=lambda: ["stock"])
-    wrap(module, "function")(ours)
+    wrap(module, "function")(prepend)
     module.function = lambda: ["another"]
-    wrap(module, "function")(ours)
-    assert module.function() == ["ours", "another"]
+    wrap(module, "function")(prepend)
+    assert module.function() == ["wrapped", "another"]
 
 
-def test_two_of_ours_on_one_function():
+def test_two_wrappers_of_one_function():
     def second(before):
         return ["second", *before()]
 
     module = SimpleNamespace(function=lambda: ["stock"])
     for _ in range(2):
-        wrap(module, "function")(ours)
+        wrap(module, "function")(prepend)
         wrap(module, "function")(second)
-    assert module.function() == ["second", "ours", "stock"]
+    assert module.function() == ["second", "wrapped", "stock"]
 
 
-def test_nothing_to_wrap():
+def test_missing_function_is_refused():
     with pytest.raises(AttributeError, match="nothing"):
-        wrap(SimpleNamespace(), "nothing")(ours)
+        wrap(SimpleNamespace(), "nothing")(prepend)

@@ -1,4 +1,4 @@
-"""Random Whispers whose words are bytes, in folders."""
+"""Small random Whisper folders whose words are bytes."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from residual_st.audio.reading import read_audio
 SPEECH = Path(__file__).with_name("speech") / "arctic_a0007.wav"
 
 
-# of one of two languages, with timestamps; the words before these are the 256 bytes
+# with two languages and timestamps; these words follow those for the 256 bytes
 END, START, ENGLISH, GERMAN, TRANSLATE, TRANSCRIBE, SILENCE, NONE, FIRST = range(256, 265)
 WORDS = ["<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|de|>", "<|translate|>", "<|transcribe|>", "<|nospeech|>"]
 WORDS += ["<|notimestamps|>", *(f"<|{0.02 * step:.2f}|>" for step in range(1501))]
@@ -43,15 +43,14 @@ def bytes_tokenizer(special: list[str], added: tuple = ()) -> PreTrainedTokenize
 
 
 def save_whisper(folder: Path, special: list[str], **settings) -> Path:
-    """A random Whisper whose words are bytes and these, of which the first ends and the second starts a text, with settings of
-    generation."""
+    """Save a random Whisper whose words are bytes and these special ones. The first ends a text, the second starts it."""
     tokenizer = bytes_tokenizer(special)
     end, start = tokenizer.convert_tokens_to_ids(special[:2])
     ends = {"eos_token_id": end, "pad_token_id": end, "bos_token_id": end, "decoder_start_token_id": start}
     torch.manual_seed(1)
     model = WhisperForConditionalGeneration(WhisperConfig(**TINY_HUGGING_FACE, **ends, vocab_size=len(tokenizer)))
     for parameter in model.model.decoder.layers.parameters():
-        if parameter.dim() == 2:  # so that a word does not follow itself without end
+        if parameter.dim() == 2:  # prevents endless repetition of a word
             torch.nn.init.normal_(parameter, std=0.3)
     model.generation_config = GenerationConfig(**ends, **settings)
     model.save_pretrained(folder)

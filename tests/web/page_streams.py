@@ -1,4 +1,4 @@
-"""Streams by the page's own scripts."""
+"""Streams run by the page's scripts."""
 
 import numpy as np
 
@@ -20,7 +20,7 @@ STREAM = """async ([lengths, direction, rate]) => {
 
 
 def streamed(page, lengths: Lengths, direction: dict, samples: np.ndarray, rate: int = 16_000) -> list[dict]:
-    """Updates as `residual-st listen --json` has them, of samples as they are spoken, by the model of a page."""
+    """Updates in the format of `residual-st listen --json`, for samples in real time, by the model of a page."""
     page.route("**/samples.f32", lambda route: route.fulfill(body=samples.tobytes()))
     updates = page.evaluate(STREAM, [vars(lengths), direction, rate])
     for row in [*updates, *(segment for update in updates for segment in update["closed"])]:

@@ -1,4 +1,4 @@
-"""Live captions over a WebSocket: beside `Stream`, and whatever a client does."""
+"""Live captions over a WebSocket equal those of `Stream`, and any client is handled."""
 
 import asyncio
 import contextlib
@@ -33,7 +33,7 @@ END = json.dumps({"end_of_stream": True})
 
 @pytest.fixture
 def address(exported):
-    """Of live captions by a server in this process, which listens as `residual-st serve` does."""
+    """The address of live captions from a server in this process, configured as by `residual-st serve`."""
     server = uvicorn.Server(uvicorn.Config(application([exported], ["localhost"], settings=SETTINGS), **PROTOCOL))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=server.run, args=([listening],))
@@ -45,7 +45,7 @@ def address(exported):
 
 @pytest.fixture
 def streams(monkeypatch):
-    """Those of the server that somebody still holds."""
+    """The streams of the server that are still referenced."""
     alive = weakref.WeakSet()
 
     class Watched(Stream):
@@ -57,11 +57,11 @@ def streams(monkeypatch):
     return alive
 
 
-async def spoken(address: str, sound: np.ndarray, rate: int = RATE, **asked) -> list[dict]:
-    """The updates for somebody who speaks, and waits for each step."""
+async def captions_of(address: str, sound: np.ndarray, rate: int = RATE, **options) -> list[dict]:
+    """The updates for a client that sends samples and waits for each step."""
     updates = []
     async with connect(address) as client:
-        await client.send(json.dumps({"rate": rate, **asked}))
+        await client.send(json.dumps({"rate": rate, **options}))
         for start in range(0, len(sound), rate):
             for place in range(start, min(start + rate, len(sound)), rate // 10):
                 await client.send(sound[place : min(place + rate // 10, start + rate)].tobytes())
@@ -73,8 +73,8 @@ async def spoken(address: str, sound: np.ndarray, rate: int = RATE, **asked) -> 
     return updates
 
 
-async def answer(address: str, *messages) -> tuple[str, int]:
-    """What a client is refused with, and the code of the end."""
+async def refusal(address: str, *messages) -> tuple[str, int]:
+    """The error message that a client receives, and the close code."""
     async with connect(address) as client:
         with contextlib.suppress(ConnectionClosed):
             for message in messages:
@@ -86,32 +86,32 @@ async def answer(address: str, *messages) -> tuple[str, int]:
         return rows[-1]["error"], client.close_code
 
 
-def wait_until_let_go(streams: weakref.WeakSet) -> None:
+def wait_until_freed(streams: weakref.WeakSet) -> None:
     began = time.monotonic()
     while streams:
         assert time.monotonic() - began < 20
         time.sleep(0.05)
-        gc.collect()  # an error and the place where it was raised hold one another
+        gc.collect()  # exceptions and their frames refer to each other
 
 
 @pytest.mark.parametrize("policy", ["local-agreement", "alignatt", "retranslation"])
-def test_captions_are_those_of_a_stream(policy, address, exported):
-    """They come while somebody speaks: `spoken` waits for them."""
+def test_captions_equal_those_of_a_stream(policy, address, exported):
+    """They arrive during speech: `captions_of` waits for them."""
     expected = [update.as_json() for update in updates_of(Stream(exported, policy, SETTINGS), talk())]
-    updates = asyncio.run(spoken(address, talk(), policy=policy))
+    updates = asyncio.run(captions_of(address, talk(), policy=policy))
     assert updates == expected
     assert sum(len(update["closed"]) for update in updates) == 2
     whole = (talk() * (2**15 - 1)).astype("<i2")
     expected = [update.as_json() for update in updates_of(Stream(exported, policy, SETTINGS), whole)]
-    assert asyncio.run(spoken(address, whole, sample_type="s16le", policy=policy, chunk_seconds=1)) == expected
+    assert asyncio.run(captions_of(address, whole, sample_type="s16le", policy=policy, chunk_seconds=1)) == expected
 
 
-def test_ten_clients_at_once(address, exported, streams):
-    """One leaves in the middle, one sends no numbers, one all that it has at once."""
+def test_ten_simultaneous_clients(address, exported, streams):
+    """One disconnects in the middle, one sends NaN, and one sends everything at once."""
     sound = talk()
     expected = [update.as_json() for update in updates_of(Stream(exported, settings=SETTINGS), sound)]
 
-    async def leaves():
+    async def disconnecting():
         async with connect(address) as client:
             await client.send(json.dumps({"rate": RATE}))
             await client.send(sound[:16_000].tobytes())
@@ -119,7 +119,7 @@ def test_ten_clients_at_once(address, exported, streams):
             await client.send(sound[16_000:30_000].tobytes())
             client.transport.abort()
 
-    async def hurries():
+    async def sending_at_once():
         async with connect(address) as client:
             await client.send(json.dumps({"rate": RATE}))
             for start in range(0, len(sound), 16_000):
@@ -128,19 +128,21 @@ def test_ten_clients_at_once(address, exported, streams):
             return [json.loads(message) async for message in client]
 
     async def clients():
-        nothing = json.dumps({"rate": RATE}), np.full(1600, np.nan, "<f4").tobytes()
-        return await asyncio.gather(leaves(), hurries(), answer(address, *nothing), *(spoken(address, sound) for _ in range(7)))
+        not_a_number = json.dumps({"rate": RATE}), np.full(1600, np.nan, "<f4").tobytes()
+        return await asyncio.gather(
+            disconnecting(), sending_at_once(), refusal(address, *not_a_number), *(captions_of(address, sound) for _ in range(7))
+        )
 
-    _, hurried, refused, *others = asyncio.run(clients())
+    _, sent_at_once, refused, *expected_updates = asyncio.run(clients())
     assert refused == ("the stream contains samples that are not finite numbers", 1008)
-    assert others == [expected] * 7
-    assert hurried[-1]["seconds"] == expected[-1]["seconds"]
-    assert len([segment for update in hurried for segment in update["closed"]]) == 2
-    wait_until_let_go(streams)
+    assert expected_updates == [expected] * 7
+    assert sent_at_once[-1]["seconds"] == expected[-1]["seconds"]
+    assert len([segment for update in sent_at_once for segment in update["closed"]]) == 2
+    wait_until_freed(streams)
 
 
-def test_a_client_that_is_faster_than_the_model_waits(address, monkeypatch):
-    """What it sends is neither kept without end nor lost: here the first step lasts until it cannot send more."""
+def test_fast_client_is_blocked_until_the_model_catches_up(address, monkeypatch):
+    """Its samples are neither buffered without limit nor lost. Here the first step lasts until the client is blocked."""
     feed, may_end = Stream.feed, threading.Event()
 
     def slow(self, *arguments):
@@ -194,20 +196,20 @@ def test_a_client_that_is_faster_than_the_model_waits(address, monkeypatch):
         (b"\0\0\0\0", "the first message must be a JSON object with rate"),
     ],
 )
-def test_wrong_first_messages(message, sentence, address):
-    error, code = asyncio.run(answer(address, message))
+def test_invalid_first_messages_are_refused(message, sentence, address):
+    error, code = asyncio.run(refusal(address, message))
     assert sentence in error and code == 1008
 
 
-def test_wrong_messages_behind_it(address):
+def test_invalid_later_messages_are_refused(address):
     first = json.dumps({"rate": RATE})
     for message, sentence in (
         (b"\0" * 7, "a frame has 7 bytes; it must be a multiple of 4, the size of a sample"),
         ("more", 'after the first message there must be samples, and then {"end_of_stream": true}'),
         (np.full(10, np.inf, "<f4").tobytes(), "the stream contains samples that are not finite numbers"),
     ):
-        assert asyncio.run(answer(address, first, message)) == (sentence, 1008)
-    assert asyncio.run(answer(address.replace("/0", "/7"), first)) == ("there is no model 7", 1008)
+        assert asyncio.run(refusal(address, first, message)) == (sentence, 1008)
+    assert asyncio.run(refusal(address.replace("/0", "/7"), first)) == ("there is no model 7", 1008)
 
     async def large():
         async with connect(address) as client:
@@ -219,25 +221,25 @@ def test_wrong_messages_behind_it(address):
         asyncio.run(large())
 
 
-def test_a_client_that_says_nothing(address, streams, monkeypatch):
+def test_silent_client_is_disconnected(address, streams, monkeypatch):
     monkeypatch.setattr(captions, "SLOWEST", 0.2)
-    assert asyncio.run(answer(address)) == ("no audio arrived for 0 s", 1008)
-    assert asyncio.run(answer(address, json.dumps({"rate": RATE}))) == ("no audio arrived for 0 s", 1008)
-    wait_until_let_go(streams)
+    assert asyncio.run(refusal(address)) == ("no audio arrived for 0 s", 1008)
+    assert asyncio.run(refusal(address, json.dumps({"rate": RATE}))) == ("no audio arrived for 0 s", 1008)
+    wait_until_freed(streams)
 
 
-def test_more_clients_than_there_may_be(address):
+def test_too_many_clients_are_refused(address):
     async def clients():
         async with contextlib.AsyncExitStack() as stack:
             for _ in range(MOST_STREAMS):
                 await stack.enter_async_context(connect(address))
-            return await answer(address)
+            return await refusal(address)
 
     assert asyncio.run(clients()) == ("all 16 streams are in use; try again later", 1008)
-    assert asyncio.run(spoken(address, talk()[:20_000]))
+    assert asyncio.run(captions_of(address, talk()[:20_000]))
 
 
-def test_other_hosts_and_other_sites_are_refused(address):
+def test_other_hosts_and_origins_are_refused_for_captions(address):
     async def status(**keywords) -> int:
         with pytest.raises(InvalidStatus) as refused:
             await connect(address, **keywords)
@@ -245,7 +247,7 @@ def test_other_hosts_and_other_sites_are_refused(address):
 
     assert asyncio.run(status(origin="http://evil.example")) == 403
     port = int(address.split(":")[2].split("/")[0])
-    evil = {"host": "127.0.0.1", "port": port}  # a name that was made to lead here
+    evil = {"host": "127.0.0.1", "port": port}  # DNS rebinding: another name that resolves to this server
     named = address.replace("127.0.0.1", "evil.example")
 
     async def by_name() -> int:

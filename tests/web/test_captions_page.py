@@ -1,4 +1,4 @@
-"""Live captions in a browser whose microphone plays a talk: by the server, and by the browser alone."""
+"""Live captions in a browser whose microphone plays a talk, computed by the server or in the browser."""
 
 import json
 import shutil
@@ -34,7 +34,7 @@ def lines_of(page) -> list[str]:
 
 
 def captions_of(page) -> list[list[str]]:
-    """What is to be seen, each time it changes, while the microphone plays and until the end."""
+    """The visible captions after each change, while the microphone plays and until the end."""
     texts_of(page, "Ready.")
     page.click("#live")
     page.wait_for_selector("#status:text-is('Listening…')")
@@ -51,27 +51,27 @@ def captions_of(page) -> list[list[str]]:
     return [*seen, lines_of(page)]
 
 
-def test_served(page, serving, exported, microphone):
+def test_captions_from_the_server(page, serving, exported, microphone):
     frames = []
     page.on("websocket", lambda socket: socket.on("framesent", lambda frame: frames.append(frame)))
     page.goto(serving(exported))
     seen = captions_of(page)
     first, *pieces, last = frames
     assert json.loads(last) == {"end_of_stream": True}
-    # browsers resample what a microphone records
+    # browsers resample the microphone's signal
     updates = updates_of(
         Stream(exported), np.frombuffer(b"".join(pieces), np.float32), json.loads(first)["rate"] // 10, json.loads(first)["rate"]
     )
     assert seen[-1] == [segment.text for segment in segments_of(updates)] + [""]
     assert " ".join(seen[-1][:-1]) == Translator(exported).translate(microphone).text
-    # while the first sentence was spoken
+    # during the first sentence
     assert any(len(lines) == 1 and lines[0] for lines in seen)
     assert page.locator(".time").inner_text().endswith("s behind")
 
 
 @pytest.fixture
 def static(runs, shared_checkpoint, data, exported, file_server):
-    """The page of a model that runs in the browser."""
+    """The page with a model that runs in the browser."""
     if not any(ORT.glob("*.wasm")):
         pytest.skip("onnxruntime-web is not vendored: make web")
     if not (runs / "captions").exists():
@@ -79,7 +79,7 @@ def static(runs, shared_checkpoint, data, exported, file_server):
     return f"{file_server(runs / 'captions')}/index.html"
 
 
-def test_in_the_browser(page, static, exported, microphone):
+def test_captions_in_the_browser(page, static, exported, microphone):
     page.goto(static)
     seen = captions_of(page)
     assert " ".join(seen[-1][:-1]) == Translator(exported).translate(microphone).text
@@ -89,8 +89,8 @@ def test_in_the_browser(page, static, exported, microphone):
 
 
 @pytest.mark.parametrize("sound, longest", [(talk(), 15.0), (SPEECH[0], 2.5)])
-def test_a_stream_in_the_browser(sound, longest, page, static, exported):
-    """Step by step that of Python; speech is cut where it is longer than it may be."""
+def test_browser_stream_equals_pythons(sound, longest, page, static, exported):
+    """At each step, also if speech is longer than a window."""
     page.goto(static)
     texts_of(page, "Ready.")
     model = Model(exported)
@@ -99,8 +99,8 @@ def test_a_stream_in_the_browser(sound, longest, page, static, exported):
     assert streamed(page, Lengths(longest), {}, sound) == expected
 
 
-def test_a_model_of_another_rate_in_the_browser(page, static, runs, file_server, tmp_path):
-    """The detector of speech has its own, to which workers cannot resample."""
+def test_model_with_another_sample_rate_in_the_browser(page, static, runs, file_server, tmp_path):
+    """The speech detector has a fixed rate, and web workers cannot resample."""
     folder, sound = shutil.copytree(runs / "captions", tmp_path / "model"), resample(SPEECH[0], RATE, 8000)
     description = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     (folder / "model.json").write_text(json.dumps({**description, "sample_rate": 8000}), encoding="utf-8")
@@ -109,8 +109,8 @@ def test_a_model_of_another_rate_in_the_browser(page, static, runs, file_server,
     expected = segments_of(updates_of(Stream(folder), sound, 800))
     segments = [segment for update in streamed(page, Lengths(15.0), {}, sound, 8000) for segment in update["closed"]]
     assert [segment["text"] for segment in segments] == [segment.text for segment in expected]
-    for one, other in zip(segments, expected):
-        assert (one["start"], one["end"]) == pytest.approx((other.start, other.end), abs=0.1)
+    for segment, expected_segment in zip(segments, expected):
+        assert (segment["start"], segment["end"]) == pytest.approx((expected_segment.start, expected_segment.end), abs=0.1)
 
 
 @pytest.mark.parametrize(
@@ -125,8 +125,8 @@ def test_a_model_of_another_rate_in_the_browser(page, static, runs, file_server,
     ],
     ids=["gone", "refused", "slow"],
 )
-def test_captions_that_end_early(server, sentence, page, serving, exported, microphone):
-    """What keeps them from coming is said, and the page can be used again."""
+def test_interrupted_captions_are_reported(server, sentence, page, serving, exported, microphone):
+    """The cause is shown, and the page remains usable."""
     page.route_web_socket("**/captions/0", server)
     page.route(
         "**/captions.js",
@@ -157,7 +157,7 @@ def test_captions_that_end_early(server, sentence, page, serving, exported, micr
     ],
     ids=["no worklet", "other rates", "no microphone"],
 )
-def test_what_keeps_a_page_from_captions_is_said_in_one_sentence(page, static, without, sentence):
+def test_missing_browser_features_for_captions_are_named_in_one_sentence(page, static, without, sentence):
     page.add_init_script(without)
     page.goto(static)
     texts_of(page, "Ready.")

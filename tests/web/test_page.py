@@ -1,4 +1,4 @@
-"""The page in a browser, with a wav as the microphone: served, and as static files that run the model themselves."""
+"""The page in a browser with a WAV as its microphone: served, and as static files that run the model in the browser."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ def served(serving, exported, with_languages):
 
 @pytest.fixture
 def static(runs, shared_checkpoint, with_languages, data, file_server):
-    """The page in a folder behind a plain file server, with another model, which an earlier release exported."""
+    """The page as static files, with another model exported by an earlier release."""
     if not any(ORT.glob("*.wasm")):
         pytest.skip("onnxruntime-web is not vendored: make web")
     if not (runs / "web").exists():
@@ -41,7 +41,7 @@ def static(runs, shared_checkpoint, with_languages, data, file_server):
     return f"{file_server(runs / 'web')}/index.html"
 
 
-def test_served(page, served, exported, with_languages):
+def test_page_from_the_server(page, served, exported, with_languages):
     page.goto(served)
     assert texts_of(page, "Ready.") == ["", ""]
     assert page.locator("select:visible").count() == 1
@@ -68,7 +68,7 @@ def test_served(page, served, exported, with_languages):
         ),
     ],
 )
-def test_what_keeps_a_page_from_recording_is_said_in_one_sentence(page, served, without, sentence):
+def test_missing_browser_features_for_recording_are_named_in_one_sentence(page, served, without, sentence):
     page.add_init_script(without)
     page.goto(served)
     texts_of(page, "Ready.")
@@ -78,7 +78,7 @@ def test_what_keeps_a_page_from_recording_is_said_in_one_sentence(page, served, 
     assert page.locator("#status").inner_text().endswith("or choose a recording.")
 
 
-def test_a_server_that_is_gone(page, served):
+def test_stopped_server_is_reported(page, served):
     page.goto(served)
     texts_of(page, "Ready.")
     page.context.set_offline(True)
@@ -87,11 +87,11 @@ def test_a_server_that_is_gone(page, served):
     assert page.locator("#status").inner_text() == "The server does not answer. Is it still running?"
 
 
-def test_in_the_browser(page, static, with_languages, tmp_path):
+def test_page_runs_the_model_in_the_browser(page, static, with_languages, tmp_path):
     page.goto(static)
     assert len(texts_of(page, "Ready.")) == 2
     page.set_input_files("#file", SPEECH)
-    # the one beside it is of fp32 and has languages, of which the first is chosen
+    # the other model is fp32 and has languages, the first of which is selected
     assert texts_of(page)[1] == Translator(with_languages, target_lang="de").translate(SPEECH).text
     for name, (width, height) in WIDTHS.items():
         page.set_viewport_size({"width": width, "height": height})
@@ -110,26 +110,26 @@ SPANS = """async ([rate, lengths, goesOn]) => {
 }"""
 
 
-def test_recordings_are_cut_in_the_browser_as_everywhere(page, static, tmp_path):
-    """In steps of 8 ms; those that have to be resampled, which browsers do in another way, within 0.1 s."""
+def test_browser_cuts_recordings_like_python(page, static, tmp_path):
+    """Exactly, in steps of 8 ms. Within 0.1 s if recordings are resampled, for which browsers use another algorithm."""
     speech = read_audio(SPEECH, 16_000)
-    other = read_audio(SPEECH.with_name("arctic_a0009.wav"), 16_000)
+    reply = read_audio(SPEECH.with_name("arctic_a0009.wav"), 16_000)
     noise = np.random.default_rng(1).standard_normal(3 * 16_000).astype(np.float32)
-    talk = np.concatenate([speech, 0 * noise, other, 1e-3 * noise, speech, other[:20_000], 1e-3 * noise[:9600], speech])
-    beginning = np.concatenate([speech, 1e-3 * noise[:9600], other[:16_000]])
+    talk = np.concatenate([speech, 0 * noise, reply, 1e-3 * noise, speech, reply[:20_000], 1e-3 * noise[:9600], speech])
+    beginning = np.concatenate([speech, 1e-3 * noise[:9600], reply[:16_000]])
     file = tmp_path / "samples.f32"
     page.route("**/samples.f32", lambda route: route.fulfill(path=file))
     page.goto(static)
     texts_of(page, "Ready.")
-    begun = talk[: -len(speech) + 16_000]
+    partial = talk[: -len(speech) + 16_000]
     for samples, rate, lengths, count, *continues in (
         (talk, 16_000, Lengths(15.0), 5),
         (1e-3 * talk, 16_000, Lengths(15.0), 5),
         (talk, 16_000, Lengths(2.0), 10),
         (talk, 16_000, Lengths(30.0, 30.0), 3),
         (resample(talk, 16_000, 8000), 8000, Lengths(15.0), 5),
-        (begun, 16_000, Lengths(15.0), 4),
-        (begun, 16_000, Lengths(15.0), 5, True),
+        (partial, 16_000, Lengths(15.0), 4),
+        (partial, 16_000, Lengths(15.0), 5, True),
         (0 * noise, 16_000, Lengths(15.0), 0),
         (0.1 * noise, 16_000, Lengths(15.0), 0),
         (speech[:100], 16_000, Lengths(15.0), 0),

@@ -1,4 +1,4 @@
-"""The scripts of the page beside what they repeat: words, rules and searches of residual_st/runtime."""
+"""The scripts of the page compute the same as the vocabulary, rules and searches of residual_st/runtime."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from residual_st.web.static import PAGE
 
 @pytest.fixture
 def scripts(page, file_server):
-    """The page's own modules, to be imported by it."""
+    """A page that can import the page's modules."""
     page.goto(f"{file_server(PAGE)}/page.css")
     return page
 
@@ -32,7 +32,7 @@ PIECES = [
 
 
 @pytest.mark.parametrize("pieces, symbols", [("bytes", LETTERS), ("sentencepiece", PIECES), ("words", PIECES)])
-def test_texts_of_the_page(pieces, symbols, scripts):
+def test_page_joins_texts_like_the_runtime(pieces, symbols, scripts):
     fields = {"start": 0, "begin": [], "eos": 0, "pad": None, "unk": None, "hidden": [1]}
     fields |= {"symbols": symbols, "pieces": pieces, "replaced": [[" .", "."], [" 's", "'s"]]}
     draw = np.random.default_rng(1)
@@ -46,12 +46,12 @@ def test_texts_of_the_page(pieces, symbols, scripts):
 
 FIELDS = {"start": 0, "begin": [], "eos": 1, "pad": 2, "unk": None, "hidden": [], "pieces": "words"}
 FIELDS["symbols"] = [str(number) for number in range(12)]
-# its words from 8 on are times
+# words from 8 on are timestamps
 TIMES = {"none": 7, "first": 8, "seconds": 0.02, "latest_start": 2, "silence": 6}
 
 
 def decoder(seed):
-    """A made-up decoder, whose next words depend on the last and on how many there are: as numbers, and as a function."""
+    """A random decoder whose scores depend on the last word and the number of words: as a table, and as a function."""
     table = np.random.default_rng(seed).normal(0, 1.5, (40, 12, 12))
     table[:, :, 1] += 0.5
     table = (table - np.log(np.exp(table).sum(-1, keepdims=True))).astype(np.float32)
@@ -71,11 +71,11 @@ def decoder(seed):
         ({"beam": 4, "early_stopping": False}, {"prompted": True, "suppressed": [3]}, {**TIMES, "latest_start": None}),
     ],
 )
-def test_the_search_of_the_page(settings, words, times, scripts):
+def test_page_searches_like_the_runtime(settings, words, times, scripts):
     complete, vocabulary = Settings(**settings).completed(FAIRSEQ), Vocabulary(**{**FIELDS, **words})
     prompt, prefix = vocabulary.opening([])
     for seed in range(8):
-        given = [4, 11][: seed % 3]  # words of a text that was found before
+        given = [4, 11][: seed % 3]  # words of an earlier text
         rules = Rules(vocabulary, complete, min(complete.max_len_b, 30), prefix, times and TimeStamps(**times), given)
         table, step = decoder(seed)
         ((best,),) = BeamSearch(step, None, rules, complete, prompt).run(1)
@@ -96,7 +96,7 @@ def test_the_search_of_the_page(settings, words, times, scripts):
             assert text["score"] == pytest.approx(expected.score, abs=1e-4)
 
 
-def test_what_stands_in_the_page(scripts):
+def test_page_commits_words_like_the_runtime(scripts):
     fields, random = {**FIELDS, "symbols": PIECES, "pieces": "sentencepiece"}, np.random.default_rng(1)
     texts = [random.integers(4, size=random.integers(9)).tolist() for _ in range(400)]
     results = scripts.evaluate(
@@ -119,7 +119,7 @@ def test_what_stands_in_the_page(scripts):
     assert len({here == place for _, here, place in expected}) == 2
 
 
-def test_sentences_of_the_page(scripts):
+def test_page_splits_segments_like_the_runtime(scripts):
     timestamps, random = TimeStamps(**TIMES), np.random.default_rng(1)
     texts = [random.choice([3, 4, 5, 8, 9, 10, 11], random.integers(1, 9)).tolist() for _ in range(500)]
     results = scripts.evaluate(
@@ -134,8 +134,8 @@ def test_sentences_of_the_page(scripts):
     assert len({(len(sentences) > 1, done < 30) for sentences, done in expected}) == 4
 
 
-def test_what_the_page_believes(scripts):
-    """Texts of three words, over and over, and of any words; browsers compress them to within a byte or two of what zlib does."""
+def test_page_rejects_texts_like_the_runtime(scripts):
+    """Texts that repeat three words, and random texts. Browsers compress them to the size of zlib within two bytes."""
     random, fields = np.random.default_rng(1), {**FIELDS, "symbols": [str(number) for number in range(51865)]}
     texts = [random.integers(51865, size=count).tolist() * times for count in (1, 3, 10) for times in (1, 2, 3, 5, 30)] + [[]]
     results = scripts.evaluate(
@@ -152,8 +152,8 @@ def test_what_the_page_believes(scripts):
     assert len(set(repeats)) == 2
 
 
-def test_texts_of_the_page_by_chance(scripts):
-    """As likely as the model has them, sharper at lower temperatures, and the same from the same seed."""
+def test_page_samples_from_the_models_distribution(scripts):
+    """Sharper at lower temperatures, and reproducible for a seed."""
     chances = np.array([0.6, 0.0, 0.3, 0.1])
     for temperature in (1.0, 0.5):
         words, same = scripts.evaluate(
@@ -176,8 +176,8 @@ def test_texts_of_the_page_by_chance(scripts):
         assert same
 
 
-def test_words_that_the_page_asks_with(scripts):
-    """fairseq's models have targets alone, and Whisper no word for the one that it has."""
+def test_page_sends_tasks_and_languages_like_the_runtime(scripts):
+    """fairseq models have only targets. English Whisper models have no word for their only language."""
     whisper = {"tasks": {"transcribe": [20], "translate": [21]}, "sources": {"en": [10], "es": [11]}, "targets": {"en": []}}
     for languages, direction in (
         (whisper, ("transcribe", "es", None)),

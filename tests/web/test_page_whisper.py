@@ -1,4 +1,4 @@
-"""A Whisper of several languages in the page, beside `residual-st translate`."""
+"""A multilingual Whisper in the page gives the texts of `residual-st translate`."""
 
 import json
 import shutil
@@ -32,8 +32,8 @@ def with_fallback(folder, rules):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Two models, of one hypothesis and of three, the first with the page. What the second writes is believed. Windows of the first
-    are guesses, and searched again, by chance; what is found then is a guess, too, so that the likeliest text stands."""
+    """Two models with one and three hypotheses, the first with the page. Texts of the second are accepted. Texts of the first are
+    guesses and sampled again, which gives guesses too, so the likeliest text is kept."""
     if not any(ORT.glob("*.wasm")):
         pytest.skip("onnxruntime-web is not vendored: make web")
     made = tmp_path_factory.mktemp("whispers")
@@ -46,7 +46,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory):
-    """A sentence, half a minute and more with a long pause in it, and silence."""
+    """A sentence, more than half a minute with a long pause, and silence."""
     speech, folder = read_audio(SPEECH, RATE), tmp_path_factory.mktemp("recordings")
     quiet = np.zeros(RATE // 2, np.float32)
     talk = [part for _ in range(9) for part in (speech, quiet)]
@@ -65,14 +65,14 @@ def choices(page, name):
     return page.locator(f"article >> nth=0 >> select[name={name}] option").all_text_contents()
 
 
-def test_a_whisper_of_several_languages(page, folders, recordings, file_server):
+def test_multilingual_whisper_in_the_page(page, folders, recordings, file_server):
     page.goto(f"{file_server(folders[0])}/index.html")
     texts_of(page, "Ready.")
     assert sorted(choices(page, "task")) == ["transcribe", "translate"]
     assert choices(page, "source_lang") == ["detect", "English", "German"]
     assert choices(page, "target_lang") == ["English"]
     target = page.locator("article >> nth=0 >> select[name=target_lang]")
-    assert not target.is_visible(), "what is transcribed is in the language that is spoken"
+    assert not target.is_visible(), "transcripts are in the spoken language"
     seen = set()
     for recording, task, source in (
         ("sentence", "transcribe", "auto"),
@@ -83,7 +83,7 @@ def test_a_whisper_of_several_languages(page, folders, recordings, file_server):
         ("talk", "transcribe", "de"),
         ("silence", "transcribe", "auto"),
     ):
-        page.locator("article >> nth=0 >> select[name=task]").select_option(task)  # and the other model's with it
+        page.locator("article >> nth=0 >> select[name=task]").select_option(task)  # selects the task of the other model, too
         page.locator("article >> nth=0 >> select[name=source_lang]").select_option(source)
         assert target.is_visible() == (task == "translate")
         page.set_input_files("#file", recordings / f"{recording}.wav")
@@ -92,11 +92,11 @@ def test_a_whisper_of_several_languages(page, folders, recordings, file_server):
         for line, each in zip(page.locator("article .time").all_text_contents(), made):
             assert line.startswith(DETECTED[each.direction.source_lang]) == (source == "auto" and recording != "silence")
         seen.update(each.text for each in made)
-    assert len(seen) > 8, "each of these is another text"
+    assert len(seen) > 8, "all of these texts differ"
 
 
-def test_a_window_in_which_nobody_speaks(page, folders, recordings, file_server, tmp_path):
-    """What is short is not a window."""
+def test_window_without_speech_has_no_text(page, folders, recordings, file_server, tmp_path):
+    """Short recordings are not split into windows."""
     folder = shutil.copytree(folders[0], tmp_path / "model")
     with_fallback(folder, {"log_prob": 0.1, "no_speech": 0.0})
     page.goto(f"{file_server(folder)}/index.html")
@@ -108,19 +108,19 @@ def test_a_window_in_which_nobody_speaks(page, folders, recordings, file_server,
         assert texts_of(page)[0] == (text or "(no speech)")
 
 
-def test_a_stream_of_a_whisper(page, folders, recordings, file_server):
-    """The language is that of the first window."""
+def test_whisper_stream_in_the_page(page, folders, recordings, file_server):
+    """The language is detected in the first window."""
     page.goto(f"{file_server(folders[0])}/index.html")
     texts_of(page, "Ready.")
     model = Model(folders[0])
     sound = np.concatenate([read_audio(SPEECH, RATE), np.zeros(5 * RATE // 2, np.float32), read_audio(SPEECH, RATE)[: 2 * RATE]])
     expected = [update.as_json() for update in updates_of(Stream(model, source_lang="auto"), sound)]
-    asked = {"task": "transcribe", "source_lang": "auto", "target_lang": None}
-    assert streamed(page, model.folder.lengths, asked, sound) == expected
+    direction = {"task": "transcribe", "source_lang": "auto", "target_lang": None}
+    assert streamed(page, model.folder.lengths, direction, sound) == expected
     assert len([segment for update in expected for segment in update["closed"]]) == 2
 
 
-def test_a_served_whisper(page, folders, recordings, serving):
+def test_whisper_from_the_server(page, folders, recordings, serving):
     page.goto(serving(folders[0]))
     texts_of(page, "Ready.")
     for task, source in (("translate", "de"), ("transcribe", "auto")):

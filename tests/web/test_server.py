@@ -1,4 +1,4 @@
-"""The server of the page: what it answers, and what it refuses."""
+"""Responses and refusals of the server of the page."""
 
 import asyncio
 import io
@@ -28,7 +28,7 @@ def client(exported):
     return TestClient(application([exported, exported], ["localhost"], settings=SETTINGS), base_url="http://localhost")
 
 
-def test_the_page_and_its_models(client):
+def test_page_and_list_of_models(client):
     page = client.get("/")
     assert page.status_code == 200
     assert "default-src 'self'" in page.headers["content-security-policy"]
@@ -40,7 +40,7 @@ def test_the_page_and_its_models(client):
     assert listed["models"][0]["sample_rate"] == 16_000
 
 
-def test_audio_is_translated_as_on_the_command_line(client, exported):
+def test_audio_is_translated_as_by_the_command(client, exported):
     answer = client.post("/translate/1", content=SPEECH.read_bytes(), headers=AUDIO)
     assert answer.status_code == 200
     assert answer.json()["text"] == Translator(exported, SETTINGS).translate(SPEECH).text
@@ -48,7 +48,7 @@ def test_audio_is_translated_as_on_the_command_line(client, exported):
     assert 3 < answer.json()["segments"][0]["end"] < answer.json()["seconds"]
 
 
-def test_junk_is_refused_in_one_sentence(client):
+def test_invalid_requests_are_refused_in_one_sentence(client):
     short = io.BytesIO()
     soundfile.write(short, np.zeros(10), 16_000, format="wav")
     for path, content, status, message in (
@@ -68,11 +68,11 @@ def test_junk_is_refused_in_one_sentence(client):
     assert client.get("/translate/0").status_code in (404, 405)
 
 
-def test_uploads_have_a_limit(client, monkeypatch):
+def test_large_uploads_are_refused(client, monkeypatch):
     monkeypatch.setattr(server, "LARGEST_UPLOAD", 1000)
     assert client.post("/translate/0", content=b"x" * 1001, headers=AUDIO).status_code == 413
 
-    def parts():  # no length is announced
+    def parts():  # without a Content-Length
         for _ in range(100):
             yield b"x" * 100
 
@@ -80,7 +80,7 @@ def test_uploads_have_a_limit(client, monkeypatch):
     assert client.post("/translate/0", content=b"x", headers={**AUDIO, "content-length": "-1"}).status_code == 413
 
 
-def test_a_slow_upload_ends(exported, monkeypatch):
+def test_slow_upload_times_out(exported, monkeypatch):
     monkeypatch.setattr(server, "SLOWEST_UPLOAD", 0.2)
     sent = []
 
@@ -106,23 +106,23 @@ def test_a_slow_upload_ends(exported, monkeypatch):
     assert sent[0]["status"] == 408
 
 
-def test_other_hosts_and_other_sites_are_refused(client):
+def test_other_hosts_and_origins_are_refused(client):
     speech = SPEECH.read_bytes()
-    refused = client.get("/", headers={"host": "evil.example:8000"})  # a name that was made to lead here
+    refused = client.get("/", headers={"host": "evil.example:8000"})  # DNS rebinding: another name that resolves to this server
     assert refused.status_code == 400
     assert "start it with --name evil.example." in refused.text
     for host in ("", "[", "evil.example:", "evil.example/127.0.0.1", "127.0.0.1.evil.example", "127.0.0.1@evil.example", "0x7f.1"):
         assert client.get("/", headers={"host": host}).status_code == 400, host
-    for host in ("192.168.1.5:8000", "[fe80::1]:8000", "127.0.0.1", "LOCALHOST:80"):  # no other site's page comes from there
+    for host in ("192.168.1.5:8000", "[fe80::1]:8000", "127.0.0.1", "LOCALHOST:80"):  # these cannot be other sites
         assert client.get("/", headers={"host": host}).status_code == 200, host
-    other = {**AUDIO, "origin": "http://evil.example"}
-    assert client.post("/translate/0", content=speech, headers=other).status_code == 403
+    other_origin = {**AUDIO, "origin": "http://evil.example"}
+    assert client.post("/translate/0", content=speech, headers=other_origin).status_code == 403
     assert client.post("/translate/0", content=speech, headers={**AUDIO, "origin": "http://localhost"}).status_code == 200
     preflight = client.options("/translate/0", headers={"origin": "http://evil.example", "access-control-request-method": "POST"})
     assert "access-control-allow-origin" not in preflight.headers
 
 
-def test_wrong_usage(tmp_path):
+def test_wrong_usage_is_refused(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         for arguments, message in (
@@ -139,7 +139,7 @@ def test_wrong_usage(tmp_path):
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "0.0.0.0", "::"])
-def test_the_addresses_that_are_printed_lead_there(exported, host):
+def test_printed_addresses_reach_the_server(exported, host):
     if ":" in host and not socket.has_dualstack_ipv6():
         pytest.skip("no IPv6 on this machine")
     process = subprocess.Popen(
