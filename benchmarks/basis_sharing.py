@@ -1,4 +1,4 @@
-"""Basis Sharing (Wang et al., arXiv 2410.03765), to compare with: one basis for adjacent layers, and thin coefficients of each."""
+"""Basis Sharing (Wang et al., arXiv 2410.03765) as a baseline: one basis for adjacent layers, and coefficients per layer."""
 
 from collections.abc import Callable
 
@@ -13,10 +13,11 @@ from residual_st.sharing import matrices, matrix_parameters
 
 @torch.no_grad()
 def in_one_basis(layers: nn.ModuleList, moments: Moments, weight_fraction: float, group_size: int) -> dict:
-    """Give the layers of each group one basis for each kind of matrix, in place.
+    """Replace the weights of each group by products with one basis for each matrix name, in place.
 
-    `W[l] = P C[l]`, or `C[l] P` where the inputs are the longer side, by the same metric and budget as everything here; not
-    corrected. With groups of one this is low rank. The model keeps dense weights of that rank; what they would take is returned.
+    `W[l] = P C[l]`, or `C[l] P` if the input side is longer, with the metric and budget of all systems here and without
+    correction. Groups of one layer give low rank. The model keeps dense weights of that rank; returns the number of weights
+    that the factors would have.
     """
     groups = [range(start, min(start + group_size, len(layers))) for start in range(0, len(layers), group_size)]
     kinds = [(group, name) for group in groups for name, _ in matrices(layers[0])]
@@ -35,11 +36,11 @@ def in_one_basis(layers: nn.ModuleList, moments: Moments, weight_fraction: float
 
 
 def _basis(layers: nn.ModuleList, moments: list, group: range, name: str) -> tuple[Spectrum, Callable]:
-    """What each rank of a basis wins, and the weights of a group's layers in the leading directions of it, from the rank."""
+    """The error reduction of each rank of a basis, and a function of the rank that returns the layers' weights in that basis."""
     weights = [layers[index].get_submodule(name).weight.double() for index in group]
     metrics = [moments[index][name].metric() for index in group]
     rows, columns = weights[0].shape
-    if columns > rows:  # the inputs are in one basis
+    if columns > rows:  # one basis for the inputs
         weights = [weight.T for weight in weights]
         metrics = [Metric(metric.outputs, metric.inputs) for metric in metrics]
     common = torch.linalg.cholesky(sum(metric.outputs for metric in metrics) / len(metrics))

@@ -1,11 +1,12 @@
-"""What it is worth to calibrate on the voice and the channel that a device will meet.
+"""The benefit of calibrating on the voice and the channel that a device will encounter.
 
     python benchmarks/calibration_voice.py WHISPER PROMPTS CORPUS [--audio NAME …] [--sizes 0.6 …] [--updates 0 200]
 
-WHISPER is a Hugging Face folder of Whisper. PROMPTS holds what one speaker says on the telephone: `train/*`, `test/*` and
-`test.tsv` (name, English). CORPUS is a corpus in MuST-C's layout, of other speakers, none of whom is on the telephone. Whisper is
+WHISPER is a Hugging Face folder of Whisper. PROMPTS contains telephone prompts of one speaker: `train/*`, `test/*` and
+`test.tsv` (name, English). CORPUS is a corpus in MuST-C's layout of other speakers, not recorded by telephone. Whisper is
 compressed on the training audio of the prompts, of the corpus, and of the corpus sent through the telephone's 8 kHz (`prompts`,
-`corpus`, `telephone`), as many half-minutes of each, and recognises the test prompts and the first lines of the corpus's test sets.
+`corpus`, `telephone`), on equally many half-minutes of each, and tested on the test prompts and the first lines of the corpus's
+test sets.
 Rows go to results/calibration_voice.jsonl.
 """
 
@@ -28,7 +29,7 @@ from residual_st.progress import show_progress
 from residual_st.stacks import stack_of
 
 RESULTS = Path(__file__).parent / "results" / "calibration_voice.jsonl"
-BATCHES, REFINE_BATCHES = 16, 12  # half-minutes; the prompts have no more
+BATCHES, REFINE_BATCHES = 16, 12  # half-minutes, all that the prompts have
 AUDIO = ("prompts", "corpus", "telephone")
 LINES = 60  # of the corpus
 TELEPHONE = 8_000  # Hz
@@ -46,7 +47,7 @@ def main() -> None:
     parser.add_argument("whisper", type=Path)
     parser.add_argument("prompts", type=Path)
     parser.add_argument("corpus", type=Path)
-    parser.add_argument("--audio", nargs="+", choices=AUDIO, default=AUDIO, metavar="NAME", help="what is calibrated on")
+    parser.add_argument("--audio", nargs="+", choices=AUDIO, default=AUDIO, metavar="NAME", help="audio to calibrate on")
     parser.add_argument("--sizes", nargs="+", type=float, default=[0.6])
     parser.add_argument("--updates", nargs="+", type=int, default=[0, 200])
     parser.add_argument("--output", type=Path, default=RESULTS)

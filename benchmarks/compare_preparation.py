@@ -1,6 +1,6 @@
 """Compare two prepared MuST-C folders, such as one made by fairseq's prep_mustc_data.py and one by examples/must_c/prepare.py.
 
-python benchmarks/compare_preparation.py THEIRS/en-de OURS/en-de --task st
+python benchmarks/compare_preparation.py FAIRSEQ/en-de RECIPE/en-de --task st
 """
 
 import argparse
@@ -36,7 +36,7 @@ def main() -> int:
         for a, b in zip(tqdm(pair[0], desc=split, leave=False), pair[1]):
             features = [get_features_or_waveform(row["audio"]) for row in (a, b)]
             difference = np.abs(features[0] - features[1])
-            audible_bins = features[0] > 0  # more power than one step of a 16-bit sample
+            audible_bins = features[0] > 0  # above the power of one step of a 16-bit sample
             largest = max(largest, difference.max())
             largest_audible = max(largest_audible, difference[audible_bins].max(initial=0))
             values += audible_bins.size
@@ -45,7 +45,7 @@ def main() -> int:
     print(f"filterbanks above the resolution of 16 bits: {largest_audible:.2g} over {audible / values:.1%} of the values")
     configs = [yaml.safe_load((folder / f"config_{args.task}.yaml").read_text()) for folder in args.folders]
     for config in configs:
-        config.setdefault("sample_rate", 16_000)  # which fairseq takes for granted
+        config.setdefault("sample_rate", 16_000)  # fairseq's defaults
         config["bpe_tokenizer"]["sentencepiece_model"] = Path(config["bpe_tokenizer"]["sentencepiece_model"]).name
     print(f"configuration: {'the same' if configs[0] == configs[1] else configs}")
     vocabularies = [(folder / configs[0]["vocab_filename"]).read_text() for folder in args.folders]

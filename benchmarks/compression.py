@@ -1,4 +1,4 @@
-"""What compression costs a trained model, against its parts and baselines, on a task where the encoder's layers carry the result.
+"""The loss of a trained model by compression, compared with ablations and baselines, on a task that depends on the encoder.
 
     export DEMO_ROOT=hard
     python examples/must_c/make_demo_corpus.py --output hard --hours 8 --difficulty hard
@@ -16,8 +16,8 @@ and for translation, with the encoder of the first:
 
 Training takes 35 to 55 minutes a model on one core, the rest about 25 minutes a model and 15 for the ladder. One row for each
 model and system is appended to results/compression.jsonl as it is finished; rows that are there already are not made again. Word
-error rates are of tst-COMMON and tst-HE together, none of whose voices and sentences are in train: beam 5, punctuation and case
-as they are.
+error rates are of tst-COMMON and tst-HE together, whose voices and sentences do not occur in train: beam 5, with punctuation and
+case.
 """
 
 import argparse
@@ -64,7 +64,7 @@ FINE_TUNING_UPDATES = 120  # 5 % of the dense model's
 
 
 class Subject:
-    """A trained dense model, the data it is judged on, and what several systems need of it."""
+    """A trained dense model, its data, and results that several systems share."""
 
     def __init__(self, path: Path, data: Path):
         self.folder = data
@@ -93,7 +93,7 @@ class Subject:
         return model, result
 
     def low_rank_alone(self, fraction: float):
-        """Each matrix by itself, as the best low-rank one in the same metric and of equal size: no U, no diagonal."""
+        """Each matrix separately, as its best low-rank approximation in the same metric and of equal size: no U, no diagonal."""
         model = self.model()
         with torch.no_grad():
             for layer, layer_moments in zip(model.encoder.transformer_layers, self.moments):
@@ -114,7 +114,7 @@ class Subject:
         return model
 
     def fine_tuned(self, make):
-        """Further training with labels by fairseq-train, for 5 % of the dense model's updates."""
+        """Fine-tuning on labels by fairseq-train, for 5 % of the dense model's updates."""
         model, result = make()
         with tempfile.TemporaryDirectory() as folder:
             start = Path(folder) / "start.pt"
@@ -122,7 +122,7 @@ class Subject:
             return self._train(Path(folder), result, f"finetune-from-model={start}", "lr=5e-4"), result
 
     def trained_from_scratch(self, make):
-        """As many updates for a model of the same form that starts from nothing."""
+        """A model of the same form trained from scratch for as many updates."""
         result = make()[1]
         with tempfile.TemporaryDirectory() as folder:
             return self._train(Path(folder), result, "lr=2e-3"), result
@@ -152,7 +152,7 @@ class Subject:
         return read_model(folder / "run" / "checkpoint_last.pt", residual=True)[1]
 
     def decode(self, model, subset: str):
-        """Yield every utterance's `Sentence`."""
+        """Yield the `Sentence` of each utterance."""
         task = self.data.task
         generator = task.build_generator([model], OmegaConf.structured(GenerationConfig(beam=5)))
         bpe = task.build_bpe(None)
@@ -163,7 +163,7 @@ class Subject:
                 yield Sentence(task.dataset(subset).tgt_texts[index], text)
 
     def judge(self, model) -> dict:
-        """Losses on dev, and the word errors of each test utterance or BLEU over all."""
+        """Losses on dev, and the word errors of each test utterance or BLEU of all."""
         sentences = [sentence for test_set in TEST_SETS for sentence in self.decode(model, f"{test_set}_{self.task}")]
         figures = {name: round(value, 4) for name, value in self.data.likelihoods(model).items()}
         if self.task == "st":
@@ -174,7 +174,7 @@ class Subject:
 
 
 def systems(subject: Subject, ladder: bool):
-    """Yield (name, fraction if it is not a compressed model's own, function that makes it), the most important first."""
+    """Yield (name, weight fraction unless the compressed model has it, function that makes the model), most important first."""
     count = len(subject.dense.encoder.transformer_layers)
     yield "dense", 1.0, subject.model
     yield "all layers bypassed", 0.0, partial(subject.without_layers, [])
@@ -208,7 +208,7 @@ def systems(subject: Subject, ladder: bool):
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__ and __doc__.split("\n\n")[0])
     parser.add_argument("data", type=Path, help="folder of manifests")
-    parser.add_argument("models", nargs="+", type=Path, help="dense checkpoints, one a seed")
+    parser.add_argument("models", nargs="+", type=Path, help="dense checkpoints, one per seed")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--ladder", action="store_true", help="also the ladder of ranks")
     args = parser.parse_args()

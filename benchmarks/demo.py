@@ -1,9 +1,9 @@
-"""Run the demo at several rates and seeds, and append what came out to results/demo.jsonl.
+"""Run the demo at several learning rates and seeds, and append the results to results/demo.jsonl.
 
     python benchmarks/demo.py --systems residual dense --rates 3e-3 --seeds 1 2 3
 
-The corpus of DEMO_ROOT is used as it is. What has a row already is not run again. An easy synthetic task: it shows that the
-pipeline works, how large its files are and how each form does at its own rate, and says little on quality.
+The corpus of DEMO_ROOT is used unchanged. Runs that have a row are skipped. The task is synthetic and easy: it shows that the
+pipeline works, the sizes of its files and the scores of each form at its best learning rate, but says little about quality.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""What exported models cost on a device: dense and residual, fp32, int8 and int4, with the sizes of `s2t_transformer_s` and `_m`.
+"""The cost of exported models on a device: dense and residual, fp32, int8 and int4, in the sizes of `s2t_transformer_s` and `_m`.
 
     python benchmarks/device.py [--repeats N] [--sizes s m] [--threads 1 2] [--precisions fp32 …]
 
 The models have random weights, which change neither size nor time. The residual models of FORMS and the dense one compute the same
 function. Three more systems keep a third of the encoder's matrix weights: with one shared matrix, with none, and with a third of
-the layers. Decoders are dense, except in two systems whose decoders share their matrices, too. Rows go to results/device.jsonl;
-cases that have rows of this machine and commit are not measured again. Nothing else may run.
+the layers. Decoders are dense, except in two systems with shared decoders. Rows go to results/device.jsonl;
+cases that have rows of this machine and commit are skipped. No other program may run.
 """
 
 import argparse
@@ -31,7 +31,7 @@ RESULTS = Path(__file__).parent / "results" / "device.jsonl"
 SPEECH = Path(__file__).parents[1] / "tests" / "speech" / "arctic_a0007.wav"
 WIDTHS = {"s": 256, "m": 512}
 FORMS = {"K=3, R=16": (3, 16), "K=12, R=8": (12, 8), "K=12, R=16": (12, 16)}
-SHARED_DECODERS = {"K=3, R=16, decoder K=3": (3, 3), "K=12, R=16, decoder K=6": (12, 6)}  # with R=16, too
+SHARED_DECODERS = {"K=3, R=16, decoder K=3": (3, 3), "K=12, R=16, decoder K=6": (12, 6)}  # also with R=16
 LAYERS = 12
 SECONDS = (0.5, 1, 5, 20)
 
@@ -52,7 +52,7 @@ def models(width: int):
 
 
 def thirds(width: int):
-    """(system, model, flags) of three ways to keep a third of the encoder's matrix weights."""
+    """(system, model, flags) of three systems that keep a third of the encoder's matrix weights."""
     four_layers = Shape(width, LAYERS // 3, 1, 0)
     dense = build_model(four_layers.flags("stock"))
     yield "4 layers", dense, four_layers.flags("stock")
@@ -66,7 +66,7 @@ def thirds(width: int):
 
 
 def folders(width: int, work: Path, precisions: Sequence[str] = ("fp32", "int8")) -> dict[str, Path]:
-    """System and precision -> exported folder; the dense model in fp32 comes first, whatever the precisions."""
+    """System and precision -> exported folder. The dense model in fp32 is always first."""
     vocabulary = describe_vocabulary([str(index) for index in range(VOCABULARY)], "words", Languages())
     made = {}
     for name, model, flags in models(width):

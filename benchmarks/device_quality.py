@@ -1,12 +1,12 @@
-"""What export and rounding cost in BLEU, and how exported models fare as commands.
+"""The loss in BLEU by export and rounding, and the speed and memory of exported models as commands.
 
     python benchmarks/device_quality.py DATA NAME=CHECKPOINT …
 
 DATA is a corpus of the recipe, with the folder of recordings that its manifests come from; checkpoints are of translation. Those
 of docs/quality.md are `runs/st/SYSTEM/SEED/checkpoint_best.pt`, DATA `hard/en-de`. For each system and precision a row of
-results/device_quality.jsonl: BLEU of the test sets, the share of texts that fairseq-generate writes, too (one sentence a batch:
-padding reaches into shorter sentences of a batch), times real time on one thread, seconds that `residual-st translate` takes for
-four seconds of speech, start and end included, and what 500 recordings add to a process's memory.
+results/device_quality.jsonl: BLEU of the test sets, the share of texts equal to those of fairseq-generate (one sentence per batch:
+padding affects shorter sentences of a batch), times real time on one thread, seconds of `residual-st translate` for four seconds
+of speech, including its start, and the increase of a process's memory over 500 recordings.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def generated(checkpoint: Path, data: Path, test: Test) -> list[str]:
 
 
 def start_up(folder: Path) -> float:
-    """Seconds of `residual-st translate` for a recording of four seconds, from the command to its end."""
+    """Seconds of the whole command `residual-st translate` for a recording of four seconds."""
     command = [sys.executable, "-m", "residual_st", "translate", str(folder), str(SPEECH)]
     times = []
     for _ in range(5):
@@ -102,7 +102,7 @@ def measure(folder: Path, tests: list[Test], expected: list[str]) -> dict:
         "bleu": round(corpus_scores(sentences)["bleu"], 2),
         **counted("bleu", sentences),
         "fairseq_bleu": round(corpus_scores(fairseqs)["bleu"], 2),
-        "same_texts": round(sum(one == other for one, other in zip(texts, expected, strict=True)) / len(texts), 4),
+        "same_texts": round(sum(text == reference for text, reference in zip(texts, expected, strict=True)) / len(texts), 4),
         "times_real_time": round(sum(map(len, samples)) / 16_000 / seconds, 1),
         "more_bytes_after_500": memory.read()["steady_bytes"],
         "seconds_to_start": round(start_up(folder), 3),

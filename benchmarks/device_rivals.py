@@ -1,11 +1,11 @@
-"""What a user would take instead: the dense encoder in torch, fp32 and int8, beside exported ones, in one process, taking turns.
+"""Alternatives to exported models: the dense encoder in torch, fp32 and int8, compared with exported ones in alternation.
 
     python benchmarks/device_rivals.py [--repeats N]
 
-`torch, int8` is torch's own dynamic quantisation, `torchao` that of the package of this name where it is installed (eager; 8-bit
-inputs and weights), both of the feed-forward matrices: fairseq's attention reads its weights past the layers. CTranslate2 has no
-converter for fairseq's s2t_transformer. Random weights, size `_s`, one thread. Rows go to results/device_rivals.jsonl, ratios are
-to the dense model in torch, fp32. Features are part of all.
+`torch, int8` is torch's dynamic quantisation, `torchao` that of the package torchao if installed (eager, 8-bit inputs and
+weights). Both quantise the feed-forward matrices only, since fairseq's attention reads its weights without calling the layers.
+CTranslate2 has no converter for fairseq's s2t_transformer. Random weights, size `_s`, one thread. Rows go to
+results/device_rivals.jsonl, with ratios to the dense model in torch, fp32. All times include the features.
 """
 
 import argparse
@@ -33,7 +33,7 @@ RATE = 16_000
 def torch_encoders(dense: nn.Module) -> dict[str, nn.Module]:
     encoders = {"torch, dense, fp32": dense.encoder.eval()}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch says that torchao is to take its place
+        warnings.simplefilter("ignore")  # torch warns that torchao will replace it
         names = {name for name, _ in dense.encoder.named_modules() if name.endswith(("fc1", "fc2"))}
         encoders["torch, dense, int8"] = torch.ao.quantization.quantize_dynamic(copy.deepcopy(dense.encoder), names)
         try:

@@ -1,12 +1,12 @@
-"""Exported Whisper models on human speech, dense and compressed: bytes, memory, speed, word errors; and what else one would take.
+"""Exported Whisper models on human speech, dense and compressed, and alternatives to them: bytes, memory, speed, word errors.
 
     python benchmarks/device_whisper.py CORPUS dense=WHISPER [NAME=FOLDER …] [--measures words speed]
 
-WHISPER is a Hugging Face folder, which comes first; others are what `residual-st compress` made of it. CORPUS is as in
-real_models.py. Greedy, no prompt but the model's, one thread. `words` transcribes the test sets. `speed` times the encoder and the
-whole transcription of one recording, systems taking turns in one process, and nothing else may run; ratios are to transformers,
-fp32. CTranslate2 (which faster-whisper runs on) takes part where it is installed. Rows go to results/device_whisper.jsonl; what is
-there is not made again.
+WHISPER is a Hugging Face folder, which comes first; the other folders are outputs of `residual-st compress`. CORPUS is as in
+real_models.py. Greedy search with the model's prompt on one thread. `words` transcribes the test sets. `speed` times the encoder
+and the whole transcription of one recording; systems alternate in one process, and no other program may run; ratios are to
+transformers, fp32. CTranslate2 (the backend of faster-whisper) is included if installed. Rows go to
+results/device_whisper.jsonl; cases that have rows are skipped.
 """
 
 import argparse
@@ -53,7 +53,7 @@ class Exported:
 
 
 class InCTranslate2:
-    """The dense model, as its own converter makes it. Features are those of transformers."""
+    """The dense model, converted by CTranslate2's converter. Features are those of transformers."""
 
     def __init__(self, whisper: Path, base: InTransformers, work: Path, precision: str):
         import ctranslate2
@@ -74,13 +74,13 @@ class InCTranslate2:
 
 
 def systems(folders: dict[str, Path], whisper: Path, work: Path) -> dict[str, object]:
-    """Name and precision -> what transcribes; the base comes first."""
+    """Name and precision -> system that transcribes; the base comes first."""
     base = InTransformers(load(whisper), whisper)
     made = {BASE: base, **{name: Exported(folder) for name, folder in folders.items()}}
     try:
         made |= {f"CTranslate2, {precision}": InCTranslate2(whisper, base, work, precision) for precision in ("fp32", "int8")}
     except ImportError:
-        logging.warning("CTranslate2 is not installed, and is left out")
+        logging.warning("CTranslate2 is not installed and is skipped")
     return made
 
 
@@ -90,7 +90,7 @@ def words(transcribe: Callable, test: list[tuple[np.ndarray, str]], name: str) -
 
 
 def speeds(made: dict[str, object], repeats: int) -> dict[str, dict]:
-    """For each system but the base, rows of what its encoder and its whole transcription take."""
+    """Rows with the times of the encoder and of the whole transcription for each system except the base."""
     samples, rows = read_audio(SPEECH, RATE), {}
     for part in ("encode", "transcribe"):
         times = alternate({name: partial(getattr(system, part), samples) for name, system in made.items()}, repeats, lambda: None)

@@ -1,9 +1,9 @@
-"""What a teacher costs an update: training by labels, from a cache and beside a live teacher, in one process, by turns.
+"""The cost of a teacher per update: training on labels, with a cache and with a live teacher, in alternation.
 
     python benchmarks/distillation_cost.py TEACHER.pt DATA [--repeats 9]
 
-The student has the teacher's shape with K=3, R=16. Every turn is the same eight batches of training data, read before: forward,
-backward and an Adam step, on all threads. One row for each kind of teacher is appended to results/distillation_cost.jsonl.
+The student has the teacher's shape with K=3, R=16. Each turn runs the same eight batches of training data, which are loaded before:
+forward, backward and an Adam step, on all threads. A row per kind of teacher is appended to results/distillation_cost.jsonl.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def main() -> int:
                 "live, states": turn(distill_from=str(args.teacher), distill_encoder_weight=1.0),
             },
             args.repeats,
-            wait=lambda: None,  # nothing runs beside a CPU
+            wait=lambda: None,  # a CPU has no asynchronous work
         )
     case = {"layers": flags.encoder_layers, "width": flags.encoder_embed_dim, "frames": BATCH_FRAMES, "dropout": args.dropout}
     for name, ratio in ratios_to("labels", times).items():

@@ -1,9 +1,9 @@
-"""What a calibrated fit takes at real sizes: `residual-st compress --calibration` without reading data or running the model.
+"""Time of a calibrated fit at real sizes: `residual-st compress --calibration` without reading data or running the model.
 
     python benchmarks/fit_time.py [--layers 12] [--width 512] [--group-size 3] [--rank 2]
 
-Layers of a fairseq encoder with weights as initialised, and moments whose spectra fall as those of trained models do (by
-a factor of 1,000 over the first half of the directions). A row has the seconds on all cores, and the summed squared relative error.
+The layers are those of an initialised fairseq encoder, with moments whose spectra fall as in trained models (by a factor of 1,000
+over the first half of the directions). A row has the seconds on all cores and the sum of squared relative errors.
 """
 
 import argparse
@@ -26,7 +26,7 @@ VOCABULARY = 8000
 
 
 def draw_inputs(size: int, generator: torch.Generator) -> Tensor:
-    """Rows (size, size) whose squares have a falling spectrum in a random basis."""
+    """A matrix (size, size) whose singular values fall, in a random basis."""
     basis, _ = torch.linalg.qr(torch.randn(size, size, dtype=torch.float64, generator=generator))
     spectrum = torch.logspace(0, -6, size, dtype=torch.float64).clamp_min(1e-3)
     return ((POSITIONS * spectrum).sqrt()[:, None] * basis.T).float()

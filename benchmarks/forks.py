@@ -1,9 +1,9 @@
-"""The conformers of two forks of fairseq, unmodified, with our flags: trained, translated, compressed, expanded.
+"""The unmodified conformers of two fairseq forks with the flags of sharing: trained, decoded, compressed, expanded.
 
     python benchmarks/forks.py CORPUS FBK-fairseq=CHECKOUT StreamSpeech=CHECKOUT
 
-CORPUS is a prepared corpus. A row has the outcome of a step. The last steps translate without residual_st, with the fork's user dir
-alone, and compare hypotheses. Both forks run under the fairseq that is installed, not their own.
+CORPUS is a prepared corpus. A row has the outcome of a step. The last steps decode with only the fork's user dir, without
+residual_st, and compare hypotheses. Both forks run with the installed fairseq instead of their own.
 """
 
 import argparse
@@ -26,7 +26,7 @@ class Fork:
     """A model of a fork at a commit.
 
     Attributes:
-        user_dir: in the checkout.
+        user_dir: its path in the checkout.
         flags: of its model.
     """
 
@@ -51,17 +51,17 @@ TRAIN = """--train-subset train_st --valid-subset dev_st --disable-validation --
     --max-update 3 --max-tokens 4000 --criterion label_smoothed_cross_entropy --optimizer adam --lr 1e-3 --clip-norm 10 --seed 1
     --conv-channels 64 --encoder-layers 4 --encoder-embed-dim 32 --encoder-attention-heads 4
     --decoder-layers 1 --decoder-embed-dim 32 --decoder-ffn-embed-dim 64 --decoder-attention-heads 4""".split()
-# without our patches fairseq-fixed leaves out a last batch that is no multiple of eight
+# unpatched fairseq-fixed drops a last batch whose size is not a multiple of eight
 GENERATE = "--gen-subset dev_st --max-tokens 4000 --beam 2 --max-len-b 10 --required-batch-size-multiple 1".split()
 COMMON = "--task speech_to_text --config-yaml config_st.yaml --num-workers 2 --cpu".split()
 
 
 class Failure(Exception):
-    """A step that did not work; the message is the last line that the command said."""
+    """A failed step. The message is the last line of the command's output."""
 
 
 def run(program: str, *arguments) -> str:
-    """The output of a command, which is installed beside this Python."""
+    """The output of a command that is installed in the environment of this Python."""
     command = [str(part) for part in (Path(sys.executable).with_name(program), *arguments)]
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
@@ -70,9 +70,9 @@ def run(program: str, *arguments) -> str:
 
 
 def alone(user_dir: UserDir, folder: Path) -> Path:
-    """A user dir that imports the fork's package by the name that it has for itself, and nothing of ours."""
+    """A user dir that imports the fork's package by its own name, without residual_st."""
     lines = ["import importlib, sys", f"sys.path.insert(0, {user_dir.root!r})"]
-    lines += [f"sys.modules.pop({user_dir.name.partition('.')[0]!r}, None)  # fairseq has looked for `examples` before"]
+    lines += [f"sys.modules.pop({user_dir.name.partition('.')[0]!r}, None)  # fairseq has imported `examples`"]
     lines += [f"importlib.import_module({user_dir.name!r})"]
     (folder / "fork_alone").mkdir()
     (folder / "fork_alone" / "__init__.py").write_text("\n".join(lines))
@@ -80,7 +80,7 @@ def alone(user_dir: UserDir, folder: Path) -> Path:
 
 
 def hypotheses(corpus: Path, user_dir: Path, checkpoint: Path) -> dict[int, tuple[str, float]]:
-    """Sentence -> its translation and score."""
+    """Sentence -> translation and score."""
     output = run("fairseq-generate", corpus, "--user-dir", user_dir, "--path", checkpoint, *COMMON, *GENERATE)
     lines = re.findall(r"^H-(\d+)\t(\S+)\t(.*)$", output, re.MULTILINE)
     if not lines:
@@ -88,22 +88,22 @@ def hypotheses(corpus: Path, user_dir: Path, checkpoint: Path) -> dict[int, tupl
     return {int(number): (text, float(score)) for number, score, text in lines}
 
 
-def compared(one: dict, other: dict) -> str:
-    if one.keys() != other.keys():
-        raise Failure(f"{len(one)} and {len(other)} hypotheses")
-    texts = sum(one[number][0] != other[number][0] for number in one)
-    scores = max(abs(one[number][1] - other[number][1]) for number in one)
+def compared(actual: dict, expected: dict) -> str:
+    if actual.keys() != expected.keys():
+        raise Failure(f"{len(actual)} and {len(expected)} hypotheses")
+    texts = sum(actual[number][0] != expected[number][0] for number in actual)
+    scores = max(abs(actual[number][1] - expected[number][1]) for number in actual)
     if texts or scores > 1e-3:
-        raise Failure(f"{texts} of {len(one)} hypotheses differ, scores by up to {scores:.1e}")
-    return f"{len(one)} hypotheses, all the same; scores differ by {scores:.1e} or less"
+        raise Failure(f"{texts} of {len(actual)} hypotheses differ, scores by up to {scores:.1e}")
+    return f"{len(actual)} hypotheses, all the same; scores differ by {scores:.1e} or less"
 
 
 def steps(fork: Fork, checkout: Path, corpus: Path, work: Path):
-    """Yield the name of each step and a function that carries it out and says what came of it."""
+    """Yield the name of each step and a function that runs it and returns a description of the result."""
     user_dir = find_user_dir(str(checkout / fork.user_dir))
     both, fork_alone = user_dir_with([str(checkout / fork.user_dir)]), alone(user_dir, work)
     dense, shared, small = work / "dense" / "checkpoint_last.pt", work / "shared" / "checkpoint_last.pt", work / "compressed.pt"
-    spoken = {}
+    texts_of = {}
 
     def train(name: str, *flags: str) -> str:
         run(
@@ -123,8 +123,8 @@ def steps(fork: Fork, checkout: Path, corpus: Path, work: Path):
         return f"checkpoint of {(work / name / 'checkpoint_last.pt').stat().st_size:,} bytes"
 
     def translate(checkpoint: Path) -> str:
-        spoken[checkpoint] = hypotheses(corpus, both, checkpoint)
-        scores = [score for _, score in spoken[checkpoint].values()]
+        texts_of[checkpoint] = hypotheses(corpus, both, checkpoint)
+        scores = [score for _, score in texts_of[checkpoint].values()]
         return f"{len(scores)} hypotheses, scores from {min(scores)} to {max(scores)}"
 
     def residual_st(command: str, checkpoint: Path, *arguments) -> str:
@@ -133,7 +133,7 @@ def steps(fork: Fork, checkout: Path, corpus: Path, work: Path):
     def expand(checkpoint: Path) -> str:
         expanded = work / f"{checkpoint.parent.name}-{checkpoint.stem}-expanded.pt"
         residual_st("expand", checkpoint, "--output", expanded)
-        return compared(spoken[checkpoint], hypotheses(corpus, fork_alone, expanded))
+        return compared(texts_of[checkpoint], hypotheses(corpus, fork_alone, expanded))
 
     calibrated = ["--calibration", corpus, "--calibration-batches", 2]
     yield "train dense, 3 updates", lambda: train("dense")

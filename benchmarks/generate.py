@@ -1,9 +1,9 @@
-"""fairseq-generate from end to end, residual against stock: same function, same beam, same batches.
+"""fairseq-generate from end to end, residual against stock, with equal functions, beams and batches.
 
     python benchmarks/generate.py DATA --config-yaml config_st.yaml --gen-subset tst-HE_st --residual residual.pt
 
-The stock checkpoint is the residual one expanded. The command runs as a process of its own for each system in turn, and its whole
-time counts, from the start of Python to the score. A row has the median of the ratios, their range, and how many texts differ.
+The stock checkpoint is the expanded residual one. Systems alternate, each run is a new process, and times include the start of
+Python. A row has the median and range of the ratios, and the number of texts that differ.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from residual_st.benchmark.timing import ratios_to
 from residual_st.cli import main as residual_st
 from residual_st.cli import user_dir
 
-# what the fairseq-generate command does, plus the permission that torch asks for before it reads any fairseq checkpoint
+# the fairseq-generate command, plus the permission that torch needs to read fairseq checkpoints
 START = """
 import argparse, sys, torch
 torch.serialization.add_safe_globals([argparse.Namespace])
@@ -54,7 +54,7 @@ def main() -> int:
                 translations[name] = generate(args, *systems[name])
                 times[name].append(time.perf_counter() - start)
     for name, figures in ratios_to("stock", times).items():
-        different = sum(one != other for one, other in zip(translations[name], translations["stock"]))
+        different = sum(text != stock_text for text, stock_text in zip(translations[name], translations["stock"]))
         row = {"system": name, "seed": 1, "checkpoint": args.residual.name, "beam": args.beam, "max_tokens": args.max_tokens}
         row |= {"sentences": len(translations[name]), "different_translations": different, **figures}
         print(row)

@@ -1,10 +1,9 @@
-"""Bytes that two processes exchange in an update, stock against residual, counted; for docs/scale.md.
+"""Bytes that two processes exchange per update, stock against residual, for docs/scale.md.
 
     python benchmarks/gradient_exchange.py
 
 Two processes train each model under torch's DistributedDataParallel over gloo on the CPU, with a communication hook that counts the
-bytes of every bucket before it is reduced. Checkpoint bytes are those of the files that the first process writes, with and without
-the optimizer's state.
+bytes of every bucket before it is reduced. Checkpoint bytes are the sizes of files with and without the optimizer state.
 """
 
 import sys
@@ -21,7 +20,7 @@ from residual_st.benchmark.systems import BINS, VOCABULARY, Shape
 from residual_st.fairseq.standalone import build_model
 
 RESULTS = Path(__file__).parent / "results" / "gradient_exchange.jsonl"
-# the paper's encoder with six decoder layers, at both of its ranks, and the stock small one
+# the paper's encoder at both of its ranks, with six decoder layers, and the stock small model
 SHAPES = [Shape(512, 18, 3, 2), Shape(512, 18, 3, 16), Shape(256, 12, 3, 16)]
 
 

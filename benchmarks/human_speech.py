@@ -1,4 +1,4 @@
-"""Test sets of a corpus in MuST-C's layout, in English, and the word errors of Whisper's transcripts of them."""
+"""English test sets of a corpus in MuST-C's layout, and the word errors of Whisper's transcripts."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from residual_st.huggingface.generation import greedy_words
 
 RATE = 16_000
 TEST_SETS = ("tst-COMMON", "tst-HE")
-MOST_WORDS = 100  # of a transcript
+MOST_WORDS = 100  # in a transcript
 LOOP_WORDS = 10  # a transcript is a repetition loop if it has more than twice the words of the reference + 10
 
 
@@ -33,15 +33,15 @@ def utterances(corpus: Path, test_sets: tuple[str, ...] = TEST_SETS) -> list[tup
 
 
 class InTransformers:
-    """A Whisper in torch, greedy, with no prompt but the model's.
+    """Whisper in torch, with greedy search and the model's prompt.
 
     Args:
         model: of `residual_st.huggingface.load`.
-        folder: what it was loaded from, or another of its family, for feature extractor and tokenizer.
+        folder: its folder, or that of another Whisper, for feature extractor and tokenizer.
     """
 
     def __init__(self, model: torch.nn.Module, folder: Path):
-        import transformers  # behind residual_st.huggingface, which hides a torchaudio that does not load
+        import transformers  # after residual_st.huggingface, which hides a torchaudio that fails to load
 
         self.model = model
         self.extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)
@@ -63,12 +63,12 @@ class InTransformers:
 
 
 def word_errors(references: list[str], transcripts: list[str]) -> dict:
-    """In the normalised form of Whisper's authors, an utterance counted wrong at most once per word of its reference.
+    """Word errors after the normalisation of Whisper's authors, at most as many per utterance as its reference has words.
 
-    Otherwise the score would depend on where a repetition loop is stopped. `runaways` counts these
-    utterances, `wer` is the rate of all.
+    Otherwise scores would depend on where a repetition loop is cut off. `runaways` is the number of these
+    utterances, `wer` the rate over all.
     """
-    from transformers.models.whisper.english_normalizer import EnglishTextNormalizer  # behind residual_st.huggingface
+    from transformers.models.whisper.english_normalizer import EnglishTextNormalizer  # after residual_st.huggingface
 
     normalize = EnglishTextNormalizer({})
     errors, words, loops = [], [], 0

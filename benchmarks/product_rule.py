@@ -1,10 +1,10 @@
-"""Composing W against multiplying factor by factor, and what `tune_products` says of where the first begins to pay.
+"""Composing W against multiplying factor by factor, and the threshold of `tune_products` from which composing is faster.
 
     python benchmarks/product_rule.py [--threads 1,2]
 
-Both ways take turns on several layers' weights, laid out as for inference, so that caches hold no more than in a model. A row has
-the ratio of their times at one number of positions, and where `tune_products`, called just before, would have begun to compose.
-`tables/speed.py` computes from these what the fixed rule costs.
+Both ways alternate on the weights of several layers, laid out as for inference, so that caches hold no more than in a model. A row
+has the ratio of their times at one number of positions, and the threshold that `tune_products` chose just before.
+`tables/speed.py` computes the cost of the fixed rule from them.
 """
 
 import argparse

@@ -1,9 +1,8 @@
-"""Carry out a matrix of training runs, and compare every system with the dense one, or another.
+"""Run a matrix of training runs, and compare every system with the dense one or another.
 
     python benchmarks/quality.py MATRIX.yaml --data DATA --work DIR [--output FILE]
 
-One row for each run is added to the output as it ends. A matrix that was stopped resumes, and a run that has its row is not made
-again.
+A row per run is appended to the output when it ends. An interrupted matrix resumes, and runs that have rows are skipped.
 """
 
 import argparse
@@ -44,21 +43,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("matrix", type=Path, metavar="MATRIX.yaml", help="the systems, such as benchmarks/quality.yaml")
     parser.add_argument("--data", type=Path, required=True, help="folder of manifests for all tasks")
     parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="folder for checkpoints, logs and translations")
-    parser.add_argument("--output", type=Path, default=Path("quality.jsonl"), metavar="FILE", help="rows of results are added here")
+    parser.add_argument(
+        "--output", type=Path, default=Path("quality.jsonl"), metavar="FILE", help="rows of results are appended to this file"
+    )
     parser.add_argument("--tasks", type=list_of(str), metavar="T,…", help="only these")
-    parser.add_argument("--systems", type=list_of(str), metavar="S,…", help="only these, and what they need")
+    parser.add_argument("--systems", type=list_of(str), metavar="S,…", help="only these systems and those that they need")
     parser.add_argument("--seeds", type=list_of(int, 0), metavar="N,…", help="only these")
     parser.add_argument(
         "--set",
         nargs="+",
         default=[],
         metavar="KEY=VALUE",
-        help="flags of training, over those of every system; null leaves one out",
+        help="training flags over those of every system; null removes a flag",
     )
-    parser.add_argument("--reference", metavar="SYSTEM", help="what others are compared with (default: dense)")
-    parser.add_argument("--sanity", action="store_true", help=f"only what shows that the task can tell: {', '.join(SANITY)}")
+    parser.add_argument("--reference", metavar="SYSTEM", help="the system to compare with (default: dense)")
+    parser.add_argument(
+        "--sanity",
+        action="store_true",
+        help=f"only {', '.join(SANITY)}, which show whether the task can tell encoders apart",
+    )
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="single-threaded processes at a time (default: 2)")
-    parser.add_argument("--dry-run", action="store_true", help="list the runs, and which are made, and stop")
+    parser.add_argument("--dry-run", action="store_true", help="list the runs and which of them are finished, and stop")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -70,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     matrix = read_matrix(args.matrix, settings_of(args.set))
     runs = matrix.chosen(args.tasks, list(SANITY) if args.sanity else args.systems, args.seeds)
     if args.reference:
-        matrix.chosen(None, [args.reference], None)  # which refuses a name that the matrix does not have
+        matrix.chosen(None, [args.reference], None)  # refuses names that the matrix does not have
     if args.dry_run:
         missing = to_make(runs, args.work, args.output)
         lines = [[run.name, "" if run in missing else "made"] for run in runs]
@@ -79,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.data.is_dir():
         raise InputError(f"--data {args.data} is not a folder; examples/must_c/prepare.py makes one")
     refuse_separator(args.data)
-    refuse_separator(args.work)  # of whose checkpoints fairseq-generate is told
+    refuse_separator(args.work)  # fairseq-generate gets their checkpoints
     check_writable(args.output)
     bar = progress(total=len(runs), desc=args.matrix.stem, unit="run")
 

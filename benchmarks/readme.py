@@ -1,9 +1,9 @@
-"""Fill the tables of README.md, docs/ and the recipe's page, and draw the pictures, from results/*.jsonl and the architectures.
+"""Fill the tables and draw the figures of README.md, docs/ and the recipe's page from results/*.jsonl and the archs.
 
 python benchmarks/readme.py [PREFIX]
 
-A table stands between `<!-- NAME -->` and `<!-- end -->`; tables/ has a function of that name. With a prefix, such as from_scratch,
-only tables and pictures whose names begin with it are made.
+Tables are between `<!-- NAME -->` and `<!-- end -->`; tables/ has a function of that name. With a prefix, such as from_scratch,
+only tables and figures whose names begin with it are made.
 """
 
 import re
@@ -29,15 +29,15 @@ MODULES = (compression, device, faults, from_scratch, quality, real_models, refi
 
 
 def tables_in(text: str) -> list[str]:
-    """The names of the tables that a page has a place for."""
+    """The names of the tables in a page."""
     return [name for name in re.findall(r"^<!-- (\w+) -->$", text, re.MULTILINE) if name != "end"]
 
 
 def filled(text: str, name: str) -> str:
-    """A page with this table in its place.
+    """A page with this table filled in.
 
     Raises:
-        ValueError: not one table has this name.
+        ValueError: if no table or several tables have this name.
     """
     tables = [vars(module)[name] for module in MODULES if name in vars(module)]
     if len(tables) != 1:

@@ -1,13 +1,13 @@
-"""What compression costs a real pretrained model on human speech: Whisper tiny.en and the lines of a game.
+"""The loss of a real pretrained model by compression on human speech: Whisper tiny.en on the lines of a game.
 
     python benchmarks/real_models.py WHISPER CORPUS [--systems NAME …]
 
-WHISPER is a Hugging Face folder of Whisper; CORPUS a corpus in MuST-C's layout (`data/train/wav`, `data/tst-COMMON/…`), whose
-training audio is calibrated and refined on, without its labels. Word error rates are of tst-COMMON and tst-HE together, greedy, as
-`human_speech.word_errors` has them.
+WHISPER is a Hugging Face folder of Whisper; CORPUS a corpus in MuST-C's layout (`data/train/wav`, `data/tst-COMMON/…`). Its
+training audio is used for calibration and refinement, without labels. Word error rates are those of `human_speech.word_errors` on
+tst-COMMON and tst-HE together, with greedy search.
 
-One row for each system is appended to results/real_models.jsonl as it is finished; rows that are there already are not made again.
-`core_seconds` is what compression took, transcribing the audio included, and scoring not.
+A row per system is appended to results/real_models.jsonl when it is finished; systems that have rows are skipped.
+`core_seconds` are those of compression, including the transcription of the audio and without scoring.
 """
 
 import argparse
@@ -33,8 +33,8 @@ from residual_st.sharing import LowRankLinear, matrices, matrix_parameters
 from residual_st.stacks import stack_of
 
 RESULTS = Path(__file__).parent / "results" / "real_models.jsonl"
-BATCHES, REFINE_BATCHES = 24, 130  # of half a minute
-BATCH = 12  # utterances that are transcribed together
+BATCHES, REFINE_BATCHES = 24, 130  # half-minutes
+BATCH = 12  # utterances per batch of transcription
 SIZES = (0.75, 0.6, 0.45)
 REFINED = {0.6: 700, 0.45: 700}  # size -> updates
 
@@ -45,7 +45,7 @@ def compressed(model: nn.Module, material: "Material", **options) -> dict:
 
 
 def low_rank(model: nn.Module, material: "Material", weight_fraction: float) -> dict:
-    """Nothing shared, ranks by the budget, weighted by inputs and gradients; not corrected."""
+    """Low rank without sharing, with ranks by budget, weighted by inputs and gradients, without correction."""
     form = compressed(copy.deepcopy(model), material, weight_fraction=weight_fraction, diagonal=False, correct=False)
     if any("=" not in rank for row in form["ranks"].split(",") for rank in row.split("/")):
         raise SystemExit(f"some matrices share: {form}")
@@ -54,10 +54,10 @@ def low_rank(model: nn.Module, material: "Material", weight_fraction: float) -> 
 
 @torch.no_grad()
 def lite_asr(model: nn.Module, material: "Material", weight_fraction: float, uniform: bool = False) -> dict:
-    """LiteASR (Kamahori et al., arXiv 2502.20583): each matrix in the principal components of its centred outputs.
+    """LiteASR (Kamahori et al., arXiv 2502.20583): each matrix is projected onto the principal components of its centred outputs.
 
-    The mean goes into the bias. Ranks keep one share of each matrix's variance, which is found for the size that is wanted, or, if
-    `uniform`, one share of its weights. A matrix whose two factors would not be smaller stays as it is.
+    The bias absorbs the mean. Ranks keep an equal share of the variance of each matrix, chosen for the requested size, or with
+    `uniform` an equal share of its weights. Matrices whose two factors would not be smaller are kept.
     """
     stack = stack_of(model)
     linears, components = [], []
@@ -96,7 +96,7 @@ def lite_asr(model: nn.Module, material: "Material", weight_fraction: float, uni
 
 
 def fewer_layers(model: nn.Module, material: "Material", layers: int, updates: int = 0) -> dict:
-    """The model with so many of its layers, those with which it loses least on the calibration batches; then refined."""
+    """The model with this number of layers, chosen for the lowest loss on the calibration batches, then refined."""
     teacher, stack = copy.deepcopy(model), stack_of(model)
     all_layers = [*stack.layers]
 
@@ -116,7 +116,7 @@ def dense(model: nn.Module, material: "Material") -> dict:
 
 
 def systems() -> dict:
-    """Name -> (what makes it, updates)."""
+    """Name -> (function that makes it, updates)."""
     made = {"dense": (dense, 0)}
     for size in SIZES:
         made[f"compressed-{size}"] = (partial(compressed, weight_fraction=size), 0)
@@ -140,10 +140,10 @@ def score(model, folder: Path, test: list[tuple[np.ndarray, str]]) -> dict:
 
 
 class Material:
-    """What several systems are made from; `seconds` is what a core took to transcribe the audio and to gather moments.
+    """Data that several systems share; `seconds` are the core seconds of transcribing the audio and gathering moments.
 
     Attributes:
-        calibration, held_out: of `audio_calibration`.
+        calibration, held_out: results of `audio_calibration`.
         moments: of the dense model's matrices.
         test: audio and texts.
     """

@@ -1,9 +1,9 @@
-"""What it costs to compose W again in the backward pass, and what it saves, against keeping it.
+"""Time and memory of recomputing W in the backward pass, compared with keeping it.
 
     python benchmarks/recompute.py
 
-The same model takes turns with `ResidualLinear` as it is and with one whose composed weight is left to autograd, which keeps it.
-Bytes are those of all tensors that autograd holds between the forward and the backward pass, each storage counted once.
+The same model alternates between `ResidualLinear` and a variant whose composed weight is kept by autograd. Bytes are those of all
+tensors that autograd keeps between the forward and the backward pass, each storage counted once.
 """
 
 import sys
@@ -68,7 +68,7 @@ def main() -> int:
         row |= {"held_bytes": held["recomputed"], "kept_held_bytes": held["kept"]}
         append(RESULTS, {**row, **provenance(), "machine": f"{cpu_name()}, 2 threads"})
         table.append([shape.width, figures["ratio"], figures["ratio_low"], figures["ratio_high"], held["kept"], held["recomputed"]])
-    headers = ["d", "time recomputed / kept", "least", "greatest", "bytes held if kept", "if recomputed"]
+    headers = ["d", "time, recomputed / kept", "least", "greatest", "bytes held if kept", "if recomputed"]
     print(tabulate(table, headers=headers, intfmt=","))
     return 0
 

@@ -1,19 +1,19 @@
-"""What refinement wins back, against the time that it takes.
+"""The quality recovered by refinement, against its time.
 
     python benchmarks/refinement.py DENSE DATA SYSTEM … [--updates N …] [--seconds S]
 
-DENSE is a Hugging Face folder of Whisper. A SYSTEM is a folder that `residual-st compress` made of it, without updates, or is made
-first: `compressed-0.6` in the form that loses least, `shared-0.6` so that two layers share each matrix. DATA is
+DENSE is a Hugging Face folder of Whisper. A SYSTEM is an output folder of `residual-st compress` without refinement, or is made
+first: `compressed-0.6` in the form with the lowest loss, `shared-0.6` with two layers per shared matrix. DATA is
 
-- a corpus in MuST-C's layout, whose training audio is used without labels, and whose test sets are recognised: word error rates as
-  real_models.py has them; or
-- a folder with `references.tsv` (language, name, English) and LANGUAGE/NAME.wav: every second of these sentences is translated into
-  English, and the other recordings are what is calibrated and refined on.
+- a corpus in MuST-C's layout, whose training audio is used without labels, and whose test sets are transcribed: word error rates
+  as in real_models.py; or
+- a folder with `references.tsv` (language, name, English) and LANGUAGE/NAME.wav: every second sentence is translated into English
+  for testing, and the other recordings are used for calibration and refinement.
 
-Each system is refined by each number of updates, the fewest first and always from where it was, since the learning rate falls to 0
-at the last of them. A row of results/refinement.jsonl is appended as each ends. Its `seconds` and `core_seconds` are those of the
-updates, the choice of their learning rate included. None is begun that would end later than `--seconds` after the start.
-Everything runs on the device that RESIDUAL_ST_DEVICE names, by default a GPU where there is one.
+Each system is refined with each number of updates, the fewest first and always from the unrefined model, since the learning rate
+falls to 0 at the last update. A row of results/refinement.jsonl is appended after each run. Its `seconds` and `core_seconds` are
+those of the updates, including the choice of their learning rate. No run starts that would end later than `--seconds`.
+RESIDUAL_ST_DEVICE selects the device, by default a GPU if available.
 """
 
 import argparse
@@ -46,7 +46,7 @@ from residual_st.sharing import matrix_parameters
 from residual_st.stacks import stack_of
 
 RESULTS = Path(__file__).parent / "results" / "refinement.jsonl"
-TOGETHER = {"cpu": 12, "cuda": 64}  # utterances that are scored together
+TOGETHER = {"cpu": 12, "cuda": 64}  # utterances per batch of scoring
 UPDATES = (250, 1000, 4000)
 GROUP_SIZES = {"compressed": None, "shared": 2}
 
@@ -57,10 +57,10 @@ def device() -> str:
 
 @dataclass(frozen=True)
 class Material:
-    """What a model is refined on and judged by.
+    """Data for refinement and testing.
 
     Attributes:
-        score: of a model, the columns of a row.
+        score: returns the scores of a model for its row.
     """
 
     calibration: Calibration
@@ -79,11 +79,11 @@ def recognition(model: nn.Module, dense: Path, corpus: Path) -> Material:
     return Material(calibration, held_out, score)
 
 
-def transcripts(whisper: InTransformers, recordings: list, **asked: str) -> list[str]:
+def transcripts(whisper: InTransformers, recordings: list, **options: str) -> list[str]:
     texts, size = [], TOGETHER[whisper.model.device.type]
     for start in progress(range(0, len(recordings), size), desc="scoring", unit="batch"):
         inputs = whisper.features(recordings[start : start + size]).to(whisper.model.device, whisper.model.dtype)
-        words, _ = greedy_words(whisper.model, {"input_features": inputs}, MOST_WORDS, **asked)
+        words, _ = greedy_words(whisper.model, {"input_features": inputs}, MOST_WORDS, **options)
         texts += whisper.tokenizer.batch_decode(words, skip_special_tokens=True)
     return texts
 
@@ -98,16 +98,16 @@ def translation(model: nn.Module, dense: Path, folder: Path) -> Material:
                 link = Path(audio) / path.relative_to(folder)
                 link.parent.mkdir(exist_ok=True)
                 link.symlink_to(path.resolve())
-        asked = Direction(task="translate")
-        calibration, held_out = audio_calibration(model, dense, Path(audio), BATCHES, 1, REFINE_BATCHES, asked)
+        direction = Direction(task="translate")
+        calibration, held_out = audio_calibration(model, dense, Path(audio), BATCHES, 1, REFINE_BATCHES, direction)
 
     def score(model: nn.Module) -> dict:
         scores, whisper = {}, InTransformers(model, dense)
         for language in languages:
-            its = [(name, text) for other, name, text in test if other == language]
-            recordings = [read_audio(next((folder / language).glob(f"{name}.*")), RATE) for name, _ in its]
+            sentences = [(name, text) for sentence_language, name, text in test if sentence_language == language]
+            recordings = [read_audio(next((folder / language).glob(f"{name}.*")), RATE) for name, _ in sentences]
             texts = transcripts(whisper, recordings, language=language, task="translate")
-            bleu = BLEU(lowercase=True).corpus_score(texts, [[text for _, text in its]])
+            bleu = BLEU(lowercase=True).corpus_score(texts, [[text for _, text in sentences]])
             scores[f"bleu_{language}"] = round(bleu.score, 2)
         return {"bleu": round(sum(scores.values()) / len(scores), 2), **scores}
 
@@ -115,7 +115,7 @@ def translation(model: nn.Module, dense: Path, folder: Path) -> Material:
 
 
 def compressed(system: str, folder: Path, dense: nn.Module, material: Material) -> nn.Module:
-    """The system as it is before refinement."""
+    """The system before refinement."""
     if Path(system).is_dir():
         return load(system).to(dense.device).float()
     form, _, size = Path(system).name.rpartition("-")
@@ -125,7 +125,7 @@ def compressed(system: str, folder: Path, dense: nn.Module, material: Material) 
 
 
 def refined(dense: nn.Module, start: nn.Module, calibration: Calibration, updates: int) -> tuple[nn.Module, dict]:
-    """A copy of a compressed model after so many updates, and what they took and gave."""
+    """A refined copy of a compressed model, with its times and size."""
     model = copy.deepcopy(start)
     stack, began, core_began = stack_of(model), time.perf_counter(), time.process_time()
     if updates:
@@ -143,7 +143,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("systems", nargs="+", metavar="system")
     parser.add_argument("--updates", nargs="+", type=int, default=UPDATES, metavar="N")
-    parser.add_argument("--seconds", type=float, default=math.inf, metavar="S", help="no run is begun that would end later")
+    parser.add_argument("--seconds", type=float, default=math.inf, metavar="S", help="start no run that would end later")
     parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
     show_progress()
@@ -160,16 +160,16 @@ def main() -> None:
 
     append("dense", 0, dense, {"kept": 1.0})
     starts = {Path(system).name: compressed(system, args.dense, dense, material) for system in args.systems}
-    an_update = 0.0  # seconds, the choice of a rate and the score included
+    seconds_per_update = 0.0  # seconds, including the choice of a learning rate and scoring
     for updates in (0, *sorted(args.updates)):
         for system, model in starts.items():
             start = time.perf_counter()
-            if start - began + updates * an_update > args.seconds:
-                say(f"{system}: {updates} updates would end after {args.seconds:g} s and are left out")
+            if start - began + updates * seconds_per_update > args.seconds:
+                say(f"{system}: {updates} updates would end after {args.seconds:g} s and are skipped")
                 continue
             append(system, updates, *refined(dense, model, material.calibration, updates))
             if updates:
-                an_update = (time.perf_counter() - start) / updates
+                seconds_per_update = (time.perf_counter() - start) / updates
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from residual_st.errors import InputError
 
 
 def settings_of(given: list[str]) -> dict:
-    """Their values as YAML reads them. Raises InputError for one without a `=`."""
+    """The settings with values parsed as YAML. Raises InputError for a setting without `=`."""
     settings = {}
     for setting in given:
         key, equals, value = setting.partition("=")

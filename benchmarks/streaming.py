@@ -1,22 +1,22 @@
-"""Translation while somebody speaks: BLEU or WER against latency, by simulstream's own commands.
+"""Streaming translation and recognition: BLEU or WER against latency, measured by simulstream's commands.
 
     python benchmarks/streaming.py make TALKS --corpus DATA [--transcripts]   # DATA: of the recipe (examples/must_c)
     python benchmarks/streaming.py make TALKS --prompts PROMPTS --language es
     python benchmarks/streaming.py run TALKS NAME=MODEL … [--policies NAME …] [--chunks 0.5 1 2] [--set KEY=VALUE …]
 
-`make` puts sentences back to back, with pauses of 0.2 to 1 s, into talks of five minutes and more: the sentences of a corpus's
-test sets, or recordings PROMPTS/LANGUAGE/NAME.wav with their English in references.tsv (language, name, english). `--seed` draws
-their order and the pauses; no sentence is in two talks.
+`make` concatenates sentences, with pauses of 0.2 to 1 s, to talks of at least five minutes. Sentences are those of a corpus's test
+sets, or recordings PROMPTS/LANGUAGE/NAME.wav with their English in references.tsv (language, name, english). `--seed` determines
+their order and the pauses; no sentence occurs in two talks.
 
-`run` streams them, one after the other, through `simulstream_inference` on one thread, for each model, policy and length of chunks,
-and scores what came out by `simulstream_score_quality` (BLEU), `simulstream_score_latency` (StreamLAAL, ideal and with the time of
-computing) and `simulstream_stats`. MODEL is what `model:` of configs/simulstream_*.yaml takes; a folder of `residual-st export`
-spares exporting it for each row. Policies are those of `residual-st listen`; `streamatt` and `sliding-window`, simulstream's own
-with our models; `offline` and `offline-ctc`, which translate each talk when all of it is there, by the decoder and by CTC; and
-`hf-sliding-window`, simulstream's `hf_sliding_window_retranslation` of a Hugging Face folder.
+`run` streams them one after the other through `simulstream_inference` on one thread, for each model, policy and length of chunks,
+and scores the outputs by `simulstream_score_quality` (BLEU), `simulstream_score_latency` (StreamLAAL, ideal and with computation
+time) and `simulstream_stats`. MODEL is a value of `model:` in configs/simulstream_*.yaml; a folder of `residual-st export` saves
+exporting it for each row. Policies are those of `residual-st listen`; `streamatt` and `sliding-window`, simulstream's policies with
+models of this project; `offline` and `offline-ctc`, which translate complete talks by the decoder and by CTC; and
+`hf-sliding-window`, simulstream's `hf_sliding_window_retranslation` with a Hugging Face folder.
 
-A row has no texts, but counts of each sentence, for intervals: of BLEU (`counts`), and of errors and words (`errors`), by the same
-alignment (mweralign). Rows go to results/streaming.jsonl; what is there is not made again.
+A row has no texts, but counts per sentence for intervals: of BLEU (`counts`), and of errors and words (`errors`), by the same
+alignment (mweralign). Rows go to results/streaming.jsonl; cases that have rows are skipped.
 """
 
 import argparse
@@ -56,7 +56,7 @@ RATE = 16_000
 PAUSES = (0.2, 1.0)  # seconds
 TEST_SETS = ("tst-COMMON", "tst-HE")
 OFFLINE = {"offline": lambda model: model, "offline-ctc": Model.by_ctc}
-OURS = tuple(POLICIES)
+RESIDUAL_ST = tuple(POLICIES)
 SIMULSTREAMS = {"streamatt": "simulstream_streamatt.yaml", "sliding-window": "simulstream_sliding_window.yaml"}
 DETOKENIZER = {"detokenizer_type": "simuleval", "latency_unit": "spm"}
 HF = {
@@ -64,8 +64,8 @@ HF = {
     "window_len": 12,
     "detokenizer_type": "hf",
 }
-# the scorer of BLEU imports COMET, which it does without, and which is made for numpy before 2; and what reads Hugging Face folders
-# is not to find a torchaudio that does not load, which residual_st.huggingface hides from transformers
+# the BLEU scorer imports COMET without using it, and COMET needs numpy before 2; for Hugging Face folders, residual_st.huggingface
+# hides a torchaudio that fails to load from transformers
 PROGRAM = """
 import importlib.util, sys, types
 if importlib.util.find_spec("comet") is None:
@@ -98,8 +98,8 @@ def of_prompts(prompts: Path, language: str) -> Iterator[Spoken]:
 
 
 def make(sentences: list[Spoken], folder: Path, most: int, least: float, seed: int) -> None:
-    """Talks as wavs, what is said when as talks.yaml and references.txt, and their names, as simulstream takes them. The last talk
-    may have fewer than `least` seconds."""
+    """Write talks as WAV, talks.yaml with the segments, references.txt and the list of names, in simulstream's formats. The last
+    talk may be shorter than `least` seconds."""
     draw = np.random.default_rng(seed)
     folder.mkdir(parents=True)
     order = draw.permutation(len(sentences)).tolist()
@@ -126,12 +126,12 @@ def config_of(policy: str, model: str, chunk: float, settings: dict) -> dict:
     if policy == "hf-sliding-window":
         return {**HF, "hf_model_name": model, "speech_chunk_size": chunk, **settings}
     path = ROOT / "configs" / SIMULSTREAMS.get(policy, "simulstream_stream.yaml")
-    own = {"policy": policy} if policy in OURS else {}
-    return {**yaml.safe_load(path.read_text()), **own, "model": model, "speech_chunk_size": chunk, **settings}
+    policy_settings = {"policy": policy} if policy in RESIDUAL_ST else {}
+    return {**yaml.safe_load(path.read_text()), **policy_settings, "model": model, "speech_chunk_size": chunk, **settings}
 
 
 def offline(model: Model, talks: Path, settings: dict, log: Path) -> None:
-    """A log as simulstream writes it, of talks that are translated when all of them is there."""
+    """Write a log in simulstream's format for talks that are translated offline."""
     directions = {name: settings[name] for name in ("task", "source_lang", "target_lang") if name in settings}
     translator = Translator(model, Settings(beam=settings.get("beam")), **directions)
     with log.open("w") as file:
@@ -144,7 +144,7 @@ def offline(model: Model, talks: Path, settings: dict, log: Path) -> None:
 
 
 def program(module: str, of_huggingface: bool, *arguments: str | Path) -> str:
-    """What one of simulstream's commands prints."""
+    """The output of a command of simulstream."""
     command = [sys.executable, "-c", PROGRAM.format(module=module, of_huggingface=of_huggingface), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     if done.returncode:
@@ -153,7 +153,7 @@ def program(module: str, of_huggingface: bool, *arguments: str | Path) -> str:
 
 
 def sentence_counts(config: Path, log: Path, talks: Path) -> dict:
-    """Of each sentence, in the order of the references: what its BLEU, and what its WER is made of."""
+    """Counts of each sentence, in the order of the references, for BLEU and for WER."""
     said = LogReader(yaml_config(str(config)), str(log)).final_outputs()
     sentences = []
     references = YamlReferenceReader(str(talks / "talks.yaml"), str(talks / "references.txt")).get_reference_texts()
@@ -225,10 +225,10 @@ def main() -> int:
     making.add_argument("talks", type=Path)
     making.add_argument("--corpus", type=Path)
     making.add_argument("--prompts", type=Path)
-    making.add_argument("--language", default="de", help="of a corpus's texts, or of the prompts that are spoken")
-    making.add_argument("--transcripts", action="store_true", help="references are what is said")
+    making.add_argument("--language", default="de", help="language of the corpus's texts, or spoken language of the prompts")
+    making.add_argument("--transcripts", action="store_true", help="references are transcripts instead of translations")
     making.add_argument("--number", type=int, default=10, help="of talks")
-    making.add_argument("--seconds", type=float, default=300.0, help="of a talk, at least")
+    making.add_argument("--seconds", type=float, default=300.0, help="minimum seconds of a talk")
     making.add_argument("--seed", type=int, default=1)
     making.add_argument("--force", action="store_true")
     running = commands.add_parser("run")
@@ -238,13 +238,13 @@ def main() -> int:
         "--policies",
         nargs="+",
         default=["offline", "local-agreement", "alignatt"],
-        choices=[*OFFLINE, *OURS, *SIMULSTREAMS, "hf-sliding-window"],
+        choices=[*OFFLINE, *RESIDUAL_ST, *SIMULSTREAMS, "hf-sliding-window"],
     )
     running.add_argument("--chunks", nargs="+", type=float, default=[0.5, 1.0, 2.0])
     running.add_argument(
-        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="of the configuration, such as beam=1 or task=translate"
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings of the configuration, such as beam=1 or task=translate"
     )
-    running.add_argument("--seed", type=int, default=1, help="of the model's training, for the row")
+    running.add_argument("--seed", type=int, default=1, help="training seed of the model, for the row")
     running.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
     show_progress()

@@ -1,10 +1,10 @@
-"""What an encoder costs that is fed chunk by chunk, beside one that computes its window again at every chunk.
+"""The cost of an encoder that runs chunk by chunk, compared with one that recomputes its window at every chunk.
 
     python benchmarks/streaming_encoder.py [--hours H] [--left-chunks 31 8] [--systems dense "K=3, R=16"] [--precisions fp32 int8]
 
-Models have random weights, size `_s`, and one thread. Both get a chunk of new sound a call, taking turns: one encodes it, with the
-keys and values of chunks before it; the other encodes the whole window of 20 s. Features are part of both. Then a process of its
-own, `streaming_listener.py`, transcribes that many hours. Seconds are process time. Rows go to
+Models have random weights, size `_s`, and one thread. Both get a chunk of new sound per call, in alternation: one encodes it with
+the cached keys and values of earlier chunks; the other encodes the whole window of 20 s. Both times include features. Then a
+separate process, `streaming_listener.py`, transcribes that many hours. Seconds are process time. Rows go to
 results/streaming_encoder.jsonl.
 """
 
@@ -40,14 +40,14 @@ RESULTS = Path(__file__).parent / "results" / "streaming_encoder.jsonl"
 RATE = 16_000
 CHUNK_FRAMES = 16  # 0.64 s
 WINDOW = 20.0  # seconds
-LONGEST = 3900.0  # seconds, so that no stream starts over within the hour
+LONGEST = 3900.0  # seconds, so that no stream restarts within the hour
 SYSTEMS = ("dense", "K=3, R=16")
 SHAPE = Shape(width=256, layers=12, group_size=3, rank=16)
 LISTENER = Path(__file__).with_name("streaming_listener.py")
 
 
 def write_graphs(encoder: EncoderParts, precision: str, left: int, folder: Path) -> Streaming:
-    """`chunked.onnx` and `whole.onnx`, and the form of the first as `form.json`, which is returned."""
+    """Write `chunked.onnx`, `whole.onnx` and the form of the first as `form.json`, which is returned."""
     filterbank = filterbank_of(ModelInput(transforms=()))
     form = streaming_form(encoder, filterbank, CHUNK_FRAMES, left, LONGEST)
     onnx.save(streaming_graph(encoder, filterbank, form, precision), folder / "chunked.onnx")
@@ -61,10 +61,10 @@ def noise(seconds: float) -> np.ndarray:
 
 
 def compare(folder: Path, form: Streaming, repeats: int) -> dict:
-    """Seconds for a chunk, of either, and how many times less the first takes."""
+    """Seconds per chunk of both encoders, and the speedup of the chunked one."""
     stream = StreamingEncoder(open_session(folder / "chunked.onnx", 1), form)
     whole, samples = open_session(folder / "whole.onnx", 1), noise(WINDOW)
-    stream.feed(samples)  # so that its caches are full
+    stream.feed(samples)  # fills its caches
     chunk = samples[: form.chunk_frames * form.frame_samples]
     functions = {
         "chunked": lambda: stream.feed(chunk),
@@ -90,7 +90,7 @@ def measure(args: argparse.Namespace) -> Iterator[dict]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0])
-    parser.add_argument("--left-chunks", type=int, nargs="+", default=[31, 8])  # the first for a context as long as the window
+    parser.add_argument("--left-chunks", type=int, nargs="+", default=[31, 8])  # the first context is as long as the window
     parser.add_argument("--systems", nargs="+", default=SYSTEMS, choices=SYSTEMS)
     parser.add_argument("--precisions", nargs="+", default=["fp32", "int8"], choices=PRECISIONS)
     parser.add_argument("--hours", type=float, default=1.0)

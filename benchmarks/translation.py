@@ -1,16 +1,17 @@
-"""What compression costs a model that translates: Whisper base on Spanish, French and Italian telephone prompts.
+"""The loss of a translation model by compression: Whisper base on Spanish, French and Italian telephone prompts.
 
     python benchmarks/translation.py WHISPER PROMPTS [--systems NAME …] [--precisions …]
 
 WHISPER is a Hugging Face folder of a multilingual Whisper; PROMPTS has audio in folders named by language and English texts in
-`references.tsv` (language, name, English). Of the prompts that have a text, two thirds by name are tested; the audio of all others,
-without texts, is what models are calibrated and refined on. The voices are the same in both.
+`references.tsv` (language, name, English). Two thirds of the prompts that have a text, chosen by name, are for testing; the audio
+of all others, without texts, is for calibration and refinement. Both parts have the same voices.
 
-A system's loss is of the dense model's own translations of half minutes of tested audio, over the dense model's. BLEU and chrF are
-of tested sentences, one by one, in lower case, as `residual-st translate --beam 1` writes them with the exported model: so with the
-rules of Whisper's authors against repetition. A row for each system and each precision of its export is appended to
-results/translation.jsonl as it is finished; rows that are there already are not made again. A row has counts of each sentence, no
-texts. `core_seconds` is what compression took, transcribing the audio included, scoring not; `bytes` are of the exported folder.
+A system's loss is that of the dense model's translations of half minutes of test audio, relative to the dense model's loss. BLEU
+and chrF are of test sentences in lower case, translated one at a time by `residual-st translate --beam 1` with the exported model,
+which includes the rules of Whisper's authors against repetition. A row per system and precision of its export is appended to
+results/translation.jsonl when it is finished; cases that have rows are skipped. A row has counts per sentence, no texts.
+`core_seconds` are those of compression, including the transcription of the audio and without scoring; `bytes` are those of the
+exported folder.
 """
 
 import argparse
@@ -47,7 +48,7 @@ from residual_st.stacks import stack_of
 
 RESULTS = Path(__file__).parent / "results" / "translation.jsonl"
 LANGUAGES = ("es", "fr", "it")
-BATCHES, MORE_BATCHES, TEST_BATCHES = 24, 16, 9  # of half a minute, of all languages together; refinement uses more, if there are
+BATCHES, MORE_BATCHES, TEST_BATCHES = 24, 16, 9  # half-minutes over all languages; refinement uses more if available
 SIZES = (0.75, 0.6, 0.45, 0.3)
 UPDATES = 500  # of refinement
 WHOLE = (0.8, 0.65)  # of encoder and decoder together
@@ -56,7 +57,7 @@ RATE = 16_000
 
 @dataclass(frozen=True)
 class Prompts:
-    """A folder of prompts, in two parts.
+    """A folder of prompts, split into two parts.
 
     Attributes:
         tested: (language, name) -> English.
@@ -75,22 +76,22 @@ class Prompts:
     def windows(
         self, model: nn.Module, whisper: Path, languages: tuple[str, ...], tested: bool, batches: int, more: int = 0
     ) -> tuple[Calibration, HeldOut]:
-        """`audio_calibration` on one part of some languages' prompts, with the model's translations of them."""
+        """`audio_calibration` on one part of the prompts of some languages, with the model's translations."""
         with tempfile.TemporaryDirectory() as folder:
             for path in chain.from_iterable((self.folder / language).iterdir() for language in languages):
                 if ((path.parent.name, path.stem) in self.tested) == tested:
                     target = Path(folder) / path.parent.name / path.name
                     target.parent.mkdir(exist_ok=True)
                     target.symlink_to(path.resolve())
-            asked = Direction(task="translate")
-            return huggingface.audio_calibration(model, whisper, Path(folder), batches, 1, more, asked)
+            direction = Direction(task="translate")
+            return huggingface.audio_calibration(model, whisper, Path(folder), batches, 1, more, direction)
 
 
 class Material:
-    """What several systems are made from; `seconds` is what a core took to transcribe the audio and to gather moments.
+    """Data that several systems share; `seconds` are the core seconds of transcribing the audio and gathering moments.
 
     Attributes:
-        calibration: of audio in some languages.
+        calibration: on audio in some languages.
         moments: of the dense encoder's matrices.
     """
 
@@ -102,12 +103,12 @@ class Material:
 
 
 class Test:
-    """What all systems are tested on.
+    """Test data of all systems.
 
     Attributes:
         held_out: language -> half minutes of audio with the dense model's translations.
         sentences: language -> (samples, English) of each.
-        dense_loss: language -> the dense model's loss on what is held out.
+        dense_loss: language -> the dense model's loss on the held-out audio.
     """
 
     def __init__(self, whisper: Path, prompts: Prompts):
@@ -115,7 +116,7 @@ class Test:
         for language in LANGUAGES:
             calibration, held_out = prompts.windows(model, whisper, (language,), True, TEST_BATCHES // len(LANGUAGES) - 1)
             self.held_out[language] = HeldOut([*calibration.batches, *held_out.batches], held_out.own)
-            named = [(name, english) for (other, name), english in prompts.tested.items() if other == language]
+            named = [(name, english) for (prompt_language, name), english in prompts.tested.items() if prompt_language == language]
             self.sentences[language] = [
                 (read_audio(prompts.folder / language / f"{name}.wav", RATE), english) for name, english in named
             ]
@@ -125,7 +126,7 @@ class Test:
         return {language: held_out.likelihood(model)["loss"] for language, held_out in self.held_out.items()}
 
     def scores(self, exported: Path) -> dict:
-        """BLEU with the counts that it is of, and chrF with half of its 95 % interval, as sacreBLEU has them, by language."""
+        """sacreBLEU's BLEU with its counts, and chrF with half of its 95 % interval, by language."""
         scores = {}
         for language, sentences in self.sentences.items():
             translator = Translator(exported, Settings(beam=1), task="translate", source_lang=language)
@@ -144,7 +145,7 @@ class Test:
 
 
 def whole(model: nn.Module, material: Material, weight_fraction: float) -> dict:
-    """Encoder and decoder on one budget, one after the other."""
+    """Encoder and decoder with one budget, compressed one after the other."""
     stacks = {part: stack_of(model, part) for part in ("encoder", "decoder")}
     fractions, moments = fractions_of_parts(model, stacks, material.calibration, weight_fraction)
     calibrations = {"encoder": material.calibration, "decoder": replace(material.calibration, encode=material.calibration.predict)}
@@ -167,7 +168,7 @@ def one_basis(model: nn.Module, material: Material, **options) -> dict:
 
 
 def lite_asr(model: nn.Module, material: Material, **options) -> dict:
-    """LiteASR, with composed weights: a folder holds one form for all layers, and here only some layers factor a matrix."""
+    """LiteASR with composed weights, because a folder has one form for all layers, and here only some layers factor a matrix."""
     layers = stack_of(model).layers
     dense = matrix_parameters(layers)
     made = real_models.lite_asr(model, material, **options)
@@ -181,7 +182,7 @@ def lite_asr(model: nn.Module, material: Material, **options) -> dict:
 
 @dataclass(frozen=True)
 class System:
-    """What makes a model smaller, in place, the languages of the audio that it is given for that, and exports of it to score."""
+    """A function that compresses a model in place, the languages of its calibration audio, and the exports to score."""
 
     make: Callable[[nn.Module, Material], dict]
     languages: tuple[str, ...] = LANGUAGES
@@ -209,13 +210,13 @@ def systems() -> dict[str, System]:
 
 
 def parameters(model: nn.Module) -> dict[str, int]:
-    """Of the matrices of the encoder's and the decoder's layers, and of the whole model."""
+    """Numbers of weights: matrices of encoder layers, matrices of decoder layers, and the whole model."""
     kept = {part: matrix_parameters(stack_of(model, part).layers) for part in ("encoder", "decoder")}
     return {**kept, "model": sum(parameter.numel() for parameter in model.parameters())}
 
 
 def kept_of(model: nn.Module, dense: dict[str, int], encoder: float | None) -> dict[str, float]:
-    """Fractions; `encoder` is given of weights that the model keeps composed."""
+    """Kept fractions. `encoder` is the number of factored weights if the model keeps them composed."""
     kept = {part: count / dense[part] for part, count in parameters(model).items()}
     if encoder is not None:
         kept |= {"encoder": encoder, "model": 1 - (1 - encoder) * dense["encoder"] / dense["model"]}
@@ -232,7 +233,7 @@ def exported_scores(model: nn.Module, whisper: Path, precision: str, test: Test)
 
 
 def rows_of(name: str, system: System, precisions: list[str], whisper: Path, test: Test, materials: Callable) -> Iterator[dict]:
-    """A row for each precision."""
+    """A row per precision."""
     material, model = materials(system.languages), huggingface.load(whisper)
     dense, start = parameters(model), time.process_time()
     made = system.make(model, material)
@@ -266,8 +267,8 @@ def main() -> None:
     for name in args.systems:
         system = systems()[name]
         made = [row["precision"] for row in results.read(args.output) if row["system"] == name]
-        wanted = [precision for precision in system.precisions if precision in args.precisions and precision not in made]
-        for row in rows_of(name, system, wanted, args.whisper, test, materials) if wanted else ():
+        selected = [precision for precision in system.precisions if precision in args.precisions and precision not in made]
+        for row in rows_of(name, system, selected, args.whisper, test, materials) if selected else ():
             results.append(args.output, {**row, **results.provenance()})
 
 

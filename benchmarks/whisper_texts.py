@@ -1,13 +1,13 @@
-"""What `translate` writes with an exported Whisper, beside what transformers' own generate writes.
+"""Texts of `translate` with an exported Whisper, compared with those of generate in transformers.
 
     python benchmarks/whisper_texts.py PROMPTS WHISPER [--recordings 60] [--task translate]
 
 PROMPTS is a folder with recordings of under half a minute in LANGUAGE/NAME.wav and their English in references.tsv (language, name,
 english); WHISPER is the Hugging Face folder of a multilingual model. For each language there are rows of the first recordings, by
-greedy search and by beam search with five hypotheses: how many texts are the same, BLEU of both, and whether the language that is
-detected is generate's; and a row of a talk, all of these recordings with pauses of 0.6 s: the words that differ, with the authors'
-rules of what is believed on both sides. Searches by chance draw other numbers on either side. fp32, one thread. Rows go to
-results/whisper_texts.jsonl; what is there is not made again.
+greedy search and by beam search with five hypotheses: how many texts are equal, BLEU of both, and whether both detect the same
+language; and a row for a talk of all these recordings with pauses of 0.6 s: the words that differ, with the fallback rules of
+Whisper's authors on both sides. Sampling draws different random numbers on each side. fp32, one thread. Rows go to
+results/whisper_texts.jsonl; cases that have rows are skipped.
 """
 
 import argparse
@@ -30,18 +30,18 @@ from residual_st.progress import progress, show_progress
 from residual_st.runtime import Settings, Translator
 from residual_st.runtime.model import Model
 
-import transformers  # isort: skip  # behind residual_st.huggingface, which hides a torchaudio that does not load
+import transformers  # isort: skip  # after residual_st.huggingface, which hides a torchaudio that fails to load
 
 RESULTS = Path(__file__).parent / "results" / "whisper_texts.jsonl"
 RATE = 16_000
-SEED = 1  # of temperatures above 0
+SEED = 1  # for temperatures above 0
 PAUSE_SECONDS = 0.6  # between the recordings of a talk
 TALK_SECONDS = 120.0
-SHOWN = 5  # pairs of texts that differ, in a row
+SHOWN = 5  # differing pairs of texts in a row
 
 
 class InTransformers:
-    """generate, as its documentation has it for short and for long recordings."""
+    """generate, as documented for short and for long recordings."""
 
     def __init__(self, whisper: Path, task: str):
         self._model, self._extractor, self._task = load(whisper), feature_extractor(whisper), task
@@ -55,7 +55,7 @@ class InTransformers:
         return next(tag for tag, number in self._model.generation_config.lang_to_id.items() if number == detected_tag).strip("<|>")
 
     def text(self, language: str, beam: int) -> str:
-        """Of the recording whose language was detected last."""
+        """The text of the recording whose language was detected last."""
         asked = {"language": language, "task": self._task, "num_beams": beam}
         return self._decoded(self._model.generate(encoder_outputs=self._encoded, **asked))
 
@@ -78,7 +78,7 @@ def plain(text: str) -> str:
 
 
 def recordings(prompts: Path, most: int) -> dict[str, list[tuple[np.ndarray, str]]]:
-    """Language -> samples and their English, of the first names."""
+    """Language -> samples and English texts of its first recordings."""
     by_language = {}
     with (prompts / "references.tsv").open(encoding="utf-8") as file:
         for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
@@ -88,44 +88,44 @@ def recordings(prompts: Path, most: int) -> dict[str, list[tuple[np.ndarray, str
     return by_language
 
 
-def compared(ours: list[str], generated: list[str], references: list[str]) -> dict:
-    differ = [pair for pair in zip(ours, generated) if pair[0] != pair[1]]
+def compared(runtime: list[str], generated: list[str], references: list[str]) -> dict:
+    differ = [pair for pair in zip(runtime, generated) if pair[0] != pair[1]]
     scores = {
-        name: round(corpus_bleu(texts, [references]).score, 2) for name, texts in (("bleu", ours), ("generate_bleu", generated))
+        name: round(corpus_bleu(texts, [references]).score, 2) for name, texts in (("bleu", runtime), ("generate_bleu", generated))
     }
-    return {"recordings": len(ours), "same": len(ours) - len(differ), **scores, "different": differ[:SHOWN]}
+    return {"recordings": len(runtime), "same": len(runtime) - len(differ), **scores, "different": differ[:SHOWN]}
 
 
 def short(model: Model, base: InTransformers, language: str, task: str, test: list[tuple[np.ndarray, str]]) -> dict[int, dict]:
-    """Beam -> a row."""
-    ours, generated, detected = {1: [], 5: []}, {1: [], 5: []}, 0
+    """Beam size -> row."""
+    runtime, generated, detected = {1: [], 5: []}, {1: [], 5: []}, 0
     for samples, _ in progress(test, desc=language, unit="recording"):
         detected_tag = base.detected(samples)
         detected += detected_tag == Translator(model, Settings(beam=1, max_len_b=1)).translate(samples).direction.source_lang
-        for beam in ours:
+        for beam in runtime:
             made = Translator(model, Settings(beam=beam), task=task, source_lang=language).translate(samples)
-            ours[beam].append(plain(made.text))
+            runtime[beam].append(plain(made.text))
             generated[beam].append(base.text(language, beam))
     references = [reference for _, reference in test]
-    return {beam: {**compared(ours[beam], generated[beam], references), "same_language_detected": detected} for beam in ours}
+    return {beam: {**compared(runtime[beam], generated[beam], references), "same_language_detected": detected} for beam in runtime}
 
 
 def long(model: Model, base: InTransformers, language: str, task: str, test: list[tuple[np.ndarray, str]]) -> dict:
     pause = np.zeros(round(PAUSE_SECONDS * RATE), np.float32)
     talk = np.concatenate([part for samples, _ in test for part in (samples, pause)])[: round(TALK_SECONDS * RATE)]
     made = Translator(model, Settings(beam=1), task=task, source_lang=language).translate(talk)
-    ours, generated = plain(made.text), base.long_text(talk, language)
-    errors = editdistance.eval(ours.split(), generated.split())
+    runtime, generated = plain(made.text), base.long_text(talk, language)
+    errors = editdistance.eval(runtime.split(), generated.split())
     row = {"seconds": round(len(talk) / RATE, 1), "words": len(generated.split()), "words_that_differ": errors}
-    return {**row, "segments": len(made.segments), "text": ours, "generate_text": generated}
+    return {**row, "segments": len(made.segments), "text": runtime, "generate_text": generated}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0])
     parser.add_argument("prompts", type=Path)
     parser.add_argument("whisper", type=Path)
-    parser.add_argument("--recordings", type=int, default=60, help="of each language")
-    parser.add_argument("--languages", nargs="+", help="some of them")
+    parser.add_argument("--recordings", type=int, default=60, help="recordings per language")
+    parser.add_argument("--languages", nargs="+", help="only these languages")
     parser.add_argument("--task", default="translate")
     parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()

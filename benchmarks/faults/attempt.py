@@ -1,4 +1,4 @@
-"""One command with one file, in a process of its own that is watched."""
+"""Run one command on one file in a monitored process."""
 
 import contextlib
 import io
@@ -21,7 +21,7 @@ _EVENTS = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "sub
 
 
 def attempt(work: Path, make: Callable[[Path], object], command: list[str]) -> dict:
-    """Write the file, give it to the command, and say how it ended."""
+    """Write the file, run the command on it, and return how it ended."""
     folder = work / "case"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -57,7 +57,7 @@ def attempt(work: Path, make: Callable[[Path], object], command: list[str]) -> d
 
 
 def waited(child: int) -> bool:
-    """Wait for a process. Returns whether it had to be killed, after `SECONDS`."""
+    """Wait for a process. Returns whether it was killed after `SECONDS`."""
     end = time.monotonic() + SECONDS
     while not os.waitpid(child, os.WNOHANG)[0]:
         if time.monotonic() > end:
@@ -69,19 +69,22 @@ def waited(child: int) -> bool:
 
 
 def attacked(arguments: list[str], folder: Path) -> dict:
-    """Run a command in this process, which is to end with it."""
+    """Run a command in this process, which must not be used afterwards."""
     events = []
 
     def watch(event: str, details: tuple) -> None:
-        ours = event == "subprocess.Popen" and details[0] in ("git", sys.executable)  # a row's commit, and a benchmark's processes
-        if event in _EVENTS and not ours:
+        is_allowed = event == "subprocess.Popen" and details[0] in (
+            "git",
+            sys.executable,
+        )  # a row's commit, a benchmark's processes
+        if event in _EVENTS and not is_allowed:
             events.append(f"{event} {details!r}"[:200])
         if event == "open" and isinstance(details[0], (str, bytes)) and isinstance(details[2], int) and details[2] & 3:
             path = os.path.abspath(os.fsdecode(details[0]))
             if not path.startswith((str(folder), "/dev/", "/proc/", "/tmp/tmp", "/tmp/torch")):
                 events.append(f"open {path}")
 
-    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is no part of this
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = peak()
     limit = MEMORY + int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (2 * limit, 2 * limit))

@@ -1,4 +1,4 @@
-"""Untrusted checkpoints: damaged, or with wrong contents."""
+"""Untrusted checkpoints: damaged, or with invalid contents."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ def checkpoint_commands(work: Path) -> dict[str, list[str]]:
 
 
 def damaged(work: Path) -> Iterator[tuple[str, Callable, list]]:
-    """Cut at random places, and with a bit turned; each command in turn, and `inspect` each time."""
+    """Truncated at random positions or with a flipped bit; commands alternate, and `inspect` reads every file."""
     content = (work / "dense" / "checkpoint_last.pt").read_bytes()
     commands = list(checkpoint_commands(work).values())
     for number in range(TRUNCATIONS + FLIPS):
@@ -36,7 +36,7 @@ def damaged(work: Path) -> Iterator[tuple[str, Callable, list]]:
             place = chance.randrange(len(content))
             name, changed = f"cut at {place}", content[:place]
         else:
-            # half of them in the first and last 64 KB, where names, sizes and the directory stand
+            # half of them in the first and last 64 KB, which contain names, sizes and the directory
             ends = [*range(2**16), *range(len(content) - 2**16, len(content))]
             place = chance.choice(ends) if number % 2 else chance.randrange(len(content))
             name, changed = f"bit at {place}", bytearray(content)
@@ -49,7 +49,7 @@ def damaged(work: Path) -> Iterator[tuple[str, Callable, list]]:
 
 
 def contents(work: Path) -> Iterator[tuple[str, Callable, list]]:
-    """Whole files with wrong contents: weights, names, flags."""
+    """Complete files with invalid weights, names or flags."""
     state = load_checkpoint(work / "shared.pt")
     commands = list(checkpoint_commands(work).values())
     name = "encoder.transformer_layers.0.fc1.bias"

@@ -1,13 +1,13 @@
-"""Give every command untrusted files: none may crash it, run code, take much memory or time, or touch other files.
+"""Run every command on untrusted files: none may crash it, run code, use much memory or time, or write other files.
 
     python benchmarks/faults/corruption.py WORK [--families NAME …] [--output ROWS.jsonl]
 
-WORK is a folder of `kills.py`, or a new one; its corpus and models are what files are made from. Each case is one file and one
-command, in a process of its own, which is given so many seconds and so much memory above what it has when it starts. Python's
-audit events tell what it runs, which files it opens for writing, and where it connects. It must end well, where the fault does not
-matter, or with exit status 2 and one line.
+WORK is a folder of `kills.py`, or a new one; files are derived from its corpus and models. Each case is one file and one command
+in a separate process, with a limit of time and of memory above that at its start. Python's audit events show which programs it
+runs, which files it opens for writing, and where it connects. It must succeed, if the fault does not matter, or end with exit
+status 2 and one line.
 
-One row for each case is appended to results/faults_corruption.jsonl; rows that are there already are not made again.
+A row per case is appended to results/faults_corruption.jsonl; cases that have rows are skipped.
 """
 
 import argparse
@@ -63,13 +63,13 @@ def main() -> None:
                 if outcome["fault"]:
                     print(json.dumps({"system": case, **{key: outcome[key] for key in ("fault", "message")}}), flush=True)
                 else:
-                    del outcome["message"]  # in which nothing was found
+                    del outcome["message"]  # only kept for faults
                 row = {"system": case, "family": family, "seed": 1, **outcome, **results.provenance()}
                 results.append(args.output, row)
 
 
 def warm_up(work: Path) -> None:
-    """Import what commands import, so that a case's process, which is forked, has its own work to do alone."""
+    """Import the modules of all commands, so that forked processes need not."""
     for command in (["inspect", work / "shared.pt"], ["translate", work / "device", kills.ROOT / "tests/speech/arctic_a0007.wav"]):
         with contextlib.redirect_stdout(io.StringIO()):
             residual_st([str(part) for part in command])

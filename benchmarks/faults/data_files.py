@@ -1,4 +1,4 @@
-"""Manifests, configurations and recordings that cannot be used, or hardly."""
+"""Invalid and extreme manifests, configurations and recordings."""
 
 import io
 import random
@@ -15,7 +15,7 @@ from residual_st.files import read_lines
 
 
 def manifests(work: Path) -> Iterator[tuple[str, Callable, list]]:
-    """Training sets that cannot be used."""
+    """Invalid training sets."""
     source = work / "corpus" / "en-de"
     header, *lines = read_lines(source / "train_st.tsv")
     columns = header.split("\t")
@@ -98,7 +98,7 @@ def manifests(work: Path) -> Iterator[tuple[str, Callable, list]]:
 
 
 def audio(work: Path) -> Iterator[tuple[str, Callable, list]]:
-    """Recordings of every sort, to the runtime without torch."""
+    """Invalid and extreme recordings for the runtime without torch."""
     import soundfile
 
     speech, rate = soundfile.read(kills.ROOT / "tests" / "speech" / "arctic_a0007.wav", dtype="float32")

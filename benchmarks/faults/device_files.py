@@ -1,4 +1,4 @@
-"""Exported folders that are damaged or changed."""
+"""Damaged or modified exported folders."""
 
 import json
 import shutil
@@ -9,7 +9,7 @@ import kills
 
 
 def exported(work: Path) -> Iterator[tuple[str, Callable, list]]:
-    """Folders for devices."""
+    """Exported folders with damaged files or descriptions."""
     source = work / "device"
     description = json.loads((source / "model.json").read_text())
     speech = str(kills.ROOT / "tests" / "speech" / "arctic_a0007.wav")
@@ -24,7 +24,7 @@ def exported(work: Path) -> Iterator[tuple[str, Callable, list]]:
                     (path / name).write_bytes(content)
             if described is not None:
                 (path / "model.json").write_text(json.dumps(described))
-            if checked:  # with checksums that fit
+            if checked:  # with valid checksums
                 import hashlib
 
                 new = json.loads((path / "model.json").read_text())
@@ -69,7 +69,7 @@ def exported(work: Path) -> Iterator[tuple[str, Callable, list]]:
 
 
 def outside(graph: bytes) -> bytes:
-    """The graph with an initializer in a file above its folder, as ONNX's external data name one."""
+    """The graph with an initializer in ONNX external data outside its folder."""
     import onnx
 
     model = onnx.load_from_string(graph)

@@ -1,14 +1,14 @@
-"""Kill commands at random moments: the next start must resume or begin cleanly, and nothing half-written be taken for whole.
+"""Kill commands at random moments: the next start must resume or restart cleanly, and never use partial files.
 
     python benchmarks/faults/kills.py WORK [--cases NAME …] [--output ROWS.jsonl]
 
-WORK is a new or an earlier run's folder; a small synthetic corpus and small models are made there first. Each case is a command
-that writes something. It is run once to the end, for what it should write and how long it takes. Then it is started afresh and
-killed with SIGKILL, with all processes that it started: at a random moment, or within milliseconds of an unfinished file's
-appearance beside its output. What then stands under a final name must be what the whole run wrote; the same command, started again,
-must end well and write the same, weight for weight. Training and the quality benchmark are killed several times on the way.
+WORK is a new folder or that of an earlier run; a small synthetic corpus and small models are made there first. Each case is a
+command that writes files. It runs once to its end, as a reference for its output and duration. Then it is restarted and killed by
+SIGKILL with all processes that it started: at a random moment, or within milliseconds after an unfinished file appears next to its
+output. Files under final names must then equal those of the reference. Running the command again must succeed and write equal
+files, weight for weight. Training and the quality benchmark are killed several times in one run.
 
-One row for each kill is appended as it is done; rows that are there already are not made again.
+A row per kill is appended at once; kills that have rows are skipped.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from residual_st.fairseq.checkpoints import load_checkpoint
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "faults_kills.jsonl"
 UNFINISHED = ("*.partial", "*.tmp")
-SLOWEST = 600  # seconds of one command
+SLOWEST = 600  # seconds allowed for a command
 RESIDUAL_ST = [sys.executable, "-m", "residual_st"]
 TINY = {
     "encoder-layers": 6, "encoder-embed-dim": 128, "encoder-ffn-embed-dim": 512, "encoder-attention-heads": 4,
@@ -47,11 +47,11 @@ class Case:
     """A command.
 
     Attributes:
-        command: with `{out}` where its output's path goes.
+        command: with `{out}` in place of the output path.
         kills: how often it is killed.
-        in_a_row: how often it is killed before it may end; more than once for what resumes where it was stopped.
-        grows: whether what it writes grows, so that a kill leaves part of it, which is compared in the end only.
-        start: what is copied to `{out}` first.
+        in_a_row: how often it is killed before it may end; more than once for commands that resume.
+        grows: whether its output grows, so that a kill leaves a part, which is compared only at the end.
+        start: a folder that is copied to `{out}` first.
     """
 
     command: list
@@ -82,7 +82,7 @@ def cases(work: Path) -> dict[str, Case]:
 
 
 def set_up(work: Path) -> None:
-    """The corpus and the models that the cases start from."""
+    """Make the corpus and the models for all cases."""
     if (work / "ready").exists():
         return
     shutil.rmtree(work, ignore_errors=True)
@@ -115,7 +115,7 @@ def set_up(work: Path) -> None:
 
 
 def run(command: list) -> None:
-    """Run to the end. Raises SystemExit, with what it printed, if it fails."""
+    """Run a command to its end. Raises SystemExit with its output if it fails."""
     try:
         result = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=SLOWEST)
     except subprocess.TimeoutExpired:
@@ -125,10 +125,10 @@ def run(command: list) -> None:
 
 
 def killed(command: list, folder: Path, after: float, on_writing: bool) -> bool:
-    """Start a command and kill it and all that it started. Returns whether it had not ended before.
+    """Start a command, and kill it with all processes that it started. Returns whether it was still running.
 
     Args:
-        after: seconds; with `on_writing` from the first unfinished file that is found in `folder` that was not there.
+        after: seconds until the kill; with `on_writing` from the appearance of a new unfinished file in `folder`.
     """
     before = unfinished(folder)
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -153,72 +153,72 @@ def descendants(pid: int) -> list[int]:
 
 
 def unfinished(folder: Path) -> set[tuple[Path, int]]:
-    """Unfinished files and folders, each with its inode: one of an earlier start that is written anew is another."""
-    found = set()
+    """Unfinished files and folders with their inodes, so that a rewritten file counts as a new one."""
+    paths = set()
     for pattern in UNFINISHED:
         for path in folder.rglob(pattern):
             with contextlib.suppress(OSError):
-                found.add((path, path.stat().st_ino))
-    return found
+                paths.add((path, path.stat().st_ino))
+    return paths
 
 
 def files(path: Path) -> dict[str, Path]:
-    """Those that stand under a final name, below a path or at it."""
+    """All files with final names at or below a path."""
     if path.is_file():
         return {"": path}
-    found = {}
+    by_name = {}
     for file in path.rglob("*"):
         name = str(file.relative_to(path))
         if file.is_file() and not any(part.endswith((".partial", ".tmp")) for part in Path(name).parts):
-            found[name] = file
-    return found
+            by_name[name] = file
+    return by_name
 
 
 def alike(file: Path, expected: Path) -> bool:
-    """Whether two files hold the same: checkpoints the same weights, results the same figures, others the same bytes."""
+    """Whether two files are equal: weights of checkpoints, figures of results, bytes of other files."""
     if file.suffix == ".pt" or "checkpoint" in file.name:
-        one, other = (load_checkpoint(each)["model"] for each in (file, expected))
-        return list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
-    if file.suffix == ".model":  # a SentencePiece model holds the path that it was written to
-        one, other = (sentencepiece.SentencePieceProcessor(model_file=str(each)) for each in (file, expected))
-        return [(one.id_to_piece(n), one.get_score(n)) for n in range(len(one))] == [
-            (other.id_to_piece(n), other.get_score(n)) for n in range(len(other))
+        actual, reference = (load_checkpoint(each)["model"] for each in (file, expected))
+        return list(actual) == list(reference) and all(torch.equal(actual[name], reference[name]) for name in actual)
+    if file.suffix == ".model":  # a SentencePiece model contains its original path
+        actual, reference = (sentencepiece.SentencePieceProcessor(model_file=str(each)) for each in (file, expected))
+        return [(actual.id_to_piece(n), actual.get_score(n)) for n in range(len(actual))] == [
+            (reference.id_to_piece(n), reference.get_score(n)) for n in range(len(reference))
         ]
     if file.name == "rows.jsonl":
         kept = ("system", "task", "seed", "kept", "wer", "bleu", "words", "errors")
-        one, other = ([{key: row.get(key) for key in kept} for row in results.read(each)] for each in (file, expected))
-        return one == other
+        actual, reference = ([{key: row.get(key) for key in kept} for row in results.read(each)] for each in (file, expected))
+        return actual == reference
     if file.name in ("model.json", "README.md", "meta.json", "config_st.yaml") or file.suffix in (".tsv",):
-        # they name their own folder, and the time or the versions that they were made with
+        # they contain their folder, and the time or versions of their creation
         return same_text(file, expected)
     return file.read_bytes() == expected.read_bytes()
 
 
 def same_text(file: Path, expected: Path) -> bool:
     root = str(file).partition("/out")[0]
-    other_root = str(expected).partition("/whole")[0]
-    one, other = file.read_text(encoding="utf-8"), expected.read_text(encoding="utf-8")
-    return one.replace(f"{root}/out", "OUT") == other.replace(f"{other_root}/whole", "OUT")
+    reference_root = str(expected).partition("/whole")[0]
+    actual, reference = file.read_text(encoding="utf-8"), expected.read_text(encoding="utf-8")
+    return actual.replace(f"{root}/out", "OUT") == reference.replace(f"{reference_root}/whole", "OUT")
 
 
 def compared(case: Case, out: Path, expected: Path, partly: bool) -> list[str]:
-    """What is wrong with an output, in words. `partly`: files may be missing, and files that grow are only read."""
-    problems, produced, wanted = [], files(out), files(expected)
+    """Descriptions of all problems of an output. `partly`: files may be missing, and growing files are only read."""
+    problems, produced, references = [], files(out), files(expected)
     if not partly:
-        problems += [f"{missing} is missing" for missing in wanted.keys() - produced.keys() if not skipped(missing)]
+        problems += [f"{missing} is missing" for missing in references.keys() - produced.keys() if not skipped(missing)]
         problems += [f"{path.name} is left over" for path, _ in unfinished(out)]
     for key, file in produced.items():
-        if key not in wanted or skipped(key) or (partly and file.name == "rows.jsonl"):
+        if key not in references or skipped(key) or (partly and file.name == "rows.jsonl"):
             continue
         if partly and case.grows and file.name in ("checkpoint_last.pt", "checkpoint_best.pt"):
-            load_checkpoint(file)  # of an earlier update than in the end, but whole
-        elif not alike(file, wanted[key]):
-            problems.append(f"{key or file.name} is not what it should be")
+            load_checkpoint(file)  # from an earlier update, but complete
+        elif not alike(file, references[key]):
+            problems.append(f"{key or file.name} differs from the reference")
     return problems
 
 
 def skipped(name: str) -> bool:
-    """Logs, which hold times, and what the quality benchmark writes besides rows and checkpoints."""
+    """Logs, which contain times, and outputs of the quality benchmark other than rows and checkpoints."""
     return name.endswith(("log", "core_seconds.txt")) or "generate" in name
 
 
@@ -239,7 +239,7 @@ def main() -> None:
 
 
 def attack(name: str, case: Case, work: Path, done: int, output: Path) -> None:
-    """The kills of one case that have no row yet."""
+    """Do the kills of one case that have no row."""
     folder = work / name.replace(" ", "_").replace(",", "")
     whole, out = folder / "whole" / "it", folder / "out" / "it"
     shutil.rmtree(folder, ignore_errors=True)
@@ -259,7 +259,7 @@ def attack(name: str, case: Case, work: Path, done: int, output: Path) -> None:
             problems += compared(case, out, whole, partly=True)
             kill = "while writing" if on_writing else "at random"
             rows.append({"kill": kill, "after": round(after, 3), "hit": hit, "unfinished": left})
-        if case.grows or case.start or not out.exists():  # commands refuse to overwrite what stands whole already
+        if case.grows or case.start or not out.exists():  # commands refuse to overwrite a complete output
             run(filled(case.command, out))
         problems += compared(case, out, whole, partly=False)
         for row in rows:

@@ -1,4 +1,4 @@
-"""Checkpoints that would run commands, or take much memory, if they were read as Python and torch read them."""
+"""Checkpoints that would run commands or use much memory if read by pickle or torch."""
 
 import io
 import os
@@ -17,7 +17,7 @@ from residual_st.fairseq.checkpoints import load_checkpoint
 
 
 class Reduced:
-    """Pickled as a call."""
+    """An object that is pickled as a function call."""
 
     def __init__(self, *call):
         self.call = call
@@ -27,7 +27,7 @@ class Reduced:
 
 
 def programs(work: Path) -> Iterator[tuple[str, Callable, list]]:
-    """Pickles that would run a command if they were loaded as Python loads them."""
+    """Pickles that would run a command if loaded by pickle."""
     touch = f"touch {work}/case/exploded"
     system = b"cposix\nsystem\n"
     raw = {
@@ -81,7 +81,7 @@ def archive(path: Path, data_pkl: bytes, records: dict[str, bytes] = {}, compres
 
 
 def bombs(work: Path) -> Iterator[tuple[str, Callable, list]]:
-    """Small files that say they are large."""
+    """Small files that claim large contents."""
     state = load_checkpoint(work / "shared.pt")
     commands = [command for name, command in checkpoint_commands(work).items() if name != "convert"]
 
@@ -118,7 +118,7 @@ def bombs(work: Path) -> Iterator[tuple[str, Callable, list]]:
 
     yield "a gigabyte in a megabyte", deflated, commands
 
-    def quoted(path: Path) -> None:  # one record that many entries of the directory name
+    def quoted(path: Path) -> None:  # many directory entries refer to one record
         archive(path, pickle.dumps({"model": {}}), {"data/0": bytes(2**20)})
         with zipfile.ZipFile(path, "a") as file:
             entry = file.getinfo("archive/data/0")

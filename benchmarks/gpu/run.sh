@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# What only a GPU can answer, in steps of stated minutes, on a machine without a network (docs/scale.md).
+# Measurements that need a GPU, in steps of stated minutes, on a machine without a network (docs/scale.md).
 #
 #     bash benchmarks/gpu/run.sh [--cpu] [--tiny] [--output DIR] STEP…
 #
-#     smoke             2 min   tests/test_cuda.py: training, generation, compression and distillation do what they do on the CPU
-#     speed             3 min   time and memory beside the stock model's -> gpu.jsonl
+#     smoke             2 min   tests/test_cuda.py: training, decoding, compression and distillation give the results of the CPU
+#     speed             3 min   time and memory relative to the stock model -> gpu.jsonl
 #     width             9 min   recognition at d=256: dense, K=3 R=2, four layers, all at once -> width.jsonl
 #     width-distilled   9 min   the same with the dense model as teacher, which is trained first -> width.jsonl
 #     real              9 min   Whispers in REAL/models/NAME, refined on REAL/data/NAME (refinement.py) -> refinement.jsonl
-#     all               all of them
+#     all               all steps
 #
-# A step that has not ended after these minutes is stopped; its rows so far are kept. Rows are added to files in DIR (default:
-# benchmarks/results, or with --tiny a folder that is removed). --cpu needs no GPU; --tiny runs every step on next to nothing, to see
-# that it works. DEMO_ROOT names a corpus for `width` (default: the hard one of docs/quality.md is made). UPDATES (default: 2000) are
-# those of a training run in `width`.
+# A step that takes longer than these minutes is stopped; its rows so far are kept. Rows are appended to files in DIR (default:
+# benchmarks/results, or with --tiny a folder that is removed). --cpu needs no GPU; --tiny tests every step on minimal
+# data. DEMO_ROOT names a corpus for `width` (default: the hard one of docs/quality.md is made). UPDATES (default: 2000) is
+# the number of updates of a training run in `width`.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 root=$PWD device=cuda tiny="" output="" steps=()
@@ -37,23 +37,23 @@ output=${output:-benchmarks/results}
 mkdir -p "$output"
 output=$(cd "$output" && pwd)
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 RESIDUAL_ST_DEVICE=$device
-there() { python3 -c "import importlib.util, sys; sys.exit(any(importlib.util.find_spec(name) is None for name in sys.argv[1:]))" "$@"; }
-if ! there fairseq sacrebleu && [ -d benchmarks/gpu/wheels ]; then
+has_packages() { python3 -c "import importlib.util, sys; sys.exit(any(importlib.util.find_spec(name) is None for name in sys.argv[1:]))" "$@"; }
+if ! has_packages fairseq sacrebleu && [ -d benchmarks/gpu/wheels ]; then
   python3 -m pip install --quiet --no-index --no-deps --no-compile --target "$work/site" benchmarks/gpu/wheels/*.whl
   export PYTHONPATH=$work/site:$PYTHONPATH
 fi
-if ! there fairseq sacrebleu torch; then
+if ! has_packages fairseq sacrebleu torch; then
   echo "run.sh: fairseq, sacrebleu and torch must be installed; pack.sh makes wheels of the first two" >&2
   exit 2
 fi
 if [ $device = cuda ] && ! python3 -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
-  echo "run.sh: torch sees no GPU; --cpu does without" >&2
+  echo "run.sh: torch sees no GPU; --cpu runs without one" >&2
   exit 2
 fi
 
 smoke() {
   if [ $tiny ]
-  then limited 2 python3 -m pytest -q -p no:cacheprovider tests/test_cuda.py -k "inference_modes or compression"
+  then limited 2 python3 -m pytest -q -p no:cacheprovider tests/test_cuda.py -k "inference_modes or model_is_compressed"
   else limited 2 python3 -m pytest -q -p no:cacheprovider tests/test_cuda.py -n 6
   fi
 }
@@ -62,7 +62,7 @@ speed() {
   limited 3 python3 benchmarks/gpu/speed.py --device $device ${tiny:+--tiny} --seconds 150 --output "$output/gpu.jsonl"
 }
 
-# a corpus in DEMO_ROOT, for both of width's steps
+# a corpus in DEMO_ROOT, for both width steps
 corpus() {
   export DEMO_ROOT=${DEMO_ROOT:-$work/corpus}
   if [ -e "$DEMO_ROOT/en-de/config_asr.yaml" ]; then return; fi
@@ -72,7 +72,7 @@ corpus() {
     python3 examples/must_c/prepare.py --data-root "$DEMO_ROOT" --languages de --task asr --vocab-size $words --specaugment none
 }
 
-trained() { # SYSTEM,… : their rows
+trained() { # SYSTEM,… : train them and append their rows
   corpus || return
   local flags=(max-update="${UPDATES:-2000}" total-num-update="${UPDATES:-2000}")
   if [ $tiny ]
@@ -93,7 +93,7 @@ width-distilled() {
   if [ $tiny ]; then trained k3-r2-distilled-2e-3; else trained k3-r2-distilled-2e-3,four-layers-distilled-2e-3,dense-distilled-2e-3; fi
 }
 
-# a random Whisper and a recording 30 times, as `real` expects them: one is translated, the others are calibrated on
+# a random Whisper and 30 copies of a recording for `real`: one is translated, the others are for calibration
 tiny_real() { # FOLDER
   mkdir -p "$1/data/tiny/de"
   printf 'language\tname\tenglish\nde\t1\tAnd you always want to see it.\n' >"$1/data/tiny/references.tsv"
@@ -111,7 +111,7 @@ real() {
   if [ ! -d "${REAL:-}" ]; then echo "run.sh: REAL must name a folder with models/NAME and data/NAME, or leave out real" >&2; return 2; fi
   for folder in "$REAL"/models/*; do
     for system in "${systems[@]}"; do
-      # each has a file of its own, since two at once may not add to one
+      # separate files, since processes must not append to the same file
       OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} limited 9 python3 benchmarks/refinement.py "$folder" "$REAL/data/${folder##*/}" "$system" \
         --updates "${updates[@]}" --seconds 480 --output "$output/part-${folder##*/}-$system.jsonl" &
       pids+=($!)

@@ -1,10 +1,10 @@
-"""What sharing costs on a GPU: updates, encoder, products, torch.compile and beam search, each beside the stock model.
+"""The cost of sharing on a GPU: updates, encoder, products, torch.compile and beam search, relative to the stock model.
 
     python benchmarks/gpu/speed.py --output rows.jsonl [--seconds 110] [--device cuda] [--tiny]
 
-Cases stand in the order of what they are worth. None begins after `--seconds`, and none is measured again that has its row, so that
-what is left can be measured on another occasion. The layers of a product share one matrix, as in `product_rule.py`, and a row has
-the time with W composed over the time factor by factor.
+Cases are ordered by importance. None starts after `--seconds`, and cases that have rows are skipped, so that the rest can be
+measured later. The layers of a product share one matrix, as in `product_rule.py`, and a row has the ratio of the time with composed
+W to the time factor by factor.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import product_rule  # noqa: E402 - of the folder above
+import product_rule  # noqa: E402 - in the parent folder
 
 from residual_st.benchmark.results import append, provenance, read  # noqa: E402
 from residual_st.benchmark.speed import Case, measure  # noqa: E402
@@ -35,7 +35,7 @@ PRODUCTS = ((256, 256), (2048, 256), (512, 512), (2048, 512), (512, 2048))
 POSITIONS = (25, 250, 2500, 10_000)
 REPEATS = 5
 
-Measured = tuple[dict, Callable[[], list[dict]]]  # a case as its rows have it, and what measures it
+Measured = tuple[dict, Callable[[], list[dict]]]  # a case as in its rows, and the function that measures it
 
 
 def cases(device: str, tiny: bool) -> Iterator[Measured]:
@@ -56,7 +56,7 @@ def cases(device: str, tiny: bool) -> Iterator[Measured]:
         yield case("encoder", size, rank, half, batch=batch, seconds=seconds)
     for (out, into), rank, positions in product(((64, 32),) if tiny else PRODUCTS, ranks, (25,) if tiny else POSITIONS):
         yield _product(out, into, rank, positions, device, half, 1 if tiny else REPEATS)
-    if not tiny:  # compiling takes most of a minute, whatever the size
+    if not tiny:  # compiling takes most of a minute for any size
         yield case("update", middle, 2, half, frames=frames, compiled=True)
         for batch, seconds in batches:
             yield case("encoder", middle, 2, half, batch=batch, seconds=seconds, compiled=True)
@@ -81,28 +81,26 @@ def _product(out: int, into: int, rank: int, positions: int, device: str, precis
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="rows of results are added here")
-    parser.add_argument("--seconds", type=float, default=110, metavar="S", help="no case is begun later (default: 110)")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="rows of results are appended to this file")
+    parser.add_argument("--seconds", type=float, default=110, metavar="S", help="start no case later than this (default: 110)")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="(default: cuda)")
-    parser.add_argument(
-        "--tiny", action="store_true", help="one small case of each kind, to see that they work; nothing is compiled"
-    )
+    parser.add_argument("--tiny", action="store_true", help="test one small case of each kind; nothing is compiled")
     args = parser.parse_args()
     show_progress()
     logging.getLogger("filelock").setLevel(logging.WARNING)  # of torch.compile's caches
     began, source, done = time.perf_counter(), provenance(), read(args.output)
-    wanted = {str(row): (row, measured) for row, measured in cases(args.device, args.tiny)}  # some stand there twice
+    wanted = {str(row): (row, measured) for row, measured in cases(args.device, args.tiny)}  # some are listed twice
     left = [
         (row, measured) for row, measured in wanted.values() if not any({**row, **source}.items() <= old.items() for old in done)
     ]
     failed = 0
     for number, (row, measured) in enumerate(progress(left, desc="speed", unit="case")):
         if time.perf_counter() - began > args.seconds:
-            say(f"{len(left) - number} of {len(wanted)} cases would begin after {args.seconds:g} s and are left out")
+            say(f"{len(left) - number} of {len(wanted)} cases would start after {args.seconds:g} s and are skipped")
             break
         try:
             rows = measured()
-        except Exception:  # such as of torch.compile on a machine without a compiler: the other cases are worth as much as before
+        except Exception:  # for example torch.compile on a machine without a compiler; other cases are still measured
             failed += 1
             say(f"{row} failed:\n{traceback.format_exc(limit=-3)}")
             continue

@@ -1,4 +1,4 @@
-"""What several tables need."""
+"""Functions that several tables share."""
 
 from pathlib import Path
 
@@ -15,15 +15,15 @@ def read(name: str) -> list[dict]:
 
 
 def github(rows: list[list], headers: list[str]) -> str:
-    """A table of strings and numbers as they are."""
+    """A Markdown table of strings and numbers without formatting."""
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
 
 
 def with_range(row: dict) -> str:
-    """A ratio and its least and greatest over repeats."""
+    """A ratio with its minimum and maximum over repeats."""
     return f"{row['ratio']:.2f} ({row['ratio_low']:.2f}–{row['ratio_high']:.2f})"
 
 
 def with_bounds(change: Estimate) -> str:
-    """A change in percent and its 95 % interval."""
+    """A change in percent with its 95 % interval."""
     return f"{change.value:+.1f} % ({change.low:+.1f} to {change.high:+.1f})"

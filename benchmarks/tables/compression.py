@@ -1,4 +1,4 @@
-"""Sizes, the demo, and what compression costs a trained model."""
+"""Tables of sizes, of the demo, and of the loss by compression."""
 
 import statistics
 
@@ -25,7 +25,7 @@ BESIDE = ("low rank alone 0.525", "low rank alone 0.36")  # without U
 
 
 def sizes() -> str:
-    """What sharing keeps of each architecture, at K=3."""
+    """The fraction of weights that sharing keeps of each arch, at K=3."""
     rows = []
     for size in SIZES:
         for rank in (2, 16):
@@ -63,7 +63,7 @@ def demo() -> str:
 
 
 def demo_rates() -> str:
-    """BLEU of the demo by learning rate, seeds in turn."""
+    """BLEU of the demo by learning rate, for each seed."""
     rows = [[system, f"{rate:g}", " ".join(f"{run['bleu']:.1f}" for run in runs)] for (system, rate), runs in demo_runs().items()]
     return github(rows, ["encoder", "learning rate", "BLEU by seed"])
 
@@ -77,7 +77,7 @@ def demo_runs() -> dict[tuple[str, float], list[dict]]:
 
 
 def compression() -> str:
-    """Word errors of compressed models against dense ones, over all seeds, with paired bootstrap intervals over utterances."""
+    """Word errors of compressed models relative to dense ones, over all seeds, with paired bootstrap intervals over utterances."""
     by_system = {}
     for row in (row for row in read("compression") if row["task"] == "asr"):
         by_system.setdefault(row["system"], {})[row["seed"]] = row
@@ -103,7 +103,7 @@ def compression() -> str:
 
 
 def compression_headline() -> str:
-    """How many more word errors compressed encoders make, without training and refined, over all seeds."""
+    """The increase in word errors of compressed encoders, unrefined and refined, over all seeds."""
     runs = {}
     for row in (row for row in read("compression") if row["task"] == "asr"):
         runs.setdefault(row["system"], []).append(row)
@@ -123,7 +123,7 @@ def word_errors(row: dict) -> np.ndarray:
 
 
 def translation() -> str:
-    """One seed: BLEU of a translation model that started from the recognition encoder, before and after."""
+    """One seed: BLEU of a translation model that started from the recognition encoder, before and after compression."""
     rows = [
         [reader_name(row["system"]), f"{row['fraction']:.1%}", f"{row['nll_loss']:.3f}", f"{row['bleu']:.1f}"]
         for row in read("compression")
@@ -133,7 +133,7 @@ def translation() -> str:
 
 
 def ladder() -> str:
-    """One seed: what alignment and calibration do at each rank."""
+    """One seed: the effect of alignment and calibration at each rank."""
     rows_by = {row["system"]: row for row in read("compression") if row["task"] == "asr" and row["seed"] == 1}
     rows = []
     for rank in (0, 2, 4, 8, 16, 32):

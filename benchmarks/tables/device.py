@@ -12,7 +12,7 @@ LENGTHS = ("0.5", "1", "5", "20")
 
 
 def device_size() -> str:
-    """Of each size of model, what the file and the encoder's memory come to, over the dense model's in fp32."""
+    """File size and encoder memory for each model size, relative to the dense model in fp32."""
     table = []
     for row in _newest():
         if row["threads"] == 1:
@@ -30,7 +30,7 @@ def device_size() -> str:
 
 
 def device_forms() -> str:
-    """What each form takes in int8, for the choice of K and R: megabytes, and latency over that of the dense model."""
+    """Megabytes and relative latency of each form in int8, for the choice of K and R."""
     table = []
     for row in sorted(_newest(), key=lambda row: "sm".index(row["size"])):
         if row["threads"] == 1 and row["precision"] == "int8":
@@ -41,14 +41,14 @@ def device_forms() -> str:
 
 
 def encoder_cost(size: str, system: str, base: str) -> dict[str, str]:
-    """Of an encoder on one thread: the bytes of its file, and its latency over that of `base`."""
+    """The file size of an encoder, and its latency on one thread relative to `base`."""
     rows = {row["system"]: row for row in _newest() if (row["size"], row["threads"]) == (size, 1)}
     latency = rows[system]["latency_5s"] / rows[base]["latency_5s"]
     return {"file": f"{rows[system]['encoder_file_bytes'] / 1e6:.1f} MB", "latency": f"{latency:.2f}"}
 
 
 def device_latency() -> str:
-    """The encoder's latency over that of the dense model in fp32, by seconds of audio."""
+    """The encoder's latency relative to the dense model in fp32, by seconds of audio."""
     table = []
     for row in _newest():
         cells = []
@@ -60,7 +60,7 @@ def device_latency() -> str:
 
 
 def device_baselines() -> str:
-    """Time over that of the dense model in torch."""
+    """Time relative to the dense model in torch."""
     rows = {}
     for row in read("device_rivals"):
         rows.setdefault(row["system"], {})[f"{row['seconds']:g}"] = with_range(row)
@@ -69,7 +69,7 @@ def device_baselines() -> str:
 
 
 def device_quality() -> str:
-    """BLEU, by how much rounding changes it, and what a command takes."""
+    """BLEU, its change by rounding, and the time and memory of commands."""
     table, rows = [], read("device_quality")
     for row in rows:
         base = next(each for each in rows if (each["system"], each["precision"]) == (row["system"], "fp32"))
@@ -106,7 +106,7 @@ def device_quality() -> str:
 
 
 def device_whisper() -> str:
-    """Whisper on human speech. Times are over those of transformers in fp32."""
+    """Whisper on human speech. Times are relative to transformers in fp32."""
     rows = read("device_whisper")
     words = {row["system"]: row for row in rows if row["measure"] == "words"}
     table = []
@@ -140,7 +140,7 @@ def device_whisper() -> str:
 
 
 def _word_errors(row: dict, base: dict) -> list:
-    """WER, its change against the base, and repetition loops."""
+    """WER, its change relative to the base, and repetition loops."""
     counts, base_counts = ([np.array([each["errors"], each["words"]], float).T] for each in (row, base))
     change = "" if row is base else with_bounds(relative_change("wer", counts, base_counts))
     return [str(score_interval("wer", counts)), change, row["runaways"]]
@@ -149,7 +149,7 @@ def _word_errors(row: dict, base: dict) -> list:
 def picture(path) -> None:
     """Size `_s`, one thread: megabytes of the encoder's file against its latency on five seconds, as PATH.svg.
 
-    Dotted lines are the dense model in int8: sharing pays to the left of the upright one.
+    Dotted lines show the dense model in int8: models left of the vertical line are smaller.
     """
     rows = [row for row in _newest() if (row["size"], row["threads"]) == ("s", 1) and "decoder" not in row["system"]]
     figure, axis = pyplot.subplots(figsize=(7.2, 3.6), layout="constrained")
@@ -173,6 +173,6 @@ def picture(path) -> None:
 
 
 def _newest() -> list[dict]:
-    """The rows of each case that were measured last."""
+    """The latest row of each case."""
     rows = {(row["size"], row["threads"], row["system"]): row for row in read("device")}
     return list(rows.values())

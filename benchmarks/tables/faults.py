@@ -26,7 +26,7 @@ def faults_kills() -> str:
 
 
 def faults_corruption() -> str:
-    """Files of each family, and how commands that were given them ended."""
+    """Files of each family, and how commands on them ended."""
     by_family = defaultdict(list)
     for row in read("faults_corruption"):
         by_family[row["family"]].append(row)

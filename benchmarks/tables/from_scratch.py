@@ -1,4 +1,4 @@
-"""Tables and picture of docs/from_scratch.md."""
+"""Tables and figure of docs/from_scratch.md."""
 
 from functools import cache
 
@@ -20,13 +20,13 @@ PICTURED = ("dense", "dense-ends", "four-layers", "low-rank", "k3-r2", "k12-r8",
 
 
 def form_of(row: dict) -> str:
-    """A system without its learning rate."""
+    """The name of a system without its learning rate."""
     return row["system"].removesuffix(f"-{rate_name(row['flags']['lr'])}")
 
 
 @cache
 def rows_at_best_rates(results: str = "from_scratch") -> list[dict]:
-    """The rows of each form at the learning rate with the lowest loss of dev with seed 1, named by the form."""
+    """The rows of each form at the learning rate with the lowest dev loss for seed 1, named by the form."""
     best = {}
     for row in (row for row in read(results) if row["seed"] == 1):
         key = row["task"], form_of(row)
@@ -37,7 +37,7 @@ def rows_at_best_rates(results: str = "from_scratch") -> list[dict]:
 
 
 def from_scratch_rates() -> str:
-    """Losses of dev and word error rates, of the model and of its CTC head, by form and learning rate; the best in bold."""
+    """Dev losses and word error rates of the model and its CTC head, by form and learning rate, the best in bold."""
     return _rates("from_scratch")
 
 
@@ -82,27 +82,27 @@ def from_scratch_headline() -> str:
 
 
 def from_scratch_seeds() -> str:
-    """Each form at its best learning rate against dense at its own."""
+    """Each form relative to dense, both at their best learning rates."""
     return measures_of(compare(recognition(), REFERENCE))
 
 
 def from_scratch_harder() -> str:
-    """The same against a dense model whose output projections (`out_proj`, `fc2`) start at 0."""
+    """The same relative to a dense model whose output projections (`out_proj`, `fc2`) start at 0."""
     return measures_of(compare(recognition(), "dense-ends"))
 
 
 def from_scratch_long() -> str:
-    """Three times the updates, for dense, too."""
+    """The same for three times the updates, including dense."""
     return measures_of(compare(recognition(long=True), f"{REFERENCE}{_LONG}"))
 
 
 def from_scratch_translation() -> str:
-    """Translation that begins with these encoders."""
+    """Translation that starts from these encoders."""
     return measures_of(compare([row for row in rows_at_best_rates() if row["task"] == "st"], "dense-st"))
 
 
 def recognition(long: bool = False) -> list[dict]:
-    """Rows of the recognition task, of 5,000 updates or of three times as many."""
+    """Rows of the recognition task after 5,000 updates, or after three times as many."""
     return [row for row in rows_at_best_rates() if row["task"] == "asr" and row["system"].endswith(_LONG) == long]
 
 
@@ -112,7 +112,7 @@ def from_scratch_human() -> str:
 
 
 def from_scratch_baselines() -> str:
-    """Residual forms against others, each at its best learning rate and with the same teacher or none."""
+    """Residual forms relative to baselines, each at its best learning rate, both with the same teacher or without."""
     rows, table = recognition(), []
     forms = [form for form in dict.fromkeys(row["system"] for row in rows) if form.startswith("k")]
     for kind, baselines in BASELINES.items():
@@ -129,7 +129,7 @@ def from_scratch_baselines() -> str:
 
 
 def picture() -> str:
-    """Losses of dev after each epoch, each form at its best learning rate."""
+    """Dev losses after each epoch, each form at its best learning rate."""
     curves = {}
     for row in rows_at_best_rates():
         if row["task"] == "asr" and row["system"] in PICTURED:
@@ -140,17 +140,17 @@ def picture() -> str:
 
 
 def from_scratch_starts() -> str:
-    """Starts and learning rates by role: losses of dev after 2,000 updates."""
+    """Initialisations and learning rates by role: dev losses after 2,000 updates."""
     rows = []
     for row in sorted(read("from_scratch_tried"), key=lambda row: (row["system"], row["dev_nll_loss"])):
         ends = f"{row['branch_ends']:.2g}" + ("" if row["branch_rate"] == 1 else f", learning rate × {row['branch_rate']:.2g}")
         factors = {
             label: row.get(key, 1) for label, key in {"A": "up_rate", "B": "down_rate", "d": "diagonal_rate", "U": "u_rate"}.items()
         }
-        other = ", ".join(f"{label} × {factor:.2g}" for label, factor in factors.items() if factor != 1)
+        rates_by_role = ", ".join(f"{label} × {factor:.2g}" for label, factor in factors.items() if factor != 1)
         down = str(row["down_factor"]) if "K" in row["system"] else ""
         losses = f"{row['dev_nll_loss']:.3f}", f"{row['dev_ctc_loss']:.3f}"
-        rows.append([reader_name(row["system"]), f"{row['lr']:g}", row["seed"], ends, down, other, *losses])
+        rows.append([reader_name(row["system"]), f"{row['lr']:g}", row["seed"], ends, down, rates_by_role, *losses])
     return github(
         rows, ["form", "learning rate", "seed", "output projections", "down", "learning rates by role", "dev nll", "dev CTC"]
     )

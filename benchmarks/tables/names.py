@@ -1,4 +1,4 @@
-"""What tables and pictures call a system, in place of its name in the rows of results."""
+"""Names of systems in tables and figures, which replace those in rows of results."""
 
 import re
 
@@ -88,9 +88,9 @@ _FORMS = {
 
 
 def reader_name(system: str) -> str:
-    """`K=3, R=2, distilled` for `k3-r2-taught`: a form, then what was done to it.
+    """`K=3, R=2, distilled` for `k3-r2-taught`: the form, followed by its training.
 
-    The rows keep their names, by which runs are found again. A name that nothing here knows is already a reader's.
+    Rows keep their names, which identify runs. Names without an entry are already readable.
     """
     if system in _NAMES:
         return _NAMES[system]

@@ -15,7 +15,7 @@ MEASURES = {"wer": "WER", "ctc_wer": "WER of the CTC head", "bleu": "BLEU"}
 LADDER = ("k3-r2", "shared", "shared-diagonal", "shared-rank-2", "k3-r8", "k3-r2-cycle", "k3-r2-cycle-reverse")
 GRID = re.compile(r"k(\d+)-r(\d+)")  # forms that differ in group size and rank alone
 TEACHING = re.compile(r"brief-|long-")  # systems that differ in how they were distilled
-COMPRESSED = "compressed-0.34"  # and not trained on
+COMPRESSED = "compressed-0.34"  # without fine-tuning
 BASELINES = {
     "residual-0.34": ("low-rank-0.34", "four-layers-taught", "four-layers"),
     "residual-0.22": ("low-rank-0.22",),
@@ -42,7 +42,7 @@ def compared(reference: str = "dense", results: str = "quality") -> list[dict]:
 
 
 def sanity() -> str:
-    """Whether the task can tell: the dense model without its layers, with a third of them, and one trained with a third."""
+    """Whether the task can tell encoders apart: dense without layers, with a third of them, and trained with a third."""
     return measures_of([entry for entry in compared() if entry["system"] in SANITY])
 
 
@@ -57,7 +57,7 @@ HEADLINE = {
 
 
 def headline() -> str:
-    """The residual model of a third of the size beside its baselines: size and latency in int8, and quality."""
+    """The residual model of a third of the size and its baselines: size and latency in int8, and quality."""
     costs = {name: encoder_cost("s", f"{system}, int8", "dense, int8") for name, system in HEADLINE.items()}
     return headline_of(compared(), HEADLINE, ["kept"], ["wer", "bleu"], costs)
 
@@ -69,11 +69,11 @@ def headline_of(
     measures: Sequence[str],
     costs: dict[str, dict[str, str]] | None = None,
 ) -> str:
-    """A line for each of these systems, of `compare`.
+    """A line for each of these systems, from entries of `compare`.
 
     Args:
         columns: `kept`, `seeds` or both.
-        measures: metrics, whose scores and changes have a column each.
+        measures: metrics, each with a column for scores and one for changes.
         costs: system -> name of a further column -> its cell.
     """
     rows = {}
@@ -91,28 +91,28 @@ def headline_of(
 
 
 def quality_seeds() -> str:
-    """What was made with several seeds: scores with intervals, seeds, and what a run took."""
+    """Systems with several seeds: scores with intervals, number of seeds, and time of a run."""
     return measures_of([entry for entry in compared() if entry["seeds"] > 1 and entry["system"] not in SANITY[1:3]])
 
 
 def quality_continued() -> str:
-    """What was trained on from a trained model, against the dense one that was."""
+    """Fine-tuned systems relative to the fine-tuned dense model."""
     distilled = [entry for entry in compared("dense-continued") if entry["seeds"] > 1 and 0 < entry["fraction"] < 1]
     return measures_of([entry for entry in distilled if entry["system"] not in (*SANITY, COMPRESSED)])
 
 
 def quality_baselines() -> str:
-    """The residual model against others of its size."""
+    """The residual model relative to baselines of its size."""
     return _against_baselines("quality", BASELINES)
 
 
 def quality_forms_baselines() -> str:
-    """The same for forms, after less training."""
+    """The same for several forms, after less training."""
     return _against_baselines("quality_forms", FORMS_BASELINES)
 
 
 def quality_states() -> str:
-    """What the teacher's states add to its words."""
+    """The effect of distilling encoder states in addition to words."""
     return _against_baselines("quality", STATES)
 
 
@@ -134,12 +134,12 @@ def _against_baselines(results: str, baselines: dict[str, tuple[str, ...]]) -> s
 
 
 def quality_both_halves() -> str:
-    """Encoder and decoder shared, against a dense model with a decoder of six layers."""
+    """Shared encoder and decoder, relative to a dense model with a decoder of six layers."""
     return _both_halves({1, 2, 3})
 
 
 def quality_both_trained() -> str:
-    """The same for the seeds whose dense model had left the plateau in time."""
+    """The same for seeds whose dense model escaped the plateau within the first epoch."""
     return _both_halves({1, 3})
 
 
@@ -148,24 +148,24 @@ def _both_halves(seeds: set[int]) -> str:
 
 
 def quality_once() -> str:
-    """What was made with one seed, except what has a table of its own."""
+    """Systems with one seed that have no other table."""
     chosen = [entry for entry in compared() if entry["seeds"] == 1 and not TEACHING.match(entry["system"])]
     return measures_of(chosen)
 
 
 def quality_teaching() -> str:
-    """One seed: ways to distil, chosen by dev losses."""
+    """One seed: distillation settings, chosen by dev loss."""
     rows = {row["system"]: row for row in read("quality") if (row["task"], row["seed"]) == ("asr", 1)}
     return _dev_losses([row for name, row in rows.items() if name in ("dense", "residual-0.34") or TEACHING.match(name)])
 
 
 def quality_tried() -> str:
-    """Ways to distil whose code was not kept, on the first machine."""
+    """Distillation methods whose code was removed, measured on the first machine."""
     return _dev_losses([row for row in read("quality_tried") if row["updates"] == 1500], "seed")
 
 
 def quality_tried_forms() -> str:
-    """And others, with the updates that forms have, against k12-r8 and its size."""
+    """Further methods, with the number of updates of quality_forms.yaml, relative to k12-r8."""
     return _tried_against("k12-r8", 600)
 
 
@@ -190,23 +190,23 @@ def _dev_losses(rows: list[dict], *more: str) -> str:
 
 
 def quality_ladder() -> str:
-    """The paper's ladder and patterns against its form."""
+    """Ranks and sharing patterns of the paper, relative to its K=3, R=2."""
     return _forms_against("k3-r2", LADDER)
 
 
 def quality_sizes() -> str:
-    """Group sizes at one size, against K=3, which has no rank there."""
+    """Group sizes at equal size, relative to K=3, which has rank 0 at this size."""
     return _forms_against("shared-diagonal", ("shared-diagonal", "k12-r8", "k6-r5"))
 
 
 def quality_distillation() -> str:
-    """One form distilled in several ways."""
+    """One form with several distillation settings."""
     systems = dict.fromkeys(row["system"] for row in read("quality_forms"))
     return _forms_against("k12-r8", [system for system in systems if system.startswith("k12-r8")])
 
 
 def _forms_against(reference: str, systems: Sequence[str], more: Sequence[dict] = ()) -> str:
-    """Of these forms, sizes against the dense encoder and scores against `reference`, over the seeds that there are."""
+    """Sizes of these forms relative to the dense encoder and scores relative to `reference`, over all available seeds."""
     rows = [*read("quality_forms"), *more]
     weights = {row["system"]: row["encoder_matrix_parameters"] for row in rows}
     entries = compare([row for row in rows if row["system"] in systems], reference)
@@ -214,7 +214,7 @@ def _forms_against(reference: str, systems: Sequence[str], more: Sequence[dict] 
 
 
 def quality_grid() -> str:
-    """Group sizes against ranks, one seed: what is kept, the word error rate, and the encoder's own."""
+    """Group sizes by ranks, one seed: weight fraction, word error rate, and that of the CTC head."""
     cells = {}
     for entry in compare([row for row in read("quality_forms") if row["seed"] == 1]):
         place = GRID.fullmatch("k3-r0" if entry["system"] == "shared-diagonal" else entry["system"])
@@ -227,7 +227,7 @@ def quality_grid() -> str:
 
 
 def measures_of(entries: list[dict]) -> str:
-    """A line for each system and measure; `compared` says against what."""
+    """A line for each system and measure. `compared` gives the reference."""
     rows = []
     for entry in sorted(entries, key=lambda entry: (entry["task"], METRICS[entry["task"]].index(entry["metric"]))):
         score = entry["score"]
@@ -249,23 +249,23 @@ def measures_of(entries: list[dict]) -> str:
 
 
 def quality_conformer() -> str:
-    """fairseq's conformer, shared by the flags that every architecture has."""
+    """fairseq's conformer with the flags of sharing."""
     return measures_of(compare(read("quality_conformer")))
 
 
 def quality_streaming() -> str:
-    """Models that are streamed, on whole sentences."""
+    """Streaming models on whole sentences."""
     return measures_of(compare(read("quality_streaming")))
 
 
 def quality_hours() -> str:
-    """What all of it took."""
+    """The number of runs and their total time."""
     rows = [row for name in ("quality", "quality_forms", "quality_tried") for row in read(name)]
     return f"{len(rows)} runs, {sum(row['core_minutes'] for row in rows) / 60:.1f} core hours."
 
 
 def picture() -> str | None:
-    """Size against BLEU, of a few systems."""
+    """Size against BLEU of a few systems."""
     shown = [entry for entry in compared() if entry["metric"] == "bleu" and entry["system"] in PICTURED]
     shown = [{**entry, "system": reader_name(entry["system"])} for entry in shown]
     return pareto(shown, "bleu", "dense", [entry["system"] for entry in shown]) if shown else None

@@ -15,7 +15,7 @@ def real_models_whisper() -> str:
 
 
 def real_models_headline() -> str:
-    """How many more word errors each method makes at each size, without fine-tuning."""
+    """The increase in word errors by each method at each size, without fine-tuning."""
     rows = {row["system"]: row for row in read("real_models")}
     dense = _counts(rows["dense"])
     methods = {
@@ -32,15 +32,15 @@ def real_models_headline() -> str:
 
 
 def real_models_refined() -> str:
-    """... and after refinement."""
+    """The same after refinement."""
     return _table(lambda row: row["updates"] or row["system"] == "dense")
 
 
-def _table(wanted) -> str:
+def _table(selected) -> str:
     rows = read("real_models")
     counts = {row["system"]: _counts(row) for row in rows}
     lines = []
-    for row in sorted(filter(wanted, rows), key=lambda row: (-row["kept"], row["system"])):
+    for row in sorted(filter(selected, rows), key=lambda row: (-row["kept"], row["system"])):
         system = row["system"]
         dense = system == "dense"
         lines.append(

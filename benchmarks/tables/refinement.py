@@ -8,7 +8,7 @@ from tables.names import reader_name
 
 
 def refinement_recognition() -> str:
-    """Whisper tiny.en on human speech, after more and more updates."""
+    """Whisper tiny.en on human speech, by number of updates."""
     rows = [row for row in read("refinement") if "wer" in row]
     dense = [_counts(next(row for row in rows if row["system"] == "dense"))]
     lines = [
@@ -19,7 +19,7 @@ def refinement_recognition() -> str:
 
 
 def refinement_translation() -> str:
-    """Whisper base on telephone prompts, into English, after more and more updates."""
+    """Whisper base on telephone prompts, translated into English, by number of updates."""
     rows = [row for row in read("refinement") if "bleu" in row]
     languages = sorted(name for name in rows[0] if name.startswith("bleu_"))
     lines = [[*_case(row), *(f"{row[name]:.1f}" for name in ("bleu", *languages))] for row in _in_order(rows)]
@@ -38,13 +38,13 @@ def _case(row: dict) -> list:
 
 
 def _in_order(rows: list[dict]) -> list[dict]:
-    """The dense model once, and then each system with more and more updates."""
+    """The dense model once, then each system in order of updates."""
     kept = {(row["system"], row["updates"]): row for row in rows}
     return sorted(kept.values(), key=lambda row: (-row["kept"], row["system"], row["updates"]))
 
 
 def calibration_voice() -> str:
-    """WER of prompts of one voice and of actors, by what the model was calibrated on."""
+    """WER on prompts of one voice and on actors, by calibration audio."""
     rows = read("calibration_voice")
     dense = {row["test"]: [_counts(row)] for row in rows if row["system"] == "dense"}
     systems = {}

@@ -1,4 +1,4 @@
-"""Time, memory and bytes."""
+"""Tables of time, memory and bytes."""
 
 import math
 import statistics
@@ -9,8 +9,8 @@ from residual_st.fairseq.standalone import build_model
 from residual_st.sharing.product import positions_to_compose
 from tables.common import github, read, with_range
 
-LINKS = {"1 Gb/s": 1.25e8, "10 Gb/s": 1.25e9, "100 Gb/s": 1.25e10, "NVLink, 300 GB/s": 3e11}  # bytes a second
-_RECIPE_FRAMES, _RECIPE_UPDATES = 40_000, 100_000  # of a GPU, and in all: fairseq's MuST-C recipe on eight
+LINKS = {"1 Gb/s": 1.25e8, "10 Gb/s": 1.25e9, "100 Gb/s": 1.25e10, "NVLink, 300 GB/s": 3e11}  # bytes per second
+_RECIPE_FRAMES, _RECIPE_UPDATES = 40_000, 100_000  # per GPU, and in total: fairseq's MuST-C recipe on eight GPUs
 
 
 def latency_on_epyc() -> str:
@@ -18,7 +18,7 @@ def latency_on_epyc() -> str:
 
 
 def latency(results: str = "speed", systems: tuple[str, ...] = ("compact", "fast")) -> str:
-    """Encoder latency of some systems over the dense model's, by length of audio."""
+    """Encoder latency of some systems relative to dense, by length of audio."""
     rows = {}
     lengths = sorted({row["seconds"] for row in of_encoder(results)})
     for row in of_encoder(results):
@@ -32,12 +32,12 @@ def latency(results: str = "speed", systems: tuple[str, ...] = ("compact", "fast
 
 
 def latency_tuned() -> str:
-    """Encoder latency in compact form over the dense model's, by the fixed rule and tuned, by length of audio."""
+    """Encoder latency in compact mode relative to dense, with the fixed rule and tuned, by length of audio."""
     return latency("speed_rule", ("compact", "tuned"))
 
 
 def depth() -> str:
-    """Latency and memory of the stack against the number of layers, four groups throughout."""
+    """Latency and memory of the stack by number of layers, always with four groups."""
     times = {}
     for row in of_encoder():
         if row["layers"] == GROUPS * row["group_size"] and row["system"] == "compact" and row["rank"] == 16 and row["batch"] == 1:
@@ -53,7 +53,7 @@ def depth() -> str:
 
 
 def forms() -> str:
-    """Latency at other ranks."""
+    """Latency by rank."""
     table = []
     for row in of_encoder():
         if row["layers"] == 12 and row["seconds"] == 5 and row["batch"] == 1 and row["threads"] == 2:
@@ -62,7 +62,7 @@ def forms() -> str:
 
 
 def updates() -> str:
-    """Training updates over the dense model's."""
+    """Time of training updates relative to dense."""
     rows = sorted(
         (row for row in newest("speed") if row["measure"] == "update"),
         key=lambda row: (row["width"], row["frames"], -row["dropout"]),
@@ -72,7 +72,7 @@ def updates() -> str:
 
 
 def both_halves() -> str:
-    """Beam search and updates of models whose decoder shares, too, over the dense model's."""
+    """Beam search and updates of models with shared encoder and decoder, relative to dense."""
     table = []
     for row in sorted(newest("speed_both"), key=lambda row: (row["measure"], row["width"], row["threads"], row.get("batch", 0))):
         searching = row["measure"] == "beam"
@@ -83,7 +83,7 @@ def both_halves() -> str:
 
 
 def conformers() -> str:
-    """Encoder latency and training updates of `s2t_conformer` over the dense model's."""
+    """Encoder latency and training updates of `s2t_conformer` relative to dense."""
     attention = {"": "fairseq's, absolute", "--attn-type espnet --pos-enc-type rel_pos": "ESPnet's, relative"}
     table = {}
     for row in newest("speed_conformer"):
@@ -97,7 +97,7 @@ def conformers() -> str:
 
 
 def on_gpu() -> str:
-    """Encoder latency and training updates over the dense model's on a GPU, by precision."""
+    """Encoder latency and training updates on a GPU relative to dense, by precision."""
     table = {}
     for row in newest("speed_gpu", "cuda"):
         if row["measure"] == "update":
@@ -111,7 +111,7 @@ def on_gpu() -> str:
 
 
 def memory() -> str:
-    """Memory of processes, and the way from the file to the first output."""
+    """Memory of processes, and times to load a file and to the first output."""
     table = []
     for row in sorted(newest("memory"), key=lambda row: (row["width"], -row["rank"], PARTS.index(row["part"]), row["system"])):
         if row["layers"] != 12:
@@ -127,7 +127,7 @@ def memory() -> str:
 
 
 def recompute() -> str:
-    """W composed again in the backward pass, against W kept."""
+    """Recomputing W in the backward pass, compared with keeping it."""
     table = []
     for row in read("recompute"):
         held = f"{row['kept_held_bytes'] / 1e6:,.0f} → {row['held_bytes'] / 1e6:,.0f}"
@@ -147,7 +147,7 @@ def generate() -> str:
 
 
 def exchange() -> str:
-    """Bytes of an update, counted between two processes, and of what it leaves behind."""
+    """Bytes that two processes exchange per update, and bytes of checkpoints."""
     table = []
     for row in read("gradient_exchange"):
         name = f"{row['layers']} × {row['width']}, R={row['rank']}"
@@ -164,7 +164,7 @@ def exchange() -> str:
 
 
 def network() -> str:
-    """Time that a ring of eight takes for the counted gradients of the paper's encoder, by what one link carries."""
+    """Time of a ring of eight to exchange the gradients of the paper's encoder, by bandwidth of a link."""
     row = next(row for row in read("gradient_exchange") if row["layers"] == 18 and row["rank"] == 2)
     table = []
     for name, bytes_a_second in LINKS.items():
@@ -174,12 +174,12 @@ def network() -> str:
 
 
 def in_ring(size: int, bytes_a_second: float) -> float:
-    """Seconds that a ring of eight takes to sum so many bytes of gradients."""
+    """Seconds of a ring all-reduce over eight processes for this size."""
     return 2 * 7 / 8 * size / bytes_a_second
 
 
 def must_c() -> str:
-    """What the recipe's updates take on eight GPUs: one GPU's measured update, and then the exchange of gradients in a ring."""
+    """Time of the recipe's updates on eight GPUs: the measured update of one GPU plus the exchange of gradients in a ring."""
     table = []
     for row in [*newest("speed_gpu", "cuda"), *newest("gpu", "cuda")]:
         if row["measure"] != "update" or row["frames"] != _RECIPE_FRAMES or row.get("compiled"):
@@ -202,7 +202,7 @@ def _parameters(shape: Shape, system: str) -> int:
 
 
 def distillation() -> str:
-    """What an update costs with a teacher."""
+    """The cost of an update with a teacher."""
     cases = {}
     for row in read("distillation_cost"):
         case = (f"{row['layers']} × {row['width']}", row["frames"], row["dropout"])
@@ -217,7 +217,7 @@ def of_encoder(results: str = "speed") -> list[dict]:
 
 
 def product_rule() -> str:
-    """What rules for composing cost over the faster way, on the shapes and numbers of positions of `benchmarks/product_rule.py`."""
+    """The cost of each rule for composing relative to the faster way, on the cases of `benchmarks/product_rule.py`."""
     rules = {
         "the fixed rule": lambda row: positions_to_compose(row["out"], row["in"]),
         "`tune_products`": lambda row: row["tuned"],
@@ -233,13 +233,13 @@ def product_rule() -> str:
 
 
 def _cost(row: dict, compose_from: float) -> float:
-    """By how much the way that is taken is slower than the other, 0 where it is faster. The ratio is composed over factors."""
+    """How much slower the chosen way is than the other, 0 if it is faster. The ratio is composed over factors."""
     ratio = row["ratio"] if row["positions"] >= compose_from else 1 / row["ratio"]
     return max(ratio - 1, 0.0)
 
 
 def newest(name: str, device: str = "cpu") -> list[dict]:
-    """The last row of each case of a benchmark on a device."""
+    """The latest row of each case of a benchmark on a device."""
     cases = (
         "system",
         "part",

@@ -1,4 +1,4 @@
-"""Tables and a picture from the rows of benchmarks/streaming.py, and the table from those of streaming_encoder.py."""
+"""Tables and a figure from the rows of benchmarks/streaming.py, and a table from those of streaming_encoder.py."""
 
 from statistics import mean
 
@@ -10,29 +10,29 @@ from tables.common import github, read, with_bounds, with_range
 from tables.names import reader_name
 
 COUNTS = {"bleu": "counts", "wer": "errors"}
-OFFLINE = {"ctc": "offline-ctc"}  # what a policy would write of the whole talk, where it is not `offline`
+OFFLINE = {"ctc": "offline-ctc"}  # the offline system of each policy, if not `offline`
 PICTURE = "\n\n![BLEU against StreamLAAL of talks translated while they are spoken](streaming.svg)"
 MARKS = {"local-agreement": "o-", "alignatt": "s--", "ctc": "^-", "retranslation": "v:"}
 Case = tuple[str, str, float]  # system, policy, seconds of a chunk
 
 
 def streaming_translation() -> str:
-    """Talks translated while they are spoken, and the picture."""
+    """Streaming translation of talks, with the figure."""
     return _talks("translation", "bleu") + (PICTURE if _cases("translation") else "")
 
 
 def streaming_recognition() -> str:
-    """... and transcribed."""
+    """Streaming recognition of talks."""
     return _talks("recognition", "wer")
 
 
 def streaming_whisper() -> str:
-    """Spanish prompts, beside simulstream's own processor of Whisper."""
+    """Spanish prompts, compared with simulstream's Whisper processor."""
     return _talks("spanish", "bleu")
 
 
 def _cases(talks: str) -> dict[Case, list[dict]]:
-    """The rows of each case, one for each seed."""
+    """The rows of each case, one per seed."""
     cases = {}
     for row in sorted(read("streaming"), key=lambda row: row["seed"]):
         if row["talks"] == talks:
@@ -45,19 +45,19 @@ def _latency(rows: list[dict], name: str = "stream_laal") -> float:
 
 
 def _talks(talks: str, metric: str) -> str:
-    """Scores with intervals over sentences, what is lost by not waiting for the end, and what is lost to the dense model: at the
-    nearest latency, or where both wait for the end."""
+    """Scores with intervals over sentences, and changes relative to offline and to the dense model at the nearest latency or
+    offline."""
     cases, lines = _cases(talks), []
     counts = {case: [np.array(row[COUNTS[metric]], float) for row in rows] for case, rows in cases.items()}
     dense = [case for case in cases if case[0] == "dense" and not _is_offline(case)]
 
-    def change(case: Case, other: Case | None) -> str:
-        is_known = other in counts and other != case and len(counts[other]) == len(counts[case])
-        return with_bounds(relative_change(metric, counts[case], counts[other])) if is_known else ""
+    def change(case: Case, reference_case: Case | None) -> str:
+        is_known = reference_case in counts and reference_case != case and len(counts[reference_case]) == len(counts[case])
+        return with_bounds(relative_change(metric, counts[case], counts[reference_case])) if is_known else ""
 
     for case, rows in cases.items():
         system, policy, chunk = case
-        own = (system, OFFLINE.get(policy, "offline"), 0.0)
+        offline_case = (system, OFFLINE.get(policy, "offline"), 0.0)
         if _is_offline(case):
             seconds, baseline = ["", "", ""], ("dense", policy, 0.0)
         else:
@@ -67,7 +67,7 @@ def _talks(talks: str, metric: str) -> str:
         label = [reader_name(system), policy, *seconds]
         score = str(score_interval(metric, counts[case]))
         against = "" if system == "dense" else change(case, baseline)
-        lines.append([*label, score, change(case, own), against, f"{_latency(rows, 'real_time_factor'):.3f}"])
+        lines.append([*label, score, change(case, offline_case), against, f"{_latency(rows, 'real_time_factor'):.3f}"])
     lag = ["chunk, s", "StreamLAAL, s", "with computing (times)"]
     score = f"{metric.upper()} (95 %)"
     return github(lines, ["encoder", "policy", *lag, score, "against its own offline", "against dense", "real-time factor"])
@@ -78,7 +78,7 @@ def _is_offline(case: Case) -> bool:
 
 
 def picture(path) -> None:
-    """BLEU against StreamLAAL, as PATH.svg; none without rows. Dotted lines are what each model makes of whole talks."""
+    """Draw BLEU against StreamLAAL as PATH.svg, unless there are no rows. Dotted lines show each model offline."""
     cases = _cases("translation")
     if not cases:
         return
@@ -100,7 +100,7 @@ def picture(path) -> None:
 
 
 def streaming_encoder() -> str:
-    """A chunk encoded once beside a window encoded again, and what a long stream does to memory and time: the longest row of each
+    """Encoding a chunk compared with recomputing its window, and memory and time of a long stream, from the longest row of each
     case."""
     rows = sorted(read("streaming_encoder"), key=lambda row: row["hours"])
     longest = {(-row["left_chunks"], row["system"], row["precision"]): row for row in rows}

@@ -18,7 +18,7 @@ def whisper_translation() -> str:
 
 
 def whisper_translation_headline() -> str:
-    """Mean BLEU of what `compress` makes, in fp32."""
+    """Mean BLEU of compressed models in fp32."""
     rows = {row["system"]: row for row in read("translation") if row["precision"] == "fp32"}
     names = (
         "dense",
@@ -39,7 +39,7 @@ def whisper_translation_headline() -> str:
 
 
 def whisper_translation_exports() -> str:
-    """The same of what is exported in less, beside dense fp32; sizes over the dense model's in half precision."""
+    """BLEU of exports in lower precision relative to dense fp32. Sizes are relative to the dense model in half precision."""
     exported = {row["system"] for row in read("translation") if row["precision"] != "fp32"}
     return _scores([row for row in read("translation") if row["system"] in exported], lambda row: -row["bytes"])
 
@@ -65,7 +65,7 @@ def _scores(rows: list[dict], order: Callable[[dict], Any]) -> str:
 
 
 def whisper_translation_losses() -> str:
-    """The loss of every system, over the dense model's."""
+    """The loss of every system relative to the dense model's."""
     rows = [row for row in read("translation") if row["system"] != "dense" and row["precision"] == "fp32"]
     lines = [
         [

@@ -1,1 +1,1 @@
-"""Matrices of training runs: what they make, how it is made, and how it is compared. `../quality.py` is the command."""
+"""Matrices of training runs: definition, execution and comparison. `../quality.py` is the command."""

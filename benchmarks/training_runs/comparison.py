@@ -1,4 +1,4 @@
-"""The rows of a matrix of training runs compared: every system against the dense one."""
+"""Compare the rows of a matrix of training runs: every system relative to the dense one."""
 
 from collections.abc import Iterable
 
@@ -14,18 +14,18 @@ METRICS = {"asr": ("wer", "ctc_wer"), "st": ("bleu",)}
 
 
 def metrics_of(task: str) -> tuple[str, ...]:
-    """What is measured of a task; BLEU, unless it is named otherwise."""
+    """The metrics of a task, by default BLEU."""
     return METRICS.get(task, ("bleu",))
 
 
 def compare(rows: Iterable[dict], reference: str = "dense", significance: bool = False) -> list[dict]:
     """One entry for each task, metric and system: its score over seeds and its change from `reference`, with 95 % intervals.
 
-    A seed counts where both systems have it. Later rows of a run replace earlier ones. `ctc_wer` is the word error
+    Seeds that both systems have are used. Later rows of a run replace earlier ones. `ctc_wer` is the word error
     rate of the CTC head, decoded greedily.
 
     Args:
-        significance: also sacreBLEU's paired bootstrap, for BLEU: `p_value`.
+        significance: whether to add `p_value` of sacreBLEU's paired bootstrap for BLEU.
     """
     runs = {(row["task"], row["system"], row["seed"]): row for row in rows}
     table = []
@@ -60,11 +60,11 @@ def compare(rows: Iterable[dict], reference: str = "dense", significance: bool =
 
 
 def verdicts(entries: list[dict]) -> list[dict]:
-    """For each task and metric whether it can tell encoders apart, from what `compare` makes of the `SANITY` systems.
+    """Whether each task and metric can tell encoders apart, from the entries of the `SANITY` systems.
 
-    Without its layers the trained model is to be destroyed: word errors over 90 %, or BLEU under a fifth. With every third it is to
-    be harmed greatly: half as many errors again, or half the BLEU. A model with a third of the layers, trained the same way, is to
-    have 10 % more errors or 3 BLEU less, with an interval that excludes 0.
+    Bypassing all layers must break the trained model: word errors above 90 %, or BLEU below a fifth. Keeping every third layer must
+    cost at least 50 % more errors, or half the BLEU. A model with a third of the layers, trained the same way, must have 10 % more
+    errors or 3 BLEU less, with an interval that excludes 0.
     """
     by_system = {(entry["task"], entry["metric"], entry["system"]): entry for entry in entries}
     answers_by_metric = []
@@ -88,14 +88,14 @@ def verdicts(entries: list[dict]) -> list[dict]:
 
 
 def _p_value(counts: list[np.ndarray], reference: list[np.ndarray]) -> float:
-    """sacreBLEU's paired bootstrap of the outputs of all seeds together."""
+    """The p-value of sacreBLEU's paired bootstrap over the outputs of all seeds."""
     systems = [("reference", np.vstack(reference)), ("system", np.vstack(counts))]
     _, scores = PairedTest(systems, {"BLEU": _OfCounts(references=[[""]])}, None, test_type="bs", n_samples=1000)()
     return scores["BLEU"][1].p_value
 
 
 class _OfCounts(BLEU):
-    """sacreBLEU's BLEU of systems that are given as counts of their sentences in place of texts."""
+    """sacreBLEU's BLEU for systems given as counts of their sentences instead of texts."""
 
     def _extract_corpus_statistics(self, counts: np.ndarray, references: None) -> list[list[float]]:
         return np.hstack([counts[:, 8:], counts[:, :8]]).tolist()  # its lengths come first

@@ -1,4 +1,4 @@
-"""What a row of results keeps of its sentences: a few integers for each, for scores and intervals, and no text."""
+"""Counts of sentences in rows of results: a few integers per sentence for scores and intervals, without texts."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from residual_st.evaluation.generated import Sentence
 from residual_st.evaluation.scores import error_counts, ngram_counts
 from residual_st.evaluation.units import Units
 
-_KEPT = [0, 1, 2, 3, 8, 9]  # of `ngram_counts`: how many n-grams there are follows from the length
+_KEPT = [0, 1, 2, 3, 8, 9]  # of `ngram_counts`; the numbers of n-grams follow from the length
 _RIGHT = [f"right_{order}grams" for order in (1, 2, 3, 4)]
 _COLUMNS = {
     "wer": ["errors", "words"],
@@ -16,7 +16,7 @@ _COLUMNS = {
 
 
 def counted(metric: str, sentences: list[Sentence], units: Units | None = None) -> dict[str, list[int]]:
-    """Name -> a number for each sentence, for a row of results. Words are characters where `units` say so.
+    """Name -> a number per sentence, for a row of results. `units` may be characters instead of words.
 
     Args:
         metric: "wer", "ctc_wer" or "bleu".
@@ -26,7 +26,7 @@ def counted(metric: str, sentences: list[Sentence], units: Units | None = None) 
 
 
 def counts_of(row: dict, metric: str) -> np.ndarray | None:
-    """The counts of each sentence, as `error_counts` or `ngram_counts` have them; None where a row has none of this metric."""
+    """The counts of each sentence, as from `error_counts` or `ngram_counts`. None if a row has none for this metric."""
     if not all(name in row for name in _COLUMNS[metric]):
         return None
     columns = np.array([row[name] for name in _COLUMNS[metric]], float).T

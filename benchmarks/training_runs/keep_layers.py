@@ -1,4 +1,4 @@
-"""A dense model with fewer layers than it was trained with, which shows what its layers are worth.
+"""Remove layers of a trained dense model, which shows how much it depends on them.
 
 python benchmarks/training_runs/keep_layers.py DENSE.pt OUTPUT.pt 0 3 6 9
 """
@@ -15,8 +15,8 @@ from residual_st.fairseq.s2t_residual_transformer import S2TResidualTransformerM
 
 
 def keep_layers(state: dict, model: nn.Module, kept: list[int]) -> dict:
-    """The checkpoint with these encoder layers only, in this order; with none the subsampler's output goes to the decoder."""
-    if isinstance(model, S2TResidualTransformerModel):  # under the stock name, without flags of sharing, which would not fit
+    """The checkpoint with only these encoder layers, in this order. Without layers, the decoder reads the subsampler's output."""
+    if isinstance(model, S2TResidualTransformerModel):  # with the stock arch, without the flags of sharing
         state = dense_checkpoint(state, model)
     model.encoder.transformer_layers = nn.ModuleList([model.encoder.transformer_layers[index] for index in kept])
 

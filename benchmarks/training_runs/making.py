@@ -1,4 +1,4 @@
-"""Carrying out a matrix of training runs."""
+"""Execution of a matrix of training runs."""
 
 import fcntl
 import json
@@ -25,23 +25,23 @@ from training_runs.counts import counted
 from training_runs.matrix import IDENTITY, Matrix, Run, checkpoint_of
 
 _BEAM, _BATCH_FRAMES = 5, 20_000
-_SECONDS = "core_seconds.txt"  # beside each log: what its commands took, so that a stopped run's add up
+_SECONDS = "core_seconds.txt"  # next to each log: core seconds of its commands, which are summed over interruptions
 
 
 def carry_out(
     matrix: Matrix, runs: list[Run], data: Path, work: Path, output: Path, jobs: int, report: Callable[[Run, str], None]
 ) -> list[Run]:
-    """Make what is not made yet, `jobs` single-threaded processes at a time, and append a row for each run as it ends.
+    """Make unfinished runs, `jobs` single-threaded processes at a time, and append a row per run when it ends.
 
-    Those of `to_make` are made. One that was stopped resumes from its last checkpoint.
+    These are the runs of `to_make`. An interrupted run resumes from its last checkpoint.
 
     Args:
         data: folder of manifests for all tasks.
         work: folder for checkpoints, logs and outputs.
-        report: called with a run and what became of it.
+        report: called with a run and its outcome.
 
     Returns:
-        The runs that failed, or needed one that did.
+        The runs that failed or depend on a failed run.
     """
     done = {_key(row) for row in read(output)}
     waiting = to_make(runs, work, output)
@@ -79,10 +79,10 @@ def carry_out(
 
 
 def to_make(runs: list[Run], work: Path, output: Path) -> list[Run]:
-    """Those that have no row, and those whose checkpoints these need and that have none; needed ones first, as in `runs`."""
+    """Runs without a row, and runs without a checkpoint that others depend on, in the order of `runs`."""
     done = {_key(row) for row in read(output)}
     chosen, needed = [], set()
-    for run in reversed(runs):  # a run stands behind those that it needs
+    for run in reversed(runs):  # a run follows those that it needs
         if _key(run.row()) not in done or (run.name in needed and not checkpoint_of(work / run.name).exists()):
             chosen.insert(0, run)
             needed |= run.needs()
@@ -94,7 +94,7 @@ def _key(row: dict) -> str:
 
 
 def _claim(run: Run, folder: Path) -> None:
-    """Make a run's folder. Raises InputError where it holds what was made by other flags, which must not be taken for this run."""
+    """Make a run's folder. Raises InputError if it contains a run with other flags."""
     folder.mkdir(parents=True, exist_ok=True)
     claim, content = folder / "run.json", json.dumps(run.row(), indent=2) + "\n"
     if claim.exists() and claim.read_text(encoding="utf-8") != content:
@@ -107,7 +107,7 @@ class RunFailed(RuntimeError):
 
 
 def make(run: Run, matrix: Matrix, data: Path, work: Path) -> dict:
-    """Start, train, translate and score one run. Returns its row."""
+    """Make the start checkpoint, train, decode and score one run. Returns its row."""
     folder = work / run.name
     config = matrix.configs[run.task]
     start = run.resolve(run.start["from"], work) if run.start else None
@@ -144,7 +144,7 @@ def make(run: Run, matrix: Matrix, data: Path, work: Path) -> dict:
 
 
 def _trained(folder: Path) -> bool:
-    """Whether training came to its end, by the log's last line; fairseq would make one more update of a model that has had all."""
+    """Whether training is finished, by the last line of the log. fairseq would add an update to a finished model."""
     log = folder / "train.log"
     if not log.exists() or not (folder / "checkpoint_last.pt").exists():
         return False
@@ -152,7 +152,7 @@ def _trained(folder: Path) -> bool:
 
 
 def _read_whole(generated: Path, manifest: Path) -> list[Sentence]:
-    """The sentences of a test set. Raises RunFailed where some are missing: a score would be of another test set."""
+    """The sentences of a test set. Raises RunFailed if some are missing, since scores would not be comparable."""
     sentences, lines = read_generated(generated), read_manifest(manifest)
     if list(sentences) != list(range(len(lines))):
         raise RunFailed(f"{generated} has {len(sentences)} of the {len(lines)} sentences of {manifest}")
@@ -201,12 +201,12 @@ def _command(command: list, log: Path) -> None:
     """Run Python on one thread, its output appended to a log.
 
     Raises:
-        RunFailed: if the command fails, or one that a stopped benchmark left behind still writes to this log.
+        RunFailed: if the command fails, or if a process of an interrupted benchmark still writes to this log.
     """
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
     with open(log, "a", encoding="utf-8") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the process inherits it, and holds it until it ends
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # inherited by the process, which holds the lock until it ends
         except BlockingIOError as error:
             raise RunFailed(f"another process still writes to {log}; wait for it or stop it") from error
         process = subprocess.Popen([sys.executable, *map(str, command)], stdout=file, stderr=subprocess.STDOUT, env=environment)
@@ -220,7 +220,7 @@ def _command(command: list, log: Path) -> None:
 
 
 def _learning(log: Path) -> dict:
-    """The losses of dev per token, base 2, after each epoch and at the end, and the updates; nothing where nothing was trained."""
+    """Dev losses per token in bits after each epoch and at the end, and the number of updates; empty without training."""
     if not log.exists():
         return {}
     curves = read_log(log).validation

@@ -1,4 +1,4 @@
-"""What a matrix of training runs makes: systems, each for several tasks and seeds, and what they need of one another."""
+"""Definition of a matrix of training runs: systems, each for several tasks and seeds, and their dependencies."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,26 +10,26 @@ from residual_st.errors import InputError
 
 STARTS = ("compress", "keep-layers")
 SANITY = ("dense", "bypassed", "every-third-layer", "four-layers")  # the systems that show whether a task can tell encoders apart
-IDENTITY = ("task", "system", "seed", "start", "flags", "config")  # what tells one run from another in a row of results
+IDENTITY = ("task", "system", "seed", "start", "flags", "config")  # identifies a run in rows of results
 
 
 @dataclass(frozen=True)
 class Run:
-    """One system of the matrix, made for one task and seed. `@NAME` and `@TASK/NAME` in it are other systems' checkpoints."""
+    """One system for one task and seed. `@NAME` and `@TASK/NAME` in its flags refer to checkpoints of other systems."""
 
     task: str
     system: str
     seed: int
-    start: dict  # the checkpoint that training begins with: `from`, and one of `STARTS` for what is done to it; empty for none
-    flags: dict | None  # of training, over `config`; None for no training
-    config: dict  # the task's, as residual-st train reads it, except where the data are
+    start: dict  # the checkpoint to start from: `from`, and a key of `STARTS` that transforms it; empty for none
+    flags: dict | None  # training flags over `config`; None for no training
+    config: dict  # the task's config in the format of residual-st train, without the data folder
 
     @property
     def name(self) -> str:
         return f"{self.task}/{self.system}/{self.seed}"
 
     def needs(self) -> set[str]:
-        """The names of runs whose checkpoints this one takes."""
+        """The names of runs whose checkpoints this one uses."""
         return {self._referred(value) for value in _strings([self.start, self.flags]) if value.startswith("@")}
 
     def _referred(self, value: str) -> str:
@@ -37,13 +37,13 @@ class Run:
         return f"{task or self.task}/{system}/{self.seed}"
 
     def resolve(self, value, work: Path):
-        """`value` with the path of the checkpoint in place of a reference."""
+        """`value` with references replaced by paths of checkpoints."""
         if isinstance(value, str) and value.startswith("@"):
             return checkpoint_of(work / self._referred(value))
         return value
 
     def row(self) -> dict:
-        """Its part of a row of results: `IDENTITY`."""
+        """Its `IDENTITY` for a row of results."""
         return {name: getattr(self, name) for name in IDENTITY}
 
 
@@ -64,7 +64,7 @@ class Matrix:
     runs: list[Run]
 
     def chosen(self, tasks: list[str] | None, systems: list[str] | None, seeds: list[int] | None) -> list[Run]:
-        """The runs of these tasks, systems and seeds, and those that they need, needed ones first.
+        """The runs of these tasks, systems and seeds, preceded by those that they depend on.
 
         Raises:
             InputError: for a name that the matrix does not have.
@@ -89,10 +89,10 @@ class Matrix:
 
 
 def read_matrix(path: Path, changes: dict | None = None) -> Matrix:
-    """Read a matrix. Raises InputError for one that names a file, a system or a key that is not there.
+    """Read a matrix. Raises InputError if it names a missing file, system or key.
 
     Args:
-        changes: flags of training, over those of every system.
+        changes: training flags over those of every system.
     """
     try:
         text = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -135,12 +135,12 @@ def _runs(name: str, system: dict, configs: dict[str, dict], changes: dict) -> I
 
 
 def rate_name(rate: float) -> str:
-    """A learning rate as systems are named by it: 0.0028 is 2.8e-3."""
+    """A learning rate as in names of systems: 0.0028 is 2.8e-3."""
     mantissa, exponent = f"{rate:e}".split("e")
     return f"{float(mantissa):g}e{int(exponent)}"
 
 
 def checkpoint_of(folder: Path) -> Path:
-    """The checkpoint that a finished run has left."""
+    """The checkpoint of a finished run."""
     trained = folder / "checkpoint_last.pt"
     return trained if trained.exists() else folder / "start.pt"
