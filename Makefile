@@ -50,7 +50,7 @@ web:
 	.ci/install "$(CURDIR)/$(BIN)" "" -e ".[transformers,listen,streaming,formats,benchmark,docs,test]"
 	touch $@
 
-# sdist and wheel of a tagged, clean checkout in dist/, checked; whoever releases uploads them
+# sdist and wheel of a tagged, clean checkout in dist/, checked; the maintainer uploads them
 release: .venv/.ready
 	@test -z "$$(git status --porcelain)" || { echo "release: there are changes that are not committed" >&2; exit 2; }
 	@version=$$(sed -n 's/^version = "\([^"]*\)".*/\1/p' pyproject.toml); \

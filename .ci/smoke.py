@@ -1,9 +1,9 @@
-"""A small run of everything that reads or writes checkpoints, in whatever environment this is run in.
+"""A small run of all commands that read or write checkpoints, in the current environment.
 
     python .ci/smoke.py CORPUS WORK [CHECKPOINT …]
 
 CORPUS is a prepared corpus. Trains for 20 updates, resumes half-way, averages, translates, compresses, expands, and reads
-checkpoints of other environments; WORK then holds `dense.pt` and `residual.pt`, which others read.
+checkpoints of other environments; WORK then contains `dense.pt` and `residual.pt` for other environments.
 """
 
 import shutil

@@ -14,10 +14,9 @@ and for translation, with the encoder of the first:
     residual-st expand hard/st/checkpoint_last.pt --output hard/st.pt
     python benchmarks/compression.py hard/en-de hard/st.pt
 
-Training takes 35 to 55 minutes a model on one core, the rest about 25 minutes a model and 15 for the ladder. One row for each
-model and system is appended to results/compression.jsonl as it is finished; rows that are there already are not made again. Word
-error rates are of tst-COMMON and tst-HE together, whose voices and sentences do not occur in train: beam 5, with punctuation and
-case.
+Training takes 35 to 55 minutes per model on one core, the rest about 25 minutes per model and 15 for the ladder. A row per model
+and system is appended to results/compression.jsonl when it is finished; systems that have rows are skipped. Word error rates are of
+tst-COMMON and tst-HE together, whose voices and sentences do not occur in train: beam 5, with punctuation and case.
 """
 
 import argparse

@@ -14,7 +14,7 @@ _MARK, _SUFFIX = ".residual-st-", ".partial"
 @contextlib.contextmanager
 def atomically(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`. It is renamed to `path` at the end, or deleted if the block raises."""
-    partial = _beside(Path(path))
+    partial = _partial_path(Path(path))
     try:
         yield partial
         os.replace(partial, path)
@@ -38,7 +38,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         InputError: if the folder cannot be written. Other errors of the block are passed on.
     """
     folder = folder.resolve()
-    partial = _beside(folder)
+    partial = _partial_path(folder)
     try:
         partial.mkdir()
         yield partial
@@ -68,18 +68,18 @@ def _replace(folder: Path, partial: Path) -> None:
     shutil.rmtree(aside)
 
 
-def _beside(path: Path) -> Path:
+def _partial_path(path: Path) -> Path:
     """The temporary path for `path`: `.NAME.residual-st-PID.partial`.
 
     Temporary files left by killed processes are deleted.
     """
-    mine = path.with_name(f".{path.name}{_MARK}{os.getpid()}{_SUFFIX}")
-    for left in path.absolute().parent.glob(f".*{_MARK}*{_SUFFIX}"):
-        name, _, owner = left.name.removesuffix(_SUFFIX).rpartition(_MARK)
-        if name == f".{path.name}" and (left.name == mine.name or not _is_running(owner.partition("-")[0])):
+    partial = path.with_name(f".{path.name}{_MARK}{os.getpid()}{_SUFFIX}")
+    for leftover in path.absolute().parent.glob(f".*{_MARK}*{_SUFFIX}"):
+        name, _, owner = leftover.name.removesuffix(_SUFFIX).rpartition(_MARK)
+        if name == f".{path.name}" and (leftover.name == partial.name or not _is_running(owner.partition("-")[0])):
             with contextlib.suppress(OSError):
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
-    return mine
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    return partial
 
 
 def _is_running(process: str) -> bool:

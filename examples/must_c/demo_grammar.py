@@ -1,6 +1,6 @@
 """A seeded English-German phrase grammar for the demo corpus.
 
-The two languages differ here as they do in real text: verbs go to the end of German subordinate clauses and behind modals and
+The two languages differ here as they do in real text: verbs go to the end of German subordinate clauses and after modals and
 auxiliaries, a fronted time inverts subject and verb, `half past three` is `halb vier`, `twenty-one` is `einundzwanzig`, two English
 nouns become one compound, and articles and adjectives follow gender and case. `sentence(rng, open_vocabulary)` draws one pair.
 """
@@ -157,7 +157,7 @@ NOTHING = Phrase("", "")
 
 
 def made_up_name(rng: Random) -> str:
-    """A pronounceable word of two or three syllables that stands in no lexicon."""
+    """A pronounceable word of two or three syllables that is in no lexicon."""
     syllables = (rng.choice(ONSETS) + rng.choice(VOWELS) + rng.choice(CODAS) for _ in range(rng.choice((2, 2, 3))))
     return "".join(syllables).capitalize()
 

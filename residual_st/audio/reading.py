@@ -33,7 +33,7 @@ def read_audio(audio: Audio, wanted_rate: int, rate: int | None = None, most_sam
         audio: a file as str or Path, or open in binary mode, in a format that libsndfile (or ffmpeg, if PyAV is installed) reads;
             or samples as a numpy array or a CPU tensor: floats in [-1, 1] or integers in the range of their type, of shape (n,),
             (n, channels) or (channels, n).
-        rate: sample rate of samples in Hz; None for `wanted_rate`. Files contain theirs.
+        rate: sample rate of samples in Hz; None for `wanted_rate`. Files contain their sample rate.
         most_samples: maximum length of a file, in mono samples at `wanted_rate`. A small compressed file can contain years of
             silence.
 

@@ -137,8 +137,8 @@ class MatrixWeights:
 
     @property
     def metric(self) -> Metric:
-        """What errors are measured in. Made each time, because with its roots it is many times larger than the matrix: whoever uses
-        it holds it as long as it takes.
+        """The metric of errors. It is recomputed for each use and not cached, since with its roots it is many times larger than the
+        matrix.
         """
         metric = self.trained_metric()
         inputs, outputs = metric.inputs, metric.outputs

@@ -66,9 +66,9 @@ class WordsTarget:
 
     def divergence(self, scores: Tensor) -> Tensor:
         """Kullback-Leibler divergence from these distributions to those of scores (positions, vocabulary), mean over positions."""
-        found = _with_others(scores.float().log_softmax(-1), self.words)
-        wanted = self.log_probabilities
-        return (wanted.exp() * (wanted - found)).sum(-1).mean()
+        student = _with_others(scores.float().log_softmax(-1), self.words)
+        dense = self.log_probabilities
+        return (dense.exp() * (dense - student)).sum(-1).mean()
 
 
 def _with_others(log_probabilities: Tensor, words: Tensor) -> Tensor:

@@ -23,6 +23,6 @@ def timestamps_of(settings: GenerationConfig, size: int) -> dict | None:
 
 def fallback_of(settings: GenerationConfig) -> dict:
     """Arguments of `runtime.fallback.Fallback`: the folder's thresholds, or the defaults of Whisper's authors."""
-    found = {name: getattr(settings, theirs, None) for name, (theirs, _) in _THRESHOLDS.items()}
-    thresholds = {name: default if found[name] is None else found[name] for name, (_, default) in _THRESHOLDS.items()}
+    configured = {name: getattr(settings, key, None) for name, (key, _) in _THRESHOLDS.items()}
+    thresholds = {name: default if configured[name] is None else configured[name] for name, (_, default) in _THRESHOLDS.items()}
     return {"temperatures": _TEMPERATURES, **thresholds}

@@ -91,7 +91,7 @@ def chunk_mask(time: int, frames: int, left: int, like: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def attending_in_chunks(layers: nn.ModuleList, frames: int, left: int) -> Iterator[None]:
-    """While the block runs, have fairseq's encoder layers attend in chunks of so many frames, of which 0 is all."""
+    """While the block runs, fairseq's encoder layers attend in chunks of `frames` frames, or to all frames if it is 0."""
     mask = None
 
     def add_mask(_layer, arguments):

@@ -23,7 +23,7 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[st
     Raises:
         InputError: if there are no rows, or a column or a field is missing.
     """
-    found = False
+    has_rows = False
     with refusing(f"{path} cannot be read"), open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
         header = next(reader, [])
@@ -34,9 +34,9 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[st
         for fields in filter(None, reader):
             if len(fields) != len(header):
                 raise InputError(f"{path}, line {reader.line_num}, has {len(fields)} fields, but the header has {len(header)}")
-            found = True
+            has_rows = True
             yield reader.line_num, dict(zip(header, fields))
-    if not found:
+    if not has_rows:
         raise InputError(f"{path} lists no utterance")
 
 

@@ -38,7 +38,7 @@ def read_run(argument: str, test_set: str | None) -> RunFiles:
     Of a folder it takes the logs (*.log), the best checkpoint and the output generate-*.txt, or with `test_set` the one of it.
 
     Raises:
-        InputError: if there is nothing of a run, or several outputs to choose from.
+        InputError: if there is no log, output or checkpoint, or several outputs to choose from.
     """
     name, equals, text = argument.partition("=")
     path = Path(text if equals else argument)
@@ -71,7 +71,7 @@ def read_run(argument: str, test_set: str | None) -> RunFiles:
         state, model = load_model(checkpoint)
         run.model, run.energies = describe(model, model_flags(state, checkpoint)), residual_energy(stacks_of(model))
     if run.log is None and not run.sentences and run.model is None:
-        raise InputError(f"{path} holds nothing of a run: no log of fairseq-train, no generate-*.txt, no checkpoint")
+        raise InputError(f"{path} contains no log of fairseq-train, no generate-*.txt and no checkpoint")
     return run
 
 
@@ -86,5 +86,5 @@ def _add_log(run: RunFiles, path: Path, required: bool) -> None:
     except InputError:
         if required:
             raise
-        return  # a folder may hold the logs of other commands
+        return  # a folder may contain logs of other commands
     run.log = log

@@ -56,7 +56,7 @@ class Search:
         returned then. Returns none for silence, or if all texts are loops. Without timestamps the likeliest text may be a guess,
         for agreement with transformers' generate.
         """
-        fallback, vocabulary, stands = self._folder.fallback, self._folder.vocabulary, []
+        fallback, vocabulary, likeliest = self._folder.fallback, self._folder.vocabulary, []
         has_times = self._timestamps is not None
         for temperature in fallback.temperatures:
             # with timestamps, probabilities are normalised over the allowed words, as Whisper's authors do
@@ -69,8 +69,8 @@ class Search:
                 if not is_guess:
                     return texts
                 if not temperature:
-                    stands = texts
-        return stands
+                    likeliest = texts
+        return likeliest
 
     def _is_silent(self, source: Source) -> bool:
         """Whether an utterance whose text is a guess is silence; only models with timestamps can tell."""

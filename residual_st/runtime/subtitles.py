@@ -64,10 +64,10 @@ def _divided(atoms: list[str]) -> list[list[str]]:
     whole, ends = width(atoms), list(accumulate(width([atom]) for atom in atoms))
     for marks in _MARKS:
         inner = [cut for cut, end in enumerate(ends, 1) if whole / 4 <= end <= whole * 3 / 4]
-        found = [cut for cut in inner if marks is None or atoms[cut - 1].strip()[-1:] in marks]
-        if found:
+        marked = [cut for cut in inner if marks is None or atoms[cut - 1].strip()[-1:] in marks]
+        if marked:
             break
-    cut = min(found or [len(atoms) // 2], key=lambda cut: abs(ends[cut - 1] - whole / 2))
+    cut = min(marked or [len(atoms) // 2], key=lambda cut: abs(ends[cut - 1] - whole / 2))
     return _divided(atoms[:cut]) + _divided(atoms[cut:])
 
 

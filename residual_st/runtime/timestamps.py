@@ -76,11 +76,11 @@ class TimeStamps:
         last = cuts[-1]
         if ends_with_one:
             cuts.append(len(tokens))
-        found = []
+        results = []
         for begin, end in pairwise([0, *cuts]):
             words = tokens[begin:end]
-            found.append((self._time(words[0]), self._time(words[-1]), self._words(words)))
-        return found, seconds if ends_with_one else self._time(tokens[last - 1])
+            results.append((self._time(words[0]), self._time(words[-1]), self._words(words)))
+        return results, seconds if ends_with_one else self._time(tokens[last - 1])
 
     def _time(self, token: int) -> float:
         return (token - self.first) * self.seconds

@@ -32,8 +32,8 @@ def sentences(folder: Folder, timestamps: TimeStamps, texts: Texts, span: tuple[
         end = min(start + int(folder.longest_seconds * rate), stop)
         done = end - start
         for text in texts(start, end)[:1]:
-            found, seconds = timestamps.segments(text.tokens, done / rate)
-            for times in found:
+            segments, seconds = timestamps.segments(text.tokens, done / rate)
+            for times in segments:
                 first, last = (min(start + round(time * rate), stop) for time in times[:2])
                 yield Sentence(first, last, times[2], text.score)
             done = round(seconds * rate) or done

@@ -17,7 +17,7 @@ class Alone(int):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Alone) and int(self) == int(other)
 
-    def __ne__(self, other: object) -> bool:  # which int has of its own
+    def __ne__(self, other: object) -> bool:  # int defines it, so `__eq__` does not suffice
         return not self == other
 
     __hash__ = int.__hash__

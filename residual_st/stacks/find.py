@@ -28,8 +28,8 @@ def stack_of(model: nn.Module, part: str = "encoder") -> LayerStack:
     library = next((name for base in classes if (name := base.__module__.partition(".")[0]) in _KNOWN_BY), None)
     if library:
         known = importlib.import_module(_KNOWN_BY[library])  # imports the library, which is installed since the model is from it
-        found: LayerStack = known.stack_of_layers(model) if isinstance(model, nn.ModuleList) else known.stack_of(model, part)
-        return found
+        stack: LayerStack = known.stack_of_layers(model) if isinstance(model, nn.ModuleList) else known.stack_of(model, part)
+        return stack
     if isinstance(model, nn.ModuleList):
         return describe_stack(model)
     raise InputError(f"{type(model).__name__} has no known stack of {part} layers; describe it by a LayerStack")
@@ -41,12 +41,12 @@ def stacks_in(module: nn.Module) -> dict[str, nn.ModuleList]:
     Lists inside the layers of another list are left out. Weights are counted as if dense, so that sharing does not change the
     order.
     """
-    found: dict[str, nn.ModuleList] = {}
+    stacks: dict[str, nn.ModuleList] = {}
     for name, layers in module.named_modules():
-        inside = any(not outer or name.startswith(f"{outer}.") for outer in found)
+        inside = any(not outer or name.startswith(f"{outer}.") for outer in stacks)
         if isinstance(layers, nn.ModuleList) and not inside and _is_stack(layers):
-            found[name] = layers
-    return dict(sorted(found.items(), key=lambda item: -_dense_weights(item[1])))
+            stacks[name] = layers
+    return dict(sorted(stacks.items(), key=lambda item: -_dense_weights(item[1])))
 
 
 def heaviest_stack(module: nn.Module, name: str | None = None) -> tuple[str, nn.ModuleList]:
@@ -55,13 +55,13 @@ def heaviest_stack(module: nn.Module, name: str | None = None) -> tuple[str, nn.
     Raises:
         InputError: if there is none.
     """
-    found = stacks_in(module)
-    if not found:
+    stacks = stacks_in(module)
+    if not stacks:
         raise InputError(f"{type(module).__name__} has no nn.ModuleList of two or more layers of one class that contain matrices")
-    chosen = next(iter(found)) if name is None else name
-    if chosen not in found:
-        raise InputError(f"{type(module).__name__} has no stack of layers {name!r}; it must be one of {', '.join(found)}")
-    return chosen, found[chosen]
+    chosen = next(iter(stacks)) if name is None else name
+    if chosen not in stacks:
+        raise InputError(f"{type(module).__name__} has no stack of layers {name!r}; it must be one of {', '.join(stacks)}")
+    return chosen, stacks[chosen]
 
 
 def _is_stack(layers: nn.ModuleList) -> bool:

@@ -23,8 +23,8 @@ def describe_stack(layers: nn.ModuleList, owner: nn.Module | None = None, **know
     """
     if not len(layers):
         return LayerStack(layers, owner)  # raises an error for these layers
-    found = {"padding": padding_by_name(layers[0]), "prepare": drop_fused_copies, "observing": projecting}
-    return LayerStack(layers, owner, **{**found, **known})
+    defaults = {"padding": padding_by_name(layers[0]), "prepare": drop_fused_copies, "observing": projecting}
+    return LayerStack(layers, owner, **{**defaults, **known})
 
 
 @contextlib.contextmanager

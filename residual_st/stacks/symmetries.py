@@ -95,15 +95,15 @@ def symmetries_of(layer: nn.Module, attentions: Sequence[str], activation: Calla
         activation: activation of the feed-forward part, fc1 and fc2.
     """
     linears = {name for name, module in layer.named_modules() if isinstance(module, nn.Linear)}
-    found: list[Symmetry] = []
+    symmetries: list[Symmetry] = []
     for name in attentions:
         attention: Any = layer.get_submodule(name)  # of fairseq or transformers
         heads = attention_heads(name, attention.num_heads)
         if linears.issuperset(heads.names) and getattr(attention, "bias_k", None) is None and _lacks(layer, "c_attn"):
-            found.append(heads)
+            symmetries.append(heads)
     if linears.issuperset(("fc1", "fc2")) and _lacks(layer, "ffn_layernorm"):
-        found.append(feed_forward_units("fc1", "fc2", activation))
-    return found
+        symmetries.append(feed_forward_units("fc1", "fc2", activation))
+    return symmetries
 
 
 def _lacks(layer: nn.Module, part: str) -> bool:

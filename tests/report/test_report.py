@@ -124,7 +124,7 @@ def test_wrong_usage_is_refused_in_one_line(runs, data, tmp_path):
     (tmp_path / "empty").mkdir()
     for arguments, sentence in (
         ([tmp_path / "none"], "does not exist"),
-        ([tmp_path / "empty"], "holds nothing of a run"),
+        ([tmp_path / "empty"], "contains no log of fairseq-train, no generate-*.txt and no checkpoint"),
         ([data / "config_asr.yaml"], "contains no update or validation of fairseq-train"),
         ([dense, mismatched], "translations of other sentences"),
         ([dense, "--manifest", data / "tst-HE_asr.tsv"], "give --release"),

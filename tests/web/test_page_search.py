@@ -125,7 +125,7 @@ def test_page_splits_segments_like_the_runtime(scripts):
     results = scripts.evaluate(
         """async ([times, texts]) => {
             const { segments } = await import('/timestamps.js');
-            return texts.map(tokens => segments(times, tokens, 30)).map(({ found, done }) => [found, done]);
+            return texts.map(tokens => segments(times, tokens, 30)).map(({ sentences, done }) => [sentences, done]);
         }""",
         [TIMES, texts],
     )
@@ -162,9 +162,9 @@ def test_page_samples_from_the_models_distribution(scripts):
                 const { randomFrom } = await import('/numbers.js');
                 const step = () => Float32Array.from(chances, Math.log), rules = new Rules(fields, { unkpen: 0, min_len: 0 }, 1);
                 const texts = async random => {
-                    const found = [];
-                    for (let count = 0; count < 3000; count++) found.push(await draw(step, rules, [0], temperature, random));
-                    return found.map(({ tokens }) => tokens[0] ?? fields.eos);
+                    const drawn = [];
+                    for (let count = 0; count < 3000; count++) drawn.push(await draw(step, rules, [0], temperature, random));
+                    return drawn.map(({ tokens }) => tokens[0] ?? fields.eos);
                 };
                 const words = await texts(randomFrom(1));
                 return [words, String(words) === String(await texts(randomFrom(1)))];

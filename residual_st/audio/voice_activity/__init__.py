@@ -33,12 +33,12 @@ def speech_probabilities(samples: np.ndarray) -> np.ndarray:
     if not len(samples):
         return np.zeros(0, np.float32)
     frames = np.lib.stride_tricks.sliding_window_view(padded, _CONTEXT + FRAME)[::FRAME]
-    found, hidden, cell = [], np.zeros(_STATE, np.float32), np.zeros(_STATE, np.float32)
+    probabilities, hidden, cell = [], np.zeros(_STATE, np.float32), np.zeros(_STATE, np.float32)
     for start in range(0, len(frames), _BLOCK_FRAMES):
         block = np.ascontiguousarray(frames[start : start + _BLOCK_FRAMES])
-        probabilities, hidden, cell = _session().run(None, {"input": block, "h": hidden, "c": cell})
-        found.append(probabilities)
-    return np.concatenate(found)
+        block_probabilities, hidden, cell = _session().run(None, {"input": block, "h": hidden, "c": cell})
+        probabilities.append(block_probabilities)
+    return np.concatenate(probabilities)
 
 
 @cache

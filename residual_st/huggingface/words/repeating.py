@@ -13,9 +13,9 @@ class Repeating(transformers.StoppingCriteria):
 
     def __call__(self, words: Tensor, scores: tuple[Tensor] | None, **_options) -> Tensor:
         """(batch,): True for rows of `words` (batch, words) that end in a repetition loop."""
-        found = torch.zeros(len(words), dtype=torch.bool, device=words.device)
+        is_loop = torch.zeros(len(words), dtype=torch.bool, device=words.device)
         for period in range(1, _LONGEST + 1):
             last = words[:, -max(_LEAST, _TIMES * period) :]
             if last.size(1) == max(_LEAST, _TIMES * period):
-                found |= (last[:, period:] == last[:, :-period]).all(1)
-        return found
+                is_loop |= (last[:, period:] == last[:, :-period]).all(1)
+        return is_loop

@@ -31,14 +31,14 @@ export async function search(step, rules, settings, prompt) {
 
 // The `count` best continuations of rows with their scores so far, in descending order.
 function best(count, rows) {
-  const found = [];
+  const sorted = [];
   rows.forEach(({ score: soFar, logProbs }, row) => logProbs.forEach((logProb, word) => {
     const score = soFar + logProb;
-    if ((found.length === count && score <= found.at(-1).score) || score === -Infinity) return;
-    let at = found.length;
-    while (at > 0 && found[at - 1].score < score) at--;
-    found.splice(at, 0, { word, row, score });
-    if (found.length > count) found.pop();
+    if ((sorted.length === count && score <= sorted.at(-1).score) || score === -Infinity) return;
+    let at = sorted.length;
+    while (at > 0 && sorted[at - 1].score < score) at--;
+    sorted.splice(at, 0, { word, row, score });
+    if (sorted.length > count) sorted.pop();
   }));
-  return found;
+  return sorted;
 }

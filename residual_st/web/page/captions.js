@@ -1,4 +1,4 @@
-// Live captions: audio from the microphone goes to every model, and the text grows.
+// Live captions: audio from the microphone is sent to every model, and the text grows.
 
 import { asked } from "./direction.js";
 import { open } from "./microphone.js";

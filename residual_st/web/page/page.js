@@ -1,4 +1,4 @@
-// The page: a recording goes to each model in turn.
+// The page: a recording is sent to each model in turn.
 
 import { decode } from "./audio.js";
 import { caption } from "./captions.js";

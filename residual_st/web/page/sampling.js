@@ -16,7 +16,7 @@ export async function draw(step, rules, prompt, temperature, random) {
   }
 }
 
-const likeliest = values => values.reduce((found, value, word) => (value > values[found] ? word : found), 0);
+const likeliest = values => values.reduce((best, value, word) => (value > values[best] ? word : best), 0);
 
 // Gumbel noise: the maximum then falls on each word with its probability.
 function byChance(logProbs, temperature, random) {

@@ -36,7 +36,7 @@ export class Search {
   // The first text that the fallback rules accept, else the likeliest text unless it is a repetition loop, else null.
   async believed(source, random, given = []) {
     const { fallback } = this, hasTimes = this.timestamps !== null;
-    let stands = null;
+    let likeliest = null;
     for (const temperature of fallback.temperatures ?? [0]) {
       // with timestamps, probabilities are normalised over the allowed words, as Whisper's authors do
       const isDrawn = temperature || (hasTimes && this.settings.beam === 1);
@@ -46,9 +46,9 @@ export class Search {
       if (guessed && hasTimes && Math.exp((await source.firstWords())[this.silence]) > (fallback.no_speech ?? Infinity)) return null;
       if (await repeatsItself(fallback, text, this.vocabulary)) continue;
       if (!guessed) return text;
-      if (!temperature) stands = text;
+      if (!temperature) likeliest = text;
     }
-    return stands;
+    return likeliest;
   }
 
   rules(source, given) {

@@ -27,11 +27,11 @@ export function segments({ first, seconds: step }, tokens, seconds) {
   const cuts = tokens.map((_, place) => place).filter(place => isTime[place - 1] && isTime[place]);
   if (!cuts.length) {
     const last = tokens.findLast(token => token > first);
-    return { found: [[0, last === undefined ? seconds : time(last), words(tokens)]], done: seconds };
+    return { sentences: [[0, last === undefined ? seconds : time(last), words(tokens)]], done: seconds };
   }
   const done = endsWithOne ? seconds : time(tokens[cuts.at(-1) - 1]);
   if (endsWithOne) cuts.push(tokens.length);
-  const found = cuts.map((end, index) => tokens.slice(index && cuts[index - 1], end))
+  const sentences = cuts.map((end, index) => tokens.slice(index && cuts[index - 1], end))
     .map(some => [time(some[0]), time(some.at(-1)), words(some)]);
-  return { found, done };
+  return { sentences, done };
 }

@@ -49,8 +49,8 @@ function lettersOf(bytes) {
 // The text of words whose letters stand for bytes. An added word with other letters is used as it is.
 function joinedLetters(words) {
   const bytes = words.flatMap(word => {
-    const found = [...word].map(letter => BYTES.get(letter));
-    return found.includes(undefined) ? [...new TextEncoder().encode(word)] : found;
+    const letterBytes = [...word].map(letter => BYTES.get(letter));
+    return letterBytes.includes(undefined) ? [...new TextEncoder().encode(word)] : letterBytes;
   });
   return decoded(bytes, false);
 }

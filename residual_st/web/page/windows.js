@@ -12,7 +12,7 @@ export async function* sentences(description, sourceOf, [start, stop], search, r
     let done = end - start;
     if (text) {
       const cut = segments(timestamps, text.tokens, done / rate);
-      for (const [, , words] of cut.found) yield words;
+      for (const [, , words] of cut.sentences) yield words;
       done = Math.round(cut.done * rate) || done;
     }
     start += done;
