@@ -96,6 +96,16 @@ def from_scratch_long() -> str:
     return measures_of(compare(recognition(long=True), f"{REFERENCE}{_LONG}"))
 
 
+def from_scratch_width() -> str:
+    """The width of s2t_transformer_s."""
+    return measures_of(compare(rows_at_best_rates("from_scratch_width"), REFERENCE))
+
+
+def from_scratch_teacher() -> str:
+    """A teacher for the dense model, too, on one machine."""
+    return measures_of(compare(rows_at_best_rates("from_scratch_teacher"), "dense-ends"))
+
+
 def from_scratch_translation() -> str:
     """Translation that starts from these encoders."""
     return measures_of(compare([row for row in rows_at_best_rates() if row["task"] == "st"], "dense-st"))

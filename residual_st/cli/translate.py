@@ -92,6 +92,8 @@ def run(args: argparse.Namespace) -> int:
             continue
         if not transcript.segments:
             results.write(f"residual-st translate: {name} contains no speech", file=sys.stderr)
+        elif not transcript.text:
+            results.write(f"residual-st translate: {name} has no text: the model found no words in its speech", file=sys.stderr)
         text = _format(name, transcript, args)
         if args.output is None:
             print(text, flush=True)

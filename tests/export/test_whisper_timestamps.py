@@ -182,6 +182,14 @@ def test_guesses_repetition_loops_and_silence_are_rejected(exported, tmp_path):
     assert translated(False, log_prob=0.1, no_speech=0.0) == likeliest, "as in generate"
 
 
+def test_speech_without_text_is_reported(exported, tmp_path):
+    """On standard error: in the output an empty line could be silence."""
+    folder = with_fallback(exported, tmp_path / "model", compression_ratio=0.0)
+    result = cli("translate", folder, SPEECH, "--beam", "1", "--max-len-b", "12", "--source-lang", "de")
+    assert result.stdout == "\n"
+    assert result.stderr.endswith(f"{SPEECH} has no text: the model found no words in its speech\n")
+
+
 def test_repetition_loop_is_sampled_again(model):
     speech, size, temperatures = model.source([read_audio(SPEECH, 16_000)]), len(WORDS) + 256, (0.0, 1.0, 1.0, 1.0, 1.0, 1.0)
 
