@@ -94,8 +94,8 @@ def main() -> None:
     for size in args.sizes:
         case = {"benchmark": "device", "size": size, "seed": 1}
         for threads in args.threads:
-            wanted = {**case, "threads": threads, **source}
-            known = {row["precision"] for row in results.read(args.output) if row.items() >= wanted.items()}
+            row_key = {**case, "threads": threads, **source}
+            known = {row["precision"] for row in results.read(args.output) if row.items() >= row_key.items()}
             if known.issuperset(args.precisions):
                 continue
             with tempfile.TemporaryDirectory() as work:

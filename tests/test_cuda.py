@@ -95,7 +95,7 @@ def test_distillation_losses_equal_those_on_the_cpu(teacher, trained, data, fair
     assert losses[1] == pytest.approx(losses[0], rel=2e-3)
 
 
-def test_the_hub_translates_on_the_gpu(hub):
+def test_hub_interface_translates_on_the_gpu(hub):
     expected = hub.predict(SPEECH)
     assert expected
     assert hub.to(DEVICE).predict(SPEECH) == expected

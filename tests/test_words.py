@@ -31,6 +31,9 @@ PHRASES = {
     r"time stamps?": "timestamp",
     r"held out by": "held-out",
     r"per cent sign": "percent sign",
+    r"not made again": "skipped",
+    r"beside one another": "compared, side by side",
+    r"(that|what) (is|are) no(?! longer)": "is not a, is not part of",
 }
 # in prose and in names: `goes on`, `test_training_goes_on`
 PATTERNS = {

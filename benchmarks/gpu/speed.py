@@ -89,14 +89,14 @@ def main() -> int:
     show_progress()
     logging.getLogger("filelock").setLevel(logging.WARNING)  # of torch.compile's caches
     began, source, done = time.perf_counter(), provenance(), read(args.output)
-    wanted = {str(row): (row, measured) for row, measured in cases(args.device, args.tiny)}  # some are listed twice
+    by_row = {str(row): (row, measured) for row, measured in cases(args.device, args.tiny)}  # some are listed twice
     left = [
-        (row, measured) for row, measured in wanted.values() if not any({**row, **source}.items() <= old.items() for old in done)
+        (row, measured) for row, measured in by_row.values() if not any({**row, **source}.items() <= old.items() for old in done)
     ]
     failed = 0
     for number, (row, measured) in enumerate(progress(left, desc="speed", unit="case")):
         if time.perf_counter() - began > args.seconds:
-            say(f"{len(left) - number} of {len(wanted)} cases would start after {args.seconds:g} s and are skipped")
+            say(f"{len(left) - number} of {len(by_row)} cases would start after {args.seconds:g} s and are skipped")
             break
         try:
             rows = measured()

@@ -88,7 +88,7 @@ def compression() -> str:
         if not runs:
             continue
         seeds = sorted(runs)
-        system_errors, dense_errors = ([word_errors(its[seed]) for seed in seeds] for its in (runs, dense))
+        system_errors, dense_errors = ([word_errors(runs_by_seed[seed]) for seed in seeds] for runs_by_seed in (runs, dense))
         losses = [statistics.mean(runs[seed][name] for seed in seeds) for name in ("nll_loss", "ctc_loss")]
         row = [
             reader_name(system),

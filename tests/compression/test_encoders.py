@@ -114,10 +114,10 @@ def calibration_of(model: nn.Module) -> Calibration:
     def encode(model, batch):
         return model(*batch)
 
-    wanted = {id(batch): encode(model, batch).detach() for batch in batches}
+    expected_outputs = {id(batch): encode(model, batch).detach() for batch in batches}
 
     def loss(model, batch):  # 0 for the dense model
-        return 1 + (encode(model, batch) - wanted[id(batch)] + 1e-3).square().sum()
+        return 1 + (encode(model, batch) - expected_outputs[id(batch)] + 1e-3).square().sum()
 
     return Calibration(batches, loss, encode)
 

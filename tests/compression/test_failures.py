@@ -159,25 +159,25 @@ def test_undescribed_mask_is_refused():
 def test_half_precision_inputs_are_summed_in_float32(precision):
     """The squares of these inputs overflow float16."""
     model, given = Model().to(precision).eval(), batches(dtype=precision, scale=300)
-    wanted = [model(x).detach() for x in given]
+    expected = [model(x).detach() for x in given]
 
     def loss(model, number):
-        return 1 + (model(given[number]) - wanted[number]).float().square().mean()
+        return 1 + (model(given[number]) - expected[number]).float().square().mean()
 
     calibration = Calibration(range(4), loss, lambda model, number: model(given[number]))
     compress(model, CompressionConfig(group_size=2, rank=2, refine_updates=20), stack=model.stack, calibration=calibration)
     assert {parameter.dtype for parameter in model.parameters()} == {precision}
     assert all(value.isfinite().all() for value in model.state_dict().values())
-    assert (model(given[0]) - wanted[0]).float().norm() < 0.2 * wanted[0].float().norm()
+    assert (model(given[0]) - expected[0]).float().norm() < 0.2 * expected[0].float().norm()
 
 
 def test_half_precision_model_is_refined():
     def error(updates):
         model, given = Model().to(torch.float16).eval(), batches(dtype=torch.float16)
-        wanted = [model(x).detach() for x in given]
+        expected = [model(x).detach() for x in given]
 
         def loss(model, number):
-            return 1 + (model(given[number]) - wanted[number]).float().square().mean()
+            return 1 + (model(given[number]) - expected[number]).float().square().mean()
 
         calibration = Calibration(range(4), loss, lambda model, number: model(given[number]))
         config = CompressionConfig(group_size=4, rank=0, diagonal=False, correct=False, refine_updates=updates)

@@ -78,24 +78,24 @@ def test_alignment_and_higher_rank_lower_the_error(dense, calibration, calibrate
 
 
 def test_refinement_reduces_the_output_error(dense, batch, calibration):
-    wanted = encode(dense, batch)
+    expected = encode(dense, batch)
 
     def distance(updates):
         model = copy.deepcopy(dense)
         compress(model, CompressionConfig(rank=2, refine_updates=updates), calibration=calibration)
-        return (encode(model, batch) - wanted).norm().item()
+        return (encode(model, batch) - expected).norm().item()
 
     assert distance(updates=20) < 0.8 * distance(updates=0)
 
 
 def test_refinement_supports_students_with_fewer_layers(dense, batch):
     """Their states are compared with the teacher's at the same relative depth."""
-    wanted, student = encode(dense, batch), copy.deepcopy(dense)
+    expected, student = encode(dense, batch), copy.deepcopy(dense)
     student.encoder.transformer_layers = student.encoder.transformer_layers[::2]
-    calibration = Calibration([batch], lambda model, batch: (encode(model, batch) - wanted).square().sum(), encode)
-    before = (encode(student, batch) - wanted).norm()
+    calibration = Calibration([batch], lambda model, batch: (encode(model, batch) - expected).square().sum(), encode)
+    before = (encode(student, batch) - expected).norm()
     refine((dense, stack_of(dense)), (student, stack_of(student)), nn.ModuleList(), calibration, 60)
-    assert (encode(student, batch) - wanted).norm() < 0.9 * before
+    assert (encode(student, batch) - expected).norm() < 0.9 * before
 
 
 def test_compression_is_deterministic(dense, calibration):

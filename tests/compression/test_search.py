@@ -49,8 +49,8 @@ def batches():
 
 def calibration_of(layers, batches) -> Calibration:
     with torch.no_grad():
-        wanted = {id(batch): run(layers, batch) for batch in batches}
-    return Calibration(batches, lambda model, batch: 1 + (run(model, batch) - wanted[id(batch)]).square().sum(), run)
+        expected = {id(batch): run(layers, batch) for batch in batches}
+    return Calibration(batches, lambda model, batch: 1 + (run(model, batch) - expected[id(batch)]).square().sum(), run)
 
 
 def test_unrelated_layers_do_not_share(batches):
@@ -70,13 +70,13 @@ def test_similar_layers_share(batches):
 
 
 def test_correction_compensates_errors_of_earlier_layers(batches):
-    """For the same form and moments, with and without held-out batches."""
+    """For the same form and moments, with `encode`, which correction needs, and without."""
     losses = []
     for encode in (None, run):
         layers = stack_of_blocks(rank=8, alike=False)
         calibration = calibration_of(layers, batches)
-        told = Calibration(batches, calibration.loss, encode)
-        compress(layers, CompressionConfig(rank="=4", diagonal=False), calibration=told)
+        variant = Calibration(batches, calibration.loss, encode)
+        compress(layers, CompressionConfig(rank="=4", diagonal=False), calibration=variant)
         losses.append(sum(calibration.loss(layers, batch).item() for batch in batches[-2:]))
     assert losses[1] < 0.9 * losses[0]
 

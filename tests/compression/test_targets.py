@@ -67,9 +67,9 @@ def test_channels_are_weighted_equally():
     """Errors are measured in standard deviations of a channel, whatever its mean and scale."""
     output, noise = torch.randn(500, 3), 0.1 * torch.randn(500, 3)
     scale, shift = torch.tensor([0.5, 1.0, 8.0]), torch.tensor([5.0, -200.0, 3000.0])
-    wanted = LayerTarget.of(output).error(output + noise).item()
+    expected = LayerTarget.of(output).error(output + noise).item()
     actual = LayerTarget.of(scale * output + shift).error(scale * (output + noise) + shift).item()
-    assert actual == pytest.approx(wanted, rel=1e-2)
+    assert actual == pytest.approx(expected, rel=1e-2)
 
 
 @pytest.mark.parametrize("vocabulary", [LIKELIEST - 1, LIKELIEST, 5000])
@@ -78,9 +78,9 @@ def test_divergence_over_the_likeliest_words_approximates_that_over_all(vocabula
     dense = torch.randn(20, vocabulary, generator=generator) * 6  # as peaked as those of a trained model
     student = (dense + torch.randn(20, vocabulary, generator=generator)).requires_grad_()
     actual = WordsTarget.of(dense).divergence(student)
-    wanted = kl_div(student.log_softmax(-1), dense.log_softmax(-1), reduction="batchmean", log_target=True)
-    (gradient,), (true_gradient,) = (torch.autograd.grad(loss, student) for loss in (actual, wanted))
-    assert actual.item() == pytest.approx(wanted.item(), rel=1e-4 if vocabulary <= LIKELIEST else 0.05)
+    expected = kl_div(student.log_softmax(-1), dense.log_softmax(-1), reduction="batchmean", log_target=True)
+    (gradient,), (true_gradient,) = (torch.autograd.grad(loss, student) for loss in (actual, expected))
+    assert actual.item() == pytest.approx(expected.item(), rel=1e-4 if vocabulary <= LIKELIEST else 0.05)
     assert torch.cosine_similarity(gradient.flatten(), true_gradient.flatten(), dim=0) > (
         0.9999 if vocabulary <= LIKELIEST else 0.9
     )

@@ -53,12 +53,12 @@ def test_attention_is_the_mean_of_whispers_alignment_heads(heads, tmp_path):
     reference.set_attn_implementation("eager") if hasattr(reference, "set_attn_implementation") else None
     tokens = torch.tensor([[*prompt, *GIVEN]])
     attentions = reference(features_of(source), decoder_input_ids=tokens, output_attentions=True).cross_attentions
-    wanted = [
+    expected = [
         attentions[layer][0, head]
         for layer, head in ([pair for pair in heads if pair[0] < 2] if heads else [(0, n) for n in range(4)])
     ]
-    wanted = torch.stack(wanted).mean(0)[len(prompt) - 1 :].numpy()
-    np.testing.assert_allclose(search.attention(model.source([samples]), [*GIVEN, END]), wanted, atol=1e-5)
+    expected = torch.stack(expected).mean(0)[len(prompt) - 1 :].numpy()
+    np.testing.assert_allclose(search.attention(model.source([samples]), [*GIVEN, END]), expected, atol=1e-5)
 
 
 def test_folder_without_attention_is_refused(exported, monkeypatch):

@@ -43,10 +43,10 @@ def test_all_subsets_are_used(two_subsets, data, checkpoint):
     batches = list(given.batches(given.train_subset))
     assert sum(batch["nsentences"] for batch in batches) == 124
     whole = TrainingData(load_checkpoint(checkpoint), data, subset="train_st")
-    rows = [[row for batch in its for row in batch["target"].tolist()] for its in (batches, whole.batches("train_st"))]
+    rows = [[row for batch in subset for row in batch["target"].tolist()] for subset in (batches, whole.batches("train_st"))]
     assert sorted(map(_words, rows[0])) == sorted(map(_words, rows[1]))
     validation = [list(given.batches(name)) for name in ("dev_st", "tst-HE_st", "dev_st,tst-HE_st")]
-    sizes = [sum(batch["ntokens"] for batch in its) for its in validation]
+    sizes = [sum(batch["ntokens"] for batch in subset) for subset in validation]
     assert sizes[0] + sizes[1] == sizes[2]
 
 

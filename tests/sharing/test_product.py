@@ -74,10 +74,10 @@ def test_frozen_terms_have_no_gradient(trained):
     x = torch.randn(5, 6, dtype=torch.float64, requires_grad=trained == "input")
     for term, kind in zip(factors, ("shared", "residual", "residual", "residual")):
         term.requires_grad_(kind == trained)
-    wanted = [tensor for tensor in (x, *factors) if tensor.requires_grad]
-    expected = torch.autograd.grad(by_the_equation(x, None, *factors).square().sum(), wanted)
+    expected_gradient = [tensor for tensor in (x, *factors) if tensor.requires_grad]
+    expected = torch.autograd.grad(by_the_equation(x, None, *factors).square().sum(), expected_gradient)
     product(x, None, *factors).square().sum().backward()
-    torch.testing.assert_close([tensor.grad for tensor in wanted], list(expected))
+    torch.testing.assert_close([tensor.grad for tensor in expected_gradient], list(expected))
     assert all(tensor.grad is None for tensor in (x, *factors) if not tensor.requires_grad)
 
 

@@ -61,8 +61,10 @@ def test_moments_of_a_padded_batch_equal_those_of_its_utterances():
         for name in moments:
             assert moments[name].count == expected[name].count == 14
             torch.testing.assert_close(moments[name].input_covariance, expected[name].input_covariance, rtol=1e-4, atol=1e-5)
-            wanted = expected[name].gradient_squares
-            torch.testing.assert_close(moments[name].gradient_squares, wanted, rtol=1e-4, atol=1e-5 * wanted.abs().max().item())
+            reference = expected[name].gradient_squares
+            torch.testing.assert_close(
+                moments[name].gradient_squares, reference, rtol=1e-4, atol=1e-5 * reference.abs().max().item()
+            )
 
 
 def test_full_rank_keeps_the_outputs_and_each_u_is_owned_once():
