@@ -13,8 +13,8 @@ from residual_st.fairseq.distillation import teacher_loss
 from residual_st.fairseq.distillation.cache import TeacherCache, write_cache
 from residual_st.fairseq.standalone import load_model
 
-OURS = "label_smoothed_cross_entropy_with_residual"
-STUDENT = {"criterion": OURS, "ctc_weight": 0.3, "task": "asr", "dropout": 0, "lr": 3e-3}
+CRITERION = "label_smoothed_cross_entropy_with_residual"
+STUDENT = {"criterion": CRITERION, "ctc_weight": 0.3, "task": "asr", "dropout": 0, "lr": 3e-3}
 
 
 @pytest.fixture(scope="module")

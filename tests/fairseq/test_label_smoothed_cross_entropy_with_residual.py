@@ -13,7 +13,7 @@ def test_loss_equals_the_stock_loss_if_its_weights_are_zero(fairseq_train, data,
     assert fairseq_train(data, tmp_path / "residual", max_update=4, report_accuracy=True, criterion=CRITERION) == stock
     ctc = {"max_update": 4, "task": "asr", "ctc_weight": 0.3}
     stock = fairseq_train(data, tmp_path / "stock_ctc", criterion="label_smoothed_cross_entropy_with_ctc", **ctc)
-    assert fairseq_train(data, tmp_path / "ours_ctc", criterion=CRITERION, **ctc) == stock
+    assert fairseq_train(data, tmp_path / "residual_ctc", criterion=CRITERION, **ctc) == stock
 
 
 def test_penalty_shrinks_residuals_and_their_energy_is_logged(fairseq_train, data, tmp_path, caplog):
