@@ -65,8 +65,8 @@ def main() -> int:
 
     with tempfile.TemporaryDirectory() as folder:
         live = LiveTeacher(teacher, args.teacher)
-        spoken = ((batch["id"], batch["target"], live(batch, [])[1]) for batch in batches)
-        write_cache(f"{folder}/cache", len(data.task.dataset(data.train_subset)), spoken, 8, live.vocabulary_size)
+        outputs = ((batch["id"], batch["target"], live(batch, [])[1]) for batch in batches)
+        write_cache(f"{folder}/cache", len(data.task.dataset(data.train_subset)), outputs, 8, live.vocabulary_size)
         times = alternate(
             {
                 "labels": turn(),

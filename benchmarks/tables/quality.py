@@ -139,7 +139,7 @@ def quality_both_halves() -> str:
 
 
 def quality_both_trained() -> str:
-    """The same for seeds whose dense model escaped the plateau within the first epoch."""
+    """The same without the seed whose dense model stayed on the plateau for two epochs."""
     return _both_halves({1, 3})
 
 
