@@ -74,12 +74,13 @@ def _install_fairseq() -> str:
 
 def _extras() -> dict[str, dict[str, str]]:
     """Extra -> package -> its requirement, from this package's metadata; empty if it is not installed."""
-    extras = {}
+    extras: dict[str, dict[str, str]] = {}
     with contextlib.suppress(PackageNotFoundError):
         for line in requires("residual-st") or []:
             requirement, _, condition = line.partition(";")
-            if extra := re.search(r"extra == ['\"]([\w-]+)", condition):
-                extras.setdefault(extra[1], {})[re.match(r"[\w.-]+", requirement)[0]] = requirement.strip()
+            package = re.match(r"[\w.-]+", requirement)
+            if package and (extra := re.search(r"extra == ['\"]([\w-]+)", condition)):
+                extras.setdefault(extra[1], {})[package[0]] = requirement.strip()
     return extras
 
 

@@ -84,9 +84,8 @@ class Languages:
 
     def words(self, direction: Direction) -> list[int]:
         """Prompt words for a direction that is `resolved` and whose source language is known."""
-        targets = {} if direction.task == TRANSCRIBE else self.targets
-        asked = ((self.sources, direction.source_lang), (self.tasks, direction.task), (targets, direction.target_lang))
-        return [word for table, name in asked if table for word in table[name]]
+        asked = ((self.sources, direction.source_lang), (self.tasks, direction.task), (self.targets, direction.target_lang))
+        return [word for table, name in asked if name is not None for word in table[name]]
 
     def _code(self, what: str, asked: str | None, table: dict[str, list[int]]) -> str | None:
         """The code of a language in `table`. If it has one language, None and `AUTO` mean that one."""

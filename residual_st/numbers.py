@@ -8,7 +8,7 @@ from residual_st.errors import InputError
 
 def is_whole(value, least: int, most: float = math.inf) -> bool:
     """Whether a value is a whole number from `least` to `most`. True and 2.0 are not."""
-    return isinstance(value, Integral) and not isinstance(value, bool) and least <= value <= most
+    return isinstance(value, Integral) and not isinstance(value, bool) and least <= int(value) <= most
 
 
 def require_whole(name: str, value, least: int) -> None:

@@ -7,7 +7,7 @@ from functools import cache
 from itertools import groupby
 
 WORD_START = "▁"  # sentencepiece's space symbol
-_BYTE = re.compile("<0x([0-9A-F]{2})>")  # sentencepiece's piece for a byte of a character without a piece
+_BYTE = re.compile("<0x[0-9A-F]{2}>")  # sentencepiece's piece for a byte of a character without a piece
 _BYTE_BETWEEN = re.compile("(<0x[0-9A-F]{2}>)")
 
 
@@ -16,7 +16,7 @@ def joined_pieces(pieces: Iterable[str]) -> str:
     text = ""
     for is_byte, group in groupby(filter(None, pieces), key=lambda piece: _BYTE.fullmatch(piece) is not None):
         if is_byte:
-            text += bytes(int(_BYTE.fullmatch(piece)[1], 16) for piece in group).decode("utf-8", errors=_EACH_BYTE)
+            text += bytes(int(piece[len("<0x") : -1], 16) for piece in group).decode("utf-8", errors=_EACH_BYTE)
         else:
             text += "".join(group).replace(WORD_START, " ")
     return text
@@ -44,5 +44,12 @@ def _bytes_of_letters() -> dict[str, int]:
     return {chr(byte): byte for byte in seen} | {chr(256 + place): byte for place, byte in enumerate(others)}
 
 
-_EACH_BYTE = "residual_st.each_byte"  # sentencepiece writes U+FFFD per byte, Python's "replace" one for several bytes
-codecs.register_error(_EACH_BYTE, lambda error: ("\ufffd" * (error.end - error.start), error.end))
+def _replaced(error: UnicodeError) -> tuple[str, int]:
+    """sentencepiece writes U+FFFD per byte, Python's "replace" one for several bytes."""
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    return "\ufffd" * (error.end - error.start), error.end
+
+
+_EACH_BYTE = "residual_st.each_byte"
+codecs.register_error(_EACH_BYTE, _replaced)

@@ -21,5 +21,7 @@ def print_any_text() -> None:
             stream.reconfigure(encoding=None if is_chosen else "utf-8", errors="json")
 
 
-def _as_json(error: UnicodeEncodeError) -> tuple[str, int]:
+def _as_json(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
     return json.dumps(error.object[error.start : error.end])[1:-1], error.end

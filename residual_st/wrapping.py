@@ -27,7 +27,7 @@ def wrap(owner: Any, name: str) -> Callable[[Callable], Callable]:
             def wrapper(*arguments, **keywords):
                 return function(before, *arguments, **keywords)
 
-            wrapper.residual_st_wrapper = mark
+            vars(wrapper).update(residual_st_wrapper=mark)
             setattr(owner, name, kind(wrapper) if kind else wrapper)
         return function
 

@@ -50,7 +50,9 @@ def _steps(seconds: float) -> int:
 
 def _spoken(probabilities: np.ndarray) -> list[list[int]]:
     """Spans of speech between pauses, with margins, each as [first frame, frame after the last]."""
-    spans, speaking, spoken = [], False, []  # `spoken`: number of speech frames in each span
+    spans: list[list[int]] = []
+    spoken: list[int] = []  # number of speech frames in each span
+    speaking = False
     for frame, probability in enumerate(probabilities):
         speaking = probability >= (END if speaking else BEGIN)
         if not speaking:
@@ -72,7 +74,7 @@ def _audible(energy: np.ndarray, start: int, end: int) -> list[int]:
 
 
 def _joined(spans: list[list[int]], lengths: Lengths, is_partial: bool) -> list[list[int]]:
-    result = []
+    result: list[list[int]] = []
     for place, (start, end) in enumerate(spans, start=1):
         if result and start - result[-1][1] <= _steps(CLOSE):
             first, last = result[-1]

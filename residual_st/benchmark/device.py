@@ -1,6 +1,7 @@
 """Comparison of exported models: bytes, memory, load time, latency of the encoder, and speed from audio to text."""
 
 import json
+import shlex
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -24,34 +25,31 @@ class Process:
     """
 
     def __init__(self, folder: Path, threads: int):
-        command = [sys.executable, "-m", "residual_st.benchmark.device_process", str(folder), str(threads)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._command = [sys.executable, "-m", "residual_st.benchmark.device_process", str(folder), str(threads)]
+        self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.ready = self._answer()
         if "error" in self.ready:
             raise InputError(self.ready["error"])
 
     def ask(self, *request) -> float:
         """Send a request and return its answer. Raises InputError if the model refuses the input."""
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
+        print(json.dumps(request), file=self._process.stdin, flush=True)
         answer = self._answer()
         if isinstance(answer, dict):
             raise InputError(answer["error"])
         return answer
 
     def _answer(self):
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{' '.join(map(str, self._process.args))} ended with status {self._process.wait()}")
-        return json.loads(line)
+        for line in self._process.stdout or ():
+            return json.loads(line)
+        raise RuntimeError(f"{shlex.join(self._command)} ended with status {self._process.wait()}")
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        self._process.stdin.close()
-        self._process.stdout.close()
-        self._process.wait()
+        with self._process:  # closes its pipes and waits for its end
+            pass
 
 
 def lengths(folders: dict[str, Path], seconds: list[float] | None) -> list[float]:
@@ -61,7 +59,7 @@ def lengths(folders: dict[str, Path], seconds: list[float] | None) -> list[float
         InputError: if a folder is not an exported model, or a length is not above 0 or too long for a model.
     """
     limits = {name: read_folder(folder).longest_seconds for name, folder in folders.items()}
-    name = min(limits, key=limits.get)
+    name = min(limits, key=limits.__getitem__)
     for length in seconds or []:
         if not 0 < length <= limits[name]:
             raise InputError(f"--seconds {length:g} must be above 0 and at most {limits[name]:g}, the limit of {name}")
@@ -115,7 +113,7 @@ def measure(folders: dict[str, Path], threads: int, seconds: list[float], repeat
 
 def _load(folders: dict[str, Path], threads: int, rows: dict[str, dict], repeats: int) -> None:
     """Measure memory and load time in processes that do nothing else."""
-    ready = {name: [] for name in folders}
+    ready: dict[str, list[dict[str, float]]] = {name: [] for name in folders}
     for _ in progress(range(max(1, repeats // 2)), desc=f"memory, threads={threads}", unit="round"):
         for name, folder in folders.items():
             with Process(folder, threads) as process:

@@ -48,6 +48,7 @@ def main() -> int:
 
     translator = Translator(model)
     for line in sys.stdin:
+        answer: float | dict[str, str]
         try:
             answer = _measured(model, translator, *json.loads(line))
         except InputError as error:

@@ -9,14 +9,19 @@ import json
 import sys
 import time
 from argparse import Namespace
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
+from fairseq.models import BaseFairseqModel, FairseqEncoder
 from torch import Tensor, nn
 
 from residual_st.benchmark.process_memory import ProcessMemory
 from residual_st.benchmark.systems import BINS, Shape, build_residual
 from residual_st.fairseq.checkpoints import load_checkpoint
 from residual_st.fairseq.standalone import build_encoder, build_model
+
+_Model = TypeVar("_Model", bound=nn.Module)
 
 PARTS = ("layers", "encoder", "model", "training")
 
@@ -26,15 +31,17 @@ def main() -> int:
     torch.set_num_threads(request["threads"])
     device = request["device"]
     tiny = build_residual(Shape(64, 3, 3, 2)).to(device)
-    _train(tiny)
+    _train(tiny, _optimizer(tiny))
     _encode(tiny.eval().encoder, torch.randn(1, 50, BINS, device=device))
     del tiny
     meter = Meter(device)
-    start, seconds = time.perf_counter(), {}
+    start = time.perf_counter()
+    seconds: dict[str, float] = {}
     if request["part"] == "training":
         kept = _load(request["checkpoint"], build_model).to(device)
+        optimizer = _optimizer(kept)
         for _ in range(2):
-            _train(kept)
+            _train(kept, optimizer)
     else:
         kept, seconds = _translate(request, start)
     figures = {**meter.read(), **seconds}
@@ -60,7 +67,7 @@ class Meter(ProcessMemory):
         return torch.cuda.memory_allocated() if self._on_gpu else super()._settled()
 
 
-def _load(path: str, build) -> nn.Module:
+def _load(path: str, build: Callable[[Namespace], _Model]) -> _Model:
     """Load a model like fairseq: read the file, build a model, and copy the weights into it."""
     state = load_checkpoint(path)
     model = build(Namespace(**vars(state["args"])))
@@ -68,7 +75,7 @@ def _load(path: str, build) -> nn.Module:
     return model
 
 
-def _translate(request: dict, start: float) -> tuple[nn.Module, dict]:
+def _translate(request: dict, start: float) -> tuple[BaseFairseqModel | FairseqEncoder, dict[str, float]]:
     """Load, prepare for translation and encode. Returns the model, and the times since the start."""
     device, whole = request["device"], request["part"] == "model"
     model = _load(request["checkpoint"], build_model if whole else build_encoder).to(device).eval()
@@ -86,17 +93,19 @@ def _encode(encoder: nn.Module, frames: Tensor) -> Tensor:
         return encoder(frames, torch.tensor([frames.size(1)], device=frames.device))["encoder_out"][0]
 
 
-def _train(model: nn.Module) -> None:
+def _optimizer(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.Adam(model.parameters(), lr=1e-4)
+
+
+def _train(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Train one update on an utterance so short that its activations take negligible memory."""
     device = next(model.parameters()).device
-    if not hasattr(model, "optimizer"):
-        model.optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
-    model.optimizer.zero_grad()
+    optimizer.zero_grad()
     logits, _ = model.train()(
         torch.randn(1, 40, BINS, device=device), torch.tensor([40], device=device), torch.tensor([[4, 5]], device=device)
     )
     logits.square().mean().backward()
-    model.optimizer.step()
+    optimizer.step()
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def measure(case: Case, repeats: int) -> list[dict]:
     torch.manual_seed(1)
     with tempfile.TemporaryDirectory() as folder:
         paths = _checkpoints(case, Path(folder))
-        figures = {name: [] for name in case.systems}
+        figures: dict[str, list[dict]] = {name: [] for name in case.systems}
         for _ in range(repeats):
             for name in case.systems:
                 figures[name].append(_footprint(case, paths[name]))

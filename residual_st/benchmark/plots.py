@@ -33,7 +33,7 @@ def draw(benchmark: str, rows: list[dict], path: Path) -> None:
 
 def _speed_panels(rows: list[dict]) -> list[Callable[[Axes], None]]:
     encoder = [row for row in rows if row["measure"] == "encoder"]
-    panels = []
+    panels: list[Callable[[Axes], None]] = []
     for width in sorted({row["width"] for row in encoder}):
         alone = [row for row in encoder if row["width"] == width and row["batch"] == 1]
         alone = [row for row in alone if row["threads"] == max(row["threads"] for row in alone)]
@@ -53,7 +53,7 @@ def _speed_panels(rows: list[dict]) -> list[Callable[[Axes], None]]:
 
 def _memory_panels(rows: list[dict]) -> list[Callable[[Axes], None]]:
     compact = [row for row in rows if row["system"] == "compact"]
-    panels = []
+    panels: list[Callable[[Axes], None]] = []
     for width in sorted({row["width"] for row in compact}):
         stack = [row for row in compact if row["width"] == width and row["part"] == "layers"]
         deeper = [row for row in stack if row["layers"] == GROUPS * row["group_size"]]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
+from typing import Any
 
 import torch
 from fairseq.dataclass.configs import FairseqConfig
@@ -75,27 +76,27 @@ def cases(
     middle = sorted(seconds)[len(seconds) // 2]
     shape_of = partial(Shape, arch=arch, model_flags=tuple(model_flags))
     for device, precision in _places():
-        place = {"device": device, "precision": precision}
-        of_encoder = {**place, "tuned": tuned and device == "cpu"}
+        case = partial(Case, device=device, precision=precision)
+        of_encoder = partial(case, "encoder", tuned=tuned and device == "cpu")
         if "encoder" in measures:
             for width, count, batch, length in product(widths, threads, batches, seconds):
-                yield Case("encoder", shape_of(width, 12, group_size, rank), count, batch, length, **of_encoder)
+                yield of_encoder(shape_of(width, 12, group_size, rank), count, batch, length)
             for width, other_rank, other_size in product(widths, ranks, group_sizes):
-                yield Case("encoder", shape_of(width, 12, other_size, other_rank), most, 1, middle, **of_encoder)
+                yield of_encoder(shape_of(width, 12, other_size, other_rank), most, 1, middle)
         if "layers" in measures:
             for width, count in product(widths, layers):
-                yield Case("encoder", shape_of(width, count, count // GROUPS, rank), most, 1, middle, **of_encoder)
+                yield of_encoder(shape_of(width, count, count // GROUPS, rank), most, 1, middle)
         if "update" in measures:
             for width, size, dropout in product(widths, frames, dropouts):
-                yield Case("update", shape_of(width, 12, group_size, rank, dropout), most, frames=size, **place)
+                yield case("update", shape_of(width, 12, group_size, rank, dropout), most, frames=size)
         if "both" in measures:
             for width in widths:
                 for count, batch in product(threads, batches):
                     shape = shape_of(width, 12, group_size, rank, decoder_group_size=group_size)
-                    yield Case("beam", shape, count, batch, middle, **place)
+                    yield case("beam", shape, count, batch, middle)
                 for dropout in dropouts:
                     shape = shape_of(width, 12, group_size, rank, dropout, decoder_group_size=group_size)
-                    yield Case("update of both", shape, most, frames=min(frames), **place)
+                    yield case("update of both", shape, most, frames=min(frames))
 
 
 def _places() -> list[tuple[str, str]]:
@@ -144,7 +145,8 @@ def _functions(case: Case) -> dict[str, Callable]:
 def _encoders(case: Case) -> dict[str, Callable[[], Tensor]]:
     stock, compact = (model.eval() for model in build_pair(case.shape))
     models = {"stock": stock, "compact": compact, "fast": copy.deepcopy(compact)}
-    stack_of(models["fast"]).owner.inference_mode = "fast"
+    encoder: Any = stack_of(models["fast"]).owner
+    encoder.inference_mode = "fast"
     if case.tuned:
         models["tuned"] = copy.deepcopy(compact)
     dtype = getattr(torch, case.precision)

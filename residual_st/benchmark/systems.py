@@ -35,7 +35,7 @@ class Shape:
 
     def flags(self, system: str) -> argparse.Namespace:
         """The completed flags of a model: "stock", "compact" or "fast"."""
-        options = {
+        options: dict[str, int | float | str] = {
             "--encoder-embed-dim": self.width,
             "--encoder-layers": self.layers,
             "--encoder-attention-heads": max(self.width // _HEAD_WIDTH, 1),

@@ -36,7 +36,7 @@ def alternate(
 
 def take_turns(names: Iterable[str], repeats: int, measure: Callable[[str], float]) -> dict[str, list[float]]:
     """Measurements for each name. Every other repeat is in reverse order."""
-    values = {name: [] for name in names}
+    values: dict[str, list[float]] = {name: [] for name in names}
     for repeat in range(repeats):
         for name in reversed(values) if repeat % 2 else values:
             values[name].append(measure(name))

@@ -62,7 +62,7 @@ def chosen_device(name: str):
     return device
 
 
-def add_direction_arguments(parser: argparse.ArgumentParser, default: str) -> None:
+def add_direction_arguments(parser: argparse.ArgumentParser | argparse._ArgumentGroup, default: str) -> None:
     """Add --task, --source-lang and --target-lang, for `residual_st.languages.Direction`.
 
     Args:

@@ -3,7 +3,9 @@
 import argparse
 import json
 import shlex
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from tabulate import tabulate
 
@@ -13,6 +15,16 @@ from residual_st.errors import InputError
 from residual_st.progress import progress
 
 _MEASURES = ("encoder", "layers", "update", "both")
+
+
+class _Case(Protocol):
+    @property
+    def device(self) -> str: ...
+
+    def row(self) -> dict: ...
+
+
+_Measured = TypeVar("_Measured", bound=_Case)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -98,30 +110,30 @@ def run(args: argparse.Namespace) -> int:
     if args.benchmark == "device":
         return benchmark_device.run(args)
     from residual_st.benchmark import memory, speed
-    from residual_st.benchmark.results import append, cpu_name, provenance, read
     from residual_st.benchmark.systems import GROUPS
 
-    output = args.output or Path(f"{args.benchmark}.jsonl")
     if args.repeats < 1:
         raise InputError(f"--repeats {args.repeats} must be at least 1")
     for layers in args.layers:
         if layers % GROUPS:
             raise InputError(f"--layers {layers} must be a multiple of {GROUPS}")
     shape = {"widths": args.widths, "ranks": args.ranks, "group_sizes": args.group_sizes, "layers": args.layers}
-    if args.benchmark == "speed":
-        module = speed
-        unknown = set(args.measures) - set(_MEASURES)
-        if unknown:
-            raise InputError(f"--measures {unknown.pop()!r} is not known; it must be one of {', '.join(_MEASURES)}")
-        work = {
-            name: getattr(args, name)
-            for name in ("seconds", "batches", "threads", "frames", "dropouts", "measures", "tuned", "arch")
-        }
-        work["model_flags"] = shlex.split(args.model_flags)
-        cases = speed.cases(**shape, **work)
-    else:
-        module = memory
-        cases = memory.cases(**shape)
+    if args.benchmark == "memory":
+        return _measure(args, memory.cases(**shape), memory.measure)
+    unknown = set(args.measures) - set(_MEASURES)
+    if unknown:
+        raise InputError(f"--measures {unknown.pop()!r} is not known; it must be one of {', '.join(_MEASURES)}")
+    work = {
+        name: getattr(args, name) for name in ("seconds", "batches", "threads", "frames", "dropouts", "measures", "tuned", "arch")
+    }
+    return _measure(args, speed.cases(**shape, **work, model_flags=shlex.split(args.model_flags)), speed.measure)
+
+
+def _measure(args: argparse.Namespace, cases: Iterable[_Measured], measure: Callable[[_Measured, int], list[dict]]) -> int:
+    """Measure the cases of the chosen devices that `--output` does not contain yet, and print the rows of all."""
+    from residual_st.benchmark.results import append, cpu_name, provenance, read
+
+    output = args.output or Path(f"{args.benchmark}.jsonl")
     cases = [case for case in dict.fromkeys(cases) if case.device in args.devices]
     if not cases:
         raise InputError(
@@ -137,7 +149,7 @@ def run(args: argparse.Namespace) -> int:
     fresh = []
     for case in progress(cases, desc=f"benchmark {args.benchmark}", unit="case"):
         known = [row for row in measured if _is_of(row, {**case.row(), **source})]
-        rows = known or [{"benchmark": args.benchmark, **row, **source} for row in module.measure(case, args.repeats)]
+        rows = known or [{"benchmark": args.benchmark, **row, **source} for row in measure(case, args.repeats)]
         if not known:
             for row in rows:
                 append(output, row)

@@ -81,7 +81,7 @@ def format_tables(figures: dict) -> str:
         if not energies:
             continue
         names = list(dict.fromkeys(row["matrix"] for row in energies))
-        by_layer = {}
+        by_layer: dict[int, dict[str, float]] = {}
         for row in energies:
             by_layer.setdefault(row["layer"], {})[row["matrix"]] = row["residual_to_shared"]
         rows = [[layer, *(values.get(name) for name in names)] for layer, values in by_layer.items()]

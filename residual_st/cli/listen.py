@@ -1,15 +1,20 @@
 """Translate or transcribe live speech with an exported model, without torch."""
 
 import argparse
+import io
 import json
 import shutil
 import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from residual_st.cli.arguments import add_direction_arguments
 from residual_st.errors import InputError, printable
+
+if TYPE_CHECKING:
+    from residual_st.runtime.translator import Segment
 
 STANDARD_INPUT = "-"
 MOST_CHANNELS, HIGHEST_RATE = 64, 192_000
@@ -93,7 +98,8 @@ def _pieces(args: argparse.Namespace) -> Iterator:
         device = int(args.device) if args.device and args.device.isdigit() else args.device
         return inputs.microphone(device)
     if args.audio == STANDARD_INPUT:
-        return inputs.raw(sys.stdin.buffer, args.rate, args.channels, args.sample_type)
+        pipe: io.BufferedIOBase = sys.stdin.buffer  # type: ignore[assignment] # typeshed's BinaryIO lacks read1
+        return inputs.raw(pipe, args.rate, args.channels, args.sample_type)
     return inputs.recording(args.audio, not args.fast)
 
 
@@ -169,7 +175,8 @@ class _Subtitles:
     """A subtitle file that is complete at any time: it is rewritten when a window has ended."""
 
     def __init__(self, path: Path):
-        self._path, self._segments = path, []
+        self._path = path
+        self._segments: list[Segment] = []
         self._write(0.0)
 
     def show(self, update) -> None:

@@ -45,8 +45,8 @@ def run(args: argparse.Namespace) -> int:
         port = listening.getsockname()[1]
         for host in _addresses(args.host):
             print(f"http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
-        limits = {"timeout_keep_alive": 5, "limit_concurrency": 16 + MOST_STREAMS}
-        config = uvicorn.Config(server, log_level="warning", **limits, **PROTOCOL)
+        most = 16 + MOST_STREAMS
+        config = uvicorn.Config(server, log_level="warning", timeout_keep_alive=5, limit_concurrency=most, **PROTOCOL)
         with contextlib.suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listening])
     return 0

@@ -147,7 +147,7 @@ def _format(name: str, transcript, args: argparse.Namespace) -> str:
 
 def _output_names(audio: list[str], form: str) -> dict[str, str]:
     """Recording -> name of its output file. Raises InputError if two recordings would have the same."""
-    names = {}
+    names: dict[str, str] = {}
     for name in audio:
         written = f"{'stdin' if name == STANDARD_INPUT else Path(name).stem}.{form}"
         other = next((each for each, taken in names.items() if taken == written), None)

@@ -28,7 +28,8 @@ def read_generated(path: str | Path) -> dict[int, Sentence]:
         lines = read_lines(path)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
-    references, hypotheses = {}, {}
+    references: dict[int, str] = {}
+    hypotheses: dict[int, str] = {}
     for line in lines:
         kind, _, rest = line.partition("-")
         number, _, text = rest.partition("\t")

@@ -32,7 +32,7 @@ def read_log(path: str | Path) -> Log:
         lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    points = {"training": {}, "validation": {}}
+    points: dict[str, dict[str, dict[int, float]]] = {"training": {}, "validation": {}}
     for line in lines:
         kind, figures = _figures(line)
         if kind and "num_updates" in figures:
@@ -47,9 +47,12 @@ def read_log(path: str | Path) -> Log:
 def _figures(line: str) -> tuple[str | None, dict[str, float]]:
     """The kind of a line ("training", "validation" or None) and its figures. The logger's name before it is optional."""
     if '{"epoch"' in line:
+        entry = _JSON.search(line)
+        if entry is None:
+            return None, {}
         try:
-            values = json.loads(_JSON.search(line)[1])
-        except (ValueError, TypeError):
+            values = json.loads(entry[1])
+        except ValueError:
             return None, {}
         numbers = {key: number for key, value in values.items() if (number := _number(value)) is not None}
         prefix = next((key.removesuffix("num_updates") for key in values if key.endswith("_num_updates")), "")

@@ -1,6 +1,7 @@
 """Error rates, BLEU and chrF with confidence intervals, from counts per sentence."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import editdistance
 import numpy as np
@@ -128,7 +129,7 @@ def _resampled(metric: str, systems: list[list[np.ndarray]], seed: int) -> list[
     stacked = [np.stack(counts) for counts in systems]  # seeds, sentences, counts
     seeds, sentences = stacked[0].shape[:2]
     rng = np.random.default_rng(seed)
-    scores = [[] for _ in systems]
+    scores: list[list[float]] = [[] for _ in systems]
     for _ in range(RESAMPLES):
         chosen = rng.integers(seeds, size=seeds)
         weights = np.bincount(rng.integers(sentences, size=sentences), minlength=sentences)
@@ -139,5 +140,7 @@ def _resampled(metric: str, systems: list[list[np.ndarray]], seed: int) -> list[
 
 
 def _bounds(values: np.ndarray) -> tuple[float, float]:
-    method = "linear" if np.isfinite(values).all() else "nearest"  # cannot interpolate between a number and infinity
-    return tuple(float(bound) for bound in np.percentile(values, [2.5, 97.5], method=method))
+    # cannot interpolate between a number and infinity
+    method: Literal["linear", "nearest"] = "linear" if np.isfinite(values).all() else "nearest"
+    low, high = np.percentile(values, [2.5, 97.5], method=method)
+    return float(low), float(high)

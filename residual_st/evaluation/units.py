@@ -73,7 +73,8 @@ def units_of(references: Iterable[str], tokenize: str | None = None) -> Units:
         with refusing(f"tokenize {tokenize} cannot be used"):
             BLEU(tokenize=tokenize)
         return Units(tokenize, characters, "set by tokenize")
-    advised = BLEU._TOKENIZER_MAP.get(language)  # the choice of sacreBLEU's BLEU(trg_lang=language)
+    # the choice of sacreBLEU's BLEU(trg_lang=language)
+    advised = None if language is None else BLEU._TOKENIZER_MAP.get(language)
     if advised is None:
         return Units("char", True, f"texts in {language} have no spaces") if characters else Units("13a", False, "the default")
     try:
@@ -88,7 +89,7 @@ def units_of(references: Iterable[str], tokenize: str | None = None) -> Units:
 def _language(references: Iterable[str]) -> str | None:
     """The language by the script of the letters; None for scripts with spaces and sacreBLEU's default tokenizer."""
     letters = Counter(letter for text in references for letter in text if letter.isalpha())
-    languages = Counter()
+    languages: Counter[str | None] = Counter()
     for letter, count in letters.items():
         languages[_SCRIPTS.get(unicodedata.name(letter, "").partition(" ")[0])] += count
     found = [language for language in dict.fromkeys(_SCRIPTS.values()) if languages[language] > _LEAST_SHARE * letters.total()]

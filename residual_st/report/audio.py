@@ -36,8 +36,8 @@ class Recordings:
             )
         name, audio = self._rows[line]
         if name in self._segments:
-            path, offset, duration = self._segments[name]
-            with _opened(path) as file:
+            wav, offset, duration = self._segments[name]
+            with _opened(wav) as file:
                 rate = file.samplerate
                 file.seek(round(offset * rate))
                 samples = file.read(round(duration * rate), dtype="int16")
@@ -70,7 +70,7 @@ def _segments(release: Path) -> dict[str, tuple[Path, float, float]]:
     lists = sorted((release / "txt").glob("*.yaml"))
     if len(lists) != 1:
         raise InputError(f"{release} is not a test set in MuST-C's layout: it must contain txt/ with one .yaml")
-    by_wav = {}
+    by_wav: dict[str, list[dict[str, str]]] = {}
     loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # keeps offsets as strings, whose order numbers the utterances
     for segment in yaml.load(lists[0].read_text(encoding="utf-8-sig"), Loader=loader):
         by_wav.setdefault(segment["wav"], []).append(segment)

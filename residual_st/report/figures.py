@@ -24,8 +24,8 @@ def pareto(entries: list[dict], metric: str, reference: str, names: list[str]) -
         for entry, place in zip(entries, places):
             score, index = entry["score"], names.index(entry["system"])
             bars = [[score.value - score.low], [score.high - score.value]]
-            style = {"color": _colour(index), "fmt": _MARKERS[index // len(_COLOURS) % len(_MARKERS)]}
-            axis.errorbar(place, score.value, yerr=bars, capsize=3, markersize=5, label=entry["system"], **style)
+            colour, marker = _colour(index), _MARKERS[index // len(_COLOURS) % len(_MARKERS)]
+            axis.errorbar(place, score.value, yerr=bars, capsize=3, markersize=5, label=entry["system"], color=colour, fmt=marker)
         axis.set_xlabel(f"encoder matrices, % of {reference}'s")
         axis.set_ylabel(_LABEL[entries[0]["units"].error_rate if metric == "wer" else metric])
         axis.legend(frameon=False, fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.16))
@@ -43,13 +43,16 @@ def _side_by_side(sizes: list[float], gap: float = 1.6) -> list[float]:
     """Sizes in percent, with overlapping ones moved apart around their mean."""
     places = list(sizes)
     order = sorted(range(len(sizes)), key=sizes.__getitem__)
-    cluster = []
-    for index in [*order, None]:
-        if cluster and (index is None or sizes[index] - sizes[cluster[-1]] > gap):
-            for rank, member in enumerate(cluster):
-                places[member] = sum(sizes[each] for each in cluster) / len(cluster) + gap * (rank - (len(cluster) - 1) / 2)
-            cluster = []
-        cluster.append(index)
+    clusters: list[list[int]] = []
+    for index in order:
+        if clusters and sizes[index] - sizes[clusters[-1][-1]] <= gap:
+            clusters[-1].append(index)
+        else:
+            clusters.append([index])
+    for cluster in clusters:
+        mean = sum(sizes[each] for each in cluster) / len(cluster)
+        for rank, member in enumerate(cluster):
+            places[member] = mean + gap * (rank - (len(cluster) - 1) / 2)
     return places
 
 
@@ -60,8 +63,9 @@ def training_curves(curves: dict[str, list[Curve]], label: str, names: list[str]
         for name, seeds in curves.items():
             for number, curve in enumerate(seeds):
                 updates, values = zip(*curve)
-                style = {"color": _colour(names.index(name)), "label": name if number == 0 else None}
-                axis.plot(updates, values, marker="o" if len(curve) < 30 else None, markersize=3, linewidth=1.4, **style)
+                entry, marker = name if number == 0 else None, "o" if len(curve) < 30 else None
+                colour = _colour(names.index(name))
+                axis.plot(updates, values, color=colour, label=entry, marker=marker, markersize=3, linewidth=1.4)
         axis.set_xlabel("updates")
         axis.set_ylabel(label)
         axis.legend(frameon=False, fontsize=8)

@@ -138,9 +138,9 @@ def _entries(systems: dict[str, list[RunFiles]], metric: str, tokenize: str | No
 
 def _shown(entry: dict, run: RunFiles | None) -> dict[str, str]:
     """A line of the table. The sharing stands in it only where the run's checkpoint is there."""
-    model = (run and run.model) or {}
-    sharing = "dense" if model and not run.energies else ""
-    if model and run.energies:
+    model = run.model if run else None
+    sharing = "dense" if model else ""
+    if run and model and run.energies:
         rank = str(model["residual_rank"])
         sharing = f"K={model['group_size']}, R={rank if len(rank) < 6 else 'by layer'}"
         sharing += ", diagonal" if model["residual_diagonal"] else ""

@@ -1,10 +1,10 @@
 """Audio inputs: microphone, raw samples, recording. Each yields samples and their rate as they arrive."""
 
 import contextlib
+import io
 import queue
 import time
 from collections.abc import Iterator
-from typing import BinaryIO
 
 import numpy as np
 
@@ -32,7 +32,7 @@ def microphone(device: str | int | None = None) -> Iterator[Piece]:
         raise InputError(
             "PortAudio is not installed: apt install libportaudio2, or brew install portaudio; or give a file or -"
         ) from error
-    recorded = queue.Queue()
+    recorded: queue.Queue[np.ndarray] = queue.Queue()
     try:
         rate = int(sounddevice.query_devices(device, "input")["default_samplerate"])
         recording = sounddevice.InputStream(
@@ -55,7 +55,7 @@ def microphone(device: str | int | None = None) -> Iterator[Piece]:
             yield np.concatenate(pieces), rate
 
 
-def raw(file: BinaryIO, rate: int, channels: int, sample_type: str) -> Iterator[Piece]:
+def raw(file: io.BufferedIOBase, rate: int, channels: int, sample_type: str) -> Iterator[Piece]:
     """Raw samples from a pipe, up to its end; an incomplete last sample is dropped.
 
     Args:

@@ -8,9 +8,10 @@ connection is closed.
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import fields
 from functools import partial
+from typing import TypedDict, TypeVar
 
 import anyio
 import numpy as np
@@ -31,11 +32,27 @@ LARGEST_FRAME = 2**16  # bytes
 MOST_WAITING = 32  # unprocessed frames per client; the client then waits before it sends more
 SLOWEST = 60.0  # maximum time in seconds without a frame, or until an update is received
 LOWEST_RATE, HIGHEST_RATE = 8_000, 192_000  # Hz
-ASKED = {"rate": int, "sample_type": str, "policy": str, "chunk_seconds": (int, float)}
-ASKED |= {field.name: str for field in fields(Direction)}
-# for uvicorn: deflate does not compress audio, and a client that waits before it sends more cannot answer pings
-PROTOCOL = {"ws_max_size": LARGEST_FRAME, "ws_per_message_deflate": False, "ws_ping_interval": None}
+ASKED: dict[str, type | tuple[type, ...]] = {
+    "rate": int,
+    "sample_type": str,
+    "policy": str,
+    "chunk_seconds": (int, float),
+    **{field.name: str for field in fields(Direction)},
+}
+
+
+class ProtocolSettings(TypedDict):
+    """Settings of `uvicorn.Config`."""
+
+    ws_max_size: int
+    ws_per_message_deflate: bool
+    ws_ping_interval: float | None
+
+
+# deflate does not compress audio, and a client that waits before it sends more cannot answer pings
+PROTOCOL: ProtocolSettings = {"ws_max_size": LARGEST_FRAME, "ws_per_message_deflate": False, "ws_ping_interval": None}
 _REFUSED = 1008  # policy violation, by RFC 6455
+_Result = TypeVar("_Result")
 
 
 class Captions:
@@ -75,6 +92,8 @@ class Captions:
 
     async def _caption(self, socket: WebSocket) -> None:
         stream, rate, kind = self._begun(socket.path_params["number"], await _received(socket))
+        sending: MemoryObjectSendStream[np.ndarray]
+        receiving: MemoryObjectReceiveStream[np.ndarray]
         sending, receiving = anyio.create_memory_object_stream(MOST_WAITING)
         reading = asyncio.create_task(_read(socket, kind, sending))
         try:
@@ -89,7 +108,7 @@ class Captions:
         finally:
             reading.cancel()
 
-    async def _computed(self, step: partial):
+    async def _computed(self, step: Callable[[], _Result]) -> _Result:
         return await anyio.to_thread.run_sync(step, limiter=self._limiter)
 
     def _begun(self, number: int, message: str | bytes | None) -> tuple[Stream, int, np.dtype]:
@@ -128,7 +147,7 @@ def _object(message: str | bytes | None) -> dict | None:
     return found if isinstance(found, dict) else None
 
 
-async def _read(socket: WebSocket, kind: np.dtype, sending: MemoryObjectSendStream) -> bool:
+async def _read(socket: WebSocket, kind: np.dtype, sending: MemoryObjectSendStream[np.ndarray]) -> bool:
     """Forward the samples of each frame. Returns True if the client ended the stream, False if it disconnected."""
     with sending:
         while True:
@@ -144,7 +163,7 @@ async def _read(socket: WebSocket, kind: np.dtype, sending: MemoryObjectSendStre
             await sending.send(np.frombuffer(frame, kind))
 
 
-async def _together(frames: MemoryObjectReceiveStream) -> AsyncIterator[np.ndarray]:
+async def _together(frames: MemoryObjectReceiveStream[np.ndarray]) -> AsyncIterator[np.ndarray]:
     """Join the frames that arrived during the last step, so that slow steps become longer and fewer."""
     async for frame in frames:
         pieces = [frame]
