@@ -68,14 +68,14 @@ def check_against(reference: Reference, audio: Sequence[Path], folder: Path) -> 
     """
     exported = Model(folder)
     states = log_probs = seconds = 0.0
-    folder = exported.folder
-    longest = min(_SECONDS, folder.longest_seconds)
-    if folder.streaming:  # which resets its positions after this length
-        longest = min(longest, folder.streaming.longest_frames * folder.streaming.frame_samples / folder.sample_rate)
-    for samples in utterances(audio, exported.folder.sample_rate, longest):
-        seconds += len(samples) / exported.folder.sample_rate
+    rate, streaming, longest = exported.folder.sample_rate, exported.folder.streaming, exported.folder.longest_seconds
+    longest = min(_SECONDS, longest)
+    if streaming:  # which resets its positions after this length
+        longest = min(longest, streaming.longest_frames * streaming.frame_samples / rate)
+    for samples in utterances(audio, rate, longest):
+        seconds += len(samples) / rate
         states = max(states, float(np.abs(exported.encode([samples])["states"] - reference.encode(samples)).max()))
-        source = exported.source([samples])
+        source = exported.decoder_source([samples])
         direction = _direction(exported, source)
         log_probs = max(log_probs, _log_prob_difference(reference, exported, source, direction))
         _check_words(reference, exported, source, direction)

@@ -89,36 +89,28 @@ class Model:
             raise InputError(f"{self.folder.path} reads whole utterances; export it with residual-st export --streaming")
         return StreamingEncoder(self._sessions[ENCODER], self.folder.streaming)
 
-    def source(self, utterances: list[np.ndarray]) -> Source | Frames:
-        """Encoded utterances for the decoder or CTC. Raises InputError like `encode`."""
-        return self.decoder_source(utterances) if self.folder.has_decoder else self.ctc_frames(utterances)
-
     def decoder_source(self, utterances: list[np.ndarray]) -> Source:
         """Encoded utterances for the decoder of a model that has one. Raises InputError like `encode`."""
         with refusing(f"the graphs of {self.folder.path} cannot be run"):
-            return Source(self._sessions, self.folder, max(map(len, utterances)), self.encode(utterances))
+            return self.decoder_source_of(self.encode(utterances), max(map(len, utterances)))
+
+    def decoder_source_of(self, encoded: dict[str, np.ndarray], samples: int) -> Source:
+        """`decoder_source` for the output of `encode`, where the longest utterance has `samples` samples."""
+        return Source(self._sessions, self.folder, samples, encoded)
 
     def ctc_frames(self, utterances: list[np.ndarray]) -> Frames:
         """Encoded utterances for the CTC head of a model that has one. Raises InputError like `encode`."""
         with refusing(f"the graphs of {self.folder.path} cannot be run"):
-            return _frames(self.encode(utterances))
+            return self.ctc_frames_of(self.encode(utterances), max(map(len, utterances)))
 
-    def source_of(self, encoded: dict[str, np.ndarray], samples: int) -> Source | Frames:
-        """`source` for the output of `encode`, where the longest utterance has `samples` samples."""
-        if not self.folder.has_decoder:
-            return _frames(encoded)
-        return Source(self._sessions, self.folder, samples, encoded)
+    def ctc_frames_of(self, encoded: dict[str, np.ndarray], samples: int) -> Frames:
+        """`ctc_frames` for the output of `encode`."""
+        return Frames(encoded["ctc_log_probs"], encoded["state_lengths"])
 
     @property
     def has_attention(self) -> bool:
         """Whether the decoder returns its attention to the source; exports of earlier releases do not."""
         return self.folder.has_decoder and ATTENTION in _names(self._sessions[DECODER].get_outputs())
-
-    def search_in(self, settings: Settings, direction: Direction, with_times: bool = False) -> Search | CtcSearch:
-        """The search for texts in a fully known direction. Raises InputError if the settings do not fit the model."""
-        if not self.folder.has_decoder:
-            return CtcSearch(self.folder, settings)
-        return Search(self.folder, settings, direction, with_times)
 
     def search(
         self,
@@ -150,10 +142,6 @@ class Model:
         if len(samples) > self.folder.longest_seconds * rate:
             longest = self.folder.longest_seconds
             raise InputError(f"an utterance of {len(samples) / rate:.1f} s is too long; the model takes at most {longest:g} s")
-
-
-def _frames(encoded: dict[str, np.ndarray]) -> Frames:
-    return Frames(encoded["ctc_log_probs"], encoded["state_lengths"])
 
 
 def _side_by_side(encoded: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

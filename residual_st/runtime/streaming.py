@@ -78,15 +78,15 @@ class StreamingEncoder:
     at 0 again and the next chunk attends to none before it.
 
     Attributes:
+        form: the encoder's entry in model.json.
         frames: number of encoder frames returned so far.
 
     Args:
         session: onnxruntime session of the encoder's graph.
-        form: its entry in model.json.
     """
 
     def __init__(self, session: InferenceSession, form: Streaming):
-        self._session, self._form = session, form
+        self._session, self.form = session, form
         self._shapes = {value.name: value.shape for value in session.get_outputs() if not value.name.startswith("next_")}
         self.reset()
 
@@ -94,7 +94,7 @@ class StreamingEncoder:
         """Forget the recording: the next samples belong to a new one."""
         self.frames = self._position = self._read = 0
         self._samples = np.zeros(0, np.float32)  # samples of feature frames that were not encoded yet
-        tails = {f"tail.{place}": np.zeros((1, *tail), np.float32) for place, tail in enumerate(self._form.tails)}
+        tails = {f"tail.{place}": np.zeros((1, *tail), np.float32) for place, tail in enumerate(self.form.tails)}
         self._caches = {name: OrtValue.ortvalue_from_numpy(tail) for name, tail in tails.items()}
         self._forget_chunks()
 
@@ -112,7 +112,7 @@ class StreamingEncoder:
             InputError: if the graph cannot be run or has another shape.
         """
         self._samples = np.concatenate([self._samples, samples], dtype=np.float32)
-        form, encoded = self._form, [self._nothing()]
+        form, encoded = self.form, [self._nothing()]
         while True:
             frames = form.stride * (self.frames + form.chunk_frames - 1) + form.reach + 1 - self._read
             needed = frames * form.shift + self._overlap
@@ -126,8 +126,8 @@ class StreamingEncoder:
 
     def finish(self) -> dict[str, np.ndarray]:
         """Encode the rest of the recording and forget it. Returns the same as `feed`, of any length."""
-        read = self._read + max(0, len(self._samples) - self._overlap) // self._form.shift
-        is_due = read > self.frames * self._form.stride
+        read = self._read + max(0, len(self._samples) - self._overlap) // self.form.shift
+        is_due = read > self.frames * self.form.stride
         encoded = self._run(self._samples, is_last=True) if is_due else self._nothing()
         self.reset()
         return encoded
@@ -140,10 +140,10 @@ class StreamingEncoder:
     @property
     def _overlap(self) -> int:
         """Samples that one feature frame shares with the next."""
-        return self._form.window - self._form.shift
+        return self.form.window - self.form.shift
 
     def _run(self, samples: np.ndarray, is_last: bool) -> dict[str, np.ndarray]:
-        if self._position >= self._form.longest_frames:
+        if self._position >= self.form.longest_frames:
             self._position = 0
             self._forget_chunks()
         given = {"samples": samples[None], "position": np.array(self._position), "last": np.array(int(is_last))}
@@ -158,7 +158,7 @@ class StreamingEncoder:
         return encoded
 
     def _forget_chunks(self) -> None:
-        form = self._form
+        form = self.form
         empty = OrtValue.ortvalue_from_numpy(np.zeros((1, form.heads, 0, form.head_width), np.float32))
         self._caches |= {f"{name}.{layer}": empty for name in ("keys", "values") for layer in range(form.layers)}
 

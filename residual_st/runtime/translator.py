@@ -92,7 +92,7 @@ class Translator:
         if folder.has_decoder:
             settings.completed(folder.settings)
         else:
-            self._model.search_in(settings, self._direction)
+            CtcSearch(folder, settings)  # raises for settings that CTC does not support
         self.lengths = folder.lengths.limited(longest_seconds, folder.longest_seconds)
         self._window = int(folder.longest_seconds * folder.sample_rate)
         self._timestamps = folder.timestamps if longest_seconds is None and settings.nbest == 1 else None

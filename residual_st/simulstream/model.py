@@ -1,6 +1,8 @@
 """Models named in a simulstream configuration."""
 
 import tempfile
+from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,11 +15,12 @@ from residual_st.audio.reading import resample
 from residual_st.errors import InputError
 from residual_st.languages import AUTO, Direction
 from residual_st.runtime import Settings
+from residual_st.runtime.decoding import Source
 from residual_st.runtime.folder import DESCRIPTION
 from residual_st.runtime.model import Model
 from residual_st.runtime.search import Search, in_source_language
 from residual_st.simulstream.pieces import Pieces, text_of
-from residual_st.streaming.sources import Encoded, WholeWindows
+from residual_st.streaming.sources import Encoded, Utterance, WholeWindows
 
 
 class OfModel(SpeechProcessor):
@@ -36,23 +39,23 @@ class OfModel(SpeechProcessor):
         super().__init__(config)
         self.model = _loaded(config)
         self.settings = Settings(beam=getattr(config, "beam", None))
-        self._asked = {name: getattr(config, name, None) for name in ("task", "source_lang", "target_lang")}
-        self._own = dict(self._asked)
+        self._own = Direction(*(getattr(config, name, None) for name in ("task", "source_lang", "target_lang")))
+        self._asked = self._own
 
     def set_source_language(self, language: str) -> None:
         """Set the source language. Ignored for a model without prompt words for it."""
         if self.model.languages.sources:
-            self._asked["source_lang"] = language
+            self._asked = replace(self._asked, source_lang=language)
 
     def set_target_language(self, language: str) -> None:
         """Set the target language. Ignored for a model with one target language."""
         if self.model.languages.targets or self.model.languages.tasks:
-            self._asked["target_lang"] = language
+            self._asked = replace(self._asked, target_lang=language)
 
     def clear(self) -> None:
         """Reset for a new stream, with the languages of the configuration."""
         super().clear()
-        self._asked = dict(self._own)
+        self._asked = self._own
 
 
 class OfWindows(OfModel):
@@ -60,23 +63,28 @@ class OfWindows(OfModel):
 
     def __init__(self, config: SimpleNamespace):
         super().__init__(config)
-        self._pieces, self._direction = Pieces(self.model.vocabulary), None
+        self._pieces = Pieces(self.model.vocabulary)
+        self._direction: Direction | None = None
 
-    def encoded(self, samples: np.ndarray) -> Encoded | None:
-        """The encoded window, given at simulstream's sample rate; None if it has no speech or is too short."""
+    def encoded(self, samples: np.ndarray, source: Callable[[list[np.ndarray]], Utterance]) -> Encoded[Utterance] | None:
+        """The encoded window, given at simulstream's sample rate; None if it has no speech or is too short.
+
+        Args:
+            source: the model's `decoder_source` or `ctc_frames`.
+        """
         folder = self.model.folder
         samples = resample(samples, SAMPLE_RATE, folder.sample_rate)
         if not spans_between_pauses(samples, folder.sample_rate, folder.lengths):
             return None
-        return WholeWindows(self.model).encoded(samples, 0, len(samples), is_last=True)
+        return WholeWindows(self.model, source).encoded(samples, 0, len(samples), is_last=True)
 
-    def search(self, encoded: Encoded, settings: Settings) -> Search:
+    def search(self, source: Source, settings: Settings) -> Search:
         """The search for the configured direction; a language to be detected is that of the first window with speech."""
         if self._direction is None:
-            self._direction = self.model.languages.resolved(Direction(**self._asked))
-            if self._direction.source_lang == AUTO:
-                self._direction = in_source_language(encoded.source, self.model.folder, self._direction)
-        return self.model.search_in(settings, self._direction)
+            direction = self.model.languages.resolved(self._asked)
+            is_open = direction.source_lang == AUTO
+            self._direction = in_source_language(source, self.model.folder, direction) if is_open else direction
+        return Search(self.model.folder, settings, self._direction)
 
     def at_most(self, seconds: float) -> int:
         """Number of samples in `seconds`. Raises InputError if the model does not take windows of this length."""
@@ -108,5 +116,5 @@ def _model(
     from residual_st.export.any_model import export_any
 
     with tempfile.TemporaryDirectory() as folder:
-        export_any(source, Path(folder), precision or "fp32", data and Path(data), config_yaml)
+        export_any(source, Path(folder), precision or "fp32", Path(data) if data else None, config_yaml)
         return Model(folder, threads)

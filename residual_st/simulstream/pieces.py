@@ -17,7 +17,8 @@ class Pieces:
     """Conversion of word ids to tokens and back. A token has several words if a word is a part of a character."""
 
     def __init__(self, vocabulary: Vocabulary):
-        self._vocabulary, self._words = vocabulary, {}
+        self._vocabulary = vocabulary
+        self._words: dict[str, list[int]] = {}
 
     def tokens(self, words: list[int]) -> list[str]:
         """Words to tokens. Hidden words belong to the token after them."""

@@ -22,6 +22,9 @@ class Stream(OfModel):
         config: as for `OfModel`, with `policy`, one of `residual_st.streaming.POLICIES`.
     """
 
+    _stream: streaming.Stream | None
+    _open: str  # output after the last closed text
+
     def __init__(self, config: SimpleNamespace):
         super().__init__(config)
         self._policy = getattr(config, "policy", DEFAULT_POLICY)
@@ -41,11 +44,11 @@ class Stream(OfModel):
 
     def clear(self) -> None:
         super().clear()
-        self._stream, self._open, self._space = None, "", ""  # `_open`: output after the last closed text
+        self._stream, self._open, self._space = None, "", ""
 
     def _started(self) -> streaming.Stream:
         # each call of `process_chunk` is a step, whatever its length
-        return streaming.Stream(self.model, self._policy, self.settings, **self._asked, chunk_seconds=SHORTEST_CHUNK)
+        return streaming.Stream(self.model, self._policy, self.settings, **vars(self._asked), chunk_seconds=SHORTEST_CHUNK)
 
     def _output(self, updates: list[streaming.Update]) -> IncrementalOutput:
         before, shown = self._open, ""

@@ -21,6 +21,8 @@ class StreamAtt(OfWindows, BaseStreamAtt):
         InputError: if the model has no decoder, or one without attention output.
     """
 
+    audio_history: np.ndarray | None
+
     def __init__(self, config: SimpleNamespace):
         super().__init__(config)
         if not self.model.has_attention:
@@ -42,11 +44,11 @@ class StreamAtt(OfWindows, BaseStreamAtt):
     def _generate(self, speech: np.ndarray) -> tuple[list[str], torch.Tensor]:
         """Tokens after those of the history, and the attention of all tokens to the states: (tokens, states)."""
         history = self.text_history or []
-        encoded = self.encoded(speech)
+        encoded = self.encoded(speech, self.model.decoder_source)
         if encoded is None:
             return [], torch.zeros(len(history), 1)
         self.frames_to_audio_history = round(encoded.seconds * SAMPLE_RATE)
-        search, given = self.search(encoded, self.settings), self._pieces.words(history)
+        search, given = self.search(encoded.source, self.settings), self._pieces.words(history)
         new = search.best(encoded.source, given)[0][0].tokens[len(search.prefix) + len(given) :]
         tokens = self._pieces.tokens(new)
         if not history and not tokens:

@@ -15,7 +15,9 @@ class Incoming:
     """
 
     def __init__(self, wanted_rate: int):
-        self._wanted, self._resampler, self._rate = wanted_rate, None, None
+        self._wanted = wanted_rate
+        self._resampler: soxr.ResampleStream | None = None
+        self._rate: int | None = None
 
     def samples(self, piece, rate: int | None = None) -> np.ndarray:
         """The next piece of a stream as mono float32 (n,). With resampling, a few samples are held back for the next call.

@@ -3,7 +3,7 @@
 At each step of a window, a policy gets the candidate words that follow the words committed so far.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -16,12 +16,12 @@ class Candidate(NamedTuple):
 
     Attributes:
         words: word ids.
-        ends: time from each word to the end of the audio so far in seconds, (words,); None if no policy needs it.
+        ends: time from each word to the end of the audio so far in seconds, (words,); empty if the policy does not need it.
         are_final: whether no further audio can change them.
     """
 
     words: list[int]
-    ends: np.ndarray | None = None
+    ends: np.ndarray = np.zeros(0)
     are_final: bool = False
 
 
@@ -84,7 +84,12 @@ class GreedyCtc(AlignAtt):
         return len(candidate.words) if candidate.are_final else super().committed(candidate)
 
 
-POLICIES = {"local-agreement": LocalAgreement, "alignatt": AlignAtt, "retranslation": Retranslation, "ctc": GreedyCtc}
+POLICIES: dict[str, type[Policy]] = {
+    "local-agreement": LocalAgreement,
+    "alignatt": AlignAtt,
+    "retranslation": Retranslation,
+    "ctc": GreedyCtc,
+}
 
 
 def common_prefix(one: list[int], other: list[int]) -> int:
@@ -92,7 +97,7 @@ def common_prefix(one: list[int], other: list[int]) -> int:
     return next((place for place, pair in enumerate(zip(one, other)) if pair[0] != pair[1]), min(len(one), len(other)))
 
 
-def covered(words: list[int], text: list[int]) -> int:
+def covered(words: Sequence[int], text: Sequence[int]) -> int:
     """The length of the prefix of `words` that is closest to `text` in edit distance; of several, the longest."""
     costs = np.arange(len(words) + 1)
     places = np.arange(len(words) + 1)

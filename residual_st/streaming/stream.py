@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -69,6 +70,9 @@ class Stream:
         InputError: if the folder cannot be used, or the model does not support the direction or the policy.
     """
 
+    _waiting: np.ndarray
+    _decoded: tuple[int, int] | None  # the samples of the stream that the open window's words were decoded from
+
     def __init__(
         self,
         model: str | Path | Model,
@@ -128,27 +132,34 @@ class Stream:
         return update
 
     def _restart(self) -> None:
-        folder = self._model.folder
         self._incoming, self._random = Incoming(self._rate), np.random.default_rng(SEED)
-        self._windows = WholeWindows(self._model) if folder.streaming is None else GrowingWindows(self._model)
-        self._texts = (DecodedTexts if folder.has_decoder else CtcTexts)(self._model, self._settings, self._direction)
+        self._windows, self._texts = self._begun()
         self._waiting = self._held = np.zeros(0, np.float32)
         self._before = 0  # number of the stream's samples before `_held`
         self._open()
+
+    def _begun(self) -> tuple[WholeWindows[Any] | GrowingWindows[Any], DecodedTexts | CtcTexts]:
+        """The encoding and the decoding of windows, which match: the second reads what the first returns."""
+        model, is_whole = self._model, self._model.folder.streaming is None
+        if model.folder.has_decoder:
+            texts = DecodedTexts(model, self._settings, self._direction)
+            return WholeWindows(model, model.decoder_source) if is_whole else GrowingWindows(model, model.decoder_source_of), texts
+        frames = WholeWindows(model, model.ctc_frames) if is_whole else GrowingWindows(model, model.ctc_frames_of)
+        return frames, CtcTexts(model, self._settings)
 
     def _open(self, words: list[int] | None = None) -> None:
         """Begin a new window, in which `words` are already committed."""
         self._policy, self._words = self._policy_of(), words or []
         self._text = self._written(self._words).rstrip(HALF_A_LETTER)
-        self._start = self._decoded_to = None  # first and last sample of the stream that its words were decoded from
+        self._decoded = None
         self._states, self._tail = 0, ""  # from the last step
 
     def _step(self, samples: np.ndarray, is_last: bool) -> Update:
         self._held = np.concatenate([self._held, samples])
         spans, closed = spans_between_pauses(self._held, self._rate, self._lengths, not is_last), []
-        if self._decoded_to is not None and self._words:
+        if self._decoded is not None and self._words:
             # audio classified as speech stays speech, even if louder audio follows
-            start, decoded = self._start - self._before, self._decoded_to - self._before
+            start, decoded = (place - self._before for place in self._decoded)
             if spans and spans[0][0] < decoded:
                 spans[0] = (min(start, spans[0][0]), spans[0][1])
             else:
@@ -177,9 +188,9 @@ class Stream:
         encoded = self._windows.encoded(self._held[start:], self._before + start, end - start, is_last=False)
         if encoded is None:
             return ""
-        start, end, before = self._before + start, self._before + end, (self._start, self._decoded_to)
-        self._start, self._decoded_to = start, end
-        if (start, encoded.states) == (before[0], self._states) and end > before[1]:
+        start, end, before = self._before + start, self._before + end, self._decoded
+        self._decoded = start, end
+        if before is not None and (start, encoded.states) == (before[0], self._states) and end > before[1]:
             return self._tail  # no new complete chunk: comparing with the last step would compare it with itself
         self._states = encoded.states
         candidate = self._texts.candidate(encoded, self._words, self._policy.needs_places)
@@ -193,9 +204,10 @@ class Stream:
     def _close(self, start: int, end: int) -> Segment:
         """End the window, and begin the next one with the committed words that belong to later audio."""
         encoded = self._windows.encoded(self._held[start:], self._before + start, end - start, is_last=True)
-        words, later = self._words, []
+        words = self._words
+        later: list[int] = []
         if encoded is not None:
-            if self._decoded_to is not None and self._decoded_to > self._before + end:  # speech without a pause was cut
+            if self._decoded is not None and self._decoded[1] > self._before + end:  # speech without a pause was cut
                 here = between_words(words, covered(words, self._texts.last(encoded, [], self._random)), self._written)
                 words, later = words[:here], words[here:]
             if not later:

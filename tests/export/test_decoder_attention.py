@@ -18,6 +18,7 @@ from residual_st.fairseq.training_data import read_symbols  # noqa: E402
 from residual_st.languages import Direction  # noqa: E402
 from residual_st.runtime import Settings  # noqa: E402
 from residual_st.runtime.model import Model  # noqa: E402
+from residual_st.runtime.search import Search  # noqa: E402
 from residual_st.streaming import Stream  # noqa: E402
 
 GIVEN = [5, 9, 7, 12, 6]
@@ -34,8 +35,8 @@ def test_attention_equals_that_of_fairseq(exported, shared_checkpoint, data):
     tokens = torch.tensor([[2, *GIVEN]])
     _, extra = TransformerDecoder.extract_features_scriptable(reference.decoder, tokens, encoded, alignment_layer=0)
     model = Model(exported)
-    search = model.search_in(Settings(), Direction())
-    attention = search.attention(model.source([samples]), [*GIVEN, 8])
+    search = Search(model.folder, Settings(), Direction())
+    attention = search.attention(model.decoder_source([samples]), [*GIVEN, 8])
     np.testing.assert_allclose(attention, extra["attn"][0][0].numpy(), atol=1e-5)
 
 
@@ -47,7 +48,7 @@ def test_attention_is_the_mean_of_whispers_alignment_heads(heads, tmp_path):
     cli("export", source, "--output", tmp_path / "model")
     model = Model(tmp_path / "model")
     direction = Direction("transcribe", "en")
-    search, samples = model.search_in(Settings(), direction), read_audio(SPEECH, 16_000)
+    search, samples = Search(model.folder, Settings(), direction), read_audio(SPEECH, 16_000)
     prompt, _ = model.vocabulary.opening(model.languages.words(direction))
     reference = huggingface.load(source)
     reference.set_attn_implementation("eager") if hasattr(reference, "set_attn_implementation") else None
@@ -58,7 +59,7 @@ def test_attention_is_the_mean_of_whispers_alignment_heads(heads, tmp_path):
         for layer, head in ([pair for pair in heads if pair[0] < 2] if heads else [(0, n) for n in range(4)])
     ]
     expected = torch.stack(expected).mean(0)[len(prompt) - 1 :].numpy()
-    np.testing.assert_allclose(search.attention(model.source([samples]), [*GIVEN, END]), expected, atol=1e-5)
+    np.testing.assert_allclose(search.attention(model.decoder_source([samples]), [*GIVEN, END]), expected, atol=1e-5)
 
 
 def test_folder_without_attention_is_refused(exported, monkeypatch):

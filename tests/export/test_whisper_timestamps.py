@@ -50,7 +50,7 @@ def test_texts_with_timestamps_equal_those_of_transformers(beam, source, model):
     written = huggingface.load(source).generate(features_of(source), force_unique_generate_call=True, **asked)[0].tolist()
     folder = replace(model.folder, fallback=Fallback())
     search = Search(folder, Settings(beam=beam, max_len_b=20), SPOKEN, with_times=True)
-    (text,) = search.believed(model.source([read_audio(SPEECH, 16_000)]), np.random.default_rng(1))[:1]
+    (text,) = search.believed(model.decoder_source([read_audio(SPEECH, 16_000)]), np.random.default_rng(1))[:1]
     assert text.tokens == [word for word in written if word not in (START, GERMAN, TRANSCRIBE, END)]
     assert text.tokens[0] >= FIRST
     assert sum(word >= FIRST for word in text.tokens) > 1
@@ -127,7 +127,7 @@ def test_fallback_scores_equal_those_of_transformers(source, model):
     written = made["sequences"][0][-len(made["scores"]) :]
     expected = WhisperForConditionalGeneration._retrieve_avg_logprobs([score[0] for score in made["scores"]], written, 0.0)
     search = Search(model.folder, Settings(beam=1, max_len_b=20), SPOKEN, with_times=True)
-    speech = model.source([read_audio(SPEECH, 16_000)])
+    speech = model.decoder_source([read_audio(SPEECH, 16_000)])
     drawn = search.drawn(speech, 0.0, draws)
     # the forced end of a text of maximum length has log probability 0, and counts as a token
     counted = len(written) + int(written[-1] != END)
@@ -191,7 +191,8 @@ def test_speech_without_text_is_reported(exported, tmp_path):
 
 
 def test_repetition_loop_is_sampled_again(model):
-    speech, size, temperatures = model.source([read_audio(SPEECH, 16_000)]), len(WORDS) + 256, (0.0, 1.0, 1.0, 1.0, 1.0, 1.0)
+    speech = model.decoder_source([read_audio(SPEECH, 16_000)])
+    size, temperatures = len(WORDS) + 256, (0.0, 1.0, 1.0, 1.0, 1.0, 1.0)
 
     def search(**rules):
         folder = replace(model.folder, fallback=Fallback(temperatures, **rules))

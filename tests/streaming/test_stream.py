@@ -51,7 +51,8 @@ def test_windows_have_the_texts_of_recordings(name, request):
 
 def test_chunked_encoder_has_all_states_of_a_window_that_ends_earlier(streaming):
     """A window ends with its speech, which may turn out to have ended earlier."""
-    windows, frame = GrowingWindows(Model(streaming)), 640
+    model, frame = Model(streaming), 640
+    windows = GrowingWindows(model, model.decoder_source_of)
     seemed, end = 22 * frame, 21 * frame  # in chunks of four
     assert windows.encoded(SPEECH[0], 0, seemed, is_last=False).states == 20
     assert windows.encoded(SPEECH[0], 0, end, is_last=True).states == 21
