@@ -3,6 +3,7 @@
 import importlib
 import sys
 from importlib.util import find_spec
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -20,13 +21,20 @@ def drop_fused_copies(layers: nn.ModuleList) -> None:
     The copy would make a shared model as large as a dense one, and bypass the residuals whenever the kernel is used.
     """
     for index in range(len(layers)):  # some containers drop layers at random in iteration (LayerDrop)
-        layer = layers[index]
+        layer: Any = layers[index]
         copies = [name for name in _FUSED_COPIES if name in layer._parameters]
         for name in copies:
             delattr(layer, name)
         if copies:
             layer.can_use_fastpath = False
             layer._load_from_state_dict = nn.Module._load_from_state_dict.__get__(layer)  # fairseq's fills the copies
+
+
+def padding_of(conv: nn.Conv1d) -> int:
+    """Number of frames of padding at each end. Raises InputError for torch's `same` and `valid`, which are not numbers."""
+    if isinstance(conv.padding, str):
+        raise InputError(f"a convolution with padding={conv.padding} is not supported; the padding must be a number")
+    return conv.padding[0]
 
 
 # entries that some fairseq versions save with the weights, without effect on the model's output
@@ -60,7 +68,8 @@ def hide_broken_torchaudio() -> None:
     except ImportError:
         return
     except OSError:
-        sys.modules["torchaudio"] = None  # Python's mark for a module that cannot be imported
+        # Python's mark for a module that cannot be imported
+        sys.modules["torchaudio"] = None  # type: ignore[assignment] # typeshed knows of modules only
 
 
 def refuse_all_linear() -> None:

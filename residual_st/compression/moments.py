@@ -36,9 +36,9 @@ class Calibration:
     """
 
     batches: Sequence[Any]
-    loss: Callable[[nn.Module, Any], Tensor]
-    encode: Callable[[nn.Module, Any], Any] | None = None
-    predict: Callable[[nn.Module, Any], Tensor] | None = None
+    loss: Callable[[Any, Any], Tensor]  # of the caller's own class of model
+    encode: Callable[[Any, Any], Any] | None = None
+    predict: Callable[[Any, Any], Tensor] | None = None
     more: Sequence[Any] = ()
 
     def __post_init__(self) -> None:

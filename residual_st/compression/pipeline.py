@@ -123,8 +123,7 @@ def compress(
             for layer, weights in zip(in_order(stack.layers), fit.layers)
         ]
     form = _form_of(fit, config.diagonal)
-    if stack.owner is not None:
-        stack.on_sharing(stack.owner, form)
+    stack.record(form)
     return Compressed(shared_weights, form, errors, before, matrix_parameters(stack.layers), stack.uncovered)
 
 
@@ -237,6 +236,5 @@ def _install(stack: LayerStack, fit: Fit, diagonal: bool) -> SharedWeights:
                     linear.diagonal.copy_(residual.diagonal)
                 if linear.bias is not None and matrix.bias is not None and matrix.input_mean is not None:
                     linear.bias.copy_(matrix.bias + fit.difference(index, name) @ matrix.input_mean)
-    if stack.owner is not None:
-        stack.owner.shared_weights = shared_weights
+    stack.register(shared_weights)
     return shared_weights

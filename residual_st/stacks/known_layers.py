@@ -30,7 +30,7 @@ class KnownLayers:
     """
 
     layers: tuple[type | str, ...] = ()
-    symmetries: Callable[[nn.Module], Sequence[Symmetry]] = no_symmetries
+    symmetries: Callable[[Any], Sequence[Symmetry]] = no_symmetries
     whole: Sequence[str] = ()
     known: Mapping[str, Any] = field(default_factory=dict)
 

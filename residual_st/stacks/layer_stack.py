@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from residual_st.errors import InputError, refusing
-from residual_st.sharing import ResidualLinear, SharedForm, SharedWeights, current_form, deep_copy, matrices
+from residual_st.sharing import ResidualLinear, SharedForm, SharedWeights, current_form, deep_copy, matrices, unshare_layers
 from residual_st.stacks.layouts import STATES, Layouts
 from residual_st.stacks.padding import Padding, no_padding, refuse_masks
 from residual_st.stacks.symmetries import Symmetry
@@ -49,7 +49,7 @@ class LayerStack:
         memory_padding: the mask (batch, time) of these, like `padding`.
         output: function (return value of a layer) -> hidden states.
         prepare: called with the layers before they share, to remove obstacles.
-        on_sharing: called with the owner and the form after the layers share, to record the form in the model.
+        on_sharing: see `record`.
         observing: function (layers) -> context in which they call each of their matrices instead of reading its weight.
         layouts: known layouts of states; copies of a stack share it.
     """
@@ -88,16 +88,42 @@ class LayerStack:
         return any(isinstance(module, ResidualLinear) for module in self.layers.modules())
 
     @property
-    def form(self) -> SharedForm:
-        """The form of layers that share.
+    def whole(self) -> nn.Module:
+        """The owner, which has more than the layers; the layers alone without an owner."""
+        return self.layers if self.owner is None else self.owner
+
+    @property
+    def shared_weights(self) -> SharedWeights:
+        """The shared weights of layers that share.
 
         Raises:
-            InputError: if their shared weights are not registered in `owner`.
+            InputError: if they are not registered in `owner`.
         """
         shared_weights = getattr(self.owner, "shared_weights", None)
         if not isinstance(shared_weights, SharedWeights):
             raise InputError("the layers share their matrices, but the owner of their stack has no shared weights")
-        return current_form(self.layers, shared_weights)
+        return shared_weights
+
+    @property
+    def form(self) -> SharedForm:
+        """The form of layers that share. Raises InputError, see `shared_weights`."""
+        return current_form(self.layers, self.shared_weights)
+
+    def register(self, shared_weights: SharedWeights) -> None:
+        """Register the shared weights of layers that now share in their owner; without one the caller does."""
+        if self.owner is not None:
+            self.owner.shared_weights = shared_weights
+
+    def record(self, form: SharedForm) -> None:
+        """Record the form of layers that now share in the model."""
+        if self.owner is not None:
+            self.on_sharing(self.owner, form)
+
+    def unshare(self) -> None:
+        """Replace every shared matrix by a plain one with the composed weights, in place."""
+        unshare_layers(self.layers)
+        if self.owner is not None:
+            del self.owner.shared_weights
 
     def real_positions(self, states: Tensor, padding: Tensor | None, name: str = STATES) -> Tensor:
         """States or their gradients as (positions without padding, n).

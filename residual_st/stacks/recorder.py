@@ -25,7 +25,7 @@ class LayerCall:
     memory_padding: Tensor | None
     arguments: tuple[Any, ...] = ()
     keywords: dict[str, Any] = field(default_factory=dict)
-    output: Tensor | None = None
+    output: Tensor = field(init=False)
 
     def repeat(self, layer: nn.Module, states: Tensor) -> Any:
         """Call a layer with the same arguments, but other hidden states. Returns its return value."""
