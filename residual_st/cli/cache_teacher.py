@@ -59,6 +59,6 @@ def run(args: argparse.Namespace) -> int:
     origin = {"teacher": str(args.checkpoint), "subset": subset, "torch": torch.__version__}
     sentences = len(data.task.dataset(subset))
     figures = write_cache(args.output, sentences, outputs, args.top_k, teacher.vocabulary_size, **origin)
-    figures = {"output": str(args.output), "skipped": sentences - figures["sentences"], **figures}
-    print(json.dumps(figures, indent=2) if args.json else tabulate(figures.items(), tablefmt="plain", intfmt=","))
+    report = {"output": str(args.output), "skipped": sentences - figures["sentences"], **figures}
+    print(json.dumps(report, indent=2) if args.json else tabulate(report.items(), tablefmt="plain", intfmt=","))
     return 0

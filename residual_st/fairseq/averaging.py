@@ -1,9 +1,11 @@
 """Averaging of several checkpoints of one training run."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from residual_st.errors import InputError
 from residual_st.fairseq.checkpoints import first_difference, load_checkpoint, weights_alone
@@ -20,7 +22,7 @@ def last_checkpoints(folders: list[str], pattern: str, count: int) -> list[Path]
     return [path for _, path in sorted(numbered, reverse=True)[:count]]
 
 
-def average(paths: list[str | Path]) -> dict:
+def average(paths: Sequence[str | Path]) -> dict:
     """The first checkpoint with its weights replaced by the mean over all, summed in float64.
 
     Integers, such as version numbers, are taken from the first. The optimizer's state and the moving average of the weights are
@@ -30,11 +32,11 @@ def average(paths: list[str | Path]) -> dict:
     Raises:
         InputError: if a checkpoint cannot be read or its model differs from the first one's.
     """
-    result, totals = None, {}
+    result: dict = {}
+    totals: dict[str, Tensor] = {}
     for path in progress(paths, desc="averaging", unit="checkpoint"):
         state = load_checkpoint(path)
-        if result is None:
-            result = weights_alone(state)
+        result = result or weights_alone(state)
         difference = first_difference(state["model"], result["model"])
         if difference:
             raise InputError(f"the model in {path} differs from the one in {paths[0]}: {difference}")

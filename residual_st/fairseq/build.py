@@ -5,6 +5,7 @@ import functools
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import fairseq.models
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY, MODEL_REGISTRY, BaseFairseqModel
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from residual_st.errors import InputError
 from residual_st.fairseq.chunks import Chunks
 from residual_st.fairseq.flags import INFERENCE_MODES, PARTS, completed, requested, shares_or_adds
-from residual_st.fairseq.kinds import kind_of, part_of, stacks_of
+from residual_st.fairseq.kinds import kind_of, part_of, stack_of, stacks_of
 from residual_st.fairseq.layers.shared_layers import share_new_layers, take_inference_form_, use_faster_forward
 from residual_st.fairseq.loading import composed, compress_part, form_difference, is_shared
 from residual_st.sharing import form_of, matrices
@@ -30,7 +31,7 @@ def build_shared_models() -> None:
 
     @wrap(fairseq.models, "build_model")
     def build_model(stock, cfg, task, from_checkpoint=False):
-        arch = getattr(cfg, "_name", None) or getattr(cfg, "arch", None)
+        arch: str = getattr(cfg, "_name", None) or getattr(cfg, "arch", None) or ""
         model_class = ARCH_MODEL_REGISTRY.get(arch) or MODEL_REGISTRY.get(arch)
         if model_class is None or hasattr(model_class, "sharing_defaults"):  # our models, which build themselves
             return stock(cfg, task, from_checkpoint)
@@ -59,7 +60,7 @@ def build_shared_models() -> None:
                 take_inference_form_(stack.owner, stack.layers)
 
 
-def _built_by(model_class: type, cfg, task) -> nn.Module:
+def _built_by(model_class: type[BaseFairseqModel], cfg, task) -> nn.Module:
     """One of our models with the flags of the stock one."""
     ARCH_CONFIG_REGISTRY[cfg.arch](cfg)
     for part in PARTS:
@@ -80,7 +81,7 @@ def _built_and_shared(stock, cfg, task, from_checkpoint: bool, forms: dict[str, 
         loaded = Loads()  # loads during building are ignored: the checkpoint's weights are loaded afterwards
     for part, form in forms.items():
         share(model, part, form, loaded, getattr(cfg, "encoder_stack", None) if part == "encoder" else None)
-        owner = part_of(model, part).find(model)[1].owner
+        owner: Any = stack_of(model, part).owner
         owner.inference_mode = getattr(cfg, f"{part}_inference_mode", None) or INFERENCE_MODES[0]
     for flag in PRETRAINED_FLAGS:  # this model's own checkpoints contain the weights and must not depend on another file
         if getattr(cfg, flag, None):
@@ -121,7 +122,7 @@ class Loads:
     def reached(self, module: nn.Module) -> bool:
         return any(module in set(loaded.modules()) for loaded, _ in self._loaded)
 
-    def shared_state(self, owner: nn.Module) -> tuple[nn.Module, dict[str, Tensor]] | None:
+    def shared_state(self, owner: nn.Module | None) -> tuple[nn.Module, dict[str, Tensor]] | None:
         """The module containing `owner` into which a state dict with shared layers was loaded, and that state dict."""
         return next(((module, state) for module, state in self._loaded if state and owner in set(module.modules())), None)
 
@@ -133,7 +134,8 @@ def recorded_loads() -> Iterator[Loads]:
     This is the only way to know whether layers are trained: every model and every user dir has its own way to load pretrained
     weights.
     """
-    loads, stock = Loads(), nn.Module.load_state_dict
+    patched: Any = nn.Module
+    loads, stock = Loads(), patched.load_state_dict
 
     @functools.wraps(stock)
     def load_state_dict(self, state_dict, *arguments, **keywords):
@@ -142,11 +144,11 @@ def recorded_loads() -> Iterator[Loads]:
         loads.add(self, shared)
         return result
 
-    nn.Module.load_state_dict = load_state_dict
+    patched.load_state_dict = load_state_dict
     try:
         yield loads
     finally:
-        nn.Module.load_state_dict = stock
+        patched.load_state_dict = stock
 
 
 def share(model: nn.Module, part: str, form: dict, loaded: Loads, name: str | None = None) -> None:
@@ -184,7 +186,7 @@ def share(model: nn.Module, part: str, form: dict, loaded: Loads, name: str | No
         source = "compressed from trained weights"
     else:
         stack.prepare(stack.layers)
-        stack.owner.shared_weights = share_new_layers(stack.layers, shared_form, description.is_output_projection)
+        stack.register(share_new_layers(stack.layers, shared_form, description.is_output_projection))
         zeros = [matrix for matrix, _ in matrices(stack.layers[0]) if description.is_output_projection(matrix)]
         source = f"new, with {', '.join(zeros) or 'no matrix'} initialised to 0"
     use_faster_forward(stack.layers, description.faster)

@@ -43,7 +43,7 @@ def read_checkpoint(path: str | Path) -> tuple[dict, list[str]]:
     if not Path(path).is_file():
         wanted = "a checkpoint of fairseq-train, or a Hugging Face folder where the command takes one"
         raise InputError(f"{path} does not exist or is not a file; give {wanted}")
-    dropped = []
+    dropped: list[str] = []
     try:
         if zipfile.is_zipfile(path):
             check_archive(path)

@@ -46,7 +46,7 @@ def _parameters(model: BaseFairseqModel, stacks: dict[str, LayerStack]) -> dict[
         if name == "encoder" or stack.is_shared:
             parts[f"{name} layers"] = stack.layers
         if stack.is_shared:
-            parts[f"{name} shared weights"] = stack.owner.shared_weights
+            parts[f"{name} shared weights"] = stack.shared_weights
     parameters = {name: list(part.parameters()) for name, part in parts.items()}
     counted = {id(parameter) for members in parameters.values() for parameter in members}
     for name in PARTS:

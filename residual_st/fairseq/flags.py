@@ -6,7 +6,7 @@ Many flags are not visible in the shapes of a model's weights: heads, activation
 import argparse
 import dataclasses
 from dataclasses import field
-from typing import Optional
+from typing import Any, Optional
 
 import fairseq.models
 from fairseq.dataclass.utils import gen_parser_from_dataclass
@@ -39,7 +39,7 @@ _NOT_SHAPING = {
 }
 
 
-_WITH_FLAGS = set()  # names of registered models
+_WITH_FLAGS: set[str] = set()  # names of registered models
 
 
 def give_flags_to_all() -> None:
@@ -69,13 +69,13 @@ def _give_flags(name: str) -> None:
         if "--encoder-group-size" not in parser._option_string_actions:  # may have been added by its base class
             add_sharing_flags(parser, defaults_of(model_class))
 
-    add_args.__wrapped__ = stock
+    vars(add_args).update(__wrapped__=stock)
     model_class.add_args = staticmethod(add_args)
     if config is not None:
         _register_config(name, model_class, config)
 
 
-def _register_config(name: str, model_class: type, config: type) -> None:
+def _register_config(name: str, model_class: Any, config: Any) -> None:
     """Add fields for the flags' values to a model that is defined by a dataclass."""
     fields = [(flag, _TYPES.get(flag.partition("_")[2], _STRING), field(default=None)) for flag in (*OUR_FLAGS, *CHUNK_FLAGS)]
     fields = [each for each in fields if each[0] not in config.__dataclass_fields__]

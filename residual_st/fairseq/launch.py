@@ -4,6 +4,7 @@ import os
 import re
 import sys
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -38,7 +39,7 @@ class Launch:
         """torchrun's flags for the same processes."""
         if self.host is None:
             return ["--standalone", "--nproc-per-node", str(self.nproc)]
-        flags = {"nnodes": self.nnodes, "node-rank": self.node_rank, "nproc-per-node": self.nproc}
+        flags: dict[str, object] = {"nnodes": self.nnodes, "node-rank": self.node_rank, "nproc-per-node": self.nproc}
         flags |= {"master-addr": self.host, "master-port": self.port}
         return [part for name, value in flags.items() for part in (f"--{name}", str(value))]
 
@@ -103,23 +104,21 @@ def run_together(launch: Launch, arguments: list[str]) -> int:
     from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    meeting = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
-    if launch.host is not None:
-        meeting = {
-            "rdzv_backend": "static",
-            "rdzv_endpoint": f"{launch.host}:{launch.port}",
-            "rdzv_configs": {"rank": launch.node_rank},
-        }
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // launch.nproc)))
-    config = LaunchConfig(
+    configure = partial(
+        LaunchConfig,
         min_nodes=launch.nnodes,
         max_nodes=launch.nnodes,
         nproc_per_node=launch.nproc,
         run_id="residual-st",
         max_restarts=0,
         monitor_interval=1,
-        **meeting,
     )
+    if launch.host is None:
+        config = configure(rdzv_backend="c10d", rdzv_endpoint="localhost:0")
+    else:
+        place, settings = f"{launch.host}:{launch.port}", {"rank": launch.node_rank}
+        config = configure(rdzv_backend="static", rdzv_endpoint=place, rdzv_configs=settings)
     try:
         elastic_launch(config, sys.executable)(*WORKER, *arguments)
     except ChildFailedError as error:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from residual_st.compression import CompressionConfig, compress
 from residual_st.errors import InputError
 from residual_st.fairseq.kinds import stack_of, stacks_of
-from residual_st.sharing import SharedForm, deep_copy, unshare_layers
+from residual_st.sharing import SharedForm, deep_copy
 from residual_st.sharing.product import compose
 from residual_st.sharing.shareable import saved_name
 from residual_st.stacks import LayerStack
@@ -30,7 +30,7 @@ def load_any_form() -> None:
 
     Training can be resumed only in the checkpoint's own form, to which the optimizer's state belongs.
     """
-    resuming = []
+    resuming: list[str] = []
 
     @wrap(BaseFairseqModel, "load_state_dict")
     def load_state_dict(stock, self, state_dict, *arguments, **keywords):
@@ -142,8 +142,7 @@ def expand(model: nn.Module) -> None:
     """Replace every layer's shared matrices by plain ones with the composed weights, in place."""
     for stack in stacks_of(model).values():
         if stack.is_shared:
-            unshare_layers(stack.layers)
-            del stack.owner.shared_weights
+            stack.unshare()
 
 
 def compress_part(model: nn.Module, part: str, form: SharedForm, stack: LayerStack | None = None) -> None:

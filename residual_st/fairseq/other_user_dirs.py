@@ -50,7 +50,7 @@ class UserDir:
         try:
             package = importlib.import_module(self.name)
             folders = [Path(folder) for folder in getattr(package, "__path__", ())]
-            if not any(Path(place).is_relative_to(self.root) for place in (*folders, package.__file__ or "")):
+            if not any(place.is_relative_to(self.root) for place in (*folders, Path(package.__file__ or ""))):
                 raise InputError(f"{self.path} cannot be imported, because {self.name} is already {package.__file__}; rename one")
             for part, import_part in (("tasks", import_tasks), ("models", import_models)):
                 for folder in folders:
@@ -108,13 +108,17 @@ def _module(name: str) -> UserDir:
     if not all(part.isidentifier() for part in parts):
         raise missing
     # not importlib.util.find_spec of the whole name, which runs the parent packages
-    spec = PathFinder.find_spec(parts[0], [os.getcwd()]) or (parts[0] not in sys.modules and importlib.util.find_spec(parts[0]))
+    spec = PathFinder.find_spec(parts[0], [os.getcwd()])
+    if spec is None and parts[0] not in sys.modules:
+        spec = importlib.util.find_spec(parts[0])
     for part in parts[1:]:
-        spec = spec and spec.submodule_search_locations and PathFinder.find_spec(part, list(spec.submodule_search_locations))
-    if not spec:
+        folders = (spec and spec.submodule_search_locations) or ()
+        spec = PathFinder.find_spec(part, [*folders]) if folders else None
+    if spec is None or not spec.has_location and not spec.submodule_search_locations:  # a built-in module has no file
         raise missing
-    place = Path(os.path.abspath(next(iter(spec.submodule_search_locations or [spec.origin]))))
-    if spec.submodule_search_locations:
+    folders = spec.submodule_search_locations or ()
+    place = Path(os.path.abspath(next(iter(folders), spec.origin or "")))
+    if folders:
         _require_content(place)
     return UserDir(name, str(place.parents[len(parts) - 1]))
 

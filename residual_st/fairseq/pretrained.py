@@ -9,7 +9,7 @@ from residual_st.compat import reconcile_versions
 from residual_st.errors import InputError
 from residual_st.fairseq.checkpoints import first_difference, load_checkpoint, model_flags
 from residual_st.fairseq.flags import OUR_FLAGS, flag_difference, shaping_flags
-from residual_st.fairseq.kinds.s2t_transformer import KIND, form_of_part, layers_of
+from residual_st.fairseq.kinds.s2t_transformer import DECODER, ENCODER, form_of_part, layers_of
 from residual_st.fairseq.loading import compress_part, is_shared
 from residual_st.sharing import deep_copy, unshare_layers
 
@@ -101,5 +101,6 @@ def _option(flag: str) -> str:
 def _compressed(dense: nn.Module, args, flag: str) -> dict[str, Tensor]:
     """The state of a dense encoder or decoder in the form of a residual one with these flags."""
     part = part_of(flag)
-    compress_part(dense, part, form_of_part(args, part), KIND.part(part).describe(layers_of(dense), dense))
+    described = ENCODER if part == "encoder" else DECODER
+    compress_part(dense, part, form_of_part(args, part), described.describe(layers_of(dense), dense))
     return dense.state_dict()

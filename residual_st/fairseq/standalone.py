@@ -6,6 +6,7 @@ import io
 import re
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NoReturn
 
 import fairseq.models
 import torch
@@ -42,14 +43,16 @@ _TASK_FLAGS = {
 }
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that raises InputError instead of ending the program."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{self.prog}: {message}")
+
+
 def parse_model_flags(arch: str, arguments: list[str]) -> argparse.Namespace:
     """The flags of a model, completed like in fairseq-train. Raises InputError for an unknown architecture or flag."""
-
-    def refuse(message: str):
-        raise InputError(f"--arch {arch}: {message}")
-
-    parser = argparse.ArgumentParser(argument_default=argparse.SUPPRESS, add_help=False, allow_abbrev=False)
-    parser.error = refuse
+    parser = _Parser(f"--arch {arch}", argument_default=argparse.SUPPRESS, add_help=False, allow_abbrev=False)
     _model_class(arch).add_args(parser)
     flags = parser.parse_args(arguments)
     flags.arch = arch

@@ -2,10 +2,12 @@
 
 import copy
 import math
+from typing import Any
 
 import numpy as np
 import torch
 from fairseq.data.audio.feature_transforms.global_cmvn import GlobalCMVN
+from fairseq.models import FairseqEncoder
 from torch import Tensor, nn
 from torch.nn.functional import conv1d, glu, pad
 
@@ -13,6 +15,7 @@ from residual_st.audio.filterbank import OnlineFilterbank
 from residual_st.errors import InputError
 from residual_st.fairseq.chunks import Chunks, strides_and_reach
 from residual_st.fairseq.kinds import s2t_transformer
+from residual_st.fairseq.layers.encoder_layer import Past, ResidualTransformerEncoderLayer
 from residual_st.fairseq.model_input import ModelInput
 
 
@@ -33,11 +36,15 @@ class StreamingEncoder:
         InputError: if the model attends to whole utterances, or its features are normalised by utterance.
     """
 
-    def __init__(self, encoder: nn.Module, source: ModelInput, chunk_frames: int | None = None):
+    _pasts: list[Past | None]  # of each layer
+
+    def __init__(self, encoder: FairseqEncoder, source: ModelInput, chunk_frames: int | None = None):
         refuse_whole_utterances(source)
-        chunks = chunks_of(encoder)
-        self._parts, self._source = s2t_transformer.ENCODER.parts(encoder), source
-        strides_and_reach(self._parts.subsampler)  # raises for unsupported subsamplers
+        chunks, parts = chunks_of(encoder), s2t_transformer.ENCODER.parts(encoder)
+        if parts is None:
+            raise InputError(f"{type(encoder).__name__} cannot stream; it must be the encoder of an s2t_transformer")
+        strides_and_reach(parts.subsampler)  # raises for unsupported subsamplers
+        self._parts, self._source = parts, source
         self._layers = [_with_past(layer) for layer in self._parts.layers]
         self._size, self._left = chunks.streamed(chunk_frames), chunks.left
         self.reset()
@@ -66,8 +73,8 @@ class StreamingEncoder:
         frames = self._filterbank.feed(samples)
         for transform in self._source.transforms:
             frames = transform(frames)
-        frames = torch.from_numpy(frames).to(self._waiting)
-        self._waiting = torch.cat([self._waiting, self._subsampled(frames.T[None], is_last).permute(2, 0, 1)])
+        features = torch.from_numpy(frames).to(self._waiting)
+        self._waiting = torch.cat([self._waiting, self._subsampled(features.T[None], is_last).permute(2, 0, 1)])
         states = [self._waiting.new_zeros(0, *self._waiting.shape[1:])]
         while len(self._waiting) >= (1 if is_last else self._size):
             states.append(self._chunk(self._waiting[: self._size]))
@@ -93,18 +100,19 @@ class StreamingEncoder:
         self.frames += len(x)
         for index, layer in enumerate(self._layers):
             x, past = layer.forward_chunk(x, self._pasts[index])
-            self._pasts[index] = tuple(each[:, :, max(0, each.size(2) - kept) :] for each in past)
+            keys, values = (each[:, :, max(0, each.size(2) - kept) :] for each in past)
+            self._pasts[index] = keys, values
         return x if self._parts.norm is None else self._parts.norm(x)
 
 
-def _with_past(layer: nn.Module) -> nn.Module:
+def _with_past(layer: nn.Module) -> ResidualTransformerEncoderLayer:
     """A layer's modules with a forward pass that takes the keys and values of earlier frames."""
-    layer = copy.copy(layer)
-    layer.__class__ = s2t_transformer.ENCODER.faster.get(type(layer), type(layer))
-    return layer
+    with_past: Any = copy.copy(layer)
+    with_past.__class__ = s2t_transformer.ENCODER.faster.get(type(layer), type(layer))
+    return with_past
 
 
-def chunks_of(encoder: nn.Module) -> Chunks:
+def chunks_of(encoder: FairseqEncoder) -> Chunks:
     """The chunked attention of an encoder. Raises InputError if it attends to whole utterances."""
     chunks = getattr(encoder, "chunks", None)
     if chunks is None:

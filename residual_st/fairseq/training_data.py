@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,14 +61,15 @@ class TrainingData:
         self._device = device
         refuse_separator(data)
         flags, task_name = _task_flags(state), _task_name(state)
-        given = {"config_yaml": config_yaml, "train_subset": subset, "valid_subset": valid_subset}
-        given = {name: value or getattr(flags, name, None) for name, value in given.items()}
+        asked = {"config_yaml": config_yaml, "train_subset": subset, "valid_subset": valid_subset}
+        given: dict[str, Any] = {name: value or getattr(flags, name, None) for name, value in asked.items()}
         if task_name in TASK_DATACLASS_REGISTRY:
             del given["config_yaml"]
-        missing = "task" if task_name is None else next((name for name, value in given.items() if not value), None)
-        if missing:
+        missing = next((name for name, value in {"task": task_name, **given}.items() if not value), None)
+        if missing or task_name is None:
             raise InputError(f"the checkpoint does not name its training data: it has no {missing}")
-        self._said, self._unit = set(), SAMPLES_PER_FRAME if is_fed_samples(state) else 1
+        self._said: set[str] = set()
+        self._unit = SAMPLES_PER_FRAME if is_fed_samples(state) else 1
         self._data, self.train_subset, self._valid_subset = Path(data), given["train_subset"], given["valid_subset"]
         if "config_yaml" in given:
             _require(self._data, given["config_yaml"], "config-yaml")
@@ -116,7 +118,8 @@ class TrainingData:
 
     def likelihoods(self, model: BaseFairseqModel) -> dict[str, float]:
         """Losses per target token of the validation subsets, base 2 as in fairseq's logs: `nll_loss`, and `ctc_loss` if any."""
-        totals, tokens = {}, 0
+        totals: dict[str, float] = {}
+        tokens = 0
         with torch.no_grad():
             for batch in self.batches(self._valid_subset):
                 log = self._criterion(model, batch)[2]

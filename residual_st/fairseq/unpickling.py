@@ -68,7 +68,7 @@ def load_safely(path: str | Path) -> tuple[Any, list[str]]:
     """
     with _opened(path) as (archive, folder):
         content = _Unpickler(archive, folder, _Storage.read).load()
-    dropped = set()
+    dropped: set[str] = set()
     return _plain(content, dropped, {}), sorted(dropped)
 
 
@@ -125,7 +125,8 @@ def _check_view(length: int, size: tuple[int, ...], stride: tuple[int, ...], off
     if len(size) != len(stride) or min((*size, *stride, offset), default=0) < 0:
         raise pickle.UnpicklingError("a tensor's shape or strides are not valid")
     last = offset + sum((extent - 1) * step for extent, step in zip(size, stride))
-    if math.prod(size) > length or (math.prod(size) and last >= length):
+    elements = math.prod(size)
+    if elements > length or (elements and last >= length):
         raise pickle.UnpicklingError("a tensor is larger than its storage")
 
 
@@ -142,7 +143,9 @@ class _Unpickler(pickle._Unpickler):
 
     def __init__(self, archive: zipfile.ZipFile, folder: str, storage):
         super().__init__(io.BytesIO(archive.read(f"{folder}data.pkl")), encoding="latin1")
-        self._archive, self._folder, self._storage, self._storages, self._classes = archive, folder, storage, {}, {}
+        self._archive, self._folder, self._storage = archive, folder, storage
+        self._storages: dict[tuple, Any] = {}
+        self._classes: dict[str, type] = {}
         mapping = type("Mapping", (dict,), {})
         self._known = {
             "collections.OrderedDict": mapping,
@@ -197,8 +200,8 @@ def _made_plain(value: Any, dropped: set[str], made: dict[int, Any]) -> Any:
         items = {key: _plain(item, dropped, made) for key, item in value.items() if not isinstance(key, Placeholder)}
         return {key: item for key, item in items.items() if item is not _Dropped}
     if isinstance(value, (list, tuple)):
-        items = [_plain(item, dropped, made) for item in value]
-        return type(value)(None if item is _Dropped else item for item in items)
+        entries = [_plain(item, dropped, made) for item in value]
+        return type(value)(None if entry is _Dropped else entry for entry in entries)
     if isinstance(value, type) and issubclass(value, Placeholder):  # a class or function itself
         dropped.add(value.class_name)
         return _Dropped

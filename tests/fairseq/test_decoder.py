@@ -7,6 +7,8 @@ import torch
 from conftest import same_weights, tiny_flags, tiny_model
 from fairseq.data import Dictionary
 from fairseq.dataclass.configs import FairseqConfig
+from fairseq.models.transformer import TransformerConfig
+from fairseq.modules.transformer_layer import TransformerDecoderLayerBase
 from fairseq.sequence_generator import SequenceGenerator
 
 from residual_st.compression import Calibration, CompressionConfig, compress
@@ -14,6 +16,7 @@ from residual_st.errors import InputError
 from residual_st.fairseq.conversion import expand
 from residual_st.fairseq.criterions.label_smoothed_cross_entropy_with_residual import energies_by_kind
 from residual_st.fairseq.description import describe
+from residual_st.fairseq.layers.decoder_layer import ResidualTransformerDecoderLayer
 from residual_st.sharing import ResidualLinear, matrices
 from residual_st.stacks import stack_of
 
@@ -45,6 +48,21 @@ def prepared(model, mode):
     model.encoder.inference_mode = model.decoder.inference_mode = mode
     model.prepare_for_inference_(FairseqConfig())
     return model
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mode", MODES)
+def test_without_a_source_the_attention_to_it_is_left_out(mode):
+    """As in the stock decoder; a language model's layers do not have it."""
+    model, words = trained(), torch.tensor([[2, 5, 6, 7], [2, 8, 9, PAD]])
+    expected = stock_of(model).decoder(words)[0]
+    torch.testing.assert_close(prepared(model, mode).decoder(words)[0], expected, rtol=0, atol=1e-5)
+    stock = TransformerDecoderLayerBase(TransformerConfig.from_namespace(tiny_flags()), no_encoder_attn=True).eval()
+    layer, states = copy.deepcopy(stock), torch.randn(4, 2, stock.embed_dim)
+    layer.__class__ = ResidualTransformerDecoderLayer
+    if mode == "fast":
+        layer.compose_()
+    torch.testing.assert_close(layer(states)[0], stock(states)[0], rtol=0, atol=1e-5)
 
 
 @pytest.fixture

@@ -103,6 +103,7 @@ def test_generated_folder_is_equal_for_equal_user_dirs(tmp_path, monkeypatch):
         (["missing/speech"], "missing/speech is neither a folder nor a module on Python's path"),
         (["examples.missing"], "examples.missing is neither a folder nor a module on Python's path"),
         (["sys"], "sys is neither a folder"),
+        (["__hello__"], "__hello__ is neither a folder"),  # part of Python itself, without a file
         (["empty"], "empty is not a fairseq user dir: it must contain __init__.py, models or tasks"),
         (["with.dot"], "with.dot cannot be imported, because its name contains a dot"),
         (["one/plugin", "two/plugin"], "two user dirs have the name plugin"),

@@ -3,7 +3,7 @@
 import contextlib
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 from fairseq.criterions import register_criterion
@@ -75,7 +75,7 @@ class LabelSmoothedCrossEntropyWithResidualCriterion(LabelSmoothedCrossEntropyWi
             del logging_output["ctc_loss"]
         if not model.training:
             return loss, sample_size, logging_output
-        if distills:
+        if self._teacher_loss is not None:
             loss = loss + self._teacher_loss.state_penalty() * sample_size
             logging_output |= self._teacher_loss.log(sample_size)
         with torch.set_grad_enabled(self.residual_penalty > 0):
@@ -103,7 +103,7 @@ class LabelSmoothedCrossEntropyWithResidualCriterion(LabelSmoothedCrossEntropyWi
     @classmethod
     def reduce_metrics(cls, logging_outputs) -> None:
         first = logging_outputs[0] if logging_outputs else {}
-        stock = super() if "ctc_loss" in first else super(LabelSmoothedCrossEntropyWithCtcCriterion, cls)
+        stock: Any = super() if "ctc_loss" in first else super(LabelSmoothedCrossEntropyWithCtcCriterion, cls)
         stock.reduce_metrics(logging_outputs)
         sample_size = sum(log["sample_size"] for log in logging_outputs)
         for key in ("residual_penalty", "distill_loss", "distill_encoder_loss"):
@@ -128,7 +128,7 @@ def energies_by_kind(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
 
     The second has no gradient: the penalty must shrink residuals, not increase shared weights.
     """
-    by_kind = defaultdict(lambda: defaultdict(list))
+    by_kind: dict[str, dict[tuple, list[ResidualLinear]]] = defaultdict(lambda: defaultdict(list))
     for name, module in model.named_modules():
         if isinstance(module, ResidualLinear) and module.shared_weight is not None:
             part = "decoder_" if "decoder" in name.split(".") else ""
@@ -136,8 +136,13 @@ def energies_by_kind(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
     energies = {}
     for kind, alike in by_kind.items():
         with torch.no_grad():
-            owned = [linear.shared_weight for linears in alike.values() for linear in linears]
+            weights = [linear.shared_weight for linears in alike.values() for linear in linears]
+            owned = [weight for weight in weights if weight is not None]
             norms = {weight: weight.float().square().sum() for weight in dict.fromkeys(owned)}
-            shared_energy = sum(norms[weight] for weight in owned)
-        energies[kind] = (sum(residual_energies(linears).sum() for linears in alike.values()), shared_energy)
+            shared_energy = _summed([norms[weight] for weight in owned])
+        energies[kind] = (_summed([residual_energies(linears).sum() for linears in alike.values()]), shared_energy)
     return energies
+
+
+def _summed(tensors: list[Tensor]) -> Tensor:
+    return sum(tensors[1:], tensors[0])

@@ -42,7 +42,7 @@ class LiveTeacher:
                 f"--distill-encoder-weight needs states of equal width, but the student has {widths[0]} and {self._path} "
                 f"{widths[1]}; set it to 0 to distil words only"
             )
-        groups = stack.owner.shared_weights.plan.groups if stack.is_shared else None
+        groups = stack.shared_weights.plan.groups if stack.is_shared else None
         return layer_map(len(stack.layers), len(own.layers), groups)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from residual_st.errors import InputError
 from residual_st.fairseq.distillation.losses import state_difference, word_divergence
-from residual_st.fairseq.distillation.teacher import encoder_stack, open_teacher
+from residual_st.fairseq.distillation.teacher import CachedTeacher, LiveTeacher, encoder_stack, open_teacher
 from residual_st.stacks import recorded_calls
 
 
@@ -34,7 +34,8 @@ class Distillation:
             raise InputError("--distill-temperature must be above 0, and --distill-encoder-weight at least 0")
         self.weight, self.temperature, self.encoder_weight = weight, temperature, encoder_weight
         self._source, self._vocabulary_size = source, vocabulary_size
-        self._teacher, self._pairs = None, []
+        self._teacher: LiveTeacher | CachedTeacher | None = None
+        self._pairs: list[tuple[int, int]] = []
 
     @contextlib.contextmanager
     def teacher_loss(self, model: nn.Module, sample: dict) -> Iterator["TeacherLoss"]:
@@ -52,7 +53,7 @@ class Distillation:
         differences = [
             state_difference(calls[layer].output, teacher_states[other], calls[layer].padding) for layer, other in self._pairs
         ]
-        loss.state_loss = sum(differences) / len(differences)
+        loss.state_loss = sum(differences[1:], differences[0]) / len(differences)
 
 
 class TeacherLoss:
@@ -63,9 +64,11 @@ class TeacherLoss:
         state_loss: mean `state_difference` over the pairs of layers, set when the block ends; None if states are not compared.
     """
 
+    word_loss: Tensor
+
     def __init__(self, distillation: Distillation, words: Tensor | None, log_probs: Tensor):
         self._distillation, self._words, self._log_probs = distillation, words, log_probs
-        self.word_loss = self.state_loss = None
+        self.state_loss: Tensor | None = None
 
     def mix(self, loss: Tensor, logits: Tensor, counted: Tensor) -> Tensor:
         """The loss on words including distillation; `logits` are the student's, and `counted` marks the positions that count."""

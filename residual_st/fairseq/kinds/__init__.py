@@ -62,9 +62,9 @@ def part_of(model: nn.Module, name: str) -> Part:
     A user dir's subclass of a known model may have a different encoder, which is then treated like that of an unknown model.
     """
     part = kind_of(type(model)).part(name)
-    if part is None or part.find(model) is None:
-        part = other.KIND.part(name)
-    return part
+    if part is not None and part.find(model) is not None:
+        return part
+    return other.ENCODER if name == "encoder" else other.DECODER
 
 
 def stack_of(model: nn.Module, part: str = "encoder") -> LayerStack:

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from fairseq.models import FairseqEncoder
+from fairseq.models.speech_to_text.s2t_transformer import Conv1dSubsampler
 from torch import nn
 
 from residual_st.fairseq.chunks import Chunks
@@ -15,7 +17,8 @@ class EncoderParts:
     """The parts of an encoder of frames in the order of computation; `residual_st.export` converts them to a graph.
 
     Attributes:
-        subsampler: reduces the number of frames and projects them to the layers' width.
+        subsampler: reduces the number of frames and projects them to the layers' width; of another class by fairseq's
+            `--conv-version`, which cannot be exported.
         scale: factor for its output.
         has_positions: whether fairseq's sinusoidal positions are added.
         projection: projection of the sum; None if there is none.
@@ -25,7 +28,7 @@ class EncoderParts:
         chunks: chunked attention; None for full attention.
     """
 
-    subsampler: nn.Module
+    subsampler: Conv1dSubsampler
     scale: float
     has_positions: bool
     projection: nn.Linear | None
@@ -35,7 +38,7 @@ class EncoderParts:
     chunks: Chunks | None = None
 
 
-def unknown_parts(encoder: nn.Module) -> None:
+def unknown_parts(encoder: FairseqEncoder) -> None:
     """No parts, for encoders that cannot be exported."""
 
 
@@ -54,7 +57,7 @@ class Part(KnownLayers):
     path: str
     output_projections: frozenset[str]
     faster: Mapping[type, type] = field(default_factory=dict)
-    parts: Callable[[nn.Module], EncoderParts | None] = unknown_parts
+    parts: Callable[[FairseqEncoder], EncoderParts | None] = unknown_parts
 
     @property
     def root(self) -> str:
@@ -74,9 +77,10 @@ class Part(KnownLayers):
             InputError: if there are no layers with that name.
         """
         path = self._path(model) if name is None else heaviest_stack(model, name)[0]
-        if path is None:
+        layers = None if path is None else model.get_submodule(path)
+        if path is None or not isinstance(layers, nn.ModuleList):
             return None
-        return path, self.describe(model.get_submodule(path), model.get_submodule(path.rpartition(".")[0]))
+        return path, self.describe(layers, model.get_submodule(path.rpartition(".")[0]))
 
     def _path(self, model: nn.Module) -> str | None:
         if not isinstance(getattr(model, self.root, None), nn.Module):

@@ -11,4 +11,5 @@ _BRANCH_ENDS = frozenset(
     }
 )  # fmt: skip
 
-KIND = Kind("other", models=(), encoder=AnyPart("encoder", _BRANCH_ENDS), decoder=DECODER)
+ENCODER = AnyPart("encoder", _BRANCH_ENDS)
+KIND = Kind("other", models=(), encoder=ENCODER, decoder=DECODER)

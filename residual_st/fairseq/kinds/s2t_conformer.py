@@ -1,10 +1,10 @@
 """fairseq's Conformers: `s2t_conformer`, with fairseq's or ESPnet's attention, and the speech-to-unit models."""
 
+from fairseq.models import FairseqEncoder
 from fairseq.models.speech_to_text.s2t_conformer import S2TConformerEncoder
 from fairseq.modules.conformer_layer import ConformerEncoderLayer
 from fairseq.modules.espnet_multihead_attention import RelPositionMultiHeadedAttention
 from fairseq.modules.multihead_attention import MultiheadAttention
-from torch import nn
 
 from residual_st.fairseq.kinds.kind import EncoderParts, Kind, Part
 from residual_st.fairseq.kinds.text_decoder import DECODER
@@ -22,7 +22,7 @@ def _symmetries(layer: ConformerEncoderLayer) -> list[Symmetry]:
     return [attention_heads("self_attn", attention.h, ESPNET, positions), *halves]
 
 
-def _parts(encoder: nn.Module) -> EncoderParts | None:
+def _parts(encoder: FairseqEncoder) -> EncoderParts | None:
     if type(encoder) is not S2TConformerEncoder:
         return None
     return EncoderParts(

@@ -2,6 +2,7 @@
 
 import argparse
 
+from fairseq.models import FairseqDecoder, FairseqEncoder
 from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerEncoder
 from fairseq.modules.transformer_layer import TransformerEncoderLayer, TransformerEncoderLayerBase
 from torch import nn
@@ -18,11 +19,11 @@ from residual_st.sharing.form import Defaults
 from residual_st.stacks.symmetries import Symmetry, symmetries_of
 
 
-def _symmetries(layer: nn.Module) -> list[Symmetry]:
+def _symmetries(layer: TransformerEncoderLayerBase) -> list[Symmetry]:
     return symmetries_of(layer, ["self_attn"], layer.activation_fn)
 
 
-def _parts(encoder: nn.Module) -> EncoderParts | None:
+def _parts(encoder: FairseqEncoder) -> EncoderParts | None:
     if type(encoder) not in (S2TTransformerEncoder, S2TResidualTransformerEncoder):
         return None
     return EncoderParts(
@@ -72,7 +73,7 @@ def _attention_shapes(name: str, width: int, source_width: int) -> dict[str, tup
     return {f"{name}.{projection}": (width, size) for projection, size in inputs.items()}
 
 
-def layers_of(part: nn.Module) -> nn.ModuleList:
+def layers_of(part: FairseqEncoder | FairseqDecoder) -> nn.ModuleList:
     """The layers of an encoder or decoder of this kind."""
     return part.transformer_layers if hasattr(part, "transformer_layers") else part.layers
 

@@ -5,7 +5,7 @@ import argparse
 from fairseq.models.speech_to_text.s2t_transformer import TransformerDecoderScriptable
 from fairseq.models.transformer import TransformerConfig
 from fairseq.modules.transformer_layer import TransformerDecoderLayer, TransformerDecoderLayerBase
-from torch import Tensor, nn
+from torch import Tensor
 
 from residual_st.fairseq.kinds.kind import Part
 from residual_st.fairseq.layers.decoder_layer import ResidualTransformerDecoderLayer
@@ -14,7 +14,7 @@ from residual_st.sharing import SharedForm, alike_in_groups
 from residual_st.stacks.symmetries import Symmetry, symmetries_of
 
 
-def _symmetries(layer: nn.Module) -> list[Symmetry]:
+def _symmetries(layer: TransformerDecoderLayerBase) -> list[Symmetry]:
     return symmetries_of(layer, ["self_attn", "encoder_attn"], layer.activation_fn)
 
 

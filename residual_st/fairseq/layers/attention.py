@@ -47,7 +47,7 @@ def attention(
             scores = torch.baddbmm(mask, queries, keys.mT, alpha=scale)
         weights = scores.softmax(-1)
         attended = torch.bmm(dropout(weights, rate), values)
-        weights = weights.unflatten(0, (batch, heads)) if need_weights else None
-        return attended.transpose(0, 1).reshape(length, batch, heads * width), weights
+        attended = attended.transpose(0, 1).reshape(length, batch, heads * width)
+        return attended, weights.unflatten(0, (batch, heads)) if need_weights else None
     attended = scaled_dot_product_attention(queries, keys, values, mask, dropout_p=rate)
     return attended.permute(2, 0, 1, 3).reshape(length, batch, heads * width), None

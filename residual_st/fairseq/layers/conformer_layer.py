@@ -11,6 +11,7 @@ from fairseq.modules.rotary_positional_embedding import rotate_half
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, glu
 
+from residual_st.compat import padding_of
 from residual_st.fairseq.layers.attention import attention, heads_of
 from residual_st.fairseq.layers.dropout import dropout, silu_dropout
 from residual_st.fairseq.layers.layer import mask_of, rate_of
@@ -53,7 +54,7 @@ class ResidualConformerEncoderLayer(ConformerEncoderLayer):
         inputs = {"q": turned, "k": turned, "v": x}
         queries, keys, values = (_heads(getattr(module, f"linear_{name}"), inputs[name], batch, module.h) for name in "qkv")
         if isinstance(module, RelPositionMultiHeadedAttention):
-            by_position = _scores_of_positions(module, queries, positions)
+            by_position = _scores_of_positions(module, queries, module.linear_pos(positions))
             mask = by_position if mask is None else by_position + mask
             queries = queries + module.pos_bias_u[:, None]
         attended, _ = attention(queries, keys, values, mask, rate_of(module.dropout))
@@ -74,7 +75,7 @@ def _convolve(module: ConvolutionModule, x: Tensor, batch: int) -> Tensor:
 def _over_time(conv: nn.Conv1d, x: Tensor, batch: int) -> Tensor:
     """A depthwise convolution over time of x (time * batch, width), with channels last in memory."""
     image = x.view(1, -1, batch, x.size(-1)).permute(0, 3, 1, 2)  # (1, width, time, batch)
-    padding, stride, dilation = ((value[0], other) for value, other in ((conv.padding, 0), (conv.stride, 1), (conv.dilation, 1)))
+    padding, stride, dilation = (padding_of(conv), 0), (conv.stride[0], 1), (conv.dilation[0], 1)
     y = conv2d(image, conv.weight[..., None], conv.bias, stride, padding, dilation, conv.groups)
     return y.permute(0, 2, 3, 1).reshape(x.shape)
 
@@ -89,13 +90,13 @@ def _scores_of_positions(module: RelPositionMultiHeadedAttention, queries: Tenso
 
     Args:
         queries: (batch, heads, time, width / heads).
-        positions: (2 time - 1, 1, width), from the farthest earlier to the farthest later position.
+        positions: (2 time - 1, 1, width), from the farthest earlier to the farthest later position, projected.
 
     Returns:
         (batch, heads, time, time), divided by the square root of width / heads.
     """
     batch, heads, time, width = queries.shape
-    keys = module.linear_pos(positions).view(2 * time - 1, heads, width)
+    keys = positions.view(2 * time - 1, heads, width)
     queries = (queries + module.pos_bias_v[:, None]) * width**-0.5
     queries = queries.permute(1, 2, 0, 3).reshape(heads, time * batch, width)
     scores = torch.bmm(queries, keys.permute(1, 2, 0))  # (heads, time * batch, 2 time - 1)

@@ -2,7 +2,7 @@
 
 from fairseq.modules.multihead_attention import MultiheadAttention
 from fairseq.modules.transformer_layer import TransformerDecoderLayerBase
-from torch import Tensor, cat
+from torch import Tensor, cat, nn
 
 from residual_st.fairseq.layers.attention import attention
 from residual_st.fairseq.layers.layer import ResidualTransformerLayer, mask_of, rate_of
@@ -14,6 +14,12 @@ class ResidualTransformerDecoderLayer(ResidualTransformerLayer, TransformerDecod
     """`TransformerDecoderLayerBase` with the same parameters, and the same outputs up to rounding and dropout's draws."""
 
     joint_projections = {"self_attn": "qkv", "encoder_attn": "kv"}
+
+    self_attn: MultiheadAttention
+    self_attn_layer_norm: nn.LayerNorm
+    final_layer_norm: nn.LayerNorm
+    encoder_attn: MultiheadAttention | None  # None in a language model
+    encoder_attn_layer_norm: nn.LayerNorm
 
     def forward(
         self,
@@ -30,7 +36,7 @@ class ResidualTransformerDecoderLayer(ResidualTransformerLayer, TransformerDecod
         """(time, batch, width) -> the same shape, and the weights of encoder attention if needed.
 
         Args:
-            encoder_out: (source, batch, encoder width).
+            encoder_out: (source, batch, encoder width); None for a decoder without a source.
             encoder_padding_mask: (batch, source), True for padding.
             incremental_state: if x is one step of each hypothesis, the keys and values of earlier steps.
             self_attn_mask: (time, time), added to the scores.
@@ -45,10 +51,12 @@ class ResidualTransformerDecoderLayer(ResidualTransformerLayer, TransformerDecod
         y = self._attend_to_words(y, x.size(1), mask, incremental_state)
         x = self._leave(x, y, self.self_attn_layer_norm)
 
-        y = self._enter(x, self.encoder_attn_layer_norm)
-        mask = mask_of(encoder_padding_mask, x)
-        y, weights = self._attend_to_source(y, x.size(1), encoder_out, mask, incremental_state, need_attn or need_head_weights)
-        x = self._leave(x, y, self.encoder_attn_layer_norm)
+        weights = None
+        if self.encoder_attn is not None and encoder_out is not None:
+            y = self._enter(x, self.encoder_attn_layer_norm)
+            mask, need_weights = mask_of(encoder_padding_mask, x), need_attn or need_head_weights
+            y, weights = self._attend_to_source(self.encoder_attn, y, x.size(1), encoder_out, mask, incremental_state, need_weights)
+            x = self._leave(x, y, self.encoder_attn_layer_norm)
 
         y = self._feed_forward(self._enter(x, self.final_layer_norm))
         x = self._leave(x, y, self.final_layer_norm)
@@ -67,19 +75,26 @@ class ResidualTransformerDecoderLayer(ResidualTransformerLayer, TransformerDecod
         return self.self_attn.out_proj(attended.flatten(0, 1))
 
     def _attend_to_source(
-        self, x: Tensor, batch: int, source: Tensor, mask: Tensor | None, state: Cache | None, need_weights: bool
+        self,
+        module: MultiheadAttention,
+        x: Tensor,
+        batch: int,
+        source: Tensor,
+        mask: Tensor | None,
+        state: Cache | None,
+        need_weights: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        (queries,) = self._project(self.encoder_attn, "q", x, batch)
-        cached = None if state is None else _cached(self.encoder_attn, state)
+        (queries,) = self._project(module, "q", x, batch)
+        cached = None if state is None else _cached(module, state)
         if cached:
             keys, values = cached
         else:
-            keys, values = self._project(self.encoder_attn, "kv", source.flatten(0, 1), batch)
+            keys, values = self._project(module, "kv", source.flatten(0, 1), batch)
             if state is not None:  # read at every step, which is faster if each head's are contiguous
                 keys, values = keys.contiguous(), values.contiguous()
-                _cache(self.encoder_attn, state, keys, values)
-        attended, weights = attention(queries, keys, values, mask, rate_of(self.encoder_attn.dropout_module), need_weights)
-        return self.encoder_attn.out_proj(attended.flatten(0, 1)), weights
+                _cache(module, state, keys, values)
+        attended, weights = attention(queries, keys, values, mask, rate_of(module.dropout_module), need_weights)
+        return module.out_proj(attended.flatten(0, 1)), weights
 
 
 def _cached(module: MultiheadAttention, state: Cache) -> tuple[Tensor, Tensor] | None:

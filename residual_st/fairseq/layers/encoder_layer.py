@@ -1,8 +1,9 @@
 """fairseq's encoder layer, for shared matrices."""
 
 import torch
+from fairseq.modules.multihead_attention import MultiheadAttention
 from fairseq.modules.transformer_layer import TransformerEncoderLayer
-from torch import Tensor
+from torch import Tensor, nn
 
 from residual_st.fairseq.layers.attention import attention
 from residual_st.fairseq.layers.layer import ResidualTransformerLayer, mask_of, rate_of
@@ -12,6 +13,10 @@ Past = tuple[Tensor, Tensor]  # keys and values
 
 class ResidualTransformerEncoderLayer(ResidualTransformerLayer, TransformerEncoderLayer):
     """`TransformerEncoderLayer` with the same parameters, and the same outputs up to rounding and the random draws of dropout."""
+
+    self_attn: MultiheadAttention
+    self_attn_layer_norm: nn.LayerNorm
+    final_layer_norm: nn.LayerNorm
 
     def forward(self, x: Tensor, encoder_padding_mask: Tensor | None, attn_mask: Tensor | None = None) -> Tensor:
         """(time, batch, width) -> (time, batch, width).

@@ -4,6 +4,8 @@ The stock layers read each projection's `.weight`, so that W would be composed a
 padding mask without padding, and copy the feed-forward activations for both ReLU and dropout.
 """
 
+from collections.abc import Callable
+
 import torch
 from fairseq.modules.fairseq_dropout import FairseqDropout
 from fairseq.modules.multihead_attention import MultiheadAttention
@@ -23,6 +25,14 @@ class ResidualTransformerLayer(nn.Module):
 
     is_composed = False
 
+    # what fairseq's layers have
+    normalize_before: bool
+    fc1: nn.Module
+    fc2: nn.Module
+    activation_fn: Callable[[Tensor], Tensor]
+    dropout_module: FairseqDropout
+    activation_dropout_module: FairseqDropout
+
     def compose_(self) -> None:
         """Replace every weight's terms by the composed weight, and join projections of one input to one matrix. Irreversible."""
         for name, linear in list(matrices(self)):
@@ -30,6 +40,8 @@ class ResidualTransformerLayer(nn.Module):
                 self.set_submodule(name, linear.to_dense())
         for name, letters in self.joint_projections.items():
             attention = getattr(self, name)
+            if attention is None:  # a language model's decoder has no source
+                continue
             setattr(attention, f"{letters}_proj", stacked([getattr(attention, f"{letter}_proj") for letter in letters]))
             for letter in letters:
                 delattr(attention, f"{letter}_proj")

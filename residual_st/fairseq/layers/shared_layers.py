@@ -1,9 +1,11 @@
 """Initialisation and inference form of stacks with shared layers."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from torch import nn
 
+from residual_st.fairseq.layers.layer import ResidualTransformerLayer
 from residual_st.sharing import (
     ResidualLinear,
     SharedForm,
@@ -30,7 +32,9 @@ def share_new_layers(layers: nn.ModuleList, form: SharedForm, is_output_projecti
     for layer in in_order(layers):
         for name, linear in matrices(layer):
             if is_output_projection(name) and isinstance(linear, ResidualLinear):
-                nn.init.zeros_(linear.up if linear.shared_weight is None else linear.shared_weight)
+                weight = linear.up if linear.shared_weight is None else linear.shared_weight
+                if weight is not None:
+                    nn.init.zeros_(weight)
     return shared_weights
 
 
@@ -39,22 +43,22 @@ def use_faster_forward(layers: nn.ModuleList, faster: Mapping[type, type]) -> No
 
     Otherwise fairseq's attention passes the weights to torch's fused function, so that each would be composed and stored.
     """
-    for module in layers.modules():
-        if hasattr(module, "skip_embed_dim_check"):
-            module.skip_embed_dim_check = True
+    attentions: list[Any] = [module for module in layers.modules() if hasattr(module, "skip_embed_dim_check")]
+    for attention in attentions:
+        attention.skip_embed_dim_check = True
     for layer in in_order(layers):
         if type(layer) in faster:
             layer.__class__ = faster[type(layer)]
 
 
-def take_inference_form_(owner: nn.Module, layers: nn.ModuleList) -> None:
+def take_inference_form_(owner: Any, layers: nn.ModuleList) -> None:
     """Convert shared layers permanently to the form for translation given by `owner.inference_mode`.
 
     With `fast` every weight is composed and its terms are dropped.
     """
     if owner.inference_mode == "fast":
         for layer in in_order(layers):
-            if hasattr(layer, "compose_"):
+            if isinstance(layer, ResidualTransformerLayer):
                 layer.compose_()
         unshare_layers(layers)
         owner.shared_weights = nn.ModuleDict()
