@@ -44,7 +44,8 @@ class InTransformers:
     """generate, as documented for short and for long recordings."""
 
     def __init__(self, whisper: Path, task: str):
-        self._model, self._extractor, self._task = load(whisper), feature_extractor(whisper), task
+        self._model, self._task = load(whisper), task
+        self._extractor = feature_extractor(whisper, transformers.WhisperFeatureExtractor)
         self._tokenizer = transformers.AutoTokenizer.from_pretrained(whisper)
 
     @torch.no_grad()

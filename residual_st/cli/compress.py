@@ -24,6 +24,7 @@ from residual_st.sharing.ranks import ResidualRanks
 
 if TYPE_CHECKING:
     from residual_st.compression import CompressionConfig
+    from residual_st.compression.moments import Moments
 
 _DIRECTION = ("task", "source_lang", "target_lang")
 
@@ -237,10 +238,10 @@ def _compress_folder(args: argparse.Namespace) -> dict:
         )
     before = held_out and held_out.likelihood(model)
     compressed, probes = _compress_parts(args, model, forms, calibration, calibration and calibration.predict)
-    huggingface.save(model.to("cpu", dtype), args.output, source)
+    huggingface.save(model.cpu(), args.output, source, dtype)
     sizes = {"model_bytes": tensor_bytes(dict(model.named_parameters())), "dense_model_bytes": dense_bytes}
     losses = {"dense": before, "compressed": held_out.likelihood(model.to(device).float())} if held_out else {}
-    figures = {"output": args.output, "encoder_bytes": encoder_bytes(stack_of(model).owner)}
+    figures = {"output": args.output, "encoder_bytes": encoder_bytes(stack_of(model).whole)}
     if calibration:
         figures["calibrated_on"] = huggingface.directions_of(huggingface.languages_of(model, source), calibration.batches)
     return {**figures, **_figures(compressed), **sizes, **losses, **sizes_tried(probes)}
@@ -273,7 +274,7 @@ def _compress_parts(
     from residual_st.compression import fractions_of_parts
     from residual_st.stacks import stack_of
 
-    moments = {}
+    moments: dict[str, Moments] = {}
     if args.weight_fraction:
         stacks = {part: stack_of(model, part) for part in forms}
         fractions, moments = fractions_of_parts(model, stacks, calibration, args.weight_fraction, args.diagonal)
@@ -333,7 +334,7 @@ def fraction_of_bytes(stack, megabytes: float) -> float:
     from residual_st.sharing import matrix_parameters
 
     matrices = matrix_parameters(stack.layers)
-    rest = sum(parameter.numel() for parameter in stack.owner.parameters()) - matrices
+    rest = sum(parameter.numel() for parameter in stack.whole.parameters()) - matrices
     fraction = (megabytes * 1e6 / BYTES - rest) / matrices
     if fraction > 1:
         raise InputError(

@@ -72,7 +72,7 @@ def _to_checkpoint(args: argparse.Namespace) -> int:
 
     refuse_existing(args.output, args.force)
     model = huggingface.load(args.source)
-    if model.config.model_type != "speech_to_text":
+    if not isinstance(model, speech2text.Speech2TextForConditionalGeneration):
         raise InputError(f"{args.source} has model_type {model.config.model_type}; only speech_to_text can be converted to fairseq")
     if forms_of(model.config):
         raise InputError(f"{args.source} has shared layers; convert it to a dense folder first, with residual-st expand")

@@ -1,7 +1,8 @@
 """Layers of fairseq's Conformer (Gulati et al., arXiv 2005.08100), with fairseq's or ESPnet's attention."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import spox.opset.ai.onnx.v21 as op
@@ -11,20 +12,22 @@ from fairseq.modules import (
     RelPositionMultiHeadedAttention,
     RotaryPositionMultiHeadedAttention,
 )
+from fairseq.modules.conformer_layer import ConvolutionModule, FeedForwardModule
 from spox import Var
 from spox._future import initializer
 from torch import nn
 
+from residual_st.compat import padding_of
 from residual_st.errors import InputError
 from residual_st.export.constants import integer, ints, number
-from residual_st.export.layers import Attention, Branches, activation_of, gated
+from residual_st.export.layers import Attention, Branches, Layers, activation_of, gated
 
 _TO_THE_END = np.iinfo(np.int64).max
 
-Attend = Callable[[Var, nn.Module], Var]  # states (batch * time, width), a layer's attention module -> output of the attention
+Attend = Callable[[Var, Any], Var]  # states (batch * time, width), a layer's attention module -> output of the attention
 
 
-def conformer(branches: Branches, x: Var, mask: Var, layers: Sequence[nn.Module]) -> Var:
+def conformer(branches: Branches, x: Var, mask: Var, layers: Layers) -> Var:
     """Output of the layers for x (batch * time, width), with a mask from `attention_mask`.
 
     Raises:
@@ -40,20 +43,20 @@ def conformer(branches: Branches, x: Var, mask: Var, layers: Sequence[nn.Module]
     return x
 
 
-def _half_feed_forward(branches: Branches, x: Var, module: nn.Module) -> Var:
+def _half_feed_forward(branches: Branches, x: Var, module: FeedForwardModule) -> Var:
     products = branches.products
     x = products.norm(x, module.layer_norm)
     return op.mul(products.feed_forward(x, module.w_1, activation_of(module.activation), module.w_2), number(0.5))
 
 
-def _convolution(branches: Branches, x: Var, module: nn.Module) -> Var:
+def _convolution(branches: Branches, x: Var, module: ConvolutionModule) -> Var:
     """The convolution module. Batch normalisation, with its training statistics, is folded into the depthwise convolution."""
     products, conv, norm = branches.products, module.depthwise_conv, module.batch_norm
     x = gated(products.linear(products.norm(x, module.layer_norm), module.pointwise_conv1))
     x = op.transpose(op.reshape(x, op.concat([branches.batch, branches.time, ints(-1)], axis=0)), perm=[0, 2, 1])
     fused = nn.utils.fuse_conv_bn_eval(conv, norm)
-    weight, bias, padding = products.constant(fused.weight), products.constant(fused.bias), [*conv.padding, *conv.padding]
-    x = activation_of(module.activation)(op.conv(x, weight, bias, group=conv.groups, pads=padding))
+    weight, bias, padding = products.constant(fused.weight), products.constant(fused.bias), padding_of(conv)
+    x = activation_of(module.activation)(op.conv(x, weight, bias, group=conv.groups, pads=[padding, padding]))
     x = op.reshape(op.transpose(x, perm=[0, 2, 1]), ints(-1, conv.out_channels))
     return products.linear(x, module.pointwise_conv2)
 
@@ -67,17 +70,18 @@ def _attending(branches: Branches, first: nn.Module, mask: Var) -> Attend:
     return make(branches, first, mask)
 
 
-def _absolute(branches: Branches, first: nn.Module, mask: Var, matrices: Callable[[nn.Module], Attention]) -> Attend:
+def _absolute(branches: Branches, first: nn.Module, mask: Var, matrices: Callable[[Any], Attention]) -> Attend:
     """Attention without positions of its own."""
 
-    def attend(x: Var, module: nn.Module) -> Var:
+    def attend(x: Var, module: Any) -> Var:
         attention = matrices(module)
-        return branches.attend(*branches.heads(x, attention, "qkv"), mask, attention)
+        queries, keys, values = branches.heads(x, attention, "qkv")
+        return branches.attend(queries, keys, values, mask, attention)
 
     return attend
 
 
-def _rotary(branches: Branches, first: nn.Module, mask: Var) -> Attend:
+def _rotary(branches: Branches, first: RotaryPositionMultiHeadedAttention, mask: Var) -> Attend:
     """Attention with rotary positions (Su et al., arXiv 2104.09864). fairseq rotates each head's states, not queries and keys."""
     attention, rates = _espnet(first), first.rotary_emb.inv_freq.numpy()
     heads, half = attention.heads, attention.width // 2
@@ -88,22 +92,23 @@ def _rotary(branches: Branches, first: nn.Module, mask: Var) -> Attend:
     cosines, sines = op.cos(angles), op.sin(angles)
     shape = op.concat([branches.batch, branches.time, ints(heads, 2 * half)], axis=0)
 
-    def attend(x: Var, module: nn.Module) -> Var:
+    def attend(x: Var, module: Any) -> Var:
         attention, parts = _espnet(module), op.reshape(x, shape)
         one, two = op.split(parts, num_outputs=2, axis=3)
         rotated = op.add(op.mul(parts, cosines), op.mul(op.concat([op.neg(two), one], axis=3), sines))
         queries, keys = branches.heads(op.reshape(rotated, ints(-1, 2 * half * heads)), attention, "qk")
-        return branches.attend(queries, keys, *branches.heads(x, attention, "v"), mask, attention)
+        (values,) = branches.heads(x, attention, "v")
+        return branches.attend(queries, keys, values, mask, attention)
 
     return attend
 
 
-def _relative(branches: Branches, first: nn.Module, mask: Var) -> Attend:
+def _relative(branches: Branches, first: RelPositionMultiHeadedAttention, mask: Var) -> Attend:
     """Attention with relative positions (Dai et al., arXiv 1901.02860, 3.3): scores (q + u) kᵀ + (q + v) pᵀ, p by distance."""
     products, time = branches.products, branches.time
     positions = _distances(time, first.linear_pos.in_features)
 
-    def attend(x: Var, module: nn.Module) -> Var:
+    def attend(x: Var, module: Any) -> Var:
         attention = _espnet(module)
         heads, width = attention.heads, attention.width
         queries, keys, values = branches.heads(x, attention, "qkv")
@@ -143,11 +148,11 @@ def _by_key(scores: Var, leading: Var, time: Var) -> Var:
     return op.slice(op.reshape(flat, op.concat([leading, time, ints(-1)], axis=0)), ints(0), time, ints(-1))
 
 
-def _espnet(module: nn.Module) -> Attention:
+def _espnet(module: ESPNETMultiHeadedAttention) -> Attention:
     return Attention(module.linear_q, module.linear_k, module.linear_v, module.linear_out, module.h)
 
 
-_KINDS = {  # base classes last
+_KINDS: dict[type, Callable[[Branches, Any, Var], Attend]] = {  # base classes last
     RelPositionMultiHeadedAttention: _relative,
     RotaryPositionMultiHeadedAttention: _rotary,
     ESPNETMultiHeadedAttention: partial(_absolute, matrices=_espnet),

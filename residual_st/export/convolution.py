@@ -4,13 +4,14 @@ import spox.opset.ai.onnx.v21 as op
 from spox import Var
 from torch import nn
 
+from residual_st.compat import padding_of
 from residual_st.export.constants import ints
 from residual_st.export.products import Products
 
 
 def convolved(x: Var, conv: nn.Conv1d, products: Products) -> Var:
     """(batch, time, in) -> (batch, shorter time, out)"""
-    return convolved_inside(op.pad(x, ints(*conv.padding, *conv.padding), axes=ints(1)), conv, products)
+    return convolved_inside(op.pad(x, ints(padding_of(conv), padding_of(conv)), axes=ints(1)), conv, products)
 
 
 def convolved_inside(x: Var, conv: nn.Conv1d, products: Products) -> Var:

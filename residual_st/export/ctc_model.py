@@ -21,7 +21,7 @@ from residual_st.runtime.model import Model
 from residual_st.runtime.vocabulary import Vocabulary
 
 # import transformers after residual_st.huggingface, which hides a torchaudio that does not load
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase  # isort: skip
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Wav2Vec2FeatureExtractor  # isort: skip
 
 MODELS = ("Wav2Vec2ForCTC", "HubertForCTC")
 LONGEST_SECONDS = 60.0  # maximum length of an utterance: the first convolution's output takes 6.5 MB per second
@@ -45,7 +45,8 @@ def export_ctc(
             given, of which these models have one.
     """
     Languages().resolved(asked)
-    model, extractor, tokenizer = load(source).float(), feature_extractor(source), _read_tokenizer(source)
+    model, extractor = load(source).float(), feature_extractor(source, Wav2Vec2FeatureExtractor)
+    tokenizer = _read_tokenizer(source)
     vocabulary = vocabulary_of(model, tokenizer)
     described = {
         "arch": model.config.model_type,
@@ -134,7 +135,8 @@ def _read_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
 
 
 def _decoded(tokenizer: PreTrainedTokenizerBase, best: np.ndarray) -> str:
-    return tokenizer.decode(best.tolist()).strip(" ")  # skip_special_tokens would remove the blank between two equal letters
+    (text,) = tokenizer.batch_decode([best.tolist()])
+    return text.strip(" ")  # skip_special_tokens would remove the blank between two equal letters
 
 
 def _collapsed(best: np.ndarray, blank: int) -> list[int]:

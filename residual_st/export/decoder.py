@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import onnx
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from residual_st.export.build import build
 from residual_st.export.constants import ints, number
 from residual_st.export.features import mask_of
-from residual_st.export.layers import Attention, Branches, attention_mask
+from residual_st.export.layers import Attention, Branches, Layers, attention_mask
 from residual_st.export.products import Products
 
 
@@ -30,7 +31,7 @@ class DecoderParts:
         alignment: layers and heads whose attention to the source aligns words with it.
     """
 
-    layers: Sequence[nn.Module]
+    layers: Layers
     embedding: Tensor
     scale: float
     position: Callable[[Products, Var], Var] | None
@@ -40,7 +41,7 @@ class DecoderParts:
     alignment: Sequence[tuple[int, int]]
 
 
-def heads_at_two_thirds(layers: Sequence[nn.Module]) -> list[tuple[int, int]]:
+def heads_at_two_thirds(layers: Layers) -> list[tuple[int, int]]:
     """All heads of the layer at two thirds of the depth: AlignAtt (arXiv 2305.11408) and simulstream use the fourth of six."""
     layer = max(0, 2 * len(layers) // 3 - 1)
     return [(layer, head) for head in range(layers[layer].encoder_attn.num_heads)]
@@ -76,7 +77,8 @@ def decoder_graph(decoder: DecoderParts, precision: str) -> onnx.ModelProto:
     step = spox.argument(spox.Tensor(np.int64, ()))
     order = spox.argument(spox.Tensor(np.int64, ("rows",)))
     lengths = spox.argument(spox.Tensor(np.int64, ("batch",)))
-    inputs, outputs = {"tokens": tokens, "step": step, "order": order, "state_lengths": lengths}, {}
+    inputs = {"tokens": tokens, "step": step, "order": order, "state_lengths": lengths}
+    outputs: dict[str, Var] = {}
 
     batch, beam = op.shape(tokens, start=0, end=1), op.shape(tokens, start=1, end=2)
     of_words, of_source = Branches(products, op.mul(batch, beam), ints(1)), Branches(products, batch, beam)
@@ -118,10 +120,10 @@ def decoder_graph(decoder: DecoderParts, precision: str) -> onnx.ModelProto:
 
         x = of_words.residual(x, layer.self_attn_layer_norm, layer, to_words)
         x = of_words.residual(x, layer.encoder_attn_layer_norm, layer, to_source)
-        x = of_words.residual(x, layer.final_layer_norm, layer, lambda y, layer=layer: of_words.feed_forward(y, layer))
+        x = of_words.residual(x, layer.final_layer_norm, layer, partial(of_words.feed_forward, layer=layer))
     if decoder.norm is not None:
         x = products.norm(x, decoder.norm)
     log_probs = op.log_softmax(products.linear(x, decoder.projection), axis=-1)
     log_probs = op.reshape(log_probs, op.concat([batch, beam, ints(-1)], axis=0))
-    attention = op.mul(op.sum(aligned), number(1 / len(decoder.alignment)))
-    return build(inputs, {"log_probs": log_probs, "attention": attention, **outputs})
+    mean = op.mul(op.sum(aligned), number(1 / len(decoder.alignment)))
+    return build(inputs, {"log_probs": log_probs, "attention": mean, **outputs})

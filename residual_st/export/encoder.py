@@ -1,6 +1,6 @@
 """An encoder with filterbank input as a graph: samples in, states out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import onnx
@@ -18,7 +18,7 @@ from residual_st.export.conformer import conformer
 from residual_st.export.constants import integer, ints, number
 from residual_st.export.convolution import convolved
 from residual_st.export.features import Filterbank, features, mask_of
-from residual_st.export.layers import Branches, attention_mask, chunk_mask, gated, sinusoids, transformer
+from residual_st.export.layers import Branches, Layers, attention_mask, chunk_mask, gated, sinusoids, transformer
 from residual_st.export.products import Products
 from residual_st.fairseq.kinds import EncoderParts
 
@@ -80,7 +80,7 @@ def _subsampled(subsampler: nn.Module, products: Products, x: Var, lengths: Var)
     return x, lengths, subsampler.conv_layers[-1].out_channels // 2
 
 
-def _layers(layers: Sequence[nn.Module]) -> Callable:
+def _layers(layers: Layers) -> Callable:
     kind = next((kind for kind in _GRAPHS if all(isinstance(layer, kind) for layer in layers)), None)
     if kind is None:
         raise InputError(f"an encoder with {type(layers[0]).__name__} cannot be exported")

@@ -1,9 +1,9 @@
 """The parts of fairseq's decoder for the graphs."""
 
 import spox.opset.ai.onnx.v21 as op
+from fairseq.models import FairseqDecoder
 from fairseq.models.speech_to_text.s2t_transformer import TransformerDecoderScriptable
 from spox import Var
-from torch import nn
 
 from residual_st.errors import InputError
 from residual_st.export.constants import ints
@@ -15,7 +15,7 @@ from residual_st.fairseq.kinds.text_decoder import S2TResidualTransformerDecoder
 _KNOWN = (TransformerDecoderScriptable, S2TResidualTransformerDecoder)  # other classes may compute something else
 
 
-def decoder_parts(decoder: nn.Module) -> DecoderParts:
+def decoder_parts(decoder: FairseqDecoder) -> DecoderParts:
     """The decoder's parts. Raises InputError for unsupported parts."""
     _check(decoder)
 
@@ -37,7 +37,7 @@ def decoder_parts(decoder: nn.Module) -> DecoderParts:
     )
 
 
-def _check(decoder: nn.Module) -> None:
+def _check(decoder: FairseqDecoder) -> None:
     if type(decoder) not in _KNOWN:
         raise InputError(f"a model with {type(decoder).__name__} cannot be exported; its decoder must be that of s2t_transformer")
     for name, flag in {

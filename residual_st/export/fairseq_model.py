@@ -65,16 +65,16 @@ def export_checkpoint(
     """
     state, model = read_model(path)
     encoder_parts(model)  # refuses unsupported models before searching for the data
-    data = data or data_folder(state)
-    if data is None:
+    folder = data or data_folder(state)
+    if folder is None:
         raise InputError(f"{path} does not name the folder of its vocabulary; give --data DATA")
-    symbols, config = read_symbols(state, data, config_yaml)
+    symbols, config = read_symbols(state, folder, config_yaml)
     languages = languages_of(symbols, config)
     if asked != Direction():
         languages = replace(languages, default=languages.resolved(asked))
     vocabulary = _vocabulary(symbols, config, languages)
     flags = model_flags(state, path)
-    lengths = trained_lengths(data, train_subset(state), with_task_flags(flags).max_source_positions)
+    lengths = trained_lengths(folder, train_subset(state), with_task_flags(flags).max_source_positions)
     source = model_input(config)
     return export_model(model, flags, source, vocabulary, languages, output, precision, audio, lengths, chunk_frames)
 
@@ -130,8 +130,8 @@ def export_model(
 def encoder_parts(model: BaseFairseqModel) -> EncoderParts:
     """The parts of a model's encoder for the graph. Raises InputError for an unsupported class."""
     part = kind_of(type(model)).encoder
-    encoder = getattr(model, part.root, None)
-    parts = part.parts(encoder)
+    encoder = getattr(model, part.root, None) if part else None
+    parts = part.parts(encoder) if part else None
     if parts is None:
         raise InputError(
             f"a model with {type(encoder).__name__} cannot be exported; it must be an s2t_transformer or s2t_conformer of any size"

@@ -1,8 +1,9 @@
 """Building blocks of the graphs of encoder and decoder: attention, feed-forward, positions."""
 
 import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import spox.opset.ai.onnx.v21 as op
@@ -19,6 +20,16 @@ FIRST_POSITION = 2  # fairseq's: 0 is unused, and 1 is padding
 APART = -1e8  # fairseq's value; not infinite, since a chunk may contain only padding
 
 
+class Layers(Protocol):
+    """Layers of fairseq or transformers: their modules have the same names, but no common class."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
 class Attention(NamedTuple):
     """The matrices of an attention module and its number of heads."""
 
@@ -29,7 +40,7 @@ class Attention(NamedTuple):
     heads: int
 
     @classmethod
-    def of(cls, module: nn.Module) -> "Attention":
+    def of(cls, module: Any) -> "Attention":
         """From a module with the names of fairseq's attention and Whisper's."""
         return cls(module.q_proj, module.k_proj, module.v_proj, module.out_proj, module.num_heads)
 
@@ -53,13 +64,13 @@ class Branches:
         self.products = products
         self.batch, self.time = batch, time
 
-    def residual(self, x: Var, norm: nn.LayerNorm, layer: nn.Module, branch) -> Var:
+    def residual(self, x: Var, norm: nn.LayerNorm, layer: nn.Module, branch: Callable[[Var], Var]) -> Var:
         """`x + branch(x)`, with the norm before the branch or, in some of fairseq's layers, after the sum."""
         if getattr(layer, "normalize_before", True):
             return op.add(x, branch(self.products.norm(x, norm)))
         return self.products.norm(op.add(x, branch(x)), norm)
 
-    def feed_forward(self, x: Var, layer: nn.Module) -> Var:
+    def feed_forward(self, x: Var, layer: Any) -> Var:
         return self.products.feed_forward(x, layer.fc1, activation_of(layer.activation_fn), layer.fc2)
 
     def heads(self, x: Var, attention: Attention, letters: str) -> list[Var]:
@@ -95,7 +106,7 @@ def transformer(
     branches: Branches,
     x: Var,
     mask: Var | None,
-    layers: Sequence[nn.Module],
+    layers: Layers,
     with_past: Callable[[int, Var, Var], tuple[Var, Var]] = lambda _layer, keys, values: (keys, values),
 ) -> Var:
     """Output of layers of fairseq's Transformer encoder, or of Whisper's with the same names, for x (batch * time, width).
@@ -111,7 +122,7 @@ def transformer(
             return branches.attend(queries, *with_past(index, keys, values), mask, attention)
 
         x = branches.residual(x, layer.self_attn_layer_norm, layer, attend)
-        x = branches.residual(x, layer.final_layer_norm, layer, lambda y, layer=layer: branches.feed_forward(y, layer))
+        x = branches.residual(x, layer.final_layer_norm, layer, partial(branches.feed_forward, layer=layer))
     return x
 
 

@@ -6,7 +6,8 @@ passes over memory.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, TypeVar, overload
 
 import numpy as np
 import spox.opset.ai.onnx.v21 as op
@@ -19,6 +20,8 @@ from residual_st.export.constants import ints
 from residual_st.export.quantization import block_size, multiply_in_4_bits, packed, quantized, quantized_in_blocks
 from residual_st.sharing import Matrix, ResidualLinear, shape_of, weight_of
 
+_Made = TypeVar("_Made")
+
 LEAST_WIDTH = 32  # minimum of both dimensions of matrices stored in 4 bits
 
 
@@ -30,6 +33,11 @@ class Terms(NamedTuple):
     down: Tensor | None
     diagonal: Tensor | None
     bias: Tensor | None
+
+    @property
+    def low_rank(self) -> tuple[Tensor, Tensor] | None:
+        """`up` and `down`, which come together."""
+        return None if self.up is None or self.down is None else (self.up, self.down)
 
 
 class Products:
@@ -47,7 +55,7 @@ class Products:
 
     def __init__(self, precision: str):
         self.precision = precision
-        self._made: dict[tuple, object] = {}  # by the tensors that it was made from
+        self._made: dict[tuple, Any] = {}  # by the tensors that it was made from
         self._quantized: dict[Var, tuple[Var, Var, Var]] = {}
         self._seen: list[Tensor] = []  # kept alive, so that no other tensor gets the same address
 
@@ -57,8 +65,11 @@ class Products:
         y = self.constant(terms.bias)
         if terms.shared is not None:
             y = self.multiply(x, terms.shared, y)
-        if terms.up is not None:
-            y = self.multiply(self.multiply(x, terms.down), terms.up, y)
+        if terms.low_rank is not None:
+            up, down = terms.low_rank
+            y = self.multiply(self.multiply(x, down), up, y)
+        if y is None:
+            raise ValueError("a linear layer without a shared weight or a residual")
         return y if terms.diagonal is None else op.add(y, self._diagonal(x, terms.diagonal, linear))
 
     def side_by_side(self, x: Var, linears: list[Matrix]) -> Var:
@@ -68,46 +79,50 @@ class Products:
         count, (width, width_in) = len(linears), shape_of(linears[0])
         if len(kinds) > 1 or all_terms[0].shared is None or all_terms[0].diagonal is not None and width_in != width:
             return op.concat([op.unsqueeze(self.linear(x, linear), ints(1)) for linear in linears], axis=1)
-        terms = Terms(*(None if each[0] is None else list(each) for each in zip(*all_terms)))
-        y = self.multiply(x, self._joined(terms.shared), None if terms.bias is None else self.constant(self._joined(terms.bias)))
-        if terms.up is not None:
-            y = self._multiply_each(self.multiply(x, self._joined(terms.down)), terms.up, y)
+        shared, ups, downs, diagonals, biases = ([term for term in each if term is not None] for each in zip(*all_terms))
+        y = self.multiply(x, self._joined(shared), self.constant(self._joined(biases)) if biases else None)
+        if ups:
+            y = self._multiply_each(self.multiply(x, self._joined(downs)), ups, y)
         y = op.reshape(y, ints(-1, count, width))
-        if terms.diagonal is None:
+        if not diagonals:
             return y
-        diagonals = op.reshape(self.constant(self._joined(terms.diagonal)), ints(count, width))
-        return op.add(y, op.mul(op.unsqueeze(x, ints(1)), diagonals))
+        rows = op.reshape(self.constant(self._joined(diagonals)), ints(count, width))
+        return op.add(y, op.mul(op.unsqueeze(x, ints(1)), rows))
 
-    def feed_forward(self, x: Var, first: Matrix, activation: Callable, second: Matrix) -> Var:
+    def feed_forward(self, x: Var, first: Matrix, activation: Callable[[Var], Var], second: Matrix) -> Var:
         """`second(activation(first(x)))`.
 
         Diagonals only affect the first inner units. These are computed separately, so that the others need not be copied for the
         addition.
         """
         one, two = self._terms_of(first), self._terms_of(second)
-        length = 0 if one.diagonal is None else len(one.diagonal)
-        alike = one.up is not None and two.up is not None and one.shared is not None and two.shared is not None
-        if not alike or two.diagonal is None or len(two.diagonal) != length or not length < shape_of(first)[0]:
+        if (
+            one.shared is None or one.low_rank is None or one.diagonal is None
+            or two.shared is None or two.low_rank is None or two.diagonal is None
+            or len(one.diagonal) != len(two.diagonal) or not len(one.diagonal) < shape_of(first)[0]
+        ):  # fmt: skip
             return self.linear(activation(self.linear(x, first)), second)
-        parts, hidden = (slice(0, length), slice(length, None)), self.multiply(x, one.down)
+        (up, down), (second_up, second_down) = one.low_rank, two.low_rank
+        length, hidden = len(one.diagonal), self.multiply(x, down)
+        head, tail = slice(0, length), slice(length, None)
         between = []
-        for part in parts:
+        for part in (head, tail):
             y = self.multiply(x, one.shared[part], None if one.bias is None else self.constant(one.bias[part]))
-            between.append(self.multiply(hidden, one.up[part], y))
+            between.append(self.multiply(hidden, up[part], y))
         between[0] = op.add(between[0], op.mul(x, self.constant(one.diagonal)))
-        between = [activation(y) for y in between]
-        z, units = self.constant(two.bias), None
-        for y, part in zip(between, parts):
-            z = self.multiply(y, two.shared[:, part], z)
-            units = self.multiply(y, two.down[:, part], units)
-        return op.add(self.multiply(units, two.up, z), op.mul(between[0], self.constant(two.diagonal)))
+        some, rest = (activation(y) for y in between)
+        z = self.multiply(some, two.shared[:, head], self.constant(two.bias))
+        units = self.multiply(some, second_down[:, head])
+        z = self.multiply(rest, two.shared[:, tail], z)
+        units = self.multiply(rest, second_down[:, tail], units)
+        return op.add(self.multiply(units, second_up, z), op.mul(some, self.constant(two.diagonal)))
 
     def multiply(self, x: Var, weight: Tensor, onto: Var | None = None) -> Var:
         """`onto + x weightᵀ`: weight (out, in), onto (rows, out), (out,) or nothing."""
         if self.precision == "fp32":
             return op.gemm(x, self._transposed(weight), onto)
         if self._has_4_bits(weight):
-            product = multiply_in_4_bits(x, *self._int4(weight), tuple(weight.shape))
+            product = multiply_in_4_bits(x, *self._int4(weight), (weight.size(0), weight.size(1)))
             return product if onto is None else op.add(product, onto)
         return self._multiply_int8(x, *self._int8(weight), onto)
 
@@ -122,6 +137,12 @@ class Products:
 
     def norm(self, x: Var, norm: nn.LayerNorm) -> Var:
         return op.layer_normalization(x, self.constant(norm.weight), self.constant(norm.bias), axis=-1, epsilon=norm.eps)[0]
+
+    @overload
+    def constant(self, tensor: Tensor) -> Var: ...
+
+    @overload
+    def constant(self, tensor: Tensor | None) -> Var | None: ...
 
     def constant(self, tensor: Tensor | None) -> Var | None:
         """A small tensor for elementwise operations. It is stored in half precision unless matrices are in fp32."""
@@ -142,15 +163,13 @@ class Products:
     def _multiply_each(self, x: Var, weights: list[Tensor], onto: Var) -> Var:
         """Parts of x times one weight each, concatenated. At load time, the runtime builds one block-diagonal matrix of all."""
         is_fp32 = self.precision == "fp32"
-        pairs = [(self._transposed(weight), None) if is_fp32 else self._int8(weight) for weight in weights]
-        width = len(weights[0])
-        matrices = [
-            op.pad(matrix, ints(0, place * width, 0, (len(pairs) - 1 - place) * width)) for place, (matrix, _) in enumerate(pairs)
-        ]
-        matrix = op.concat(matrices, axis=0)
+        matrices = [self._transposed(weight) if is_fp32 else self._int8(weight)[0] for weight in weights]
+        width, last = len(weights[0]), len(weights) - 1
+        wide = [op.pad(matrix, ints(0, place * width, 0, (last - place) * width)) for place, matrix in enumerate(matrices)]
+        matrix = op.concat(wide, axis=0)
         if is_fp32:
             return op.gemm(x, matrix, onto)
-        return self._multiply_int8(x, matrix, op.concat([scales for _, scales in pairs], axis=0), onto)
+        return self._multiply_int8(x, matrix, op.concat([self._int8(weight)[1] for weight in weights], axis=0), onto)
 
     def _multiply_int8(self, x: Var, matrix: Var, scales: Var, onto: Var | None) -> Var:
         if x not in self._quantized:  # once per x, even if several weights multiply it
@@ -163,8 +182,8 @@ class Products:
         if not isinstance(linear, ResidualLinear):
             return Terms(weight_of(linear), None, None, None, linear.bias)
         shared, up, down, diagonal = linear.all_terms
-        if up is not None and self.precision != "fp32":
-            up, down = self._once("spread", [up, down], lambda: _spread(up.detach(), down.detach()))
+        if up is not None and down is not None and self.precision != "fp32":
+            up, down = self._once("spread", [up, down], partial(_spread, up.detach(), down.detach()))
         return Terms(shared, up, down, diagonal, linear.bias)
 
     def _joined(self, tensors: list[Tensor]) -> Tensor:
@@ -202,7 +221,7 @@ class Products:
             return initializer(values.copy())
         return op.cast(initializer(values.astype(np.float16)), to=np.float32)
 
-    def _once(self, what: str, tensors: list[Tensor], make: Callable):
+    def _once(self, what: str, tensors: list[Tensor], make: Callable[[], _Made]) -> _Made:
         """The result of `make` for these tensors, cached."""
         key = self._key(what, tensors)
         if key not in self._made:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from spox import Tensor as TensorType
-from spox import Var
+from spox import Type, Var
 from spox._attributes import AttrInt64
 from spox._fields import BaseAttributes, BaseInputs, BaseOutputs
 from spox._node import Node, OpType
@@ -56,7 +56,7 @@ def multiply_in_4_bits(x: Var, weight: Var, scales: Var, shape: tuple[int, int])
     numbers = {"K": width_in, "N": width_out, "bits": 4, "block_size": block_size(width_in)}
     attributes = _MatMulNBits.Attributes(*(AttrInt64(value, name) for name, value in numbers.items()))
     inputs = _MatMulNBits.Inputs(x._var_info, weight._var_info, scales._var_info)
-    return _MatMulNBits(attributes, inputs).get_output_vars(input_prop_values={}).Y
+    return _MatMulNBits(attributes, inputs).get_output_vars(input_prop_values={}).flatten_vars()["Y"]
 
 
 class _MatMulNBits(Node):
@@ -80,6 +80,7 @@ class _MatMulNBits(Node):
         Y: _VarInfo
 
     op_type = OpType("MatMulNBits", "com.microsoft", 1)
+    attrs: Attributes
 
-    def infer_output_types(self, input_prop_values) -> dict[str, TensorType]:
+    def infer_output_types(self, input_prop_values) -> dict[str, Type]:
         return {"Y": TensorType(np.float32, (None, self.attrs.N.value))}

@@ -13,6 +13,7 @@ import spox.opset.ai.onnx.v21 as op
 from spox import Var
 from torch import nn
 
+from residual_st.compat import padding_of
 from residual_st.export.build import build
 from residual_st.export.constants import integer, ints, number
 from residual_st.export.convolution import convolved_inside
@@ -49,7 +50,7 @@ def streaming_form(encoder: EncoderParts, filterbank: Filterbank, chunk_frames: 
         layers=len(encoder.layers),
         heads=attention.heads,
         head_width=attention.width,
-        tails=[[conv.padding[0], conv.in_channels] for conv in encoder.subsampler.conv_layers],
+        tails=[[padding_of(conv), conv.in_channels] for conv in encoder.subsampler.conv_layers],
     )
 
 
@@ -66,7 +67,8 @@ def streaming_graph(encoder: EncoderParts, filterbank: Filterbank, form: Streami
     products = Products(precision)
     samples = spox.argument(spox.Tensor(np.float32, (1, "samples")))
     position, last = (spox.argument(spox.Tensor(np.int64, ())) for _ in range(2))
-    inputs, outputs = {"samples": samples, "position": position, "last": last}, {}
+    inputs = {"samples": samples, "position": position, "last": last}
+    outputs: dict[str, Var] = {}
 
     x = _frames(samples, filterbank)
     for place, conv in enumerate(encoder.subsampler.conv_layers):
@@ -103,13 +105,13 @@ def _frames(samples: Var, filterbank: Filterbank) -> Var:
     """(1, n) -> (1, frames, bins), no frames if n is less than a window. One extra window is computed: a graph needs one."""
     frames = log_mel(op.pad(samples, ints(0, filterbank.shift), axes=ints(1)), filterbank)
     for transform in filterbank.transforms:
-        frames = transform(frames, None)
+        frames = transform(frames, number(1.0))  # no padding
     return op.slice(frames, ints(0), ints(-1), ints(1))
 
 
 def _convolved(x: Var, last: Var, conv: nn.Conv1d, products: Products) -> tuple[Var, Var]:
     """The known outputs of a convolution of x (1, time, width), and the frames of x that it reads again."""
-    (size,), (stride,), (padding,) = conv.kernel_size, conv.stride, conv.padding
+    (size,), (stride,), padding = conv.kernel_size, conv.stride, padding_of(conv)
     x = op.pad(x, op.concat([ints(0), op.unsqueeze(op.mul(last, integer(padding)), ints(0))], axis=0), axes=ints(1))
     time = op.shape(x, start=1, end=2)
     read = op.mul(op.div(op.add(op.sub(time, ints(size)), ints(stride)), ints(stride)), ints(stride))

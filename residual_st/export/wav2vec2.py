@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -11,6 +11,7 @@ import spox.opset.ai.onnx.v21 as op
 from spox import Var
 from torch import nn
 
+from residual_st.compat import padding_of
 from residual_st.errors import InputError
 from residual_st.export.build import build
 from residual_st.export.constants import integer, ints, number
@@ -33,7 +34,8 @@ def encoder_graph(model: Wav2Vec2ForCTC | HubertForCTC, extractor: Wav2Vec2Featu
     """
     samples = spox.argument(spox.Tensor(np.float32, ("batch", "samples")))
     lengths = spox.argument(spox.Tensor(np.int64, ("batch",)))
-    base, products = model.base_model, Products(precision)
+    base: Any = model.base_model  # Wav2Vec2Model or HubertModel
+    products = Products(precision)
     _require_known_parts(base)
     x = _normalised(samples, lengths) if extractor.do_normalize else samples
     x, counts = op.unsqueeze(x, ints(1)), lengths
@@ -51,13 +53,14 @@ def encoder_graph(model: Wav2Vec2ForCTC | HubertForCTC, extractor: Wav2Vec2Featu
 
 def shortest_samples(model: Wav2Vec2ForCTC | HubertForCTC) -> int:
     """Number of samples for one frame."""
+    base: Any = model.base_model
     needed = 1
-    for layer in reversed(model.base_model.feature_extractor.conv_layers):
+    for layer in reversed(base.feature_extractor.conv_layers):
         needed = (needed - 1) * layer.conv.stride[0] + layer.conv.kernel_size[0]
     return needed
 
 
-def _require_known_parts(base: nn.Module) -> None:
+def _require_known_parts(base: Any) -> None:
     unknown = {
         "add_adapter": getattr(base, "adapter", None),
         "conv_pos_batch_norm": getattr(base.encoder.pos_conv_embed, "batch_norm", None),
@@ -76,7 +79,7 @@ def _normalised(samples: Var, lengths: Var) -> Var:
     return op.div(centred, op.sqrt(op.add(variance, number(LEAST_VARIANCE))))
 
 
-def _frames(x: Var, layer: nn.Module, products: Products) -> Var:
+def _frames(x: Var, layer: Any, products: Products) -> Var:
     """Output of a layer of the feature extractor for x (batch, channels, time)."""
     x = _convolved(x, layer.conv, products)
     norm = getattr(layer, "layer_norm", None)
@@ -89,7 +92,7 @@ def _frames(x: Var, layer: nn.Module, products: Products) -> Var:
 
 def _convolved(x: Var, conv: nn.Conv1d, products: Products) -> Var:
     """(batch, in, time) -> (batch, out, time), as a convolution: a product would need copies of overlapping windows."""
-    (size,), (stride,), (padding,) = conv.kernel_size, conv.stride, conv.padding
+    (size,), (stride,), padding = conv.kernel_size, conv.stride, padding_of(conv)
     weight, bias = products.constant(conv.weight), products.constant(conv.bias)
     return op.conv(x, weight, bias, kernel_shape=[size], strides=[stride], pads=[padding, padding], group=conv.groups)
 
@@ -99,7 +102,7 @@ def _shorter(counts: Var, conv: nn.Conv1d) -> Var:
     return op.add(op.div(op.sub(counts, integer(size)), integer(stride)), integer(1))
 
 
-def _encoded(base: nn.Module, products: Products, x: Var, batch: Var, time: Var, inside: Var) -> Var:
+def _encoded(base: Any, products: Products, x: Var, batch: Var, time: Var, inside: Var) -> Var:
     """Frames (batch, time, channels) -> states (batch * time, width)."""
     projection, encoder = base.feature_projection, base.encoder
     if hasattr(projection, "layer_norm"):
@@ -119,18 +122,19 @@ def _encoded(base: nn.Module, products: Products, x: Var, batch: Var, time: Var,
     return products.norm(x, encoder.layer_norm) if norms_first else x
 
 
-def _positions(x: Var, embedding: nn.Module, time: Var, products: Products) -> Var:
+def _positions(x: Var, embedding: Any, time: Var, products: Products) -> Var:
     """Positions for x (batch, time, width), from a convolution; with an even kernel it returns one extra frame."""
     y = _convolved(op.transpose(x, perm=[0, 2, 1]), embedding.conv, products)
     y = op.slice(y, ints(0), time, ints(2))
     return op.transpose(activation_of(embedding.activation)(y), perm=[0, 2, 1])
 
 
-def _layer(branches: Branches, x: Var, mask: Var, layer: nn.Module, norms_first: bool) -> Var:
+def _layer(branches: Branches, x: Var, mask: Var, layer: Any, norms_first: bool) -> Var:
     attention, products, units = Attention.of(layer.attention), branches.products, layer.feed_forward
 
     def attend(y: Var) -> Var:
-        return branches.attend(*branches.heads(y, attention, "qkv"), mask, attention)
+        queries, keys, values = branches.heads(y, attention, "qkv")
+        return branches.attend(queries, keys, values, mask, attention)
 
     def feed_forward(y: Var) -> Var:
         return products.feed_forward(y, units.intermediate_dense, activation_of(units.intermediate_act_fn), units.output_dense)

@@ -52,7 +52,7 @@ def decoder_parts(model: WhisperForConditionalGeneration) -> DecoderParts:
 
     own = getattr(model.generation_config, "alignment_heads", None) or []  # used by Whisper's authors for word timestamps
     there = {(layer, head) for layer, each in enumerate(decoder.layers) for head in range(each.encoder_attn.num_heads)}
-    alignment = [pair for pair in map(tuple, own) if pair in there] or heads_at_two_thirds(decoder.layers)
+    alignment = [(layer, head) for layer, head in own if (layer, head) in there] or heads_at_two_thirds(decoder.layers)
     embedding = decoder.embed_tokens.weight
     return DecoderParts(decoder.layers, embedding, 1.0, position, None, decoder.layer_norm, model.proj_out, alignment)
 
@@ -64,7 +64,7 @@ def log_mel(samples: Var, extractor: WhisperFeatureExtractor) -> Var:
         InputError: if the extractor's settings differ from the original Whisper's.
     """
     size, hop = extractor.n_fft, extractor.hop_length
-    if (size, hop, extractor.sampling_rate) != (400, 160, 16_000) or getattr(extractor, "dither", 0.0):
+    if (size, hop, extractor.sampling_rate) != (400, 160, 16_000) or getattr(extractor, "dither", False):
         raise InputError("only Whisper models with feature frames of 400 samples every 160 samples at 16 kHz can be exported")
     missing = op.sub(ints(extractor.n_samples), op.shape(samples, start=1, end=2))
     padded = op.pad(samples, op.concat([ints(0), missing], axis=0), axes=ints(1))

@@ -22,7 +22,7 @@ from residual_st.languages import Direction, Languages
 from residual_st.runtime.folder import CROSS_ATTENTION, DECODER, ENCODER, WHISPER
 
 # import transformers after residual_st.huggingface, which hides a torchaudio that does not load
-from transformers import WhisperForConditionalGeneration  # isort: skip
+from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration  # isort: skip
 
 
 def export_whisper(
@@ -45,7 +45,7 @@ def export_whisper(
     if model.config.model_type != "whisper":
         exported = "it must be one of Whisper, Wav2Vec2ForCTC, HubertForCTC to be exported"
         raise InputError(f"{source} has model_type {model.config.model_type}; {exported}")
-    extractor, decoder = feature_extractor(source), decoder_parts(model)
+    extractor, decoder = feature_extractor(source, WhisperFeatureExtractor), decoder_parts(model)
     tokenizer, settings, positions = read_tokenizer(source), model.generation_config, model.config.max_target_positions
     vocabulary, languages = vocabulary_of(model, tokenizer, asked)
     graphs = {
@@ -97,8 +97,8 @@ class _Reference:
         return self._model(encoder_outputs=self._encoded, decoder_input_ids=given).logits[0, -1].log_softmax(-1).numpy()
 
     def greedy(self, direction: Direction, most: int) -> Greedy:
-        asked = {"language": direction.source_lang, "task": direction.task} if self._is_told else {}
-        asked = {name: value for name, value in asked.items() if value is not None}
-        (words,), prompt = greedy_words(self._model, {"encoder_outputs": self._encoded}, most, **asked)
+        told = {"language": direction.source_lang, "task": direction.task} if self._is_told else {}
+        asked = {name: value for name, value in told.items() if value is not None}
+        (words,), prompt = greedy_words(self._model, {"encoder_outputs": self._encoded}, most, (), **asked)
         words = words.tolist()
         return Greedy(words[:prompt], words[prompt:], self._tokenizer.decode(words[prompt:], skip_special_tokens=True))

@@ -90,7 +90,8 @@ def _hidden(tokenizer: PreTrainedTokenizerBase, size: int) -> list[int]:
 
 
 def _decoded(tokenizer: PreTrainedTokenizerBase, words: list[int]) -> str:
-    return tokenizer.decode(words, skip_special_tokens=True)
+    (text,) = tokenizer.batch_decode([words], skip_special_tokens=True)
+    return text
 
 
 def _check(tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary) -> None:

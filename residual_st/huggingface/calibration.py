@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from torch import nn
 
 from residual_st.compression import Calibration
 from residual_st.errors import InputError
@@ -36,7 +35,7 @@ class HeldOut:
     batches: list[AudioBatch]
     own: OwnWords
 
-    def likelihood(self, model: nn.Module) -> dict[str, float]:
+    def likelihood(self, model: transformers.PreTrainedModel) -> dict[str, float]:
         """Loss per word, base 2, on the dense model's own words."""
         words = sum(self.own.count(model, batch) for batch in self.batches)
         with torch.no_grad():
@@ -67,7 +66,7 @@ def audio_calibration(
             the direction.
     """
     kind, own, languages = kind_of(model), words_of(model), languages_of(model, source)
-    extractor = feature_extractor(source)
+    extractor = feature_extractor(source, transformers.SequenceFeatureExtractor)
     recordings = find_recordings(audio, languages, asked)
     rate = extractor.sampling_rate
     random.Random(seed).shuffle(recordings)
@@ -76,12 +75,11 @@ def audio_calibration(
     if len(windows) < 2:
         raise InputError(f"{audio} contains less than {SECONDS:.0f} s of speech; calibration needs at least {2 * SECONDS:.0f} s")
 
-    def encode(model: nn.Module, batch: AudioBatch) -> None:
+    def encode(model: transformers.PreTrainedModel, batch: AudioBatch) -> None:
         kind.encode(model, batch.inputs)
 
     def write(inputs: transformers.BatchFeature, direction: Direction) -> AudioBatch:
-        inputs = dict(inputs.to(model.device, model.dtype))
-        return own.write(model, inputs, **asked_of_generate(model, languages, direction))
+        return own.write(model, dict(inputs.to(model.device, model.dtype)), **asked_of_generate(model, languages, direction))
 
     made = _of_utterances if extractor.return_attention_mask and not kind.in_windows else _of_windows
     every = list(made(model, extractor, windows, write))
@@ -98,12 +96,14 @@ def _of_utterances(model: transformers.PreTrainedModel, extractor, windows: list
 
 def _of_windows(model: transformers.PreTrainedModel, extractor, windows: list[Window], write: Write) -> list[AudioBatch]:
     """Half minutes of concatenated utterances, without padding, which would need a mask."""
-    own, made = words_of(model), {}
-    size = _TRANSCRIBED_TOGETHER if isinstance(own, DecodedWords) and kind_of(model).in_windows else 1
+    own = words_of(model)
+    decoded = own if isinstance(own, DecodedWords) and kind_of(model).in_windows else None
+    size = _TRANSCRIBED_TOGETHER if decoded else 1
+    made: dict[int, AudioBatch] = {}
     for together in _shown(_parts(range(len(windows)), windows, size)):
         joined = [_joined(windows[index], extractor.sampling_rate) for index in together]
         batch = write(_features(extractor, joined), windows[together[0]].direction)
-        made |= zip(together, own.apart(model, batch) if size > 1 else [batch])
+        made |= zip(together, decoded.apart(model, batch) if decoded else [batch])
     return [made[index] for index in range(len(windows))]
 
 

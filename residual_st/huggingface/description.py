@@ -7,6 +7,8 @@ find no weights for the shared matrices and initialise them at random. So the fi
 mark has a different shape from the weight, so that an ordinary `from_pretrained` fails.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import PretrainedConfig
@@ -31,6 +33,8 @@ class SharedLayersConfig(QuantizationConfigMixin):
         forms: part, such as `encoder` -> arguments of `residual_st.sharing.form_of`.
         quant_method: `METHOD`, as transformers reads it.
     """
+
+    quant_method: Any  # transformers' class lists the names of its own methods
 
     def __init__(self, forms: dict[str, dict], quant_method: str = METHOD):
         self.quant_method = quant_method

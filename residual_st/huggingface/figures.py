@@ -1,8 +1,10 @@
 """Size and sharing figures of a Hugging Face model."""
 
 import transformers
+from torch import nn
 
 from residual_st.huggingface.kinds import kind_of, stacks_of
+from residual_st.stacks import LayerStack
 from residual_st.stacks.figures import bytes_and_parameters, residual_energy, sharing_of, sizes_of
 
 
@@ -16,7 +18,7 @@ def describe(model: transformers.PreTrainedModel) -> dict:
         "kind": kind_of(model).name,
         "encoder_stack": names[id(encoder.layers)],
         **sizes_of("encoder", encoder),
-        "encoder_parameters": sum(parameter.numel() for parameter in encoder.owner.parameters()),
+        "encoder_parameters": sum(parameter.numel() for parameter in encoder.whole.parameters()),
         "total_parameters": sum(parameter.numel() for parameter in model.parameters()),
         **sharing_of(encoder),
     }
@@ -26,11 +28,12 @@ def describe(model: transformers.PreTrainedModel) -> dict:
     return {**figures, "parts": _parts(model, stacks), "residual_energy": residual_energy(stacks)}
 
 
-def _parts(model: transformers.PreTrainedModel, stacks: dict) -> dict[str, dict[str, int]]:
+def _parts(model: transformers.PreTrainedModel, stacks: dict[str, LayerStack]) -> dict[str, dict[str, int]]:
     """Parameters by part, each counted once."""
-    parts, counted = {}, set()
+    parts: dict[str, dict[str, int]] = {}
+    counted: set[int] = set()
 
-    def count(name: str, module) -> None:
+    def count(name: str, module: nn.Module) -> None:
         members = {id(parameter): parameter for parameter in module.parameters() if id(parameter) not in counted}
         counted.update(members)
         if members:
@@ -39,7 +42,7 @@ def _parts(model: transformers.PreTrainedModel, stacks: dict) -> dict[str, dict[
     for name, stack in stacks.items():
         count(f"{name} layers", stack.layers)
         if stack.is_shared:
-            count(f"{name} shared weights", stack.owner.shared_weights)
-        count(f"{name} other", stack.owner)
+            count(f"{name} shared weights", stack.shared_weights)
+        count(f"{name} other", stack.whole)
     count("other", model)
     return parts

@@ -8,19 +8,21 @@ composed weights (residual_st/huggingface/description.py).
 import json
 import shutil
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import transformers
+from torch import nn
 
 from residual_st.errors import InputError, reason, refusing
 from residual_st.files import refuse_existing_folder, whole_folder
 from residual_st.huggingface.description import DESCRIPTION, forms_of, is_described, marks, translate_old
 from residual_st.huggingface.kinds import kind_of, models
 from residual_st.huggingface.quiet import quiet
-from residual_st.sharing import unshare_layers
 from residual_st.stacks import stack_of
 
 _CONFIG, _EXTRACTOR = "config.json", "preprocessor_config.json"
+_Extractor = TypeVar("_Extractor", bound=transformers.SequenceFeatureExtractor)
 _OTHER_WEIGHTS = ("*.safetensors", "*.bin", "*.h5", "*.msgpack", "*.index.json", "*.onnx")
 
 
@@ -74,19 +76,27 @@ def read_config(folder: Path) -> dict:
     return config
 
 
-def feature_extractor(folder: str | Path) -> transformers.FeatureExtractionMixin:
-    """The feature extractor of a folder. Raises InputError if it has none."""
+def feature_extractor(folder: str | Path, kind: type[_Extractor]) -> _Extractor:
+    """The feature extractor of a folder. Raises InputError if it has none of this class."""
+    copy_it = "copy it from the model that this one was trained from"
     with quiet():
         try:
-            return transformers.AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
+            extractor = transformers.AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError) as error:
-            raise InputError(
-                f"{folder} has no {_EXTRACTOR} that transformers can read; copy it from the model that this one was trained from"
-            ) from error
+            raise InputError(f"{folder} has no {_EXTRACTOR} that transformers can read; {copy_it}") from error
+    if not isinstance(extractor, kind):
+        raise InputError(f"{folder} has the {_EXTRACTOR} of a {type(extractor).__name__}, not of a {kind.__name__}; {copy_it}")
+    return extractor
 
 
-def save(model: transformers.PreTrainedModel, folder: str | Path, source: Path) -> None:
-    """Write a model's folder with `save_pretrained`, and copy the tokenizer and other files of its source folder."""
+def save(model: transformers.PreTrainedModel, folder: str | Path, source: Path, dtype: torch.dtype | None = None) -> None:
+    """Write a model's folder with `save_pretrained`, and copy the tokenizer and other files of its source folder.
+
+    Args:
+        dtype: the precision to convert the model to before; None for the model's own.
+    """
+    if dtype is not None:
+        nn.Module.to(model, dtype)  # transformers' own has no type
     with whole_folder(Path(folder)) as partial, quiet():
         shutil.copytree(source, partial, ignore=shutil.ignore_patterns(*_OTHER_WEIGHTS, ".*"), dirs_exist_ok=True)
         model.save_pretrained(partial)
@@ -107,8 +117,6 @@ def expand(source: str | Path, folder: str | Path) -> None:
     dtype = model.dtype
     model.float()  # compose weights before rounding them
     for part in forms_of(model.config):
-        stack = stack_of(model, part)
-        unshare_layers(stack.layers)
-        del stack.owner.shared_weights
+        stack_of(model, part).unshare()
     delattr(model.config, DESCRIPTION)
-    save(model.to(dtype), folder, source)
+    save(model, folder, source, dtype)

@@ -2,7 +2,8 @@
 
 import contextlib
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 import transformers
@@ -12,9 +13,11 @@ from residual_st.errors import refusing
 from residual_st.huggingface.quiet import quiet
 from residual_st.languages import AUTO
 
+Inputs = Mapping[str, Any]  # of generate: features, or `encoder_outputs`
+
 
 @torch.no_grad()
-def prompts_of(model: transformers.PreTrainedModel, inputs: dict[str, Tensor], **asked: str | int) -> Tensor:
+def prompts_of(model: transformers.PreTrainedModel, inputs: Inputs, **asked: str | int) -> Tensor:
     """The prompts that generate uses for a batch: (batch, tokens).
 
     Args:
@@ -25,27 +28,32 @@ def prompts_of(model: transformers.PreTrainedModel, inputs: dict[str, Tensor], *
     Raises:
         InputError: if generate cannot use the folder's settings or `asked`.
     """
-    if model.config.model_type != "whisper":
+    if not isinstance(model, transformers.WhisperForConditionalGeneration):
         settings = model.generation_config
         start = settings.decoder_start_token_id
         start = model.config.decoder_start_token_id if start is None else start
         languages = getattr(settings, "text_decoder_lang_to_code_id", None) or {}
         forced = asked.get("forced_bos_token_id", settings.forced_bos_token_id)
-        prompt = (start, forced, languages.get(asked.get("tgt_lang")))
-        prompt = torch.tensor([word for word in prompt if word is not None], device=model.device)
-        return prompt.expand(len(next(iter(inputs.values()))), -1)
+        words = [word for word in (start, forced, languages.get(asked.get("tgt_lang"))) if word is not None]
+        return torch.tensor(words, device=model.device).expand(len(next(iter(inputs.values()))), -1)
+    options: dict[str, Any] = dict(asked)
     if asked.get("language") == AUTO:
-        tags = {number: tag for tag, number in model.generation_config.lang_to_id.items()}
-        asked["language"] = [tags[number] for number in model.detect_language(**inputs).tolist()]
-    given = []
+        tags = {number: tag for tag, number in language_tags(model).items()}
+        options["language"] = [tags[number] for number in model.detect_language(**inputs).tolist()]
+    given: list[Tensor] = []
 
     def note(words: Tensor, scores: Tensor) -> Tensor:
         given.append(words)
         return scores
 
     with _greedy(model, max_new_tokens=1):
-        model.generate(**inputs, logits_processor=[note], return_timestamps=False, **asked)
+        model.generate(**inputs, logits_processor=[note], return_timestamps=False, **options)
     return given[0]
+
+
+def language_tags(model: transformers.WhisperForConditionalGeneration) -> dict[str, int]:
+    """Whisper's language tags, such as `<|en|>` -> word; empty for a model without them."""
+    return getattr(model.generation_config, "lang_to_id", None) or {}
 
 
 def prompt_of(model: transformers.PreTrainedModel, **asked: str) -> list[int] | None:
@@ -56,28 +64,28 @@ def prompt_of(model: transformers.PreTrainedModel, **asked: str) -> list[int] | 
 
 def opening_of(model: transformers.PreTrainedModel, **asked: str) -> tuple[list[int], bool]:
     """`prompts_of` for any audio, and whether the language in it would be detected from the audio."""
-    if model.config.model_type != "whisper":
+    if not isinstance(model, transformers.WhisperForConditionalGeneration):
         return prompts_of(model, {"input_features": torch.zeros(1)})[0].tolist(), False
 
-    detected = []
+    detected: list[int] = []
 
     def detect(*arguments, **options) -> Tensor:
-        detected.append(next(iter(model.generation_config.lang_to_id.values())))
+        detected.append(next(iter(language_tags(model).values())))
         return torch.tensor(detected, device=model.device)
 
     states = torch.zeros(1, model.config.max_source_positions, model.config.d_model, dtype=model.dtype, device=model.device)
-    model.detect_language = detect  # hides the class's method until it is deleted
+    vars(model).update(detect_language=detect)  # hides the class's method until it is deleted
     try:
         prompts = prompts_of(model, {"encoder_outputs": transformers.modeling_outputs.BaseModelOutput(states)}, **asked)
     finally:
-        del model.detect_language
+        del vars(model)["detect_language"]
     return prompts[0].tolist(), bool(detected)
 
 
 @torch.no_grad()
 def greedy_words(
     model: transformers.PreTrainedModel,
-    inputs: dict[str, Tensor],
+    inputs: Inputs,
     most: int,
     stopping: Sequence[transformers.StoppingCriteria] = (),
     **asked: str | int,

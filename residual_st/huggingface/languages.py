@@ -8,10 +8,10 @@ from pathlib import Path
 import transformers
 
 from residual_st.errors import refusing
-from residual_st.huggingface.generation import opening_of, prompt_of
+from residual_st.huggingface.generation import language_tags, opening_of
 from residual_st.huggingface.kinds import words_of
 from residual_st.huggingface.quiet import quiet
-from residual_st.huggingface.words import AudioBatch
+from residual_st.huggingface.words import AudioBatch, DecodedWords
 from residual_st.languages import AUTO, TRANSCRIBE, TRANSLATE, Direction, Languages
 
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE  # isort: skip
@@ -25,14 +25,15 @@ def languages_of(model: transformers.PreTrainedModel, folder: Path) -> Languages
     Raises:
         InputError: if generate cannot use the folder's settings.
     """
-    if model.config.model_type == "whisper":
-        return whisper_languages(model, lambda word: _tokenizer(folder).convert_ids_to_tokens(word), Direction())[0]
-    settings = model.generation_config if model.can_generate() else None
-    if codes := getattr(settings, "text_decoder_lang_to_code_id", None):  # SeamlessM4T's
-        return Languages(targets=_words(codes), default=Direction(target_lang=words_of(model).asked["tgt_lang"]))
-    if model.config.model_type == "speech_to_text" and (codes := _target_words(folder)):
-        own = next((code for code, words in codes.items() if words == [settings.forced_bos_token_id]), None)
-        return Languages(targets=codes, default=Direction(target_lang=own))
+    if isinstance(model, transformers.WhisperForConditionalGeneration):
+        return whisper_languages(model, lambda word: _tokenizer(folder).convert_ids_to_tokens([word])[0], Direction())[0]
+    settings, own = model.generation_config if model.can_generate() else None, words_of(model)
+    codes = getattr(settings, "text_decoder_lang_to_code_id", None)  # SeamlessM4T's
+    if codes and isinstance(own, DecodedWords):
+        return Languages(targets=_words(codes), default=Direction(target_lang=own.asked["tgt_lang"]))
+    if settings and model.config.model_type == "speech_to_text" and (targets := _target_words(folder)):
+        forced = next((code for code, words in targets.items() if words == [settings.forced_bos_token_id]), None)
+        return Languages(targets=targets, default=Direction(target_lang=forced))
     return Languages()
 
 
@@ -40,7 +41,7 @@ def asked_of_generate(model: transformers.PreTrainedModel, languages: Languages,
     """The arguments of generate for a direction, for `greedy_words`."""
     if model.config.model_type == "whisper":
         return {"language": direction.source_lang, "task": direction.task} if languages.detected else {}
-    if model.config.model_type == "speech_to_text" and languages.targets:
+    if model.config.model_type == "speech_to_text" and direction.target_lang is not None:
         return {"forced_bos_token_id": languages.targets[direction.target_lang][0]}
     return {"tgt_lang": direction.target_lang} if languages.targets else {}
 
@@ -75,9 +76,9 @@ def whisper_languages(
     """
     settings = model.generation_config
     own, is_detected = opening_of(model)
-    if getattr(settings, "lang_to_id", None) and getattr(settings, "is_multilingual", True):
-        sources = {tag.strip("<|>"): number for tag, number in settings.lang_to_id.items()}
-        _, _, *rest = prompt_of(model, language=next(iter(sources)))
+    if language_tags(model) and getattr(settings, "is_multilingual", True):
+        sources = {tag.strip("<|>"): number for tag, number in language_tags(model).items()}
+        (_, _, *rest), _ = opening_of(model, language=next(iter(sources)))
         tasks = getattr(settings, "task_to_id", None) or {}
         begin = [word for word in rest if word not in tasks.values()]
         source = AUTO if is_detected else _name_of(sources, own)

@@ -32,7 +32,7 @@ class SharedLayersQuantizer(HfQuantizer):
 
     def _process_model_before_weight_loading(self, model: transformers.PreTrainedModel, checkpoint_files=None, **_) -> None:
         for stack, form in _parts(model):
-            stack.owner.shared_weights = share_layers(stack.layers, form_of(stack.layers, **form))
+            stack.register(share_layers(stack.layers, form_of(stack.layers, **form)))
         ignored = model._keys_to_ignore_on_load_unexpected
         kind = set if isinstance(ignored, set) else list  # depends on the release
         model._keys_to_ignore_on_load_unexpected = kind([*(ignored or ()), *(f"{re.escape(name)}$" for name in marks(model))])
@@ -49,8 +49,8 @@ class SharedLayersQuantizer(HfQuantizer):
     def _process_model_after_weight_loading(self, model: transformers.PreTrainedModel, **_) -> None:
         for stack, form in _parts(model):
             names = tuple(name for name, _ in matrices(stack.layers[0]))
-            stack.on_sharing(stack.owner, SharedForm.make(len(stack.layers), names, **form))
-        model.is_quantized = False
+            stack.record(SharedForm.make(len(stack.layers), names, **form))
+        vars(model).update(is_quantized=False)
         for name in ("quantization_method", "hf_quantizer"):
             vars(model).pop(name, None)
         vars(model.config).pop("_pre_quantization_dtype", None)  # set by transformers 4, which cannot write it for ordinary models

@@ -114,7 +114,8 @@ def half_minutes(recordings: Iterable[Recording], rate: int) -> Iterator[Window]
 
 def _windows(recordings: Iterable[np.ndarray], direction: Direction, rate: int) -> Iterator[Window]:
     """Speech between pauses, in windows of at most `SECONDS` including pauses."""
-    together, seconds = [], 0.0
+    together: list[np.ndarray] = []
+    seconds = 0.0
     for samples in recordings:
         for piece in split_at_pauses(samples, rate, Lengths(SECONDS, SECONDS)):
             length = len(piece) / rate + PAUSE_SECONDS

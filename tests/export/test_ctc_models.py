@@ -13,7 +13,7 @@ pytest.importorskip("spox")
 sys.path[:0] = [str(Path(__file__).parents[1] / name) for name in ("huggingface", "streaming")]
 from streams import assert_texts_only_grow, segments_of, talk, updates_of  # noqa: E402
 from tiny_kinds import make  # noqa: E402
-from transformers import AutoTokenizer  # noqa: E402
+from transformers import AutoTokenizer, Wav2Vec2FeatureExtractor  # noqa: E402
 
 from residual_st.audio.reading import read_audio  # noqa: E402
 from residual_st.runtime import Settings, Translator  # noqa: E402
@@ -57,7 +57,7 @@ def test_texts_equal_those_of_transformers(folder, tmp_path):
         assert {path.name for path in exported.iterdir()} == {"encoder.onnx", "model.json", "README.md"}
         sizes.append(description["files"]["encoder.onnx"]["bytes"])
 
-        model, extractor = huggingface.load(source), huggingface.feature_extractor(source)
+        model, extractor = huggingface.load(source), huggingface.feature_extractor(source, Wav2Vec2FeatureExtractor)
         with torch.no_grad():
             scores = model(**extractor(speech, sampling_rate=RATE, return_tensors="pt")).logits[0]
         written = AutoTokenizer.from_pretrained(source).decode(scores.argmax(-1))

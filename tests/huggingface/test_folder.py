@@ -12,9 +12,11 @@ from conftest import cli
 huggingface = pytest.importorskip("residual_st.huggingface")
 from safetensors.torch import load_file  # noqa: E402
 from tiny_models import SIZE, make, outputs  # noqa: E402
+from transformers import Wav2Vec2FeatureExtractor, WhisperFeatureExtractor  # noqa: E402
 
 from residual_st.compression import Calibration, CompressionConfig, compress  # noqa: E402
 from residual_st.compression.moments import gather  # noqa: E402
+from residual_st.errors import InputError  # noqa: E402
 from residual_st.stacks import stack_of  # noqa: E402
 
 SPEECH = Path(__file__).parents[1] / "speech" / "arctic_a0007.wav"
@@ -227,3 +229,10 @@ def test_wrong_usage_is_refused(dense, audio, tmp_path):
     weights = dense / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
     assert "dense cannot be read: " in cli("compress", dense, "--output", tmp_path / "out", check=False).stderr
+
+
+def test_a_feature_extractor_of_another_model_is_refused(tmp_path):
+    Wav2Vec2FeatureExtractor().save_pretrained(tmp_path)
+    assert huggingface.feature_extractor(tmp_path, Wav2Vec2FeatureExtractor).sampling_rate == 16_000
+    with pytest.raises(InputError, match="of a Wav2Vec2FeatureExtractor, not of a WhisperFeatureExtractor; copy it"):
+        huggingface.feature_extractor(tmp_path, WhisperFeatureExtractor)

@@ -71,7 +71,7 @@ def _known(model: nn.Module) -> tuple[Kind, OwnWords]:
     raise InputError(f"{type(model).__name__} is not supported; it must be one of {', '.join(models())}")
 
 
-def stack_of(model: nn.Module, part: str = "encoder") -> LayerStack:
+def stack_of(model: transformers.PreTrainedModel, part: str = "encoder") -> LayerStack:
     """The stack of a part of a whole model, with or without head, or of the encoder or decoder itself.
 
     Raises:
@@ -84,7 +84,7 @@ def stack_of(model: nn.Module, part: str = "encoder") -> LayerStack:
     raise InputError(f"{type(model).__name__} has no known stack of {part} layers; describe it by a LayerStack")
 
 
-def stacks_of(model: nn.Module) -> dict[str, LayerStack]:
+def stacks_of(model: transformers.PreTrainedModel) -> dict[str, LayerStack]:
     """The known stacks of a model's encoder and decoder."""
     found = {}
     for part in PARTS:

@@ -1,6 +1,8 @@
 """transformers' Conformer layers, of any model."""
 
-from torch import Tensor, nn
+from typing import Any
+
+from torch import Tensor
 
 from residual_st.stacks import KnownLayers
 from residual_st.stacks.padding import unattended
@@ -10,7 +12,7 @@ from residual_st.stacks.symmetries import ESPNET, Symmetry, attention_heads, fee
 _POSITIONS = {None: "absolute", "rotary": "absolute", "relative": "relative", "relative_key": "relative_key"}
 
 
-def _symmetries(layer: nn.Module) -> list[Symmetry]:
+def _symmetries(layer: Any) -> list[Symmetry]:
     attention = layer.self_attn
     halves = [
         feed_forward_units(f"{name}.intermediate_dense", f"{name}.output_dense", getattr(layer, name).intermediate_act_fn)

@@ -2,19 +2,21 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from torch import Tensor, nn
+import transformers
+from torch import Tensor
 
 from residual_st.huggingface.words import OwnWords
 from residual_st.stacks import KnownLayers
 
 
-def through_encoder(model: nn.Module, inputs: dict[str, Tensor]) -> None:
+def through_encoder(model: transformers.PreTrainedModel, inputs: dict[str, Tensor]) -> None:
     """Run the encoder of a model with a decoder."""
     model.get_encoder()(**inputs)
 
 
-def through_base(model: nn.Module, inputs: dict[str, Tensor]) -> None:
+def through_base(model: transformers.PreTrainedModel, inputs: dict[str, Tensor]) -> None:
     """Run a model without its head."""
     model.base_model(**inputs)
 
@@ -39,7 +41,7 @@ class Kind:
     name: str
     models: Mapping[str, OwnWords]
     encoder: KnownLayers | None
-    encode: Callable[[nn.Module, dict[str, Tensor]], None] = through_encoder
+    encode: Callable[[Any, dict[str, Tensor]], object] = through_encoder
     in_windows: bool = False
     may_lack: frozenset[str] = frozenset()
     decoder: KnownLayers | None = None

@@ -1,7 +1,9 @@
 """SeamlessM4T v2: the speech encoder of the speech-to-text model and of the whole model, which also speaks."""
 
+from __future__ import annotations
+
 import transformers
-from torch import Tensor, nn
+from torch import Tensor
 
 from residual_st.huggingface.kinds.conformer import known_conformers
 from residual_st.huggingface.kinds.kind import Kind
@@ -13,16 +15,17 @@ class _TextWords(DecodedWords):
     """Words of a model that also takes text input, and that warns at each call with speech input."""
 
     def write(self, model: transformers.PreTrainedModel, inputs: dict[str, Tensor], **asked: str | int) -> AudioBatch:
-        if hasattr(model, "set_modality"):
-            model.set_modality("speech")
+        set_modality = getattr(model, "set_modality", None)
+        if set_modality is not None:
+            set_modality("speech")
         return super().write(model, inputs, **asked)
 
-    def predict(self, model: nn.Module, batch: AudioBatch) -> Tensor:
+    def predict(self, model: transformers.PreTrainedModel, batch: AudioBatch) -> Tensor:
         with quiet():
             return super().predict(model, batch)
 
 
-def _encode(model: nn.Module, inputs: dict[str, Tensor]) -> None:
+def _encode(model: transformers.SeamlessM4Tv2Model, inputs: dict[str, Tensor]) -> None:
     model.speech_encoder(**inputs)
 
 

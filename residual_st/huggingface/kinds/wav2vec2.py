@@ -1,7 +1,10 @@
 """wav2vec 2.0, HuBERT, WavLM and data2vec, with a CTC head, a pre-training head, or no head."""
 
+from __future__ import annotations
+
 import contextlib
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +14,13 @@ from residual_st.huggingface.words import CtcWords, EncodedStates
 from residual_st.stacks import KnownLayers
 from residual_st.stacks.symmetries import Symmetry, attention_heads, feed_forward_units
 
+if TYPE_CHECKING:
+    from transformers.models.wavlm.modeling_wavlm import WavLMAttention
+
 _PARTS = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
-def _symmetries(layer: nn.Module) -> list[Symmetry]:
+def _symmetries(layer: Any) -> list[Symmetry]:
     """Symmetries of a layer. A convolution adds positions to the first layer's input; WavLM's heads have biases by distance."""
     attention, units = layer.attention, layer.feed_forward
     positions = "biased" if hasattr(attention, "gru_rel_pos_linear") else "absolute"
@@ -30,7 +36,7 @@ def _projecting(layers: nn.ModuleList) -> Iterator[None]:
 
     Also give each layer the position biases that the first layer computes and passes on, so that it can be called alone.
     """
-    attentions = [module for module in layers.modules() if hasattr(module, "torch_multi_head_self_attention")]
+    attentions: list[Any] = [module for module in layers.modules() if hasattr(module, "torch_multi_head_self_attention")]
     for attention in attentions:  # this attribute hides the class's method until it is deleted
         attention.torch_multi_head_self_attention = _attend.__get__(attention)
         attention.compute_bias = attentions[0].compute_bias
@@ -41,7 +47,7 @@ def _projecting(layers: nn.ModuleList) -> Iterator[None]:
             del attention.torch_multi_head_self_attention, attention.compute_bias
 
 
-def _attend(attention: nn.Module, states: Tensor, mask: Tensor | None, bias: Tensor, *_rest) -> tuple[Tensor, None]:
+def _attend(attention: WavLMAttention, states: Tensor, mask: Tensor | None, bias: Tensor, *_rest) -> tuple[Tensor, None]:
     """Attention of states (batch, time, width), with a bias (batch x heads, time, time), where the mask (batch, time) is 1."""
     heads = attention.num_heads
     projected = (projection(states) for projection in (attention.q_proj, attention.k_proj, attention.v_proj))

@@ -1,6 +1,8 @@
 """Whisper, English and multilingual."""
 
-from torch import Tensor, nn
+from typing import Any
+
+from torch import Tensor
 
 from residual_st.huggingface.kinds.kind import Kind
 from residual_st.huggingface.words import DecodedWords
@@ -9,12 +11,12 @@ from residual_st.stacks.padding import unattended
 from residual_st.stacks.symmetries import Symmetry, symmetries_of
 
 
-def symmetries(layer: nn.Module) -> list[Symmetry]:
+def symmetries(layer: Any) -> list[Symmetry]:
     """Symmetries of a layer. Positions are only added to the first layer's input."""
     return symmetries_of(layer, ["self_attn"], layer.activation_fn)
 
 
-def decoder_symmetries(layer: nn.Module) -> list[Symmetry]:
+def decoder_symmetries(layer: Any) -> list[Symmetry]:
     """Symmetries of a decoder layer, the same as the encoder's."""
     return symmetries_of(layer, ["self_attn", "encoder_attn"], layer.activation_fn)
 

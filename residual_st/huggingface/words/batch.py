@@ -1,10 +1,11 @@
 """A batch of audio with the model's own words, and the interface for generating them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import transformers
-from torch import Tensor, nn
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -17,19 +18,17 @@ class AudioBatch:
 
 
 class OwnWords(Protocol):
-    """Generates a model's own words, and computes how well another model predicts them from the same audio.
-
-    `predict` is None if there are no word scores to compare.
-    """
+    """Generates a model's own words, and computes how well another model predicts them from the same audio."""
 
     def write(self, model: transformers.PreTrainedModel, inputs: dict[str, Tensor], **asked: str | int) -> AudioBatch:
         """Generate words for a batch of audio; `asked` are arguments of `generate`, if the model has it."""
 
-    def count(self, model: nn.Module, batch: AudioBatch) -> int:
+    def count(self, model: transformers.PreTrainedModel, batch: AudioBatch) -> int:
         """Number of words in the loss of a batch."""
 
-    def loss(self, model: nn.Module, batch: AudioBatch) -> Tensor:
+    def loss(self, model: transformers.PreTrainedModel, batch: AudioBatch) -> Tensor:
         """Loss summed over a batch's words: a scalar with gradient."""
 
-    def predict(self, model: nn.Module, batch: AudioBatch) -> Tensor:
-        """Scores (counted words, vocabulary)."""
+    @property
+    def predict(self) -> Callable[[transformers.PreTrainedModel, AudioBatch], Tensor] | None:
+        """Function (model, batch) -> scores (counted words, vocabulary); None if there are no word scores to compare."""

@@ -21,21 +21,21 @@ class CtcWords:
             words.append(symbols[symbols != blank])
         return AudioBatch(inputs, pad_sequence(words, batch_first=True, padding_value=blank))
 
-    def count(self, model: nn.Module, batch: AudioBatch) -> int:
+    def count(self, model: transformers.PreTrainedModel, batch: AudioBatch) -> int:
         return int(self._counted(model, batch).sum())
 
-    def loss(self, model: nn.Module, batch: AudioBatch) -> Tensor:
+    def loss(self, model: transformers.PreTrainedModel, batch: AudioBatch) -> Tensor:
         logits = model(**batch.inputs).logits
         counted, frames = self._counted(model, batch), real_frames(model, batch.inputs, logits)
         log_probs = logits.float().log_softmax(-1).transpose(0, 1)
         lengths, blank = (frames.sum(1), counted.sum(1)), model.config.pad_token_id
         return nn.functional.ctc_loss(log_probs, batch.words[counted], *lengths, blank, reduction="sum")
 
-    def predict(self, model: nn.Module, batch: AudioBatch) -> Tensor:
+    def predict(self, model: transformers.PreTrainedModel, batch: AudioBatch) -> Tensor:
         """Scores (frames without padding, vocabulary)."""
         logits = model(**batch.inputs).logits
         return logits[real_frames(model, batch.inputs, logits)]
 
-    def _counted(self, model: nn.Module, batch: AudioBatch) -> Tensor:
+    def _counted(self, model: transformers.PreTrainedModel, batch: AudioBatch) -> Tensor:
         """(batch, words), True for words, False for padding."""
         return batch.words != model.config.pad_token_id

@@ -24,27 +24,27 @@ class DecodedWords:
     def write(self, model: transformers.PreTrainedModel, inputs: dict[str, Tensor], **asked: str | int) -> AudioBatch:
         return AudioBatch(inputs, *greedy_words(model, inputs, MOST_WORDS, [Repeating()], **(self.asked | asked)))
 
-    def apart(self, model: nn.Module, batch: AudioBatch) -> list[AudioBatch]:
+    def apart(self, model: transformers.PreTrainedModel, batch: AudioBatch) -> list[AudioBatch]:
         """Split a batch into utterances, without padding after their words."""
         lengths = (batch.prompt + self._counted(model, batch).sum(1)).tolist()
         inputs = [dict(zip(batch.inputs, each)) for each in zip(*(value.split(1) for value in batch.inputs.values()))]
         return [AudioBatch(own, words[None, :length], batch.prompt) for own, words, length in zip(inputs, batch.words, lengths)]
 
-    def count(self, model: nn.Module, batch: AudioBatch) -> int:
+    def count(self, model: transformers.PreTrainedModel, batch: AudioBatch) -> int:
         return int(self._counted(model, batch).sum())
 
-    def loss(self, model: nn.Module, batch: AudioBatch) -> Tensor:
+    def loss(self, model: transformers.PreTrainedModel, batch: AudioBatch) -> Tensor:
         words = batch.words[:, batch.prompt :][self._counted(model, batch)]
         return nn.functional.cross_entropy(self.predict(model, batch).float(), words, reduction="sum")
 
-    def predict(self, model: nn.Module, batch: AudioBatch) -> Tensor:
+    def predict(self, model: transformers.PreTrainedModel, batch: AudioBatch) -> Tensor:
         counted = self._counted(model, batch)
         there = nn.functional.pad(counted, (batch.prompt - 1, 0), value=True)
         words = {"decoder_input_ids": batch.words[:, :-1], "decoder_attention_mask": there.long()}
         logits = model(**batch.inputs, **words, use_cache=False).logits  # calling a layer again would append to a cache
         return logits[:, batch.prompt - 1 :][counted]
 
-    def _counted(self, model: nn.Module, batch: AudioBatch) -> Tensor:
+    def _counted(self, model: transformers.PreTrainedModel, batch: AudioBatch) -> Tensor:
         """(batch, words), True for the words of each utterance after the prompt, including the end."""
         end = model.generation_config.eos_token_id
         end = torch.as_tensor(model.config.eos_token_id if end is None else end, device=batch.words.device)

@@ -1,10 +1,12 @@
 """Which frames of an encoder's output are audio and not padding."""
 
+from typing import Any
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
-def real_frames(model: nn.Module, inputs: dict[str, Tensor], states: Tensor) -> Tensor:
+def real_frames(model: Any, inputs: dict[str, Tensor], states: Tensor) -> Tensor:
     """(batch, frames), True where a model's output (batch, frames, …) is audio; all True without a mask."""
     batch, frames = states.shape[:2]
     mask = inputs.get("attention_mask")

@@ -6,16 +6,17 @@ squared error.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import Tensor
 
 from residual_st.huggingface.words.batch import AudioBatch
 from residual_st.huggingface.words.frames import real_frames
 
 
-def base_states(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+def base_states(model: transformers.PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
     """The output (frames without padding, width) of a model without its head."""
     states = model.base_model(**inputs).last_hidden_state
     return states[real_frames(model, inputs, states)]
@@ -28,7 +29,7 @@ class EncodedStates:
         compute: function (model, inputs) -> output (frames without padding, width).
     """
 
-    def __init__(self, compute: Callable[[nn.Module, dict[str, Tensor]], Tensor] = base_states):
+    def __init__(self, compute: Callable[[Any, dict[str, Tensor]], Tensor] = base_states):
         self._states = compute
 
     @torch.no_grad()
@@ -37,11 +38,11 @@ class EncodedStates:
         noise = torch.randn(states.shape, generator=torch.Generator().manual_seed(1)).to(states)
         return AudioBatch(inputs, torch.stack([states, noise * states.std()]))
 
-    def count(self, model: nn.Module, batch: AudioBatch) -> int:
+    def count(self, model: transformers.PreTrainedModel, batch: AudioBatch) -> int:
         """Number of values, each of which counts as a word."""
         return batch.words[0].numel()
 
-    def loss(self, model: nn.Module, batch: AudioBatch) -> Tensor:
+    def loss(self, model: transformers.PreTrainedModel, batch: AudioBatch) -> Tensor:
         states, noise = batch.words
         distance = self._states(model, batch.inputs) - states - noise
         return distance.float().square().sum() / (2 * noise.float().var())
