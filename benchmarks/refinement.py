@@ -129,7 +129,7 @@ def refined(dense: nn.Module, start: nn.Module, calibration: Calibration, update
     model = copy.deepcopy(start)
     stack, began, core_began = stack_of(model), time.perf_counter(), time.process_time()
     if updates:
-        refine((dense, stack_of(dense)), (model, stack), stack.owner.shared_weights, calibration, updates)
+        refine((dense, stack_of(dense)), (model, stack), stack.shared_weights, calibration, updates)
     return model, {
         "seconds": round(time.perf_counter() - began, 2),
         "core_seconds": round(time.process_time() - core_began, 2),

@@ -32,6 +32,7 @@ PHRASES = {
     r"held out by": "held-out",
     r"per cent sign": "percent sign",
     r"not made again": "skipped",
+    r"(ours|theirs)": "say what it is",
     r"beside one another": "compared, side by side",
     r"(that|what) (is|are) no(?! longer)": "is not a, is not part of",
 }

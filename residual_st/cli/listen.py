@@ -156,7 +156,7 @@ class _Terminal:
         for segment in update.closed:
             sys.stdout.write(f"\r\x1b[K{printable(segment.text)}\n")
             self._before = ""
-        stands, whole = printable(update.text), printable(update.text + update.tail)
+        stable, whole = printable(update.text), printable(update.text + update.tail)
         kept = next((place for place, pair in enumerate(zip(self._before, whole)) if pair[0] != pair[1]), len(whole))
         is_revised = kept < len(self._before)
         kept = whole.rfind(" ", 0, kept) + 1 if is_revised else len(whole)  # underline whole words
@@ -164,9 +164,9 @@ class _Terminal:
         while width([shown]) > columns:
             shown = shown[1:]
         left_out = len(whole) - len(shown)
-        cuts = [max(0, cut - left_out) for cut in (len(stands), max(kept, len(stands)))]
-        stands, same, revised = shown[: cuts[0]], shown[cuts[0] : cuts[1]], shown[cuts[1] :]
-        sys.stdout.write(f"\r\x1b[K{stands}\x1b[2m{same}\x1b[4m{revised}\x1b[0m")
+        cuts = [max(0, cut - left_out) for cut in (len(stable), max(kept, len(stable)))]
+        stable, same, revised = shown[: cuts[0]], shown[cuts[0] : cuts[1]], shown[cuts[1] :]
+        sys.stdout.write(f"\r\x1b[K{stable}\x1b[2m{same}\x1b[4m{revised}\x1b[0m")
         sys.stdout.flush()
         self._before = whole
 

@@ -92,5 +92,5 @@ def _language(references: Iterable[str]) -> str | None:
     languages: Counter[str | None] = Counter()
     for letter, count in letters.items():
         languages[_SCRIPTS.get(unicodedata.name(letter, "").partition(" ")[0])] += count
-    found = [language for language in dict.fromkeys(_SCRIPTS.values()) if languages[language] > _LEAST_SHARE * letters.total()]
-    return found[0] if found else None
+    candidates = [language for language in dict.fromkeys(_SCRIPTS.values()) if languages[language] > _LEAST_SHARE * letters.total()]
+    return candidates[0] if candidates else None

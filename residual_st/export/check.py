@@ -118,9 +118,9 @@ def _check_words(reference: Reference, exported: Model, source: Source, directio
     if exported.vocabulary.text(greedy.words) != greedy.text.strip(" "):
         raise InputError(f"the folder's text {exported.vocabulary.text(greedy.words)!r} differs from the model's {greedy.text!r}")
     settings = Settings(beam=1, nbest=1, max_len_a=0, max_len_b=WORDS)
-    ((found,),) = Search(exported.folder, settings, direction).best(source)
+    ((best,),) = Search(exported.folder, settings, direction).best(source)
     eos = exported.vocabulary.eos
-    wanted, given = ([*words, eos][: WORDS + 1] for words in (greedy.words, found.tokens))
+    wanted, given = ([*words, eos][: WORDS + 1] for words in (greedy.words, best.tokens))
     place = next((place for place, pair in enumerate(zip(wanted, given)) if pair[0] != pair[1]), None)
     if place is None or description["precision"] != "fp32" or description.get("not_followed"):
         return

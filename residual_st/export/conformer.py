@@ -71,7 +71,7 @@ def _attending(branches: Branches, first: nn.Module, mask: Var) -> Attend:
 
 
 def _absolute(branches: Branches, first: nn.Module, mask: Var, matrices: Callable[[Any], Attention]) -> Attend:
-    """Attention without positions of its own."""
+    """Attention that adds no positions."""
 
     def attend(x: Var, module: Any) -> Var:
         attention = matrices(module)

@@ -95,10 +95,10 @@ def streaming_graph(encoder: EncoderParts, filterbank: Filterbank, form: Streami
     mask = chunk_mask(op.squeeze(past, ints(0)), op.squeeze(time, ints(0)), form.chunk_frames, form.left_chunks)
     rows = op.reshape(x, ints(-1, width))
     rows = transformer(Branches(products, ints(1), time), rows, mask, encoder.layers, with_past)
-    found = behind_layers(encoder, products, rows)
+    results = behind_layers(encoder, products, rows)
     widths = {"states": width} | ({"ctc_log_probs": encoder.ctc.out_features} if encoder.ctc is not None else {})
-    found = {name: op.reshape(found[name], ints(1, -1, size)) for name, size in widths.items()}
-    return build({**inputs, **pasts}, {**found, **outputs})
+    results = {name: op.reshape(results[name], ints(1, -1, size)) for name, size in widths.items()}
+    return build({**inputs, **pasts}, {**results, **outputs})
 
 
 def _frames(samples: Var, filterbank: Filterbank) -> Var:

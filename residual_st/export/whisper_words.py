@@ -111,11 +111,11 @@ def search_settings(settings: GenerationConfig, positions: int, prompt: int) -> 
         prompt: number of words before a text.
     """
     given = settings.to_diff_dict()
-    found = {"max_len_b": settings.max_new_tokens or given.get("max_length") or positions}
-    found["min_len"] = max(settings.min_new_tokens or 0, (settings.min_length or 0) - prompt, 0)
-    found["early_stopping"] = settings.early_stopping is True
+    converted = {"max_len_b": settings.max_new_tokens or given.get("max_length") or positions}
+    converted["min_len"] = max(settings.min_new_tokens or 0, (settings.min_length or 0) - prompt, 0)
+    converted["early_stopping"] = settings.early_stopping is True
     names = {"num_beams": "beam", "length_penalty": "lenpen"}
-    return found | {names[name]: given[name] for name in names if given.get(name) is not None}
+    return converted | {names[name]: given[name] for name in names if given.get(name) is not None}
 
 
 def not_followed(settings: GenerationConfig) -> dict:

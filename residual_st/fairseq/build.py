@@ -164,13 +164,13 @@ def share(model: nn.Module, part: str, form: dict, loaded: Loads, name: str | No
         InputError: if there are no such layers, they already share, or the form does not fit them.
     """
     description = part_of(model, part)
-    found = description.find(model, name)
-    if found is None:
+    path_and_stack = description.find(model, name)
+    if path_and_stack is None:
         raise InputError(
             f"--{part}-group-size and the other sharing flags need a {part} with two or more layers of one class that contain "
             f"matrices; {type(model).__name__} has none"
         )
-    path, stack = found
+    path, stack = path_and_stack
     if stack.is_shared:
         raise InputError(
             f"the loaded layers {path} already share their matrices; remove --{part}-group-size and the other sharing flags"

@@ -22,7 +22,7 @@ PARTS = ("encoder", "decoder")
 INFERENCE_MODES = ("compact", "fast")
 OUR_FLAGS = (*(name for part in PARTS for name in (*flag_names(f"{part}_"), f"{part}_inference_mode")), "encoder_stack")
 
-DENSE = {part: Defaults(1, 0, False, where_shared=(2, True)) for part in PARTS}  # for architectures other than ours
+DENSE = {part: Defaults(1, 0, False, where_shared=(2, True)) for part in PARTS}  # for other projects' archs
 
 # model flags that do not affect the meaning of its weights: flags for training only, names of files, and ways to use the same
 # weights

@@ -28,7 +28,7 @@ class UserDir:
         return Path(self.root, *self.name.split("."))
 
     @property
-    def is_ours(self) -> bool:
+    def is_this_package(self) -> bool:
         return self.path.resolve() == PACKAGE.resolve()
 
     def load(self) -> None:
@@ -151,16 +151,16 @@ def user_dir_with(others: Iterable[str]) -> Path:
 
     It is in the user's cache (`XDG_CACHE_HOME` or ~/.cache), under a name derived from its contents.
     """
-    found = [each for each in map(find_user_dir, others) if not each.is_ours]
-    if not found:
+    user_dirs = [each for each in map(find_user_dir, others) if not each.is_this_package]
+    if not user_dirs:
         return PACKAGE
-    names = [each.name for each in found]
-    twice = next((each for each in found if names.count(each.name) > 1), None)
+    names = [each.name for each in user_dirs]
+    twice = next((each for each in user_dirs if names.count(each.name) > 1), None)
     if twice:
         raise InputError(
             f"two user dirs have the name {twice.name}, but Python imports only one package per name; rename one of the folders"
         )
-    loads = "\n".join(f"{each!r}.load()" for each in found)
+    loads = "\n".join(f"{each!r}.load()" for each in user_dirs)
     text = _BOTH.format(root=str(PACKAGE.parent), loads=loads)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute()
     label = "_and_".join(re.sub(r"\W", "_", name) for name in names)

@@ -1,7 +1,7 @@
 """Description of shared layers in a model's files: the form of each part in its config, and marks in its state dict.
 
 transformers' own `save_pretrained` writes both, so every folder describes itself. `quantization_config` in `config.json` is where
-transformers looks for a special storage format of weights. With `residual_st.huggingface` imported, it knows ours
+transformers looks for a special storage format of weights. With `residual_st.huggingface` imported, it has that of shared layers
 (residual_st/huggingface/quantizer.py). Without it, transformers warns about an unknown method and loads a dense model: it would
 find no weights for the shared matrices and initialise them at random. So the file has a mark in place of each composed weight. A
 mark has a different shape from the weight, so that an ordinary `from_pretrained` fails.

@@ -41,7 +41,7 @@ def load(folder: str | Path) -> transformers.PreTrainedModel:
     with quiet(), torch.random.fork_rng(devices=[]), refusing(f"the model in {folder} cannot be read"):
         config = model_class.config_class.from_pretrained(folder, local_files_only=True)
         translate_old(config)
-        model, found = model_class.from_pretrained(
+        model, faults = model_class.from_pretrained(
             folder,
             config=config,
             torch_dtype="auto",
@@ -51,10 +51,10 @@ def load(folder: str | Path) -> transformers.PreTrainedModel:
             ignore_mismatched_sizes=True,
             low_cpu_mem_usage=False,  # with True, transformers 4.50 takes some missing weights for tied ones
         )
-    found["unexpected_keys"] = set(found["unexpected_keys"]).difference(marks(model))
+    faults["unexpected_keys"] = set(faults["unexpected_keys"]).difference(marks(model))
     may_lack = kind_of(model).may_lack
-    found["missing_keys"] = [name for name in found["missing_keys"] if name.rpartition(".")[2] not in may_lack]
-    for fault, names in found.items():
+    faults["missing_keys"] = [name for name in faults["missing_keys"] if name.rpartition(".")[2] not in may_lack]
+    for fault, names in faults.items():
         if names:
             first = min(name if isinstance(name, str) else name[0] for name in names)
             raise InputError(

@@ -91,7 +91,7 @@ def _summary(systems: dict[str, list[RunFiles]]) -> str:
 
 
 def _scoring(entries: list[dict]) -> list[str]:
-    """What is to be known of a score to compare it with another's."""
+    """Details of a score that are needed to compare it with other scores."""
     said = []
     for units in dict.fromkeys(entry["units"] for entry in entries):
         if entries[0]["metric"] == "bleu":
@@ -137,7 +137,7 @@ def _entries(systems: dict[str, list[RunFiles]], metric: str, tokenize: str | No
 
 
 def _shown(entry: dict, run: RunFiles | None) -> dict[str, str]:
-    """A line of the table. The sharing stands in it only where the run's checkpoint is there."""
+    """A line of the table. It includes the sharing only if the run's checkpoint exists."""
     model = run.model if run else None
     sharing = "dense" if model else ""
     if run and model and run.energies:

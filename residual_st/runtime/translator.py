@@ -162,8 +162,8 @@ class Translator:
         if times is not None:
             timed = [(each, folder.vocabulary.text(each.tokens)) for each in sentences(folder, times, texts, span)]
             return [self._segment(each.start, each.end, [(text, each.score)]) for each, text in timed if text]
-        found = texts(start, end) if end - start >= folder.shortest_samples else []
-        return [self._segment(start, end, [(folder.vocabulary.text(each.tokens), each.score) for each in found])]
+        hypotheses = texts(start, end) if end - start >= folder.shortest_samples else []
+        return [self._segment(start, end, [(folder.vocabulary.text(each.tokens), each.score) for each in hypotheses])]
 
     def _segment(self, start: int, end: int, hypotheses: list[tuple[str, float]]) -> Segment:
         text = hypotheses[0][0] if hypotheses else ""

@@ -141,10 +141,10 @@ def _asked(message: str | bytes | None) -> dict:
 def _object(message: str | bytes | None) -> dict | None:
     """A message as a JSON object; None if it is not one."""
     try:
-        found = json.loads(message) if isinstance(message, str) else None
+        value = json.loads(message) if isinstance(message, str) else None
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    return value if isinstance(value, dict) else None
 
 
 async def _read(socket: WebSocket, kind: np.dtype, sending: MemoryObjectSendStream[np.ndarray]) -> bool:

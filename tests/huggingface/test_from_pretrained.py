@@ -106,7 +106,7 @@ def test_layers_shared_from_python_are_saved_with_their_form(folders, tmp_path):
     model = WhisperForConditionalGeneration.from_pretrained(folders / "dense").eval()
     stack = stack_of(model)
     form = form_of(stack.layers, group_size=4, rank="1,2,3,4", diagonal=False)
-    stack.owner.shared_weights = share_layers(stack.layers, form)
+    stack.register(share_layers(stack.layers, form))
     stack.on_sharing(stack.owner, form)
     model.save_pretrained(tmp_path / "shared")
     again = AutoModelForSpeechSeq2Seq.from_pretrained(tmp_path / "shared")

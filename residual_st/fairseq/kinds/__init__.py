@@ -73,16 +73,16 @@ def stack_of(model: nn.Module, part: str = "encoder") -> LayerStack:
     Raises:
         InputError: if it has no stack of layers of one class.
     """
-    found = part_of(model, part).find(model)
-    if found is None:
+    path_and_stack = part_of(model, part).find(model)
+    if path_and_stack is None:
         raise InputError(f"{type(model).__name__} has no {part} with two or more layers of one class that contain matrices")
-    return found[1]
+    return path_and_stack[1]
 
 
 def stacks_of(model: nn.Module) -> dict[str, LayerStack]:
     """The layers of a model's encoder and decoder, if it has them. If some layers share, these are returned."""
-    found = {part: part_of(model, part).find(model) for part in ("encoder", "decoder")}
-    return {part: stack[1] for part, stack in found.items() if stack is not None}
+    parts = {part: part_of(model, part).find(model) for part in ("encoder", "decoder")}
+    return {part: stack[1] for part, stack in parts.items() if stack is not None}
 
 
 def stack_of_layers(layers: nn.ModuleList) -> LayerStack:

@@ -86,11 +86,11 @@ def stack_of(model: transformers.PreTrainedModel, part: str = "encoder") -> Laye
 
 def stacks_of(model: transformers.PreTrainedModel) -> dict[str, LayerStack]:
     """The known stacks of a model's encoder and decoder."""
-    found = {}
+    stacks = {}
     for part in PARTS:
         with contextlib.suppress(InputError):
-            found[part] = stack_of(model, part)
-    return found
+            stacks[part] = stack_of(model, part)
+    return stacks
 
 
 def stack_of_layers(layers: nn.ModuleList) -> LayerStack:
