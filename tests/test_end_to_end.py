@@ -105,7 +105,7 @@ def test_inference_modes_give_the_same_texts(data, trained):
         hypotheses(generate(data, "residual.pt", trained, "--model-overrides", str({"encoder_inference_mode": mode})).stdout)
         for mode in ("compact", "fast")
     )
-    assert are_alike(compact, fast, within=1e-3)
+    assert are_alike(compact, fast, tolerance=1e-3)
 
 
 def test_hub_interface_gives_the_texts_of_generate(data, trained, tmp_path):

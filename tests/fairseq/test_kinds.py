@@ -229,7 +229,9 @@ def test_moving_average_is_trained_and_decodes(bench, kind):
 def test_bfloat16_model_runs(bench, kind):
     """The conversion that `--bf16` does. fairseq trains in bfloat16 only on GPUs."""
     whole, _ = outputs(bench, kind, bench.shared(kind))
-    half, model = outputs(bench, kind, bench.shared(kind), torch.bfloat16)
+    # where the processor multiplies in bfloat16 (AMX), oneDNN's convolutions of a waveform are wrong, in stock models as well
+    with torch.backends.mkldnn.flags(enabled=False):
+        half, model = outputs(bench, kind, bench.shared(kind), torch.bfloat16)
     torch.testing.assert_close(half.float(), whole, rtol=0.1, atol=0.1)
     half.float().log_softmax(-1)[..., 0].sum().backward()
     terms = [parameter for name, parameter in model.named_parameters() if "shared_weights" in name or name.endswith(".up")]
