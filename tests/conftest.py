@@ -323,7 +323,7 @@ def with_random_ctc(checkpoint, data, target):
         state, torch_model = read_model(checkpoint)
         frames = model_input(read_symbols(state, data)[1]).features(read_audio(SPEECH, 16_000))
         states = torch_model.encoder(frames[None], torch.tensor([len(frames)]))["encoder_out"][0].flatten(0, 1)
-        checkpoint_state = torch.load(checkpoint, weights_only=False)
+        checkpoint_state = torch.load(checkpoint, weights_only=True)
         weight, bias = (checkpoint_state["model"][f"encoder.ctc_proj.{name}"] for name in ("weight", "bias"))
         weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
         bias.copy_(-weight @ states.mean(0))
