@@ -56,13 +56,13 @@ def test_conversion_in_both_directions(fairseq_train, data, tmp_path, tied):
     outputs = [generate(data, path, tmp_path, *flags).stdout for path in (source, tmp_path / "back.pt")]
     assert are_alike(hypotheses(outputs[0]), hypotheses(outputs[1]))
 
-    state = torch.load(source, weights_only=False)
+    state = torch.load(source, weights_only=True)
     state["model"] = {name: value.half() for name, value in state["model"].items()}
     torch.save(state, tmp_path / "half.pt")
     cli("convert", tmp_path / "half.pt", "--output", tmp_path / "half", "--data", data)
     assert json.loads((tmp_path / "half" / "config.json").read_text())["dtype"] == "float16"
     cli("convert", tmp_path / "half", "--output", tmp_path / "half-back.pt")
-    back = torch.load(tmp_path / "half-back.pt", weights_only=False)["model"]
+    back = torch.load(tmp_path / "half-back.pt", weights_only=True)["model"]
     assert all(torch.equal(value, back[name]) for name, value in state["model"].items() if name in dict(model.named_parameters()))
 
 
