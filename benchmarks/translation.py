@@ -115,7 +115,7 @@ class Test:
         model, self.held_out, self.sentences = huggingface.load(whisper), {}, {}
         for language in LANGUAGES:
             calibration, held_out = prompts.windows(model, whisper, (language,), True, TEST_BATCHES // len(LANGUAGES) - 1)
-            self.held_out[language] = HeldOut([*calibration.batches, *held_out.batches], held_out.own)
+            self.held_out[language] = HeldOut([*calibration.batches, *held_out.batches], held_out.own_words)
             named = [(name, english) for (prompt_language, name), english in prompts.tested.items() if prompt_language == language]
             self.sentences[language] = [
                 (read_audio(prompts.folder / language / f"{name}.wav", RATE), english) for name, english in named

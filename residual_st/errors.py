@@ -54,14 +54,16 @@ def missing_package(error: ModuleNotFoundError, extra: str | None = None) -> str
     package = (error.name or "").partition(".")[0]
     if package == "fairseq":
         return f"fairseq is not installed: {_install_fairseq()}, or install the fork that you use"
-    extras, wanted = _extras(), package.replace("_", "-")
-    offers = [name for name in sorted(extras, key=lambda name: len(extras[name])) if wanted in extras[name]]
+    extras, requirement = _extras(), package.replace("_", "-")
+    offers = [name for name in sorted(extras, key=lambda name: len(extras[name])) if requirement in extras[name]]
     if not offers:
         return f"the package {package} is not installed"
     if extra not in offers:
         extra = "fairseq" if package == "torch" else offers[0]
     chosen = extras[extra]
-    needed = [line for name, line in chosen.items() if name == wanted or not (name.startswith("fairseq") or _is_installed(name))]
+    needed = [
+        line for name, line in chosen.items() if name == requirement or not (name.startswith("fairseq") or _is_installed(name))
+    ]
     return f"the package {package} is not installed: pip install {shlex.join(needed)}"
 
 

@@ -59,60 +59,63 @@ class Languages:
         """Code -> word of the languages that the model can detect; empty if it has fewer than two source languages."""
         return {code: words[0] for code, words in self.sources.items()} if len(self.sources) > 1 else {}
 
-    def resolved(self, asked: Direction) -> Direction:
+    def resolved(self, direction: Direction) -> Direction:
         """A direction, completed with defaults and in the model's own codes.
 
         Raises:
             InputError: if the model does not support it. The message lists what it supports.
         """
-        source = self._code("source_lang", asked.source_lang or self.default.source_lang, self.sources)
+        source = self._code("source_lang", direction.source_lang or self.default.source_lang, self.sources)
         if not self.tasks:
-            if asked.task is not None:
-                raise InputError(f"task={asked.task}: the model has one task, so task must not be given")
-            return Direction(None, source, self._code("target_lang", asked.target_lang or self.default.target_lang, self.targets))
-        given = asked.target_lang and self._known(asked.target_lang, {**self.sources, **self.targets})
-        task = asked.task or self.default.task
-        if asked.task is None and given:  # the language implies the task
-            task = TRANSCRIBE if given == source or not self.targets else TRANSLATE
+            if direction.task is not None:
+                raise InputError(f"task={direction.task}: the model has one task, so task must not be given")
+            return Direction(None, source, self._target(direction))
+        target = direction.target_lang and self._known(direction.target_lang, {**self.sources, **self.targets})
+        task = direction.task or self.default.task
+        if direction.task is None and target:  # the language implies the task
+            task = TRANSCRIBE if target == source or not self.targets else TRANSLATE
         if task not in self.tasks:
             raise InputError(f"task={task} is not supported by this model; it {_must_be(self.tasks)}")
         if task == TRANSLATE:
-            return Direction(task, source, self._code("target_lang", asked.target_lang or self.default.target_lang, self.targets))
-        if given not in (None, source):
-            raise InputError(f"target_lang={given} must equal source_lang={source}: a transcript is in the spoken language")
+            return Direction(task, source, self._target(direction))
+        if target not in (None, source):
+            raise InputError(f"target_lang={target} must equal source_lang={source}: a transcript is in the spoken language")
         return Direction(task, source)
+
+    def _target(self, direction: Direction) -> str | None:
+        return self._code("target_lang", direction.target_lang or self.default.target_lang, self.targets)
 
     def words(self, direction: Direction) -> list[int]:
         """Prompt words for a direction that is `resolved` and whose source language is known."""
-        asked = ((self.sources, direction.source_lang), (self.tasks, direction.task), (self.targets, direction.target_lang))
-        return [word for table, name in asked if name is not None for word in table[name]]
+        selected = ((self.sources, direction.source_lang), (self.tasks, direction.task), (self.targets, direction.target_lang))
+        return [word for table, name in selected if name is not None for word in table[name]]
 
-    def _code(self, what: str, asked: str | None, table: dict[str, list[int]]) -> str | None:
+    def _code(self, what: str, name: str | None, table: dict[str, list[int]]) -> str | None:
         """The code of a language in `table`. If it has one language, None and `AUTO` mean that one."""
         is_source = table is self.sources
         if not table:
-            if asked is not None:
+            if name is not None:
                 raise InputError(
-                    f"{what}={asked}: the model has one {'source' if is_source else 'target'} language, so {what} must not be given"
+                    f"{what}={name}: the model has one {'source' if is_source else 'target'} language, so {what} must not be given"
                 )
             return None
-        if asked is None or is_source and asked.lower() == AUTO:
+        if name is None or is_source and name.lower() == AUTO:
             if len(table) == 1:
                 return next(iter(table))
-            if asked is None:
+            if name is None:
                 raise InputError(f"{what} is missing; it {_must_be(table)}")
             return AUTO
-        code = self._known(asked, table)
+        code = self._known(name, table)
         if code not in table:
             accepted = _must_be([*([AUTO] if self.detected and is_source else []), *table])
-            raise InputError(f"{what}={asked} is not supported by this model; it {accepted}")
+            raise InputError(f"{what}={name} is not supported by this model; it {accepted}")
         return code
 
-    def _known(self, asked: str, table: dict[str, list[int]]) -> str:
+    def _known(self, name: str, table: dict[str, list[int]]) -> str:
         """The code for a code, a name or a tag: `es`, `Spanish`, `<|es|>`."""
-        if asked in table:
-            return asked
-        plain = asked.lower().removeprefix("<|").removesuffix("|>")
+        if name in table:
+            return name
+        plain = name.lower().removeprefix("<|").removesuffix("|>")
         return self.names.get(plain, plain)
 
 

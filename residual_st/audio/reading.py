@@ -143,8 +143,8 @@ def _blocks_by_ffmpeg(file, refusal: str) -> Iterator[tuple[int, np.ndarray]]:
 def as_floats(samples: np.ndarray) -> np.ndarray:
     """Samples as floats; integers are scaled to [-1, 1]. Raises InputError for other types or more than two dimensions."""
     if samples.ndim not in (1, 2) or samples.dtype.kind not in "iuf":
-        given = f"{samples.dtype} of shape {samples.shape}"
-        raise InputError(f"audio must be a file or samples of shape (n,), (n, channels) or (channels, n), not {given}")
+        shape = f"{samples.dtype} of shape {samples.shape}"
+        raise InputError(f"audio must be a file or samples of shape (n,), (n, channels) or (channels, n), not {shape}")
     if samples.dtype.kind == "f":
         return samples.astype(np.float32)
     limits = np.iinfo(samples.dtype)

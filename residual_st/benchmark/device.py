@@ -124,9 +124,9 @@ def _load(folders: dict[str, Path], threads: int, rows: dict[str, dict], repeats
 
 def _add(rows: dict[str, dict], figure: str, values: dict[str, list[float]]) -> None:
     base = next(iter(values.values()))
-    for name, own in values.items():
-        ratios = [one / other for one, other in zip(own, base)]
+    for name, measured in values.items():
+        ratios = [one / other for one, other in zip(measured, base)]
         rows[name] |= {
-            figure: round(median(own), 6),
+            figure: round(median(measured), 6),
             f"{figure}_ratio": [round(value, 4) for value in (median(ratios), min(ratios), max(ratios))],
         }

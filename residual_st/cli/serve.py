@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     from residual_st.web.server import application
 
     with _listening(args.host, args.port) as listening:
-        server = application(args.models, ["localhost", args.host, *_own_names(args.host), *args.name], args.jobs)
+        server = application(args.models, ["localhost", args.host, *_network_names(args.host), *args.name], args.jobs)
         port = listening.getsockname()[1]
         for host in _addresses(args.host):
             print(f"http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
@@ -68,10 +68,10 @@ def _is_every_address(host: str) -> bool:
     return host in ("0.0.0.0", "::")
 
 
-def _own_names(host: str) -> list[str]:
+def _network_names(host: str) -> list[str]:
     """This machine's names in its network, if it is reachable from there."""
-    own = socket.gethostname()
-    return [own, f"{own}.local"] if _is_every_address(host) else []
+    hostname = socket.gethostname()
+    return [hostname, f"{hostname}.local"] if _is_every_address(host) else []
 
 
 def _addresses(host: str) -> list[str]:

@@ -92,12 +92,12 @@ def _correct_layer(
         moments = PairedMoments(inputs, outputs if first in ends else inputs, linears[first].weight.device)
         for call, dense_pass, x in zip(calls, dense_passes, states):
             reached = Pass(layer, call, x, stages, ends, last=first)
-            given = channels_last(linears[first], reached.inputs[first])
+            reached_inputs = channels_last(linears[first], reached.inputs[first])
             if first in ends:
-                wanted = dense_pass.sums.pop(first) - reached.total
+                target = dense_pass.sums.pop(first) - reached.total
             else:
-                wanted = channels_last(linears[first], dense_pass.inputs.pop(first))
-            moments.add(*(stack.real_positions(each, getattr(call, padding), first) for each in (given, wanted)))
+                target = channels_last(linears[first], dense_pass.inputs.pop(first))
+            moments.add(*(stack.real_positions(each, getattr(call, padding), first) for each in (reached_inputs, target)))
             if first == last and first in ends:
                 passes.append(reached)
         for name in names:
@@ -175,26 +175,26 @@ class PairedMoments:
     All are relative to their means in the first batch, as in `InputMoments`.
 
     Args:
-        inputs, wanted: widths of both.
+        inputs, targets: widths of both.
     """
 
-    def __init__(self, inputs: int, wanted: int, device: torch.device):
+    def __init__(self, inputs: int, targets: int, device: torch.device):
         self.inputs = InputMoments(inputs, device)
-        self._origin = torch.zeros(wanted, device=device)
+        self._origin = torch.zeros(targets, device=device)
         self._sum = torch.zeros_like(self._origin, dtype=torch.float64)
-        self._products = torch.zeros(wanted, inputs, device=device)
+        self._products = torch.zeros(targets, inputs, device=device)
 
-    def add(self, inputs: Tensor, wanted: Tensor) -> None:
-        """`inputs` (positions, in), `wanted` (positions, in or out)."""
-        wanted = widened(wanted)
-        if not self.inputs.count and len(wanted):
-            self._origin = wanted.mean(0)
-        wanted = wanted - self._origin
-        self._sum += wanted.sum(0, dtype=torch.float64)
-        self._products = self._products.to(wanted).addmm_(wanted.T, self.inputs.add(inputs))
+    def add(self, inputs: Tensor, targets: Tensor) -> None:
+        """`inputs` (positions, in), `targets` (positions, in or out)."""
+        targets = widened(targets)
+        if not self.inputs.count and len(targets):
+            self._origin = targets.mean(0)
+        targets = targets - self._origin
+        self._sum += targets.sum(0, dtype=torch.float64)
+        self._products = self._products.to(targets).addmm_(targets.T, self.inputs.add(inputs))
 
     @property
-    def wanted_mean(self) -> Tensor:
+    def target_mean(self) -> Tensor:
         return (self._origin + self._sum / self.inputs.count).cpu()
 
     @property
@@ -209,7 +209,7 @@ def _solve(matrix: Matrix, dense: MatrixWeights, moments: PairedMoments, is_end:
     covariance, mean = moments.inputs.covariance, moments.inputs.mean
     regular = damped(covariance)
     metric = Metric(regular, dense.metric.outputs)
-    right, output = moments.cross_covariance, moments.wanted_mean
+    right, output = moments.cross_covariance, moments.target_mean
     if not is_end:
         right, output = dense.weight @ right, dense.weight @ output
     # least squares, regularised towards the dense weight

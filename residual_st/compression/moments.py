@@ -171,12 +171,12 @@ def _gather_part(model: nn.Module, stack: LayerStack, calibration: Calibration, 
 
 
 def _count(
-    model: nn.Module, stack: LayerStack, calibration: Calibration, moments: Moments, wanted: Mapping[int, Container[Place]]
+    model: nn.Module, stack: LayerStack, calibration: Calibration, moments: Moments, selected: Mapping[int, Container[Place]]
 ) -> dict[int, Unclear]:
-    """Count batches for the matrices in `wanted`, batch -> matrices. Returns those whose layout is unclear, likewise."""
+    """Count batches for the matrices in `selected`, batch -> matrices. Returns those whose layout is unclear, likewise."""
     left = {}
-    for number in progress(wanted, desc="calibrating", unit="batch"):
-        with _observed(stack, moments, wanted[number]) as unclear:
+    for number in progress(selected, desc="calibrating", unit="batch"):
+        with _observed(stack, moments, selected[number]) as unclear:
             _differentiate(model, calibration, number)
         if unclear:
             left[number] = unclear
@@ -191,8 +191,8 @@ def _differentiate(model: nn.Module, calibration: Calibration, number: int) -> N
 
 
 @contextlib.contextmanager
-def _observed(stack: LayerStack, moments: Moments, wanted: Container[Place]) -> Iterator[Unclear]:
-    """Add the inputs and gradients of the wanted matrices to their moments.
+def _observed(stack: LayerStack, moments: Moments, selected: Container[Place]) -> Iterator[Unclear]:
+    """Add the inputs and gradients of the selected matrices to their moments.
 
     Matrices with an unclear layout are skipped; the yielded dict contains them with their errors.
     """
@@ -226,7 +226,7 @@ def _observed(stack: LayerStack, moments: Moments, wanted: Container[Place]) -> 
 
         for index, layer in enumerate(in_order(stack.layers)):
             for name, matrix in matrices(layer):
-                if (index, name) in wanted:
+                if (index, name) in selected:
                     context.callback(matrix.register_forward_hook(observe(index, name)).remove)
         yield unclear
 
@@ -253,10 +253,10 @@ def without_updates(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def requiring_gradients(model: nn.Module, wanted: bool) -> Iterator[None]:
+def requiring_gradients(model: nn.Module, required: bool) -> Iterator[None]:
     """All of a model's parameters with or without gradients; each one's setting is restored."""
     before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    model.requires_grad_(wanted)
+    model.requires_grad_(required)
     try:
         yield
     finally:

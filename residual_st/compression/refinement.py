@@ -114,10 +114,10 @@ def _steps(
     warm_up = min(WARM_UP, max(1, updates // 4))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, (step + 1) / warm_up) * (1 - step / updates))
     for number, batch in islice(cycle(enumerate([*calibration.parts[0], *calibration.more])), updates):
-        wanted = targets.of(number, batch)
+        target = targets.of(number, batch)
         with in_bfloat16(terms):
             layers, scores = computed(*compressed, calibration, batch)
-        distance = _distance(layers, scores, wanted)
+        distance = _distance(layers, scores, target)
         gradients = torch.autograd.grad(scaler.scale(distance), terms, allow_unused=True)
         for term, gradient in zip(wide, gradients):
             term.grad = None if gradient is None else widened(gradient)
@@ -134,8 +134,8 @@ def _steps(
         yield distance.item()
 
 
-def _distance(layers: list[Tensor], scores: Tensor | None, wanted: tuple[list[LayerTarget], WordsTarget | None]) -> Tensor:
-    targets, words = wanted
-    errors = [targets[other].error(layers[layer]) for layer, other in layer_map(len(layers), len(targets))]
+def _distance(layers: list[Tensor], scores: Tensor | None, target: tuple[list[LayerTarget], WordsTarget | None]) -> Tensor:
+    layer_targets, words = target
+    errors = [layer_targets[other].error(layers[layer]) for layer, other in layer_map(len(layers), len(layer_targets))]
     distance = reduce(torch.add, errors) / len(errors) + LAST * errors[-1]
     return distance if words is None or scores is None else distance + words.divergence(scores)

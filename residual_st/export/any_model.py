@@ -14,7 +14,7 @@ def export_any(
     data: Path | None = None,
     config_yaml: str | None = None,
     audio: Sequence[Path] = (),
-    asked: Direction = Direction(),  # noqa: B008 - frozen
+    direction: Direction = Direction(),  # noqa: B008 - frozen
     streaming: int | None = None,
 ) -> dict:
     """`export_checkpoint` for a checkpoint, `export_whisper` or `export_ctc` for a folder, with their arguments.
@@ -25,7 +25,7 @@ def export_any(
     if not Path(source).is_dir():
         from residual_st.export.fairseq_model import export_checkpoint
 
-        return export_checkpoint(source, output, precision, data, config_yaml, audio, asked, streaming)
+        return export_checkpoint(source, output, precision, data, config_yaml, audio, direction, streaming)
     if data or config_yaml:
         raise InputError("--data and --config-yaml are for a checkpoint; a folder contains its vocabulary")
     if streaming is not None:
@@ -35,4 +35,4 @@ def export_any(
     from residual_st.huggingface import read_config
 
     export = export_ctc if read_config(Path(source))["architectures"][0] in MODELS else export_whisper
-    return export(source, output, precision, audio, asked)
+    return export(source, output, precision, audio, direction)

@@ -90,10 +90,10 @@ def _log_prob_difference(reference: Reference, exported: Model, source: Source, 
     forced += begin
     tokens, steps = [start], source.decoding(beam=1)
     for _ in range(WORDS):
-        wanted = reference.log_probs(tokens)
-        given = steps.step(np.array([tokens[-1:]]), np.arange(1))[0, 0]
-        difference = max(difference, float(np.abs(given - wanted).max()))
-        tokens.append(forced.pop(0) if forced else int(wanted.argmax()))
+        expected = reference.log_probs(tokens)
+        log_probs = steps.step(np.array([tokens[-1:]]), np.arange(1))[0, 0]
+        difference = max(difference, float(np.abs(log_probs - expected).max()))
+        tokens.append(forced.pop(0) if forced else int(expected.argmax()))
         if tokens[-1] == vocabulary.eos:
             break
     return difference
@@ -120,13 +120,13 @@ def _check_words(reference: Reference, exported: Model, source: Source, directio
     settings = Settings(beam=1, nbest=1, max_len_a=0, max_len_b=WORDS)
     ((best,),) = Search(exported.folder, settings, direction).best(source)
     eos = exported.vocabulary.eos
-    wanted, given = ([*words, eos][: WORDS + 1] for words in (greedy.words, best.tokens))
-    place = next((place for place, pair in enumerate(zip(wanted, given)) if pair[0] != pair[1]), None)
+    expected, exported_words = ([*words, eos][: WORDS + 1] for words in (greedy.words, best.tokens))
+    place = next((place for place, pair in enumerate(zip(expected, exported_words)) if pair[0] != pair[1]), None)
     if place is None or description["precision"] != "fp32" or description.get("not_followed"):
         return
-    log_probs = reference.log_probs(greedy.prompt + wanted[:place])
-    if log_probs[wanted[place]] - log_probs[given[place]] > LARGEST:
-        raise InputError(f"the folder's words {given} differ from the model's {wanted}")
+    log_probs = reference.log_probs(greedy.prompt + expected[:place])
+    if log_probs[expected[place]] - log_probs[exported_words[place]] > LARGEST:
+        raise InputError(f"the folder's words {exported_words} differ from the model's {expected}")
 
 
 def utterances(audio: Sequence[Path], rate: int, longest: float = _SECONDS) -> list[np.ndarray]:

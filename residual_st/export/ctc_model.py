@@ -32,19 +32,19 @@ def export_ctc(
     output: Path,
     precision: str = "fp32",
     audio: Sequence[Path] = (),
-    asked: Direction = Direction(),  # noqa: B008 - frozen
+    direction: Direction = Direction(),  # noqa: B008 - frozen
 ) -> dict:
     """Export such a model as a folder for `residual_st.runtime`, and check it against the model.
 
     Args:
         source: a Hugging Face folder of one of `MODELS`, dense or compressed by `residual-st compress`.
-        output, precision, audio, asked: see `export_checkpoint`.
+        output, precision, audio, direction: see `export_checkpoint`.
 
     Raises:
         InputError: if the folder cannot be read or has no tokenizer, the model has unsupported parts, or a task or language is
             given, of which these models have one.
     """
-    Languages().resolved(asked)
+    Languages().resolved(direction)
     model, extractor = load(source).float(), feature_extractor(source, Wav2Vec2FeatureExtractor)
     tokenizer = _read_tokenizer(source)
     vocabulary = vocabulary_of(model, tokenizer)
@@ -112,11 +112,11 @@ def _check(
         seconds += len(samples) / extractor.sampling_rate
         inputs = extractor(samples, sampling_rate=extractor.sampling_rate, return_tensors="pt")
         with torch.no_grad():
-            wanted = model.base_model(**inputs).last_hidden_state
+            expected = model.base_model(**inputs).last_hidden_state
             scores = model(**inputs).logits.log_softmax(-1).numpy()
-        given = exported.encode([samples])
-        states = max(states, float(np.abs(given["states"] - wanted.numpy()).max()))
-        log_probs = max(log_probs, float(np.abs(given["ctc_log_probs"] - scores).max()))
+        outputs = exported.encode([samples])
+        states = max(states, float(np.abs(outputs["states"] - expected.numpy()).max()))
+        log_probs = max(log_probs, float(np.abs(outputs["ctc_log_probs"] - scores).max()))
         text = exported.vocabulary.text(best_path(scores[0], exported.vocabulary.eos).tokens)
         if text != _decoded(tokenizer, scores[0].argmax(-1)):
             raise InputError(

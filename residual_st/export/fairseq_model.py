@@ -41,7 +41,7 @@ def export_checkpoint(
     data: Path | None = None,
     config_yaml: str | None = None,
     audio: Sequence[Path] = (),
-    asked: Direction = Direction(),  # noqa: B008 - frozen
+    direction: Direction = Direction(),  # noqa: B008 - frozen
     chunk_frames: int | None = None,
 ) -> dict:
     """Export a checkpoint as a folder for `residual_st.runtime`, and check it against the checkpoint.
@@ -53,7 +53,7 @@ def export_checkpoint(
         data: folder with the data configuration and vocabulary; None for the one named in the checkpoint.
         config_yaml: name of the data configuration; None for the one named in the checkpoint.
         audio: files for the check; empty for a synthetic sound.
-        asked: the exported folder's default direction.
+        direction: the exported folder's default direction.
         chunk_frames: encoder frames per chunk for a streaming encoder, 0 for the model's own setting; None for an encoder that
             reads whole utterances.
 
@@ -70,8 +70,8 @@ def export_checkpoint(
         raise InputError(f"{path} does not name the folder of its vocabulary; give --data DATA")
     symbols, config = read_symbols(state, folder, config_yaml)
     languages = languages_of(symbols, config)
-    if asked != Direction():
-        languages = replace(languages, default=languages.resolved(asked))
+    if direction != Direction():
+        languages = replace(languages, default=languages.resolved(direction))
     vocabulary = _vocabulary(symbols, config, languages)
     flags = model_flags(state, path)
     lengths = trained_lengths(folder, train_subset(state), with_task_flags(flags).max_source_positions)

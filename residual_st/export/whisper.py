@@ -50,9 +50,9 @@ def decoder_parts(model: WhisperForConditionalGeneration) -> DecoderParts:
     def position(products: Products, step: Var) -> Var:
         return products.rows(decoder.embed_positions.weight, op.reshape(step, ints(1)))
 
-    own = getattr(model.generation_config, "alignment_heads", None) or []  # used by Whisper's authors for word timestamps
+    heads = getattr(model.generation_config, "alignment_heads", None) or []  # used by Whisper's authors for word timestamps
     there = {(layer, head) for layer, each in enumerate(decoder.layers) for head in range(each.encoder_attn.num_heads)}
-    alignment = [(layer, head) for layer, head in own if (layer, head) in there] or heads_at_two_thirds(decoder.layers)
+    alignment = [(layer, head) for layer, head in heads if (layer, head) in there] or heads_at_two_thirds(decoder.layers)
     embedding = decoder.embed_tokens.weight
     return DecoderParts(decoder.layers, embedding, 1.0, position, None, decoder.layer_norm, model.proj_out, alignment)
 

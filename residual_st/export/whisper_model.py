@@ -30,13 +30,13 @@ def export_whisper(
     output: Path,
     precision: str = "fp32",
     audio: Sequence[Path] = (),
-    asked: Direction = Direction(),  # noqa: B008 - frozen
+    direction: Direction = Direction(),  # noqa: B008 - frozen
 ) -> dict:
     """Export a Whisper model as a folder for `residual_st.runtime`, and check it against the model.
 
     Args:
         source: a Hugging Face folder of Whisper, dense or compressed by `residual-st compress`.
-        output, precision, audio, asked: see `export_checkpoint`.
+        output, precision, audio, direction: see `export_checkpoint`.
 
     Raises:
         InputError: if the folder cannot be read, has no tokenizer, contains another model, or does not have the direction.
@@ -47,7 +47,7 @@ def export_whisper(
         raise InputError(f"{source} has model_type {model.config.model_type}; {exported}")
     extractor, decoder = feature_extractor(source, WhisperFeatureExtractor), decoder_parts(model)
     tokenizer, settings, positions = read_tokenizer(source), model.generation_config, model.config.max_target_positions
-    vocabulary, languages = vocabulary_of(model, tokenizer, asked)
+    vocabulary, languages = vocabulary_of(model, tokenizer, direction)
     graphs = {
         ENCODER: encoder_graph(model, extractor, precision),
         CROSS_ATTENTION: cross_attention_graph(decoder, precision),
@@ -93,12 +93,12 @@ class _Reference:
         return self._encoded[0].numpy()
 
     def log_probs(self, tokens: list[int]) -> np.ndarray:
-        given = torch.tensor([tokens])
-        return self._model(encoder_outputs=self._encoded, decoder_input_ids=given).logits[0, -1].log_softmax(-1).numpy()
+        words = torch.tensor([tokens])
+        return self._model(encoder_outputs=self._encoded, decoder_input_ids=words).logits[0, -1].log_softmax(-1).numpy()
 
     def greedy(self, direction: Direction, most: int) -> Greedy:
         told = {"language": direction.source_lang, "task": direction.task} if self._is_told else {}
-        asked = {name: value for name, value in told.items() if value is not None}
-        (words,), prompt = greedy_words(self._model, {"encoder_outputs": self._encoded}, most, (), **asked)
+        generate_kwargs = {name: value for name, value in told.items() if value is not None}
+        (words,), prompt = greedy_words(self._model, {"encoder_outputs": self._encoded}, most, (), **generate_kwargs)
         words = words.tolist()
         return Greedy(words[:prompt], words[prompt:], self._tokenizer.decode(words[prompt:], skip_special_tokens=True))

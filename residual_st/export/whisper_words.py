@@ -44,7 +44,7 @@ def read_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
 
 
 def vocabulary_of(
-    model: WhisperForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, asked: Direction
+    model: WhisperForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, direction: Direction
 ) -> tuple[dict, Languages]:
     """Arguments of `runtime.vocabulary.Vocabulary`, and the model's languages from `whisper_languages`.
 
@@ -57,7 +57,7 @@ def vocabulary_of(
     if others:
         raise InputError(f"generation_config.json has several end tokens, {[eos, *others]}; the runtime supports one")
     symbols = _symbols(tokenizer, size, eos)
-    languages, begin = whisper_languages(model, symbols.__getitem__, asked)
+    languages, begin = whisper_languages(model, symbols.__getitem__, direction)
     described = {
         "symbols": symbols,
         "pieces": "bytes",
@@ -110,12 +110,12 @@ def search_settings(settings: GenerationConfig, positions: int, prompt: int) -> 
         positions: number of decoder positions.
         prompt: number of words before a text.
     """
-    given = settings.to_diff_dict()
-    converted = {"max_len_b": settings.max_new_tokens or given.get("max_length") or positions}
+    changed = settings.to_diff_dict()
+    converted = {"max_len_b": settings.max_new_tokens or changed.get("max_length") or positions}
     converted["min_len"] = max(settings.min_new_tokens or 0, (settings.min_length or 0) - prompt, 0)
     converted["early_stopping"] = settings.early_stopping is True
     names = {"num_beams": "beam", "length_penalty": "lenpen"}
-    return converted | {names[name]: given[name] for name in names if given.get(name) is not None}
+    return converted | {names[name]: changed[name] for name in names if changed.get(name) is not None}
 
 
 def not_followed(settings: GenerationConfig) -> dict:

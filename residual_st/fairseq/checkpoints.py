@@ -41,8 +41,8 @@ def read_checkpoint(path: str | Path) -> tuple[dict, list[str]]:
         InputError: if the file is missing or damaged, is not a fairseq checkpoint, or claims to contain more than it does.
     """
     if not Path(path).is_file():
-        wanted = "a checkpoint of fairseq-train, or a Hugging Face folder where the command takes one"
-        raise InputError(f"{path} does not exist or is not a file; give {wanted}")
+        accepted = "a checkpoint of fairseq-train, or a Hugging Face folder where the command takes one"
+        raise InputError(f"{path} does not exist or is not a file; give {accepted}")
     dropped: list[str] = []
     try:
         if zipfile.is_zipfile(path):

@@ -70,7 +70,7 @@ class Chunks:
         chunks = cls(tuple(map(int, sizes)), left)
         return chunks if any(chunks.frames) else None
 
-    def drawn(self) -> int:
+    def sampled(self) -> int:
         """One of the sizes, from torch's random state, which fairseq seeds by the run's seed and the number of each update."""
         return self.frames[int(torch.randint(len(self.frames), ()))] if len(self.frames) > 1 else self.frames[0]
 

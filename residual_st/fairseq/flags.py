@@ -115,9 +115,9 @@ def add_sharing_flags(parser: argparse.ArgumentParser, defaults: dict[str, Defau
 
 def completed(flags, part: str, defaults: dict[str, Defaults] = DENSE) -> dict:
     """The flags of a part's form, by name, with defaults for those that are not set."""
-    given = argparse.Namespace(**{name: getattr(flags, name, None) for name in flag_names(f"{part}_")})
-    complete_flags(given, f"{part}_", defaults[part])
-    return vars(given)
+    form_flags = argparse.Namespace(**{name: getattr(flags, name, None) for name in flag_names(f"{part}_")})
+    complete_flags(form_flags, f"{part}_", defaults[part])
+    return vars(form_flags)
 
 
 def requested(flags, part: str, defaults: dict[str, Defaults] = DENSE) -> dict:

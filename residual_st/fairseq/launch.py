@@ -50,20 +50,24 @@ def take_launch(config: dict) -> tuple[dict, Launch | None]:
     Raises:
         InputError: if they are inconsistent, combined with fairseq's own flags for several processes, or there are too few GPUs.
     """
-    given = {key: config[key] for key in _KEYS if key in config}
+    launch_flags = {key: config[key] for key in _KEYS if key in config}
     config = {key: value for key, value in config.items() if key not in _KEYS}
-    if not given:
+    if not launch_flags:
         return config, None
-    own = next((key for key in config if key in {"distributed-world-size", "distributed-rank", "distributed-init-method"}), None)
-    if own:
-        raise InputError(f"{own} and {next(iter(given))} both set the processes of training; remove one of them")
-    nnodes = _number(given, "nnodes", 1)
-    launch = Launch(_number(given, "nproc", 1), nnodes, _number(given, "node-rank", 0), *_address(given.get("master")))
+    conflicting = next(
+        (key for key in config if key in {"distributed-world-size", "distributed-rank", "distributed-init-method"}), None
+    )
+    if conflicting:
+        raise InputError(f"{conflicting} and {next(iter(launch_flags))} both set the processes of training; remove one of them")
+    nnodes = _number(launch_flags, "nnodes", 1)
+    launch = Launch(
+        _number(launch_flags, "nproc", 1), nnodes, _number(launch_flags, "node-rank", 0), *_address(launch_flags.get("master"))
+    )
     if launch.nproc < 1 or nnodes < 1:
         raise InputError(f"nproc={launch.nproc} and nnodes={nnodes} must both be at least 1")
     if not 0 <= launch.node_rank < nnodes:
         raise InputError(f"node-rank={launch.node_rank} must be from 0 to nnodes - 1, and nnodes is {nnodes}")
-    if nnodes > 1 and not {"node-rank", "master"} <= given.keys():
+    if nnodes > 1 and not {"node-rank", "master"} <= launch_flags.keys():
         raise InputError(
             "several machines need node-rank=N, the index of this machine from 0, and master=HOST:PORT of the first one"
         )
@@ -75,8 +79,8 @@ def take_launch(config: dict) -> tuple[dict, Launch | None]:
     return config, launch if launch.world_size > 1 else None
 
 
-def _number(given: dict, key: str, default: int) -> int:
-    value = str(given.get(key, default))
+def _number(launch_flags: dict, key: str, default: int) -> int:
+    value = str(launch_flags.get(key, default))
     if not re.fullmatch(r"\d{1,6}", value):
         raise InputError(f"{key}={value} is not a number")
     return int(value)

@@ -55,18 +55,18 @@ def read_config(path: Path, overrides: list[str]) -> tuple[dict, list[str]]:
     if not isinstance(config, dict):
         raise InputError(f"{path} must contain a mapping from fairseq-train's flags to values")
     config = {str(key).replace("_", "-"): value for key, value in config.items()}
-    given = []
+    overridden = []
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or key.startswith("-"):
             raise InputError(f"{override!r} must have the form key=value")
-        given.append(key.replace("_", "-"))
-        config[given[-1]] = value
+        overridden.append(key.replace("_", "-"))
+        config[overridden[-1]] = value
     config = {key: _expand(value, path) for key, value in config.items() if value not in ("", "null", "~")}
     if "data" not in config:
         raise InputError(f"{path} has no `data`; set it to the folder of the manifests")
     others = config.pop("user-dir", str(PACKAGE))
-    return {"user-dir": str(user_dir_with([others] if isinstance(others, str) else others)), **config}, given
+    return {"user-dir": str(user_dir_with([others] if isinstance(others, str) else others)), **config}, overridden
 
 
 def import_user_dir(config: dict) -> None:
@@ -100,8 +100,10 @@ def with_form(config: dict, overridden: list[str]) -> tuple[dict, argparse.Names
         raise InputError(
             f"{start} has --arch {flags.arch}, which is not registered; set user-dir to the user dir that registers it"
         )
-    own = [name for name in CHUNK_FLAGS if name.replace("_", "-") not in config]  # flags that the config may change
-    form = {name.replace("_", "-"): value for name in ("arch", *names, *own) if (value := getattr(flags, name, None)) is not None}
+    changeable = [name for name in CHUNK_FLAGS if name.replace("_", "-") not in config]
+    form = {
+        name.replace("_", "-"): value for name in ("arch", *names, *changeable) if (value := getattr(flags, name, None)) is not None
+    }
     for key in overridden:
         if key in form and key in config and str(config[key]).lower() != str(form[key]).lower():
             raise InputError(f"{key}={config[key]} does not fit {start}, which has {key}={form[key]}; remove it")

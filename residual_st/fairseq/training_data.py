@@ -61,20 +61,20 @@ class TrainingData:
         self._device = device
         refuse_separator(data)
         flags, task_name = _task_flags(state), _task_name(state)
-        asked = {"config_yaml": config_yaml, "train_subset": subset, "valid_subset": valid_subset}
-        given: dict[str, Any] = {name: value or getattr(flags, name, None) for name, value in asked.items()}
+        arguments = {"config_yaml": config_yaml, "train_subset": subset, "valid_subset": valid_subset}
+        settings: dict[str, Any] = {name: value or getattr(flags, name, None) for name, value in arguments.items()}
         if task_name in TASK_DATACLASS_REGISTRY:
-            del given["config_yaml"]
-        missing = next((name for name, value in {"task": task_name, **given}.items() if not value), None)
+            del settings["config_yaml"]
+        missing = next((name for name, value in {"task": task_name, **settings}.items() if not value), None)
         if missing or task_name is None:
             raise InputError(f"the checkpoint does not name its training data: it has no {missing}")
         self._said: set[str] = set()
         self._unit = SAMPLES_PER_FRAME if is_fed_samples(state) else 1
-        self._data, self.train_subset, self._valid_subset = Path(data), given["train_subset"], given["valid_subset"]
-        if "config_yaml" in given:
-            _require(self._data, given["config_yaml"], "config-yaml")
+        self._data, self.train_subset, self._valid_subset = Path(data), settings["train_subset"], settings["valid_subset"]
+        if "config_yaml" in settings:
+            _require(self._data, settings["config_yaml"], "config-yaml")
         with refusing(f"the checkpoint's task {task_name} cannot use the data in {data}"):
-            self.task = _task(flags, task_name, data, given.get("config_yaml"))
+            self.task = _task(flags, task_name, data, settings.get("config_yaml"))
         _check_dictionary(state, data, len(self.task.target_dictionary))
         criterion = (state.get("cfg") or {}).get("criterion") or flags
         name = criterion.get("_name") if isinstance(criterion, dict) else getattr(criterion, "criterion", None)

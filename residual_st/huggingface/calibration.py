@@ -17,7 +17,7 @@ from residual_st.compression import Calibration
 from residual_st.errors import InputError
 from residual_st.huggingface.folder import feature_extractor
 from residual_st.huggingface.kinds import kind_of, words_of
-from residual_st.huggingface.languages import asked_of_generate, languages_of
+from residual_st.huggingface.languages import generate_kwargs_of, languages_of
 from residual_st.huggingface.recordings import PAUSE_SECONDS, SECONDS, Window, find_recordings, half_minutes
 from residual_st.huggingface.words import AudioBatch, DecodedWords, OwnWords
 from residual_st.languages import Direction
@@ -33,13 +33,13 @@ class HeldOut:
     """Batches held out from calibration, with the dense model's own words."""
 
     batches: list[AudioBatch]
-    own: OwnWords
+    own_words: OwnWords
 
     def likelihood(self, model: transformers.PreTrainedModel) -> dict[str, float]:
         """Loss per word, base 2, on the dense model's own words."""
-        words = sum(self.own.count(model, batch) for batch in self.batches)
+        words = sum(self.own_words.count(model, batch) for batch in self.batches)
         with torch.no_grad():
-            loss = sum(self.own.loss(model, batch).item() for batch in self.batches)
+            loss = sum(self.own_words.loss(model, batch).item() for batch in self.batches)
         return {"loss": loss / words / math.log(2)}
 
 
@@ -50,7 +50,7 @@ def audio_calibration(
     batches: int,
     seed: int,
     more: int = 0,
-    asked: Direction = Direction(),  # noqa: B008
+    direction: Direction = Direction(),  # noqa: B008
 ) -> tuple[Calibration, HeldOut]:
     """Batches of up to half a minute of audio, in random order, each in one direction.
 
@@ -59,19 +59,19 @@ def audio_calibration(
         audio: a folder or a TSV, see `find_recordings`.
         batches: number of calibration batches; fewer if there is less audio. An additional tenth, at least one, is held out.
         more: number of additional batches for correction and refinement; fewer or none if there is less audio.
-        asked: task and languages of the generated words.
+        direction: task and languages of the generated words.
 
     Raises:
         InputError: if there is no audio, too little speech to hold any out, or a file cannot be read; or the model does not have
             the direction.
     """
-    kind, own, languages = kind_of(model), words_of(model), languages_of(model, source)
+    kind, own_words, languages = kind_of(model), words_of(model), languages_of(model, source)
     extractor = feature_extractor(source, transformers.SequenceFeatureExtractor)
-    recordings = find_recordings(audio, languages, asked)
+    recordings = find_recordings(audio, languages, direction)
     rate = extractor.sampling_rate
     random.Random(seed).shuffle(recordings)
-    wanted = batches + max(1, batches // 10)
-    windows = list(islice(half_minutes(recordings, rate), wanted + more))
+    first_batches = batches + max(1, batches // 10)
+    windows = list(islice(half_minutes(recordings, rate), first_batches + more))
     if len(windows) < 2:
         raise InputError(f"{audio} contains less than {SECONDS:.0f} s of speech; calibration needs at least {2 * SECONDS:.0f} s")
 
@@ -79,13 +79,13 @@ def audio_calibration(
         kind.encode(model, batch.inputs)
 
     def write(inputs: transformers.BatchFeature, direction: Direction) -> AudioBatch:
-        return own.write(model, dict(inputs.to(model.device, model.dtype)), **asked_of_generate(model, languages, direction))
+        return own_words.write(model, dict(inputs.to(model.device, model.dtype)), **generate_kwargs_of(model, languages, direction))
 
     made = _of_utterances if extractor.return_attention_mask and not kind.in_windows else _of_windows
     every = list(made(model, extractor, windows, write))
-    first, rest = every[:wanted], every[wanted:]
+    first, rest = every[:first_batches], every[first_batches:]
     held_out = max(1, len(first) // 11)
-    return Calibration(first[:-held_out], own.loss, encode, own.predict, rest), HeldOut(first[-held_out:], own)
+    return Calibration(first[:-held_out], own_words.loss, encode, own_words.predict, rest), HeldOut(first[-held_out:], own_words)
 
 
 def _of_utterances(model: transformers.PreTrainedModel, extractor, windows: list[Window], write: Write) -> Iterator[AudioBatch]:
@@ -96,8 +96,8 @@ def _of_utterances(model: transformers.PreTrainedModel, extractor, windows: list
 
 def _of_windows(model: transformers.PreTrainedModel, extractor, windows: list[Window], write: Write) -> list[AudioBatch]:
     """Half minutes of concatenated utterances, without padding, which would need a mask."""
-    own = words_of(model)
-    decoded = own if isinstance(own, DecodedWords) and kind_of(model).in_windows else None
+    own_words = words_of(model)
+    decoded = own_words if isinstance(own_words, DecodedWords) and kind_of(model).in_windows else None
     size = _TRANSCRIBED_TOGETHER if decoded else 1
     made: dict[int, AudioBatch] = {}
     for together in _shown(_parts(range(len(windows)), windows, size)):

@@ -17,38 +17,38 @@ Inputs = Mapping[str, Any]  # of generate: features, or `encoder_outputs`
 
 
 @torch.no_grad()
-def prompts_of(model: transformers.PreTrainedModel, inputs: Inputs, **asked: str | int) -> Tensor:
+def prompts_of(model: transformers.PreTrainedModel, inputs: Inputs, **generate_kwargs: str | int) -> Tensor:
     """The prompts that generate uses for a batch: (batch, tokens).
 
     Args:
         inputs: inputs of generate, such as `input_features` or `encoder_outputs`.
-        asked: generate's `language`, `task` or `tgt_lang`, or the `forced_bos_token_id`, instead of the folder's settings. With the
-            language `AUTO`, the model detects the language of each utterance.
+        generate_kwargs: generate's `language`, `task` or `tgt_lang`, or the `forced_bos_token_id`, instead of the folder's
+            settings. With the language `AUTO`, the model detects the language of each utterance.
 
     Raises:
-        InputError: if generate cannot use the folder's settings or `asked`.
+        InputError: if generate cannot use the folder's settings or `generate_kwargs`.
     """
     if not isinstance(model, transformers.WhisperForConditionalGeneration):
         settings = model.generation_config
         start = settings.decoder_start_token_id
         start = model.config.decoder_start_token_id if start is None else start
         languages = getattr(settings, "text_decoder_lang_to_code_id", None) or {}
-        forced = asked.get("forced_bos_token_id", settings.forced_bos_token_id)
-        words = [word for word in (start, forced, languages.get(asked.get("tgt_lang"))) if word is not None]
+        forced = generate_kwargs.get("forced_bos_token_id", settings.forced_bos_token_id)
+        words = [word for word in (start, forced, languages.get(generate_kwargs.get("tgt_lang"))) if word is not None]
         return torch.tensor(words, device=model.device).expand(len(next(iter(inputs.values()))), -1)
-    options: dict[str, Any] = dict(asked)
-    if asked.get("language") == AUTO:
+    options: dict[str, Any] = dict(generate_kwargs)
+    if generate_kwargs.get("language") == AUTO:
         tags = {number: tag for tag, number in language_tags(model).items()}
         options["language"] = [tags[number] for number in model.detect_language(**inputs).tolist()]
-    given: list[Tensor] = []
+    prompts: list[Tensor] = []
 
     def note(words: Tensor, scores: Tensor) -> Tensor:
-        given.append(words)
+        prompts.append(words)
         return scores
 
     with _greedy(model, max_new_tokens=1):
         model.generate(**inputs, logits_processor=[note], return_timestamps=False, **options)
-    return given[0]
+    return prompts[0]
 
 
 def language_tags(model: transformers.WhisperForConditionalGeneration) -> dict[str, int]:
@@ -56,13 +56,13 @@ def language_tags(model: transformers.WhisperForConditionalGeneration) -> dict[s
     return getattr(model.generation_config, "lang_to_id", None) or {}
 
 
-def prompt_of(model: transformers.PreTrainedModel, **asked: str) -> list[int] | None:
+def prompt_of(model: transformers.PreTrainedModel, **generate_kwargs: str) -> list[int] | None:
     """`prompts_of` for any audio; None if generate's prompt depends on the detected language."""
-    prompt, is_detected = opening_of(model, **asked)
+    prompt, is_detected = opening_of(model, **generate_kwargs)
     return None if is_detected else prompt
 
 
-def opening_of(model: transformers.PreTrainedModel, **asked: str) -> tuple[list[int], bool]:
+def opening_of(model: transformers.PreTrainedModel, **generate_kwargs: str) -> tuple[list[int], bool]:
     """`prompts_of` for any audio, and whether the language in it would be detected from the audio."""
     if not isinstance(model, transformers.WhisperForConditionalGeneration):
         return prompts_of(model, {"input_features": torch.zeros(1)})[0].tolist(), False
@@ -76,7 +76,7 @@ def opening_of(model: transformers.PreTrainedModel, **asked: str) -> tuple[list[
     states = torch.zeros(1, model.config.max_source_positions, model.config.d_model, dtype=model.dtype, device=model.device)
     vars(model).update(detect_language=detect)  # hides the class's method until it is deleted
     try:
-        prompts = prompts_of(model, {"encoder_outputs": transformers.modeling_outputs.BaseModelOutput(states)}, **asked)
+        prompts = prompts_of(model, {"encoder_outputs": transformers.modeling_outputs.BaseModelOutput(states)}, **generate_kwargs)
     finally:
         del vars(model)["detect_language"]
     return prompts[0].tolist(), bool(detected)
@@ -88,7 +88,7 @@ def greedy_words(
     inputs: Inputs,
     most: int,
     stopping: Sequence[transformers.StoppingCriteria] = (),
-    **asked: str | int,
+    **generate_kwargs: str | int,
 ) -> tuple[Tensor, int]:
     """Greedy output of generate for a batch, including the prompt, and the length of the prompt.
 
@@ -96,7 +96,7 @@ def greedy_words(
         inputs: see `prompts_of`.
         most: maximum number of words; fewer if the decoder takes fewer.
         stopping: additional stopping criteria.
-        asked: see `prompts_of`.
+        generate_kwargs: see `prompts_of`.
 
     Returns:
         Words (batch, words), padded after a text's end, and the length of the prompt.
@@ -106,7 +106,7 @@ def greedy_words(
     """
     if model.config.model_type == "whisper" and "encoder_outputs" not in inputs:
         inputs = {"encoder_outputs": model.get_encoder()(**inputs)}
-    prompts = prompts_of(model, inputs, **asked)
+    prompts = prompts_of(model, inputs, **generate_kwargs)
     length = prompts.size(1)
     most = min(most, _positions(model.config) - length)
     # forced words are in the prompt, and older releases refuse them here
@@ -133,11 +133,11 @@ def _greedy(model: transformers.PreTrainedModel, **settings) -> Iterator[None]:
     Raises:
         InputError: if generate cannot use the settings.
     """
-    own = model.generation_config
-    model.generation_config = copy.deepcopy(own)
+    configured = model.generation_config
+    model.generation_config = copy.deepcopy(configured)
     model.generation_config.update(num_beams=1, num_return_sequences=1, do_sample=False, return_dict_in_generate=False, **settings)
     try:
         with quiet(), refusing("transformers' generate cannot use the folder's generation settings"):
             yield
     finally:
-        model.generation_config = own
+        model.generation_config = configured

@@ -51,25 +51,25 @@ class Window:
     direction: Direction
 
 
-def find_recordings(data: Path, languages: Languages, asked: Direction) -> list[Recording]:
+def find_recordings(data: Path, languages: Languages, direction: Direction) -> list[Recording]:
     """The audio in a folder and its subfolders, or in a TSV, each with a direction that the model has.
 
-    The direction is taken from, in this order: `asked`; the TSV's columns `src_lang`, `tgt_lang` and `task`, or the names of the
-    direct subfolders if all of them that contain audio are named by languages (`es/`, `french/`); the model's default.
+    A recording's direction is taken from, in this order: `direction`; the TSV's columns `src_lang`, `tgt_lang` and `task`, or the
+    names of the direct subfolders if all of them that contain audio are named by languages (`es/`, `french/`); the model's default.
 
     Raises:
         InputError: if there is no audio, a TSV cannot be read, or the model does not have a direction.
     """
     if data.is_file():
-        return list(_listed(data, languages, asked))
-    default = languages.resolved(asked)
+        return list(_listed(data, languages, direction))
+    default = languages.resolved(direction)
     files = sorted(path for path in data.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not files:
         raise InputError(f"{data} contains no audio; give a folder with {', '.join(SUFFIXES)} files, or a TSV that lists them")
     folders = {path: parts[0] if len(parts := path.relative_to(data).parts) > 1 else "" for path in files}
     directions = dict.fromkeys(folders.values(), default)
-    if asked.source_lang is None and all(_is_language(folder, languages) for folder in directions):
-        directions = {folder: languages.resolved(replace(asked, source_lang=folder)) for folder in directions}
+    if direction.source_lang is None and all(_is_language(folder, languages) for folder in directions):
+        directions = {folder: languages.resolved(replace(direction, source_lang=folder)) for folder in directions}
     return [Recording(path, directions[folder], folder) for path, folder in folders.items()]
 
 
@@ -77,17 +77,17 @@ def _is_language(folder: str, languages: Languages) -> bool:
     return languages.names.get(folder.lower(), folder) in languages.detected
 
 
-def _listed(table: Path, languages: Languages, asked: Direction) -> Iterator[Recording]:
+def _listed(table: Path, languages: Languages, direction: Direction) -> Iterator[Recording]:
     for line, row in read_rows(table, ("audio",)):
         listed = {  # columns that apply to the model
             "source_lang": row.get("src_lang") if languages.sources else None,
-            "task": row.get("task") if languages.tasks and asked.task is None else None,
-            "target_lang": row.get("tgt_lang") if languages.targets and asked.task is None else None,
+            "task": row.get("task") if languages.tasks and direction.task is None else None,
+            "target_lang": row.get("tgt_lang") if languages.targets and direction.task is None else None,
         }
         path, *span = row["audio"].split(":")
         try:
-            wanted = Direction(**{name: getattr(asked, name) or value or None for name, value in listed.items()})
-            yield Recording(table.parent / path, languages.resolved(wanted), span=[int(number) for number in span])
+            listed_direction = Direction(**{name: getattr(direction, name) or value or None for name, value in listed.items()})
+            yield Recording(table.parent / path, languages.resolved(listed_direction), span=[int(number) for number in span])
         except ValueError as error:
             raise InputError(f"{table}, line {line}: {error}") from error
 

@@ -83,8 +83,8 @@ def to_speech2text(flags: argparse.Namespace, weights: dict[str, Tensor]) -> Spe
             raise InputError(f"Speech2Text does not support {name}={getattr(flags, name)}; it must be {value}")
     for name in ("decoder_embed_dim", "decoder_output_dim", "decoder_input_dim"):
         if getattr(flags, name) != flags.encoder_embed_dim:
-            given = f"{name}={getattr(flags, name)}, encoder_embed_dim={flags.encoder_embed_dim}"
-            raise InputError(f"Speech2Text needs one width, but the model has {given}")
+            widths = f"{name}={getattr(flags, name)}, encoder_embed_dim={flags.encoder_embed_dim}"
+            raise InputError(f"Speech2Text needs one width, but the model has {widths}")
     if flags.activation_fn not in _ACTIVATIONS:
         raise InputError(f"activation_fn={flags.activation_fn} is not supported; it must be one of {', '.join(_ACTIVATIONS)}")
     kernels = [int(size) for size in flags.conv_kernel_sizes.split(",")]
@@ -129,7 +129,7 @@ def from_speech2text(model: Speech2TextForConditionalGeneration) -> tuple[list[s
     switches = {"share_decoder_input_output_embed": config.tie_word_embeddings, "no_scale_embedding": not config.scale_embedding}
     switches |= {"encoder_normalize_before": True, "decoder_normalize_before": True}
     arguments = [str(part) for flag, value in options.items() for part in (_option(flag), value)]
-    arguments += [_option(flag) for flag, given in switches.items() if given]
+    arguments += [_option(flag) for flag, widths in switches.items() if widths]
     weights = {"decoder.version": torch.tensor([3.0])}  # without it, fairseq omits the decoder's last norm
     for name, value in model.state_dict().items():
         if "embed_positions" not in name:

@@ -40,7 +40,7 @@ class CtcSearch:
         """One hypothesis per utterance. Its score is the mean log-probability over frames."""
         return [[best_path(rows[:length], self._blank)] for rows, length in zip(frames.log_probs, frames.lengths)]
 
-    def believed(self, frames: Frames, *_rules: object) -> list[Hypothesis]:
+    def accepted(self, frames: Frames, *_rules: object) -> list[Hypothesis]:
         """The hypothesis of one utterance; greedy CTC has no fallback rules."""
         return self.best(frames)[0]
 

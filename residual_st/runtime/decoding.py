@@ -71,8 +71,8 @@ class Decoding:
         self._cache = {
             f"{name}.{layer}": OrtValue.ortvalue_from_numpy(empty) for name in ("keys", "values") for layer in range(folder.layers)
         }
-        own = {output.name for output in decoder.get_outputs()}
-        self._outputs = ["log_probs", *(f"next_{name}" for name in self._cache), *({ATTENTION} & own)]
+        outputs = {output.name for output in decoder.get_outputs()}
+        self._outputs = ["log_probs", *(f"next_{name}" for name in self._cache), *({ATTENTION} & outputs)]
         self._steps = 0
 
     def step(self, tokens: np.ndarray, order: np.ndarray) -> np.ndarray:
@@ -82,8 +82,8 @@ class Decoding:
             tokens: last word of each hypothesis (batch, beam).
             order: row that each hypothesis continues (batch * beam,).
         """
-        given = {"tokens": np.ascontiguousarray(tokens), "step": np.array(self._steps), "order": order}
-        inputs = {name: OrtValue.ortvalue_from_numpy(value) for name, value in given.items()}
+        arrays = {"tokens": np.ascontiguousarray(tokens), "step": np.array(self._steps), "order": order}
+        inputs = {name: OrtValue.ortvalue_from_numpy(value) for name, value in arrays.items()}
         first, *cache = self._decoder.run_with_ort_values(self._outputs, {**inputs, **self._source, **self._cache})
         if len(cache) > len(self._cache):
             self.attention = cache.pop().numpy()

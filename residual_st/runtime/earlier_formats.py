@@ -12,13 +12,13 @@ def updated(description: dict[str, Any]) -> dict[str, Any]:
     """
     vocabulary = dict(description["vocabulary"])
     table = {name: [word] for name, word in vocabulary.pop("languages", {}).items()}
-    own = vocabulary.pop("default", None)
+    default = vocabulary.pop("default", None)
     languages: dict[str, object] = {}
     if not vocabulary.get("prompted", False):
         languages = {"targets": table}
     elif table:
-        spoken = next((name for name, words in table.items() if words[0] in (own or ())), AUTO)
+        spoken = next((name for name, words in table.items() if words[0] in (default or ())), AUTO)
         languages = {"sources": table, "default": {"source_lang": spoken}}
     else:
-        vocabulary["begin"] = own or vocabulary["begin"]
+        vocabulary["begin"] = default or vocabulary["begin"]
     return {**description, "vocabulary": vocabulary, "languages": languages}

@@ -158,8 +158,8 @@ def read_folder(path: str | Path) -> Folder:
 
 def _words(description: dict[str, Any]) -> dict[str, Any]:
     """The vocabulary, and the fields that refer to its words."""
-    vocabulary, asked = Vocabulary(**description["vocabulary"]), description["languages"]
-    languages = Languages(**{**asked, "default": Direction(**asked.get("default", {}))})
+    vocabulary, fields = Vocabulary(**description["vocabulary"]), description["languages"]
+    languages = Languages(**{**fields, "default": Direction(**fields.get("default", {}))})
     vocabulary.check(languages.numbers)
     timestamps = description.get("timestamps")
     if timestamps is not None:

@@ -17,7 +17,7 @@ class Rules:
         settings: search settings.
         longest: maximum number of words, without the end symbol.
         prefix: words that every text begins with.
-        given: words after the prefix, from the text of an earlier step.
+        earlier: words after the prefix, from the text of an earlier step.
         timestamps: timestamp rules; None for texts without timestamps.
     """
 
@@ -28,11 +28,11 @@ class Rules:
         longest: int,
         prefix: Sequence[int] = (),
         timestamps: TimeStamps | None = None,
-        given: Sequence[int] = (),
+        earlier: Sequence[int] = (),
     ):
         self.eos, self.longest = vocabulary.eos, longest
         self._vocabulary, self._settings, self._timestamps = vocabulary, settings, timestamps
-        self._start, self._forced = len(prefix), [*prefix, *given]
+        self._start, self._forced = len(prefix), [*prefix, *earlier]
 
     def allowed(self, log_probs: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         """Log-probabilities of the next words (rows, vocabulary), with -inf for words that may not follow the text so far (rows,

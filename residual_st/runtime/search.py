@@ -35,21 +35,21 @@ class Search:
         if self._timestamps is not None:
             self._prompt = [word for word in self._prompt if word != self._timestamps.none]
 
-    def best(self, source: Source, given: Sequence[int] = ()) -> list[list[Hypothesis]]:
-        """The best hypotheses of each utterance that begin with the words `given`."""
+    def best(self, source: Source, earlier: Sequence[int] = ()) -> list[list[Hypothesis]]:
+        """The best hypotheses of each utterance that begin with the words `earlier`, of the text of an earlier step."""
         beam = self._settings.beam
         with refusing(f"the graphs of {self._folder.path} cannot be run"):
             state = source.decoding(beam)
-            return BeamSearch(state.step, state.keep, self._rules(source, given), self._settings, self._prompt).run(
+            return BeamSearch(state.step, state.keep, self._rules(source, earlier), self._settings, self._prompt).run(
                 source.utterances
             )
 
-    def drawn(self, source: Source, temperature: float, random: np.random.Generator, given: Sequence[int] = ()) -> Hypothesis:
+    def sampled(self, source: Source, temperature: float, random: np.random.Generator, earlier: Sequence[int] = ()) -> Hypothesis:
         """One sampled text of one utterance; at temperature 0 greedy."""
         with refusing(f"the graphs of {self._folder.path} cannot be run"):
-            return draw(source.decoding(1).step, self._rules(source, given), self._prompt, temperature, random)
+            return draw(source.decoding(1).step, self._rules(source, earlier), self._prompt, temperature, random)
 
-    def believed(self, source: Source, random: np.random.Generator, given: Sequence[int] = ()) -> list[Hypothesis]:
+    def accepted(self, source: Source, random: np.random.Generator, earlier: Sequence[int] = ()) -> list[Hypothesis]:
         """The best hypotheses of one utterance, from the first search whose text the fallback rules accept.
 
         If no text is accepted, returns the likeliest text of the search unless it is a repetition loop; sampled texts are never
@@ -60,8 +60,8 @@ class Search:
         has_times = self._timestamps is not None
         for temperature in fallback.temperatures:
             # with timestamps, probabilities are normalised over the allowed words, as Whisper's authors do
-            is_drawn = temperature or has_times and self._settings.beam == 1
-            texts = [self.drawn(source, temperature, random, given)] if is_drawn else self.best(source, given)[0]
+            is_sampled = temperature or has_times and self._settings.beam == 1
+            texts = [self.sampled(source, temperature, random, earlier)] if is_sampled else self.best(source, earlier)[0]
             is_guess = fallback.is_guess(texts[0]) and bool(temperature or has_times)
             if is_guess and self._is_silent(source):
                 return []
@@ -83,9 +83,9 @@ class Search:
         with refusing(f"the graphs of {self._folder.path} cannot be run"):
             return source.attention(self._prompt, [*self.prefix, *words])[len(self.prefix) :]
 
-    def _rules(self, source: Source, given: Sequence[int]) -> Rules:
+    def _rules(self, source: Source, earlier: Sequence[int]) -> Rules:
         longest = source.longest_text(self._settings, len(self._prompt))
-        return Rules(self._folder.vocabulary, self._settings, longest, self.prefix, self._timestamps, given)
+        return Rules(self._folder.vocabulary, self._settings, longest, self.prefix, self._timestamps, earlier)
 
 
 def in_source_language(source: Source, folder: Folder, direction: Direction) -> Direction:

@@ -31,7 +31,7 @@ class Settings:
     min_len: int | None = None
     early_stopping: bool | None = None
 
-    def completed(self, own: "Settings") -> "CompleteSettings":
+    def completed(self, model_settings: "Settings") -> "CompleteSettings":
         """These settings, with None replaced by the model's own setting, or else by `FAIRSEQ`.
 
         Raises:
@@ -39,7 +39,9 @@ class Settings:
         """
         settings = CompleteSettings(
             **{
-                field.name: next(value for each in (self, own, FAIRSEQ) if (value := getattr(each, field.name)) is not None)
+                field.name: next(
+                    value for each in (self, model_settings, FAIRSEQ) if (value := getattr(each, field.name)) is not None
+                )
                 for field in fields(self)
             }
         )

@@ -146,8 +146,8 @@ class StreamingEncoder:
         if self._position >= self.form.longest_frames:
             self._position = 0
             self._forget_chunks()
-        given = {"samples": samples[None], "position": np.array(self._position), "last": np.array(int(is_last))}
-        inputs = {name: OrtValue.ortvalue_from_numpy(value) for name, value in given.items()}
+        arrays = {"samples": samples[None], "position": np.array(self._position), "last": np.array(int(is_last))}
+        inputs = {name: OrtValue.ortvalue_from_numpy(value) for name, value in arrays.items()}
         names = [*self._shapes, *(f"next_{name}" for name in self._caches)]
         with refusing("the encoder's graph cannot be run"):
             values = self._session.run_with_ort_values(names, {**inputs, **self._caches})

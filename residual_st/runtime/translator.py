@@ -130,11 +130,11 @@ class Translator:
         source_of = lru_cache(maxsize=1)(lambda start, end: self._model.decoder_source([samples[start:end]]))
         direction, random = self._detected(source_of, spans, len(samples)), np.random.default_rng(SEED)
         search = Search(self._model.folder, self._settings, direction, with_times)
-        return lambda start, end: search.believed(source_of(start, end), random), direction
+        return lambda start, end: search.accepted(source_of(start, end), random), direction
 
     def _by_ctc(self, samples: np.ndarray) -> Texts:
         search = CtcSearch(self._model.folder, self._settings)
-        return lambda start, end: search.believed(self._model.ctc_frames([samples[start:end]]))
+        return lambda start, end: search.accepted(self._model.ctc_frames([samples[start:end]]))
 
     def _spans(self, samples: np.ndarray) -> list[tuple[int, int]]:
         """Spans to decode: the segments between pauses or, with timestamps, all audio between pauses of more than 2 s."""

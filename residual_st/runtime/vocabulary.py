@@ -50,13 +50,13 @@ class Vocabulary:
         if not all(isinstance(number, int) and 0 <= number < len(self.symbols) for number in numbers):
             raise ValueError("a special symbol is not among the symbols")
 
-    def opening(self, asked: list[int]) -> tuple[list[int], list[int]]:
+    def opening(self, selecting: list[int]) -> tuple[list[int], list[int]]:
         """The decoder's prompt before the search, and the words that a text begins with.
 
         Args:
-            asked: the words for the task and the languages.
+            selecting: the words for the task and the languages.
         """
-        begin = [*asked, *self.begin]
+        begin = [*selecting, *self.begin]
         return ([self.start, *begin], []) if self.prompted else ([self.start], begin)
 
     def text(self, tokens: Iterable[int]) -> str:

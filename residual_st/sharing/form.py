@@ -117,8 +117,8 @@ def complete_flags(flags: argparse.Namespace, prefix: str, defaults: Defaults) -
     """Set a form's flags that are missing or None to their defaults, in place."""
 
     def complete(name: str, default: Value) -> Value:
-        given = getattr(flags, f"{prefix}{name}", None)
-        value: Value = default if given is None else given
+        current = getattr(flags, f"{prefix}{name}", None)
+        value: Value = default if current is None else current
         setattr(flags, f"{prefix}{name}", value)
         return value
 

@@ -40,22 +40,22 @@ class OfModel(SpeechProcessor):
         self.model = _loaded(config)
         self.settings = Settings(beam=getattr(config, "beam", None))
         self._own = Direction(*(getattr(config, name, None) for name in ("task", "source_lang", "target_lang")))
-        self._asked = self._own
+        self._requested = self._own
 
     def set_source_language(self, language: str) -> None:
         """Set the source language. Ignored for a model without prompt words for it."""
         if self.model.languages.sources:
-            self._asked = replace(self._asked, source_lang=language)
+            self._requested = replace(self._requested, source_lang=language)
 
     def set_target_language(self, language: str) -> None:
         """Set the target language. Ignored for a model with one target language."""
         if self.model.languages.targets or self.model.languages.tasks:
-            self._asked = replace(self._asked, target_lang=language)
+            self._requested = replace(self._requested, target_lang=language)
 
     def clear(self) -> None:
         """Reset for a new stream, with the languages of the configuration."""
         super().clear()
-        self._asked = self._own
+        self._requested = self._own
 
 
 class OfWindows(OfModel):
@@ -81,7 +81,7 @@ class OfWindows(OfModel):
     def search(self, source: Source, settings: Settings) -> Search:
         """The search for the configured direction; a language to be detected is that of the first window with speech."""
         if self._direction is None:
-            direction = self.model.languages.resolved(self._asked)
+            direction = self.model.languages.resolved(self._requested)
             is_open = direction.source_lang == AUTO
             self._direction = in_source_language(source, self.model.folder, direction) if is_open else direction
         return Search(self.model.folder, settings, self._direction)

@@ -46,7 +46,7 @@ class SlidingWindow(OfWindows, SlidingWindowRetranslator):
         encoded = self.encoded(speech, self.model.ctc_frames)
         if encoded is None:
             return []
-        self.model.languages.resolved(self._asked)  # raises for a direction that the model does not have
+        self.model.languages.resolved(self._requested)  # raises for a direction that the model does not have
         return CtcSearch(self.model.folder, settings).best(encoded.source)[0]
 
     def _build_incremental_outputs(self, generated_tokens: list[str]) -> IncrementalOutput:

@@ -48,7 +48,7 @@ class Stream(OfModel):
 
     def _started(self) -> streaming.Stream:
         # each call of `process_chunk` is a step, whatever its length
-        return streaming.Stream(self.model, self._policy, self.settings, **vars(self._asked), chunk_seconds=SHORTEST_CHUNK)
+        return streaming.Stream(self.model, self._policy, self.settings, **vars(self._requested), chunk_seconds=SHORTEST_CHUNK)
 
     def _output(self, updates: list[streaming.Update]) -> IncrementalOutput:
         before, shown = self._open, ""

@@ -48,11 +48,11 @@ class StreamAtt(OfWindows, BaseStreamAtt):
         if encoded is None:
             return [], torch.zeros(len(history), 1)
         self.frames_to_audio_history = round(encoded.seconds * SAMPLE_RATE)
-        search, given = self.search(encoded.source, self.settings), self._pieces.words(history)
-        new = search.best(encoded.source, given)[0][0].tokens[len(search.prefix) + len(given) :]
+        search, earlier = self.search(encoded.source, self.settings), self._pieces.words(history)
+        new = search.best(encoded.source, earlier)[0][0].tokens[len(search.prefix) + len(earlier) :]
         tokens = self._pieces.tokens(new)
         if not history and not tokens:
             return [], torch.zeros(0, 1)
-        read = search.attention(encoded.source, given + new)[:, : encoded.states]
+        read = search.attention(encoded.source, earlier + new)[:, : encoded.states]
         sizes = [len(self._pieces.words([token])) for token in [*history, *tokens]]
         return tokens, self.normalize_attn(torch.tensor(read[np.cumsum([0, *sizes[:-1]])]))

@@ -22,8 +22,8 @@ def refuse_masks(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
     Raises:
         InputError: for another tensor, which may be a mask of unknown layout and meaning.
     """
-    given = {**{f"argument {place}": value for place, value in enumerate(arguments, 1)}, **keywords}
-    tensors = [name for name, value in given.items() if isinstance(value, Tensor)]
+    by_name = {**{f"argument {place}": value for place, value in enumerate(arguments, 1)}, **keywords}
+    tensors = [name for name, value in by_name.items() if isinstance(value, Tensor)]
     if len(tensors) > 1:
         raise InputError(
             f"these layers are called with {', '.join(tensors)}, which may contain a mask; define the padding by a "
@@ -42,17 +42,17 @@ def padding_by_name(layer: nn.Module) -> Padding:
     order = list(inspect.signature(type(layer).forward).parameters)[1:]
 
     def padding(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor | None:
-        given = dict(zip(order, arguments)) | keywords
+        by_name = dict(zip(order, arguments)) | keywords
         masks = [name for name in dict.fromkeys([*order, *keywords]) if name.endswith("padding_mask") or name == "attention_mask"]
         if not masks:
             refuse_masks(arguments, keywords)
             return None
-        if len(masks) > 1 and any(given.get(name) is not None for name in masks):
+        if len(masks) > 1 and any(by_name.get(name) is not None for name in masks):
             raise InputError(
                 f"{type(layer).__name__} takes the masks {', '.join(masks)}; define which one is its own states' by a LayerStack's "
                 "`padding`"
             )
-        mask = given.get(masks[0])
+        mask = by_name.get(masks[0])
         if mask is None:
             return None
         return unattended(mask) if masks[0] == "attention_mask" else mask.bool()

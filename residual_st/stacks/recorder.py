@@ -73,9 +73,9 @@ def _states(layer: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, An
     """
     order = list(inspect.signature(type(layer).forward).parameters)
     known = [name for name in order if name in keywords]
-    others = [name for name in keywords if name not in order]
-    given = [*arguments, *(keywords[name] for name in [*known, *others])]
-    tensors = [value for value in given if isinstance(value, Tensor) and value.is_floating_point()]
+    unknown = [name for name in keywords if name not in order]
+    values = [*arguments, *(keywords[name] for name in [*known, *unknown])]
+    tensors = [value for value in values if isinstance(value, Tensor) and value.is_floating_point()]
     if not tensors or (not arguments and not known and len(tensors) > 1):
         names = ", ".join([*(f"argument {place}" for place in range(1, len(arguments) + 1)), *keywords]) or "nothing"
         raise InputError(f"{type(layer).__name__} is called with {names}, in which the hidden states cannot be identified")

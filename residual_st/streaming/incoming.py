@@ -15,7 +15,7 @@ class Incoming:
     """
 
     def __init__(self, wanted_rate: int):
-        self._wanted = wanted_rate
+        self._wanted_rate = wanted_rate
         self._resampler: soxr.ResampleStream | None = None
         self._rate: int | None = None
 
@@ -30,17 +30,17 @@ class Incoming:
         Raises:
             InputError: for other types or shapes, numbers that are not finite, or a changed rate.
         """
-        rate = self._wanted if rate is None else rate
+        rate = self._wanted_rate if rate is None else rate
         if self._rate not in (None, rate):
             raise InputError(f"the sample rate of the stream changed from {self._rate} Hz to {rate} Hz; start a new stream")
         mono = as_floats(np.asarray(piece))
         mono = mixed(mono) if mono.ndim == 2 else mono
         if not np.isfinite(mono).all():
             raise InputError("the stream contains samples that are not finite numbers")
-        if self._rate is None and rate != self._wanted:
+        if self._rate is None and rate != self._wanted_rate:
             if not rate > 0:
                 raise InputError(f"rate={rate} must be above 0 Hz")
-            self._resampler = soxr.ResampleStream(rate, self._wanted, 1, dtype="float32")
+            self._resampler = soxr.ResampleStream(rate, self._wanted_rate, 1, dtype="float32")
         self._rate = rate
         return mono if self._resampler is None else self._resampler.resample_chunk(mono)
 

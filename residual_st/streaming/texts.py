@@ -22,7 +22,7 @@ class DecodedTexts:
     """
 
     def __init__(self, model: Model, settings: Settings, direction: Direction):
-        self._model, self._settings, self._asked = model, settings, direction
+        self._model, self._settings, self._direction = model, settings, direction
         self._search = None if direction.source_lang == AUTO else Search(model.folder, settings, direction)
 
     def candidate(self, encoded: Encoded[Source], words: Sequence[int], with_places: bool) -> Candidate:
@@ -40,7 +40,7 @@ class DecodedTexts:
     def last(self, encoded: Encoded[Source], words: Sequence[int], random: np.random.Generator) -> list[int]:
         """The remaining words of a complete window, decoded like `translate` does."""
         search = self._search_of(encoded)
-        texts = search.believed(encoded.source, random, words)
+        texts = search.accepted(encoded.source, random, words)
         return texts[0].tokens[len(search.prefix) + len(words) :] if texts else []
 
     def window_ended(self, encoded: Encoded[Source]) -> None:
@@ -51,7 +51,7 @@ class DecodedTexts:
         if self._search is not None:
             return self._search
         folder = self._model.folder
-        return Search(folder, self._settings, in_source_language(encoded.source, folder, self._asked))
+        return Search(folder, self._settings, in_source_language(encoded.source, folder, self._direction))
 
 
 def _most_read(attention: np.ndarray) -> np.ndarray:

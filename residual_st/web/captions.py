@@ -115,27 +115,27 @@ class Captions:
         """The stream requested by a first message, with the rate and the type of its samples."""
         if number >= len(self._models):
             raise InputError(f"there is no model {number}")
-        asked = _asked(message)
-        rate, name = asked.pop("rate", None), asked.pop("sample_type", "f32le")
+        settings = _settings(message)
+        rate, name = settings.pop("rate", None), settings.pop("sample_type", "f32le")
         if rate is None or not LOWEST_RATE <= rate <= HIGHEST_RATE:
             raise InputError(f"rate={rate} must be from {LOWEST_RATE:,} to {HIGHEST_RATE:,} Hz")
         if name not in SAMPLE_TYPES:
             raise InputError(f"sample_type={name} is not known; it must be one of {', '.join(SAMPLE_TYPES)}")
-        return Stream(self._models[number], settings=self._settings, **asked), rate, np.dtype(SAMPLE_TYPES[name])
+        return Stream(self._models[number], settings=self._settings, **settings), rate, np.dtype(SAMPLE_TYPES[name])
 
 
-def _asked(message: str | bytes | None) -> dict:
+def _settings(message: str | bytes | None) -> dict:
     """The values of a client's first message, without null."""
-    asked = _object(message)
-    if asked is None:
+    settings = _object(message)
+    if settings is None:
         raise InputError(f'the first message must be a JSON object with {", ".join(ASKED)}, such as {{"rate": 16000}}')
-    asked = {name: value for name, value in asked.items() if value is not None}
-    for name, value in asked.items():
+    settings = {name: value for name, value in settings.items() if value is not None}
+    for name, value in settings.items():
         if name not in ASKED:
             raise InputError(f"the first message has {name}; each key must be one of {', '.join(ASKED)}")
         if not isinstance(value, ASKED[name]) or isinstance(value, bool):
             raise InputError(f"{name}={json.dumps(value)} must be {'text' if ASKED[name] is str else 'a number'}")
-    return asked
+    return settings
 
 
 def _object(message: str | bytes | None) -> dict | None:

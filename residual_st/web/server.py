@@ -65,7 +65,7 @@ def application(
             number = request.path_params["number"]
             if number >= len(models):
                 raise Refused(404, f"There is no model {number}.")
-            translator = Translator(models[number], settings, **vars(_asked(request)), most_samples=MOST_SAMPLES)
+            translator = Translator(models[number], settings, **vars(_direction(request)), most_samples=MOST_SAMPLES)
             audio = await _body(request)
             transcript = await anyio.to_thread.run_sync(partial(translator.translate, io.BytesIO(audio)), limiter=limiter)
         except Refused as error:
@@ -92,7 +92,7 @@ class _Page(StaticFiles):
         return response
 
 
-def _asked(request: Request) -> Direction:
+def _direction(request: Request) -> Direction:
     """The direction in a query. Raises Refused for other keys."""
     query, known = dict(request.query_params), [field.name for field in fields(Direction)]
     other = next((name for name in query if name not in known), None)

@@ -50,7 +50,7 @@ def test_texts_with_timestamps_equal_those_of_transformers(beam, source, model):
     written = huggingface.load(source).generate(features_of(source), force_unique_generate_call=True, **asked)[0].tolist()
     folder = replace(model.folder, fallback=Fallback())
     search = Search(folder, Settings(beam=beam, max_len_b=20), SPOKEN, with_times=True)
-    (text,) = search.believed(model.decoder_source([read_audio(SPEECH, 16_000)]), np.random.default_rng(1))[:1]
+    (text,) = search.accepted(model.decoder_source([read_audio(SPEECH, 16_000)]), np.random.default_rng(1))[:1]
     assert text.tokens == [word for word in written if word not in (START, GERMAN, TRANSCRIBE, END)]
     assert text.tokens[0] >= FIRST
     assert sum(word >= FIRST for word in text.tokens) > 1
@@ -128,10 +128,10 @@ def test_fallback_scores_equal_those_of_transformers(source, model):
     expected = WhisperForConditionalGeneration._retrieve_avg_logprobs([score[0] for score in made["scores"]], written, 0.0)
     search = Search(model.folder, Settings(beam=1, max_len_b=20), SPOKEN, with_times=True)
     speech = model.decoder_source([read_audio(SPEECH, 16_000)])
-    drawn = search.drawn(speech, 0.0, draws)
+    sampled = search.sampled(speech, 0.0, draws)
     # the forced end of a text of maximum length has log probability 0, and counts as a token
     counted = len(written) + int(written[-1] != END)
-    assert drawn.score == pytest.approx(float(expected) * len(written) / counted, abs=1e-3)
+    assert sampled.score == pytest.approx(float(expected) * len(written) / counted, abs=1e-3)
     with torch.no_grad():
         logits = whisper(features_of(source), decoder_input_ids=torch.tensor([[START]])).logits[0, 0]
     assert np.exp(speech.first_words[0, SILENCE]) == pytest.approx(float(logits.softmax(-1)[SILENCE]), rel=1e-2)
@@ -199,7 +199,7 @@ def test_repetition_loop_is_sampled_again(model):
         return Search(folder, Settings(beam=1, max_len_b=20), SPOKEN, with_times=True)
 
     random = np.random.default_rng(1)
-    likeliest, *sampled = (search().drawn(speech, temperature, random) for temperature in temperatures)
+    likeliest, *sampled = (search().sampled(speech, temperature, random) for temperature in temperatures)
 
     def ratio(text):
         tokens = torch.tensor([*text.tokens, END])
@@ -207,10 +207,10 @@ def test_repetition_loop_is_sampled_again(model):
 
     less_repetitive = [text for text in sampled if ratio(text) < ratio(likeliest)]
     assert less_repetitive
-    results = search(compression_ratio=ratio(likeliest) - 1e-9).believed(speech, np.random.default_rng(1))
+    results = search(compression_ratio=ratio(likeliest) - 1e-9).accepted(speech, np.random.default_rng(1))
     assert results == less_repetitive[:1]
     likely = {"compression_ratio": ratio(likeliest) - 1e-9, "log_prob": max(text.score for text in sampled) + 1e-3}
-    assert search(**likely).believed(speech, np.random.default_rng(1)) == [], "sampled texts that are guesses are rejected"
+    assert search(**likely).accepted(speech, np.random.default_rng(1)) == [], "sampled texts that are guesses are rejected"
 
 
 def test_long_recordings_are_split_into_windows(exported, tmp_path):

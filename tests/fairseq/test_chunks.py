@@ -95,16 +95,16 @@ def test_streamed_features_equal_those_of_the_whole_recording():
 
 
 def test_training_draws_chunk_sizes_and_resumes_exactly(data, fairseq_train, tmp_path, monkeypatch):
-    drawn, draw = [], Chunks.drawn
-    monkeypatch.setattr(Chunks, "drawn", lambda self: drawn.append(draw(self)) or drawn[-1])
+    sampled, draw = [], Chunks.sampled
+    monkeypatch.setattr(Chunks, "sampled", lambda self: sampled.append(draw(self)) or sampled[-1])
     options = {"encoder_chunk_frames": "4,8,0", "encoder_left_chunks": 2, "disable_validation": True, "update_freq": 2}
     fairseq_train(data, tmp_path / "whole", max_update=6, **options)
-    whole = drawn[:]
+    whole = sampled[:]
     assert len(whole) == 12 and set(whole) == {4, 8, 0}
-    drawn.clear()
+    sampled.clear()
     fairseq_train(data, tmp_path / "parts", max_update=3, **options)
     fairseq_train(data, tmp_path / "parts", max_update=6, **options)
-    assert drawn == whole
+    assert sampled == whole
     one, two = (torch.load(tmp_path / name / "checkpoint_last.pt", weights_only=True)["model"] for name in ("whole", "parts"))
     assert same_weights(one, two)
 

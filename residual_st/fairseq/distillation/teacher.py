@@ -35,7 +35,7 @@ class LiveTeacher:
 
     def map_layers(self, student: nn.Module) -> list[tuple[int, int]]:
         """`layer_map` for a student. Raises InputError if its states have a different width."""
-        stack, own = encoder_stack(student), encoder_stack(self._model)
+        stack, teacher_stack = encoder_stack(student), encoder_stack(self._model)
         widths = [_width(model) for model in (student, self._model)]
         if widths[0] != widths[1]:
             raise InputError(
@@ -43,7 +43,7 @@ class LiveTeacher:
                 f"{widths[1]}; set it to 0 to distil words only"
             )
         groups = stack.shared_weights.plan.groups if stack.is_shared else None
-        return layer_map(len(stack.layers), len(own.layers), groups)
+        return layer_map(len(stack.layers), len(teacher_stack.layers), groups)
 
 
 def encoder_stack(model: nn.Module) -> LayerStack:

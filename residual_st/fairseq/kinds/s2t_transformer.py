@@ -108,7 +108,7 @@ class S2TResidualTransformerEncoder(S2TTransformerEncoder):
         """fairseq's forward pass, with chunked attention if configured; in training, the chunk size is drawn for each batch."""
         if not self.chunks:
             return super().forward(src_tokens, src_lengths, return_all_hiddens)
-        frames = self.chunks.drawn() if self.training else self.chunks.frames[0]
+        frames = self.chunks.sampled() if self.training else self.chunks.frames[0]
         with attending_in_chunks(self.transformer_layers, frames, self.chunks.left):
             return super().forward(src_tokens, src_lengths, return_all_hiddens)
 

@@ -14,11 +14,11 @@ from residual_st.huggingface.words import AudioBatch, DecodedWords
 class _TextWords(DecodedWords):
     """Words of a model that also takes text input, and that warns at each call with speech input."""
 
-    def write(self, model: transformers.PreTrainedModel, inputs: dict[str, Tensor], **asked: str | int) -> AudioBatch:
+    def write(self, model: transformers.PreTrainedModel, inputs: dict[str, Tensor], **generate_kwargs: str | int) -> AudioBatch:
         set_modality = getattr(model, "set_modality", None)
         if set_modality is not None:
             set_modality("speech")
-        return super().write(model, inputs, **asked)
+        return super().write(model, inputs, **generate_kwargs)
 
     def predict(self, model: transformers.PreTrainedModel, batch: AudioBatch) -> Tensor:
         with quiet():

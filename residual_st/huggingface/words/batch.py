@@ -20,8 +20,8 @@ class AudioBatch:
 class OwnWords(Protocol):
     """Generates a model's own words, and computes how well another model predicts them from the same audio."""
 
-    def write(self, model: transformers.PreTrainedModel, inputs: dict[str, Tensor], **asked: str | int) -> AudioBatch:
-        """Generate words for a batch of audio; `asked` are arguments of `generate`, if the model has it."""
+    def write(self, model: transformers.PreTrainedModel, inputs: dict[str, Tensor], **generate_kwargs: str | int) -> AudioBatch:
+        """Generate words for a batch of audio; `generate_kwargs` are arguments of `generate`, if the model has it."""
 
     def count(self, model: transformers.PreTrainedModel, batch: AudioBatch) -> int:
         """Number of words in the loss of a batch."""

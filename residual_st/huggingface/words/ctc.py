@@ -13,7 +13,7 @@ class CtcWords:
     """For models with `logits` per frame, whose blank is the `pad_token_id` of their config."""
 
     @torch.no_grad()
-    def write(self, model: transformers.PreTrainedModel, inputs: dict[str, Tensor], **asked: str | int) -> AudioBatch:
+    def write(self, model: transformers.PreTrainedModel, inputs: dict[str, Tensor], **generate_kwargs: str | int) -> AudioBatch:
         blank, logits = model.config.pad_token_id, model(**inputs).logits
         words = []
         for best, frames in zip(logits.argmax(-1), real_frames(model, inputs, logits)):

@@ -15,20 +15,23 @@ class DecodedWords:
     """For models with `generate` and `decoder_input_ids`.
 
     Args:
-        asked: default arguments of `generate`, such as `tgt_lang`.
+        defaults: default arguments of `generate`, such as `tgt_lang`.
     """
 
-    def __init__(self, **asked: str):
-        self.asked = asked
+    def __init__(self, **defaults: str):
+        self.defaults = defaults
 
-    def write(self, model: transformers.PreTrainedModel, inputs: dict[str, Tensor], **asked: str | int) -> AudioBatch:
-        return AudioBatch(inputs, *greedy_words(model, inputs, MOST_WORDS, [Repeating()], **(self.asked | asked)))
+    def write(self, model: transformers.PreTrainedModel, inputs: dict[str, Tensor], **generate_kwargs: str | int) -> AudioBatch:
+        return AudioBatch(inputs, *greedy_words(model, inputs, MOST_WORDS, [Repeating()], **(self.defaults | generate_kwargs)))
 
     def apart(self, model: transformers.PreTrainedModel, batch: AudioBatch) -> list[AudioBatch]:
         """Split a batch into utterances, without padding after their words."""
         lengths = (batch.prompt + self._counted(model, batch).sum(1)).tolist()
         inputs = [dict(zip(batch.inputs, each)) for each in zip(*(value.split(1) for value in batch.inputs.values()))]
-        return [AudioBatch(own, words[None, :length], batch.prompt) for own, words, length in zip(inputs, batch.words, lengths)]
+        return [
+            AudioBatch(utterance, words[None, :length], batch.prompt)
+            for utterance, words, length in zip(inputs, batch.words, lengths)
+        ]
 
     def count(self, model: transformers.PreTrainedModel, batch: AudioBatch) -> int:
         return int(self._counted(model, batch).sum())

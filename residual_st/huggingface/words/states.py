@@ -33,7 +33,7 @@ class EncodedStates:
         self._states = compute
 
     @torch.no_grad()
-    def write(self, model: transformers.PreTrainedModel, inputs: dict[str, Tensor], **asked: str | int) -> AudioBatch:
+    def write(self, model: transformers.PreTrainedModel, inputs: dict[str, Tensor], **generate_kwargs: str | int) -> AudioBatch:
         states = self._states(model, inputs)
         noise = torch.randn(states.shape, generator=torch.Generator().manual_seed(1)).to(states)
         return AudioBatch(inputs, torch.stack([states, noise * states.std()]))

@@ -1,6 +1,6 @@
 // Live captions: audio from the microphone is sent to every model, and the text grows.
 
-import { asked } from "./direction.js";
+import { directionOf } from "./direction.js";
 import { open } from "./microphone.js";
 
 const LATEST = 60; // maximum delay of a text in seconds, since waiting audio is kept in memory
@@ -24,7 +24,7 @@ export async function caption(models, fail) {
   try {
     for (const { card, soundRate, stream: begin } of models) {
       const sound = await microphone.sound(soundRate), view = new View(card);
-      const stream = await begin(asked(card), sound.rate, update => view.show(update));
+      const stream = await begin(directionOf(card), sound.rate, update => view.show(update));
       streams.push(stream);
       stream.done.catch(giveUp);
       starts.push(() => sound.start(samples => {

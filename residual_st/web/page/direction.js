@@ -25,7 +25,7 @@ export function choose(card, name, value) {
 }
 
 // The selected values, null for hidden menus, in the form that `wordsOf` and the server take.
-export function asked(card) {
+export function directionOf(card) {
   const selects = Object.entries(selectsOf(card));
   return Object.fromEntries(selects.map(([name, select]) => [name, select.closest("label").hidden ? null : select.value]));
 }

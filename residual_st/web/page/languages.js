@@ -6,6 +6,6 @@ export const TRANSCRIBE = "transcribe"; // Whisper's name of the task
 // Prompt words for a direction whose source language is known. A direction has `task`, `source_lang` and `target_lang`, null if
 // the model has none; the page offers only what a model has.
 export function wordsOf({ tasks = {}, sources = {}, targets = {} }, { task, source_lang: source, target_lang: target }) {
-  const asked = [[sources, source], [tasks, task], [task === TRANSCRIBE ? {} : targets, target]];
-  return asked.flatMap(([table, name]) => table[name] ?? []);
+  const selected = [[sources, source], [tasks, task], [task === TRANSCRIBE ? {} : targets, target]];
+  return selected.flatMap(([table, name]) => table[name] ?? []);
 }

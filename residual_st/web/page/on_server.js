@@ -7,7 +7,7 @@ const NO_ANSWER = "The server does not answer. Is it still running?";
 export async function load(model) {
   return {
     rate: model.sample_rate,
-    stream: (...asked) => stream(model.number, ...asked),
+    stream: (...options) => stream(model.number, ...options),
     async translate(samples, direction) {
       const query = new URLSearchParams(Object.entries(direction).filter(([, value]) => value !== null));
       const response = await fetch(`translate/${model.number}?${query}`, {

@@ -2,7 +2,7 @@
 
 import { decode } from "./audio.js";
 import { caption } from "./captions.js";
-import { asked, choose, nameOf, offer } from "./direction.js";
+import { directionOf, choose, nameOf, offer } from "./direction.js";
 import { AUTO } from "./languages.js";
 import { record } from "./microphone.js";
 
@@ -51,7 +51,7 @@ async function translate(blob) {
     const buffer = await blob.arrayBuffer();
     for (const model of models) {
       const samples = await decode(buffer.slice(0), model.rate);
-      const direction = asked(model.card), began = performance.now();
+      const direction = directionOf(model.card), began = performance.now();
       const { text, source_lang: spoken } = await model.translate(samples, direction);
       const seconds = (performance.now() - began) / 1000, length = samples.length / model.rate;
       model.card.querySelector(".text").textContent = text || "(no speech)";

@@ -3,9 +3,9 @@
 import { restrict } from "./timestamps.js";
 
 export class Rules {
-  // `given` are words after the prefix, from the text of an earlier step.
-  constructor(vocabulary, settings, longest, prefix = [], timestamps = null, given = []) {
-    const forced = [...prefix, ...given];
+  // `earlier` are words after the prefix, from the text of an earlier step.
+  constructor(vocabulary, settings, longest, prefix = [], timestamps = null, earlier = []) {
+    const forced = [...prefix, ...earlier];
     Object.assign(this, { vocabulary, settings, longest, start: prefix.length, forced, timestamps, eos: vocabulary.eos });
   }
 

@@ -23,24 +23,24 @@ export class Search {
     this.prefix = prefix;
   }
 
-  // The best text of an encoded utterance that begins with the words `given`.
-  best(source, given = []) {
-    return beamSearch(source.decoding(this.settings.beam), this.rules(source, given), this.settings, this.prompt);
+  // The best text of an encoded utterance that begins with the words `earlier`.
+  best(source, earlier = []) {
+    return beamSearch(source.decoding(this.settings.beam), this.rules(source, earlier), this.settings, this.prompt);
   }
 
   // A sampled text; at temperature 0 greedy.
-  drawn(source, temperature, random, given = []) {
-    return draw(source.decoding(1), this.rules(source, given), this.prompt, temperature, random);
+  sampled(source, temperature, random, earlier = []) {
+    return draw(source.decoding(1), this.rules(source, earlier), this.prompt, temperature, random);
   }
 
   // The first text that the fallback rules accept, else the likeliest text unless it is a repetition loop, else null.
-  async believed(source, random, given = []) {
+  async accepted(source, random, earlier = []) {
     const { fallback } = this, hasTimes = this.timestamps !== null;
     let likeliest = null;
     for (const temperature of fallback.temperatures ?? [0]) {
       // with timestamps, probabilities are normalised over the allowed words, as Whisper's authors do
-      const isDrawn = temperature || (hasTimes && this.settings.beam === 1);
-      const text = await (isDrawn ? this.drawn(source, temperature, random, given) : this.best(source, given));
+      const isSampled = temperature || (hasTimes && this.settings.beam === 1);
+      const text = await (isSampled ? this.sampled(source, temperature, random, earlier) : this.best(source, earlier));
       // without timestamps the likeliest text may be a guess
       const guessed = isGuess(fallback, text) && Boolean(temperature || hasTimes);
       if (guessed && hasTimes && Math.exp((await source.firstWords())[this.silence]) > (fallback.no_speech ?? Infinity)) return null;
@@ -51,8 +51,8 @@ export class Search {
     return likeliest;
   }
 
-  rules(source, given) {
+  rules(source, earlier) {
     const longest = source.longestText(this.settings, this.prompt.length);
-    return new Rules(this.vocabulary, this.settings, longest, this.prefix, this.timestamps, given);
+    return new Rules(this.vocabulary, this.settings, longest, this.prefix, this.timestamps, earlier);
   }
 }

@@ -13,10 +13,10 @@ const SEED = 1;
 
 // Text of one stream. `model` and `lengths` are those of `translate`; `show` is called with updates in the form of `listen --json`.
 export class Stream {
-  constructor(model, lengths, asked, show) {
+  constructor(model, lengths, direction, show) {
     const { sample_rate: rate } = model.description;
     Object.assign(this, { model, show, rate, lengths: { longest: lengths.longest, joined: JOINED * lengths.joined } });
-    Object.assign(this, { texts: new Texts(model.description, asked), random: randomFrom(SEED), before: 0 });
+    Object.assign(this, { texts: new Texts(model.description, direction), random: randomFrom(SEED), before: 0 });
     this.waiting = this.held = new Float32Array(0);
     this.done = new Promise((resolve, reject) => Object.assign(this, { resolve, reject }));
     this.open([]);

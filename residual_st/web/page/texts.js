@@ -6,8 +6,8 @@ import { Search } from "./search.js";
 
 export class Texts {
   // A language to be detected is that of the first complete window.
-  constructor(description, asked) {
-    Object.assign(this, { description, asked, search: asked.source_lang === AUTO ? null : new Search(description, asked, false) });
+  constructor(description, direction) {
+    Object.assign(this, { description, direction, search: direction.source_lang === AUTO ? null : new Search(description, direction, false) });
   }
 
   // The search's words for an open window; none if its text is a repetition loop.
@@ -18,7 +18,7 @@ export class Texts {
 
   // The remaining words of a complete window, decoded like `translate` does.
   async last(source, words, random) {
-    const search = await this.searchOf(source), text = await search.believed(source, random, words);
+    const search = await this.searchOf(source), text = await search.accepted(source, random, words);
     return text ? behind(search, words, text) : [];
   }
 
@@ -27,7 +27,7 @@ export class Texts {
   }
 
   async searchOf(source) {
-    return this.search ?? new Search(this.description, { ...this.asked, source_lang: await source.detectedLanguage() }, false);
+    return this.search ?? new Search(this.description, { ...this.direction, source_lang: await source.detectedLanguage() }, false);
   }
 }
 

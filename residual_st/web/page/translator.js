@@ -11,19 +11,19 @@ const SEED = 1; // random seed for sampled texts, reset for each recording
 
 // Mono samples -> their text and the spoken language, `AUTO` without speech. `model` has a `description` and encodes an utterance's
 // samples with `source(samples)`; `lengths` are the segment lengths for models without timestamps.
-export async function translate(model, lengths, samples, asked) {
+export async function translate(model, lengths, samples, direction) {
   const { description } = model, window = Math.trunc(description.longest_seconds * description.sample_rate);
   const spans = await spansOf(description, lengths, samples);
-  if (!spans.length) return { text: "", source_lang: asked.source_lang };
+  if (!spans.length) return { text: "", source_lang: direction.source_lang };
   const sourceOf = once((start, end) => model.source(samples.subarray(start, end)));
-  const direction = await detected(sourceOf, spans, samples.length, window, asked);
+  const known = await detected(sourceOf, spans, samples.length, window, direction);
   const withTimes = Boolean(description.timestamps) && samples.length > window;
-  const search = new Search(description, direction, withTimes), wordsOf = withTimes ? sentences : piece;
+  const search = new Search(description, known, withTimes), wordsOf = withTimes ? sentences : piece;
   const texts = [], random = randomFrom(SEED);
   for (const span of spans) {
     for await (const words of wordsOf(description, sourceOf, span, search, random)) texts.push(text(description.vocabulary, words));
   }
-  return { text: texts.filter(Boolean).join(" "), source_lang: direction.source_lang };
+  return { text: texts.filter(Boolean).join(" "), source_lang: known.source_lang };
 }
 
 // The direction, with the language of the recording's first window, or of the first one with speech.
@@ -37,7 +37,7 @@ async function detected(sourceOf, spans, length, window, direction) {
 // Yields the words of a span, decoded as a whole.
 async function* piece({ shortest_samples: shortest }, sourceOf, [start, end], search, random) {
   if (end - start < shortest) return;
-  const text = await search.believed(await sourceOf(start, end), random);
+  const text = await search.accepted(await sourceOf(start, end), random);
   if (text) yield text.tokens;
 }
 

@@ -1,8 +1,8 @@
 // The vocabulary of residual_st/runtime/vocabulary.py.
 
-// The decoder's prompt before the search, and the words that a text begins with; `asked` are the words for task and languages.
-export function opening({ start, begin, prompted }, asked) {
-  const words = [...asked, ...begin];
+// The decoder's prompt before the search, and the words that a text begins with; `selecting` are the words for task and languages.
+export function opening({ start, begin, prompted }, selecting) {
+  const words = [...selecting, ...begin];
   return prompted ? { prompt: [start, ...words], prefix: [] } : { prompt: [start], prefix: words };
 }
 

@@ -8,7 +8,7 @@ export async function* sentences(description, sourceOf, [start, stop], search, r
   const { sample_rate: rate, longest_seconds: longest, shortest_samples: shortest, timestamps } = description;
   while (stop - start >= shortest) {
     const end = Math.min(start + Math.trunc(longest * rate), stop);
-    const text = await search.believed(await sourceOf(start, end), random);
+    const text = await search.accepted(await sourceOf(start, end), random);
     let done = end - start;
     if (text) {
       const cut = segments(timestamps, text.tokens, done / rate);
