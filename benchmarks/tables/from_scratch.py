@@ -106,6 +106,12 @@ def from_scratch_teacher() -> str:
     return measures_of(compare(rows_at_best_rates("from_scratch_teacher"), "dense-ends"))
 
 
+def from_scratch_both_distilled() -> str:
+    """The shared model relative to the dense one, both with the same teacher."""
+    entries = compare(rows_at_best_rates("from_scratch_teacher"), "dense-taught")
+    return measures_of([entry for entry in entries if entry["system"] in ("dense-taught", "k3-r2-taught")])
+
+
 def from_scratch_translation() -> str:
     """Translation that starts from these encoders."""
     return measures_of(compare([row for row in rows_at_best_rates() if row["task"] == "st"], "dense-st"))
