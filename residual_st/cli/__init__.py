@@ -81,7 +81,7 @@ def import_user_dir(other: str) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one subcommand. Returns 0 on success, 2 for wrong usage, invalid input or a missing package."""
+    """Run one subcommand. Returns 0 on success, 2 for wrong usage, invalid input or a missing package, 130 if interrupted."""
     print_any_text()
     args = parse(arguments)
     show_progress()
@@ -104,5 +104,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     except OSError as error:  # a full disk, a deleted file
         message = reason(error)
+    except KeyboardInterrupt:
+        print(f"residual-st {args.subcommand}: interrupted", file=sys.stderr)
+        return 130  # as shells report it
     print(f"residual-st {args.subcommand}: {printable(message)}", file=sys.stderr)
     return 2

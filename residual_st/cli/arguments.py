@@ -5,6 +5,8 @@ from pathlib import Path
 
 from residual_st.errors import InputError
 
+MOST_THREADS = 1024
+
 
 def summary_of(module) -> str | None:
     """The first line of a command's docstring, for its help; None if Python dropped docstrings (`-OO`)."""
@@ -75,6 +77,13 @@ def add_direction_arguments(parser: argparse.ArgumentParser | argparse._Argument
         help=f"spoken language for Whisper, such as es or Spanish, or auto to detect it (default: {default})",
     )
     parser.add_argument("--target-lang", metavar="LANG", help=f"language to translate into, such as de (default: {default})")
+
+
+def check_ranges(args: argparse.Namespace, ranges: dict[str, tuple[int, int]]) -> None:
+    """Raise InputError for an option, by name, whose value is not within its least and highest value. None passes."""
+    for name, (least, most) in ranges.items():
+        if (value := getattr(args, name)) is not None and not least <= value <= most:
+            raise InputError(f"--{name.replace('_', '-')} {value} must be from {least} to {most:,}")
 
 
 class Renamed(argparse.Action):

@@ -155,15 +155,15 @@ def _check(args: argparse.Namespace) -> None:
     for name, least in {"calibration_batches": 1, "refine_updates": 0, "correction_batches": 0}.items():
         if getattr(args, name) < least:
             raise InputError(f"{_option(name)} {getattr(args, name)} must be at least {least}")
-    if args.max_loss and "decoder" in parts_of(args):
+    if args.max_loss is not None and "decoder" in parts_of(args):
         raise InputError("--max-loss applies to the encoder alone; compress the decoder in a second run, without --max-loss")
-    if args.weight_fraction and args.decoder_weight_fraction:
+    if args.weight_fraction is not None and args.decoder_weight_fraction is not None:
         raise InputError(
             "--weight-fraction cannot be combined with --decoder-weight-fraction: it chooses the decoder's size itself"
         )
     calibrating = ("refine_updates", "correction_batches", "config_yaml", "subset", "valid_subset", "max_loss", "weight_fraction")
     for name in (*calibrating, *vars(Direction())):
-        if getattr(args, name) and not args.calibration:
+        if getattr(args, name) not in (None, 0) and not args.calibration:
             raise InputError(f"{_option(name)} {getattr(args, name)} needs --calibration DATA")
 
 

@@ -84,7 +84,7 @@ def compress_folder(args: argparse.Namespace) -> dict:
 def _configs(args: argparse.Namespace, model) -> dict[str, CompressionConfig]:
     """Part -> the settings of `compress` for it. An impossible form is refused here, before calibration starts."""
     configs = {part: _config(args, part) for part in parts_of(args)}
-    if args.weight_fraction:
+    if args.weight_fraction is not None:
         configs = {part: replace(config, weight_fraction=args.weight_fraction) for part, config in configs.items()}
     if args.encoder_mbytes is not None:
         fraction = fraction_of_bytes(stack_of(model), args.encoder_mbytes)
@@ -103,7 +103,7 @@ def _compress_parts(
         decode: function that runs the decoder's layers, as the calibration's `encode` runs the encoder's.
     """
     moments: dict[str, Moments] = {}
-    if args.weight_fraction:
+    if args.weight_fraction is not None:
         stacks = {part: stack_of(model, part) for part in configs}
         fractions, moments = fractions_of_parts(model, stacks, calibration, args.weight_fraction, args.diagonal)
         configs = {part: replace(config, weight_fraction=fractions[part]) for part, config in configs.items()}
@@ -122,7 +122,7 @@ def _figures(compressed: dict) -> dict:
 
 def _compress(args: argparse.Namespace, model, stack, config: CompressionConfig, calibration, moments=None) -> tuple:
     """The result of `compress` for a part, and the sizes that were tried for --max-loss."""
-    if not args.max_loss:
+    if args.max_loss is None:
         return compress(model, config, stack=stack, calibration=calibration, moments=moments), []
     return compress_within(model, args.max_loss, calibration, config, stack=stack)
 

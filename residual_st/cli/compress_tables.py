@@ -10,7 +10,11 @@ BYTES = 4  # of a float32 weight
 def parts_of(args: argparse.Namespace) -> tuple[str, ...]:
     """The parts to compress: the decoder only if an option for it or for the whole model is given."""
     options = (args.decoder_group_size, args.decoder_sharing_pattern, args.decoder_residual_rank, args.decoder_weight_fraction)
-    return ("encoder", "decoder") if args.weight_fraction or any(option is not None for option in options) else ("encoder",)
+    return (
+        ("encoder", "decoder")
+        if args.weight_fraction is not None or any(option is not None for option in options)
+        else ("encoder",)
+    )
 
 
 def prefix_of(part: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from residual_st.cli.arguments import add_direction_arguments
+from residual_st.cli.arguments import MOST_THREADS, add_direction_arguments, check_ranges
 from residual_st.errors import InputError, printable
 
 if TYPE_CHECKING:
@@ -56,9 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    for name, most in (("beam", 100), ("threads", 1024), ("rate", HIGHEST_RATE), ("channels", MOST_CHANNELS)):
-        if (number := getattr(args, name)) is not None and not 1 <= number <= most:
-            raise InputError(f"--{name} {number} must be from 1 to {most:,}")
+    check_ranges(args, {"threads": (1, MOST_THREADS), "rate": (1, HIGHEST_RATE), "channels": (1, MOST_CHANNELS)})
     if args.fast and args.audio in (None, STANDARD_INPUT):
         raise InputError("--fast needs a recording: a microphone and standard input arrive in real time")
     from residual_st.files import refuse_existing
@@ -172,21 +170,18 @@ class _Terminal:
 
 
 class _Subtitles:
-    """A subtitle file that is complete at any time: it is rewritten when a window has ended."""
+    """A subtitle file that is complete at any time: it is written at the first step and when a window has ended."""
 
     def __init__(self, path: Path):
-        self._path = path
+        self._path, self._is_written = path, False
         self._segments: list[Segment] = []
-        self._write(0.0)
 
     def show(self, update) -> None:
-        if update.closed:
-            self._segments += update.closed
-            self._write(update.seconds)
-
-    def _write(self, seconds: float) -> None:
         from residual_st.files import atomically
         from residual_st.runtime import Transcript, subtitles
 
-        with atomically(self._path) as partial:
-            partial.write_text(subtitles.srt(Transcript(seconds, self._segments)), encoding="utf-8")
+        self._segments += update.closed
+        if update.closed or not self._is_written:
+            with atomically(self._path) as partial:
+                partial.write_text(subtitles.srt(Transcript(update.seconds, self._segments)), encoding="utf-8")
+            self._is_written = True

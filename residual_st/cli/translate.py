@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from residual_st.cli.arguments import Renamed, add_direction_arguments
+from residual_st.cli.arguments import MOST_THREADS, Renamed, add_direction_arguments, check_ranges
 from residual_st.errors import InputError
 
 STANDARD_INPUT = "-"
@@ -50,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="number of recordings translated in parallel (default: 1)")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="number of threads per recording (default: 1)")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="write one file per recording to FOLDER instead of printing")
+    parser.add_argument("--force", action="store_true", help="overwrite files in the folder of --output")
     form = parser.add_mutually_exclusive_group()
     for name, help in (
         ("json", "write JSON with timestamps and scores"),
@@ -60,9 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    for name in ("beam", "nbest", "max_len_b", "jobs", "threads"):
-        if (number := getattr(args, name)) is not None and number < 1:
-            raise InputError(f"--{name.replace('_', '-')} {number} must be at least 1")
+    check_ranges(args, {"jobs": (1, MOST_THREADS), "threads": (1, MOST_THREADS)})
     if args.form in ("srt", "vtt") and args.output is None and len(args.audio) > 1:
         raise InputError(f"--{args.form} for several recordings needs --output FOLDER, to write one file per recording")
     from residual_st.files import atomically
@@ -81,8 +80,7 @@ def run(args: argparse.Namespace) -> int:
         longest_seconds=args.longest_seconds,
     )
     if args.output is not None:
-        names = _output_names(args.audio, args.form)
-        args.output.mkdir(parents=True, exist_ok=True)
+        names = _output_names(args)
     failed = 0
     results = progress(_translated(translator, args.audio, args.jobs), total=len(args.audio), unit="file", desc="translating")
     for name, transcript in results:
@@ -98,6 +96,7 @@ def run(args: argparse.Namespace) -> int:
         if args.output is None:
             print(text, flush=True)
         else:
+            args.output.mkdir(parents=True, exist_ok=True)
             with atomically(args.output / names[name]) as partial:
                 partial.write_text(text + "\n", encoding="utf-8")
     if failed and len(args.audio) > 1:
@@ -145,11 +144,19 @@ def _format(name: str, transcript, args: argparse.Namespace) -> str:
     return getattr(subtitles, args.form)(transcript).rstrip("\n")
 
 
-def _output_names(audio: list[str], form: str) -> dict[str, str]:
-    """Recording -> name of its output file. Raises InputError if two recordings would have the same."""
+def _output_names(args: argparse.Namespace) -> dict[str, str]:
+    """Recording -> name of its output file.
+
+    Raises:
+        InputError: if two recordings would have the same, one exists and --force is not given, or --output is not a folder.
+    """
     names: dict[str, str] = {}
-    for name in audio:
-        written = f"{'stdin' if name == STANDARD_INPUT else Path(name).stem}.{form}"
+    if args.output.exists() and not args.output.is_dir():
+        raise InputError(f"--output {args.output} must be a folder, and is a file")
+    for name in args.audio:
+        written = f"{'stdin' if name == STANDARD_INPUT else Path(name).stem}.{args.form}"
+        if (args.output / written).exists() and not args.force:
+            raise InputError(f"{args.output / written} already exists; name another folder, or give --force to overwrite it")
         other = next((each for each, taken in names.items() if taken == written), None)
         if other is not None:
             raise InputError(f"{other} and {name} would both be written to {written}; give each its own run and --output folder")

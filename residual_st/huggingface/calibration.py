@@ -73,7 +73,10 @@ def audio_calibration(
     first_batches = batches + max(1, batches // 10)
     windows = list(islice(half_minutes(recordings, rate), first_batches + more))
     if len(windows) < 2:
-        raise InputError(f"{audio} contains less than {SECONDS:.0f} s of speech; calibration needs at least {2 * SECONDS:.0f} s")
+        seconds = sum(len(piece) for window in windows for piece in window.pieces) / rate
+        raise InputError(
+            f"{audio} contains {seconds:.0f} s of speech; calibration needs more than {SECONDS:.0f} s, to hold some out"
+        )
 
     def encode(model: transformers.PreTrainedModel, batch: AudioBatch) -> None:
         kind.encode(model, batch.inputs)

@@ -47,11 +47,6 @@ def forms_of(config: PretrainedConfig) -> dict[str, dict]:
     return dict(described.forms) if isinstance(described, SharedLayersConfig) else {}
 
 
-def is_described(config: dict) -> bool:
-    """Whether a `config.json` describes shared layers."""
-    return _OLD in config or (config.get(DESCRIPTION) or {}).get("quant_method") == METHOD
-
-
 def translate_old(config: PretrainedConfig) -> None:
     """Convert the config of an old folder to the current format, in place."""
     if hasattr(config, _OLD):

@@ -16,7 +16,7 @@ from torch import nn
 
 from residual_st.errors import InputError, reason, refusing
 from residual_st.files import refuse_existing_folder, whole_folder
-from residual_st.huggingface.description import DESCRIPTION, forms_of, is_described, marks, translate_old
+from residual_st.huggingface.description import DESCRIPTION, forms_of, marks, translate_old
 from residual_st.huggingface.kinds import kind_of, models
 from residual_st.huggingface.quiet import quiet
 from residual_st.stacks import stack_of
@@ -111,9 +111,9 @@ def refuse_existing(folder: str | Path, force: bool) -> None:
 def expand(source: str | Path, folder: str | Path) -> None:
     """Write a folder with shared layers as an ordinary dense folder. Raises InputError for a dense folder."""
     source = Path(source)
-    if not is_described(read_config(source)):
-        raise InputError(f"{source} is already dense")
     model = load(source)
+    if not forms_of(model.config):
+        raise InputError(f"{source} is already dense")
     dtype = model.dtype
     model.float()  # compose weights before rounding them
     for part in forms_of(model.config):

@@ -48,6 +48,11 @@ class SharedLayersQuantizer(HfQuantizer):
 
     def _process_model_after_weight_loading(self, model: transformers.PreTrainedModel, **_) -> None:
         for stack, form in _parts(model):
+            weights = stack.shared_weights
+            if len(weights) and (fault := weights.fault_of(weights.layer_groups)):  # loaded past SharedWeights' own check
+                raise InputError(
+                    f"{model.config.name_or_path} does not contain the model that its config.json describes: it {fault}"
+                )
             names = tuple(name for name, _ in matrices(stack.layers[0]))
             stack.record(SharedForm.make(len(stack.layers), names, **form))
         vars(model).update(is_quantized=False)

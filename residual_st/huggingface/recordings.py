@@ -39,6 +39,8 @@ class Recording:
         if not self.span:
             return read_audio(self.path, rate)
         with refusing(f"{self.path} cannot be read as audio"), soundfile.SoundFile(self.path) as file:
+            if sum(self.span) > file.frames:
+                raise InputError(f"{self.path} has {file.frames} samples, too few for {self.span[1]} from sample {self.span[0]} on")
             file.seek(self.span[0])
             return read_audio(file.read(*self.span[1:], dtype="float32"), rate, file.samplerate)
 
@@ -63,6 +65,8 @@ def find_recordings(data: Path, languages: Languages, direction: Direction) -> l
     if data.is_file():
         return list(_listed(data, languages, direction))
     default = languages.resolved(direction)
+    if not data.exists():
+        raise InputError(f"{data} does not exist; give a folder with audio, or a TSV that lists it")
     files = sorted(path for path in data.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not files:
         raise InputError(f"{data} contains no audio; give a folder with {', '.join(SUFFIXES)} files, or a TSV that lists them")
@@ -84,12 +88,22 @@ def _listed(table: Path, languages: Languages, direction: Direction) -> Iterator
             "task": row.get("task") if languages.tasks and direction.task is None else None,
             "target_lang": row.get("tgt_lang") if languages.targets and direction.task is None else None,
         }
-        path, *span = row["audio"].split(":")
         try:
+            path, span = _span(table.parent, row["audio"])
             listed_direction = Direction(**{name: getattr(direction, name) or value or None for name, value in listed.items()})
-            yield Recording(table.parent / path, languages.resolved(listed_direction), span=[int(number) for number in span])
-        except ValueError as error:
+            yield Recording(path, languages.resolved(listed_direction), span=span)
+        except InputError as error:
             raise InputError(f"{table}, line {line}: {error}") from error
+
+
+def _span(folder: Path, audio: str) -> tuple[Path, tuple[int, ...]]:
+    """The path of `FILE` or `FILE:OFFSET:LENGTH`, as in fairseq's manifests, and its span in samples."""
+    path, *span = audio.rsplit(":", 2)
+    has_span = len(span) == 2 and all(number.isdecimal() for number in span)
+    file = folder / (path if has_span else audio)
+    if ":" in file.name and not file.exists():
+        raise InputError(f"audio {audio} must be FILE or FILE:OFFSET:LENGTH, with the first sample and the number of samples")
+    return file, (int(span[0]), int(span[1])) if has_span else ()
 
 
 def half_minutes(recordings: Iterable[Recording], rate: int) -> Iterator[Window]:

@@ -3,6 +3,11 @@
 from dataclasses import dataclass, fields
 
 from residual_st.errors import InputError
+from residual_st.numbers import is_real, is_whole
+
+MOST_BEAM = 100  # memory grows with the beam
+_WHOLE = {"beam": (1, MOST_BEAM), "nbest": (1, MOST_BEAM), "max_len_b": (0, 1_000_000), "min_len": (0, 1_000_000)}
+_REAL = ("lenpen", "unkpen", "max_len_a")
 
 
 @dataclass(frozen=True)
@@ -20,6 +25,9 @@ class Settings:
         max_len_b: see max_len_a.
         min_len: minimum length in words, without the end symbol.
         early_stopping: whether the search ends when `beam` texts are finished, or continues while a better one is possible.
+
+    Raises:
+        InputError: for a value out of range.
     """
 
     beam: int | None = None
@@ -30,6 +38,14 @@ class Settings:
     max_len_b: int | None = None
     min_len: int | None = None
     early_stopping: bool | None = None
+
+    def __post_init__(self) -> None:
+        for name, (least, most) in _WHOLE.items():
+            if (value := getattr(self, name)) is not None and not is_whole(value, least, most):
+                raise InputError(f"{name}={value} must be a whole number from {least} to {most:,}")
+        for name in _REAL:
+            if (value := getattr(self, name)) is not None and not is_real(value):
+                raise InputError(f"{name}={value} must be a finite number")
 
     def completed(self, model_settings: "Settings") -> "CompleteSettings":
         """These settings, with None replaced by the model's own setting, or else by `FAIRSEQ`.

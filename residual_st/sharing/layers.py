@@ -44,6 +44,15 @@ class SharedWeights(nn.ModuleDict):
             weight = next(self.parameters(), groups)
             self.register_buffer("layer_groups", groups if weight.is_meta else groups.to(weight.device))
 
+    def fault_of(self, layer_groups: Tensor) -> str | None:
+        """How stored `layer_groups` differ from the plan of these weights; None if they are equal."""
+        groups = tuple(layer_groups.round().int().tolist())
+        return (
+            None
+            if groups == self.plan.groups
+            else f"has the layer groups {','.join(map(str, groups))}, but this model has {self.plan}"
+        )
+
     def _load_from_state_dict(
         self,
         state_dict: dict[str, Any],
@@ -56,11 +65,8 @@ class SharedWeights(nn.ModuleDict):
     ) -> None:
         loaded = state_dict.get(f"{prefix}layer_groups")
         if loaded is not None and len(self):
-            groups = tuple(loaded.round().int().tolist())
-            if groups != self.plan.groups:
-                error_msgs.append(
-                    f"the checkpoint has the layer groups {','.join(map(str, groups))}, but this model has {self.plan}"
-                )
+            if fault := self.fault_of(loaded):
+                error_msgs.append(f"the checkpoint {fault}")
             state_dict = {**state_dict, f"{prefix}layer_groups": self.layer_groups}
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
 

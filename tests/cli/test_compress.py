@@ -208,6 +208,8 @@ def test_full_disk_leaves_no_partial_output(tmp_path, capsys, monkeypatch):
         ("compress", "s2t_residual_transformer_s", [], "is already a residual checkpoint (s2t_residual_transformer_s)"),
         ("expand", DENSE, [], "is already dense (s2t_transformer_s)"),
         ("compress", DENSE, ["--encoder-weight-fraction", "0.05"], "is too small for these layers; the smallest form has 0."),
+        ("compress", DENSE, ["--encoder-weight-fraction", "0"], "must be a number above 0 and at most 1"),
+        ("compress", DENSE, ["--weight-fraction", "0"], "must be a number above 0 and at most 1"),
         ("compress", DENSE, ["--residual-rank", "40"], "residual rank 40 does not fit self_attn.k_proj"),
         ("compress", DENSE, ["--group-size", "9"], "group size 9 does not fit a stack of 6 layers"),
         ("compress", DENSE, ["--calibration", "nowhere"], "does not exist; give the data"),
@@ -240,6 +242,16 @@ def test_missing_gpu_is_refused(tmp_path, capsys):
         assert main([*command, "--output", str(tmp_path / "x"), "--device", "cuda"]) == 2
         assert "--device cuda cannot be used (" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
+
+
+def test_interrupted_command_says_so(tmp_path, capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("residual_st.cli.compress_model.compress", interrupted)
+    assert main(["compress", save(tmp_path / "dense.pt"), "--output", str(tmp_path / "x.pt")]) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "residual-st compress: interrupted"
+    assert not (tmp_path / "x.pt").exists()
 
 
 def test_flag_of_an_earlier_release_names_its_replacement(tmp_path, capsys):

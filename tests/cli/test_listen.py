@@ -136,6 +136,8 @@ def test_terminal_marks_revised_words(exported, recording):
 def test_wrong_usage_is_refused(exported, recording, tmp_path):
     existing = tmp_path / "taken.srt"
     existing.write_text("existing")
+    empty = tmp_path / "empty.wav"
+    empty.write_bytes(b"")
     for arguments, message in (
         ([tmp_path / "missing.wav"], "missing.wav cannot be read as audio: No such file or directory"),
         ([exported / "model.json"], "model.json cannot be read as audio"),
@@ -144,7 +146,8 @@ def test_wrong_usage_is_refused(exported, recording, tmp_path):
             "policy=wait-k is not known; it must be one of local-agreement, alignatt, retranslation, ctc",
         ),
         ([recording, "--chunk-seconds", "0"], "chunk_seconds=0 must be from 0.1 to 10"),
-        ([recording, "--beam", "0"], "--beam 0 must be from 1 to 100"),
+        ([recording, "--beam", "0"], "beam=0 must be a whole number from 1 to 100"),
+        ([empty, "--srt", tmp_path / "x.srt"], "empty.wav cannot be read as audio"),
         ([recording, "--target-lang", "de"], "the model has one target language, so target_lang must not be given"),
         ([recording, "--srt", existing], "taken.srt already exists; name another output, or give --force"),
         ([recording, "--srt", tmp_path / "none" / "x.srt"], "does not exist"),
@@ -156,6 +159,7 @@ def test_wrong_usage_is_refused(exported, recording, tmp_path):
         assert result.returncode == 2, arguments
         assert message in result.stderr and len(result.stderr.splitlines()) == 1
     assert existing.read_text() == "existing"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty.wav", "taken.srt", recording.name]
 
 
 def test_missing_package_is_named(exported, monkeypatch):

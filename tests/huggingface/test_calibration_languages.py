@@ -143,6 +143,19 @@ def test_english_model_only_transcribes_english(audio, tmp_path):
     assert prompt_of(batch) == [START]
 
 
+@pytest.mark.parametrize("audio_field", ["es/0.wav:x:10", "es/0.wav:0:16000:5", "es/0.wav:-5:16000"])
+def test_span_that_is_not_two_numbers_is_refused(folder, audio, audio_field):
+    (audio / "train.tsv").write_text(f"audio\tsrc_lang\n{audio_field}\tes\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"train.tsv, line 2: audio .* must be FILE or FILE:OFFSET:LENGTH"):
+        calibration_batches(folder, audio / "train.tsv")
+
+
+def test_span_behind_the_end_of_its_file_is_refused(folder, audio):
+    (audio / "train.tsv").write_text("audio\tsrc_lang\nes/0.wav:0:999999999\tes\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"0.wav has \d+ samples, too few for 999999999 from sample 0 on"):
+        calibration_batches(folder, audio / "train.tsv")
+
+
 def test_unsupported_row_of_a_tsv_is_named(folder, audio):
     (audio / "train.tsv").write_text("audio\tsrc_lang\nes/0.wav\tes\nes/1.wav\tklingon\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"train.tsv, line 3: source_lang=klingon is not supported by this model"):

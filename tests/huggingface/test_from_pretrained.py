@@ -132,6 +132,18 @@ def test_every_kind_is_loaded_and_saved(name, tmp_path, monkeypatch):
         type(model).from_pretrained(tmp_path / "shared")
 
 
+@pytest.mark.parametrize("form", [{"group_size": 3}, {"pattern": "cycle"}])
+def test_layers_of_other_groups_are_refused(folders, tmp_path, form):
+    """They have the same number of groups, so the same names and shapes."""
+    shutil.copytree(folders / "whole", tmp_path / "edited")
+    config = json.loads((tmp_path / "edited" / "config.json").read_text())
+    config["quantization_config"]["forms"]["encoder"] |= form
+    (tmp_path / "edited" / "config.json").write_text(json.dumps(config))
+    for load in (AutoModelForSpeechSeq2Seq.from_pretrained, huggingface.load):
+        with pytest.raises(InputError, match="edited does not contain the model .*: it has the layer groups 0,0,1,1"):
+            load(tmp_path / "edited")
+
+
 def test_weights_that_do_not_match_the_config_are_refused(folders, tmp_path):
     """transformers alone would initialise missing weights at random and warn."""
     shutil.copytree(folders / "dense", tmp_path / "mixed")

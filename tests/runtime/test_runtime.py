@@ -198,7 +198,12 @@ def test_incomplete_folders_are_refused(exported, tmp_path):
 
 def test_wrong_usage_is_refused(exported, tmp_path):
     for arguments, message in (
-        ([SPEECH, "--beam", "0"], "--beam 0 must be at least 1"),
+        ([SPEECH, "--beam", "0"], "beam=0 must be a whole number from 1 to 100"),
+        ([SPEECH, "--beam", "100000"], "beam=100000 must be a whole number from 1 to 100"),
+        ([SPEECH, "--lenpen", "nan"], "lenpen=nan must be a finite number"),
+        ([SPEECH, "--threads", "0"], "--threads 0 must be from 1 to 1,024"),
+        ([SPEECH, "--output", SPEECH], "must be a folder, and is a file"),
+        ([tmp_path / "missing.wav", "--output", tmp_path / "texts"], "missing.wav"),
         ([SPEECH, "--nbest", "6"], "--nbest 6 must be at most --beam 5"),
         ([SPEECH, "--lang", "de"], "--lang de is no longer a flag: give --source-lang for Whisper"),
         ([SPEECH, "--target-lang", "de"], "the model has one target language, so target_lang must not be given"),
@@ -210,6 +215,18 @@ def test_wrong_usage_is_refused(exported, tmp_path):
         assert result.returncode == 2, arguments
         assert message in result.stderr
     assert not (tmp_path / "texts").exists()
+
+
+def test_existing_texts_are_overwritten_only_if_forced(exported, tmp_path):
+    texts = tmp_path / "texts"
+    cli("translate", exported, SPEECH, "--max-len-b", "5", "--output", texts)
+    written, edited = (texts / "arctic_a0007.txt").read_text(), "corrected by hand"
+    (texts / "arctic_a0007.txt").write_text(edited)
+    result = cli("translate", exported, SPEECH, "--max-len-b", "5", "--output", texts, check=False)
+    assert result.returncode == 2 and "arctic_a0007.txt already exists" in result.stderr
+    assert (texts / "arctic_a0007.txt").read_text() == edited
+    cli("translate", exported, SPEECH, "--max-len-b", "5", "--output", texts, "--force")
+    assert (texts / "arctic_a0007.txt").read_text() == written
 
 
 def test_arrays_of_samples_are_translated(exported):
