@@ -3,6 +3,7 @@
 import re
 
 _NAMES = {
+    "basis-1": "low rank, uncorrected",
     # quality.yaml
     "bypassed": "dense, all layers bypassed",
     "every-third-layer": "dense, every third layer kept",
