@@ -1,3 +1,4 @@
+import os
 import re
 import shlex
 
@@ -192,12 +193,15 @@ def test_errors_that_fairseq_train_would_find_later_are_refused_before_the_start
 def test_valid_run_is_started(capsys, monkeypatch, tmp_path, data, arch, ctc_weight):
     """From a dense or shared encoder with another dictionary. fairseq-train replaces this process."""
     started = []
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("os.execv", lambda program, arguments: started.append(arguments) or 0)
     weights = tiny_model(arch, ctc_weight=ctc_weight).state_dict()
     torch.save({"model": weights, "cfg": {"model": tiny_flags(arch)}}, tmp_path / "start.pt")
     options = {"load-pretrained-encoder-from": str(tmp_path / "start.pt"), "ctc-weight": ctc_weight}
     assert main(["train", whole(tmp_path, data, **options)]) == 0
     assert started[0][1:4] == ["-m", "fairseq_cli.train", str(data)]
+    assert os.environ["GOMP_SPINCOUNT"] == "10000"  # waiting threads leave their cores to other programs
 
 
 def test_missing_vocabulary_is_refused(capsys, tmp_path, data):
