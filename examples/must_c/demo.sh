@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export DEMO_ROOT="${DEMO_ROOT:-$PWD/demo}"
-export GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-10000}" # threads that wait soon leave their core to others: see residual_st/cli/train.py
+[ -n "${OMP_WAIT_POLICY:-}" ] || export GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-10000}" # threads that wait soon leave their core to others: see residual_st/cli/train.py
 name=residual
 overrides=()
 if [ "${1:-}" = --dense ]; then

@@ -79,11 +79,16 @@ def add_direction_arguments(parser: argparse.ArgumentParser | argparse._Argument
     parser.add_argument("--target-lang", metavar="LANG", help=f"language to translate into, such as de (default: {default})")
 
 
+def option_of(name: str) -> str:
+    """The option of an argument's name: `max_loss` -> `--max-loss`."""
+    return f"--{name.replace('_', '-')}"
+
+
 def check_ranges(args: argparse.Namespace, ranges: dict[str, tuple[int, int]]) -> None:
     """Raise InputError for an option, by name, whose value is not within its least and highest value. None passes."""
     for name, (least, most) in ranges.items():
         if (value := getattr(args, name)) is not None and not least <= value <= most:
-            raise InputError(f"--{name.replace('_', '-')} {value} must be from {least} to {most:,}")
+            raise InputError(f"{option_of(name)} {value} must be from {least} to {most:,}")
 
 
 class Renamed(argparse.Action):

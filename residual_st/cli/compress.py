@@ -12,6 +12,7 @@ from residual_st.cli.arguments import (
     add_direction_arguments,
     add_output_arguments,
     add_user_dir_argument,
+    option_of,
 )
 from residual_st.cli.compress_tables import format_tables, parts_of
 from residual_st.errors import InputError
@@ -154,7 +155,7 @@ def _check(args: argparse.Namespace) -> None:
     """Raise InputError for values out of range and options that cannot be combined."""
     for name, least in {"calibration_batches": 1, "refine_updates": 0, "correction_batches": 0}.items():
         if getattr(args, name) < least:
-            raise InputError(f"{_option(name)} {getattr(args, name)} must be at least {least}")
+            raise InputError(f"{option_of(name)} {getattr(args, name)} must be at least {least}")
     if args.max_loss is not None and "decoder" in parts_of(args):
         raise InputError("--max-loss applies to the encoder alone; compress the decoder in a second run, without --max-loss")
     if args.weight_fraction is not None and args.decoder_weight_fraction is not None:
@@ -164,8 +165,4 @@ def _check(args: argparse.Namespace) -> None:
     calibrating = ("refine_updates", "correction_batches", "config_yaml", "subset", "valid_subset", "max_loss", "weight_fraction")
     for name in (*calibrating, *vars(Direction())):
         if getattr(args, name) not in (None, 0) and not args.calibration:
-            raise InputError(f"{_option(name)} {getattr(args, name)} needs --calibration DATA")
-
-
-def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
+            raise InputError(f"{option_of(name)} {getattr(args, name)} needs --calibration DATA")

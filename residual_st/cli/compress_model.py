@@ -4,7 +4,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from residual_st.cli.arguments import chosen_device
+from residual_st.cli.arguments import chosen_device, option_of
 from residual_st.cli.compress_tables import BYTES, encoder_bytes, figures_of, parts_of, prefix_of, sizes_tried, tensor_bytes
 from residual_st.compression import CompressionConfig, compress, compress_within, fractions_of_parts, plan_form
 from residual_st.compression.moments import Moments
@@ -21,7 +21,7 @@ def compress_checkpoint(args: argparse.Namespace) -> dict:
     for name in vars(Direction()):
         if getattr(args, name):
             raise InputError(
-                f"--{name.replace('_', '-')} is for Hugging Face folders; fairseq models are calibrated on their manifests' words"
+                f"{option_of(name)} is for Hugging Face folders; fairseq models are calibrated on their manifests' words"
             )
     from residual_st.fairseq.checkpoints import save_checkpoint
     from residual_st.fairseq.conversion import read_model, residual_checkpoint
@@ -55,9 +55,7 @@ def compress_folder(args: argparse.Namespace) -> dict:
     huggingface.refuse_existing(args.output, args.force)
     for name in ("config_yaml", "subset", "valid_subset"):
         if getattr(args, name):
-            raise InputError(
-                f"--{name.replace('_', '-')} is for fairseq checkpoints; {args.checkpoint} is calibrated on a folder of audio"
-            )
+            raise InputError(f"{option_of(name)} is for fairseq checkpoints; {args.checkpoint} is calibrated on a folder of audio")
     source, device = Path(args.checkpoint), chosen_device(args.device)
     model = huggingface.load(source)
     dtype, dense_bytes = model.dtype, tensor_bytes(dict(model.named_parameters()))  # tied weights are counted once, as in the file

@@ -50,9 +50,7 @@ class SharedLayersQuantizer(HfQuantizer):
         for stack, form in _parts(model):
             weights = stack.shared_weights
             if len(weights) and (fault := weights.fault_of(weights.layer_groups)):  # loaded past SharedWeights' own check
-                raise InputError(
-                    f"{model.config.name_or_path} does not contain the model that its config.json describes: it {fault}"
-                )
+                raise _other_model(model, f"it {fault}")
             names = tuple(name for name, _ in matrices(stack.layers[0]))
             stack.record(SharedForm.make(len(stack.layers), names, **form))
         vars(model).update(is_quantized=False)
@@ -84,7 +82,8 @@ def _require_terms(model: transformers.PreTrainedModel, stored: Collection[str])
     # either name may lack the prefix of models with a head
     missing = [term for term in terms if not any(term.endswith(name) or name.endswith(term) for name in stored)]
     if missing:
-        raise InputError(
-            f"{model.config.name_or_path} does not contain the model that its config.json describes: "
-            f"missing keys, first {min(missing)}"
-        )
+        raise _other_model(model, f"missing keys, first {min(missing)}")
+
+
+def _other_model(model: transformers.PreTrainedModel, fault: str) -> InputError:
+    return InputError(f"{model.config.name_or_path} does not contain the model that its config.json describes: {fault}")
